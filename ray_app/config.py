@@ -1,0 +1,376 @@
+"""The whole configuration as one typed tree: YAML -> pydantic, unknown keys are errors.
+
+A config may say `extends: other.yaml` (relative to itself); `--set a.b=c` overrides a leaf, its value read as YAML.
+The resolved tree is stored in every manifest.
+"""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ray_app.errors import UserError
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+TEXT_FIELDS = ("title", "description", "caption", "link_text", "board_titles", "engaged_queries")
+TextField = Literal["title", "description", "caption", "link_text", "board_titles", "engaged_queries"]
+
+
+class Section(BaseModel):
+    """Base of every config section: frozen, and a typo is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RayConfig(Section):
+    """How the local cluster is started when no RAY_ADDRESS is given."""
+
+    num_cpus: PositiveInt | None = None
+    """Logical CPUs of a local cluster; None: max(6, the machine's cores), see docs/ray.md for why not fewer."""
+    object_store_bytes: PositiveInt = 500_000_000
+
+
+# --- ingest -------------------------------------------------------------------------------------------------------
+
+
+class TableSource(Section):
+    """A Parquet, CSV or JSONL source with a column map."""
+
+    adapter: Literal["table"] = "table"
+    path: str
+    """File, folder or glob; a local path or any URI of pyarrow.fs."""
+    format: Literal["parquet", "csv", "jsonl"] | None = None
+    """None: by the file's ending."""
+    columns: dict[str, str] = {}
+    """our column -> their column; columns of the same name need no entry."""
+    constants: dict[str, Any] = {}
+    """our column -> a value for every row, such as `locale: en-US`."""
+    grade_map: dict[int, int] | None = None
+    """their grade -> ours (1..5); None: grades are 1..5 already."""
+
+
+class UbiSource(Section):
+    """User Behavior Insights log: lines of `ubi_queries<TAB>JSON` and `ubi_events<TAB>JSON`, plain, .zip or .gz."""
+
+    adapter: Literal["ubi"] = "ubi"
+    path: str
+    locale: str = "en-US"
+    object_id_field: str | None = None
+    """Keep only events whose object has this `object_id_field`; None: all that name an object."""
+    id_map: Literal["none", "ean"] = "none"
+    """`ean`: object ids are EANs of the pins' source, translated to pin ids."""
+    actions: dict[str, Literal["click", "long_click", "save", "hide"]] = {
+        "item_click": "click",
+        "add_to_cart": "save",
+        "purchase": "long_click",
+        "declined_product": "hide",
+    }
+
+
+class ChorusSource(Section):
+    """The Chorus e-commerce set as published (a clone of the project, or a flat folder with the same files)."""
+
+    adapter: Literal["chorus"] = "chorus"
+    path: str
+    locale: str = "en-US"
+    grade_map: dict[int, int] = {0: 1, 1: 3, 2: 4, 3: 5}
+
+
+Source = Annotated[TableSource | UbiSource | ChorusSource, Field(discriminator="adapter")]
+
+
+class IngestLimits(Section):
+    """Longer values send their row to quarantine."""
+
+    max_id_chars: PositiveInt = 256
+    max_query_chars: PositiveInt = 500
+    max_text_chars: PositiveInt = 20_000
+    max_error_rate: Fraction = 0.2
+    """Share of quarantined rows of one table above which the job fails, after writing its counts."""
+
+
+class IngestConfig(Section):
+    """Where the four source tables come from; an absent one is an empty table."""
+
+    pins: Source
+    boards: Source | None = None
+    search_log: Source | None = None
+    human_labels: Source | None = None
+    limits: IngestLimits = IngestLimits()
+    rows_per_file: PositiveInt = 100_000
+
+
+# --- text ---------------------------------------------------------------------------------------------------------
+
+
+class EnrichConfig(Section):
+    """What user actions add to a pin's text."""
+
+    top_boards: PositiveInt = 5
+    top_queries: PositiveInt = 5
+    half_life_days: Annotated[float, Field(gt=0)] = 90.0
+    min_support: PositiveInt = 2
+    """Engagement events that a (query, pin) needs before the query counts as engaged."""
+    action_weights: dict[Literal["click", "long_click", "save"], float] = {"click": 1.0, "long_click": 2.0, "save": 3.0}
+
+
+class PinTextConfig(Section):
+    """How a pin's fields become one text for a language model (part of every recipe)."""
+
+    fields: list[TextField] = ["title", "description", "caption", "link_text", "board_titles", "engaged_queries"]
+    max_field_chars: dict[TextField, PositiveInt] = {"description": 300, "link_text": 200}
+    default_max_chars: PositiveInt = 200
+
+
+# --- models -------------------------------------------------------------------------------------------------------
+
+
+class TrainConfig(Section):
+    """The training loop shared by teach and distill."""
+
+    num_workers: PositiveInt = 1
+    use_gpu: bool | Literal["auto"] = "auto"
+    epochs: PositiveInt = 3
+    batch_size: PositiveInt = 32
+    """Pairs per optimiser step over all workers, so that a run means the same on any number of workers."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    head_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate factor per layer from the top down; 1: the same for all."""
+    train_top_layers: int | None = None
+    """Train only that many top transformer layers (0: only the head); None: all of them."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup_share: Fraction = 0.1
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    label_smoothing: Fraction = 0.0
+    patience: PositiveInt = 2
+    """Epochs without a better validation loss before training stops; the best epoch is kept."""
+    max_failures: int = 2
+    """Worker deaths that are survived by resuming from the last checkpoint."""
+
+
+class TeachConfig(Section):
+    """The cross-encoder teacher."""
+
+    base_model: str
+    """Hub id, local directory, or `package:NAME/PATH`."""
+    revision: str | None = None
+    pooling: Literal["cls", "mean", "last"] = "mean"
+    max_tokens: PositiveInt = 128
+    hidden: PositiveInt = 128
+    dropout: Fraction = 0.1
+    use_features: bool = True
+    """Give the MLP the pair features (BM25, text match, zero-shot cosine) beside the LM's hidden state."""
+    lora_rank: PositiveInt | None = None
+    """Train low-rank adapters instead of all weights; None: full fine-tuning."""
+    test_share: Fraction = 0.2
+    valid_share: Fraction = 0.1
+    train: TrainConfig = TrainConfig()
+
+
+class SampleConfig(Section):
+    """Which (query, pin) pairs the teacher labels."""
+
+    num_pairs: PositiveInt = 26_000
+    max_queries: PositiveInt = 100_000
+    log_share: Fraction = 0.4
+    """Share of the pairs drawn from log impressions and engagements; the rest are negatives and retrieved pairs."""
+    bm25_per_query: PositiveInt = 8
+    embedding_per_query: PositiveInt = 8
+    random_per_query: PositiveInt = 2
+    hard_negative_depth: PositiveInt = 50
+
+
+class LabelConfig(Section):
+    """Teacher inference over the pairs."""
+
+    engine: Literal["transformers"] = "transformers"
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    """auto: bfloat16 on GPUs and on CPUs that have it in hardware, else float32."""
+    batch_size: PositiveInt = 64
+    rows_per_block: PositiveInt = 2048
+    """Rows that are committed to the ledger together: what a crash can cost."""
+    num_actors: PositiveInt = 1
+    num_cpus: Annotated[float, Field(gt=0)] = 1.0
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    max_error_rate: Fraction = 0.01
+
+
+class DistillConfig(Section):
+    """The bi-encoder student."""
+
+    base_model: str
+    revision: str | None = None
+    max_query_tokens: PositiveInt = 32
+    max_pin_tokens: PositiveInt = 96
+    dim: PositiveInt = 128
+    hidden: PositiveInt = 128
+    dropout: Fraction = 0.1
+    human_label_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the human-labelled training pairs beside the teacher's; 0: soft labels only."""
+    valid_share: Fraction = 0.05
+    train: TrainConfig = TrainConfig()
+
+
+class EmbedConfig(Section):
+    """Batch inference of the student's pin tower."""
+
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    batch_size: PositiveInt = 64
+    rows_per_block: PositiveInt = 2048
+    num_actors: PositiveInt = 1
+    num_cpus: Annotated[float, Field(gt=0)] = 1.0
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    max_error_rate: Fraction = 0.01
+    keep_releases: PositiveInt = 2
+
+
+class FeatureConfig(Section):
+    """Pair features beside the language models."""
+
+    bm25_fields: list[TextField] = ["title", "description", "link_text"]
+    zero_shot_model: str
+    """Bi-encoder whose cosine is the `embedding_cosine` baseline, a retrieval source for `sample`, and a feature."""
+    zero_shot_revision: str | None = None
+    zero_shot_max_tokens: PositiveInt = 64
+    named_vectors: dict[str, PositiveInt] = {}
+    """Vector columns of `pins` -> dimension; absent vectors are masked, never silently zero."""
+
+
+class EvaluateConfig(Section):
+    """What is measured, on which pairs."""
+
+    human_labels: str | None = None
+    """A file of human labels with queries not seen in training; None: the test split of the human labels."""
+    bootstrap_samples: PositiveInt = 1000
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+
+class Config(Section):
+    """One run of the system."""
+
+    output: str
+    """Folder or pyarrow.fs URI that everything is written under."""
+    seed: int = 17
+    ray: RayConfig = RayConfig()
+    ingest: IngestConfig
+    enrich: EnrichConfig = EnrichConfig()
+    pin_text: PinTextConfig = PinTextConfig()
+    features: FeatureConfig
+    teach: TeachConfig
+    sample: SampleConfig = SampleConfig()
+    label: LabelConfig = LabelConfig()
+    distill: DistillConfig
+    embed: EmbedConfig = EmbedConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _splits_leave_training_queries(self) -> "Config":
+        if self.teach.test_share + self.teach.valid_share >= 1.0:
+            raise ValueError("teach.test_share + teach.valid_share must be below 1, or no query is left for training")
+        return self
+
+
+# --- loading ------------------------------------------------------------------------------------------------------
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read a YAML config, apply `extends` and `a.b=c` overrides, and validate.
+
+    Raises:
+        UserError: names the file or key, and for an unknown key the nearest known one.
+    """
+    tree = _read_tree(Path(path), seen=())
+    for text in overrides or []:
+        _apply_override(tree, text)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_explain(error, str(path))) from None
+
+
+def section_hash(*sections: BaseModel | dict[str, Any] | str | int | float | None) -> str:
+    """Hash of resolved config sections: equal settings give equal hashes, whatever file they came from."""
+    plain = [s.model_dump(mode="json") if isinstance(s, BaseModel) else s for s in sections]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise UserError(f"{path}: `extends` goes in a circle; remove one of them")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"config {path} does not exist; the ones that come with the project are in configs/") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"config {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"config {path} must be a mapping of keys, found {type(tree).__name__}")
+    parent = tree.pop("extends", None)
+    if parent is None:
+        return tree
+    return _merge(_read_tree(path.parent / str(parent), (*seen, path.resolve())), tree)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _apply_override(tree: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {text!r}: write it as section.key=value")
+    *parents, leaf = key.strip().split(".")
+    node = tree
+    for part in parents:
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise UserError(f"--set {text!r}: {part!r} is a value, not a section")
+        node = child
+    try:
+        node[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {text!r}: the value is not valid YAML") from None
+
+
+def _explain(error: ValidationError, path: str) -> str:
+    """One line for the first problem, naming the key and, for an unknown one, its nearest neighbour."""
+    first = error.errors()[0]
+    # Union tags and pydantic's own markers are part of `loc`, but not of the YAML.
+    keys = [str(k) for k in first["loc"] if k not in ("table", "ubi", "chorus")]
+    where = ".".join(keys) or "top level"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(keys[-1], _known_keys(first["loc"]), n=1, cutoff=0.4)
+        hint = f"; did you mean {'.'.join([*keys[:-1], near[0]])!r}?" if near else ""
+        return f"config {path}: unknown key {where!r}{hint}{more}"
+    if first["type"] == "missing":
+        return f"config {path}: {where!r} is missing; add it{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"config {path}: {where!r}: {message}{more}"
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+    """Keys allowed beside the last one of `loc`, found by walking the tree of sections."""
+    by_tag: dict[str, type[BaseModel]] = {"table": TableSource, "ubi": UbiSource, "chorus": ChorusSource}
+    model: type[BaseModel] = Config
+    for part in loc[:-1]:
+        if part in by_tag:
+            model = by_tag[str(part)]
+            continue
+        field = model.model_fields.get(str(part))
+        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+    return list(model.model_fields)

@@ -1,0 +1,200 @@
+"""What a stage did: the manifest, written last, whose presence means that the stage's output is complete.
+
+A stage is up to date when its manifest carries the fingerprint that it would get now. The fingerprint covers the
+stage's settings, its version, and the *content* of its inputs, so an input that was rebuilt with equal content
+recomputes nothing downstream.
+
+    run = StageRun("enrich", cfg, store, version=1, settings=[cfg.enrich], inputs=[pins, log])
+    if run.finished:
+        return run.finished
+    run.write_table("pin_texts", table)
+    return run.finish(rows_in=..., rows_out=...)
+"""
+
+import logging
+import platform
+import subprocess
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel
+
+from ray_app.config import Config, section_hash
+from ray_app.errors import UserError
+from ray_app.schemas import SCHEMA_VERSION
+from ray_app.storage import Storage, StoredFile
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = ("ray", "torch", "transformers", "pyarrow", "numpy", "rank-bm25", "ir-measures")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """A table or a model that a stage wrote."""
+
+    name: str
+    path: str  # folder under the storage root
+    files: list[str]  # paths under the storage root; a reader opens these and nothing else
+    rows: int  # 0 for models
+    content_hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """One finished stage."""
+
+    stage: str
+    fingerprint: str
+    schema_version: int
+    outputs: dict[str, Output]
+    counts: dict[str, int]  # rows_in, rows_out, rows_quarantined and what else the stage counts
+    info: dict[str, Any]  # recipes, scores, notes
+    config: dict[str, Any]  # resolved
+    inputs: dict[str, str]  # name -> content hash
+    wall_sec: float
+    device_sec: float  # seconds of model work, summed over the workers
+    rows_per_sec: float
+    created_at: float  # Unix seconds
+    versions: dict[str, str]
+    git_commit: str | None
+
+    def output(self, name: str) -> Output:
+        """The output of that name."""
+        return self.outputs[name]
+
+
+def manifest_path(stage: str) -> str:
+    """Where a stage's manifest lies."""
+    return f"manifests/{stage}.json"
+
+
+def read_manifest(store: Storage, stage: str) -> Manifest | None:
+    """The manifest of a finished stage, or None if it never finished (or with another schema version)."""
+    if not store.exists(manifest_path(stage)):
+        return None
+    raw = store.read_json(manifest_path(stage))
+    if raw.get("schema_version") != SCHEMA_VERSION:
+        logger.warning("%s was made with schema version %s; it will be made again", stage, raw.get("schema_version"))
+        return None
+    outputs = {name: Output(**out) for name, out in raw.pop("outputs").items()}
+    return Manifest(outputs=outputs, **raw)
+
+
+def require_output(store: Storage, stage: str, name: str) -> Output:
+    """The named output of a finished stage.
+
+    Raises:
+        UserError: the stage has not run yet; the message is the command to run.
+    """
+    manifest = read_manifest(store, stage)
+    if manifest is None or name not in manifest.outputs:
+        raise UserError(f"{name} is not there yet: run `python pipelines/{stage}.py --config ...` first")
+    return manifest.outputs[name]
+
+
+def read_output(store: Storage, output: Output, columns: list[str] | None = None) -> pa.Table:
+    """Read a table that a stage wrote (all of it, in the order written)."""
+    return pa.concat_tables([store.read_table(path, columns) for path in output.files])
+
+
+@dataclass
+class StageRun:
+    """One run of a stage: decides whether there is anything to do, collects outputs, and writes the manifest last."""
+
+    stage: str
+    cfg: Config
+    store: Storage
+    version: int  # of the stage's code: raised when equal inputs give another output than before
+    settings: list[BaseModel | dict[str, Any] | str | int | float | None]
+    inputs: list[Output]
+    name: str | None = None  # of the manifest, if not the stage's
+    _outputs: dict[str, Output] = field(default_factory=dict)
+    _started: float = field(default_factory=time.monotonic)
+
+    @property
+    def input_hashes(self) -> dict[str, str]:
+        """Content hash by input name."""
+        return {out.name: out.content_hash for out in self.inputs}
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of this run: settings, versions and content of the inputs."""
+        return section_hash(self.stage, self.version, SCHEMA_VERSION, self.input_hashes, *self.settings)
+
+    @property
+    def finished(self) -> Manifest | None:
+        """The manifest of an earlier run with the same fingerprint whose files are all there."""
+        manifest = read_manifest(self.store, self.name or self.stage)
+        if manifest is None or manifest.fingerprint != self.fingerprint:
+            return None
+        gone = [f for out in manifest.outputs.values() for f in out.files if not self.store.exists(f)]
+        if gone:
+            logger.warning("%s: %d output files are gone (%s ...); making them again", self.stage, len(gone), gone[0])
+            return None
+        logger.info("%s: up to date", self.stage)
+        return manifest
+
+    def write_table(self, name: str, tables: pa.Table | list[pa.Table]) -> Output:
+        """Write a table output, one Parquet file per part."""
+        parts = tables if isinstance(tables, list) else [tables]
+        folder = f"tables/{name}/{self.fingerprint}"
+        files = [self.store.write_table(f"{folder}/part-{i:05d}.parquet", part) for i, part in enumerate(parts)]
+        return self.add_output(name, folder, files, rows=sum(part.num_rows for part in parts))
+
+    def add_output(self, name: str, folder: str, files: list[StoredFile], rows: int = 0) -> Output:
+        """Register files that were written elsewhere, such as a model folder."""
+        content = section_hash({f.path.removeprefix(folder): f.sha256 for f in files})
+        out = Output(name=name, path=folder, files=[f.path for f in files], rows=rows, content_hash=content)
+        self._outputs[name] = out
+        return out
+
+    def finish(self, counts: dict[str, int], info: dict[str, Any] | None = None, device_sec: float = 0.0) -> Manifest:
+        """Write the manifest. Call it last: from then on the outputs are official."""
+        wall = time.monotonic() - self._started
+        manifest = Manifest(
+            stage=self.stage,
+            fingerprint=self.fingerprint,
+            schema_version=SCHEMA_VERSION,
+            outputs=self._outputs,
+            counts=counts,
+            info=info or {},
+            config=self.cfg.model_dump(mode="json"),
+            inputs=self.input_hashes,
+            wall_sec=round(wall, 3),
+            device_sec=round(device_sec, 3),
+            rows_per_sec=round(counts.get("rows_out", 0) / max(wall, 1e-9), 2),
+            created_at=time.time(),
+            versions=package_versions(),
+            git_commit=git_commit(),
+        )
+        self.store.write_json(manifest_path(self.name or self.stage), asdict(manifest))
+        logger.info("%s: done in %.1f s, %s", self.stage, wall, counts)
+        return manifest
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide results."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that this code runs from; None outside a checkout."""
+    try:
+        out = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return out.stdout.strip() or None
