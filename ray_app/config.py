@@ -25,7 +25,7 @@ TextField = Literal["title", "description", "caption", "link_text", "board_title
 class Section(BaseModel):
     """Base of every config section: frozen, and a typo is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RayConfig(Section):
@@ -143,12 +143,13 @@ class TrainConfig(Section):
     head_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Learning rate factor per layer from the top down; 1: the same for all."""
-    train_top_layers: int | None = None
+    train_top_layers: Annotated[int, Field(ge=0)] | None = None
     """Train only that many top transformer layers (0: only the head); None: all of them."""
+    train_embeddings: bool = False
+    """Train the token embeddings too; needed for a base model that knows nothing yet."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup_share: Fraction = 0.1
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    label_smoothing: Fraction = 0.0
     patience: PositiveInt = 2
     """Epochs without a better validation loss before training stops; the best epoch is kept."""
     max_failures: int = 2
@@ -161,12 +162,18 @@ class TeachConfig(Section):
     base_model: str
     """Hub id, local directory, or `package:NAME/PATH`."""
     revision: str | None = None
-    pooling: Literal["cls", "mean", "last"] = "mean"
+    pooling: Literal["cls", "mean", "last", "spans"] = "mean"
+    """`spans` compares the mean states of query and pin, so that a bi-encoder's weights are a useful start."""
     max_tokens: PositiveInt = 128
+    bottleneck: PositiveInt = 64
+    """Width that pooled states are projected to before the MLP."""
     hidden: PositiveInt = 128
+    feature_hidden: PositiveInt = 32
     dropout: Fraction = 0.1
     use_features: bool = True
     """Give the MLP the pair features (BM25, text match, zero-shot cosine) beside the LM's hidden state."""
+    target_smoothing: Fraction = 0.05
+    """Share of each target that is spread evenly over the grades: raters err too."""
     lora_rank: PositiveInt | None = None
     """Train low-rank adapters instead of all weights; None: full fine-tuning."""
     test_share: Fraction = 0.2
@@ -175,16 +182,32 @@ class TeachConfig(Section):
 
 
 class SampleConfig(Section):
-    """Which (query, pin) pairs the teacher labels."""
+    """Which (query, pin) pairs the teacher labels. The shares are of `num_pairs`; what the log cannot fill, retrieval does."""
 
     num_pairs: PositiveInt = 26_000
+    """A cap: the sample is drawn to land just below it (some 2% at this size), if there are that many pairs to draw."""
     max_queries: PositiveInt = 100_000
+    """More queries than that are sampled first, by locale and frequency."""
     log_share: Fraction = 0.4
-    """Share of the pairs drawn from log impressions and engagements; the rest are negatives and retrieved pairs."""
-    bm25_per_query: PositiveInt = 8
-    embedding_per_query: PositiveInt = 8
-    random_per_query: PositiveInt = 2
-    hard_negative_depth: PositiveInt = 50
+    """Pairs of the log, stratified by locale, query frequency, engagement and position."""
+    bm25_share: Fraction = 0.25
+    """BM25 ranks 1..depth that nobody engaged with: hard negatives, and for queries without a log the likely hits."""
+    embedding_share: Fraction = 0.25
+    """Nearest neighbours 1..depth of the zero-shot embedding."""
+    random_share: Fraction = 0.1
+    """Any pin of the catalogue."""
+    depth: PositiveInt = 50
+    coverage_power: Annotated[float, Field(ge=0)] = 2.0
+    """Retrieval draws a query by the share of its words that the best pin has, to this power; 0: words do not matter."""
+    labelled_query_boost: Annotated[float, Field(ge=1)] = 10.0
+    """How much more retrieved pairs a query with human labels for training gets: those are the kind that is judged."""
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> "SampleConfig":
+        total = self.log_share + self.bm25_share + self.embedding_share + self.random_share
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"log_share + bm25_share + embedding_share + random_share must be 1, not {total:g}")
+        return self
 
 
 class LabelConfig(Section):
@@ -216,6 +239,8 @@ class DistillConfig(Section):
     """Weight of the human-labelled training pairs beside the teacher's; 0: soft labels only."""
     valid_share: Fraction = 0.05
     train: TrainConfig = TrainConfig()
+    feature_train: TrainConfig = TrainConfig(epochs=10, batch_size=256, head_learning_rate=2e-3, patience=3)
+    """For the feature-only student, the baseline without language model."""
 
 
 class EmbedConfig(Section):
@@ -239,6 +264,7 @@ class FeatureConfig(Section):
     """Bi-encoder whose cosine is the `embedding_cosine` baseline, a retrieval source for `sample`, and a feature."""
     zero_shot_revision: str | None = None
     zero_shot_max_tokens: PositiveInt = 64
+    zero_shot_fields: list[TextField] = ["title", "description"]
     named_vectors: dict[str, PositiveInt] = {}
     """Vector columns of `pins` -> dimension; absent vectors are masked, never silently zero."""
 
@@ -301,11 +327,22 @@ def section_hash(*sections: BaseModel | dict[str, Any] | str | int | float | Non
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML lets the last of two equal keys win, so a second section of one name would silently undo the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for (key, _), name in zip(node.value, keys, strict=True):
+            if keys.count(name) > 1 and name != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise UserError(f"{path}: `extends` goes in a circle; remove one of them")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)  # a SafeLoader
     except FileNotFoundError:
         raise UserError(f"config {path} does not exist; the ones that come with the project are in configs/") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -324,15 +361,20 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        if isinstance(old, dict) and isinstance(value, dict):
+            # A source of another adapter has other keys: it takes the place of the old one.
+            same_kind = value.get("adapter", old.get("adapter")) == old.get("adapter")
+            merged[key] = _merge(old, value) if same_kind else value
+        else:
+            merged[key] = value
     return merged
 
 
 def _apply_override(tree: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UserError(f"--set {text!r}: write it as section.key=value")
     *parents, leaf = key.strip().split(".")
+    if not equals or not leaf or "" in parents:
+        raise UserError(f"--set {text!r}: write it as section.key=value")
     node = tree
     for part in parents:
         child = node.setdefault(part, {})

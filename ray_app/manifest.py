@@ -8,9 +8,10 @@ recomputes nothing downstream.
     if run.finished:
         return run.finished
     run.write_table("pin_texts", table)
-    return run.finish(rows_in=..., rows_out=...)
+    return run.finish(counts={"rows_in": ..., "rows_out": ...})
 """
 
+import hashlib
 import logging
 import platform
 import subprocess
@@ -26,7 +27,7 @@ from pydantic import BaseModel
 from ray_app.config import Config, section_hash
 from ray_app.errors import UserError
 from ray_app.schemas import SCHEMA_VERSION
-from ray_app.storage import Storage, StoredFile
+from ray_app.storage import CorruptFileError, Storage, StoredFile, decode_table
 
 logger = logging.getLogger(__name__)
 
@@ -74,15 +75,20 @@ def manifest_path(stage: str) -> str:
 
 
 def read_manifest(store: Storage, stage: str) -> Manifest | None:
-    """The manifest of a finished stage, or None if it never finished (or with another schema version)."""
+    """The manifest of a finished stage, or None if it never finished, or finished with other code's tables."""
     if not store.exists(manifest_path(stage)):
         return None
     raw = store.read_json(manifest_path(stage))
-    if raw.get("schema_version") != SCHEMA_VERSION:
-        logger.warning("%s was made with schema version %s; it will be made again", stage, raw.get("schema_version"))
+    made_with = raw.get("schema_version") if isinstance(raw, dict) else None
+    if made_with != SCHEMA_VERSION:
+        logger.warning("%s was made with schema version %s; it will be made again", stage, made_with)
         return None
-    outputs = {name: Output(**out) for name, out in raw.pop("outputs").items()}
-    return Manifest(outputs=outputs, **raw)
+    try:
+        outputs = {name: Output(**out) for name, out in raw.pop("outputs").items()}
+        return Manifest(outputs=outputs, **raw)
+    except (KeyError, TypeError, AttributeError) as error:
+        logger.warning("%s has a manifest of another version of this code (%s); it will be made again", stage, error)
+        return None
 
 
 def require_output(store: Storage, stage: str, name: str) -> Output:
@@ -98,8 +104,26 @@ def require_output(store: Storage, stage: str, name: str) -> Output:
 
 
 def read_output(store: Storage, output: Output, columns: list[str] | None = None) -> pa.Table:
-    """Read a table that a stage wrote (all of it, in the order written)."""
-    return pa.concat_tables([store.read_table(path, columns) for path in output.files])
+    """Read a table that a stage wrote (all of it, in the order written).
+
+    Raises:
+        CorruptFileError: a file is not what the stage wrote.
+        UserError: a file or a column is not there.
+    """
+    parts, hashes = [], {}
+    for path in output.files:
+        data = store.read_bytes(path)
+        hashes[path] = hashlib.sha256(data).hexdigest()
+        parts.append(decode_table(data, f"{store.shown}/{path}", columns))
+    if _content_hash(output.path, hashes) != output.content_hash:
+        where = f"{store.shown}/{output.path}"
+        raise CorruptFileError(f"{where} was changed after it was written; delete that folder and run its stage again")
+    return pa.concat_tables(parts)
+
+
+def _content_hash(folder: str, sha256_by_path: dict[str, str]) -> str:
+    """Identity of an output's content, whatever folder it lies in."""
+    return section_hash({path.removeprefix(folder): sha for path, sha in sha256_by_path.items()})
 
 
 @dataclass
@@ -142,13 +166,14 @@ class StageRun:
     def write_table(self, name: str, tables: pa.Table | list[pa.Table]) -> Output:
         """Write a table output, one Parquet file per part."""
         parts = tables if isinstance(tables, list) else [tables]
+        assert parts, f"{name}: an empty output is one empty table, so that its schema is known"
         folder = f"tables/{name}/{self.fingerprint}"
         files = [self.store.write_table(f"{folder}/part-{i:05d}.parquet", part) for i, part in enumerate(parts)]
         return self.add_output(name, folder, files, rows=sum(part.num_rows for part in parts))
 
     def add_output(self, name: str, folder: str, files: list[StoredFile], rows: int = 0) -> Output:
         """Register files that were written elsewhere, such as a model folder."""
-        content = section_hash({f.path.removeprefix(folder): f.sha256 for f in files})
+        content = _content_hash(folder, {f.path: f.sha256 for f in files})
         out = Output(name=name, path=folder, files=[f.path for f in files], rows=rows, content_hash=content)
         self._outputs[name] = out
         return out

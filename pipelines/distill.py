@@ -1,0 +1,11 @@
+"""Train the bi-encoder student on the teacher's soft labels.
+
+python pipelines/distill.py --config configs/chorus.yaml
+"""
+
+from runner import run_stage
+
+from ray_app.distill.stage import run
+
+if __name__ == "__main__":
+    run_stage(run, __doc__)

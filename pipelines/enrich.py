@@ -1,0 +1,10 @@
+"""Join a pin's texts: fields, board titles, engaged queries.
+
+python pipelines/enrich.py --config configs/chorus.yaml
+"""
+
+from ray_app.enrich.stage import run
+from runner import run_stage
+
+if __name__ == "__main__":
+    run_stage(run, __doc__)

@@ -1,0 +1,63 @@
+"""What all entry points share: arguments, logging, Ray, one JSON line at the end, one line for what the user can mend."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+import ray
+
+from ray_app.config import Config, load_config
+from ray_app.errors import UserError
+from ray_app.manifest import Manifest
+from ray_app.storage import Storage
+
+StageFn = Callable[[Config, Storage], Manifest]
+
+
+def run_stage(stage: StageFn, description: str) -> None:
+    """Run one stage as a program: `--config FILE [--set a.b=c ...]`, exit code 2 on a problem the user can mend."""
+
+    def body(cfg: Config, store: Storage) -> None:
+        manifest = stage(cfg, store)
+        line = {"stage": manifest.stage, "wall_sec": manifest.wall_sec, "counts": manifest.counts}
+        print(json.dumps(line | {"outputs": {name: out.path for name, out in manifest.outputs.items()}}))
+
+    run_program(body, description)
+
+
+def run_program(body: Callable[[Config, Storage], None], description: str) -> None:
+    """Parse the arguments, connect to Ray, and run `body`; a `UserError` becomes one line on stderr."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", required=True, help="YAML file, such as configs/chorus.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key; repeatable")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        cfg = load_config(args.config, args.set)
+        store = Storage(cfg.output)
+        connect(cfg)
+        body(cfg, store)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def connect(cfg: Config) -> None:
+    """Join the cluster that RAY_ADDRESS names (as in `ray job submit`), or start one on this machine."""
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(logging_level=logging.WARNING)
+    else:
+        # Ray 2.60 would write a token file into the home directory and turn authentication on for later clusters.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        ray.init(
+            address="local",
+            # Logical CPUs: stages of one Ray Data chain hold some while they wait for each other, so two would hang.
+            num_cpus=cfg.ray.num_cpus or max(6, os.cpu_count() or 1),
+            object_store_memory=cfg.ray.object_store_bytes,
+            include_dashboard=True,  # Ray Train asks its State API whether the run still lives
+            logging_level=logging.WARNING,
+        )
+    logging.getLogger("ray").setLevel(logging.WARNING)

@@ -1,0 +1,11 @@
+"""Fine-tune the cross-encoder teacher on human labels.
+
+python pipelines/teach.py --config configs/chorus.yaml
+"""
+
+from runner import run_stage
+
+from ray_app.teach.stage import run
+
+if __name__ == "__main__":
+    run_stage(run, __doc__)

@@ -1,0 +1,11 @@
+"""Embed pins and queries with the untrained base encoder: baseline, retriever for `sample`, feature for `teach`.
+
+python pipelines/zero_shot.py --config configs/chorus.yaml
+"""
+
+from runner import run_stage
+
+from ray_app.zero_shot.stage import run
+
+if __name__ == "__main__":
+    run_stage(run, __doc__)

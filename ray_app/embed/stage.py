@@ -1,0 +1,127 @@
+"""Embed all pins with the student's pin tower on Ray Data, through the ledger, and publish a release."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_app.config import Config
+from ray_app.embed.encode import EmbedUDF, Encoder, matrix_or_zero, wanted_texts
+from ray_app.ledger.content_key import recipe_id
+from ray_app.ledger.ledger import Ledger
+from ray_app.ledger.release import collect_garbage, publish_release
+from ray_app.ledger.stage import LedgerCounts, check_error_rate, run_missing
+from ray_app.manifest import Manifest, Output, StageRun, read_output, require_output
+from ray_app.models.checkpoint import local_folder
+from ray_app.models.text_encoder import actor_threads
+from ray_app.schemas import embedding_results
+from ray_app.storage import Storage
+from ray_app.text import TEXT_VERSION, render_pin_texts
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTower:
+    """One tower of a trained encoder with its ledger of vectors.
+
+    Args:
+        cfg: The run's; `embed` decides batches and resources.
+        store: Storage.
+        table: Name of the ledger.
+        recipe: All that decides a vector besides the text.
+        dim: Length of the vectors.
+        build: Makes the encoder in a Ray actor; picklable.
+    """
+
+    cfg: Config
+    store: Storage
+    table: str
+    recipe: str
+    dim: int
+    build: "partial[Encoder]"
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where the vectors are."""
+        return Ledger(self.store, self.table, self.recipe, embedding_results(self.dim))
+
+    def compute(self, texts: Sequence[str]) -> tuple[pa.Table, LedgerCounts]:
+        """Make sure that each text has a result; returns (content_key, text) row by row, and what was computed."""
+        embed = self.cfg.embed
+        wanted = wanted_texts(self.recipe, texts)
+        # Neighbours in length share a block, so that batches hold little padding.
+        order = pc.sort_indices(
+            wanted.append_column("length", pc.utf8_length(wanted["text"])),
+            sort_keys=[("length", "descending"), ("content_key", "ascending")],
+        )
+        counts = run_missing(
+            self.ledger,
+            wanted.take(order),
+            EmbedUDF,
+            {"build": self.build, "batch_size": embed.batch_size},
+            rows_per_block=embed.rows_per_block,
+            num_actors=embed.num_actors,
+            num_cpus=embed.num_cpus,
+            num_gpus=embed.num_gpus,
+        )
+        return wanted, counts
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors (num_texts, dim) float32, zeros for empty texts; known texts cost nothing."""
+        wanted, _ = self.compute(texts)
+        return matrix_or_zero(self.ledger.lookup(wanted["content_key"])["embedding"])
+
+
+def student_tower(cfg: Config, store: Storage, student: Output, tower: Literal["pin", "query"]) -> TextTower:
+    """A tower of the trained student."""
+    recipe = recipe_id(
+        stage="embed", student=student.content_hash, tower=tower, dtype=cfg.embed.dtype, text=TEXT_VERSION
+    )
+    return TextTower(
+        cfg=cfg, store=store, table=f"{tower}_embeddings", recipe=recipe, dim=cfg.distill.dim,
+        build=partial(
+            build_tower, store, student, tower, cfg.embed.dtype, actor_threads(cfg.embed.num_actors, cfg.embed.num_cpus)
+        ),
+    )  # fmt: skip
+
+
+def build_tower(store: Storage, student: Output, tower: str, dtype: str, cpu_threads: int) -> Encoder:
+    """Load a tower; runs in the Ray actor."""
+    from ray_app.models.bi_encoder import TowerEncoder
+
+    return TowerEncoder(local_folder(store, student), tower, dtype, cpu_threads)
+
+
+def run(cfg: Config, store: Storage) -> Manifest:
+    """Embed what is new, publish a release, drop old ones."""
+    student = require_output(store, "distill", "student")
+    pin_texts = require_output(store, "enrich", "pin_texts")
+    tower = student_tower(cfg, store, student, "pin")
+    run = StageRun("embed", cfg, store, VERSION, settings=[cfg.pin_text, tower.recipe], inputs=[student, pin_texts])
+    if run.finished:
+        return run.finished
+    pins = read_output(store, pin_texts)
+    wanted, counts = tower.compute(render_pin_texts(pins, cfg.pin_text))
+    check_error_rate(counts, cfg.embed.max_error_rate, "pin embeddings")
+    release = publish_release(
+        store,
+        pa.table({"pin_id": pins["pin_id"], "content_key": wanted["content_key"]}),
+        tower.ledger,
+        dim=tower.dim,
+        student_id=student.content_hash,
+        info={"recipe": tower.recipe},
+    )
+    collect_garbage(store, cfg.embed.keep_releases)
+    return run.finish(
+        counts={
+            "rows_in": pins.num_rows, "rows_out": release.num_pins, "without_vector": release.num_missing,
+            "computed": counts.computed, "errors": counts.errors,
+        },
+        info={"release": release.id},
+        device_sec=counts.device_sec,
+    )  # fmt: skip

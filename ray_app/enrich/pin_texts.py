@@ -1,0 +1,78 @@
+"""The pin_texts table: what each pin says, field by field."""
+
+from collections.abc import Collection, Iterable
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_app.config import TEXT_FIELDS, EnrichConfig
+from ray_app.enrich.board_titles import top_board_titles
+from ray_app.enrich.engaged_queries import top_engaged_queries
+from ray_app.schemas import BOARDS, PIN_TEXTS, PINS, SEARCH_LOG, cast_to, require_columns
+from ray_app.text import FIELD_SEPARATOR, normalise_text
+
+
+def build_pin_texts(
+    pins: pa.Table, boards: pa.Table, search_log: pa.Table, excluded_queries: Collection[str], cfg: EnrichConfig
+) -> pa.Table:
+    """One row per pin, in the order of `pins`; a pin without any text stays, with nulls.
+
+    Args:
+        pins: PINS.
+        boards: BOARDS.
+        search_log: SEARCH_LOG.
+        excluded_queries: Queries under evaluation, never among the engaged queries.
+        cfg: How many titles and queries, and how they are weighted.
+
+    Returns:
+        PIN_TEXTS; texts normalised, empty ones null, `caption` null.
+
+    Raises:
+        UserError: a table lacks a column.
+    """
+    for table, schema in ((pins, PINS), (boards, BOARDS), (search_log, SEARCH_LOG)):
+        require_columns(table, schema, "enrich")
+    links = zip(pins["link_title"].to_pylist(), pins["link_description"].to_pylist(), strict=True)
+    texts = pa.table(
+        {
+            "pin_id": pins["pin_id"],
+            "title": _texts(map(normalise_text, pins["title"].to_pylist())),
+            "description": _texts(map(normalise_text, pins["description"].to_pylist())),
+            "caption": pa.nulls(pins.num_rows, pa.string()),
+            "link_text": _texts(_link_text(title, description) for title, description in links),
+            "board_titles": _lists(pins["pin_id"], top_board_titles(boards, cfg.top_boards)),
+            "engaged_queries": _lists(pins["pin_id"], top_engaged_queries(search_log, excluded_queries, cfg)),
+            "locale": pins["locale"],
+        }
+    )
+    return cast_to(texts, PIN_TEXTS, "enrich")
+
+
+def num_without_text(pin_texts: pa.Table) -> int:
+    """Pins that say nothing in any field."""
+    silent = np.ones(pin_texts.num_rows, dtype=bool)
+    for name in TEXT_FIELDS:
+        silent &= pc.is_null(pin_texts[name]).to_numpy()
+    return int(silent.sum())
+
+
+def _link_text(title: str | None, description: str | None) -> str:
+    """Both texts of the link; one that the other contains adds nothing."""
+    a, b = normalise_text(title), normalise_text(description)
+    if b.casefold() in a.casefold():
+        return a
+    if a.casefold() in b.casefold():
+        return b
+    return a + FIELD_SEPARATOR + b
+
+
+def _texts(values: Iterable[str]) -> pa.Array:
+    return pa.array([value or None for value in values], pa.string())
+
+
+def _lists(pin_ids: pa.ChunkedArray, lists: pd.Series) -> pa.Array:
+    """Each pin's list, null where it has none. Shape (num_pins,), list<string>."""
+    found = lists.to_dict()
+    return pa.array([found.get(pin_id) for pin_id in pin_ids.to_pylist()], pa.list_(pa.string()))

@@ -1,0 +1,1 @@
+"""Evaluate: how well teacher, student and baselines agree with humans, with bootstrap intervals."""

@@ -1,0 +1,86 @@
+"""Cluster bootstrap over queries: pairs of one query rise and fall together, so queries are what is resampled.
+
+Every system is measured on the same resamples, so that differences between systems are paired: what makes a set of
+queries easy for all cancels out.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+_MAX_CELLS = 4_000_000  # of one (resamples, pairs) block of float64: 32 MB, a few of which are alive at a time
+
+
+class Interval(NamedTuple):
+    """A figure and its percentile interval; None: undefined, for the reason in the evaluation's notes."""
+
+    value: float | None
+    lo: float | None
+    hi: float | None
+
+
+def resample_queries(num_queries: int, samples: int, seed: int, row_cells: int) -> Iterator[np.ndarray]:
+    """Yield how often each query occurs in each resample, in blocks that fit in memory.
+
+    Args:
+        num_queries: Queries to draw from, and draws per resample.
+        samples: Resamples in total.
+        seed: Equal seeds give equal resamples, whatever the block size.
+        row_cells: Numbers that the caller makes per resample, usually the pairs.
+
+    Yields:
+        float64 (block, num_queries); each row sums to num_queries.
+    """
+    rng = np.random.default_rng(seed)
+    share = np.full(num_queries, 1.0 / num_queries)
+    block = max(1, _MAX_CELLS // max(row_cells, num_queries))
+    for start in range(0, samples, block):
+        yield rng.multinomial(num_queries, share, size=min(block, samples - start)).astype(np.float64)
+
+
+def weighted_auroc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Chance that a positive scores above a negative, ties counting half, under many weightings at once.
+
+    Args:
+        scores: (n,) float64, higher is more relevant; -inf is allowed and ties with itself, NaN is not.
+        positive: (n,) bool.
+        weights: (samples, n) float64, at least 0; one row per weighting.
+
+    Returns:
+        float64 (samples,); NaN where a weighting leaves no positive or no negative.
+
+    Raises:
+        ValueError: a score is NaN, whose place in the order would be arbitrary.
+    """
+    if np.isnan(scores).any():
+        raise ValueError("weighted_auroc: a score is NaN; rank missing scores last with -inf instead")
+    order = np.argsort(scores, kind="stable")
+    ordered = scores[order]
+    tie_starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    positive = positive[order]
+    weights = weights[:, order]
+    pos = np.add.reduceat(weights * positive, tie_starts, axis=1)
+    neg = np.add.reduceat(weights * ~positive, tie_starts, axis=1)
+    neg_below = np.cumsum(neg, axis=1) - neg
+    wins = (pos * (neg_below + 0.5 * neg)).sum(axis=1)
+    total = pos.sum(axis=1) * neg.sum(axis=1)
+    return np.divide(wins, total, out=np.full(len(weights), np.nan), where=total > 0)
+
+
+def percentile_interval(value: float, samples: np.ndarray, confidence: float) -> Interval:
+    """The figure with its percentile interval over the resamples in which it is defined.
+
+    Args:
+        value: On the data as it is; NaN: undefined.
+        samples: (samples,) float64, NaN where undefined.
+        confidence: Such as 0.95.
+    """
+    if not np.isfinite(value):
+        return Interval(None, None, None)
+    defined = samples[np.isfinite(samples)]
+    if defined.size == 0:
+        return Interval(float(value), None, None)
+    tail = (1.0 - confidence) / 2.0
+    lo, hi = np.quantile(defined, [tail, 1.0 - tail])
+    return Interval(float(value), float(lo), float(hi))

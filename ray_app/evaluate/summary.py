@@ -1,0 +1,156 @@
+"""The result in plain words, for readers who will look at nothing else."""
+
+from dataclasses import dataclass
+
+from ray_app.evaluate.bootstrap import Interval
+from ray_app.evaluate.evaluation import Evaluation
+from ray_app.evaluate.metrics import METRICS, NDCG
+from ray_app.evaluate.table import LABELS
+
+NAMES = {
+    "bm25": "BM25",
+    "embedding_cosine": "Embedding cosine",
+    "feature_student": "Feature-only student",
+    "teacher": "Teacher",
+    "student": "Student",
+}
+HEADLINE = ("auroc_3", NDCG)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyFigure:
+    """One figure with its caption."""
+
+    value: str
+    caption: str
+    bounds: str  # empty: no interval
+
+
+def display_name(system: str) -> str:
+    """The system's name for people."""
+    return NAMES.get(system, system)
+
+
+def hero(evaluation: Evaluation) -> str:
+    """The system that the report is about: the student, else the teacher, else the last one."""
+    for name in ("student", "teacher"):
+        if name in evaluation.systems:
+            return name
+    return list(evaluation.systems)[-1]
+
+
+def summarise(evaluation: Evaluation) -> list[str]:
+    """A few sentences: who is best, by how much, whether that could be chance, what the student keeps."""
+    sentences = []
+    leaders = {metric: _leader(evaluation, metric) for metric in HEADLINE}
+    if all(leaders.values()) and len(set(leaders.values())) == 1:
+        best = str(leaders[HEADLINE[0]])
+        figures = " and ".join(f"{LABELS[m]} {_figure(evaluation.interval(best, m))}" for m in HEADLINE)
+        sentences.append(f"{display_name(best)} has the highest figures: {figures}.")
+    else:
+        for metric, best_or_none in leaders.items():
+            if best_or_none is not None:
+                figure = _figure(evaluation.interval(best_or_none, metric))
+                sentences.append(f"{display_name(best_or_none)} has the highest {LABELS[metric]}: {figure}.")
+    for system in ("teacher", "student"):
+        if system in evaluation.systems:
+            sentences += [_against_baseline(evaluation, system, metric) for metric in HEADLINE]
+    if {"teacher", "student"} <= set(evaluation.systems):
+        sentences.append(_kept(evaluation))
+    return [s for s in sentences if s]
+
+
+def key_figures(evaluation: Evaluation) -> list[KeyFigure]:
+    """What stands in large type at the top."""
+    system = hero(evaluation)
+    out = []
+    for metric in HEADLINE:
+        figure = evaluation.interval(system, metric)
+        if figure.value is not None:
+            out.append(
+                KeyFigure(
+                    value=f"{figure.value:.3f}",
+                    caption=f"{display_name(system)}, {LABELS[metric]}",
+                    bounds=_bounds(figure),
+                )
+            )
+    rival = evaluation.best_baseline("auroc_3")
+    if rival is not None and system != rival:
+        figure = evaluation.difference(system, rival, "auroc_3")
+        if figure.value is not None:
+            caption = f"AUROC 3+ against the best baseline, {display_name(rival)}"
+            out.append(KeyFigure(value=_signed(figure.value), caption=caption, bounds=_bounds(figure, signed=True)))
+    if {"teacher", "student"} <= set(evaluation.systems):
+        figure = evaluation.ratio("student", "teacher", "auroc_3")
+        if figure.value is not None:
+            bounds = _percent_bounds(figure)
+            caption = "of the teacher's AUROC 3+ is kept by the student"
+            out.append(KeyFigure(value=f"{figure.value:.1%}", caption=caption, bounds=bounds))
+    return out
+
+
+def standings(evaluation: Evaluation) -> dict[str, dict[str, str]]:
+    """Marks by system and metric: `best`, `tied` (the paired difference to the best may be zero) or nothing."""
+    out: dict[str, dict[str, str]] = {system: {} for system in evaluation.systems}
+    for metric in METRICS:
+        best = _leader(evaluation, metric)
+        if best is None:
+            continue
+        for system in evaluation.systems:
+            gap = evaluation.difference(system, best, metric)
+            if system == best:
+                out[system][metric] = "best"
+            elif gap.hi is not None and gap.hi >= 0:
+                out[system][metric] = "tied"
+    return out
+
+
+def _leader(evaluation: Evaluation, metric: str) -> str | None:
+    found = {s: evaluation.interval(s, metric).value for s in evaluation.systems}
+    defined = {s: value for s, value in found.items() if value is not None}
+    return max(defined, key=lambda s: defined[s]) if defined else None
+
+
+def _against_baseline(evaluation: Evaluation, system: str, metric: str) -> str:
+    rival = evaluation.best_baseline(metric)
+    if rival is None:
+        return ""
+    gap = evaluation.difference(system, rival, metric)
+    if gap.value is None:
+        return ""
+    side = "above" if gap.value >= 0 else "below"
+    text = f"The {system} is {abs(gap.value):.3f} {side} the best baseline, {display_name(rival)}, in {LABELS[metric]}"
+    if gap.lo is None or gap.hi is None:
+        return f"{text}."
+    verdict = "these queries cannot tell them apart" if gap.lo <= 0 <= gap.hi else "more than chance explains"
+    return f"{text} ({_bounds(gap, signed=True)}: {verdict})."
+
+
+def _kept(evaluation: Evaluation) -> str:
+    parts = []
+    for metric in HEADLINE:
+        kept = evaluation.ratio("student", "teacher", metric)
+        if kept.value is not None:
+            bounds = _percent_bounds(kept)
+            parts.append(f"{kept.value:.1%} of the teacher's {LABELS[metric]}" + (f" ({bounds})" if bounds else ""))
+    return f"The student keeps {' and '.join(parts)}." if parts else ""
+
+
+def _figure(interval: Interval) -> str:
+    bounds = _bounds(interval)
+    return f"{interval.value:.3f}" + (f" ({bounds})" if bounds else "")
+
+
+def _bounds(interval: Interval, signed: bool = False) -> str:
+    if interval.lo is None or interval.hi is None:
+        return ""
+    lo, hi = (_signed(interval.lo), _signed(interval.hi)) if signed else (f"{interval.lo:.3f}", f"{interval.hi:.3f}")
+    return f"{lo} to {hi}"
+
+
+def _percent_bounds(interval: Interval) -> str:
+    return "" if interval.lo is None or interval.hi is None else f"{interval.lo:.1%} to {interval.hi:.1%}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")

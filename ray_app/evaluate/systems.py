@@ -1,0 +1,90 @@
+"""Scores of every system on judged pairs: the baselines, the teacher, and the student as it would be served."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from ray_app.bm25 import Bm25Index
+from ray_app.config import Config
+from ray_app.distill.stage import student_features
+from ray_app.distill.student import Student
+from ray_app.embed.encode import matrix_or_zero
+from ray_app.embed.stage import student_tower
+from ray_app.evaluate.grading import fit_grade_thresholds
+from ray_app.evaluate.metrics import SystemScores
+from ray_app.label.stage import Labeller
+from ray_app.manifest import Output
+from ray_app.models.head import expected_grade
+from ray_app.storage import Storage
+from ray_app.teach.catalogue import Catalogue
+from ray_app.teach.stage import LabelledPairs
+from ray_app.zero_shot.stage import title_and_text, zero_shot_tower
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """The trained models that are measured."""
+
+    teacher: Output
+    student: Output
+    feature_student: Output
+
+
+def score_systems(
+    cfg: Config, store: Storage, catalogue: Catalogue, pins: pa.Table, models: Models, judged: LabelledPairs,
+    calibration: LabelledPairs,
+) -> dict[str, SystemScores]:  # fmt: skip
+    """Every system's scores, row by row as `judged.table`.
+
+    BM25 and the cosine read the same text, the zero-shot fields. They know no grades, so for accuracy their scores are
+    cut into grades by thresholds fitted on training queries.
+
+    Args:
+        cfg: The run's.
+        store: Storage.
+        catalogue: Its texts must hold none of the judged queries.
+        pins: Schema PINS, for named vectors; same rows as the catalogue.
+        models: Trained models.
+        judged: Pairs to score.
+        calibration: Human-labelled pairs of training queries.
+    """
+    zero_shot = zero_shot_tower(cfg, store)
+    bm25 = Bm25Index.build(title_and_text(cfg, catalogue.pin_texts)[1])
+
+    def baselines(pairs: LabelledPairs) -> dict[str, np.ndarray]:
+        vectors = zero_shot.encode(pairs.queries)
+        cosine = np.einsum("nd,nd->n", vectors[pairs.query_index], catalogue.text_vectors[pairs.pin_index])
+        return {
+            "bm25": bm25.score_pairs(pairs.queries, pairs.query_index, pairs.pin_index),
+            "embedding_cosine": cosine.astype(np.float64),
+        }
+
+    systems = {}
+    known = baselines(calibration)
+    grades = calibration.table["grade"].to_numpy().astype(np.int64)
+    for name, score in baselines(judged).items():
+        thresholds = fit_grade_thresholds(known[name], grades) if len(grades) else None
+        systems[name] = SystemScores(score=score, thresholds=thresholds)
+
+    features = student_features(catalogue, pins, judged.queries, judged.query_index, judged.pin_index)
+    nothing = np.zeros((len(features), 0), np.float32)
+    systems["feature_student"] = _graded(Student(store, models.feature_student).score(nothing, nothing, features))
+
+    labeller = Labeller(cfg=cfg, store=store, teacher=models.teacher)
+    labels, _ = labeller.label(catalogue, judged.queries, judged.query_index, judged.pin_index)
+    systems["teacher"] = _graded(matrix_or_zero(labels["probs"]), failed=np.array(labels["error"].is_valid()))
+
+    rows, place = np.unique(judged.pin_index, return_inverse=True)
+    pin_vectors = student_tower(cfg, store, models.student, "pin").encode([catalogue.pairs.rendered[r] for r in rows])
+    query_vectors = student_tower(cfg, store, models.student, "query").encode(judged.queries)
+    student = Student(store, models.student)
+    systems["student"] = _graded(student.score(query_vectors[judged.query_index], pin_vectors[place], features))
+    return systems
+
+
+def _graded(probs: np.ndarray, failed: np.ndarray | None = None) -> SystemScores:
+    probs = probs.astype(np.float64)
+    if failed is not None:
+        probs[failed] = np.nan
+    return SystemScores(score=expected_grade(probs), probs=probs)

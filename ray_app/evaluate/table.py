@@ -1,0 +1,52 @@
+"""The evaluation as plain text for terminals and logs: one line a system."""
+
+from ray_app.evaluate.bootstrap import Interval
+from ray_app.evaluate.evaluation import Evaluation
+from ray_app.evaluate.metrics import METRICS, NDCG
+
+LABELS = dict(zip(METRICS, ("AUROC 3+", "AUROC 4+", "AUROC 5+", "accuracy", "nDCG@20", "P@8"), strict=True))
+
+
+def render_table(evaluation: Evaluation) -> str:
+    """Aligned text of about 120 columns: a heading, one line a system, what the student keeps, and the notes."""
+    settings = evaluation.settings
+    cells = [["system", *LABELS.values()]]
+    for system in evaluation.systems:
+        cells.append([system, *(format_interval(evaluation.interval(system, m)) for m in METRICS)])
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    heading = (
+        f"{evaluation.num_pairs:,} judged pairs of {evaluation.num_queries:,} queries; only judged pairs are ranked; "
+        f"[{settings.confidence:.0%} interval, {settings.samples:,} bootstrap samples of the queries]"
+    )
+    rule = "-" * max(map(len, lines))
+    body = [heading, "", lines[0], rule, *lines[1:], rule]
+    kept = retention_line(evaluation)
+    return "\n".join([*body, *([kept] if kept else []), *(f"note: {note}" for note in evaluation.notes)])
+
+
+def retention_line(evaluation: Evaluation) -> str | None:
+    """How much of the teacher the student keeps; None: one of them is not there."""
+    if not {"teacher", "student"} <= set(evaluation.systems):
+        return None
+    parts = []
+    for metric in ("auroc_3", NDCG):
+        kept = evaluation.ratio("student", "teacher", metric)
+        if kept.value is None:
+            continue
+        bounds = "" if kept.lo is None or kept.hi is None else f" [{kept.lo * 100:.1f}, {kept.hi * 100:.1f}]"
+        parts.append(f"{kept.value * 100:.1f}%{bounds} of the teacher's {LABELS[metric]}")
+    return f"student keeps {' and '.join(parts)}" if parts else None
+
+
+def format_interval(interval: Interval) -> str:
+    """Such as `.889 [.84, .93]`; a dash where undefined."""
+    if interval.value is None:
+        return "-"
+    if interval.lo is None or interval.hi is None:
+        return _short(interval.value, 3)
+    return f"{_short(interval.value, 3)} [{_short(interval.lo, 2)}, {_short(interval.hi, 2)}]"
+
+
+def _short(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}".removeprefix("0")

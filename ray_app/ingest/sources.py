@@ -1,0 +1,128 @@
+"""From a configured source to checked rows: which adapter reads what, one file at a time."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import pyarrow as pa
+
+from ray_app.config import ChorusSource, Config, Source, TableSource, UbiSource
+from ray_app.errors import UserError
+from ray_app.ingest import chorus
+from ray_app.ingest.files import SourceFile, find_files
+from ray_app.ingest.rows import RawBatch
+from ray_app.ingest.table import read_table_file
+from ray_app.ingest.ubi import join_ubi, read_ubi_file
+from ray_app.ingest.validate import TableRules, check_batch, table_rules
+
+ReadFile = Callable[[SourceFile], pa.Table]
+Spread = Callable[[ReadFile, Sequence[SourceFile]], list[pa.Table]]
+"""Runs a function over files, here or on a cluster; results in any order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceTable:
+    """One source table before anything is read: its files, and the rules for its rows."""
+
+    table: str
+    source: Source
+    files: list[SourceFile]
+    rules: TableRules
+    ean_files: list[SourceFile] = field(default_factory=list)  # products whose EANs the log uses as ids
+
+
+def open_source(cfg: Config, table: str) -> SourceTable | None:
+    """Find the files of one of `ingest.pins`, `boards`, `search_log`, `human_labels`; None: not configured.
+
+    Raises:
+        UserError: there are no files, or the adapter cannot give such a table.
+    """
+    source: Source | None = getattr(cfg.ingest, table)
+    if source is None:
+        return None
+    key = f"ingest.{table}.path"
+    files, eans = _find(cfg, table, source, key)
+    grade_map = None if isinstance(source, UbiSource) else source.grade_map
+    rules = table_rules(table, cfg.ingest.limits, grade_map, cfg.features.named_vectors)
+    return SourceTable(table=table, source=source, files=files, rules=rules, ean_files=eans)
+
+
+def read_source(opened: SourceTable, spread: Spread) -> tuple[list[pa.Table], int]:
+    """Checked rows of a source, in any order, and how many of its lines are no rows of this table.
+
+    Raises:
+        UserError: a file is corrupt, or lacks a column.
+    """
+    source, rules = opened.source, opened.rules
+    if isinstance(source, TableSource):
+        return spread(partial(_read_table, source=source, rules=rules), opened.files), 0
+    if opened.table == "search_log":
+        ubi = source if isinstance(source, UbiSource) else UbiSource(path=source.path, locale=source.locale)
+        records = spread(partial(read_ubi_file, source=ubi), opened.files)
+        pin_id_of = chorus.read_ean_map(opened.ean_files) if opened.ean_files else None
+        batches, ignored = join_ubi(records, ubi, pin_id_of)
+        return [check_batch(batch, rules) for batch in batches], ignored
+    assert isinstance(source, ChorusSource)
+    if opened.table == "pins":
+        return spread(partial(_read_products, locale=source.locale, rules=rules), opened.files), 0
+    return [_check(chorus.read_labels(opened.files, source.locale), rules)], 0
+
+
+def open_human_labels(cfg: Config, path: str, key: str) -> SourceTable:
+    """A file of human labels read as `ingest.human_labels` says: same column map, locale and grade map.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    source = cfg.ingest.human_labels or cfg.ingest.pins
+    if isinstance(source, UbiSource):
+        raise UserError("ingest.human_labels.adapter: ubi has no human labels; use table or chorus")
+    moved = source.model_copy(update={"path": path})
+    if isinstance(source, TableSource) and cfg.ingest.human_labels is None:
+        moved = TableSource(path=path)  # the pins' column map says nothing about labels
+    rules = table_rules("human_labels", cfg.ingest.limits, moved.grade_map)
+    return SourceTable(table="human_labels", source=moved, files=find_files(path, key), rules=rules)
+
+
+def read_human_labels(opened: SourceTable) -> pa.Table:
+    """Checked rows of `open_human_labels`; a Chorus file has the columns query, docid, rating."""
+    source, rules = opened.source, opened.rules
+    if isinstance(source, ChorusSource):
+        return _check((chorus.read_rated_csv(file, source.locale) for file in opened.files), rules)
+    assert isinstance(source, TableSource)
+    return pa.concat_tables([_read_table(file, source=source, rules=rules) for file in opened.files])
+
+
+def _find(cfg: Config, table: str, source: Source, key: str) -> tuple[list[SourceFile], list[SourceFile]]:
+    """Files of a source, and those that its object ids must be looked up in."""
+    if isinstance(source, TableSource):
+        return find_files(source.path, key), []
+    if isinstance(source, UbiSource):
+        if table != "search_log":
+            raise UserError(f"ingest.{table}.adapter: ubi reads only search_log; use table or chorus")
+        return find_files(source.path, key), _ean_files(cfg) if source.id_map == "ean" else []
+    if table == "pins":
+        return chorus.product_files(source.path, key), []
+    if table == "search_log":
+        return [chorus.log_file(source.path, key)], _ean_files(cfg)
+    if table == "human_labels":
+        return chorus.label_files(source.path, key), []
+    raise UserError(f"ingest.{table}.adapter: chorus has no {table}; use table, or leave ingest.{table} out")
+
+
+def _ean_files(cfg: Config) -> list[SourceFile]:
+    if not isinstance(cfg.ingest.pins, ChorusSource):
+        raise UserError("ingest.search_log.id_map: ean needs `ingest.pins.adapter: chorus`, whose products have EANs")
+    return chorus.product_files(cfg.ingest.pins.path, "ingest.pins.path")
+
+
+def _read_table(file: SourceFile, source: TableSource, rules: TableRules) -> pa.Table:
+    return _check(read_table_file(file, source, rules), rules)
+
+
+def _read_products(file: SourceFile, locale: str, rules: TableRules) -> pa.Table:
+    return _check(chorus.read_products_file(file, locale), rules)
+
+
+def _check(batches: Iterable[RawBatch], rules: TableRules) -> pa.Table:
+    return pa.concat_tables([rules.checked_schema.empty_table(), *(check_batch(batch, rules) for batch in batches)])

@@ -1,0 +1,187 @@
+"""The student: query tower and pin tower that never see each other, pair features, and a small interaction MLP.
+
+Pins are embedded offline, queries online; scoring a candidate is then a few thousand multiplications. Source: the
+student of "Improving Pinterest Search Relevance Using LLMs" (2024).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ray_app.config import DistillConfig, TrainConfig
+from ray_app.models.backbone import backbone_groups, is_decoder, load_saved_backbone
+from ray_app.models.head import FeatureScaler, build_head
+from ray_app.models.pooling import pool
+from ray_app.models.sources import load_backbone
+from ray_app.models.text_encoder import autocast, pick_device, pick_dtype, run_bucketed
+from ray_app.models.tokens import encode_single
+
+PREPROCESSING_VERSION = 1  # part of the recipe: raise it when equal texts give other vectors than before
+
+
+class BiEncoder(nn.Module):
+    """Shared language model -> unit vectors of `cfg.dim` -> interaction MLP with pair features -> 5 logits.
+
+    Args:
+        backbone: Language model without head, used for both towers; None for the feature-only student, the baseline.
+        tokenizer: Its tokenizer.
+        cfg: Lengths, dimension and head.
+        scaler: Of the pair features.
+    """
+
+    def __init__(self, backbone: Any, tokenizer: Any, cfg: DistillConfig, scaler: FeatureScaler) -> None:
+        import torch
+
+        super().__init__()
+        self.backbone = backbone
+        self.tokenizer = tokenizer
+        self.cfg = cfg
+        self.scaler = scaler
+        num_features, interactions = len(scaler.mean), 0
+        if backbone is not None:
+            width = backbone.config.hidden_size
+            self.pooling = "last" if is_decoder(backbone) else "mean"
+            self.projection = nn.Linear(width, cfg.dim, bias=False)
+            with torch.no_grad():  # starts near the base model's own geometry, as far as `dim` has room for it
+                nn.init.orthogonal_(self.projection.weight)
+                if cfg.dim == width:
+                    self.projection.weight.copy_(torch.eye(width))
+            interactions = 2 * cfg.dim + 1
+        self.head = build_head(interactions + num_features, cfg.hidden, cfg.dropout)
+
+    @classmethod
+    def from_base(cls, cfg: DistillConfig, scaler: FeatureScaler) -> "BiEncoder":
+        """Untrained head on the base model that `cfg` names."""
+        backbone, tokenizer = load_backbone(cfg.base_model, cfg.revision)
+        return cls(backbone, tokenizer, cfg, scaler)
+
+    @classmethod
+    def features_only(cls, cfg: DistillConfig, scaler: FeatureScaler) -> "BiEncoder":
+        """The student without towers: what the pair features can do alone."""
+        return cls(None, None, cfg, scaler)
+
+    # --- prepare -> forward -> finish ---
+
+    def prepare(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> dict[str, Any]:
+        """CPU tensors of a batch of B pairs; a text that stands in several pairs is encoded once."""
+        import torch
+
+        batch = {"features": torch.from_numpy(self.scaler.transform(features))}
+        if self.backbone is None:
+            return batch
+        for name, texts, limit in (
+            ("query", queries, self.cfg.max_query_tokens),
+            ("pin", pin_texts, self.cfg.max_pin_tokens),
+        ):
+            unique = list(dict.fromkeys(texts))
+            place = {text: i for i, text in enumerate(unique)}
+            tokens = encode_single(self.tokenizer, unique, limit)
+            batch |= {f"{name}_{key}": value for key, value in tokens.items()}
+            batch[f"{name}_rows"] = torch.tensor([place[text] for text in texts])
+        return batch
+
+    def forward(self, batch: dict[str, Any]) -> Any:
+        """Logits of grades 1..5, shape (B, 5)."""
+        if self.backbone is None:
+            return self.head(batch["features"])
+        query = self.embed(batch["query_input_ids"], batch["query_attention_mask"])[batch["query_rows"]]
+        pin = self.embed(batch["pin_input_ids"], batch["pin_attention_mask"])[batch["pin_rows"]]
+        return self.score(query, pin, batch["features"])
+
+    def embed(self, input_ids: Any, attention_mask: Any) -> Any:
+        """Unit vectors of tokenised texts, (B, dim) float32: the tower."""
+        from torch.nn.functional import normalize
+
+        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
+        return normalize(self.projection(pool(hidden, attention_mask, self.pooling)), dim=-1)
+
+    def score(self, query: Any, pin: Any, features: Any) -> Any:
+        """Logits from vectors and standardised features: (B, dim), (B, dim), (B, num_features) -> (B, 5)."""
+        import torch
+
+        if self.backbone is None:
+            return self.head(features)
+        scale = self.cfg.dim**0.5  # unit vectors' products are tiny; this gives them unit scale
+        product = query * pin * scale
+        cosine = (query * pin).sum(-1, keepdim=True)
+        return self.head(torch.cat([cosine * 5.0, product, (query - pin).abs() * scale, features], -1))
+
+    def param_groups(self, cfg: TrainConfig) -> list[dict[str, Any]]:
+        """Optimiser groups: the language model's layers, and everything else at the head's learning rate."""
+        groups = [] if self.backbone is None else backbone_groups(self.backbone, cfg)
+        ours = [p for name, p in self.named_parameters() if not name.startswith("backbone.")]
+        return [*groups, {"params": ours, "lr": cfg.head_learning_rate}]
+
+    # --- files ---
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write `lm/` (transformers), `head.safetensors` and `model.json`."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.backbone is not None:
+            self.backbone.save_pretrained(folder / "lm")
+            self.tokenizer.save_pretrained(folder / "lm")
+        head = {k: v.contiguous().cpu() for k, v in self.state_dict().items() if not k.startswith("backbone.")}
+        save_file(head, folder / "head.safetensors")
+        about = {
+            "kind": "bi_encoder",
+            "config": self.cfg.model_dump(mode="json"),
+            "towers": self.backbone is not None,
+            "feature_mean": self.scaler.mean.tolist(),
+            "feature_std": self.scaler.std.tolist(),
+        }
+        (folder / "model.json").write_text(json.dumps(about, indent=1))
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> "BiEncoder":
+        """Read what `save_pretrained` wrote, in evaluation mode."""
+        from safetensors.torch import load_file
+
+        about = json.loads((folder / "model.json").read_text())
+        cfg = DistillConfig.model_validate(about["config"])
+        scaler = FeatureScaler(np.array(about["feature_mean"]), np.array(about["feature_std"]))
+        backbone, tokenizer = None, None
+        if about["towers"]:
+            backbone, tokenizer = load_saved_backbone(folder / "lm", cfg.base_model, cfg.revision)
+        model = cls(backbone, tokenizer, cfg, scaler)
+        missing, unexpected = model.load_state_dict(load_file(folder / "head.safetensors"), strict=False)
+        assert not unexpected and all(name.startswith("backbone.") for name in missing)
+        return model.eval()
+
+
+class TowerEncoder:
+    """One tower of a trained student as an encoder: the same code embeds pins offline and queries online.
+
+    Args:
+        folder: Local folder of the student.
+        tower: `pin` or `query`; they share weights and differ in length.
+        dtype: `float32`, `bfloat16` or `auto`.
+        cpu_threads: See `pick_device`.
+    """
+
+    def __init__(self, folder: Path, tower: str, dtype: str, cpu_threads: int = 0) -> None:
+        import torch
+
+        self.student = BiEncoder.from_pretrained(folder)
+        cfg = self.student.cfg
+        self.max_tokens = {"pin": cfg.max_pin_tokens, "query": cfg.max_query_tokens}[tower]
+        self.dim: int = cfg.dim
+        self.device = pick_device(cpu_threads)
+        self.dtype = pick_dtype(dtype, self.device)
+        self.student.to(self.device)
+        self._torch = torch
+
+    def encode(self, texts: Sequence[str], batch_size: int) -> np.ndarray:
+        """Vectors (num_texts, dim), float32, unit length, row i for text i."""
+        return run_bucketed(texts, batch_size, self._encode_batch)
+
+    def _encode_batch(self, texts: Sequence[str]) -> np.ndarray:
+        tokens = encode_single(self.student.tokenizer, texts, self.max_tokens)
+        with self._torch.inference_mode(), autocast(self.device, self.dtype):
+            vectors = self.student.embed(**{name: t.to(self.device) for name, t in tokens.items()})
+        return vectors.float().cpu().numpy()

@@ -1,0 +1,56 @@
+"""Model folders in storage: what `transformers` reads, plus one small head file and `model.json`.
+
+`files.json` is written last: a folder without it was never finished and is not a model.
+"""
+
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ray_app.errors import UserError
+from ray_app.manifest import Output
+from ray_app.storage import Storage, StoredFile
+
+
+def save_model(
+    model: Any, store: Storage, folder: str, history: list[dict[str, float]], extra_files: dict[str, str]
+) -> None:
+    """Write a model (anything with `save_pretrained(path)`), its training history and further texts under `folder`."""
+    with tempfile.TemporaryDirectory() as temp:
+        model.save_pretrained(Path(temp))
+        paths = sorted(p for p in Path(temp).rglob("*") if p.is_file())
+        files = [store.write_bytes(f"{folder}/{p.relative_to(temp).as_posix()}", p.read_bytes()) for p in paths]
+    files += [store.write_bytes(f"{folder}/{name}", text.encode()) for name, text in sorted(extra_files.items())]
+    files.append(store.write_json(f"{folder}/history.json", history))
+    store.write_json(f"{folder}/files.json", [asdict(file) for file in files])
+
+
+def model_files(store: Storage, folder: str) -> list[StoredFile] | None:
+    """The files of a finished model folder, or None if it was never finished."""
+    if not store.exists(f"{folder}/files.json"):
+        return None
+    return [StoredFile(**file) for file in store.read_json(f"{folder}/files.json")]
+
+
+def local_folder(store: Storage, output: Output) -> Path:
+    """A folder of this machine with the model's files: the storage itself if it is local, else a download.
+
+    Raises:
+        UserError: a file of the model is missing.
+    """
+    if store.is_local:
+        path = Path(store.full_path(output.path))
+        missing = [f for f in output.files if not store.exists(f)]
+        if missing:
+            raise UserError(f"the {output.name} model lacks {missing[0]}; delete {output.path} and train it again")
+        return path
+    path = Path(tempfile.gettempdir()) / "ray_app_models" / output.content_hash
+    if not (path / "complete").exists():
+        for file in output.files:
+            target = path / file.removeprefix(f"{output.path}/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(store.read_bytes(file))
+        (path / "complete").write_text(json.dumps(output.files))
+    return path

@@ -1,0 +1,50 @@
+"""The MLP from pooled states and pair features to five logits."""
+
+from typing import Any
+
+import numpy as np
+
+from ray_app.schemas import NUM_GRADES
+
+
+def build_head(num_inputs: int, hidden: int, dropout: float) -> Any:
+    """Two-layer MLP: (B, num_inputs) -> (B, 5) logits."""
+    from torch import nn
+
+    return nn.Sequential(nn.Linear(num_inputs, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, NUM_GRADES))
+
+
+def expected_grade(probs: np.ndarray) -> np.ndarray:
+    """Score of soft labels: expected grade 1..5. Shapes (N, 5) -> (N,), float64."""
+    return probs.astype(np.float64) @ np.arange(1, NUM_GRADES + 1, dtype=np.float64)
+
+
+class FeatureScaler:
+    """Standardises pair features with the training set's mean and deviation; constant features become 0.
+
+    Args:
+        mean: Shape (num_features,), float32.
+        std: Shape (num_features,), float32, > 0.
+    """
+
+    def __init__(self, mean: np.ndarray, std: np.ndarray) -> None:
+        self.mean = mean.astype(np.float32)
+        self.std = std.astype(np.float32)
+
+    @classmethod
+    def fit(cls, features: np.ndarray) -> "FeatureScaler":
+        """Measure `features`, shape (N, num_features).
+
+        Raises:
+            ValueError: a feature is not finite; training on it would make every weight NaN.
+        """
+        if not np.isfinite(features).all():
+            raise ValueError("pair features contain NaN or infinity; training on them would spoil every weight")
+        if len(features) == 0:
+            return cls(np.zeros(features.shape[1]), np.ones(features.shape[1]))
+        std = features.std(0)
+        return cls(features.mean(0), np.where(std < 1e-6, 1.0, std))
+
+    def transform(self, features: np.ndarray) -> np.ndarray:
+        """Standardised features, clipped to +-5 so that one odd pin cannot dominate. Same shape, float32."""
+        return np.clip((features - self.mean) / self.std, -5.0, 5.0).astype(np.float32)

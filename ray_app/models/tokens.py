@@ -1,0 +1,75 @@
+"""Texts -> padded token tensors. The query is never cut to make room for the pin; the pin is cut to make room."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def encode_single(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> dict[str, Any]:
+    """Tokens of one text each, with the tokenizer's special tokens: input_ids and attention_mask, (B, T) int64."""
+    batch = tokenizer(list(texts), truncation=True, max_length=max_tokens, padding=True, return_tensors="pt")
+    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+
+
+def encode_pairs(
+    tokenizer: Any, queries: Sequence[str], pin_texts: Sequence[str], max_tokens: int, query_last: bool
+) -> dict[str, Any]:
+    """Tokens of query and pin read together.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        queries: B queries; cut only if one alone does not fit.
+        pin_texts: B pin texts, cut to what the query leaves.
+        max_tokens: Longest sequence, special tokens included.
+        query_last: False: `[CLS] query [SEP] pin [SEP]`, for encoders. True: `pin, newline, query`, for decoders,
+            whose last token has then read everything, and whose long pin prefix is the same for all its queries.
+
+    Returns:
+        input_ids, attention_mask, query_mask, pin_mask, each (B, T) int64; the masks mark the two spans.
+    """
+    import torch
+
+    query_ids = _plain_ids(tokenizer, queries)
+    pin_ids = _plain_ids(tokenizer, pin_texts)
+    first, middle, last = _special_ids(tokenizer, query_last)
+    room = max_tokens - len(first) - len(middle) - len(last)
+    rows: list[list[int]] = []
+    spans: list[tuple[int, int, int, int]] = []
+    for query, pin in zip(query_ids, pin_ids, strict=True):
+        query = query[:room]
+        pin = pin[: room - len(query)]
+        left, right = (pin, query) if query_last else (query, pin)
+        rows.append([*first, *left, *middle, *right, *last])
+        left_span = (len(first), len(first) + len(left))
+        right_start = left_span[1] + len(middle)
+        right_span = (right_start, right_start + len(right))
+        spans.append((*right_span, *left_span) if query_last else (*left_span, *right_span))
+    width = max(len(row) for row in rows)
+    batch = {
+        "input_ids": np.full((len(rows), width), tokenizer.pad_token_id, np.int64),
+        "attention_mask": np.zeros((len(rows), width), np.int64),
+        "query_mask": np.zeros((len(rows), width), np.int64),
+        "pin_mask": np.zeros((len(rows), width), np.int64),
+    }
+    for i, (row, (q0, q1, p0, p1)) in enumerate(zip(rows, spans, strict=True)):
+        batch["input_ids"][i, : len(row)] = row
+        batch["attention_mask"][i, : len(row)] = 1
+        batch["query_mask"][i, q0:q1] = 1
+        batch["pin_mask"][i, p0:p1] = 1
+    return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def _plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    unique = list(dict.fromkeys(texts))  # a query stands in many pairs of a batch
+    ids = tokenizer(unique, add_special_tokens=False, truncation=False, verbose=False)["input_ids"] if unique else []
+    by_text = dict(zip(unique, ids, strict=True))
+    return [by_text[text] for text in texts]
+
+
+def _special_ids(tokenizer: Any, query_last: bool) -> tuple[list[int], list[int], list[int]]:
+    """Tokens before, between and after the two texts."""
+    if query_last:
+        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        return start, tokenizer("\n", add_special_tokens=False)["input_ids"], []
+    return [tokenizer.cls_token_id], [tokenizer.sep_token_id], [tokenizer.sep_token_id]

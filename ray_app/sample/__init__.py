@@ -1,0 +1,1 @@
+"""Which (query, pin) pairs the teacher labels, each with its probability of having been drawn."""

@@ -1,0 +1,109 @@
+"""Choose the pairs that the teacher labels. One process: 26,000 pairs take seconds, millions minutes."""
+
+from collections.abc import Collection
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_app.bm25 import Bm25Index
+from ray_app.config import Config
+from ray_app.embed.encode import matrix_or_zero
+from ray_app.manifest import Manifest, StageRun, read_output, require_output
+from ray_app.sample.population import ENGAGED_ACTIONS
+from ray_app.sample.sample import sample_pairs
+from ray_app.sample.sources import SOURCES, Neighbours
+from ray_app.schemas import SEARCH_LOG, require_columns
+from ray_app.storage import Storage
+from ray_app.text import TEXT_VERSION, normalise_query, render_pin_texts, stem_tokens
+from ray_app.zero_shot.similarity import top_neighbours
+
+VERSION = 1
+
+
+def run(cfg: Config, store: Storage) -> Manifest:
+    """Write `pairs`. The manifest's info has the strata, the counts by source, and a note where there is no log."""
+    log = require_output(store, "ingest", "search_log")
+    labels = require_output(store, "ingest", "human_labels")
+    pin_texts = require_output(store, "enrich", "pin_texts")
+    splits = require_output(store, "teach", "splits")
+    zero_shot_pins = require_output(store, "zero_shot", "zero_shot_pins")
+    zero_shot_queries = require_output(store, "zero_shot", "zero_shot_queries")
+    run = StageRun(
+        "sample", cfg, store, VERSION,
+        settings=[cfg.sample, cfg.pin_text, cfg.seed, TEXT_VERSION],
+        inputs=[log, labels, pin_texts, splits, zero_shot_pins, zero_shot_queries],
+    )  # fmt: skip
+    if run.finished:
+        return run.finished
+    log_table, pins = read_output(store, log), read_output(store, pin_texts)
+    require_columns(log_table, SEARCH_LOG, "sample")
+    pin_ids = pins["pin_id"].to_pylist()
+    neighbours = zero_shot_neighbours(read_output(store, zero_shot_pins), read_output(store, zero_shot_queries))
+    held_out, wanted = split_roles(read_output(store, splits), read_output(store, labels, ["query", "locale"]))
+    pairs, strata = sample_pairs(
+        log_table,
+        pin_ids,
+        # Stems: this is for finding pins, not the BM25 baseline.
+        Bm25Index.build(render_pin_texts(pins, cfg.pin_text), tokeniser=stem_tokens),
+        neighbours,
+        cfg.sample,
+        cfg.seed,
+        excluded_queries=held_out,
+        extra_queries=wanted,
+    )
+    run.write_table("pairs", pairs)
+    by_source = {source: pc.sum(pc.equal(pairs["source"], source)).as_py() or 0 for source in SOURCES}
+    info = {"strata": strata, "num_by_source": by_source, "num_queries": len(set(pairs["query"].to_pylist()))}
+    if note := source_note(log_table, pin_ids):
+        info["source_note"] = note
+    # Sampling makes rows, it maps none: what comes in is what was drawn.
+    counts = {"rows_in": pairs.num_rows, "rows_out": pairs.num_rows, "rows_quarantined": 0}
+    return run.finish(counts={**counts, "log_rows": log_table.num_rows}, info=info)
+
+
+def split_roles(splits: pa.Table, labels: pa.Table) -> tuple[set[str], set[tuple[str, str]]]:
+    """Queries held out for evaluation, and the (query, locale) of the training queries, from `teach`'s splits."""
+    split_of = {
+        normalise_query(query): split
+        for query, split in zip(splits["query"].to_pylist(), splits["split"].to_pylist(), strict=True)
+    }
+    held_out = {query for query, split in split_of.items() if split == "test"}
+    labelled = zip(labels["query"].to_pylist(), labels["locale"].to_pylist(), strict=True)
+    wanted = {(normalise_query(q), locale) for q, locale in labelled if split_of.get(normalise_query(q)) == "train"}
+    return held_out, wanted
+
+
+def zero_shot_neighbours(pins: pa.Table, queries: pa.Table) -> Neighbours:
+    """Nearest pins by the zero-shot vectors of `zero_shot_pins` and `zero_shot_queries`.
+
+    A query without a vector has no neighbours (row -1).
+    """
+    pin_vectors, query_vectors = matrix_or_zero(pins["text_embedding"]), matrix_or_zero(queries["embedding"])
+    row_of = {query: row for row, query in enumerate(queries["query"].to_pylist())}
+
+    def nearest(texts: list[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.array([row_of.get(text, -1) for text in texts], np.int64)
+        # Queries and pins whose vector is zero are near nothing.
+        usable = (rows >= 0) & (np.abs(query_vectors).sum(1)[rows] > 0) if len(query_vectors) else rows >= 0
+        indices, cosines = np.full((len(texts), k), -1, np.int64), np.zeros((len(texts), k), np.float32)
+        found, scores = top_neighbours(query_vectors[rows[usable]], pin_vectors, k)
+        has_text = np.abs(pin_vectors).sum(1) > 0
+        indices[usable, : found.shape[1]] = np.where(has_text[found], found, -1)
+        cosines[usable, : found.shape[1]] = scores
+        return indices, cosines
+
+    return nearest
+
+
+def source_note(log: pa.Table, pin_ids: Collection[str]) -> str | None:
+    """What a reader of the manifest must know about the log; None: it was used as intended."""
+    known = pc.is_in(log["pin_id"], value_set=pa.array(pin_ids, pa.string()))
+    shown = log.filter(pc.and_(known, pc.is_valid(log["pin_id"])))
+    if not log.num_rows:
+        return "there is no search log: all pairs are from BM25 and embedding retrieval of the labelled queries, and random"
+    if not shown.num_rows:
+        return "no row of the search log names a pin of the catalogue: its queries were used, with pairs from BM25 and embedding retrieval, and random"
+    if not pc.any(pc.is_in(shown["action"], value_set=pa.array(ENGAGED_ACTIONS))).as_py():
+        return "the search log has no engagement (click, long_click, save): its pairs are stratified by position only"
+    return None

@@ -1,0 +1,100 @@
+"""The catalogue as the teacher sees it: texts, lexical features and zero-shot vectors, row by row for the same pins."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from ray_app.config import Config
+from ray_app.embed.encode import matrix_or_zero
+from ray_app.features import PairFeatures
+from ray_app.ledger.content_key import content_key
+from ray_app.teach.features import CosineFeatures
+from ray_app.text import field_text, normalise_query
+from ray_app.zero_shot.similarity import CosineBackground
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """All pins, and whatever a pair's teacher input is made of.
+
+    Args:
+        cfg: The run's.
+        pin_texts: Schema PIN_TEXTS.
+        pairs: Lexical features over the same rows.
+        title_vectors: (num_pins, dim) float32, unit length or zero.
+        text_vectors: (num_pins, dim) float32.
+    """
+
+    cfg: Config
+    pin_texts: pa.Table
+    pairs: PairFeatures
+    title_vectors: np.ndarray
+    text_vectors: np.ndarray
+
+    @classmethod
+    def of(cls, cfg: Config, pin_texts: pa.Table, zero_shot_pins: pa.Table) -> "Catalogue":
+        """Put the tables side by side.
+
+        Raises:
+            AssertionError: the tables are of different catalogues.
+        """
+        assert pin_texts["pin_id"].equals(zero_shot_pins["pin_id"]), "zero_shot is of another catalogue; run it again"
+        return cls(
+            cfg=cfg,
+            pin_texts=pin_texts,
+            pairs=PairFeatures(pin_texts, cfg.features, cfg.pin_text),
+            title_vectors=matrix_or_zero(zero_shot_pins["title_embedding"]),
+            text_vectors=matrix_or_zero(zero_shot_pins["text_embedding"]),
+        )
+
+    def with_texts(self, pin_texts: pa.Table) -> "Catalogue":
+        """The same pins with other user-made texts (engaged queries, boards); zero-shot vectors stay."""
+        return replace(self, pin_texts=pin_texts, pairs=PairFeatures(pin_texts, self.cfg.features, self.cfg.pin_text))
+
+    def cosine_features(self) -> CosineFeatures:
+        """Backgrounds measured on these pins."""
+        return CosineFeatures(
+            title=CosineBackground.of(self.title_vectors), text=CosineBackground.of(self.text_vectors)
+        )
+
+    def teacher_features(
+        self, cosine: CosineFeatures, queries: list[str], query_vectors: np.ndarray, query_index: np.ndarray,
+        pin_index: np.ndarray,
+    ) -> np.ndarray:  # fmt: skip
+        """The teacher's features of pairs (queries[query_index[i]], pin pin_index[i]): lexical, then cosines.
+
+        Args:
+            cosine: Frozen with the teacher.
+            queries: Distinct queries.
+            query_vectors: (num_queries, dim) zero-shot vectors.
+            query_index: (num_pairs,).
+            pin_index: (num_pairs,).
+
+        Returns:
+            (num_pairs, num_features) float32.
+        """
+        lexical = self.pairs.compute(queries, query_index, pin_index)
+        semantic = cosine.compute(
+            query_vectors[query_index], self.title_vectors[pin_index], self.text_vectors[pin_index]
+        )
+        return np.concatenate([lexical, semantic], 1)
+
+    def pin_content(self, row: int) -> list[str]:
+        """Everything of a pin that decides a pair's label, normalised: the model's text, and the features' fields."""
+        fields = sorted({*self.cfg.features.bm25_fields, *self.cfg.features.zero_shot_fields, "title"})
+        values = [field_text(self.pin_texts[name][row].as_py()) for name in fields]
+        return [self.pairs.rendered[row], *values]
+
+    def pin_keys(self, rows: Sequence[int]) -> dict[int, str]:
+        """A hash of `pin_content` per distinct row."""
+        return {row: content_key("pin", *self.pin_content(row)) for row in sorted(set(rows))}
+
+
+def index_queries(raw: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Distinct normalised queries, sorted, and each input's position among them, (len(raw),) int64."""
+    normalised = [normalise_query(query) for query in raw]
+    distinct = sorted(set(normalised))
+    place = {query: i for i, query in enumerate(distinct)}
+    return distinct, np.array([place[query] for query in normalised], np.int64)

@@ -1,0 +1,97 @@
+"""What a model is trained on: pairs with features, a target distribution and a weight."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examples:
+    """Pairs to train on; all sequences have length N.
+
+    Args:
+        queries: N strings.
+        pin_texts: N strings.
+        features: (N, num_features) float32, not standardised.
+        targets: (N, 5) float32, each row a distribution over grades.
+        weights: (N,) float32, >= 0.
+    """
+
+    queries: Sequence[str]
+    pin_texts: Sequence[str]
+    features: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+
+    def __post_init__(self) -> None:
+        n = len(self.queries)
+        lengths = {len(self.pin_texts), len(self.features), len(self.targets), len(self.weights)}
+        if lengths != {n}:
+            raise ValueError(f"examples must have one length, found {n} queries and {sorted(lengths)}")
+        if n and not np.allclose(self.targets.sum(1), 1.0, atol=1e-3):
+            raise ValueError("each target must be a distribution that sums to 1; else the loss trains towards nothing")
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def rows(self, index: np.ndarray) -> "Examples":
+        """The examples at those positions."""
+        return Examples(
+            queries=[self.queries[i] for i in index],
+            pin_texts=[self.pin_texts[i] for i in index],
+            features=self.features[index],
+            targets=self.targets[index],
+            weights=self.weights[index],
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Examples"]) -> "Examples":
+        """The parts one after the other."""
+        return cls(
+            queries=[query for part in parts for query in part.queries],
+            pin_texts=[text for part in parts for text in part.pin_texts],
+            features=np.concatenate([part.features for part in parts]),
+            targets=np.concatenate([part.targets for part in parts]),
+            weights=np.concatenate([part.weights for part in parts]),
+        )
+
+    def to_table(self) -> pa.Table:
+        """As an Arrow table, so that training workers can read it from storage."""
+        return pa.table(
+            {
+                "query": pa.array(list(self.queries), pa.string()),
+                "pin_text": pa.array(list(self.pin_texts), pa.string()),
+                "features": matrix_column(self.features),
+                "target": matrix_column(self.targets),
+                "weight": pa.array(self.weights.astype(np.float32)),
+            }
+        )
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> "Examples":
+        """The inverse of `to_table`."""
+        return cls(
+            queries=table["query"].to_pylist(),
+            pin_texts=table["pin_text"].to_pylist(),
+            features=matrix_of(table["features"]),
+            targets=matrix_of(table["target"]),
+            weights=table["weight"].to_numpy().astype(np.float32),
+        )
+
+
+def matrix_of(column: pa.ChunkedArray | pa.FixedSizeListArray) -> np.ndarray:
+    """A fixed-size list column without nulls as a matrix, shape (N, list size), float32, writable."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):  # no chunk at all
+        array = pa.array([], column.type)
+    return np.array(array.flatten(), dtype=np.float32).reshape(len(array), array.type.list_size)
+
+
+def matrix_column(matrix: np.ndarray) -> pa.FixedSizeListArray:
+    """A matrix (N, width) as a fixed-size list column of float32."""
+    width = matrix.shape[1]
+    if width == 0:  # Arrow cannot tell how many empty lists an empty array makes
+        return pa.array([[] for _ in range(len(matrix))], pa.list_(pa.float32(), 0))
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix, np.float32).reshape(-1)), width)

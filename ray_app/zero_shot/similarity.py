@@ -1,0 +1,79 @@
+"""Cosine features of (query, pin), made comparable across queries and pins.
+
+A cosine of 0.4 is high for a vague query and low for a specific one. So each cosine is also given as a z-score against
+what the query would get with a random pin, and the pin with a random query. For unit vectors both follow from a mean
+vector and a covariance matrix, which are measured once and then frozen: a new pin changes no other pin's features.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineBackground:
+    """First two moments of a set of unit vectors.
+
+    Args:
+        mean: (dim,) float64.
+        covariance: (dim, dim) float64.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    @classmethod
+    def of(cls, vectors: np.ndarray) -> "CosineBackground":
+        """Measure `vectors`, shape (N, dim); an empty set has mean 0 and covariance 0."""
+        dim = vectors.shape[1]
+        if len(vectors) == 0:
+            return cls(mean=np.zeros(dim), covariance=np.zeros((dim, dim)))
+        mean = vectors.mean(0, dtype=np.float64)
+        centred = vectors - mean.astype(np.float32)
+        return cls(mean=mean, covariance=(centred.T @ centred).astype(np.float64) / len(vectors))
+
+    def z_score(self, probes: np.ndarray, cosines: np.ndarray) -> np.ndarray:
+        """How unusual `cosines[i]` of probe i with some vector is, among probe i's cosines with all of the set.
+
+        Args:
+            probes: (N, dim).
+            cosines: (N,).
+
+        Returns:
+            (N,) float32; 0 where the set has no spread.
+        """
+        expected = probes @ self.mean
+        variance = np.einsum("nd,nd->n", probes @ self.covariance, probes)
+        spread = np.sqrt(np.maximum(variance, 0.0))
+        z = np.divide(cosines - expected, spread, out=np.zeros(len(cosines)), where=spread > 1e-6)
+        return z.astype(np.float32)
+
+
+def top_neighbours(queries: np.ndarray, pins: np.ndarray, k: int, chunk: int = 256) -> tuple[np.ndarray, np.ndarray]:
+    """Exact nearest pins by cosine, for unit vectors; ties go to the lower index.
+
+    Args:
+        queries: (num_queries, dim) float32.
+        pins: (num_pins, dim) float32.
+        k: Neighbours per query, cut to num_pins.
+        chunk: Queries that are compared at a time.
+
+    Returns:
+        (indices, cosines), each (num_queries, min(k, num_pins)), best first.
+    """
+    k = min(k, len(pins))
+    indices = np.zeros((len(queries), k), np.int64)
+    cosines = np.zeros((len(queries), k), np.float32)
+    if k == 0:
+        return indices, cosines
+    for start in range(0, len(queries), chunk):
+        scores = queries[start : start + chunk] @ pins.T
+        nearest = (
+            np.argpartition(-scores, k - 1, axis=1)[:, :k] if k < len(pins) else np.tile(np.arange(k), (len(scores), 1))
+        )
+        nearest.sort(axis=1)  # so that the stable sort below leaves ties in index order
+        found = np.take_along_axis(scores, nearest, 1)
+        order = np.argsort(-found, axis=1, kind="stable")
+        indices[start : start + chunk] = np.take_along_axis(nearest, order, 1)
+        cosines[start : start + chunk] = np.take_along_axis(found, order, 1)
+    return indices, cosines

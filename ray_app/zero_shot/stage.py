@@ -1,0 +1,104 @@
+"""Embed pins and queries with a published bi-encoder, untrained by us, through the ledger."""
+
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_app.config import Config
+from ray_app.embed.encode import matrix_or_zero
+from ray_app.embed.stage import TextTower
+from ray_app.ledger.content_key import recipe_id
+from ray_app.manifest import Manifest, StageRun, read_output, require_output
+from ray_app.models.sources import model_identity, resolve
+from ray_app.models.text_encoder import PREPROCESSING_VERSION, TextEncoder, actor_threads
+from ray_app.schemas import embedding_type
+from ray_app.storage import Storage
+from ray_app.text import TEXT_VERSION, normalise_query, render_pin_texts
+
+VERSION = 1
+
+
+def zero_shot_tower(cfg: Config, store: Storage) -> TextTower:
+    """The zero-shot encoder of a config."""
+    from transformers import AutoConfig
+
+    features = cfg.features
+    recipe = recipe_id(
+        stage="zero_shot",
+        model=model_identity(features.zero_shot_model, features.zero_shot_revision),
+        max_tokens=features.zero_shot_max_tokens,
+        dtype=cfg.embed.dtype,
+        version=PREPROCESSING_VERSION,
+    )
+    source = (features.zero_shot_model, features.zero_shot_revision)
+    return TextTower(
+        cfg=cfg, store=store, table="text_embeddings", recipe=recipe,
+        dim=AutoConfig.from_pretrained(resolve(source[0]), revision=source[1]).hidden_size,
+        build=partial(
+            TextEncoder, *source, features.zero_shot_max_tokens, cfg.embed.dtype,
+            actor_threads(cfg.embed.num_actors, cfg.embed.num_cpus),
+        ),
+    )  # fmt: skip
+
+
+def run(cfg: Config, store: Storage) -> Manifest:
+    """Write `zero_shot_pins` (pin_id, title_embedding, text_embedding) and `zero_shot_queries` (query, embedding)."""
+    pin_texts = require_output(store, "enrich", "pin_texts")
+    log = require_output(store, "ingest", "search_log")
+    labels = require_output(store, "ingest", "human_labels")
+    tower = zero_shot_tower(cfg, store)
+    run = StageRun(
+        "zero_shot", cfg, store, VERSION,
+        settings=[cfg.features, cfg.pin_text, tower.recipe, TEXT_VERSION],
+        inputs=[pin_texts, log, labels],
+    )  # fmt: skip
+    if run.finished:
+        return run.finished
+    pins = read_output(store, pin_texts)
+    titles, texts = title_and_text(cfg, pins)
+    known = pc.unique(pa.concat_tables([read_output(store, t, ["query"]) for t in (log, labels)])["query"])
+    queries = sorted({normalise_query(query) for query in known.to_pylist()} - {""})
+    wanted, counts = tower.compute([*titles, *texts, *queries])
+    vectors = matrix_or_zero(tower.ledger.lookup(wanted["content_key"])["embedding"])
+    split = [len(titles), len(titles) + len(texts)]
+    title_vectors, text_vectors, query_vectors = np.split(vectors, split)
+    kind = embedding_type(vectors.shape[1])
+    run.write_table(
+        "zero_shot_pins",
+        pa.table(
+            {
+                "pin_id": pins["pin_id"],
+                "title_embedding": vector_column(title_vectors, kind),
+                "text_embedding": vector_column(text_vectors, kind),
+            }
+        ),
+    )
+    run.write_table(
+        "zero_shot_queries",
+        pa.table({"query": pa.array(queries, pa.string()), "embedding": vector_column(query_vectors, kind)}),
+    )
+    return run.finish(
+        counts={
+            "rows_in": len(vectors),
+            "rows_out": len(vectors),
+            "computed": counts.computed,
+            "errors": counts.errors,
+        },
+        info={"recipe": tower.recipe},
+        device_sec=counts.device_sec,
+    )
+
+
+def title_and_text(cfg: Config, pin_texts: pa.Table) -> tuple[list[str], list[str]]:
+    """What is embedded of each pin: its title, and its zero-shot fields as one text."""
+    title = cfg.pin_text.model_copy(update={"fields": ["title"]})
+    text = cfg.pin_text.model_copy(update={"fields": cfg.features.zero_shot_fields})
+    return render_pin_texts(pin_texts, title), render_pin_texts(pin_texts, text)
+
+
+def vector_column(matrix: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """A matrix as a fixed-size list column."""
+    flat = pa.array(np.ascontiguousarray(matrix, np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, kind.list_size)

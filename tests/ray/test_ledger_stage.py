@@ -1,0 +1,274 @@
+"""run_missing: a kill loses no finished block, nothing is computed twice, a failure is one line."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from ray_app.errors import UserError
+from ray_app.ledger.ledger import Ledger
+from ray_app.ledger.stage import LedgerCounts, check_error_rate, run_missing
+from ray_app.storage import Storage
+
+SCHEMA = pa.schema(
+    [
+        pa.field("content_key", pa.string(), nullable=False),
+        pa.field("mean", pa.float64()),
+        pa.field("error", pa.string()),
+    ]
+)
+
+
+class MeanUDF:
+    """The mean of a row's block, so that a row computed in another block has another result; logs what it computes."""
+
+    def __init__(self, log, sleep_sec=0.0, fail=None):
+        self.log, self.sleep_sec, self.fail = Path(log), sleep_sec, fail
+        if fail == "init":
+            raise ValueError("no such model")
+
+    def __call__(self, block):
+        numbers = block["number"].to_pylist()
+        if 13 in numbers and self.fail == "raise":
+            raise RuntimeError("engine is\non fire")
+        if 13 in numbers and self.fail == "exit":
+            os._exit(1)
+        if 13 in numbers and self.fail == "disk":
+            raise UserError("cannot write x: the disk is full; free some space and run again")
+        if self.fail == "wrong_keys":
+            block = block.slice(1)
+            numbers = numbers[1:]
+        time.sleep(self.sleep_sec)
+        with self.log.open("a") as log:  # one write of one line: atomic enough between two actors
+            log.write(" ".join(block["content_key"].to_pylist()) + "\n")
+        errors = ["negative" if n < 0 else None for n in numbers]
+        means = [None if n < 0 else sum(numbers) / len(numbers) for n in numbers]
+        return pa.table({"content_key": block["content_key"], "mean": means, "error": errors}, SCHEMA)
+
+
+def wanted(numbers):
+    keys = pa.array([f"k{n:04d}" for n in numbers], pa.string())
+    return pa.table({"content_key": keys, "number": pa.array(numbers, pa.int64())})
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(Storage(str(tmp_path / "out")), "means", "0123456789abcdef", SCHEMA)
+
+
+@pytest.fixture
+def log(tmp_path):
+    (tmp_path / "log").touch()
+    return tmp_path / "log"
+
+
+def logged(log):
+    return [key for line in log.read_text().splitlines() for key in line.split()]
+
+
+def run(ledger, log, numbers, rows_per_block=10, num_actors=2, num_cpus=1.0, num_gpus=0.0, **udf):
+    return run_missing(
+        ledger,
+        wanted(numbers),
+        MeanUDF,
+        {"log": log, **udf},
+        rows_per_block=rows_per_block,
+        num_actors=num_actors,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+    )
+
+
+def message(act):
+    with pytest.raises(UserError) as caught:
+        act()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- what needs no cluster ---
+
+
+@pytest.fixture
+def no_ray(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # importing it raises
+
+
+def test_ray_is_not_touched_when_nothing_is_missing(ledger, log, no_ray):
+    """Else a finished pipeline would take seconds per stage to find out."""
+    keys = [f"k{n:04d}" for n in range(3)]
+    ledger.commit(pa.table({"content_key": keys, "mean": [1.0, 1.0, None], "error": [None, None, "bad"]}))
+    counts = run(ledger, log, [0, 1, 1, 2])
+    assert counts == LedgerCounts(
+        wanted=4,
+        unique=3,
+        already_present=3,
+        computed=0,
+        errors=1,
+        blocks=0,
+        device_sec=0,
+        torn_files=0,
+        first_error="bad",
+    )
+
+
+def test_nothing_wanted_is_nothing_done(ledger, log, no_ray):
+    assert run(ledger, log, range(0)).unique == 0
+
+
+def test_rows_without_a_key_are_refused(ledger, log, no_ray):
+    rows = pa.table({"content_key": ["a", None], "number": [1, 2]})
+    with pytest.raises(ValueError, match="1 wanted rows have no content key"):
+        run_missing(ledger, rows, MeanUDF, {"log": log}, rows_per_block=10)
+
+
+def counts_with(errors, unique):
+    return LedgerCounts(
+        wanted=unique, unique=unique, already_present=0, computed=unique, errors=errors, blocks=1,
+        device_sec=0, torn_files=0, first_error="too long",
+    )  # fmt: skip
+
+
+def test_too_many_errors_stop_the_job_with_their_count():
+    text = message(lambda: check_error_rate(counts_with(3, 10), 0.2, "label"))
+    assert "label: 3 of 10 rows failed (30.0%, max_error_rate is 20.0%), such as 'too long'" in text
+
+
+@pytest.mark.parametrize(("errors", "unique"), [(2, 10), (0, 0)])
+def test_errors_up_to_the_limit_are_tolerated(errors, unique):
+    check_error_rate(counts_with(errors, unique), 0.2, "label")
+
+
+# --- on a cluster ---
+
+
+@pytest.mark.usefixtures("ray_cluster")
+class TestOnACluster:
+    def test_each_row_is_computed_in_its_own_block(self, ledger, log):
+        """A merged or split block has other neighbours, so other padding and other rounding."""
+        counts = run(ledger, log, range(35))
+        found = ledger.lookup(wanted(range(35))["content_key"])["mean"].to_pylist()
+        assert found == [4.5] * 10 + [14.5] * 10 + [24.5] * 10 + [32.0] * 5
+        assert (counts.computed, counts.blocks, counts.errors) == (35, 4, 0)
+
+    def test_only_what_is_missing_is_computed(self, ledger, log):
+        run(ledger, log, range(10))
+        counts = run(ledger, log, range(25))
+        assert sorted(logged(log)) == wanted(range(25))["content_key"].to_pylist()
+        assert (counts.already_present, counts.computed) == (10, 15)
+
+    def test_repeated_keys_are_computed_once(self, ledger, log):
+        counts = run(ledger, log, [3, 1, 3, 2, 1])
+        assert sorted(logged(log)) == ["k0001", "k0002", "k0003"]
+        assert (counts.wanted, counts.unique, counts.computed) == (5, 3, 3)
+
+    def test_a_torn_block_is_computed_again_and_counted(self, ledger, log):
+        run(ledger, log, range(20))
+        ledger.store.write_bytes(ledger.store.list_files(ledger.folder)[0], b"PAR1")
+        counts = run(ledger, log, range(20))
+        assert (counts.torn_files, counts.computed) == (1, 10)
+        assert sorted(ledger.present_keys().to_pylist()) == wanted(range(20))["content_key"].to_pylist()
+
+    def test_bad_rows_are_counted_now_and_in_the_next_run(self, ledger, log):
+        """Else a job that failed for its error rate would pass when it is run again."""
+        first, second = run(ledger, log, [1, -1, -2]), run(ledger, log, [1, -1, -2])
+        assert (first.errors, second.errors, second.computed) == (2, 2, 0)
+        assert first.first_error == second.first_error == "negative"
+
+    @pytest.mark.parametrize(
+        ("fail", "what"),
+        [
+            ("raise", "means: RuntimeError: engine is on fire; mend the cause"),
+            ("disk", "cannot write x: the disk is full"),
+            ("exit", "means: a worker process died 4 times"),
+            ("init", "means: ValueError: no such model"),
+            ("wrong_keys", "not one row for each content key"),
+        ],
+    )
+    def test_a_failure_is_one_line_and_not_retried_for_ever(self, ledger, log, fail, what):
+        assert what in message(lambda: run(ledger, log, range(30), num_actors=1, fail=fail))
+
+    def test_blocks_finished_before_a_failure_are_kept(self, ledger, log):
+        message(lambda: run(ledger, log, range(30), num_actors=1, fail="raise"))
+        run(ledger, log, range(30))
+        assert sorted(logged(log)) == wanted(range(30))["content_key"].to_pylist()
+
+    @pytest.mark.parametrize(
+        ("resource", "name"), [({"num_gpus": 64.0}, "num_gpus"), ({"num_cpus": 640.0}, "num_cpus")]
+    )
+    def test_an_actor_that_fits_on_no_cluster_is_refused(self, ledger, log, resource, name):
+        """Ray would wait for such a node for ever."""
+        assert f"means: {name} is 64" in message(lambda: run(ledger, log, range(3), **resource))
+
+
+# --- killed ---
+
+
+def main(out, log, sleep_sec):
+    """The job that is killed: 12 blocks of 5 rows, on actors that ask for a (logical) GPU."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=6,
+        num_gpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    ledger = Ledger(Storage(out), "means", "0123456789abcdef", SCHEMA)
+    run(ledger, Path(log), range(60), rows_per_block=5, num_gpus=0.5, sleep_sec=float(sleep_sec))
+
+
+def start(out, log, sleep_sec):
+    """Run `main` in a process group of its own, which Ray's processes join."""
+    env = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    return subprocess.Popen(
+        [sys.executable, __file__, str(out), str(log), str(sleep_sec)], start_new_session=True, env=env
+    )
+
+
+def kill_all(process):
+    """SIGKILL the driver, its raylet and its workers at once, as a dying machine would."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_killed_job_resumes_and_ends_like_an_undisturbed_one(tmp_path, ledger, log):
+    killed = start(tmp_path / "out", log, sleep_sec=0.7)
+    try:
+        deadline = time.monotonic() + 120
+        while len(ledger.store.list_files(ledger.folder)) < 3:
+            assert time.monotonic() < deadline, "no block was committed within 120 s"
+            assert killed.poll() is None, "the job ended by itself"
+            time.sleep(0.05)
+    finally:
+        kill_all(killed)
+    kept = {path: (tmp_path / "out" / path).stat().st_mtime_ns for path in ledger.store.list_files(ledger.folder)}
+    finished = set(ledger.present_keys().to_pylist())
+    assert 0 < len(finished) < 60
+
+    resumed_log = tmp_path / "resumed.log"
+    assert start(tmp_path / "out", resumed_log, sleep_sec=0).wait(timeout=120) == 0
+
+    every_key = wanted(range(60))["content_key"]
+    rows = [
+        key
+        for path in ledger.store.list_files(ledger.folder)
+        for key in ledger.store.read_table(path)["content_key"].to_pylist()
+    ]
+    assert sorted(rows) == every_key.to_pylist()
+    assert finished.isdisjoint(logged(resumed_log))
+    assert {path: (tmp_path / "out" / path).stat().st_mtime_ns for path in kept} == kept
+    undisturbed = [sum(range(start, start + 5)) / 5 for start in range(0, 60, 5) for _ in range(5)]
+    assert ledger.lookup(every_key)["mean"].to_pylist() == undisturbed
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,58 @@
+"""The stage around build_pin_texts: counts, resume, and what is kept out of the pins' texts."""
+
+import pytest
+
+from ray_app.config import Config
+from ray_app.enrich.stage import run as enrich
+from ray_app.errors import UserError
+from ray_app.ingest.stage import run as ingest
+from ray_app.manifest import read_output
+from ray_app.storage import Storage
+
+SOURCES = {
+    "pins": "pin_id,title\np1,shoe\np2,\n",
+    "boards": "board_id,pin_id,board_title\nb1,p1,Outfits\n",
+    "search_log": "event_id,timestamp,query,locale,pin_id,action\n"
+    "e1,2024-01-01,sneaker,en-US,p1,click\ne2,2024-01-01,sneaker,en-US,p1,click\n"
+    "e3,2024-01-01,trainers,en-US,p1,save\ne4,2024-01-01,trainers,en-US,p1,save\n",
+    "human_labels": "query,locale,pin_id,rater_id,grade\nTrainers,en-US,p2,r1,1\n",
+}
+
+
+def config(folder, **sections):
+    for name, text in SOURCES.items():
+        (folder / f"{name}.csv").write_text(text)
+    sources = {name: {"adapter": "table", "path": str(folder / f"{name}.csv")} for name in SOURCES}
+    models = {"teach": {"base_model": "m"}, "distill": {"base_model": "m"}, "features": {"zero_shot_model": "m"}}
+    return Config.model_validate({"output": str(folder / "out"), "ingest": sources, **models, **sections})
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Storage(str(tmp_path / "out"))
+    ingest(config(tmp_path), store)
+    return store
+
+
+def test_labelled_queries_are_kept_out(tmp_path, store):
+    table = read_output(store, enrich(config(tmp_path), store).output("pin_texts"))
+    assert table["engaged_queries"].to_pylist() == [["sneaker"], None]
+
+
+def test_rows_in_are_rows_out(tmp_path, store):
+    counts = enrich(config(tmp_path), store).counts
+    assert (counts["rows_in"], counts["rows_out"], counts["rows_quarantined"], counts["pins_without_text"]) == (2, 2, 0, 1)
+
+
+def test_a_second_run_does_nothing(tmp_path, store):
+    assert enrich(config(tmp_path), store).created_at == enrich(config(tmp_path), store).created_at
+
+
+def test_another_setting_runs_again(tmp_path, store):
+    first = enrich(config(tmp_path), store)
+    assert enrich(config(tmp_path, enrich={"min_support": 3}), store).fingerprint != first.fingerprint
+
+
+def test_without_ingest_it_says_what_to_run(tmp_path):
+    with pytest.raises(UserError, match=r"pipelines/ingest.py"):
+        enrich(config(tmp_path), Storage(str(tmp_path / "empty")))

@@ -1,0 +1,58 @@
+"""A room that pulls in Ray or torch makes every import of it cost seconds, and ties pure code to a cluster."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "ray_app"
+ROOMS = sorted(
+    {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")} - {"__init__"}
+)
+# Ray stages may import Ray, and a torch module's class statement needs torch: whoever uses these imports them late.
+EXEMPT = ("stage.py", "cross_encoder.py", "bi_encoder.py")
+
+# One interpreter with the light libraries loaded, forked once per room: each room is imported into a fresh copy of it.
+PROBE = """
+import json, os, sys, importlib, traceback
+import numpy, pyarrow, pyarrow.compute, pyarrow.fs, pyarrow.parquet, pydantic, yaml
+HEAVY = ("ray", "torch", "transformers", "vllm")
+assert not [name for name in HEAVY if name in sys.modules]
+for room, modules in json.loads(sys.argv[1]).items():
+    if os.fork() == 0:
+        try:
+            for name in modules:
+                importlib.import_module(name)
+            found = [name for name in HEAVY if name in sys.modules]
+        except BaseException:
+            found = ["failed: " + traceback.format_exc()]
+        print(json.dumps([room, found]), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def modules_of(room):
+    """Dotted names of a room's modules, but for the exempt ones."""
+    files = sorted((PACKAGE / room).rglob("*.py")) if (PACKAGE / room).is_dir() else [PACKAGE / f"{room}.py"]
+    return [
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        for path in files
+        if path.name not in EXEMPT
+    ]
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """room -> heavy packages that importing it has loaded."""
+    rooms = json.dumps({room: modules_of(room) for room in ROOMS})
+    done = subprocess.run([sys.executable, "-c", PROBE, rooms], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(line) for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_importing_a_room_loads_nothing_heavy(loaded, room):
+    assert loaded[room] == []

@@ -1,0 +1,133 @@
+"""Manifests: "up to date" must mean that the very output which would be made is there, whole."""
+
+import pyarrow as pa
+import pytest
+
+from ray_app.config import Config
+from ray_app.errors import UserError
+from ray_app.manifest import StageRun, read_manifest, read_output, require_output
+from ray_app.storage import CorruptFileError, Storage
+
+TABLE = pa.table({"pin_id": ["a", "b"]})
+
+
+def make_config(**overrides):
+    plain = {
+        "output": "runs/x",
+        "ingest": {"pins": {"adapter": "table", "path": "pins.csv"}},
+        "features": {"zero_shot_model": "m"},
+        "teach": {"base_model": "m"},
+        "distill": {"base_model": "m"},
+    }
+    return Config.model_validate(plain | overrides)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Storage(str(tmp_path))
+
+
+@pytest.fixture
+def ingest(store):
+    """A finished stage to build on."""
+    run = StageRun("ingest", make_config(), store, 1, settings=[], inputs=[])
+    run.write_table("pins", TABLE)
+    return run.finish({}).output("pins")
+
+
+def enrich(store, inputs, version=1, cfg=None):
+    cfg = cfg or make_config()
+    return StageRun("enrich", cfg, store, version, settings=[cfg.enrich], inputs=inputs)
+
+
+def finish(run):
+    run.write_table("pin_texts", TABLE)
+    return run.finish({"rows_in": 2, "rows_out": 2})
+
+
+def test_a_finished_stage_is_up_to_date(store, ingest):
+    manifest = finish(enrich(store, [ingest]))
+    assert enrich(store, [ingest]).finished == manifest
+
+
+def test_a_stage_killed_before_its_manifest_is_not_up_to_date(store, ingest):
+    enrich(store, [ingest]).write_table("pin_texts", TABLE)
+    assert enrich(store, [ingest]).finished is None
+
+
+def test_a_stage_killed_on_its_second_run_keeps_its_first_output(store, ingest):
+    """A live table is never dropped before its replacement is whole."""
+    finish(enrich(store, [ingest]))
+    enrich(store, [ingest], version=2).write_table("pin_texts", TABLE.slice(0, 1))
+    assert read_output(store, require_output(store, "enrich", "pin_texts")).num_rows == 2
+
+
+def test_a_deleted_output_is_made_again(store, ingest):
+    manifest = finish(enrich(store, [ingest]))
+    store.delete(manifest.outputs["pin_texts"].files[0])
+    assert enrich(store, [ingest]).finished is None
+
+
+def test_changed_settings_are_not_up_to_date(store, ingest):
+    finish(enrich(store, [ingest]))
+    assert enrich(store, [ingest], cfg=make_config(enrich={"top_boards": 9})).finished is None
+
+
+def test_settings_of_other_stages_change_nothing(store, ingest):
+    """Else a new batch size for labelling would enrich everything again."""
+    finish(enrich(store, [ingest]))
+    assert enrich(store, [ingest], cfg=make_config(label={"batch_size": 9})).finished is not None
+
+
+def test_a_new_version_of_the_code_is_not_up_to_date(store, ingest):
+    finish(enrich(store, [ingest]))
+    assert enrich(store, [ingest], version=2).finished is None
+
+
+def test_changed_input_content_is_not_up_to_date(store, ingest):
+    finish(enrich(store, [ingest]))
+    other = StageRun("ingest", make_config(), store, 2, settings=[], inputs=[]).write_table("pins", TABLE.slice(0, 1))
+    assert enrich(store, [other]).finished is None
+
+
+def test_an_input_rebuilt_with_equal_content_is_up_to_date(store, ingest):
+    """Else a harmless rerun of ingest would train and label everything again."""
+    finish(enrich(store, [ingest]))
+    same = StageRun("ingest", make_config(seed=2), store, 2, settings=[2], inputs=[]).write_table("pins", TABLE)
+    assert same.path != ingest.path
+    assert enrich(store, [same]).finished is not None
+
+
+def test_parts_are_read_in_the_order_written(store):
+    run = StageRun("ingest", make_config(), store, 1, settings=[], inputs=[])
+    output = run.write_table("pins", [pa.table({"x": [i]}) for i in range(12)])
+    assert read_output(store, output)["x"].to_pylist() == list(range(12))
+
+
+def test_an_output_changed_behind_our_back_is_refused(store, ingest):
+    """A valid file with other rows would train on them in silence."""
+    store.write_table(ingest.files[0], TABLE.slice(0, 1))
+    with pytest.raises(CorruptFileError, match=r"changed after it was written"):
+        read_output(store, ingest)
+
+
+def test_a_torn_output_is_one_line_naming_the_file(store, ingest):
+    store.write_bytes(ingest.files[0], b"PAR1")
+    with pytest.raises(CorruptFileError, match=ingest.files[0]):
+        read_output(store, ingest)
+
+
+def test_a_stage_that_never_ran_is_named_with_its_command(store):
+    with pytest.raises(UserError, match=r"pin_texts is not there yet: run `python pipelines/enrich\.py"):
+        require_output(store, "enrich", "pin_texts")
+
+
+@pytest.mark.parametrize("raw", [[], {}, {"schema_version": 0}, {"schema_version": 1, "stage": "enrich"}])
+def test_a_manifest_of_other_code_means_not_finished(store, raw):
+    store.write_json("manifests/enrich.json", raw)
+    assert read_manifest(store, "enrich") is None
+
+
+def test_the_manifest_stores_the_resolved_config(store, ingest):
+    cfg = make_config(seed=99)
+    assert Config.model_validate(finish(enrich(store, [ingest], cfg=cfg)).config) == cfg
