@@ -196,7 +196,7 @@ class SampleConfig(Section):
     """Nearest neighbours 1..depth of the zero-shot embedding."""
     random_share: Fraction = 0.1
     """Any pin of the catalogue."""
-    depth: PositiveInt = 50
+    depth: PositiveInt = 100
     coverage_power: Annotated[float, Field(ge=0)] = 2.0
     """Retrieval draws a query by the share of its words that the best pin has, to this power; 0: words do not matter."""
     labelled_query_boost: Annotated[float, Field(ge=1)] = 10.0

@@ -93,14 +93,13 @@ class PairFeatures:
         queries = [query[:MAX_QUERY_CHARS] for query in queries]
         pairs = _Pairs(queries, query_index, pin_index)
         whole = _Match(self._all_index, pairs)
-        # One weight per query token, from the whole texts, so that coverages are comparable over the fields.
-        token_weight = positive_idf(whole.terms, self._all_index.num_docs)
+        token_weight = whole.idf()
         columns: list[NDArray] = []
         matches = {name: _Match(self._field_index[name], pairs) for name in self._stems}
         stems = [_padded(query) for query in queries]
         for field in self.fields:
             match = matches[field]
-            columns += [match.bm25(), match.coverage(), match.coverage(token_weight)]
+            columns += [match.bm25(), match.coverage(), match.coverage(match.idf())]
             columns += [self._phrase(field, stems, pairs), self._field_index[field].doc_length[pin_index] > 0]
         raw = whole.raw()
         columns += [whole.bm25(), np.sign(raw) * np.log1p(np.abs(raw)), whole.coverage(), whole.coverage(token_weight)]
@@ -109,7 +108,7 @@ class PairFeatures:
         columns.append(_ratio(matches["title"].raw(), best[query_index]))
         grams = _Match(self._title_grams, pairs)
         has_grams = grams.num_terms[query_index] > 0
-        columns.append(np.where(has_grams, grams.coverage(), matches["title"].coverage(token_weight)))
+        columns.append(np.where(has_grams, grams.coverage(), matches["title"].coverage(matches["title"].idf())))
         columns += self._title_places(stems, pairs)
         num_tokens = whole.num_terms
         per_query = [
@@ -216,6 +215,10 @@ class _Match:
         self.terms: QueryTerms = index.query_terms(pairs.queries)
         self.found: PairTerms = index.pair_terms(self.terms, pairs.query_index, pairs.pin_index)
         self.num_terms = np.diff(self.terms.start)  # (num_queries,) distinct tokens
+
+    def idf(self) -> NDArray[np.float64]:
+        """Weight of each query token by how rare it is in this index; (num_terms,)."""
+        return positive_idf(self.terms, self.index.num_docs)
 
     def raw(self) -> NDArray[np.float64]:
         """BM25; (num_pairs,)."""

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.config import Config, DistillConfig
+from ray_app.distill.features import student_features
 from ray_app.errors import UserError
-from ray_app.features import FEATURES_VERSION, named_vector_block
+from ray_app.features import FEATURES_VERSION
 from ray_app.ledger.content_key import content_key
 from ray_app.manifest import Manifest, Output, StageRun, read_output, require_output
 from ray_app.models.checkpoint import model_files
@@ -16,8 +17,8 @@ from ray_app.models.head import FeatureScaler
 from ray_app.models.sources import model_identity
 from ray_app.storage import Storage
 from ray_app.teach.catalogue import Catalogue, index_queries
+from ray_app.teach.pairs import LabelledPairs, load_catalogue
 from ray_app.teach.splits import queries_of
-from ray_app.teach.stage import LabelledPairs, load_catalogue
 from ray_app.text import query_group
 from ray_app.training.examples import Examples, matrix_of
 from ray_app.training.stage import train_on_ray
@@ -30,22 +31,6 @@ def build_student(cfg: DistillConfig, scaler: FeatureScaler, towers: bool) -> ob
     from ray_app.models.bi_encoder import BiEncoder
 
     return BiEncoder.from_base(cfg, scaler) if towers else BiEncoder.features_only(cfg, scaler)
-
-
-def student_features(
-    catalogue: Catalogue, pins: pa.Table, queries: list[str], query_index: np.ndarray, pin_index: np.ndarray
-) -> np.ndarray:
-    """The student's features of pairs: lexical ones, then the pins' named vectors and which of them are there.
-
-    Returns:
-        (num_pairs, num_features) float32.
-    """
-    lexical = catalogue.pairs.compute(queries, query_index, pin_index)
-    named = catalogue.cfg.features.named_vectors
-    if not named:
-        return lexical
-    values, present = named_vector_block(pins, named)
-    return np.concatenate([lexical, values[pin_index], present[pin_index]], 1)
 
 
 def run(cfg: Config, store: Storage) -> Manifest:

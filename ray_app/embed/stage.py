@@ -16,6 +16,7 @@ from ray_app.ledger.ledger import Ledger
 from ray_app.ledger.release import collect_garbage, publish_release
 from ray_app.ledger.stage import LedgerCounts, check_error_rate, run_missing
 from ray_app.manifest import Manifest, Output, StageRun, read_output, require_output
+from ray_app.models import versions
 from ray_app.models.checkpoint import local_folder
 from ray_app.models.text_encoder import actor_threads
 from ray_app.schemas import embedding_results
@@ -80,7 +81,12 @@ class TextTower:
 def student_tower(cfg: Config, store: Storage, student: Output, tower: Literal["pin", "query"]) -> TextTower:
     """A tower of the trained student."""
     recipe = recipe_id(
-        stage="embed", student=student.content_hash, tower=tower, dtype=cfg.embed.dtype, text=TEXT_VERSION
+        stage="embed",
+        student=student.content_hash,
+        tower=tower,
+        dtype=cfg.embed.dtype,
+        text=TEXT_VERSION,
+        preprocessing=versions.BI_ENCODER,
     )
     return TextTower(
         cfg=cfg, store=store, table=f"{tower}_embeddings", recipe=recipe, dim=cfg.distill.dim,

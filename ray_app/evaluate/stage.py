@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_app.config import Config, TableSource
+from ray_app.config import Config
+from ray_app.enrich.engaged_queries import drop_engaged_queries
 from ray_app.errors import UserError
 from ray_app.evaluate.evaluation import evaluate_systems
 from ray_app.evaluate.inputs import rating_of_grade
@@ -17,10 +18,18 @@ from ray_app.evaluate.report import render_report, stage_row
 from ray_app.evaluate.systems import Models, score_systems
 from ray_app.evaluate.table import render_table
 from ray_app.ingest.stage import load_human_labels
-from ray_app.manifest import Manifest, StageRun, git_commit, package_versions, read_manifest, read_output, require_output
+from ray_app.manifest import (
+    Manifest,
+    StageRun,
+    git_commit,
+    package_versions,
+    read_manifest,
+    read_output,
+    require_output,
+)
 from ray_app.storage import Storage
+from ray_app.teach.pairs import LabelledPairs, load_catalogue
 from ray_app.teach.splits import queries_of
-from ray_app.teach.stage import LabelledPairs, load_catalogue
 from ray_app.text import normalise_query
 
 VERSION = 1
@@ -63,8 +72,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
     if run.finished:
         return run.finished
 
-    pin_texts = without_engaged_queries(catalogue.pin_texts, labels["query"].to_pylist())
-    if pin_texts is not catalogue.pin_texts:
+    pin_texts = drop_engaged_queries(catalogue.pin_texts, set(labels["query"].to_pylist()))
+    if not pin_texts.equals(catalogue.pin_texts):
         catalogue = catalogue.with_texts(pin_texts)
     judged = LabelledPairs.of(catalogue, labels, smoothing=0.0)
     train_labels = _of_queries(all_labels, queries_of(split_table, "train", "valid"))
@@ -72,8 +81,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     pins = read_output(store, pins_output)
     systems = score_systems(cfg, store, catalogue, pins, models, judged, calibration)
 
-    source = cfg.ingest.human_labels
-    grade_map = source.grade_map if source is not None and not _is_ubi(source) else None
+    grade_map = getattr(cfg.ingest.human_labels, "grade_map", None)
     bands = _frequency_bands(judged, read_output(store, log_output, ["query", "event_id"]))
     settings = EvaluationSettings(
         samples=cfg.evaluate.bootstrap_samples,
@@ -85,7 +93,9 @@ def run(cfg: Config, store: Storage) -> Manifest:
     table = render_table(evaluation)
     seen = sorted({q for q in judged.queries if q in queries_of(split_table, "train", "valid")})
     if seen:
-        table += f"\nCAUTION: {len(seen)} of these queries were used in training, such as {seen[0]!r}: figures are too good."
+        table += (
+            f"\nCAUTION: {len(seen)} of these queries were used in training, such as {seen[0]!r}: figures are too good."
+        )
     provenance = {
         "human_labels": cfg.evaluate.human_labels or "test split",
         "label_rows": labels.num_rows,
@@ -117,23 +127,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
     )  # fmt: skip
 
 
-def without_engaged_queries(pin_texts: pa.Table, queries: list[str]) -> pa.Table:
-    """`pin_texts` with the given queries taken out of `engaged_queries`; the same object if none is in them."""
-    judged = {normalise_query(query) for query in queries}
-    before = pin_texts["engaged_queries"].to_pylist()
-    after = [None if row is None else [q for q in row if normalise_query(q) not in judged] for row in before]
-    if after == before:
-        return pin_texts
-    place = pin_texts.column_names.index("engaged_queries")
-    return pin_texts.set_column(place, pin_texts.schema.field(place), pa.array(after, pa.list_(pa.string())))
-
-
 def _of_queries(labels: pa.Table, queries: set[str]) -> pa.Table:
     return labels.filter(pa.array([normalise_query(q) in queries for q in labels["query"].to_pylist()], pa.bool_()))
-
-
-def _is_ubi(source: object) -> bool:
-    return not isinstance(source, TableSource) and not hasattr(source, "grade_map")
 
 
 def _frequency_bands(judged: LabelledPairs, log: pa.Table) -> pa.Array:

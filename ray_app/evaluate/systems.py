@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from ray_app.bm25 import Bm25Index
 from ray_app.config import Config
-from ray_app.distill.stage import student_features
+from ray_app.distill.features import student_features
 from ray_app.distill.student import Student
 from ray_app.embed.encode import matrix_or_zero
 from ray_app.embed.stage import student_tower
@@ -18,7 +18,7 @@ from ray_app.manifest import Output
 from ray_app.models.head import expected_grade
 from ray_app.storage import Storage
 from ray_app.teach.catalogue import Catalogue
-from ray_app.teach.stage import LabelledPairs
+from ray_app.teach.pairs import LabelledPairs
 from ray_app.zero_shot.stage import title_and_text, zero_shot_tower
 
 

@@ -100,7 +100,8 @@ def _find(cfg: Config, table: str, source: Source, key: str) -> tuple[list[Sourc
     if isinstance(source, UbiSource):
         if table != "search_log":
             raise UserError(f"ingest.{table}.adapter: ubi reads only search_log; use table or chorus")
-        return find_files(source.path, key), _ean_files(cfg) if source.id_map == "ean" else []
+        eans = _ean_files(cfg) if source.id_map == "ean" else []
+        return find_files(source.path, key), eans
     if table == "pins":
         return chorus.product_files(source.path, key), []
     if table == "search_log":

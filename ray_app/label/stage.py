@@ -13,12 +13,12 @@ from ray_app.ledger.content_key import content_keys, recipe_id
 from ray_app.ledger.ledger import Ledger
 from ray_app.ledger.stage import LedgerCounts, check_error_rate, run_missing
 from ray_app.manifest import Manifest, Output, StageRun, read_output, require_output
-from ray_app.models.cross_encoder import PREPROCESSING_VERSION
+from ray_app.models import versions
 from ray_app.models.text_encoder import actor_threads
 from ray_app.schemas import SOFT_LABEL_RESULTS, SOFT_LABELS, cast_to
 from ray_app.storage import Storage
 from ray_app.teach.catalogue import Catalogue, index_queries
-from ray_app.teach.stage import load_catalogue, load_cosine_features
+from ray_app.teach.pairs import load_catalogue, load_cosine_features
 from ray_app.text import TEXT_VERSION
 from ray_app.training.examples import matrix_column
 from ray_app.zero_shot.stage import zero_shot_tower
@@ -39,7 +39,7 @@ class Labeller:
         """All that decides a label besides query and pin. The teacher's hash covers its texts and features."""
         return recipe_id(
             stage="label", teacher=self.teacher.content_hash, dtype=self.cfg.label.dtype,
-            preprocessing=PREPROCESSING_VERSION, text=TEXT_VERSION,
+            preprocessing=versions.CROSS_ENCODER, text=TEXT_VERSION,
         )  # fmt: skip
 
     def label(

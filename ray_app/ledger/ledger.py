@@ -62,11 +62,10 @@ class Ledger:
             ValueError: the block repeats a key or has a null one, which would make "no row twice" a lie.
             UserError: the storage is full, read-only or unreachable.
         """
-        block = cast_to(block, self.schema, f"ledger {self.table}")
         keys = block["content_key"].to_pylist()
         if None in keys or len(set(keys)) != len(keys):
             raise ValueError(f"ledger {self.table}: a block must have unique, non-null content keys")
-        data = encode_table(block)
+        data = encode_table(cast_to(block, self.schema, f"ledger {self.table}"))
         return self.store.write_bytes(f"{self.folder}/{_file_name(data)}", data).path
 
     def scan(self, columns: list[str] | None = None) -> LedgerScan:

@@ -20,8 +20,6 @@ from ray_app.models.sources import load_backbone
 from ray_app.models.text_encoder import autocast, pick_device, pick_dtype, run_bucketed
 from ray_app.models.tokens import encode_single
 
-PREPROCESSING_VERSION = 1  # part of the recipe: raise it when equal texts give other vectors than before
-
 
 class BiEncoder(nn.Module):
     """Shared language model -> unit vectors of `cfg.dim` -> interaction MLP with pair features -> 5 logits.

@@ -20,8 +20,6 @@ from ray_app.models.pooling import pool
 from ray_app.models.sources import load_backbone
 from ray_app.models.tokens import encode_pairs
 
-PREPROCESSING_VERSION = 1  # part of the recipe: raise it when equal inputs give other tokens or features than before
-
 
 class CrossEncoder(nn.Module):
     """LM over (query, pin text) -> pooled state, beside standardised pair features -> MLP -> 5 logits.
@@ -90,7 +88,7 @@ class CrossEncoder(nn.Module):
             state = self.norm(self.projection(pool(hidden, batch["attention_mask"], self.cfg.pooling)))
         features = batch["features"]
         logits = self.head(torch.cat([self.dropout(state), features], -1))
-        if self.feature_head is not None:
+        if self.feature_head is not None and self.feature_linear is not None:
             logits = logits + self.feature_head(features) + self.feature_linear(features)
         return logits
 

@@ -8,8 +8,6 @@ import numpy as np
 
 from ray_app.models.sources import load_backbone
 
-PREPROCESSING_VERSION = 1  # part of recipes: raise it when equal texts give other vectors than before
-
 
 class TextEncoder:
     """A bi-encoder as published (mean pooling, L2 norm), not trained by us: baseline, retriever and teacher feature.

@@ -1,6 +1,5 @@
 """Fine-tune the teacher on human labels with Ray Train."""
 
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -9,57 +8,19 @@ import pyarrow as pa
 from ray_app.config import Config, TeachConfig
 from ray_app.errors import UserError
 from ray_app.ledger.content_key import content_key
-from ray_app.manifest import Manifest, Output, StageRun, read_output, require_output
+from ray_app.manifest import Manifest, StageRun, read_output, require_output
 from ray_app.models.checkpoint import model_files
 from ray_app.models.head import FeatureScaler
 from ray_app.models.sources import model_identity
 from ray_app.storage import Storage
-from ray_app.teach.catalogue import Catalogue, index_queries
-from ray_app.teach.features import CosineFeatures
+from ray_app.teach.catalogue import Catalogue
+from ray_app.teach.pairs import LabelledPairs, load_catalogue
 from ray_app.teach.splits import queries_of, split_queries
-from ray_app.teach.targets import combine_raters
 from ray_app.training.examples import Examples, matrix_of
 from ray_app.training.stage import train_on_ray
 from ray_app.zero_shot.stage import zero_shot_tower
 
 VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledPairs:
-    """Human-labelled pairs with everything a model needs of them.
-
-    Args:
-        table: query (normalised), locale, pin_id, grade, num_raters, target; one row per pair.
-        queries: Distinct normalised queries.
-        query_index: (num_pairs,) into `queries`.
-        pin_index: (num_pairs,) rows of the catalogue.
-    """
-
-    table: pa.Table
-    queries: list[str]
-    query_index: np.ndarray
-    pin_index: np.ndarray
-
-    @classmethod
-    def of(cls, catalogue: Catalogue, labels: pa.Table, smoothing: float) -> "LabelledPairs":
-        """Combine the raters of each pair and find its pin in the catalogue."""
-        table = combine_raters(labels, smoothing)
-        queries, query_index = index_queries(table["query"].to_pylist())
-        table = table.set_column(0, "query", pa.array([queries[i] for i in query_index], pa.string()))
-        return cls(
-            table=table,
-            queries=queries,
-            query_index=query_index,
-            pin_index=catalogue.pairs.pin_rows(table["pin_id"].to_pylist()),
-        )
-
-
-def load_catalogue(cfg: Config, store: Storage) -> tuple[Catalogue, list[Output]]:
-    """The catalogue of a run, and the outputs that it was read from."""
-    pin_texts = require_output(store, "enrich", "pin_texts")
-    zero_shot = require_output(store, "zero_shot", "zero_shot_pins")
-    return Catalogue.of(cfg, read_output(store, pin_texts), read_output(store, zero_shot)), [pin_texts, zero_shot]
 
 
 def build_teacher(cfg: TeachConfig, scaler: FeatureScaler) -> object:
@@ -142,11 +103,6 @@ def _train(
         model_folder=folder,
         extra_files={"cosine_features.json": cosine.to_json()},
     )
-
-
-def load_cosine_features(store: Storage, teacher: Output) -> CosineFeatures:
-    """The backgrounds that were frozen with a teacher."""
-    return CosineFeatures.from_json(store.read_bytes(f"{teacher.path}/cosine_features.json").decode())
 
 
 def _content(catalogue: Catalogue, pairs: LabelledPairs) -> str:

@@ -6,18 +6,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_app.config import Config
-from ray_app.embed.encode import matrix_or_zero
+from ray_app.config import Config, FeatureConfig
+from ray_app.embed.encode import Encoder, matrix_or_zero
 from ray_app.embed.stage import TextTower
 from ray_app.ledger.content_key import recipe_id
 from ray_app.manifest import Manifest, StageRun, read_output, require_output
+from ray_app.models import versions
 from ray_app.models.sources import model_identity, resolve
-from ray_app.models.text_encoder import PREPROCESSING_VERSION, TextEncoder, actor_threads
+from ray_app.models.text_encoder import TextEncoder, actor_threads
 from ray_app.schemas import embedding_type
 from ray_app.storage import Storage
 from ray_app.text import TEXT_VERSION, normalise_query, render_pin_texts
 
 VERSION = 1
+
+
+def build_zero_shot(cfg: FeatureConfig, dtype: str, cpu_threads: int) -> Encoder:
+    """Load the encoder; runs in the Ray actor."""
+    return TextEncoder(cfg.zero_shot_model, cfg.zero_shot_revision, cfg.zero_shot_max_tokens, dtype, cpu_threads)
 
 
 def zero_shot_tower(cfg: Config, store: Storage) -> TextTower:
@@ -30,15 +36,15 @@ def zero_shot_tower(cfg: Config, store: Storage) -> TextTower:
         model=model_identity(features.zero_shot_model, features.zero_shot_revision),
         max_tokens=features.zero_shot_max_tokens,
         dtype=cfg.embed.dtype,
-        version=PREPROCESSING_VERSION,
+        version=versions.TEXT_ENCODER,
     )
-    source = (features.zero_shot_model, features.zero_shot_revision)
     return TextTower(
         cfg=cfg, store=store, table="text_embeddings", recipe=recipe,
-        dim=AutoConfig.from_pretrained(resolve(source[0]), revision=source[1]).hidden_size,
+        dim=AutoConfig.from_pretrained(
+            resolve(features.zero_shot_model), revision=features.zero_shot_revision
+        ).hidden_size,
         build=partial(
-            TextEncoder, *source, features.zero_shot_max_tokens, cfg.embed.dtype,
-            actor_threads(cfg.embed.num_actors, cfg.embed.num_cpus),
+            build_zero_shot, features, cfg.embed.dtype, actor_threads(cfg.embed.num_actors, cfg.embed.num_cpus)
         ),
     )  # fmt: skip
 

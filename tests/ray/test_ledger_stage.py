@@ -240,7 +240,7 @@ def kill_all(process):
     process.wait()
 
 
-def test_a_killed_job_resumes_and_ends_like_an_undisturbed_one(tmp_path, ledger, log):
+def test_a_killed_job_resumes_and_ends_like_an_undisturbed_one(tmp_path, ledger, log, ray_cluster):
     killed = start(tmp_path / "out", log, sleep_sec=0.7)
     try:
         deadline = time.monotonic() + 120
@@ -255,7 +255,9 @@ def test_a_killed_job_resumes_and_ends_like_an_undisturbed_one(tmp_path, ledger,
     assert 0 < len(finished) < 60
 
     resumed_log = tmp_path / "resumed.log"
-    assert start(tmp_path / "out", resumed_log, sleep_sec=0).wait(timeout=120) == 0
+    resumed_log.touch()
+    counts = run(ledger, resumed_log, range(60), rows_per_block=5)
+    assert (counts.already_present, counts.computed) == (len(finished), 60 - len(finished))
 
     every_key = wanted(range(60))["content_key"]
     rows = [

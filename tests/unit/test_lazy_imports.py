@@ -22,12 +22,14 @@ HEAVY = ("ray", "torch", "transformers", "vllm")
 assert not [name for name in HEAVY if name in sys.modules]
 for room, modules in json.loads(sys.argv[1]).items():
     if os.fork() == 0:
+        found = []
         try:
             for name in modules:
+                before = set(sys.modules)
                 importlib.import_module(name)
-            found = [name for name in HEAVY if name in sys.modules]
+                found += [f"{name} loads {heavy}" for heavy in HEAVY if heavy in set(sys.modules) - before]
         except BaseException:
-            found = ["failed: " + traceback.format_exc()]
+            found.append("failed: " + traceback.format_exc())
         print(json.dumps([room, found]), flush=True)
         os._exit(0)
     os.wait()
@@ -46,7 +48,7 @@ def modules_of(room):
 
 @pytest.fixture(scope="module")
 def loaded():
-    """room -> heavy packages that importing it has loaded."""
+    """room -> its modules that have loaded a heavy package."""
     rooms = json.dumps({room: modules_of(room) for room in ROOMS})
     done = subprocess.run([sys.executable, "-c", PROBE, rooms], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert done.returncode == 0, done.stderr

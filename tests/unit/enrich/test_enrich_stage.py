@@ -41,7 +41,12 @@ def test_labelled_queries_are_kept_out(tmp_path, store):
 
 def test_rows_in_are_rows_out(tmp_path, store):
     counts = enrich(config(tmp_path), store).counts
-    assert (counts["rows_in"], counts["rows_out"], counts["rows_quarantined"], counts["pins_without_text"]) == (2, 2, 0, 1)
+    assert (counts["rows_in"], counts["rows_out"], counts["rows_quarantined"], counts["pins_without_text"]) == (
+        2,
+        2,
+        0,
+        1,
+    )
 
 
 def test_a_second_run_does_nothing(tmp_path, store):

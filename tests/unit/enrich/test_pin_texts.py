@@ -81,7 +81,7 @@ def test_no_pins_give_an_empty_table_of_the_schema():
 
 
 def test_a_missing_column_is_named():
-    with pytest.raises(UserError, match="enrich: .*title"):
+    with pytest.raises(UserError, match=r"enrich: .*title"):
         build_pin_texts(pins({}).drop_columns(["title"]), boards(), log(), set(), EnrichConfig())
 
 
@@ -120,7 +120,11 @@ def test_saves_of_other_pins_do_not_count():
 
 
 def test_engaged_queries_come_by_weight():
-    assert engaged(("clicked", "click", 0), ("saved", "save", 0), ("held", "long_click", 0)) == ["saved", "held", "clicked"]
+    assert engaged(("clicked", "click", 0), ("saved", "save", 0), ("held", "long_click", 0)) == [
+        "saved",
+        "held",
+        "clicked",
+    ]
 
 
 def test_impressions_and_hides_are_no_engagement():

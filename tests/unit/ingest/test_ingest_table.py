@@ -142,7 +142,9 @@ def test_a_wrong_column_map_is_refused(tmp_path, kind, source, message):
         path = parquet(tmp_path, sku=["1"], name=["a"])
     else:
         path = write(tmp_path, f"a.{kind}", "sku,name\n1,a\n" if kind == "csv" else '{"sku": "1", "name": "a"}\n')
-    source = {**source, "columns": {"pin_id": "sku", **source.get("columns", {})}} if "pin_id" not in message else source
+    source = (
+        {**source, "columns": {"pin_id": "sku", **source.get("columns", {})}} if "pin_id" not in message else source
+    )
     with pytest.raises(UserError, match=message):
         load(path, **source)
 

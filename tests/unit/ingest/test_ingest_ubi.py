@@ -13,7 +13,13 @@ NOW = 1717527761998
 
 
 def query(query_id="q1", text="shoe", shown=("p1", "p2"), **more):
-    return {"query_id": query_id, "user_query": text, "query_response_object_ids": list(shown), "timestamp": NOW, **more}
+    return {
+        "query_id": query_id,
+        "user_query": text,
+        "query_response_object_ids": list(shown),
+        "timestamp": NOW,
+        **more,
+    }
 
 
 def event(query_id="q1", action="item_click", pin="p2", **more):

@@ -1,0 +1,8 @@
+"""Preprocessing versions of the models: part of recipes. Raise one when equal inputs give other outputs than before.
+
+They stand apart from the models so that planning a job does not load torch.
+"""
+
+TEXT_ENCODER = 1
+CROSS_ENCODER = 1
+BI_ENCODER = 1

@@ -1,0 +1,55 @@
+"""Human-labelled pairs, and what else a stage reads to give the models their inputs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from ray_app.config import Config
+from ray_app.manifest import Output, read_output, require_output
+from ray_app.storage import Storage
+from ray_app.teach.catalogue import Catalogue, index_queries
+from ray_app.teach.features import CosineFeatures
+from ray_app.teach.targets import combine_raters
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledPairs:
+    """Human-labelled pairs with everything a model needs of them.
+
+    Args:
+        table: query (normalised), locale, pin_id, grade, num_raters, target; one row per pair.
+        queries: Distinct normalised queries.
+        query_index: (num_pairs,) into `queries`.
+        pin_index: (num_pairs,) rows of the catalogue.
+    """
+
+    table: pa.Table
+    queries: list[str]
+    query_index: np.ndarray
+    pin_index: np.ndarray
+
+    @classmethod
+    def of(cls, catalogue: Catalogue, labels: pa.Table, smoothing: float) -> "LabelledPairs":
+        """Combine the raters of each pair and find its pin in the catalogue."""
+        table = combine_raters(labels, smoothing)
+        queries, query_index = index_queries(table["query"].to_pylist())
+        table = table.set_column(0, "query", pa.array([queries[i] for i in query_index], pa.string()))
+        return cls(
+            table=table,
+            queries=queries,
+            query_index=query_index,
+            pin_index=catalogue.pairs.pin_rows(table["pin_id"].to_pylist()),
+        )
+
+
+def load_catalogue(cfg: Config, store: Storage) -> tuple[Catalogue, list[Output]]:
+    """The catalogue of a run, and the outputs that it was read from."""
+    pin_texts = require_output(store, "enrich", "pin_texts")
+    zero_shot = require_output(store, "zero_shot", "zero_shot_pins")
+    return Catalogue.of(cfg, read_output(store, pin_texts), read_output(store, zero_shot)), [pin_texts, zero_shot]
+
+
+def load_cosine_features(store: Storage, teacher: Output) -> CosineFeatures:
+    """The backgrounds that were frozen with a teacher."""
+    return CosineFeatures.from_json(store.read_bytes(f"{teacher.path}/cosine_features.json").decode())

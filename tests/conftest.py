@@ -1,0 +1,20 @@
+"""Fixtures that every level uses: tiny models, made once per session."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for tiny_models
+
+from tiny_models import save_tiny_decoder, save_tiny_encoder  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny_encoder(tmp_path_factory.mktemp("models") / "encoder"))
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny_decoder(tmp_path_factory.mktemp("models") / "decoder"))

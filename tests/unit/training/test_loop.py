@@ -1,0 +1,203 @@
+"""The shared training loop: it learns, resumes exactly, and means the same on any number of workers."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ray_app.config import TrainConfig
+from ray_app.training.examples import Examples
+from ray_app.training.loop import TrainState, Worker, epoch_batches, fit, learning_rate_factor
+
+
+class Linear(nn.Module):
+    """Logits are a linear function of two features; the texts are ignored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 5)
+        self.dropout = nn.Dropout(0.2)
+
+    def prepare(self, queries: list[str], pin_texts: list[str], features: np.ndarray) -> dict[str, torch.Tensor]:
+        return {"features": torch.from_numpy(features)}
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.linear(self.dropout(batch["features"]))
+
+    def param_groups(self, cfg: TrainConfig) -> list[dict]:
+        return [{"params": list(self.parameters()), "lr": cfg.head_learning_rate}]
+
+
+def make_model() -> Linear:
+    torch.manual_seed(3)
+    return Linear()
+
+
+def make_examples(n: int = 60) -> Examples:
+    """Grade 5 where the first feature is positive, else grade 1."""
+    features = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
+    grade = np.where(features[:, 0] > 0, 4, 0)
+    return Examples(
+        queries=["q"] * n, pin_texts=["p" * (i % 7) for i in range(n)], features=features,
+        targets=np.eye(5, dtype=np.float32)[grade], weights=np.ones(n, np.float32),
+    )  # fmt: skip
+
+
+def config(**overrides: object) -> TrainConfig:
+    return TrainConfig.model_validate({"epochs": 6, "batch_size": 16, "head_learning_rate": 0.1, "patience": 9} | overrides)
+
+
+def test_it_learns_what_the_features_say() -> None:
+    model, examples = make_model(), make_examples()
+    fit(model, examples, examples, config(epochs=30), 0, Worker())
+    with torch.inference_mode():
+        predicted = model(model.prepare([], [], examples.features)).argmax(1).numpy()
+    assert (predicted == examples.targets.argmax(1)).mean() > 0.95
+
+
+def test_a_run_killed_after_an_epoch_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    """Else a killed run ends with another teacher, and every label has another content key."""
+    examples = make_examples()
+
+    class Killed(Exception):
+        pass
+
+    def save_then_die(metrics: dict, save) -> None:
+        save(tmp_path)
+        if metrics["epoch"] == 2:
+            raise Killed
+
+    undisturbed, killed, resumed = make_model(), make_model(), make_model()
+    fit(undisturbed, examples, examples, config(), 0, Worker())
+    with pytest.raises(Killed):
+        fit(killed, examples, examples, config(), 0, Worker(report=save_then_die))
+    fit(resumed, examples, examples, config(), 0, Worker(), resume_from=tmp_path)
+    assert torch.equal(resumed.linear.weight, undisturbed.linear.weight)
+
+
+def test_resuming_a_finished_run_trains_no_further(tmp_path: Path) -> None:
+    examples, model, again = make_examples(), make_model(), make_model()
+    fit(model, examples, examples, config(), 0, Worker(report=lambda metrics, save: save(tmp_path)))
+    reports: list[dict] = []
+    fit(again, examples, examples, config(), 0, Worker(report=lambda m, s: reports.append(m)), resume_from=tmp_path)
+    assert reports == []
+    assert torch.equal(again.linear.weight, model.linear.weight)
+
+
+def test_the_best_epoch_is_kept_not_the_last() -> None:
+    """A teacher that has overfitted for two epochs must not be the one that labels."""
+    examples, model = make_examples(), make_model()
+    upside_down = Examples(
+        queries=examples.queries, pin_texts=examples.pin_texts, features=-examples.features,
+        targets=examples.targets, weights=examples.weights,
+    )  # fmt: skip
+    after: list[torch.Tensor] = []
+    worker = Worker(report=lambda metrics, save: after.append(model.linear.weight.detach().clone()))
+    state = fit(model, examples, upside_down, config(patience=2), 0, worker)
+    assert (state.best_epoch, state.epoch) == (0, 3)
+    assert torch.equal(model.linear.weight, after[0])
+
+
+def test_two_workers_average_to_the_gradient_of_one() -> None:
+    """Batch size is over all workers: another number of machines must not be another experiment."""
+    examples, cfg = make_examples(50), config(epochs=2, batch_size=16)
+    model_class = type("NoDropout", (Linear,), {"forward": lambda self, batch: self.linear(batch["features"])})
+
+    def make() -> Linear:
+        torch.manual_seed(3)
+        return model_class()
+
+    alone = make()
+    fit(alone, examples, examples, cfg, 0, Worker())
+
+    size, models = 2, [make(), make()]
+    barrier, slots = threading.Barrier(size), [0.0] * size
+
+    def run(rank: int) -> None:
+        def total(value: float) -> float:
+            slots[rank] = value
+            barrier.wait()
+            result = sum(slots)
+            barrier.wait()
+            return result
+
+        def wrap(model: Linear) -> Linear:
+            for index, parameter in enumerate(model.parameters()):
+                parameter.register_hook(lambda grad, i=index: average(i, grad))
+            return model
+
+        def average(index: int, grad: torch.Tensor) -> torch.Tensor:
+            grads[rank][index] = grad
+            barrier.wait()
+            mean = sum(g[index] for g in grads) / size
+            barrier.wait()
+            return mean
+
+        fit(models[rank], examples, examples, cfg, 0, Worker(rank=rank, size=size, wrap=wrap, total=total))
+
+    grads: list[dict[int, torch.Tensor]] = [{}, {}]
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    torch.testing.assert_close(models[0].linear.weight, alone.linear.weight, atol=1e-5, rtol=1e-4)
+    assert torch.equal(models[0].linear.weight, models[1].linear.weight)
+
+
+def test_every_row_is_in_one_batch_of_each_epoch() -> None:
+    batches = epoch_batches(np.arange(103), 10, seed=1, epoch=0)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(103))
+
+
+def test_batches_follow_seed_and_epoch_alone() -> None:
+    def flat(seed: int, epoch: int) -> list[int]:
+        return np.concatenate(epoch_batches(np.arange(50), 8, seed, epoch)).tolist()
+
+    assert flat(1, 2) == flat(1, 2)
+    assert flat(1, 2) != flat(1, 3)
+    assert flat(1, 2) != flat(2, 2)
+
+
+def test_batches_hold_rows_of_similar_length() -> None:
+    lengths = np.tile([1, 100], 200)
+    spread = [np.ptp(lengths[rows]) for rows in epoch_batches(lengths, 10, seed=0, epoch=0)]
+    assert np.mean(spread) < 20
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    factors = [learning_rate_factor(step, 10, 0.2) for step in range(10)]
+    assert factors[0] == 0.5
+    assert max(factors) == factors[1] == 1.0
+    assert factors[-1] < 0.2
+
+
+def test_training_on_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no training example"):
+        fit(make_model(), make_examples(0), make_examples(), config(), 0, Worker())
+
+
+def test_a_target_that_is_no_distribution_is_refused() -> None:
+    with pytest.raises(ValueError, match="sums to 1"):
+        Examples(queries=["q"], pin_texts=["p"], features=np.zeros((1, 1)), targets=np.ones((1, 5)), weights=np.ones(1))
+
+
+def test_a_diverged_loss_is_an_error() -> None:
+    examples = make_examples()
+    with pytest.raises(ValueError, match="learning_rate"):
+        fit(make_model(), examples, examples, config(head_learning_rate=1e37, max_grad_norm=1e30), 0, Worker())
+
+
+def test_examples_survive_arrow() -> None:
+    examples = make_examples(3)
+    again = Examples.from_table(examples.to_table())
+    assert again.pin_texts == examples.pin_texts
+    np.testing.assert_array_equal(again.features, examples.features)
+
+
+def test_early_stopping_counts_epochs_without_progress() -> None:
+    assert not TrainState(epoch=2, best_epoch=0).stopped(config(epochs=9, patience=2))
+    assert TrainState(epoch=3, best_epoch=0).stopped(config(epochs=9, patience=2))
