@@ -147,6 +147,8 @@ class TrainConfig(Section):
     """Train only that many top transformer layers (0: only the head); None: all of them."""
     train_embeddings: bool = False
     """Train the token embeddings too; needed for a base model that knows nothing yet."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Of matrix products; weights and gradients are float32. auto: see label.dtype."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup_share: Fraction = 0.1
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0

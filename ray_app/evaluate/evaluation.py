@@ -186,7 +186,7 @@ def _notes(judged: JudgedPairs, systems: Mapping[str, SystemScores], whole: Meas
     for name, scores in systems.items():
         missing = int(scores.missing.sum())
         if missing:
-            notes.append(f"{name} has no score for {missing} of {whole.num_pairs} pairs; they count as its worst.")
+            notes.append(f"{name} has no score for {missing:,} of {whole.num_pairs:,} pairs; they count as its worst.")
         if scores.grades is None:
             notes.append(f"{name} predicts no grades and no thresholds were fitted for it, so it has no accuracy.")
     return notes

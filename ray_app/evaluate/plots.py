@@ -23,13 +23,12 @@ def series_color(index: int) -> str:
     return f"#0b000{index % SERIES}"
 
 
-def interval_plot(intervals: Mapping[str, Interval], colors: Mapping[str, int], chance: float | None) -> str:
+def interval_plot(intervals: Mapping[str, Interval], colors: Mapping[str, int]) -> str:
     """A dot and whisker per system, first on top.
 
     Args:
         intervals: Displayed name -> figure; an undefined one keeps its line and says so.
         colors: Displayed name -> series.
-        chance: Where a random order or guess would be, drawn as a dashed line; None: no line.
     """
     names = list(intervals)
     with _figure(3.5, 0.5 + 0.27 * len(names)) as (fig, ax, out):
@@ -41,8 +40,6 @@ def interval_plot(intervals: Mapping[str, Interval], colors: Mapping[str, int], 
             if lo is not None and hi is not None:
                 ax.plot([lo, hi], [y, y], color=series_color(colors[name]), linewidth=2, solid_capstyle="round")
             ax.plot([value], [y], "o", color=series_color(colors[name]), markersize=6)
-        if chance is not None and any(i.value is not None for i in intervals.values()):
-            ax.axvline(chance, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
@@ -83,7 +80,7 @@ def reliability_plot(calibrations: Mapping[str, Calibration], colors: Mapping[st
 def difference_plot(differences: np.ndarray, ylabel: str, win: int, loss: int) -> str:
     """One bar per query, largest gain first; `win` and `loss` are series of the bars above and below zero."""
     ordered = np.sort(differences)[::-1]
-    with _figure(7.2, 2.6) as (fig, ax, out):
+    with _figure(7.6, 2.5) as (fig, ax, out):
         colors = [series_color(win) if value > 0 else series_color(loss) for value in ordered]
         ax.bar(np.arange(1, len(ordered) + 1), ordered, width=0.8, color=colors)
         ax.axhline(0, color=INK, linewidth=0.8)

@@ -17,7 +17,6 @@ from ray_app.manifest import Manifest
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _SERIES = {"student": 0, "teacher": 1, "embedding_cosine": 2, "feature_student": 3, "bm25": 4}
-_CHANCE = {"auroc_3": 0.5, "auroc_4": 0.5, "auroc_5": 0.5}
 
 
 def render_report(
@@ -67,6 +66,7 @@ def render_report(
         changes=_changes(evaluation, hero),
         slices=_slices(evaluation),
         hero=hero,
+        hero_text=summary.in_text(hero),
         graders=[s for s, scores in evaluation.systems.items() if scores.probs is not None],
         examples=[asdict(q) for q in examples.example_queries(evaluation, hero, titles)],
         disagreements=[asdict(p) for p in examples.worst_disagreements(evaluation, hero, titles)],
@@ -99,13 +99,12 @@ def _colors(evaluation: Evaluation) -> dict[str, int]:
 
 def _panels(evaluation: Evaluation) -> list[dict[str, str]]:
     colors = {summary.display_name(s): c for s, c in _colors(evaluation).items()}
-    chance = _CHANCE | evaluation.random_order
     out = []
     for metric, label in LABELS.items():
         intervals: dict[str, Interval] = {
             summary.display_name(s): evaluation.interval(s, metric) for s in evaluation.systems
         }
-        svg = plots.interval_plot(intervals, colors, chance.get(metric))
+        svg = plots.interval_plot(intervals, colors)
         spoken = "; ".join(f"{name} {_number(i.value)}" for name, i in intervals.items())
         out.append({"label": label, "svg": svg, "spoken": f"{label}: {spoken}"})
     return out
@@ -147,7 +146,7 @@ def _confusions(evaluation: Evaluation, graded: Sequence[str]) -> list[dict[str,
         share = table / total
         rows = [
             {"grade": g, "cells": [(int(table[g - 1, c]), float(share[g - 1, c]), c == g) for c in columns]}
-            for g in range(5, 0, -1)
+            for g in range(1, 6)
         ]
         heads = ["none" if c == 0 else str(c) for c in columns]
         out.append({"name": summary.display_name(name), "heads": heads, "rows": rows})
@@ -162,7 +161,7 @@ def _changes(evaluation: Evaluation, hero: str) -> dict[str, Any] | None:
     gained, lost = examples.query_changes(evaluation, hero, rival)
     colors = _colors(evaluation)
     return {
-        "rival": summary.display_name(rival),
+        "rival": summary.in_text(rival),
         "svg": plots.difference_plot(difference, "difference in nDCG@20", colors[hero], colors[rival]),
         "better": int((difference > 1e-9).sum()),
         "equal": int((np.abs(difference) <= 1e-9).sum()),

@@ -31,6 +31,13 @@ def display_name(system: str) -> str:
     return NAMES.get(system, system)
 
 
+def in_text(system: str) -> str:
+    """The system's name inside a sentence."""
+    if system not in NAMES:
+        return system
+    return NAMES[system] if system == "bm25" else f"the {NAMES[system].lower()}"
+
+
 def hero(evaluation: Evaluation) -> str:
     """The system that the report is about: the student, else the teacher, else the last one."""
     for name in ("student", "teacher"):
@@ -42,19 +49,17 @@ def hero(evaluation: Evaluation) -> str:
 def summarise(evaluation: Evaluation) -> list[str]:
     """A few sentences: who is best, by how much, whether that could be chance, what the student keeps."""
     sentences = []
-    leaders = {metric: _leader(evaluation, metric) for metric in HEADLINE}
-    if all(leaders.values()) and len(set(leaders.values())) == 1:
-        best = str(leaders[HEADLINE[0]])
-        figures = " and ".join(f"{LABELS[m]} {_figure(evaluation.interval(best, m))}" for m in HEADLINE)
-        sentences.append(f"{display_name(best)} has the highest figures: {figures}.")
-    else:
-        for metric, best_or_none in leaders.items():
-            if best_or_none is not None:
-                figure = _figure(evaluation.interval(best_or_none, metric))
-                sentences.append(f"{display_name(best_or_none)} has the highest {LABELS[metric]}: {figure}.")
-    for system in ("teacher", "student"):
+    leaders = {metric: leader for metric in HEADLINE if (leader := _leader(evaluation, metric))}
+    figures = {m: f"{LABELS[m]} {_figure(evaluation.interval(s, m))}" for m, s in leaders.items()}
+    if len(set(leaders.values())) == 1:
+        best = next(iter(leaders.values()))
+        sentences.append(f"Highest on these queries: {in_text(best)}, with {' and '.join(figures.values())}.")
+    elif leaders:
+        parts = [f"{in_text(system)} in {figures[metric]}" for metric, system in leaders.items()]
+        sentences.append(f"Highest on these queries: {' and '.join(parts)}.")
+    for system in ("student", "teacher"):
         if system in evaluation.systems:
-            sentences += [_against_baseline(evaluation, system, metric) for metric in HEADLINE]
+            sentences.append(_against_baselines(evaluation, system))
     if {"teacher", "student"} <= set(evaluation.systems):
         sentences.append(_kept(evaluation))
     return [s for s in sentences if s]
@@ -111,19 +116,20 @@ def _leader(evaluation: Evaluation, metric: str) -> str | None:
     return max(defined, key=lambda s: defined[s]) if defined else None
 
 
-def _against_baseline(evaluation: Evaluation, system: str, metric: str) -> str:
-    rival = evaluation.best_baseline(metric)
-    if rival is None:
-        return ""
-    gap = evaluation.difference(system, rival, metric)
-    if gap.value is None:
-        return ""
-    side = "above" if gap.value >= 0 else "below"
-    text = f"The {system} is {abs(gap.value):.3f} {side} the best baseline, {display_name(rival)}, in {LABELS[metric]}"
-    if gap.lo is None or gap.hi is None:
-        return f"{text}."
-    verdict = "these queries cannot tell them apart" if gap.lo <= 0 <= gap.hi else "more than chance explains"
-    return f"{text} ({_bounds(gap, signed=True)}: {verdict})."
+def _against_baselines(evaluation: Evaluation, system: str) -> str:
+    parts = []
+    for metric in HEADLINE:
+        rival = evaluation.best_baseline(metric)
+        gap = evaluation.difference(system, rival, metric) if rival is not None else None
+        if rival is None or gap is None or gap.value is None:
+            continue
+        side = "above" if gap.value >= 0 else "below"
+        text = f"{abs(gap.value):.3f} {side} {in_text(rival)} in {LABELS[metric]}"
+        if gap.lo is not None and gap.hi is not None:
+            verdict = "which could be chance" if gap.lo <= 0 <= gap.hi else "more than chance"
+            text += f" ({_bounds(gap, signed=True)}, {verdict})"
+        parts.append(text)
+    return f"Against the strongest baseline, the {system} is {' and '.join(parts)}." if parts else ""
 
 
 def _kept(evaluation: Evaluation) -> str:

@@ -21,6 +21,10 @@ from ray_app.models.text_encoder import autocast, pick_device, pick_dtype, run_b
 from ray_app.models.tokens import encode_single
 
 
+STATE_BATCH = 64  # texts per forward pass before training
+QUERY_CONTEXT = 16  # guessed: a handful of numbers about the query is enough
+
+
 class BiEncoder(nn.Module):
     """Shared language model -> unit vectors of `cfg.dim` -> interaction MLP with pair features -> 5 logits.
 
@@ -48,7 +52,10 @@ class BiEncoder(nn.Module):
                 nn.init.orthogonal_(self.projection.weight)
                 if cfg.dim == width:
                     self.projection.weight.copy_(torch.eye(width))
-            interactions = 2 * cfg.dim + 1
+            # The query alone: how far its scores must be shifted, since a vague query is near to everything.
+            self.query_context = nn.Linear(cfg.dim, QUERY_CONTEXT)
+            interactions = 2 * cfg.dim + 1 + QUERY_CONTEXT
+        self._states: dict[str, Any] | None = None  # text -> pooled state, while the language model is frozen
         self.head = build_head(interactions + num_features, cfg.hidden, cfg.dropout)
 
     @classmethod
@@ -77,25 +84,36 @@ class BiEncoder(nn.Module):
         ):
             unique = list(dict.fromkeys(texts))
             place = {text: i for i, text in enumerate(unique)}
+            batch[f"{name}_rows"] = torch.tensor([place[text] for text in texts])
+            if self._states is not None:
+                batch[f"{name}_states"] = torch.stack([self._states[text] for text in unique])
+                continue
             tokens = encode_single(self.tokenizer, unique, limit)
             batch |= {f"{name}_{key}": value for key, value in tokens.items()}
-            batch[f"{name}_rows"] = torch.tensor([place[text] for text in texts])
         return batch
 
     def forward(self, batch: dict[str, Any]) -> Any:
         """Logits of grades 1..5, shape (B, 5)."""
         if self.backbone is None:
             return self.head(batch["features"])
-        query = self.embed(batch["query_input_ids"], batch["query_attention_mask"])[batch["query_rows"]]
-        pin = self.embed(batch["pin_input_ids"], batch["pin_attention_mask"])[batch["pin_rows"]]
+        query = self.vectors(self._states_of("query", batch))[batch["query_rows"]]
+        pin = self.vectors(self._states_of("pin", batch))[batch["pin_rows"]]
         return self.score(query, pin, batch["features"])
+
+    def states(self, input_ids: Any, attention_mask: Any) -> Any:
+        """Pooled states of tokenised texts, (B, hidden size) float32."""
+        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return pool(hidden.float(), attention_mask, self.pooling)
+
+    def vectors(self, states: Any) -> Any:
+        """Unit vectors of pooled states, (B, dim) float32."""
+        from torch.nn.functional import normalize
+
+        return normalize(self.projection(states).float(), dim=-1)
 
     def embed(self, input_ids: Any, attention_mask: Any) -> Any:
         """Unit vectors of tokenised texts, (B, dim) float32: the tower."""
-        from torch.nn.functional import normalize
-
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
-        return normalize(self.projection(pool(hidden, attention_mask, self.pooling)), dim=-1)
+        return self.vectors(self.states(input_ids, attention_mask))
 
     def score(self, query: Any, pin: Any, features: Any) -> Any:
         """Logits from vectors and standardised features: (B, dim), (B, dim), (B, num_features) -> (B, 5)."""
@@ -106,7 +124,31 @@ class BiEncoder(nn.Module):
         scale = self.cfg.dim**0.5  # unit vectors' products are tiny; this gives them unit scale
         product = query * pin * scale
         cosine = (query * pin).sum(-1, keepdim=True)
-        return self.head(torch.cat([cosine * 5.0, product, (query - pin).abs() * scale, features], -1))
+        context = self.query_context(query * scale)
+        return self.head(torch.cat([cosine * 5.0, product, (query - pin).abs() * scale, context, features], -1))
+
+    def _states_of(self, name: str, batch: dict[str, Any]) -> Any:
+        if f"{name}_states" in batch:
+            return batch[f"{name}_states"]
+        return self.states(batch[f"{name}_input_ids"], batch[f"{name}_attention_mask"])
+
+    def before_training(self, queries: Sequence[str], pin_texts: Sequence[str], cfg: TrainConfig) -> None:
+        """While the language model is frozen, each text passes through it once and not once per epoch."""
+        import torch
+
+        if self.backbone is None or cfg.train_top_layers != 0:
+            return
+        self.eval()
+        device = self.projection.weight.device.type
+        self._states = {}
+        for texts, limit in ((queries, self.cfg.max_query_tokens), (pin_texts, self.cfg.max_pin_tokens)):
+            unique = sorted(set(texts) - self._states.keys(), key=lambda text: (-len(text), text))
+            for start in range(0, len(unique), STATE_BATCH):
+                part = unique[start : start + STATE_BATCH]
+                tokens = encode_single(self.tokenizer, part, limit)
+                with torch.inference_mode(), autocast(device, pick_dtype(cfg.dtype, device)):
+                    states = self.states(**{name: tensor.to(device) for name, tensor in tokens.items()})
+                self._states |= dict(zip(part, states.float().cpu().clone(), strict=True))
 
     def param_groups(self, cfg: TrainConfig) -> list[dict[str, Any]]:
         """Optimiser groups: the language model's layers, and everything else at the head's learning rate."""

@@ -94,6 +94,9 @@ class CrossEncoder(nn.Module):
 
     # --- training and files ---
 
+    def before_training(self, queries: Sequence[str], pin_texts: Sequence[str], cfg: TrainConfig) -> None:
+        """Nothing: a cross-encoder reads each pair anew."""
+
     def param_groups(self, cfg: TrainConfig) -> list[dict[str, Any]]:
         """Optimiser groups: the language model's layers, and everything else at the head's learning rate."""
         groups = backbone_groups(self.backbone, cfg)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ray_app.config import TrainConfig
+from ray_app.models.text_encoder import autocast, pick_dtype
 from ray_app.training.examples import Examples
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def fit(
     """Train `model` in place and leave the weights of its best epoch in it.
 
     Args:
-        model: Has `prepare`, `forward` and `param_groups(cfg)`.
+        model: Has `prepare`, `forward`, `param_groups(cfg)` and `before_training(queries, pin_texts, cfg)`.
         train: Must not be empty.
         valid: May be empty: then the last epoch counts as the best.
         cfg: The loop's settings.
@@ -122,6 +123,7 @@ def fit(
     if resume_from is not None:
         state, best = _load(resume_from, model, optimizer)
         logger.info("resuming after epoch %d", state.epoch)
+    model.before_training([*train.queries, *valid.queries], [*train.pin_texts, *valid.pin_texts], cfg)
     wrapped = worker.wrap(model)
 
     while not state.stopped(cfg):
@@ -138,7 +140,7 @@ def fit(
         train_loss = worker.total(loss_sum) / float(train.weights.sum())
         if not math.isfinite(train_loss):
             raise ValueError(f"the training loss is {train_loss} in epoch {state.epoch}; lower train.learning_rate")
-        valid_loss = evaluate_loss(model, valid, cfg.batch_size * 2, worker) if len(valid) else train_loss
+        valid_loss = evaluate_loss(model, valid, cfg, worker) if len(valid) else train_loss
         state.history.append({"epoch": state.epoch, "train_loss": train_loss, "valid_loss": valid_loss})
         if valid_loss < state.best_loss or not len(valid):
             state.best_epoch, state.best_loss = state.epoch, valid_loss
@@ -151,7 +153,7 @@ def fit(
     return state
 
 
-def evaluate_loss(model: Any, examples: Examples, batch_size: int, worker: Worker) -> float:
+def evaluate_loss(model: Any, examples: Examples, cfg: TrainConfig, worker: Worker) -> float:
     """Weighted mean loss over all examples; the workers share the batches."""
     import torch
 
@@ -159,10 +161,10 @@ def evaluate_loss(model: Any, examples: Examples, batch_size: int, worker: Worke
     device = next(model.parameters()).device
     loss_sum = 0.0
     with torch.inference_mode():
-        starts = list(range(0, len(examples), batch_size))
+        starts = list(range(0, len(examples), 2 * cfg.batch_size))
         for start in starts[worker.rank :: worker.size]:
-            share = examples.rows(np.arange(start, min(start + batch_size, len(examples))))
-            loss_sum += float(_weighted_loss(model, model, share, device).sum())
+            share = examples.rows(np.arange(start, min(start + 2 * cfg.batch_size, len(examples))))
+            loss_sum += float(_weighted_loss(model, model, share, cfg, device).sum())
     return worker.total(loss_sum) / max(float(examples.weights.sum()), 1e-9)
 
 
@@ -175,7 +177,7 @@ def _train_step(
 
     # Every worker needs at least one row, or the others wait for its gradients for ever.
     share = np.array_split(rows, worker.size)[worker.rank] if len(rows) >= worker.size else rows[:1]
-    losses = _weighted_loss(wrapped, model, train.rows(share), device)
+    losses = _weighted_loss(wrapped, model, train.rows(share), cfg, device)
     # Workers' gradients are averaged, so scale by the worker count to get the mean over the global batch.
     scale = worker.size / max(float(train.weights[rows].sum()), 1e-9)
     if len(rows) < worker.size and worker.rank >= len(rows):
@@ -187,7 +189,7 @@ def _train_step(
     return float(losses.detach().sum()) if scale else 0.0
 
 
-def _weighted_loss(forward: Any, model: Any, examples: Examples, device: Any) -> Any:
+def _weighted_loss(forward: Any, model: Any, examples: Examples, cfg: TrainConfig, device: Any) -> Any:
     import torch
 
     batch = {
@@ -196,7 +198,9 @@ def _weighted_loss(forward: Any, model: Any, examples: Examples, device: Any) ->
     }
     targets = torch.from_numpy(np.ascontiguousarray(examples.targets, dtype=np.float32)).to(device)
     weights = torch.from_numpy(np.ascontiguousarray(examples.weights, dtype=np.float32)).to(device)
-    return soft_cross_entropy(forward(batch), targets) * weights
+    with autocast(device.type, pick_dtype(cfg.dtype, device.type)):
+        logits = forward(batch)
+    return soft_cross_entropy(logits.float(), targets) * weights
 
 
 def _copy_weights(model: Any) -> dict[str, Any]:

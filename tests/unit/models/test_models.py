@@ -142,3 +142,14 @@ def test_a_constant_feature_is_harmless() -> None:
 def test_features_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match="NaN"):
         FeatureScaler.fit(np.array([[np.nan]], np.float32))
+
+
+def test_a_frozen_student_trains_on_the_states_that_its_tower_gives(tiny_encoder: str) -> None:
+    """The cache is a short cut, not another model."""
+    model = student(tiny_encoder)
+    plain = logits(model, [0, 1, 3])
+    model.before_training(QUERIES, PINS, TrainConfig(train_top_layers=0, dtype="float32"))
+    batch = model.prepare([QUERIES[i] for i in (0, 1, 3)], [PINS[i] for i in (0, 1, 3)], FEATURES[[0, 1, 3]])
+    assert "pin_states" in batch
+    with torch.inference_mode():
+        torch.testing.assert_close(model(batch), plain, atol=1e-5, rtol=1e-4)

@@ -27,6 +27,9 @@ class Linear(nn.Module):
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return self.linear(self.dropout(batch["features"]))
 
+    def before_training(self, queries: list[str], pin_texts: list[str], cfg: TrainConfig) -> None:
+        pass
+
     def param_groups(self, cfg: TrainConfig) -> list[dict]:
         return [{"params": list(self.parameters()), "lr": cfg.head_learning_rate}]
 
