@@ -60,4 +60,6 @@ def connect(cfg: Config) -> None:
             include_dashboard=True,  # Ray Train asks its State API whether the run still lives
             logging_level=logging.WARNING,
         )
-    logging.getLogger("ray").setLevel(logging.WARNING)
+    if not sys.stdout.isatty():  # on a terminal Ray Data draws progress bars; elsewhere it would log a page a second
+        for name in ("ray.data", "ray.data._internal.progress.logging_progress"):
+            logging.getLogger(name).setLevel(logging.WARNING)

@@ -158,12 +158,29 @@ class TrainConfig(Section):
     """Worker deaths that are survived by resuming from the last checkpoint."""
 
 
+class WarmUpConfig(Section):
+    """Pairs that the catalogue grades itself, for a teacher with few human labels (ray_app/teach/warm_up.py)."""
+
+    train: TrainConfig
+    min_pins: PositiveInt = 3
+    """Pins that must share a kind's phrase."""
+    positives: PositiveInt = 10
+    """Per phrase; and `negatives` from BM25 and from the zero-shot vectors each."""
+    negatives: PositiveInt = 8
+    masked_share: Fraction = 0.5
+    """Share of the positives whose title loses the phrase."""
+    max_kind_cosine: float = 0.7
+    """Kinds with nearer phrases are no negatives of each other."""
+
+
 class TeachConfig(Section):
     """The cross-encoder teacher."""
 
     base_model: str
     """Hub id, local directory, or `package:NAME/PATH`."""
     revision: str | None = None
+    num_layers: PositiveInt | None = None
+    """Keep only the lowest layers of the base model, which then costs less; None: all of them."""
     pooling: Literal["cls", "mean", "last", "spans"] = "mean"
     """`spans` compares the mean states of query and pin, so that a bi-encoder's weights are a useful start."""
     max_tokens: PositiveInt = 128
@@ -180,6 +197,10 @@ class TeachConfig(Section):
     """Train low-rank adapters instead of all weights; None: full fine-tuning."""
     test_share: Fraction = 0.2
     valid_share: Fraction = 0.1
+    query_balance: Fraction = 0.5
+    """Weight of a pair: (pairs of its query) ** -query_balance; 0: pairs count alike, 1: queries do."""
+    warm_up: WarmUpConfig | None = None
+    """None: the human labels are enough."""
     train: TrainConfig = TrainConfig()
 
 

@@ -7,7 +7,7 @@ evaluation.difference("student", "bm25", "auroc_3")     # Interval(value, lo, hi
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +100,10 @@ class Evaluation(Measured):
 
 
 def evaluate_systems(
-    pairs: pa.Table, systems: Mapping[str, SystemScores], settings: EvaluationSettings | None = None
+    pairs: pa.Table,
+    systems: Mapping[str, SystemScores],
+    settings: EvaluationSettings | None = None,
+    notes: Sequence[str] = (),
 ) -> Evaluation:
     """Measure every system on all judged pairs.
 
@@ -108,11 +111,14 @@ def evaluate_systems(
         pairs: query, locale, pin_id, grade (1..5), one row per pair; optionally gain_rating and slice columns.
         systems: name -> scores, row by row as `pairs` (see `align_scores` for tables in another order).
         settings: None: the defaults.
+        notes: What else a reader must know, such as queries that were seen in training; put before our own notes.
 
     Raises:
         UserError: the pairs are empty or wrong; the message names the problem.
-        ValueError: a system has another number of rows than the pairs.
+        ValueError: there is no system, or one has another number of rows than the pairs.
     """
+    if not systems:
+        raise ValueError("no system to evaluate: the table would be empty")
     settings = settings or EvaluationSettings()
     judged, order = judge(pairs, settings.rating_of_grade)
     for name, scores in systems.items():
@@ -120,8 +126,8 @@ def evaluate_systems(
             raise ValueError(f"system {name} has {len(scores.score)} scores for {len(order)} judged pairs")
     ordered = {name: scores.take(order) for name, scores in systems.items()}
     whole = measure(judged, ordered, settings)
-    notes = _notes(judged, ordered, whole)
-    for note in notes:
+    all_notes = [*notes, *_notes(judged, ordered, whole)]
+    for note in all_notes:
         logger.info("evaluate: %s", note)
     return Evaluation(
         **{name: getattr(whole, name) for name in Measured.__dataclass_fields__},
@@ -131,7 +137,7 @@ def evaluate_systems(
         details={name: _details(judged, scores, settings) for name, scores in ordered.items()},
         slices=_slices(judged, ordered, settings),
         random_order=random_ranking(judged, settings.relevant_grade),
-        notes=notes,
+        notes=all_notes,
     )
 
 
@@ -176,10 +182,9 @@ def _notes(judged: JudgedPairs, systems: Mapping[str, SystemScores], whole: Meas
     barren = int((ranking_ideal(judged) == 0).sum())
     if barren:
         verb = "query has" if barren == 1 else "queries have"
-        ceiling = 1.0 - barren / whole.num_queries
         notes.append(
-            f"{barren} of {whole.num_queries} {verb} no relevant pin; they count as 0 in nDCG and P for every system, "
-            f"so nDCG@20 cannot exceed {ceiling:.3f}."
+            f"{barren} of {whole.num_queries} {verb} no relevant pin: nDCG@20, undefined there, is the mean of the others; "
+            "P@8 counts them as 0."
         )
     if whole.num_queries == 1:
         notes.append("There is one query, so there are no intervals: they come from resampling queries.")

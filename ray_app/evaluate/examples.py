@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ray_app.evaluate.evaluation import Evaluation
-from ray_app.evaluate.metrics import NDCG, rank_rows
+from ray_app.evaluate.metrics import NDCG, rank_rows, ranking_ideal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,10 +35,15 @@ class ExampleQuery:
 def example_queries(
     evaluation: Evaluation, system: str, titles: Mapping[str, str], num_queries: int = 6, num_pins: int = 5
 ) -> list[ExampleQuery]:
-    """Queries evenly spaced from the system's best to its worst nDCG@20: a fair sample, not a shop window."""
+    """Queries evenly spaced from the system's best to its worst nDCG@20: a fair sample, not a shop window.
+
+    Queries without a relevant pin, where nDCG says nothing, are left out if there are others.
+    """
     ndcg = evaluation.per_query[system][NDCG]
     by_ndcg = np.argsort(-ndcg, kind="stable")
-    picks = np.unique(np.linspace(0, len(ndcg) - 1, min(num_queries, len(ndcg))).round().astype(int))
+    fertile = by_ndcg[ranking_ideal(evaluation.pairs)[by_ndcg] > 0]
+    by_ndcg = fertile if fertile.size else by_ndcg
+    picks = np.unique(np.linspace(0, len(by_ndcg) - 1, min(num_queries, len(by_ndcg))).round().astype(int))
     rows = rank_rows(evaluation.pairs, evaluation.systems[system])
     ranked_query = evaluation.pairs.query_index[rows]
     sizes = np.bincount(evaluation.pairs.query_index)

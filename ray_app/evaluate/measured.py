@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 
 from ray_app.evaluate.bootstrap import Interval, percentile_interval, resample_queries, weighted_auroc
-from ray_app.evaluate.metrics import AUROC_GRADES, METRICS, JudgedPairs, SystemScores, ranking_metrics
+from ray_app.evaluate.metrics import (
+    AUROC_GRADES,
+    METRICS,
+    NDCG,
+    PRECISION,
+    JudgedPairs,
+    SystemScores,
+    ranking_ideal,
+    ranking_metrics,
+)
 
 BASELINES = ("bm25", "embedding_cosine", "feature_student")
 GRADE_AS_RATING = {1: 0, 2: 1, 3: 2, 4: 3, 5: 4}
@@ -80,8 +89,9 @@ def measure(judged: JudgedPairs, systems: Mapping[str, SystemScores], settings: 
     # All metrics but AUROC are ratios of sums over queries: numerator and denominator by query.
     ratios: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     for name, scores in systems.items():
-        ones = np.ones(num_queries)
-        ratios[name] = {metric: (values, ones) for metric, values in per_query[name].items()}
+        # Where nothing is relevant every order is as good: nDCG is 0/0 there, and such a query is left out of its mean.
+        counted = {NDCG: (ranking_ideal(judged) > 0).astype(np.float64), PRECISION: np.ones(num_queries)}
+        ratios[name] = {metric: (values, counted[metric]) for metric, values in per_query[name].items()}
         grades = scores.grades
         right = np.full(num_pairs, np.nan) if grades is None else (grades == judged.grade).astype(np.float64)
         ratios[name]["accuracy"] = (np.bincount(judged.query_index, weights=right), size)
@@ -92,7 +102,7 @@ def measure(judged: JudgedPairs, systems: Mapping[str, SystemScores], settings: 
         for name, scores in systems.items():
             order_score = scores.order_score
             aurocs = {f"auroc_{g}": weighted_auroc(order_score, judged.grade >= g, weights) for g in AUROC_GRADES}
-            out[name] = aurocs | {m: (counts @ top) / (counts @ below) for m, (top, below) in ratios[name].items()}
+            out[name] = aurocs | {m: _ratio(counts @ top, counts @ below) for m, (top, below) in ratios[name].items()}
         return out
 
     points = figures(np.ones((1, num_queries)))
@@ -105,6 +115,10 @@ def measure(judged: JudgedPairs, systems: Mapping[str, SystemScores], settings: 
         per_query=per_query,
         confidence=settings.confidence,
     )
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 
 def plain(value: float | None) -> float | None:

@@ -190,7 +190,8 @@ def random_ranking(judged: JudgedPairs, relevant_grade: int) -> dict[str, float]
         mean_gain * discount[np.minimum(size, NDCG_CUTOFF) - 1], ideal, out=np.zeros(len(size)), where=ideal > 0
     )
     precision = relevant / size * np.minimum(size, PRECISION_CUTOFF) / PRECISION_CUTOFF
-    return {NDCG: float(ndcg.mean()), PRECISION: float(precision.mean())}
+    mean = float(ndcg[ideal > 0].mean()) if (ideal > 0).any() else float("nan")
+    return {NDCG: mean, PRECISION: float(precision.mean())}
 
 
 def ranking_ideal(judged: JudgedPairs) -> np.ndarray:

@@ -14,6 +14,7 @@ from ray_app.evaluate.grading import Calibration
 # matplotlib knows no CSS variables: it draws in these stand-ins, which are replaced in its output.
 _STAND_INS = {"#0a0001": "var(--ink)", "#0a0002": "var(--muted)", "#0a0003": "var(--line)"}
 INK, MUTED, LINE = _STAND_INS
+_MAX_MARKS = 400  # bars or points of one line: more cannot be seen, and make the file heavy
 SERIES = 8  # --s0 .. --s7 in the style sheet
 _STAND_INS |= {f"#0b000{i}": f"var(--s{i})" for i in range(SERIES)}
 
@@ -55,6 +56,7 @@ def roc_plot(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], colors: Mappin
     with _figure(4.4, 3.9) as (fig, ax, out):
         ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         for name, (fpr, tpr) in curves.items():
+            fpr, tpr = _thin(fpr), _thin(tpr)
             ax.plot(fpr, tpr, color=series_color(colors[name]), linewidth=1.8, label=name)
         _square(ax, "share of irrelevant pairs let through", "share of relevant pairs found")
         _legend(ax, "lower right")
@@ -79,12 +81,15 @@ def reliability_plot(calibrations: Mapping[str, Calibration], colors: Mapping[st
 
 def difference_plot(differences: np.ndarray, ylabel: str, win: int, loss: int) -> str:
     """One bar per query, largest gain first; `win` and `loss` are series of the bars above and below zero."""
-    ordered = np.sort(differences)[::-1]
-    with _figure(7.6, 2.5) as (fig, ax, out):
+    ordered = _thin(np.sort(differences)[::-1])
+    many = len(ordered) < len(differences)
+    with _figure(5.4, 2.3) as (fig, ax, out):
         colors = [series_color(win) if value > 0 else series_color(loss) for value in ordered]
         ax.bar(np.arange(1, len(ordered) + 1), ordered, width=0.8, color=colors)
         ax.axhline(0, color=INK, linewidth=0.8)
-        ax.set_xlabel("queries, from most gained to most lost")
+        ax.set_xlabel(
+            "a sample of the queries, from most gained to most lost" if many else "queries, most gained first"
+        )
         ax.set_ylabel(ylabel)
         ax.set_xlim(0.2, len(ordered) + 0.8)
         ax.grid(axis="y", color=LINE, linewidth=0.8)
@@ -135,6 +140,13 @@ def _figure(width: float, height: float) -> Iterator[tuple[Any, Any, io.StringIO
         ax = fig.add_subplot()
         ax.patch.set_alpha(0.0)
         yield fig, ax, io.StringIO()
+
+
+def _thin(values: np.ndarray) -> np.ndarray:
+    """At most _MAX_MARKS of the values, evenly spaced, the first and last among them."""
+    if len(values) <= _MAX_MARKS:
+        return values
+    return values[np.linspace(0, len(values) - 1, _MAX_MARKS).round().astype(int)]
 
 
 def _square(ax: Any, xlabel: str, ylabel: str) -> None:

@@ -18,6 +18,8 @@ from ray_app.manifest import Manifest
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _SERIES = {"student": 0, "teacher": 1, "embedding_cosine": 2, "feature_student": 3, "bm25": 4}
 
+_MAX_TEXT = 160  # characters of a query or title
+
 
 def render_report(
     evaluation: Evaluation,
@@ -44,6 +46,8 @@ def render_report(
     env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     env.filters["figure"] = _number
     env.filters["count"] = lambda value: "–" if value is None else f"{value:,}"
+    env.filters["signed"] = summary.signed
+    env.filters["cut"] = lambda text: text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
     env.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=str)
     titles = titles or {}
     hero = summary.hero(evaluation)
@@ -55,7 +59,7 @@ def render_report(
         names={s: summary.display_name(s) for s in evaluation.systems},
         colors=_colors(evaluation),
         metrics=LABELS,
-        sentences=summary.summarise(evaluation),
+        sentences=[s.replace("AUROC ", "AUROC\N{NO-BREAK SPACE}") for s in summary.summarise(evaluation)],
         key_figures=summary.key_figures(evaluation),
         cells={s: {m: evaluation.interval(s, m) for m in METRICS} for s in evaluation.systems},
         standings=summary.standings(evaluation),
@@ -67,7 +71,7 @@ def render_report(
         slices=_slices(evaluation),
         hero=hero,
         hero_text=summary.in_text(hero),
-        graders=[s for s, scores in evaluation.systems.items() if scores.probs is not None],
+        graders=[s for s in graded if evaluation.systems[s].probs is not None],
         examples=[asdict(q) for q in examples.example_queries(evaluation, hero, titles)],
         disagreements=[asdict(p) for p in examples.worst_disagreements(evaluation, hero, titles)],
         stages=stages,

@@ -89,13 +89,12 @@ def run(cfg: Config, store: Storage) -> Manifest:
         seed=cfg.seed,
         rating_of_grade=rating_of_grade(grade_map),
     )
-    evaluation = evaluate_systems(judged.table.append_column("frequency_band", bands), systems, settings)
+    seen = sorted(set(judged.queries) & queries_of(split_table, "train", "valid"))
+    caution = f"CAUTION: {len(seen)} of these queries were used in training, such as {seen[:1]}: the figures flatter."
+    evaluation = evaluate_systems(
+        judged.table.append_column("frequency_band", bands), systems, settings, notes=[caution] if seen else []
+    )
     table = render_table(evaluation)
-    seen = sorted({q for q in judged.queries if q in queries_of(split_table, "train", "valid")})
-    if seen:
-        table += (
-            f"\nCAUTION: {len(seen)} of these queries were used in training, such as {seen[0]!r}: figures are too good."
-        )
     provenance = {
         "human_labels": cfg.evaluate.human_labels or "test split",
         "label_rows": labels.num_rows,

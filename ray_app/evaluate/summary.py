@@ -84,7 +84,7 @@ def key_figures(evaluation: Evaluation) -> list[KeyFigure]:
         figure = evaluation.difference(system, rival, "auroc_3")
         if figure.value is not None:
             caption = f"AUROC 3+ against the best baseline, {display_name(rival)}"
-            out.append(KeyFigure(value=_signed(figure.value), caption=caption, bounds=_bounds(figure, signed=True)))
+            out.append(KeyFigure(value=signed(figure.value), caption=caption, bounds=_bounds(figure, with_sign=True)))
     if {"teacher", "student"} <= set(evaluation.systems):
         figure = evaluation.ratio("student", "teacher", "auroc_3")
         if figure.value is not None:
@@ -117,17 +117,20 @@ def _leader(evaluation: Evaluation, metric: str) -> str | None:
 
 
 def _against_baselines(evaluation: Evaluation, system: str) -> str:
-    parts = []
+    parts: list[str] = []
+    last: str | None = None
     for metric in HEADLINE:
         rival = evaluation.best_baseline(metric)
         gap = evaluation.difference(system, rival, metric) if rival is not None else None
         if rival is None or gap is None or gap.value is None:
             continue
         side = "above" if gap.value >= 0 else "below"
-        text = f"{abs(gap.value):.3f} {side} {in_text(rival)} in {LABELS[metric]}"
+        same = rival == last
+        last = rival
+        text = f"{abs(gap.value):.3f} {side} {'it' if same else in_text(rival)} in {LABELS[metric]}"
         if gap.lo is not None and gap.hi is not None:
             verdict = "which could be chance" if gap.lo <= 0 <= gap.hi else "more than chance"
-            text += f" ({_bounds(gap, signed=True)}, {verdict})"
+            text += f" ({_bounds(gap, with_sign=True)}, {verdict})"
         parts.append(text)
     return f"Against the strongest baseline, the {system} is {' and '.join(parts)}." if parts else ""
 
@@ -147,10 +150,10 @@ def _figure(interval: Interval) -> str:
     return f"{interval.value:.3f}" + (f" ({bounds})" if bounds else "")
 
 
-def _bounds(interval: Interval, signed: bool = False) -> str:
+def _bounds(interval: Interval, with_sign: bool = False) -> str:
     if interval.lo is None or interval.hi is None:
         return ""
-    lo, hi = (_signed(interval.lo), _signed(interval.hi)) if signed else (f"{interval.lo:.3f}", f"{interval.hi:.3f}")
+    lo, hi = (signed(interval.lo), signed(interval.hi)) if with_sign else (f"{interval.lo:.3f}", f"{interval.hi:.3f}")
     return f"{lo} to {hi}"
 
 
@@ -158,5 +161,6 @@ def _percent_bounds(interval: Interval) -> str:
     return "" if interval.lo is None or interval.hi is None else f"{interval.lo:.1%} to {interval.hi:.1%}"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Three decimals, always with a sign."""
     return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")

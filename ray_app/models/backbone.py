@@ -64,12 +64,14 @@ def backbone_groups(backbone: Any, cfg: TrainConfig) -> list[dict[str, Any]]:
     return groups
 
 
-def load_saved_backbone(folder: Path, base_model: str, revision: str | None) -> tuple[Any, Any]:
+def load_saved_backbone(
+    folder: Path, base_model: str, revision: str | None, num_layers: int | None = None
+) -> tuple[Any, Any]:
     """Body and tokenizer that a model of ours saved; adapters are put on their base model."""
     if not (folder / "adapter_config.json").exists():
         return load_backbone(str(folder))
     from peft import PeftModel
     from transformers import AutoTokenizer
 
-    base, _ = load_backbone(base_model, revision)
+    base, _ = load_backbone(base_model, revision, num_layers)
     return PeftModel.from_pretrained(base, folder), AutoTokenizer.from_pretrained(folder)

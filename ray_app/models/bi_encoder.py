@@ -20,7 +20,6 @@ from ray_app.models.sources import load_backbone
 from ray_app.models.text_encoder import autocast, pick_device, pick_dtype, run_bucketed
 from ray_app.models.tokens import encode_single
 
-
 STATE_BATCH = 64  # texts per forward pass before training
 QUERY_CONTEXT = 16  # guessed: a handful of numbers about the query is enough
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ray_app.config import section_hash
 from ray_app.errors import UserError
 from ray_app.manifest import Output
 from ray_app.storage import Storage, StoredFile
@@ -32,6 +33,20 @@ def model_files(store: Storage, folder: str) -> list[StoredFile] | None:
     if not store.exists(f"{folder}/files.json"):
         return None
     return [StoredFile(**file) for file in store.read_json(f"{folder}/files.json")]
+
+
+def finished_model(store: Storage, folder: str) -> Output:
+    """A finished model folder as an output.
+
+    Raises:
+        UserError: it was never finished.
+    """
+    files = model_files(store, folder)
+    if files is None:
+        raise UserError(f"{folder} holds no finished model; run the stage that trains it again")
+    name = folder.split("/")[-2]
+    content = section_hash({file.path.removeprefix(folder): file.sha256 for file in files})
+    return Output(name=name, path=folder, files=[file.path for file in files], rows=0, content_hash=content)
 
 
 def local_folder(store: Storage, output: Output) -> Path:

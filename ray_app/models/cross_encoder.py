@@ -56,7 +56,7 @@ class CrossEncoder(nn.Module):
     @classmethod
     def from_base(cls, cfg: TeachConfig, scaler: FeatureScaler) -> "CrossEncoder":
         """Untrained head on the base model that `cfg` names."""
-        backbone, tokenizer = load_backbone(cfg.base_model, cfg.revision)
+        backbone, tokenizer = load_backbone(cfg.base_model, cfg.revision, cfg.num_layers)
         if cfg.lora_rank is not None:
             from peft import LoraConfig, get_peft_model
 
@@ -121,14 +121,14 @@ class CrossEncoder(nn.Module):
         (folder / "model.json").write_text(json.dumps(about, indent=1))
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> "CrossEncoder":
-        """Read what `save_pretrained` wrote, in evaluation mode."""
+    def from_pretrained(cls, folder: Path, scaler: FeatureScaler | None = None) -> "CrossEncoder":
+        """Read what `save_pretrained` wrote, in evaluation mode; `scaler` replaces the saved one, to train further."""
         from safetensors.torch import load_file
 
         about = json.loads((folder / "model.json").read_text())
         cfg = TeachConfig.model_validate(about["config"])
-        scaler = FeatureScaler(np.array(about["feature_mean"]), np.array(about["feature_std"]))
-        backbone, tokenizer = load_saved_backbone(folder / "lm", cfg.base_model, cfg.revision)
+        scaler = scaler or FeatureScaler(np.array(about["feature_mean"]), np.array(about["feature_std"]))
+        backbone, tokenizer = load_saved_backbone(folder / "lm", cfg.base_model, cfg.revision, cfg.num_layers)
         model = cls(backbone, tokenizer, cfg, scaler)
         missing, unexpected = model.load_state_dict(load_file(folder / "head.safetensors"), strict=False)
         assert not unexpected and all(name.startswith("backbone.") for name in missing)

@@ -33,6 +33,9 @@ def resolve(source: str) -> str:
     return str(path)
 
 
+_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "resid_dropout")
+
+
 @lru_cache(maxsize=32)
 def model_identity(source: str, revision: str | None = None) -> str:
     """What a recipe says of a model: for local weights a hash of their bytes, for a hub id the id and revision.
@@ -54,8 +57,15 @@ def model_identity(source: str, revision: str | None = None) -> str:
     return f"sha256:{digest.hexdigest()[:24]}"
 
 
-def load_backbone(source: str, revision: str | None = None) -> tuple[Any, Any]:
-    """Language model without head, float32, and its tokenizer.
+def load_backbone(source: str, revision: str | None = None, num_layers: int | None = None) -> tuple[Any, Any]:
+    """Language model without head, float32, without dropout, and its tokenizer.
+
+    No dropout inside: early stopping does its work, a step costs less, and a frozen layer stays the function it was.
+
+    Args:
+        source: Model source.
+        revision: Of a hub id.
+        num_layers: Keep only the lowest layers; None: all.
 
     Returns:
         (model, tokenizer); the tokenizer has a padding token.
@@ -64,10 +74,11 @@ def load_backbone(source: str, revision: str | None = None) -> tuple[Any, Any]:
         UserError: the source cannot be loaded; the message says which one.
     """
     import torch
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
 
-    disable_progress_bar()  # a bar per actor says nothing and drowns Ray Data's
+    transformers_logging.disable_progress_bar()  # a bar per actor says nothing and drowns Ray Data's
+    transformers_logging.set_verbosity_error()  # "weights not used" is what num_layers asks for
     path = resolve(source)
     where: dict[str, Any] = {"trust_remote_code": False}
     if revision is not None:
@@ -77,10 +88,16 @@ def load_backbone(source: str, revision: str | None = None) -> tuple[Any, Any]:
         path = str(Path(path).parent)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **where)
+        config = AutoConfig.from_pretrained(path, **where)
+        for name in _DROPOUTS:
+            if hasattr(config, name):
+                setattr(config, name, 0.0)
+        if num_layers is not None:
+            config.num_hidden_layers = min(num_layers, config.num_hidden_layers)
         if "gguf_file" in where:
-            model = _dequantised(AutoModel.from_pretrained(path, dtype=torch.float32, **where))
+            model = _dequantised(AutoModel.from_pretrained(path, config=config, dtype=torch.float32, **where))
         else:
-            model = AutoModel.from_pretrained(path, dtype=torch.float32, use_safetensors=True, **where)
+            model = AutoModel.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True, **where)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"model {source!r} cannot be loaded: {reason}") from None

@@ -1,5 +1,6 @@
 """Fine-tune the teacher on human labels with Ray Train."""
 
+import logging
 from functools import partial
 
 import numpy as np
@@ -9,25 +10,31 @@ from ray_app.config import Config, TeachConfig
 from ray_app.errors import UserError
 from ray_app.ledger.content_key import content_key
 from ray_app.manifest import Manifest, StageRun, read_output, require_output
-from ray_app.models.checkpoint import model_files
+from ray_app.models.checkpoint import finished_model, local_folder, model_files
 from ray_app.models.head import FeatureScaler
 from ray_app.models.sources import model_identity
 from ray_app.storage import Storage
 from ray_app.teach.catalogue import Catalogue
 from ray_app.teach.pairs import LabelledPairs, load_catalogue
 from ray_app.teach.splits import queries_of, split_queries
+from ray_app.teach.targets import query_weights
+from ray_app.teach.warm_up import find_types, warm_up_examples
 from ray_app.training.examples import Examples, matrix_of
 from ray_app.training.stage import train_on_ray
 from ray_app.zero_shot.stage import zero_shot_tower
 
+logger = logging.getLogger(__name__)
+
 VERSION = 1
 
 
-def build_teacher(cfg: TeachConfig, scaler: FeatureScaler) -> object:
-    """The untrained teacher; imported late, since this runs in the training workers."""
+def build_teacher(cfg: TeachConfig, scaler: FeatureScaler, store: Storage, warm_folder: str | None) -> object:
+    """The teacher before training on human labels; imported late, since this runs in the training workers."""
     from ray_app.models.cross_encoder import CrossEncoder
 
-    return CrossEncoder.from_base(cfg, scaler)
+    if warm_folder is None:
+        return CrossEncoder.from_base(cfg, scaler)
+    return CrossEncoder.from_pretrained(local_folder(store, finished_model(store, warm_folder)), scaler)
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
@@ -85,16 +92,17 @@ def _train(
         pin_texts=[catalogue.pairs.rendered[row] for row in pairs.pin_index],
         features=features,
         targets=matrix_of(pairs.table["target"]),
-        weights=np.ones(len(features), np.float32),
+        weights=query_weights(pairs.query_index, cfg.teach.query_balance),
     )
     part = {
         name: examples.rows(np.flatnonzero([q in queries_of(splits, name) for q in examples.queries]))
         for name in ("train", "valid")
     }
     scaler = FeatureScaler.fit(part["train"].features)
+    warm_folder = None if cfg.teach.warm_up is None else _warm_up(cfg, store, catalogue, features.shape[1], fingerprint)
     train_on_ray(
         name=f"teach-{fingerprint}",
-        build=partial(build_teacher, cfg.teach, scaler),
+        build=partial(build_teacher, cfg.teach, scaler, store, warm_folder),
         train=part["train"],
         valid=part["valid"],
         cfg=cfg.teach.train,
@@ -103,6 +111,43 @@ def _train(
         model_folder=folder,
         extra_files={"cosine_features.json": cosine.to_json()},
     )
+
+
+def _warm_up(cfg: Config, store: Storage, catalogue: Catalogue, num_features: int, fingerprint: str) -> str | None:
+    """Train on pairs that the catalogue grades; returns the model's folder, None if the catalogue grades none."""
+    warm_up = cfg.teach.warm_up
+    assert warm_up is not None
+    folder = f"models/teacher_warm_up/{fingerprint}"
+    if model_files(store, folder) is not None:
+        return folder
+    typed = find_types(catalogue.pin_texts["title"].to_pylist(), warm_up.min_pins)
+    if not typed:
+        logger.warning("teach.warm_up: no title names a kind of thing in plain words; going on without a warm-up")
+        return None
+    phrase_vectors = zero_shot_tower(cfg, store).encode(sorted({pin.phrase for pin in typed}))
+    examples = warm_up_examples(
+        catalogue.pin_texts,
+        typed,
+        phrase_vectors,
+        catalogue.text_vectors,
+        num_features,
+        cfg.pin_text,
+        warm_up,
+        cfg.seed,
+    )
+    logger.info("teach: warm-up on %d pairs of %d kinds", len(examples), len(phrase_vectors))
+    nothing = FeatureScaler(np.zeros(num_features), np.ones(num_features))
+    train_on_ray(
+        name=f"teach-warm-up-{fingerprint}",
+        build=partial(build_teacher, cfg.teach, nothing, store, None),
+        train=examples,
+        valid=examples.rows(np.arange(0)),
+        cfg=warm_up.train,
+        seed=cfg.seed,
+        store=store,
+        model_folder=folder,
+    )
+    return folder
 
 
 def _content(catalogue: Catalogue, pairs: LabelledPairs) -> str:

@@ -49,3 +49,18 @@ def combine_raters(labels: pa.Table, smoothing: float) -> pa.Table:
             "target": pa.array(targets, pa.list_(pa.float32(), NUM_GRADES)),
         }
     )
+
+
+def query_weights(query_index: np.ndarray, balance: float) -> np.ndarray:
+    """Weight per pair, (num pairs of its query) ** -balance, with mean 1: a much judged query must not rule the rest.
+
+    Args:
+        query_index: (num_pairs,) which query.
+        balance: 0..1.
+
+    Returns:
+        (num_pairs,) float32.
+    """
+    counts = np.bincount(query_index).astype(np.float64)
+    weights = np.where(counts > 0, counts, 1.0)[query_index] ** -balance
+    return (weights / weights.mean()).astype(np.float32) if len(weights) else weights.astype(np.float32)
