@@ -11,10 +11,10 @@ import argparse
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from _bench import finish
 
 from ray_app.bm25 import Bm25Index
@@ -77,13 +77,17 @@ def main() -> None:
     for fold in range(args.folds):
         test = np.flatnonzero(folds == fold)
         rest = np.flatnonzero(folds != fold)
-        valid_groups = _valid_groups([examples.queries[i] for i in rest], cfg)
-        is_valid = np.array([query_group(examples.queries[i]) in valid_groups for i in rest])
+        valid_groups = _valid_groups(examples.rows(rest).queries, cfg)
+        is_valid = np.array([query_group(query) in valid_groups for query in examples.rows(rest).queries])
         teacher = _teach(cfg, warm, examples.rows(rest[~is_valid]), examples.rows(rest[is_valid]))
         probs["teacher"][test] = _probs(teacher, examples.rows(test), cfg)
         if pool is not None:
-            student = pool.distill(teacher, {examples.queries[i] for i in test}, examples.rows(rest[~is_valid]), pairs, rest[~is_valid])
-            features = student_features(catalogue, pool.pins, pairs.queries, pairs.query_index[test], pairs.pin_index[test])
+            student = pool.distill(
+                teacher, set(examples.rows(test).queries), examples.rows(rest[~is_valid]), pairs, rest[~is_valid]
+            )
+            features = student_features(
+                catalogue, pool.pins, pairs.queries, pairs.query_index[test], pairs.pin_index[test]
+            )
             probs["student"][test] = _probs(student, _with_features(examples.rows(test), features), cfg)
         print(f"fold {fold + 1}/{args.folds}: {time.monotonic() - started:.0f} s", flush=True)
     bm25 = Bm25Index.build(title_and_text(cfg, catalogue.pin_texts)[1])
@@ -209,7 +213,7 @@ def _probs(model: CrossEncoder | BiEncoder, examples: Examples, cfg: Config) -> 
     return out
 
 
-def _folds(queries: list[str], num_folds: int, seed: int) -> np.ndarray:
+def _folds(queries: Sequence[str], num_folds: int, seed: int) -> np.ndarray:
     """Fold of each pair; near-duplicate queries share one, and folds hold about equally many pairs."""
     groups = [query_group(query) for query in queries]
     sizes = {group: groups.count(group) for group in set(groups)}
@@ -220,7 +224,7 @@ def _folds(queries: list[str], num_folds: int, seed: int) -> np.ndarray:
     return np.array([fold_of[group] for group in groups])
 
 
-def _valid_groups(queries: list[str], cfg: Config) -> set[str]:
+def _valid_groups(queries: Sequence[str], cfg: Config) -> set[str]:
     groups = sorted({query_group(query) for query in queries}, key=lambda g: content_key(f"valid {cfg.seed}", g))
     return set(groups[: round(len(groups) * cfg.teach.valid_share)])
 

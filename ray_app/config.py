@@ -32,7 +32,8 @@ class RayConfig(Section):
     """How the local cluster is started when no RAY_ADDRESS is given."""
 
     num_cpus: PositiveInt | None = None
-    """Logical CPUs of a local cluster; None: max(6, the machine's cores), see docs/ray.md for why not fewer."""
+    """Logical CPUs of a local cluster; None: max(6, the machine's cores). Fewer can hang a chain of Ray Data
+    stages, each of which holds some while it waits for the others."""
     object_store_bytes: PositiveInt = 500_000_000
 
 

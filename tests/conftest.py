@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for tiny_models
 
-from tiny_models import save_tiny_decoder, save_tiny_encoder  # noqa: E402
+from tiny_models import save_tiny_decoder, save_tiny_encoder
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from ray_app.config import Config
 from ray_app.embed.encode import matrix_or_zero
+from ray_app.errors import UserError
 from ray_app.features import PairFeatures
 from ray_app.ledger.content_key import content_key
 from ray_app.teach.features import CosineFeatures
@@ -38,9 +39,12 @@ class Catalogue:
         """Put the tables side by side.
 
         Raises:
-            AssertionError: the tables are of different catalogues.
+            UserError: the tables are of different catalogues.
         """
-        assert pin_texts["pin_id"].equals(zero_shot_pins["pin_id"]), "zero_shot is of another catalogue; run it again"
+        if not pin_texts["pin_id"].equals(zero_shot_pins["pin_id"]):
+            raise UserError(
+                "zero_shot was made from an older pin_texts; run `python pipelines/zero_shot.py --config ...` again"
+            )
         return cls(
             cfg=cfg,
             pin_texts=pin_texts,

@@ -170,3 +170,11 @@ def test_a_thousand_samples_take_seconds():
     started = time.process_time()
     evaluate_systems(pairs, systems, EvaluationSettings(samples=1000))
     assert time.process_time() - started < 10
+
+
+def test_the_mean_ndcg_leaves_out_queries_where_nothing_is_relevant(make_pairs, make_system):
+    """nDCG is 0/0 there for every order; counted as 0 it would hide differences between systems."""
+    pairs = make_pairs([("empty", "a", 1), ("full", "a", 5)])
+    evaluation = evaluate_systems(pairs, {"s": make_system([1, 1])}, FAST)
+    assert evaluation.rows()[0]["ndcg@20"] == 1.0
+    assert any("no relevant pin" in note for note in evaluation.notes)

@@ -50,7 +50,9 @@ def make_examples(n: int = 60) -> Examples:
 
 
 def config(**overrides: object) -> TrainConfig:
-    return TrainConfig.model_validate({"epochs": 6, "batch_size": 16, "head_learning_rate": 0.1, "patience": 9} | overrides)
+    return TrainConfig.model_validate(
+        {"epochs": 6, "batch_size": 16, "head_learning_rate": 0.1, "patience": 9} | overrides
+    )
 
 
 def test_it_learns_what_the_features_say() -> None:

@@ -1,0 +1,56 @@
+"""Delete what nothing refers to: old table and model versions, ledger rows of no release, left-over temporary files."""
+
+import logging
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from ray_app.ledger.ledger import Ledger
+from ray_app.ledger.release import list_releases, referenced_keys
+from ray_app.manifest import manifest_path, read_manifest, read_output
+from ray_app.schemas import SOFT_LABEL_RESULTS, embedding_results
+from ray_app.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GarbageCounts:
+    """What was deleted."""
+
+    folders: int  # versions of tables and models, and recipes of ledgers
+    ledger_rows: int
+    temporary_files: int
+
+
+def collect_all(store: Storage) -> GarbageCounts:
+    """Delete unreferenced data under a run's root. Must not run beside a job that writes there.
+
+    Kept are: every file that a manifest names, ledger rows that a release or the `soft_labels` table holds, and the
+    zero-shot vectors, which any later stage may look up again. Whatever else is needed later is computed again.
+    """
+    names = [path.removeprefix("manifests/").removesuffix(".json") for path in store.list_files("manifests", ".json")]
+    manifests = [manifest for name in names if (manifest := read_manifest(store, name)) is not None]
+    kept = {output.path for manifest in manifests for output in manifest.outputs.values()}
+    folders = {"/".join(path.split("/")[:3]) for root in ("tables", "models") for path in store.list_files(root)}
+    dropped = sorted(folders - kept)
+    for folder in dropped:
+        store.delete(folder)
+
+    rows = 0
+    released = referenced_keys(store)
+    for release in list_releases(store)[:1]:
+        rows += _collect(store, "pin_embeddings", embedding_results(release.dim), released)
+    label = read_manifest(store, "label")
+    if label is not None:
+        rows += _collect(
+            store, "soft_labels", SOFT_LABEL_RESULTS, read_output(store, label.outputs["soft_labels"])["content_key"]
+        )
+    counts = GarbageCounts(folders=len(dropped), ledger_rows=rows, temporary_files=store.delete_temporary_files())
+    logger.info("garbage: %s (manifests kept: %s)", counts, [manifest_path(m.stage) for m in manifests])
+    return counts
+
+
+def _collect(store: Storage, table: str, schema: pa.Schema, keys: pa.Array | pa.ChunkedArray) -> int:
+    recipes = {path.split("/")[2] for path in store.list_files(f"ledger/{table}")}
+    return sum(Ledger(store, table, recipe, schema).collect_garbage(keys) for recipe in sorted(recipes))

@@ -1,0 +1,240 @@
+"""All stages on a tiny catalogue with tiny models: real Ray Data, real Ray Train, real weights."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import yaml
+
+from ray_app.config import Config, load_config
+from ray_app.errors import UserError
+from ray_app.ledger.release import current_release, open_release
+from ray_app.manifest import Manifest, read_manifest, read_output
+from ray_app.storage import Storage
+
+ROOT = Path(__file__).parents[2]
+STAGES = ("ingest", "enrich", "zero_shot", "teach", "sample", "label", "distill", "embed", "evaluate")
+THINGS = ("cup", "mug", "shoe", "laptop", "hub", "cable")
+COLOURS = ("red", "green", "blue", "black", "small", "large")
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: str) -> Path:
+    """36 pins, 12 judged queries, 2 kinds of dirt, and a config."""
+    folder = tmp_path_factory.mktemp("source")
+    pins = [
+        {"pin_id": f"{c}-{t}", "title": f"the {c} {t}", "description": f"a {c} {t} for the {c}", "locale": "en-US"}
+        for c in COLOURS
+        for t in THINGS
+    ]
+    pins[0] |= {"title": "", "description": ""}  # a pin that says nothing
+    write_csv(folder / "pins.csv", [*pins, pins[5]])  # and one that comes twice
+    labels = [
+        {
+            "query": q,
+            "pin_id": p["pin_id"],
+            "rater_id": "final",
+            "grade": 5 if q in p["pin_id"] else 1,
+            "locale": "en-US",
+        }
+        for q in (*THINGS, *COLOURS)
+        for p in pins
+    ]
+    write_csv(folder / "labels.csv", [*labels, {**labels[0], "pin_id": "nowhere"}])
+    log = [
+        {
+            "event_id": f"{q}{i}", "timestamp": "2026-01-01T00:00:00Z", "query": q, "locale": "en-US",
+            "pin_id": f"{c}-{t}", "position": i + 1, "action": "impression",
+        }
+        for t in THINGS
+        for c in COLOURS[:3]
+        for i, q in enumerate((f"{c} {t}",))
+    ]  # fmt: skip
+    write_csv(folder / "log.csv", log)
+    train = {"epochs": 2, "batch_size": 32, "head_learning_rate": 0.01}
+    config = {
+        "output": str(folder / "run"),
+        "ingest": {
+            "pins": {"adapter": "table", "path": str(folder / "pins.csv")},
+            "search_log": {"adapter": "table", "path": str(folder / "log.csv")},
+            "human_labels": {"adapter": "table", "path": str(folder / "labels.csv")},
+        },
+        "features": {"zero_shot_model": tiny_encoder, "zero_shot_max_tokens": 16},
+        "teach": {"base_model": tiny_encoder, "max_tokens": 32, "train": train},
+        "sample": {"num_pairs": 120},
+        "label": {"rows_per_block": 16, "batch_size": 8},
+        "distill": {"base_model": tiny_encoder, "dim": 8, "train": train, "feature_train": train},
+        "embed": {"rows_per_block": 16, "max_error_rate": 0.1},
+        "evaluate": {"bootstrap_samples": 50},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def run_stages(cfg: Config, *names: str) -> dict[str, Manifest]:
+    from importlib import import_module
+
+    store = Storage(cfg.output)
+    return {name: import_module(f"ray_app.{name}.stage").run(cfg, store) for name in names or STAGES}
+
+
+@pytest.fixture(scope="module")
+def finished(source: Path, ray_cluster: None) -> tuple[Config, dict[str, Manifest]]:
+    cfg = load_config(source / "config.yaml")
+    return cfg, run_stages(cfg)
+
+
+def table(cfg: Config, stage: str, name: str) -> pa.Table:
+    store = Storage(cfg.output)
+    manifest = read_manifest(store, stage)
+    assert manifest is not None
+    return read_output(store, manifest.outputs[name])
+
+
+def test_no_row_is_lost_between_the_stages(finished: tuple[Config, dict[str, Manifest]]) -> None:
+    _, manifests = finished
+    for name in ("ingest", "enrich", "teach", "label", "embed", "evaluate"):
+        counts = manifests[name].counts
+        lost = (
+            counts["rows_in"] - counts["rows_out"] - counts.get("rows_quarantined", 0) - counts.get("without_vector", 0)
+        )
+        assert lost == 0, name
+
+
+def test_dirt_is_in_quarantine_with_a_reason(finished: tuple[Config, dict[str, Manifest]]) -> None:
+    reasons = [reason.split(":")[0] for reason in table(finished[0], "ingest", "quarantine")["reason"].to_pylist()]
+    assert sorted(reasons) == ["duplicate_key", "unknown_pin"]
+
+
+def test_every_sampled_pair_has_one_soft_label(finished: tuple[Config, dict[str, Manifest]]) -> None:
+    cfg, _ = finished
+    pairs, labels = table(cfg, "sample", "pairs"), table(cfg, "label", "soft_labels")
+    key = ["query", "locale", "pin_id"]
+    assert labels.select(key).to_pylist() == pairs.select(key).to_pylist()
+    assert labels["error"].null_count == labels.num_rows
+
+
+def test_test_queries_are_never_labelled_for_training(finished: tuple[Config, dict[str, Manifest]]) -> None:
+    cfg, _ = finished
+    splits = table(cfg, "teach", "splits")
+    test = {row["query"] for row in splits.to_pylist() if row["split"] == "test"}
+    assert test
+    assert not test & set(table(cfg, "sample", "pairs")["query"].to_pylist())
+
+
+def test_the_release_holds_each_pin_with_text(finished: tuple[Config, dict[str, Manifest]]) -> None:
+    store = Storage(finished[0].output)
+    release = current_release(store)
+    assert release is not None
+    assert open_release(store, release).num_rows == 35
+    assert release.num_missing == 1
+
+
+def test_all_five_systems_are_measured_on_all_pairs(finished: tuple[Config, dict[str, Manifest]]) -> None:
+    rows = finished[1]["evaluate"].info["rows"]
+    assert [r["system"] for r in rows] == ["bm25", "embedding_cosine", "feature_student", "teacher", "student"]
+    assert {r["num_pairs"] for r in rows} == {finished[1]["teach"].counts["test_pairs"]}
+
+
+def test_a_second_run_does_no_model_work(finished: tuple[Config, dict[str, Manifest]]) -> None:
+    cfg, first = finished
+    again = run_stages(cfg)
+    assert {name: m.created_at for name, m in again.items()} == {name: m.created_at for name, m in first.items()}
+
+
+def test_a_lost_manifest_costs_no_label_and_gives_the_same_table(finished: tuple[Config, dict[str, Manifest]]) -> None:
+    cfg, first = finished
+    store = Storage(cfg.output)
+    store.delete("manifests/label.json")
+    again = run_stages(cfg, "label")["label"]
+    assert again.counts["computed"] == 0
+    assert again.outputs["soft_labels"].content_hash == first["label"].outputs["soft_labels"].content_hash
+
+
+def test_new_judged_queries_are_evaluated_in_one_go(finished: tuple[Config, dict[str, Manifest]], source: Path) -> None:
+    cfg, first = finished
+    rows = [
+        {"query": "red shoe", "pin_id": p, "rater_id": "x", "grade": g, "locale": "en-US"}
+        for p, g in (("red-shoe", 5), ("red-mug", 3), ("blue-cable", 1), ("gone", 1))
+    ]
+    write_csv(source / "new.csv", rows)
+    new = cfg.model_copy(update={"evaluate": cfg.evaluate.model_copy(update={"human_labels": str(source / "new.csv")})})
+    manifest = run_stages(new, "evaluate")["evaluate"]
+    assert (manifest.counts["pairs"], manifest.counts["rows_quarantined"]) == (3, 1)
+    assert Storage(cfg.output).exists(first["evaluate"].info["report"])  # the run's own report stays
+
+
+def test_labels_of_unknown_pins_only_are_a_clear_error(
+    finished: tuple[Config, dict[str, Manifest]], source: Path
+) -> None:
+    write_csv(source / "bad.csv", [{"query": "q", "pin_id": "gone", "rater_id": "x", "grade": 1, "locale": "en-US"}])
+    cfg = finished[0]
+    bad = cfg.model_copy(update={"evaluate": cfg.evaluate.model_copy(update={"human_labels": str(source / "bad.csv")})})
+    with pytest.raises(UserError, match="no usable label"):
+        run_stages(bad, "evaluate")
+
+
+def test_two_training_workers_give_a_working_teacher(finished: tuple[Config, dict[str, Manifest]]) -> None:
+    cfg = finished[0]
+    train = cfg.teach.train.model_copy(update={"num_workers": 2, "epochs": 1})
+    two = cfg.model_copy(update={"teach": cfg.teach.model_copy(update={"train": train}), "output": f"{cfg.output}-two"})
+    shutil.copytree(cfg.output, two.output)
+    manifest = run_stages(two, "teach")["teach"]
+    assert len(manifest.info["history"]) == 1
+    assert manifest.outputs["teacher"].content_hash != finished[1]["teach"].outputs["teacher"].content_hash
+
+
+def test_a_run_killed_while_labelling_ends_with_the_same_tables(
+    finished: tuple[Config, dict[str, Manifest]], source: Path, tmp_path: Path
+) -> None:
+    """kill -9 of everything at once; the rerun labels only what is missing, and ends with equal tables."""
+    cfg, first = finished
+    output = tmp_path / "run"
+    shutil.copytree(cfg.output, output)
+    for path in (output / "ledger" / "soft_labels").rglob("*.parquet"):
+        path.unlink()
+    (output / "manifests" / "label.json").unlink()
+    command = [
+        sys.executable, "pipelines/label.py", "--config", str(source / "config.yaml"), "--set", f"output={output}",
+    ]  # fmt: skip
+    env = os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    env.pop("RAY_ADDRESS", None)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=env, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    ledger = output / "ledger" / "soft_labels"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not list(ledger.rglob("*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    kept = len(list(ledger.rglob("*.parquet")))
+    resumed = cfg.model_copy(update={"output": str(output)})
+    manifest = run_stages(resumed, "label")["label"]
+    assert kept >= 1
+    assert manifest.outputs["soft_labels"].content_hash == first["label"].outputs["soft_labels"].content_hash
+    keys = [key for path in ledger.rglob("*.parquet") for key in pa.parquet.read_table(path)["content_key"].to_pylist()]
+    assert len(keys) == len(set(keys))
+
+
+def test_the_command_prints_one_json_line_last(finished: tuple[Config, dict[str, Manifest]], source: Path) -> None:
+    env = os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    env.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "pipelines/evaluate.py", "--config", str(source / "config.yaml")]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240, check=True)
+    assert len(json.loads(done.stdout.strip().splitlines()[-1])["rows"]) == 5
