@@ -225,6 +225,9 @@ class SampleConfig(Section):
     """Retrieval draws a query by the share of its words that the best pin has, to this power; 0: words do not matter."""
     labelled_query_boost: Annotated[float, Field(ge=1)] = 10.0
     """How much more retrieved pairs a query with human labels for training gets: those are the kind that is judged."""
+    kind_min_pins: Annotated[int, Field(ge=0)] = 3
+    """Phrases that name the kind of thing in that many titles (ray_app/teach/warm_up.py) are queries too; 0: they are not."""
+    kind_query_boost: Annotated[float, Field(ge=1)] = 2.0
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> "SampleConfig":
@@ -257,8 +260,13 @@ class DistillConfig(Section):
     max_query_tokens: PositiveInt = 32
     max_pin_tokens: PositiveInt = 96
     dim: PositiveInt = 128
+    bottleneck: PositiveInt = 48
+    """Width that vectors are projected to before they are compared element by element."""
     hidden: PositiveInt = 128
+    feature_hidden: PositiveInt = 64
     dropout: Fraction = 0.1
+    vector_dropout: Fraction = 0.5
+    """Of the compared vectors: a student that has seen few queries otherwise learns them by heart."""
     human_label_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the human-labelled training pairs beside the teacher's; 0: soft labels only."""
     valid_share: Fraction = 0.05

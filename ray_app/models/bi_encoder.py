@@ -19,9 +19,9 @@ from ray_app.models.pooling import pool
 from ray_app.models.sources import load_backbone
 from ray_app.models.text_encoder import autocast, pick_device, pick_dtype, run_bucketed
 from ray_app.models.tokens import encode_single
+from ray_app.schemas import NUM_GRADES
 
 STATE_BATCH = 64  # texts per forward pass before training
-QUERY_CONTEXT = 16  # guessed: a handful of numbers about the query is enough
 
 
 class BiEncoder(nn.Module):
@@ -51,11 +51,19 @@ class BiEncoder(nn.Module):
                 nn.init.orthogonal_(self.projection.weight)
                 if cfg.dim == width:
                     self.projection.weight.copy_(torch.eye(width))
-            # The query alone: how far its scores must be shifted, since a vague query is near to everything.
-            self.query_context = nn.Linear(cfg.dim, QUERY_CONTEXT)
-            interactions = 2 * cfg.dim + 1 + QUERY_CONTEXT
+            self.compare = nn.Linear(cfg.dim, cfg.bottleneck)
+            self.norm = nn.LayerNorm(cfg.bottleneck, elementwise_affine=False)
+            self.vector_dropout = nn.Dropout(cfg.vector_dropout)
+            interactions = 2 * cfg.bottleneck + 1
         self._states: dict[str, Any] | None = None  # text -> pooled state, while the language model is frozen
         self.head = build_head(interactions + num_features, cfg.hidden, cfg.dropout)
+        if backbone is not None:
+            # What cosine and features say alone; the compared vectors refine it. It holds for queries never seen.
+            self.plain_head = build_head(num_features + 1, cfg.feature_hidden, cfg.dropout)
+            self.plain_linear = nn.Linear(num_features + 1, NUM_GRADES)
+            with torch.no_grad():
+                self.head[-1].weight.mul_(0.3)
+                self.head[-1].bias.zero_()
 
     @classmethod
     def from_base(cls, cfg: DistillConfig, scaler: FeatureScaler) -> "BiEncoder":
@@ -120,11 +128,11 @@ class BiEncoder(nn.Module):
 
         if self.backbone is None:
             return self.head(features)
-        scale = self.cfg.dim**0.5  # unit vectors' products are tiny; this gives them unit scale
-        product = query * pin * scale
-        cosine = (query * pin).sum(-1, keepdim=True)
-        context = self.query_context(query * scale)
-        return self.head(torch.cat([cosine * 5.0, product, (query - pin).abs() * scale, context, features], -1))
+        cosine = (query * pin).sum(-1, keepdim=True) * 5.0
+        one, two = self.norm(self.compare(query)), self.norm(self.compare(pin))
+        compared = self.vector_dropout(torch.cat([one * two, (one - two).abs()], -1))
+        plain = torch.cat([cosine, features], -1)
+        return self.head(torch.cat([compared, plain], -1)) + self.plain_head(plain) + self.plain_linear(plain)
 
     def _states_of(self, name: str, batch: dict[str, Any]) -> Any:
         if f"{name}_states" in batch:
@@ -151,9 +159,12 @@ class BiEncoder(nn.Module):
 
     def param_groups(self, cfg: TrainConfig) -> list[dict[str, Any]]:
         """Optimiser groups: the language model's layers, and everything else at the head's learning rate."""
-        groups = [] if self.backbone is None else backbone_groups(self.backbone, cfg)
-        ours = [p for name, p in self.named_parameters() if not name.startswith("backbone.")]
-        return [*groups, {"params": ours, "lr": cfg.head_learning_rate}]
+        if self.backbone is None:
+            return [{"params": list(self.parameters()), "lr": cfg.head_learning_rate}]
+        # The projection is part of the tower: at the head's rate it would leave the base model's geometry at once.
+        tower = [*backbone_groups(self.backbone, cfg), {"params": [self.projection.weight], "lr": cfg.learning_rate}]
+        ours = [p for name, p in self.named_parameters() if not name.startswith(("backbone.", "projection."))]
+        return [*tower, {"params": ours, "lr": cfg.head_learning_rate}]
 
     # --- files ---
 

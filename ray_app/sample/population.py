@@ -1,6 +1,6 @@
 """What can be sampled: the queries, and the (query, pin) pairs that the log shows, each in its stratum."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ class Population:
     locales: list[str]
     num_events: Ints  # (num_queries,) rows of the log
     frequency_bands: list[str]  # head, torso, tail; unseen: asked for, but not in the log
-    wanted: NDArray[np.bool_]  # (num_queries,) asked for: never left out
+    boost: NDArray[np.float64]  # (num_queries,) how much more retrieved pairs an extra query gets; 0: from the log only
     pair_query: Ints  # (num_pairs,) into queries
     pair_pin: Ints  # (num_pairs,) into the catalogue
     pair_band: Ints  # (num_pairs,) into ENGAGEMENT_BANDS
@@ -38,7 +38,7 @@ def build_population(
     log: pa.Table,
     pin_ids: Sequence[str],
     excluded_queries: Collection[str] = (),
-    extra_queries: Collection[tuple[str, str]] = (),
+    extra_queries: Mapping[tuple[str, str], float] | None = None,
 ) -> Population:
     """Read the log into distinct queries and pairs.
 
@@ -48,15 +48,19 @@ def build_population(
         log: Schema SEARCH_LOG; pairs with null or unknown pins count for their query's frequency only.
         pin_ids: The catalogue.
         excluded_queries: Held out for evaluation.
-        extra_queries: (query, locale) to sample for even if the log does not have them.
+        extra_queries: (query, locale) to sample for even if the log does not have them -> its boost, see `Population`.
     """
     excluded = {query_group(query) for query in excluded_queries}
     usable: dict[str, str] = {}  # raw -> normalised
     columns = log.select(["query", "locale", "pin_id", "position", "action"]).combine_chunks()
-    for raw in {*columns.column("query").unique().to_pylist(), *(query for query, _ in extra_queries)}:
+    for raw in {*columns.column("query").unique().to_pylist(), *(query for query, _ in extra_queries or {})}:
         if tokenise(raw) and query_group(raw) not in excluded:
             usable[raw] = normalise_query(raw)
-    extra = {(usable[query], locale) for query, locale in extra_queries if query in usable}
+    extra: dict[tuple[str, str], float] = {}
+    for (query, locale), boost in (extra_queries or {}).items():
+        if query in usable:
+            key = (usable[query], locale)
+            extra[key] = max(boost, extra.get(key, 0.0))
 
     query_code, raw_queries = _codes(columns.column("query"))
     locale_code, locales = _codes(columns.column("locale"))
@@ -64,7 +68,7 @@ def build_population(
     combined = query_code * max(len(locales), 1) + locale_code
     distinct, place = np.unique(combined, return_inverse=True)
     named = [(usable.get(raw_queries[c // len(locales)]), locales[c % len(locales)]) for c in distinct.tolist()]
-    kept = sorted({(query, locale) for query, locale in named if query is not None} | extra)
+    kept = sorted({(query, locale) for query, locale in named if query is not None} | extra.keys())
     row_of = {pair: i for i, pair in enumerate(kept)}
     query_row = np.array([row_of[(q, loc)] if q is not None else -1 for q, loc in named], np.int64)[place.reshape(-1)]
 
@@ -75,7 +79,7 @@ def build_population(
         locales=[locale for _, locale in kept],
         num_events=num_events,
         frequency_bands=_frequency_bands(kept, num_events),
-        wanted=np.array([pair in extra for pair in kept], bool),
+        boost=np.array([extra.get(pair, 0.0) for pair in kept], np.float64),
         pair_query=pair_query,
         pair_pin=pair_pin,
         pair_band=pair_band,

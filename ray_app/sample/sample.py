@@ -7,7 +7,7 @@ catalogue (Horvitz-Thompson), and over those of any subset, such as the log's.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +38,7 @@ def sample_pairs(
     cfg: SampleConfig,
     seed: int,
     excluded_queries: Collection[str] = (),
-    extra_queries: Collection[tuple[str, str]] = (),
+    extra_queries: Mapping[tuple[str, str], float] | None = None,
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """Sample pairs for the teacher.
 
@@ -50,7 +50,8 @@ def sample_pairs(
         cfg: How many, from where.
         seed: Another seed draws other pairs with the same probabilities.
         excluded_queries: Held-out queries; neither they nor their near-duplicates are sampled.
-        extra_queries: (query, locale) that are sampled for whether or not the log has them.
+        extra_queries: (query, locale) that are sampled for whether or not the log has them -> how much more
+            retrieved pairs each gets than a query of the log.
 
     Returns:
         Pairs (schema PAIRS, sorted by query, locale, pin) and one dict per stratum: `stratum`, `num_pairs` (how many
@@ -128,11 +129,11 @@ def _draw_random(query_keys: Keys, pin_keys: Keys, per_query: Floats, seed: int)
 def _query_probs(population: Population, max_queries: int) -> Floats:
     """Probability of each query: 1 for wanted ones, else by strata of locale and frequency."""
     prob = np.ones(len(population.queries))
-    optional = np.flatnonzero(~population.wanted)
+    optional = np.flatnonzero(population.boost == 0)
     if len(optional):
         names = [f"{population.locales[i]}/{population.frequency_bands[i]}" for i in optional]
         _, stratum, sizes = np.unique(names, return_inverse=True, return_counts=True)
-        budget = max(max_queries - int(population.wanted.sum()), 0)
+        budget = max(max_queries - int((population.boost > 0).sum()), 0)
         prob[optional] = sqrt_rates(sizes, budget)[stratum.reshape(-1)]
     return prob
 
@@ -148,7 +149,7 @@ def _subset(population: Population, rows: Ints) -> Population:
         locales=[population.locales[i] for i in rows],
         num_events=population.num_events[rows],
         frequency_bands=[population.frequency_bands[i] for i in rows],
-        wanted=population.wanted[rows],
+        boost=population.boost[rows],
         pair_query=new_row[population.pair_query[kept]],
         pair_pin=population.pair_pin[kept],
         pair_band=population.pair_band[kept],

@@ -102,7 +102,7 @@ def query_weights(population: Population, bm25: Bm25Index, tops: list[NDArray], 
     total = np.add.reduceat(np.append(idf, 0.0), terms.start[:-1]) if len(queries) else best
     coverage = np.maximum(best / np.maximum(total, 1e-9), _LEAST_COVERAGE)
     weight = np.sqrt(np.maximum(population.num_events, 1)) * coverage**cfg.coverage_power
-    weight = np.where(population.wanted, np.maximum(weight, 1.0) * cfg.labelled_query_boost, weight)
+    weight = np.where(population.boost > 0, np.maximum(weight, 1.0) * population.boost, weight)
     return weight / weight.mean()
 
 

@@ -15,8 +15,10 @@ from ray_app.sample.sample import sample_pairs
 from ray_app.sample.sources import SOURCES, Neighbours
 from ray_app.schemas import SEARCH_LOG, require_columns
 from ray_app.storage import Storage
+from ray_app.teach.warm_up import find_types
 from ray_app.text import TEXT_VERSION, normalise_query, render_pin_texts, stem_tokens
 from ray_app.zero_shot.similarity import top_neighbours
+from ray_app.zero_shot.stage import vector_column, zero_shot_tower
 
 VERSION = 1
 
@@ -39,8 +41,16 @@ def run(cfg: Config, store: Storage) -> Manifest:
     log_table, pins = read_output(store, log), read_output(store, pin_texts)
     require_columns(log_table, SEARCH_LOG, "sample")
     pin_ids = pins["pin_id"].to_pylist()
-    neighbours = zero_shot_neighbours(read_output(store, zero_shot_pins), read_output(store, zero_shot_queries))
-    held_out, wanted = split_roles(read_output(store, splits), read_output(store, labels, ["query", "locale"]))
+    held_out, labelled = split_roles(read_output(store, splits), read_output(store, labels, ["query", "locale"]))
+    # What the catalogue calls its things is what people search for: the log of a young shop has few such queries.
+    min_pins = cfg.sample.kind_min_pins
+    kinds = kind_queries(pins, min_pins) if min_pins else set()
+    boosts = dict.fromkeys(kinds, cfg.sample.kind_query_boost) | dict.fromkeys(
+        labelled, cfg.sample.labelled_query_boost
+    )
+    neighbours = zero_shot_neighbours(
+        read_output(store, zero_shot_pins), _query_vectors(cfg, store, read_output(store, zero_shot_queries), kinds)
+    )
     pairs, strata = sample_pairs(
         log_table,
         pin_ids,
@@ -50,16 +60,37 @@ def run(cfg: Config, store: Storage) -> Manifest:
         cfg.sample,
         cfg.seed,
         excluded_queries=held_out,
-        extra_queries=wanted,
+        extra_queries=boosts,
     )
     run.write_table("pairs", pairs)
     by_source = {source: pc.sum(pc.equal(pairs["source"], source)).as_py() or 0 for source in SOURCES}
-    info = {"strata": strata, "num_by_source": by_source, "num_queries": len(set(pairs["query"].to_pylist()))}
+    info = {
+        "strata": strata,
+        "num_kinds": len(kinds),
+        "num_by_source": by_source,
+        "num_queries": len(set(pairs["query"].to_pylist())),
+    }
     if note := source_note(log_table, pin_ids):
         info["source_note"] = note
     # Sampling makes rows, it maps none: what comes in is what was drawn.
     counts = {"rows_in": pairs.num_rows, "rows_out": pairs.num_rows, "rows_quarantined": 0}
     return run.finish(counts={**counts, "log_rows": log_table.num_rows}, info=info)
+
+
+def kind_queries(pin_texts: pa.Table, min_pins: int) -> set[tuple[str, str]]:
+    """(phrase, locale) of each kind of thing that at least `min_pins` titles name."""
+    locales = pin_texts["locale"].to_pylist()
+    return {(pin.phrase, locales[pin.row] or "") for pin in find_types(pin_texts["title"].to_pylist(), min_pins)}
+
+
+def _query_vectors(cfg: Config, store: Storage, known: pa.Table, kinds: set[tuple[str, str]]) -> pa.Table:
+    """`known` (query, embedding) and the kinds' phrases."""
+    phrases = sorted({phrase for phrase, _ in kinds} - set(known["query"].to_pylist()))
+    if not phrases:
+        return known
+    vectors = zero_shot_tower(cfg, store).encode(phrases)
+    column = vector_column(vectors, known.schema.field("embedding").type)
+    return pa.concat_tables([known, pa.table({"query": phrases, "embedding": column}, schema=known.schema)])
 
 
 def split_roles(splits: pa.Table, labels: pa.Table) -> tuple[set[str], set[tuple[str, str]]]:

@@ -163,18 +163,18 @@ def test_strata_count_the_population():
 
 
 def test_held_out_queries_and_their_near_duplicates_are_never_sampled():
-    pairs, _ = sample(num_pairs=10_000, excluded_queries={"Laptops"}, extra_queries={("laptop", "en-US")})
+    pairs, _ = sample(num_pairs=10_000, excluded_queries={"Laptops"}, extra_queries={("laptop", "en-US"): 10.0})
     assert set(pairs["query"].to_pylist()) == set(THINGS) - {"laptop"}
 
 
 def test_labelled_queries_are_sampled_though_the_log_lacks_them():
-    pairs, _ = sample(log=SEARCH_LOG.empty_table(), extra_queries={("Red Chair", "en-US")}, num_pairs=20)
+    pairs, _ = sample(log=SEARCH_LOG.empty_table(), extra_queries={("Red Chair", "en-US"): 10.0}, num_pairs=20)
     assert set(pairs["query"].to_pylist()) == {"red chair"}
     assert set(pairs["source"].to_pylist()) <= {"bm25", "embedding", "random"}
 
 
 def test_labelled_queries_survive_when_queries_are_many():
-    assert "red chair" in sample(max_queries=2, extra_queries={("red chair", "en-US")})[0]["query"].to_pylist()
+    assert "red chair" in sample(max_queries=2, extra_queries={("red chair", "en-US"): 10.0})[0]["query"].to_pylist()
 
 
 def test_a_query_of_unknown_words_gets_fewer_retrieved_pairs():
