@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +20,8 @@ from ray_app.errors import UserError
 from ray_app.ledger.release import current_release, open_release
 from ray_app.manifest import Manifest, read_manifest, read_output
 from ray_app.storage import Storage
+
+pytestmark = pytest.mark.timeout(900)  # the first test pays for the whole pipeline
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("ingest", "enrich", "zero_shot", "teach", "sample", "label", "distill", "embed", "evaluate")
@@ -97,6 +100,24 @@ def run_stages(cfg: Config, *names: str) -> dict[str, Manifest]:
 def finished(source: Path, ray_cluster: None) -> tuple[Config, dict[str, Manifest]]:
     cfg = load_config(source / "config.yaml")
     return cfg, run_stages(cfg)
+
+
+def kill_when(stage: str, source: Path, overrides: list[str], reached: Callable[[], bool]) -> None:
+    """Start a stage as a program and kill -9 it and all its children once `reached` says so."""
+    command = [sys.executable, f"pipelines/{stage}.py", "--config", str(source / "config.yaml")]
+    for override in overrides:
+        command += ["--set", override]
+    env = os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    env.pop("RAY_ADDRESS", None)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **quiet)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not reached() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed_in_time = process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert killed_in_time, "the stage ended before it could be killed"
 
 
 def table(cfg: Config, stage: str, name: str) -> pa.Table:
@@ -209,20 +230,8 @@ def test_a_run_killed_while_labelling_ends_with_the_same_tables(
     for path in (output / "ledger" / "soft_labels").rglob("*.parquet"):
         path.unlink()
     (output / "manifests" / "label.json").unlink()
-    command = [
-        sys.executable, "pipelines/label.py", "--config", str(source / "config.yaml"), "--set", f"output={output}",
-    ]  # fmt: skip
-    env = os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
-    env.pop("RAY_ADDRESS", None)
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=env, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
     ledger = output / "ledger" / "soft_labels"
-    deadline = time.monotonic() + 120
-    while process.poll() is None and not list(ledger.rglob("*.parquet")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill_when("label", source, [f"output={output}"], lambda: any(ledger.rglob("*.parquet")))
     kept = len(list(ledger.rglob("*.parquet")))
     resumed = cfg.model_copy(update={"output": str(output)})
     manifest = run_stages(resumed, "label")["label"]
@@ -230,6 +239,26 @@ def test_a_run_killed_while_labelling_ends_with_the_same_tables(
     assert manifest.outputs["soft_labels"].content_hash == first["label"].outputs["soft_labels"].content_hash
     keys = [key for path in ledger.rglob("*.parquet") for key in pa.parquet.read_table(path)["content_key"].to_pylist()]
     assert len(keys) == len(set(keys))
+
+
+def test_a_run_killed_while_teaching_ends_with_the_same_teacher(
+    finished: tuple[Config, dict[str, Manifest]], source: Path, tmp_path: Path
+) -> None:
+    """Another teacher would mean that all labels are made again, and are others."""
+    cfg = finished[0]
+    train = cfg.teach.train.model_copy(update={"epochs": 25, "patience": 25})
+    outputs = [tmp_path / "undisturbed", tmp_path / "killed"]
+    longer = []
+    for output in outputs:
+        shutil.copytree(cfg.output, output)
+        teach = cfg.teach.model_copy(update={"train": train})
+        longer.append(cfg.model_copy(update={"teach": teach, "output": str(output)}))
+    whole = run_stages(longer[0], "teach")["teach"].outputs["teacher"]
+    overrides = [f"output={outputs[1]}", "teach.train.epochs=25", "teach.train.patience=25"]
+    training = outputs[1] / "training"
+    kill_when("teach", source, overrides, lambda: len(list(training.glob("teach-*/checkpoint_*"))) >= 2)
+    resumed = run_stages(longer[1], "teach")["teach"].outputs["teacher"]
+    assert resumed.content_hash == whole.content_hash
 
 
 def test_the_command_prints_one_json_line_last(finished: tuple[Config, dict[str, Manifest]], source: Path) -> None:
