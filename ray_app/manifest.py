@@ -5,8 +5,8 @@ stage's settings, its version, and the *content* of its inputs, so an input that
 recomputes nothing downstream.
 
     run = StageRun("enrich", cfg, store, version=1, settings=[cfg.enrich], inputs=[pins, log])
-    if run.finished:
-        return run.finished
+    if (finished := run.finished) is not None:
+        return finished
     run.write_table("pin_texts", table)
     return run.finish(counts={"rows_in": ..., "rows_out": ...})
 """

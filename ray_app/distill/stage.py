@@ -49,8 +49,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
         ],
         inputs=[soft_labels, human_labels, splits, pin_texts, pins],
     )  # fmt: skip
-    if run.finished:
-        return run.finished
+    if (finished := run.finished) is not None:
+        return finished
     train, valid, skipped = _examples(cfg, store, soft_labels, human_labels, splits, read_output(store, pins))
     scaler = FeatureScaler.fit(train.features)
     history = {}

@@ -109,8 +109,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
     pin_texts = require_output(store, "enrich", "pin_texts")
     tower = student_tower(cfg, store, student, "pin")
     run = StageRun("embed", cfg, store, VERSION, settings=[cfg.pin_text, tower.recipe], inputs=[student, pin_texts])
-    if run.finished:
-        return run.finished
+    if (finished := run.finished) is not None:
+        return finished
     pins = read_output(store, pin_texts)
     wanted, counts = tower.compute(render_pin_texts(pins, cfg.pin_text))
     check_error_rate(counts, cfg.embed.max_error_rate, "pin embeddings")

@@ -23,8 +23,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
     outputs = {name: require_output(store, "ingest", name) for name in names}
     inputs = list(outputs.values())
     stage = StageRun("enrich", cfg, store, version=VERSION, settings=[cfg.enrich, TEXT_VERSION], inputs=inputs)
-    if stage.finished:
-        return stage.finished
+    if (finished := stage.finished) is not None:
+        return finished
 
     pins, boards, log = (read_output(store, outputs[name]) for name in ("pins", "boards", "search_log"))
     labelled = pc.unique(read_output(store, outputs["human_labels"], columns=["query"])["query"]).to_pylist()

@@ -69,8 +69,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
         inputs=[*read_from, labels_output, log_output, splits, models.teacher, models.student, models.feature_student],
         name=name,
     )  # fmt: skip
-    if run.finished:
-        return run.finished
+    if (finished := run.finished) is not None:
+        return finished
 
     pin_texts = drop_engaged_queries(catalogue.pin_texts, set(labels["query"].to_pylist()))
     if not pin_texts.equals(catalogue.pin_texts):

@@ -49,8 +49,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
         settings=[cfg.ingest, cfg.features.named_vectors],
         inputs=[_identify(source) for source in opened.values() if source],
     )
-    if stage.finished:
-        return stage.finished
+    if (finished := stage.finished) is not None:
+        return finished
 
     tables: dict[str, pa.Table] = {}
     quarantines: list[pa.Table] = []

@@ -105,8 +105,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
         settings=[labeller.recipe, cfg.pin_text],
         inputs=[pairs_output, teacher, pin_texts],
     )
-    if run.finished:
-        return run.finished
+    if (finished := run.finished) is not None:
+        return finished
     catalogue, _ = load_catalogue(cfg, store)
     pairs = read_output(store, pairs_output)
     queries, query_index = index_queries(pairs["query"].to_pylist())

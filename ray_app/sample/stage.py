@@ -36,8 +36,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
         settings=[cfg.sample, cfg.pin_text, cfg.seed, TEXT_VERSION],
         inputs=[log, labels, pin_texts, splits, zero_shot_pins, zero_shot_queries],
     )  # fmt: skip
-    if run.finished:
-        return run.finished
+    if (finished := run.finished) is not None:
+        return finished
     log_table, pins = read_output(store, log), read_output(store, pin_texts)
     require_columns(log_table, SEARCH_LOG, "sample")
     pin_ids = pins["pin_id"].to_pylist()

@@ -55,8 +55,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
         ],
         inputs=[labels],
     )  # fmt: skip
-    if run.finished:
-        return run.finished
+    if (finished := run.finished) is not None:
+        return finished
     splits = split_queries(pairs.queries, cfg.teach.test_share, cfg.teach.valid_share, cfg.seed)
     run.write_table("splits", splits)
     folder = f"models/teacher/{run.fingerprint}"

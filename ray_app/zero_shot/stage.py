@@ -60,8 +60,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
         settings=[cfg.features, cfg.pin_text, tower.recipe, TEXT_VERSION],
         inputs=[pin_texts, log, labels],
     )  # fmt: skip
-    if run.finished:
-        return run.finished
+    if (finished := run.finished) is not None:
+        return finished
     pins = read_output(store, pin_texts)
     titles, texts = title_and_text(cfg, pins)
     known = pc.unique(pa.concat_tables([read_output(store, t, ["query"]) for t in (log, labels)])["query"])
