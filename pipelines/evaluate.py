@@ -5,10 +5,10 @@ python pipelines/evaluate.py --config configs/chorus.yaml --set evaluate.human_l
 
 import json
 
-from ray_app.evaluate.stage import run
 from runner import run_program
 
 from ray_app.config import Config
+from ray_app.evaluate.stage import run
 from ray_app.storage import Storage
 
 

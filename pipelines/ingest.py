@@ -3,8 +3,9 @@
 python pipelines/ingest.py --config configs/chorus.yaml
 """
 
-from ray_app.ingest.stage import run
 from runner import run_stage
+
+from ray_app.ingest.stage import run
 
 if __name__ == "__main__":
     run_stage(run, __doc__)

@@ -5,14 +5,14 @@ python pipelines/run_all.py --config configs/chorus.yaml
 
 import time
 
-from ray_app.enrich.stage import run as enrich
-from ray_app.evaluate.stage import run as evaluate
-from ray_app.ingest.stage import run as ingest
 from runner import run_program
 
 from ray_app.config import Config
 from ray_app.distill.stage import run as distill
 from ray_app.embed.stage import run as embed
+from ray_app.enrich.stage import run as enrich
+from ray_app.evaluate.stage import run as evaluate
+from ray_app.ingest.stage import run as ingest
 from ray_app.label.stage import run as label
 from ray_app.sample.stage import run as sample
 from ray_app.storage import Storage
