@@ -115,13 +115,13 @@ def read_output(store: Storage, output: Output, columns: list[str] | None = None
         data = store.read_bytes(path)
         hashes[path] = hashlib.sha256(data).hexdigest()
         parts.append(decode_table(data, f"{store.shown}/{path}", columns))
-    if _content_hash(output.path, hashes) != output.content_hash:
+    if hash_files(output.path, hashes) != output.content_hash:
         where = f"{store.shown}/{output.path}"
         raise CorruptFileError(f"{where} was changed after it was written; delete that folder and run its stage again")
     return pa.concat_tables(parts)
 
 
-def _content_hash(folder: str, sha256_by_path: dict[str, str]) -> str:
+def hash_files(folder: str, sha256_by_path: dict[str, str]) -> str:
     """Identity of an output's content, whatever folder it lies in."""
     return section_hash({path.removeprefix(folder): sha for path, sha in sha256_by_path.items()})
 
@@ -173,7 +173,7 @@ class StageRun:
 
     def add_output(self, name: str, folder: str, files: list[StoredFile], rows: int = 0) -> Output:
         """Register files that were written elsewhere, such as a model folder."""
-        content = _content_hash(folder, {f.path: f.sha256 for f in files})
+        content = hash_files(folder, {f.path: f.sha256 for f in files})
         out = Output(name=name, path=folder, files=[f.path for f in files], rows=rows, content_hash=content)
         self._outputs[name] = out
         return out

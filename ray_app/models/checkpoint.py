@@ -9,9 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ray_app.config import section_hash
 from ray_app.errors import UserError
-from ray_app.manifest import Output
+from ray_app.manifest import Output, hash_files
 from ray_app.storage import Storage, StoredFile
 
 
@@ -45,7 +44,7 @@ def finished_model(store: Storage, folder: str) -> Output:
     if files is None:
         raise UserError(f"{folder} holds no finished model; run the stage that trains it again")
     name = folder.split("/")[-2]
-    content = section_hash({file.path.removeprefix(folder): file.sha256 for file in files})
+    content = hash_files(folder, {file.path: file.sha256 for file in files})
     return Output(name=name, path=folder, files=[file.path for file in files], rows=0, content_hash=content)
 
 

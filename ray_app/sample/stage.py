@@ -17,8 +17,9 @@ from ray_app.schemas import SEARCH_LOG, require_columns
 from ray_app.storage import Storage
 from ray_app.teach.warm_up import find_types
 from ray_app.text import TEXT_VERSION, normalise_query, render_pin_texts, stem_tokens
+from ray_app.training.examples import matrix_column
 from ray_app.zero_shot.similarity import top_neighbours
-from ray_app.zero_shot.stage import vector_column, zero_shot_tower
+from ray_app.zero_shot.stage import zero_shot_tower
 
 VERSION = 1
 
@@ -89,8 +90,9 @@ def _query_vectors(cfg: Config, store: Storage, known: pa.Table, kinds: set[tupl
     if not phrases:
         return known
     vectors = zero_shot_tower(cfg, store).encode(phrases)
-    column = vector_column(vectors, known.schema.field("embedding").type)
-    return pa.concat_tables([known, pa.table({"query": phrases, "embedding": column}, schema=known.schema)])
+    return pa.concat_tables(
+        [known, pa.table({"query": phrases, "embedding": matrix_column(vectors)}, schema=known.schema)]
+    )
 
 
 def split_roles(splits: pa.Table, labels: pa.Table) -> tuple[set[str], set[tuple[str, str]]]:

@@ -94,10 +94,10 @@ def _train(
         targets=matrix_of(pairs.table["target"]),
         weights=query_weights(pairs.query_index, cfg.teach.query_balance),
     )
-    part = {
-        name: examples.rows(np.flatnonzero([q in queries_of(splits, name) for q in examples.queries]))
-        for name in ("train", "valid")
-    }
+    part = {}
+    for name in ("train", "valid"):
+        chosen = queries_of(splits, name)
+        part[name] = examples.rows(np.flatnonzero([query in chosen for query in examples.queries]))
     scaler = FeatureScaler.fit(part["train"].features)
     warm_folder = None if cfg.teach.warm_up is None else _warm_up(cfg, store, catalogue, features.shape[1], fingerprint)
     train_on_ray(

@@ -14,9 +14,9 @@ from ray_app.manifest import Manifest, StageRun, read_output, require_output
 from ray_app.models import versions
 from ray_app.models.sources import model_identity, resolve
 from ray_app.models.text_encoder import TextEncoder, actor_threads
-from ray_app.schemas import embedding_type
 from ray_app.storage import Storage
 from ray_app.text import TEXT_VERSION, normalise_query, render_pin_texts
+from ray_app.training.examples import matrix_column
 
 VERSION = 1
 
@@ -70,20 +70,19 @@ def run(cfg: Config, store: Storage) -> Manifest:
     vectors = matrix_or_zero(tower.ledger.lookup(wanted["content_key"])["embedding"])
     split = [len(titles), len(titles) + len(texts)]
     title_vectors, text_vectors, query_vectors = np.split(vectors, split)
-    kind = embedding_type(vectors.shape[1])
     run.write_table(
         "zero_shot_pins",
         pa.table(
             {
                 "pin_id": pins["pin_id"],
-                "title_embedding": vector_column(title_vectors, kind),
-                "text_embedding": vector_column(text_vectors, kind),
+                "title_embedding": matrix_column(title_vectors),
+                "text_embedding": matrix_column(text_vectors),
             }
         ),
     )
     run.write_table(
         "zero_shot_queries",
-        pa.table({"query": pa.array(queries, pa.string()), "embedding": vector_column(query_vectors, kind)}),
+        pa.table({"query": pa.array(queries, pa.string()), "embedding": matrix_column(query_vectors)}),
     )
     return run.finish(
         counts={
@@ -102,9 +101,3 @@ def title_and_text(cfg: Config, pin_texts: pa.Table) -> tuple[list[str], list[st
     title = cfg.pin_text.model_copy(update={"fields": ["title"]})
     text = cfg.pin_text.model_copy(update={"fields": cfg.features.zero_shot_fields})
     return render_pin_texts(pin_texts, title), render_pin_texts(pin_texts, text)
-
-
-def vector_column(matrix: np.ndarray, kind: pa.DataType) -> pa.Array:
-    """A matrix as a fixed-size list column."""
-    flat = pa.array(np.ascontiguousarray(matrix, np.float32).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, kind.list_size)
