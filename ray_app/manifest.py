@@ -56,7 +56,9 @@ class Manifest:
     counts: dict[str, int]  # rows_in, rows_out, rows_quarantined and what else the stage counts
     info: dict[str, Any]  # recipes, scores, notes
     config: dict[str, Any]  # resolved
+    settings: str  # hash of the stage's settings and versions
     inputs: dict[str, str]  # name -> content hash
+    pin_texts: list[str]  # files of the pin texts that a `Drift` is measured from; empty for other stages
     wall_sec: float
     device_sec: float  # seconds of model work, summed over the workers
     rows_per_sec: float
@@ -126,6 +128,34 @@ def hash_files(folder: str, sha256_by_path: dict[str, str]) -> str:
     return section_hash({path.removeprefix(folder): sha for path, sha in sha256_by_path.items()})
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drift:
+    """Lets what was learned from the catalogue stand while few pins have changed since (`retrain` in the config).
+
+    Measured from the pins that the stage saw, so small changes add up. A pin that is gone is never tolerated: what was
+    made may still name it.
+    """
+
+    pin_texts: Output
+    inputs: tuple[str, ...]  # names of the stage's inputs that follow from the pins' texts
+    max_share: float  # of pins that are new or say something else
+
+    def tolerates(self, store: Storage, manifest: Manifest, inputs: dict[str, str]) -> bool:
+        """Whether an earlier run differs from the present inputs only in few pins."""
+        steady = {name: content for name, content in inputs.items() if name not in self.inputs}
+        before = {name: content for name, content in manifest.inputs.items() if name not in self.inputs}
+        if steady != before or not all(map(store.exists, manifest.pin_texts)) or not manifest.pin_texts:
+            return False
+        old = {row["pin_id"]: row for path in manifest.pin_texts for row in store.read_table(path).to_pylist()}
+        new = {row["pin_id"]: row for row in read_output(store, self.pin_texts).to_pylist()}
+        changed = sum(old.get(pin_id) != row for pin_id, row in new.items())
+        kept = not old.keys() - new.keys() and changed <= self.max_share * len(new)
+        logger.info(
+            "%s: %d of %d pins changed since: %s", manifest.stage, changed, len(new), "kept" if kept else "again"
+        )
+        return kept
+
+
 @dataclass
 class StageRun:
     """One run of a stage: decides whether there is anything to do, collects outputs, and writes the manifest last."""
@@ -137,6 +167,7 @@ class StageRun:
     settings: list[BaseModel | dict[str, Any] | str | int | float | None]
     inputs: list[Output]
     name: str | None = None  # of the manifest, if not the stage's
+    drift: Drift | None = None
     _outputs: dict[str, Output] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
 
@@ -146,15 +177,24 @@ class StageRun:
         return {out.name: out.content_hash for out in self.inputs}
 
     @property
+    def settings_hash(self) -> str:
+        """Identity of the settings and versions."""
+        return section_hash(self.stage, self.version, SCHEMA_VERSION, *self.settings)
+
+    @property
     def fingerprint(self) -> str:
         """Identity of this run: settings, versions and content of the inputs."""
-        return section_hash(self.stage, self.version, SCHEMA_VERSION, self.input_hashes, *self.settings)
+        return section_hash(self.settings_hash, self.input_hashes)
 
     @property
     def finished(self) -> Manifest | None:
-        """The manifest of an earlier run with the same fingerprint whose files are all there."""
+        """The manifest of an earlier run with the same fingerprint, or one that `drift` tolerates, if its files exist."""
         manifest = read_manifest(self.store, self.name or self.stage)
-        if manifest is None or manifest.fingerprint != self.fingerprint:
+        if manifest is None or manifest.settings != self.settings_hash:
+            return None
+        if manifest.fingerprint != self.fingerprint and not (
+            self.drift and self.drift.tolerates(self.store, manifest, self.input_hashes)
+        ):
             return None
         gone = [f for out in manifest.outputs.values() for f in out.files if not self.store.exists(f)]
         if gone:
@@ -189,7 +229,9 @@ class StageRun:
             counts=counts,
             info=info or {},
             config=self.cfg.model_dump(mode="json"),
+            settings=self.settings_hash,
             inputs=self.input_hashes,
+            pin_texts=self.drift.pin_texts.files if self.drift else [],
             wall_sec=round(wall, 3),
             device_sec=round(device_sec, 3),
             rows_per_sec=round(counts.get("rows_out", 0) / max(wall, 1e-9), 2),

@@ -17,7 +17,8 @@ PROBS = pa.list_(pa.float32(), NUM_GRADES)  # probability of grade 1..5, sums to
 PINS = pa.schema(
     [
         pa.field("pin_id", pa.string(), nullable=False),
-        pa.field("image", pa.string()),  # URI or path; null: no picture
+        pa.field("image", pa.string()),  # URI or path; null: no picture, or its bytes are here
+        pa.field("image_bytes", pa.binary()),  # the file's content; goes before `image`
         pa.field("title", pa.string()),
         pa.field("description", pa.string()),
         pa.field("link_title", pa.string()),
@@ -67,6 +68,23 @@ QUARANTINE = pa.schema(
         pa.field("row", pa.int64(), nullable=False),  # 0-based in its source; -1: the whole file
         pa.field("reason", pa.string(), nullable=False),  # starts with a code, such as `null_key: ...`
         pa.field("content", pa.string()),  # the row as JSON, cut to 2,000 characters
+    ]
+)
+
+CAPTION_RESULTS = pa.schema(
+    [
+        pa.field("content_key", pa.string(), nullable=False),  # of picture and recipe
+        pa.field("caption", pa.string()),
+        pa.field("error", pa.string()),
+    ]
+)
+
+CAPTIONS = pa.schema(
+    [
+        pa.field("pin_id", pa.string(), nullable=False),
+        pa.field("content_key", pa.string()),  # null: the picture could not be read
+        pa.field("caption", pa.string()),
+        pa.field("error", pa.string()),
     ]
 )
 

@@ -10,37 +10,49 @@ import pyarrow.compute as pc
 from ray_app.config import TEXT_FIELDS, EnrichConfig
 from ray_app.enrich.board_titles import top_board_titles
 from ray_app.enrich.engaged_queries import top_engaged_queries
-from ray_app.schemas import BOARDS, PIN_TEXTS, PINS, SEARCH_LOG, cast_to, require_columns
+from ray_app.schemas import BOARDS, CAPTIONS, PIN_TEXTS, PINS, SEARCH_LOG, cast_to, require_columns
 from ray_app.text import FIELD_SEPARATOR, normalise_text
+
+PIN_COLUMNS = pa.schema([field for field in PINS if field.name not in ("image", "image_bytes", "created_at")])
 
 
 def build_pin_texts(
-    pins: pa.Table, boards: pa.Table, search_log: pa.Table, excluded_queries: Collection[str], cfg: EnrichConfig
+    pins: pa.Table,
+    boards: pa.Table,
+    search_log: pa.Table,
+    excluded_queries: Collection[str],
+    cfg: EnrichConfig,
+    captions: pa.Table | None = None,
 ) -> pa.Table:
     """One row per pin, in the order of `pins`; a pin without any text stays, with nulls.
 
     Args:
-        pins: PINS.
+        pins: PIN_COLUMNS, the columns of PINS that are text.
         boards: BOARDS.
         search_log: SEARCH_LOG.
         excluded_queries: Queries under evaluation, never among the engaged queries.
         cfg: How many titles and queries, and how they are weighted.
+        captions: CAPTIONS; None: there are none.
 
     Returns:
-        PIN_TEXTS; texts normalised, empty ones null, `caption` null.
+        PIN_TEXTS; texts normalised, empty ones null.
 
     Raises:
         UserError: a table lacks a column.
     """
-    for table, schema in ((pins, PINS), (boards, BOARDS), (search_log, SEARCH_LOG)):
+    for table, schema in ((pins, PIN_COLUMNS), (boards, BOARDS), (search_log, SEARCH_LOG)):
         require_columns(table, schema, "enrich")
+    caption_of: dict[str, str | None] = {}
+    if captions is not None:
+        require_columns(captions, CAPTIONS, "enrich")
+        caption_of = dict(zip(captions["pin_id"].to_pylist(), captions["caption"].to_pylist(), strict=True))
     links = zip(pins["link_title"].to_pylist(), pins["link_description"].to_pylist(), strict=True)
     texts = pa.table(
         {
             "pin_id": pins["pin_id"],
             "title": _texts(map(normalise_text, pins["title"].to_pylist())),
             "description": _texts(map(normalise_text, pins["description"].to_pylist())),
-            "caption": pa.nulls(pins.num_rows, pa.string()),
+            "caption": _texts(normalise_text(caption_of.get(pin_id)) for pin_id in pins["pin_id"].to_pylist()),
             "link_text": _texts(_link_text(title, description) for title, description in links),
             "board_titles": _lists(pins["pin_id"], top_board_titles(boards, cfg.top_boards)),
             "engaged_queries": _lists(pins["pin_id"], top_engaged_queries(search_log, excluded_queries, cfg)),

@@ -1,7 +1,7 @@
 """The evaluation as one self-contained HTML file: style and plots are inside, nothing is fetched and no script runs."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from ray_app.evaluate import examples, grading, plots, summary
 from ray_app.evaluate.bootstrap import Interval
 from ray_app.evaluate.evaluation import Evaluation
+from ray_app.evaluate.lessons import LessonTable
 from ray_app.evaluate.metrics import METRICS, NDCG
 from ray_app.evaluate.table import LABELS
 from ray_app.manifest import Manifest
@@ -26,6 +27,8 @@ def render_report(
     *,
     title: str = "Search relevance report",
     titles: Mapping[str, str] | None = None,
+    lessons: Sequence[LessonTable] = (),
+    picture_of: Callable[[str], str | None] = lambda pin_id: None,
     stages: Sequence[Mapping[str, Any]] = (),
     provenance: Mapping[str, Any] | None = None,
 ) -> str:
@@ -35,6 +38,8 @@ def render_report(
         evaluation: From `evaluate_systems`.
         title: Heading of the page.
         titles: pin_id -> title, for the examples; a pin without one is shown by its id.
+        lessons: Tables shown after that of all systems.
+        picture_of: pin_id -> data URI, for the examples; None: no picture.
         stages: One mapping per pipeline stage, as `stage_row` makes them; empty: no stage table.
         provenance: What the figures were made from (config, versions, commit, counts); shown as is, so no secrets.
 
@@ -48,6 +53,7 @@ def render_report(
     env.filters["count"] = lambda value: "–" if value is None else f"{value:,}"
     env.filters["signed"] = summary.signed
     env.filters["cut"] = lambda text: text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
+    env.filters["value"] = lambda interval, gain: _interval_cell(interval, gain)
     env.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=str)
     titles = titles or {}
     hero = summary.hero(evaluation)
@@ -74,6 +80,8 @@ def render_report(
         graders=[s for s in graded if evaluation.systems[s].probs is not None],
         examples=[asdict(q) for q in examples.example_queries(evaluation, hero, titles)],
         disagreements=[asdict(p) for p in examples.worst_disagreements(evaluation, hero, titles)],
+        lessons=lessons,
+        picture_of=picture_of,
         stages=stages,
         provenance=provenance or {},
     )
@@ -89,6 +97,21 @@ def stage_row(manifest: Manifest) -> dict[str, Any]:
         "wall_sec": manifest.wall_sec,
         "device_sec": manifest.device_sec,
         "rows_per_sec": manifest.rows_per_sec,
+    }
+
+
+def _interval_cell(interval: Interval, gain: bool) -> dict[str, Any]:
+    """What a lesson's cell shows: the figure, its bounds, and whether a gain is above zero beyond chance."""
+    if interval.value is None:
+        return {"text": "–", "bounds": "", "sure": False}
+    figure: Callable[[float], str] = summary.signed if gain else _number
+    if interval.lo is None or interval.hi is None:
+        return {"text": figure(interval.value), "bounds": "", "sure": False}
+    bounds = f"{figure(interval.lo)}–{figure(interval.hi)}"
+    return {
+        "text": figure(interval.value),
+        "bounds": bounds,
+        "sure": gain and interval.lo is not None and interval.lo > 0,
     }
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -9,17 +10,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.config import Config
+from ray_app.distill.features import student_features
 from ray_app.enrich.engaged_queries import drop_engaged_queries
 from ray_app.errors import UserError
 from ray_app.evaluate.evaluation import evaluate_systems
 from ray_app.evaluate.inputs import rating_of_grade
+from ray_app.evaluate.lessons import LessonTable, by_language, ladder, ladder_of_systems, lesson_text
 from ray_app.evaluate.measured import EvaluationSettings
+from ray_app.evaluate.metrics import SystemScores
+from ray_app.evaluate.pictures import thumbnail
 from ray_app.evaluate.report import render_report, stage_row
-from ray_app.evaluate.systems import Models, score_systems
+from ray_app.evaluate.systems import Models, graded, score_systems
 from ray_app.evaluate.table import render_table
 from ray_app.ingest.stage import load_human_labels
+from ray_app.lessons.arms import LABEL_SCALING, TEXT_FEATURES, arms_of, fields_name
+from ray_app.lessons.stage import PairsToScore, score_arms
 from ray_app.manifest import (
+    Drift,
     Manifest,
+    Output,
     StageRun,
     git_commit,
     package_versions,
@@ -28,12 +37,17 @@ from ray_app.manifest import (
     require_output,
 )
 from ray_app.storage import Storage
+from ray_app.teach.catalogue import Catalogue
 from ray_app.teach.pairs import LabelledPairs, load_catalogue
 from ray_app.teach.splits import queries_of
 from ray_app.text import normalise_query
+from ray_app.training.examples import matrix_column, matrix_of
 
 VERSION = 1
-STAGES = ("ingest", "enrich", "zero_shot", "teach", "sample", "label", "distill", "embed")
+STAGES = (
+    "demo", "ingest", "caption", "enrich", "zero_shot", "teach", "sample", "label", "distill", "embed", "lessons",
+)  # fmt: skip
+TRUTH = "truth"  # rater of the demo world's own grades
 HEAD_SEARCHES = 5  # guessed: a query searched at least that often in the log counts as frequent
 
 
@@ -51,6 +65,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         student=require_output(store, "distill", "student"),
         feature_student=require_output(store, "distill", "feature_student"),
     )
+    lessons = {arm.slug: require_output(store, "lessons", arm.slug) for arm in arms_of(cfg)}
     catalogue, read_from = load_catalogue(cfg, store)
     split_table, all_labels = read_output(store, splits), read_output(store, labels_output)
     test_queries = queries_of(split_table, "test")
@@ -66,7 +81,10 @@ def run(cfg: Config, store: Storage) -> Manifest:
     run = StageRun(
         "evaluate", cfg, store, VERSION,
         settings=[cfg.evaluate.model_copy(update={"human_labels": None}), cfg.ingest.human_labels, judged_content],
-        inputs=[*read_from, labels_output, log_output, splits, models.teacher, models.student, models.feature_student],
+        inputs=[
+            *read_from, labels_output, log_output, splits, models.teacher, models.student, models.feature_student,
+            *lessons.values(),
+        ],
         name=name,
     )  # fmt: skip
     if (finished := run.finished) is not None:
@@ -78,7 +96,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     judged = LabelledPairs.of(catalogue, labels, smoothing=0.0)
     train_labels = _of_queries(all_labels, queries_of(split_table, "train", "valid"))
     calibration = LabelledPairs.of(catalogue, train_labels, smoothing=0.0)
-    pins = read_output(store, pins_output)
+    pins = read_output(store, pins_output, ["pin_id", *cfg.features.named_vectors])
     systems = score_systems(cfg, store, catalogue, pins, models, judged, calibration)
 
     grade_map = getattr(cfg.ingest.human_labels, "grade_map", None)
@@ -91,10 +109,13 @@ def run(cfg: Config, store: Storage) -> Manifest:
     )
     seen = sorted(set(judged.queries) & queries_of(split_table, "train", "valid"))
     caution = f"CAUTION: {len(seen)} of these queries were used in training, such as {seen[:1]}: the figures flatter."
-    evaluation = evaluate_systems(
-        judged.table.append_column("frequency_band", bands), systems, settings, notes=[caution] if seen else []
-    )
-    table = render_table(evaluation)
+    notes = [caution] if seen else []
+    if set(labels["rater_id"].to_pylist()) == {TRUTH}:
+        notes.append('The grades are the known truth of the demo world; where the report says "human", read "truth".')
+    evaluation = evaluate_systems(judged.table.append_column("frequency_band", bands), systems, settings, notes=notes)
+    arms = score_lessons(cfg, store, catalogue, pins, judged, lessons, judged_content)
+    tables = lesson_tables(cfg, judged.table, systems, arms, all_labels, settings)
+    table = "\n\n".join([render_table(evaluation), *map(lesson_text, tables)])
     provenance = {
         "human_labels": cfg.evaluate.human_labels or "test split",
         "label_rows": labels.num_rows,
@@ -104,16 +125,21 @@ def run(cfg: Config, store: Storage) -> Manifest:
         "commit": git_commit(),
     }
     manifests = [m for stage in STAGES if (m := read_manifest(store, stage)) is not None]
-    titles = dict(zip(catalogue.pin_texts["pin_id"].to_pylist(), catalogue.pin_texts["title"].to_pylist(), strict=True))
+    said = (catalogue.pin_texts[name].to_pylist() for name in ("pin_id", "title", "caption"))
+    titles = {pin_id: title or caption for pin_id, title, caption in zip(*said, strict=True)}
     html = render_report(
         evaluation,
         titles={pin_id: title for pin_id, title in titles.items() if title},
+        lessons=tables,
+        picture_of=_pictures(cfg, store, pins_output),
         stages=[stage_row(manifest) for manifest in manifests],
         provenance=provenance,
     )
     folder = "report" if name == "evaluate" else name
     files = [
-        store.write_json(f"{folder}/metrics.json", evaluation.to_json(provenance)),
+        store.write_json(
+            f"{folder}/metrics.json", evaluation.to_json(provenance) | {"lessons": [t.to_json() for t in tables]}
+        ),
         store.write_bytes(f"{folder}/report.html", html.encode()),
     ]
     run.add_output("report", folder, files)
@@ -124,6 +150,83 @@ def run(cfg: Config, store: Storage) -> Manifest:
         },
         info={"table": table, "rows": evaluation.rows(), "report": f"{folder}/report.html"},
     )  # fmt: skip
+
+
+def score_lessons(
+    cfg: Config, store: Storage, catalogue: Catalogue, pins: pa.Table, judged: LabelledPairs, models: dict[str, Output],
+    judged_content: str,
+) -> dict[str, SystemScores]:  # fmt: skip
+    """Slug -> scores of each arm, row by row as `judged.table`; kept while the models and the judged pairs stay."""
+    arms = arms_of(cfg)
+    if not arms:
+        return {}
+    pin_texts = require_output(store, "enrich", "pin_texts")
+    drift = Drift(pin_texts=pin_texts, inputs=("pin_texts",), max_share=cfg.retrain.max_changed_share)
+    run = StageRun(
+        "lesson_scores", cfg, store, VERSION, settings=[judged_content, cfg.label.dtype, cfg.embed.dtype],
+        inputs=[*models.values(), pin_texts], drift=drift,
+    )  # fmt: skip
+    if (finished := run.finished) is not None:
+        table = read_output(store, finished.outputs["lesson_scores"])
+        return {slug: graded(matrix_of(table[slug])) for slug in models}
+    zero_shot = read_output(store, require_output(store, "zero_shot", "zero_shot_pins"))
+    features = student_features(catalogue, pins, judged.queries, judged.query_index, judged.pin_index)
+    parts = {}
+    for arm in arms:
+        own = catalogue if arm.cfg is cfg else Catalogue.of(arm.cfg, catalogue.pin_texts, zero_shot)
+        parts[arm.slug] = PairsToScore(
+            output=models[arm.slug],
+            model=arm.model,
+            queries=judged.table["query"].to_pylist(),
+            pin_texts=[own.pairs.rendered[row] for row in judged.pin_index],
+            features=features if arm.model == "student" else features[:, :0],
+        )
+    probs = score_arms(cfg, store, parts)
+    run.write_table("lesson_scores", pa.table({slug: matrix_column(probs[slug]) for slug in models}))
+    num_rows = len(judged.query_index)
+    run.finish({"rows_in": num_rows, "rows_out": num_rows, "models": len(models)})
+    return {slug: graded(probs[slug]) for slug in models}
+
+
+def lesson_tables(
+    cfg: Config, pairs: pa.Table, systems: dict[str, SystemScores], arms: dict[str, SystemScores], labels: pa.Table,
+    settings: EvaluationSettings,
+) -> list[LessonTable]:  # fmt: skip
+    """The lessons that the config asks for."""
+    by_lesson = {name: [arm for arm in arms_of(cfg) if arm.lesson == name] for name in (TEXT_FEATURES, LABEL_SCALING)}
+    tables = [ladder_of_systems(pairs, systems, settings)] if arms else []
+    if by_lesson[TEXT_FEATURES]:
+        chosen = {arm.name: arms[arm.slug] for arm in by_lesson[TEXT_FEATURES]}
+        chosen[fields_name(cfg.pin_text.fields)] = systems["teacher"]
+        tables.append(
+            ladder(
+                TEXT_FEATURES, "What is each text of a pin worth?", "One teacher each, alike but for what it reads.",
+                pairs, chosen, settings,
+            )
+        )  # fmt: skip
+    if by_lesson[LABEL_SCALING]:
+        human = next(arm for arm in by_lesson[LABEL_SCALING] if arm.multiple == 0)
+        chosen = {arm.name: arms[arm.slug] for arm in by_lesson[LABEL_SCALING]}
+        chosen["all soft labels"] = systems["student"]
+        about = "One student each, alike but for its training pairs: so many times the human-labelled ones, graded by the teacher."
+        tables.append(ladder(LABEL_SCALING, "What are more labels worth?", about, pairs, chosen, settings))
+        locales = sorted(set(labels["locale"].to_pylist()))
+        tables.append(by_language(pairs, arms[human.slug], systems["student"], locales, settings))
+    return tables
+
+
+def _pictures(cfg: Config, store: Storage, pins: Output) -> Callable[[str], str | None]:
+    """pin_id -> a small picture as a data URI; None: there is none that can be read, or the run reads no pictures."""
+    if cfg.caption.model is None:
+        return lambda pin_id: None
+    table = read_output(store, pins, ["pin_id", "image", "image_bytes"])
+    row_of = {pin_id: row for row, pin_id in enumerate(table["pin_id"].to_pylist())}
+
+    def picture(pin_id: str) -> str | None:
+        row = table.slice(row_of[pin_id], 1).to_pylist()[0]
+        return thumbnail(row["image"], row["image_bytes"], cfg.caption.limits)
+
+    return picture
 
 
 def _of_queries(labels: pa.Table, queries: set[str]) -> pa.Table:

@@ -19,6 +19,7 @@ from ray_app.models.head import expected_grade
 from ray_app.storage import Storage
 from ray_app.teach.catalogue import Catalogue
 from ray_app.teach.pairs import LabelledPairs
+from ray_app.text import render_pin_texts
 from ray_app.zero_shot.stage import title_and_text, zero_shot_tower
 
 
@@ -37,7 +38,7 @@ def score_systems(
 ) -> dict[str, SystemScores]:  # fmt: skip
     """Every system's scores, row by row as `judged.table`.
 
-    BM25 and the cosine read the same text, the zero-shot fields. They know no grades, so for accuracy their scores are
+    BM25 and the cosine read the same text, the zero-shot fields, unless `evaluate.bm25_fields` says otherwise. They know no grades, so for accuracy their scores are
     cut into grades by thresholds fitted on training queries.
 
     Args:
@@ -50,7 +51,7 @@ def score_systems(
         calibration: Human-labelled pairs of training queries.
     """
     zero_shot = zero_shot_tower(cfg, store)
-    bm25 = Bm25Index.build(title_and_text(cfg, catalogue.pin_texts)[1])
+    bm25 = Bm25Index.build(_bm25_texts(cfg, catalogue.pin_texts))
 
     def baselines(pairs: LabelledPairs) -> dict[str, np.ndarray]:
         vectors = zero_shot.encode(pairs.queries)
@@ -69,21 +70,29 @@ def score_systems(
 
     features = student_features(catalogue, pins, judged.queries, judged.query_index, judged.pin_index)
     nothing = np.zeros((len(features), 0), np.float32)
-    systems["feature_student"] = _graded(Student(store, models.feature_student).score(nothing, nothing, features))
+    systems["feature_student"] = graded(Student(store, models.feature_student).score(nothing, nothing, features))
 
     labeller = Labeller(cfg=cfg, store=store, teacher=models.teacher)
     labels, _ = labeller.label(catalogue, judged.queries, judged.query_index, judged.pin_index)
-    systems["teacher"] = _graded(matrix_or_zero(labels["probs"]), failed=np.array(labels["error"].is_valid()))
+    systems["teacher"] = graded(matrix_or_zero(labels["probs"]), failed=np.array(labels["error"].is_valid()))
 
     rows, place = np.unique(judged.pin_index, return_inverse=True)
     pin_vectors = student_tower(cfg, store, models.student, "pin").encode([catalogue.pairs.rendered[r] for r in rows])
     query_vectors = student_tower(cfg, store, models.student, "query").encode(judged.queries)
     student = Student(store, models.student)
-    systems["student"] = _graded(student.score(query_vectors[judged.query_index], pin_vectors[place], features))
+    systems["student"] = graded(student.score(query_vectors[judged.query_index], pin_vectors[place], features))
     return systems
 
 
-def _graded(probs: np.ndarray, failed: np.ndarray | None = None) -> SystemScores:
+def _bm25_texts(cfg: Config, pin_texts: pa.Table) -> list[str]:
+    fields = cfg.evaluate.bm25_fields
+    if fields is None:
+        return title_and_text(cfg, pin_texts)[1]
+    return render_pin_texts(pin_texts, cfg.pin_text.model_copy(update={"fields": fields}))
+
+
+def graded(probs: np.ndarray, failed: np.ndarray | None = None) -> SystemScores:
+    """Scores of a system that predicts grades: probs (n, 5), and which rows (n,) bool have none."""
     probs = probs.astype(np.float64)
     if failed is not None:
         probs[failed] = np.nan

@@ -1,5 +1,6 @@
 """Checks of single values: each takes a raw value and gives the clean one, or raises `CellError` with a reason code."""
 
+import base64
 import math
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -49,6 +50,8 @@ def cell_check(column: pa.Field, limits: IngestLimits, grade_map: dict[int, int]
         check = _timestamp(name)
     elif pa.types.is_fixed_size_list(column.type):
         check = _vector(name, column.type.list_size)
+    elif pa.types.is_binary(column.type):
+        check = _bytes(name, limits.max_image_bytes)
     elif name in _IDS:
         check = _identifier(name, limits.max_id_chars)
     else:
@@ -79,6 +82,26 @@ def _text(name: str, max_chars: int) -> Check:
         if not value.isascii() and not _is_utf8(value):
             raise CellError(rows.INVALID_UTF8, f"{name} is not UTF-8")
         return None if not value or value.isspace() else value
+
+    return checked
+
+
+def _bytes(name: str, max_bytes: int) -> Check:
+    """Bytes as they are, or base64 text, which is what CSV and JSONL can hold; empty is null."""
+
+    def checked(value: Any) -> bytes | None:
+        if isinstance(value, str):
+            try:
+                value = base64.b64decode(value.removeprefix("data:").rpartition("base64,")[2], validate=True)
+            except ValueError:
+                raise CellError(rows.WRONG_TYPE, f"{name} is text, but not base64") from None
+        if _is_absent(value) or value == b"":
+            return None
+        if not isinstance(value, bytes):
+            raise CellError(rows.WRONG_TYPE, f"{name} is {type(value).__name__}, not bytes")
+        if len(value) > max_bytes:
+            raise CellError(rows.TOO_LONG, f"{name} has {len(value):,} bytes, at most {max_bytes:,} are allowed")
+        return value
 
     return checked
 

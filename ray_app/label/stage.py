@@ -12,7 +12,7 @@ from ray_app.label.teacher import Teacher
 from ray_app.ledger.content_key import content_keys, recipe_id
 from ray_app.ledger.ledger import Ledger
 from ray_app.ledger.stage import LedgerCounts, check_error_rate, run_missing
-from ray_app.manifest import Manifest, Output, StageRun, read_output, require_output
+from ray_app.manifest import Drift, Manifest, Output, StageRun, read_output, require_output
 from ray_app.models import versions
 from ray_app.models.text_encoder import actor_threads
 from ray_app.schemas import SOFT_LABEL_RESULTS, SOFT_LABELS, cast_to
@@ -104,6 +104,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         VERSION,
         settings=[labeller.recipe, cfg.pin_text],
         inputs=[pairs_output, teacher, pin_texts],
+        drift=Drift(pin_texts=pin_texts, inputs=("pin_texts",), max_share=cfg.retrain.max_changed_share),
     )
     if (finished := run.finished) is not None:
         return finished

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from ray_app.bm25 import Bm25Index
 from ray_app.config import Config
 from ray_app.embed.encode import matrix_or_zero
-from ray_app.manifest import Manifest, StageRun, read_output, require_output
+from ray_app.manifest import Drift, Manifest, StageRun, read_output, require_output
 from ray_app.sample.population import ENGAGED_ACTIONS
 from ray_app.sample.sample import sample_pairs
 from ray_app.sample.sources import SOURCES, Neighbours
@@ -36,6 +36,9 @@ def run(cfg: Config, store: Storage) -> Manifest:
         "sample", cfg, store, VERSION,
         settings=[cfg.sample, cfg.pin_text, cfg.seed, TEXT_VERSION],
         inputs=[log, labels, pin_texts, splits, zero_shot_pins, zero_shot_queries],
+        drift=Drift(
+            pin_texts=pin_texts, inputs=("pin_texts", "zero_shot_pins"), max_share=cfg.retrain.max_changed_share
+        ),
     )  # fmt: skip
     if (finished := run.finished) is not None:
         return finished

@@ -9,7 +9,7 @@ import pyarrow as pa
 from ray_app.config import Config, TeachConfig
 from ray_app.errors import UserError
 from ray_app.ledger.content_key import content_key
-from ray_app.manifest import Manifest, StageRun, read_output, require_output
+from ray_app.manifest import Drift, Manifest, Output, StageRun, read_output, require_output
 from ray_app.models.checkpoint import finished_model, local_folder, model_files
 from ray_app.models.head import FeatureScaler
 from ray_app.models.sources import model_identity
@@ -20,7 +20,7 @@ from ray_app.teach.splits import queries_of, split_queries
 from ray_app.teach.targets import query_weights
 from ray_app.teach.warm_up import find_types, warm_up_examples
 from ray_app.training.examples import Examples, matrix_of
-from ray_app.training.stage import train_on_ray
+from ray_app.training.stage import TrainJob, train_on_ray
 from ray_app.zero_shot.stage import zero_shot_tower
 
 logger = logging.getLogger(__name__)
@@ -40,30 +40,34 @@ def build_teacher(cfg: TeachConfig, scaler: FeatureScaler, store: Storage, warm_
 def run(cfg: Config, store: Storage) -> Manifest:
     """Write the `teacher` model and the table `splits`."""
     labels = require_output(store, "ingest", "human_labels")
-    catalogue, _ = load_catalogue(cfg, store)
+    catalogue, catalogue_outputs = load_catalogue(cfg, store)
     pairs = LabelledPairs.of(catalogue, read_output(store, labels), cfg.teach.target_smoothing)
     if len(pairs.queries) < 3:
         raise UserError(
             f"ingest.human_labels has {len(pairs.queries)} queries; a teacher needs at least 3 (train, valid, test)"
         )
+    # Only the labelled pins' texts count: a new pin elsewhere in the catalogue is no reason to train again.
+    labelled_pins = Output(name="labelled_pins", path="", files=[], rows=0, content_hash=_content(catalogue, pairs))
     run = StageRun(
         "teach", cfg, store, VERSION,
-        # Only the labelled pins' texts count: a new pin elsewhere in the catalogue is no reason to train again.
         settings=[
             cfg.teach, cfg.features, cfg.pin_text, cfg.seed,
-            model_identity(cfg.teach.base_model, cfg.teach.revision), _content(catalogue, pairs),
+            model_identity(cfg.teach.base_model, cfg.teach.revision),
         ],
-        inputs=[labels],
+        inputs=[labels, labelled_pins],
+        drift=Drift(
+            pin_texts=catalogue_outputs[0], inputs=("labelled_pins",), max_share=cfg.retrain.max_changed_share
+        ),
     )  # fmt: skip
     if (finished := run.finished) is not None:
         return finished
     splits = split_queries(pairs.queries, cfg.teach.test_share, cfg.teach.valid_share, cfg.seed)
     run.write_table("splits", splits)
     folder = f"models/teacher/{run.fingerprint}"
+    if model_files(store, folder) is None:
+        jobs = teacher_jobs(cfg, store, catalogue, pairs, splits, folder)
+        train_on_ray(f"teach-{run.fingerprint}", jobs, cfg.seed, store)
     files = model_files(store, folder)
-    if files is None:
-        _train(cfg, store, catalogue, pairs, splits, run.fingerprint, folder)
-        files = model_files(store, folder)
     assert files is not None
     run.add_output("teacher", folder, files)
     history = store.read_json(f"{folder}/history.json")
@@ -78,9 +82,10 @@ def run(cfg: Config, store: Storage) -> Manifest:
     )
 
 
-def _train(
-    cfg: Config, store: Storage, catalogue: Catalogue, pairs: LabelledPairs, splits: pa.Table, fingerprint: str, folder: str
-) -> None:  # fmt: skip
+def teacher_jobs(
+    cfg: Config, store: Storage, catalogue: Catalogue, pairs: LabelledPairs, splits: pa.Table, folder: str
+) -> list[TrainJob]:
+    """The training of a teacher into `folder`: its warm-up, if there is one, and then the human labels."""
     vectors = zero_shot_tower(cfg, store).encode(pairs.queries)
     cosine = catalogue.cosine_features()
     if cfg.teach.use_features:
@@ -98,28 +103,23 @@ def _train(
     for name in ("train", "valid"):
         chosen = queries_of(splits, name)
         part[name] = examples.rows(np.flatnonzero([query in chosen for query in examples.queries]))
+    warm_up = None if cfg.teach.warm_up is None else _warm_up_job(cfg, store, catalogue, features.shape[1], folder)
     scaler = FeatureScaler.fit(part["train"].features)
-    warm_folder = None if cfg.teach.warm_up is None else _warm_up(cfg, store, catalogue, features.shape[1], fingerprint)
-    train_on_ray(
-        name=f"teach-{fingerprint}",
-        build=partial(build_teacher, cfg.teach, scaler, store, warm_folder),
+    job = TrainJob(
+        build=partial(build_teacher, cfg.teach, scaler, store, warm_up.model_folder if warm_up else None),
         train=part["train"],
         valid=part["valid"],
         cfg=cfg.teach.train,
-        seed=cfg.seed,
-        store=store,
         model_folder=folder,
         extra_files={"cosine_features.json": cosine.to_json()},
     )
+    return [warm_up, job] if warm_up else [job]
 
 
-def _warm_up(cfg: Config, store: Storage, catalogue: Catalogue, num_features: int, fingerprint: str) -> str | None:
-    """Train on pairs that the catalogue grades; returns the model's folder, None if the catalogue grades none."""
+def _warm_up_job(cfg: Config, store: Storage, catalogue: Catalogue, num_features: int, folder: str) -> TrainJob | None:
+    """Training on pairs that the catalogue grades; None if it grades none."""
     warm_up = cfg.teach.warm_up
     assert warm_up is not None
-    folder = f"models/teacher_warm_up/{fingerprint}"
-    if model_files(store, folder) is not None:
-        return folder
     typed = find_types(catalogue.pin_texts["title"].to_pylist(), warm_up.min_pins)
     if not typed:
         logger.warning("teach.warm_up: no title names a kind of thing in plain words; going on without a warm-up")
@@ -137,17 +137,13 @@ def _warm_up(cfg: Config, store: Storage, catalogue: Catalogue, num_features: in
     )
     logger.info("teach: warm-up on %d pairs of %d kinds", len(examples), len(phrase_vectors))
     nothing = FeatureScaler(np.zeros(num_features), np.ones(num_features))
-    train_on_ray(
-        name=f"teach-warm-up-{fingerprint}",
+    return TrainJob(
         build=partial(build_teacher, cfg.teach, nothing, store, None),
         train=examples,
         valid=examples.rows(np.arange(0)),
         cfg=warm_up.train,
-        seed=cfg.seed,
-        store=store,
-        model_folder=folder,
+        model_folder=f"{folder}-warm-up",
     )
-    return folder
 
 
 def _content(catalogue: Catalogue, pairs: LabelledPairs) -> str:

@@ -3,67 +3,81 @@
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
 from ray_app.config import TrainConfig
 from ray_app.errors import UserError
-from ray_app.models.checkpoint import save_model
+from ray_app.models.checkpoint import model_files, save_model
 from ray_app.storage import Storage
 from ray_app.training.examples import Examples
 from ray_app.training.loop import Worker, fit
 
 logger = logging.getLogger(__name__)
 
+_JOB_FILE = "job.txt"  # in a checkpoint: which job it is of
 
-def train_on_ray(
-    *,
-    name: str,
-    build: Callable[[], Any],
-    train: Examples,
-    valid: Examples,
-    cfg: TrainConfig,
-    seed: int,
-    store: Storage,
-    model_folder: str,
-    extra_files: dict[str, str] | None = None,
-) -> list[dict[str, float]]:
-    """Train a model on the cluster and save its best epoch under `model_folder`.
 
-    A driver or worker that died is resumed from the last epoch's checkpoint, found by `name`: give equal runs equal
-    names and different runs different ones.
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """One model to train.
 
     Args:
-        name: Identity of the run, such as stage and fingerprint.
-        build: Makes the untrained model; must be picklable and cheap to send.
+        build: Makes the untrained model in the worker; must be picklable and cheap to send.
         train: Examples that are trained on.
         valid: Examples that choose the best epoch; may be empty.
         cfg: The loop's settings.
-        seed: Decides data order and dropout.
-        store: Where checkpoints and the model go.
-        model_folder: Folder of the finished model under the storage root.
+        model_folder: Of the finished model under the storage root; a job whose folder is finished is skipped.
         extra_files: name -> text, saved beside the model.
+    """
 
-    Returns:
-        One dict per epoch: epoch, train_loss, valid_loss.
+    build: Callable[[], Any]
+    train: Examples
+    valid: Examples
+    cfg: TrainConfig
+    model_folder: str
+    extra_files: dict[str, str] = field(default_factory=dict)
+
+
+def train_on_ray(name: str, jobs: Sequence[TrainJob], seed: int, store: Storage) -> None:
+    """Train models one after the other on one group of workers, and save the best epoch of each.
+
+    Small models would otherwise spend more time on starting workers than on training. A driver or worker that died is
+    resumed from the last epoch's checkpoint, found by `name`: give equal runs equal names and different runs different
+    ones.
+
+    Args:
+        name: Identity of the run, such as stage and fingerprint.
+        jobs: In order; a job may build on the models of those before it. All on the same number of workers.
+        seed: Decides data order and dropout.
+        store: Where checkpoints and the models go.
 
     Raises:
-        UserError: training failed more often than `cfg.max_failures`.
+        UserError: training failed more often than `max_failures` of the first job.
     """
-    store.write_table(f"training/{name}/examples/train.parquet", train.to_table())
-    store.write_table(f"training/{name}/examples/valid.parquet", valid.to_table())
+    jobs = [job for job in jobs if model_files(store, job.model_folder) is None]
+    if not jobs:
+        return
+    cfg = jobs[0].cfg
+    assert all(job.cfg.num_workers == cfg.num_workers for job in jobs), "the jobs share their workers"
+    sent = []
+    for job in jobs:
+        examples = f"training/{name}/examples/{job.model_folder}"
+        store.write_table(f"{examples}/train.parquet", job.train.to_table())
+        store.write_table(f"{examples}/valid.parquet", job.valid.to_table())
+        nothing = job.train.rows(np.arange(0))
+        sent.append((examples, replace(job, train=nothing, valid=nothing)))
     use_gpu = _use_gpu(cfg)
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={
-            "build": build, "cfg": cfg, "seed": seed, "store": store, "name": name, "model_folder": model_folder,
-            "extra_files": extra_files or {},
-        },
+        train_loop_config={"jobs": sent, "seed": seed, "store": store},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cfg.num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1}
@@ -75,29 +89,34 @@ def train_on_ray(
             failure_config=ray.train.FailureConfig(max_failures=cfg.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
-    )  # fmt: skip
+    )
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise UserError(f"training {name} failed: {_last_line(error)}; mend that and run again, it resumes") from error
-    history: list[dict[str, float]] = store.read_json(f"{model_folder}/history.json")
     store.delete(f"training/{name}")
-    return history
 
 
 def _train_worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
     import torch
-    import torch.distributed as dist
 
-    cfg: TrainConfig = config["cfg"]
-    store: Storage = config["store"]
-    context = ray.train.get_context()
-    rank, size = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
+    size = ray.train.get_context().get_world_size()
     if device.type == "cpu":
         # Ray sets OMP_NUM_THREADS to the logical CPUs of the task, which is not what the machine has.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
+    for examples, job in config["jobs"]:
+        if model_files(config["store"], job.model_folder) is None:  # else: finished before a restart
+            _train_job(job, examples, config["seed"], config["store"], device)
+
+
+def _train_job(job: TrainJob, examples: str, seed: int, store: Storage, device: Any) -> None:
+    import torch
+    import torch.distributed as dist
+
+    context = ray.train.get_context()
+    rank, size = context.get_world_rank(), context.get_world_size()
 
     def total(value: float) -> float:
         if size == 1:
@@ -115,22 +134,24 @@ def _train_worker(config: dict[str, Any]) -> None:
             return
         with tempfile.TemporaryDirectory() as folder:
             save(Path(folder))
+            (Path(folder) / _JOB_FILE).write_text(job.model_folder)
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
-    examples = f"training/{config['name']}/examples"
     train = Examples.from_table(store.read_table(f"{examples}/train.parquet"))
     valid = Examples.from_table(store.read_table(f"{examples}/valid.parquet"))
-    torch.manual_seed(config["seed"])  # the head starts the same on every worker
-    model = config["build"]().to(device)
+    torch.manual_seed(seed)  # the head starts the same on every worker
+    model = job.build().to(device)
     worker = Worker(rank=rank, size=size, wrap=wrap, report=report, total=total)
     checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        state = fit(model, train, valid, cfg, config["seed"], worker)
-    else:
+    state = None
+    if checkpoint is not None:
         with checkpoint.as_directory() as folder:
-            state = fit(model, train, valid, cfg, config["seed"], worker, resume_from=Path(folder))
+            if (Path(folder) / _JOB_FILE).read_text() == job.model_folder:  # else it is of the job before
+                state = fit(model, train, valid, job.cfg, seed, worker, resume_from=Path(folder))
+    if state is None:
+        state = fit(model, train, valid, job.cfg, seed, worker)
     if rank == 0:
-        save_model(model, store, config["model_folder"], state.history, config["extra_files"])
+        save_model(model, store, job.model_folder, state.history, job.extra_files)
     if size > 1:
         dist.barrier()
 

@@ -5,7 +5,7 @@ import pytest
 
 from ray_app.config import Config
 from ray_app.errors import UserError
-from ray_app.manifest import StageRun, read_manifest, read_output, require_output
+from ray_app.manifest import Drift, Output, StageRun, read_manifest, read_output, require_output
 from ray_app.storage import CorruptFileError, Storage
 
 TABLE = pa.table({"pin_id": ["a", "b"]})
@@ -131,3 +131,55 @@ def test_a_manifest_of_other_code_means_not_finished(store, raw):
 def test_the_manifest_stores_the_resolved_config(store, ingest):
     cfg = make_config(seed=99)
     assert Config.model_validate(finish(enrich(store, [ingest], cfg=cfg)).config) == cfg
+
+
+# --- drift: a few changed pins are no reason to train again ---
+
+
+def texts_output(store, name, rows):
+    """A published pin_texts table with those titles."""
+    run = StageRun(name, make_config(), store, 1, settings=[rows], inputs=[])
+    titles = list(rows.values())
+    run.write_table("pin_texts", pa.table({"pin_id": list(rows), "title": titles}))
+    return run.finish({}).output("pin_texts")
+
+
+def sample_run(store, texts, other, max_share=0.25, settings=()):
+    drift = Drift(pin_texts=texts, inputs=("pin_texts",), max_share=max_share)
+    return StageRun("sample", make_config(), store, 1, settings=list(settings), inputs=[texts, other], drift=drift)
+
+
+FOUR = {"a": "cup", "b": "mug", "c": "shoe", "d": "hat"}
+
+
+@pytest.mark.parametrize(
+    ("now", "kept"),
+    [
+        (FOUR | {"a": "red cup"}, True),
+        (FOUR | {"e": "new"}, True),
+        (FOUR | {"a": "red cup", "b": "blue mug"}, False),  # half of them
+        ({"a": "cup", "b": "mug", "c": "shoe"}, False),  # what was made may name the pin that is gone
+    ],
+)
+def test_few_changed_pins_keep_what_was_learned(store, ingest, now, kept):
+    """Else one new picture would cost a new teacher, all labels, and all embeddings."""
+    made = finish(sample_run(store, texts_output(store, "enrich", FOUR), ingest))
+    found = sample_run(store, texts_output(store, "enrich2", now), ingest).finished
+    assert (found == made) is kept
+
+
+def test_small_changes_add_up(store, ingest):
+    """Measured from what the model saw, not from yesterday: else it would never be made again."""
+    finish(sample_run(store, texts_output(store, "enrich", FOUR), ingest))
+    one, two = FOUR | {"a": "red cup"}, FOUR | {"a": "red cup", "b": "blue mug"}
+    assert sample_run(store, texts_output(store, "enrich2", one), ingest).finished is not None
+    assert sample_run(store, texts_output(store, "enrich3", two), ingest).finished is None
+
+
+def test_drift_excuses_neither_settings_nor_other_inputs(store, ingest):
+    texts = texts_output(store, "enrich", FOUR)
+    finish(sample_run(store, texts, ingest))
+    changed = texts_output(store, "enrich2", FOUR | {"a": "red cup"})
+    other = Output(name="pins", path="", files=[], rows=0, content_hash="other")
+    assert sample_run(store, changed, ingest, settings=["new"]).finished is None
+    assert sample_run(store, changed, other).finished is None

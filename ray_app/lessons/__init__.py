@@ -1,0 +1,1 @@
+"""Models that exist only to be compared: what each text feature and each number of labels is worth."""
