@@ -1,0 +1,351 @@
+"""The thirteen settings: each function paints the whole unit square and returns the ground's colour.
+
+All are pale and a little grey, so that a saturated object stands out before them; the middle, where the object will
+be, is kept plain and what tells the setting is in the upper half and at the sides.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ray_app.demo.drawings.pen import RGB, Pen, arc_points, mix
+
+WHITE: RGB = (255, 255, 255)
+GREY: RGB = (150, 152, 158)
+DARK: RGB = (96, 96, 104)
+
+
+def _fade(pen: Pen, top: RGB, bottom: RGB, y0: float, y1: float, bands: int = 8) -> None:
+    step = (y1 - y0) / bands
+    for band in range(bands):
+        pen.box(0, y0 + band * step, 1, y1 + 0.001, mix(top, bottom, band / (bands - 1)))
+
+
+def _pick(rng: np.random.Generator, colours: tuple[RGB, ...]) -> RGB:
+    return colours[int(rng.integers(len(colours)))]
+
+
+def _fir(pen: Pen, x: float, foot: float, height: float, green: RGB, snow: bool = False) -> None:
+    pen.box(x - 0.012, foot - height * 0.2, x + 0.012, foot, (140, 116, 98))
+    for low, wide in ((0.12, 0.3), (0.38, 0.24), (0.62, 0.17)):
+        y, half = foot - height * low, height * wide
+        tip = y - height * 0.42
+        pen.poly(((x, tip), (x + half, y), (x - half, y)), green)
+        if snow:
+            pen.poly(((x, tip), (x + half * 0.5, (tip + y) / 2), (x, (tip + y) / 2 - 0.01), (x - half * 0.5, (tip + y) / 2)), WHITE)
+
+
+def living_room(pen: Pen, rng: np.random.Generator) -> RGB:
+    """Window with curtains, framed picture, standing lamp, wooden floor."""
+    wall = _pick(rng, ((226, 214, 196), (210, 216, 206), (222, 208, 204)))
+    curtain, floor = _pick(rng, ((186, 150, 132), (150, 160, 172), (170, 166, 140))), (196, 170, 142)
+    pen.box(0, 0, 1, 0.66, wall)
+    pen.box(0, 0.66, 1, 1, floor)
+    for y in (0.74, 0.83, 0.93):
+        pen.path(((0, y), (1, y)), mix(floor, DARK, 0.2), 0.008)
+    pen.box(0, 0.64, 1, 0.675, WHITE)
+    pen.box(0.08, 0.06, 0.42, 0.44, WHITE)
+    pen.box(0.1, 0.08, 0.4, 0.42, (196, 220, 232))
+    pen.path(((0.25, 0.08), (0.25, 0.42)), WHITE, 0.015)
+    pen.path(((0.1, 0.24), (0.4, 0.24)), WHITE, 0.015)
+    pen.poly(((0.04, 0.03), (0.16, 0.03), (0.1, 0.28), (0.14, 0.6), (0.03, 0.6)), curtain)
+    pen.poly(((0.46, 0.03), (0.34, 0.03), (0.4, 0.28), (0.36, 0.6), (0.47, 0.6)), curtain)
+    pen.path(((0.02, 0.035), (0.48, 0.035)), DARK, 0.014)
+    pen.box(0.56, 0.1, 0.78, 0.28, (140, 112, 88))
+    pen.box(0.58, 0.12, 0.76, 0.26, (236, 230, 214))
+    pen.poly(((0.58, 0.26), (0.64, 0.18), (0.68, 0.22), (0.72, 0.16), (0.76, 0.26)), (158, 172, 168))
+    pen.path(((0.9, 0.24), (0.9, 0.72)), DARK, 0.016)
+    pen.poly(((0.85, 0.12), (0.95, 0.12), (0.99, 0.28), (0.81, 0.28)), (244, 226, 176))
+    return floor
+
+
+def bedroom(pen: Pen, rng: np.random.Generator) -> RGB:
+    """Night: dark blue wall, moon in the window, string of lights, end of a bed with pillows, carpet."""
+    wall = _pick(rng, ((116, 122, 152), (126, 116, 148), (108, 128, 146)))
+    floor = (176, 168, 178)
+    pen.box(0, 0, 1, 0.68, wall)
+    pen.box(0, 0.68, 1, 1, floor)
+    pen.box(0.6, 0.08, 0.9, 0.42, (224, 222, 230))
+    pen.box(0.62, 0.1, 0.88, 0.4, (52, 58, 92))
+    pen.oval(0.7, 0.15, 0.84, 0.29, (250, 244, 208))
+    pen.oval(0.665, 0.13, 0.79, 0.265, (52, 58, 92))
+    for x, y in ((0.66, 0.33), (0.8, 0.35), (0.85, 0.14), (0.65, 0.14)):
+        pen.oval(x - 0.008, y - 0.008, x + 0.008, y + 0.008, WHITE)
+    pen.arc(-0.04, -0.12, 0.56, 0.2, 10, 170, (210, 206, 214), 0.008)
+    for x, y in ((0.06, 0.13), (0.15, 0.18), (0.26, 0.2), (0.37, 0.18), (0.46, 0.13)):
+        pen.oval(x - 0.02, y - 0.012, x + 0.02, y + 0.028, (252, 232, 160))
+    pen.box(-0.1, 0.36, 0.1, 0.86, (138, 110, 96))
+    pen.box(0.02, 0.56, 0.34, 0.86, (226, 224, 232))
+    pen.box(0.06, 0.48, 0.24, 0.6, (250, 248, 250), radius=0.05)
+    pen.box(0.14, 0.62, 0.36, 0.88, (166, 158, 184))
+    pen.box(0.86, 0.56, 1.02, 0.84, (138, 110, 96))
+    pen.path(((0.94, 0.46), (0.94, 0.56)), WHITE, 0.02)
+    pen.poly(((0.9, 0.38), (0.98, 0.38), (1.0, 0.48), (0.88, 0.48)), (250, 226, 160))
+    return floor
+
+
+def garden(pen: Pen, rng: np.random.Generator) -> RGB:
+    """Lawn, picket fence, round bushes, flowers, sun."""
+    lawn = _pick(rng, ((176, 206, 142), (168, 200, 150), (186, 204, 138)))
+    _fade(pen, (186, 220, 238), (226, 238, 238), 0, 0.5)
+    pen.oval(0.78, 0.04, 0.94, 0.2, (252, 232, 156))
+    for x in (-0.06, 0.16, 0.66, 0.86):
+        size = float(rng.uniform(0.2, 0.3))
+        pen.oval(x, 0.5 - size, x + size + 0.04, 0.6, mix((132, 172, 116), WHITE, float(rng.uniform(0, 0.2))))
+    pen.box(0, 0.5, 1, 1, lawn)
+    for step in range(11):
+        x = 0.005 + step * 0.092
+        pen.poly(((x, 0.38), (x + 0.03, 0.33), (x + 0.06, 0.38), (x + 0.06, 0.6), (x, 0.6)), (248, 246, 240))
+    pen.path(((0, 0.43), (1, 0.43)), (240, 238, 230), 0.03)
+    pen.path(((0, 0.54), (1, 0.54)), (240, 238, 230), 0.03)
+    petals = ((240, 170, 190), (248, 226, 130), (246, 246, 250), (190, 160, 220))
+    for step in range(12):
+        x = float(rng.uniform(0.0, 0.22) if step % 2 else rng.uniform(0.78, 1.0))
+        y = float(rng.uniform(0.66, 0.96))
+        pen.path(((x, y), (x, y + 0.05)), (112, 156, 100), 0.012)
+        pen.oval(x - 0.026, y - 0.026, x + 0.026, y + 0.026, petals[step % 4])
+        pen.oval(x - 0.01, y - 0.01, x + 0.01, y + 0.01, (250, 210, 110))
+    return lawn
+
+
+def office(pen: Pen, rng: np.random.Generator) -> RGB:
+    """Ceiling lights, a board with a chart, desks with screens, grey carpet."""
+    wall, floor = _pick(rng, ((222, 226, 230), (214, 222, 228), (226, 226, 222))), (164, 172, 180)
+    pen.box(0, 0, 1, 0.64, wall)
+    pen.box(0, 0.64, 1, 1, floor)
+    pen.box(0, 0, 1, 0.09, (204, 208, 214))
+    for x in (0.08, 0.42, 0.76):
+        pen.poly(((x, 0.02), (x + 0.18, 0.02), (x + 0.16, 0.07), (x + 0.02, 0.07)), (255, 255, 244))
+    pen.box(0.26, 0.14, 0.7, 0.4, GREY)
+    pen.box(0.28, 0.16, 0.68, 0.38, WHITE)
+    for step, tall in enumerate(rng.permutation([0.05, 0.09, 0.12, 0.16])):
+        pen.box(0.33 + step * 0.08, 0.36 - float(tall), 0.38 + step * 0.08, 0.36, (124, 156, 190))
+    pen.path(((0.32, 0.27), (0.44, 0.22), (0.54, 0.24), (0.66, 0.18)), (214, 130, 110), 0.012)
+    for x in (-0.06, 0.78):
+        pen.box(x, 0.6, x + 0.28, 0.64, (168, 146, 124))
+        pen.box(x + 0.03, 0.64, x + 0.05, 0.86, DARK)
+        pen.box(x + 0.23, 0.64, x + 0.25, 0.86, DARK)
+        pen.box(x + 0.12, 0.54, x + 0.16, 0.6, DARK)
+        pen.box(x + 0.05, 0.38, x + 0.24, 0.55, (70, 74, 84))
+        pen.box(x + 0.065, 0.395, x + 0.225, 0.535, (170, 206, 226))
+        pen.path(((x + 0.08, 0.43), (x + 0.16, 0.43)), WHITE, 0.012)
+        pen.path(((x + 0.08, 0.47), (x + 0.2, 0.47)), WHITE, 0.012)
+    return floor
+
+
+def kitchen(pen: Pen, rng: np.random.Generator) -> RGB:
+    """Tiles, wall cupboards, hanging pans, stove, worktop in front."""
+    tile = _pick(rng, ((218, 232, 230), (236, 232, 220), (222, 228, 238)))
+    cupboard = _pick(rng, ((196, 178, 154), (172, 186, 184), (206, 200, 188)))
+    pen.box(0, 0, 1, 1, tile)
+    for step in range(1, 9):
+        pen.path(((step / 8, 0.24), (step / 8, 0.64)), mix(tile, GREY, 0.5), 0.008)
+    for y in (0.24, 0.34, 0.44, 0.54):
+        pen.path(((0, y), (1, y)), mix(tile, GREY, 0.5), 0.008)
+    for x in (0.0, 0.2, 0.62, 0.82):
+        pen.box(x + 0.005, 0, x + 0.19, 0.22, cupboard)
+        pen.box(x + 0.03, 0.03, x + 0.165, 0.19, mix(cupboard, WHITE, 0.2))
+        pen.oval(x + 0.085, 0.16, x + 0.11, 0.185, DARK)
+    pen.poly(((0.44, 0.0), (0.58, 0.0), (0.6, 0.12), (0.66, 0.22), (0.36, 0.22), (0.42, 0.12)), (190, 194, 200))
+    pen.path(((0.02, 0.27), (0.34, 0.27)), DARK, 0.012)
+    for x, r in ((0.08, 0.05), (0.22, 0.06)):
+        pen.path(((x, 0.27), (x, 0.36)), DARK, 0.016)
+        pen.oval(x - r, 0.35, x + r, 0.35 + 2 * r, (112, 112, 120))
+    pen.box(0.78, 0.48, 0.96, 0.62, (168, 172, 178), radius=0.03)
+    pen.path(((0.76, 0.5), (0.98, 0.5)), DARK, 0.018)
+    pen.box(0, 0.62, 1, 0.72, (190, 186, 180))
+    pen.box(0, 0.72, 1, 1, cupboard)
+    for x in (0.25, 0.5, 0.75):
+        pen.path(((x, 0.72), (x, 1)), mix(cupboard, DARK, 0.4), 0.01)
+    return (190, 186, 180)
+
+
+def cafe(pen: Pen, rng: np.random.Generator) -> RGB:
+    """Brick wall under a striped awning, menu on a blackboard, hanging lamps, round tables."""
+    brick = _pick(rng, ((206, 176, 160), (212, 186, 162), (196, 172, 164)))
+    stripe, floor = _pick(rng, ((170, 110, 104), (104, 140, 126), (116, 124, 150))), (188, 164, 142)
+    pen.box(0, 0, 1, 0.72, brick)
+    for row in range(7):
+        y = 0.2 + row * 0.075
+        pen.path(((0, y), (1, y)), mix(brick, WHITE, 0.5), 0.008)
+        for step in range(6):
+            x = step * 0.19 + (0.09 if row % 2 else 0.0)
+            pen.path(((x, y), (x, y + 0.075)), mix(brick, WHITE, 0.5), 0.008)
+    pen.box(0, 0.72, 1, 1, floor)
+    for step in range(8):
+        x = step / 8
+        shade = stripe if step % 2 else (246, 242, 234)
+        pen.poly([(x, 0), (x + 0.125, 0), *arc_points(x, 0.1, x + 0.125, 0.22, 0, 180)], shade)
+    pen.box(0.66, 0.26, 0.96, 0.6, (150, 116, 86))
+    pen.box(0.68, 0.28, 0.94, 0.58, (66, 74, 72))
+    for row, wide in enumerate((0.18, 0.14, 0.2, 0.12)):
+        pen.path(((0.71, 0.33 + row * 0.06), (0.71 + wide, 0.33 + row * 0.06)), WHITE, 0.014)
+    for x in (0.1, 0.34):
+        pen.path(((x, 0.2), (x, 0.3)), DARK, 0.012)
+        pen.oval(x - 0.06, 0.28, x + 0.06, 0.4, (248, 220, 150), start=180, end=360)
+    for x in (0.06, 0.94):
+        pen.path(((x, 0.68), (x, 0.92)), DARK, 0.025)
+        pen.oval(x - 0.16, 0.64, x + 0.16, 0.72, (150, 118, 90))
+    return floor
+
+
+def party(pen: Pen, rng: np.random.Generator) -> RGB:
+    """Bunting, balloons, confetti, a table cloth."""
+    wall = _pick(rng, ((246, 226, 214), (226, 222, 244), (218, 236, 238)))
+    bright = ((244, 150, 150), (250, 206, 120), (150, 200, 160), (150, 180, 232), (206, 160, 220))
+    pen.box(0, 0, 1, 1, wall)
+    for _ in range(44):
+        x, y, r = (float(v) for v in rng.uniform((0, 0.1, 0.008), (1, 0.74, 0.015)))
+        pen.box(x - r, y - r, x + r, y + r, bright[int(rng.integers(5))])
+    pen.arc(-0.05, -0.3, 0.55, 0.14, 10, 170, DARK, 0.01)
+    pen.arc(0.45, -0.3, 1.05, 0.14, 10, 170, DARK, 0.01)
+    for step in range(10):
+        x = 0.03 + step * 0.1
+        dip = 0.14 - 2.2 * ((x % 0.5) - 0.25) ** 2
+        pen.poly(((x - 0.035, dip - 0.02), (x + 0.035, dip - 0.02), (x, dip + 0.085)), bright[step % 5])
+    for x, y, shade in ((0.1, 0.3, 0), (0.22, 0.4, 3), (0.06, 0.48, 1), (0.9, 0.3, 4), (0.8, 0.4, 2), (0.95, 0.47, 0)):
+        y += float(rng.uniform(-0.03, 0.03))
+        pen.path(((x, y), (x + (0.5 - x) * 0.1, y + 0.34)), GREY, 0.008)
+        pen.oval(x - 0.075, y - 0.09, x + 0.075, y + 0.09, bright[shade])
+        pen.oval(x - 0.045, y - 0.06, x - 0.015, y - 0.02, WHITE)
+    pen.box(0, 0.74, 1, 1, (246, 246, 250))
+    for step in range(8):
+        pen.oval(step / 8, 0.7, (step + 1) / 8, 0.82, (222, 214, 232))
+    return (232, 230, 238)
+
+
+def street(pen: Pen, rng: np.random.Generator) -> RGB:
+    """A row of gabled houses, pavement, road with a dashed line, traffic light."""
+    _fade(pen, (204, 216, 226), (234, 234, 230), 0, 0.6)
+    walls = ((214, 190, 170), (196, 200, 196), (226, 214, 180), (204, 180, 178), (190, 198, 210))
+    for step, pick in enumerate(rng.permutation(5)):
+        x, top = step * 0.2, 0.22 + float(rng.uniform(-0.05, 0.05))
+        pen.box(x, top, x + 0.2, 0.66, walls[pick])
+        pen.poly(((x - 0.005, top), (x + 0.1, top - 0.12), (x + 0.205, top)), (146, 122, 116))
+        for wx in (x + 0.03, x + 0.12):
+            for wy in (top + 0.05, top + 0.18):
+                pen.box(wx, wy, wx + 0.055, wy + 0.08, (236, 240, 240))
+        pen.box(x + 0.075, 0.54, x + 0.13, 0.66, (120, 104, 98))
+    pen.box(0, 0.66, 1, 0.76, (212, 208, 204))
+    pen.box(0, 0.76, 1, 1, (136, 138, 146))
+    for step in range(4):
+        pen.box(step * 0.28 + 0.02, 0.87, step * 0.28 + 0.16, 0.9, (248, 246, 236))
+    pen.path(((0.92, 0.3), (0.92, 0.76)), (70, 72, 80), 0.024)
+    pen.box(0.87, 0.12, 0.97, 0.36, (70, 72, 80), radius=0.02)
+    for y, lit in ((0.14, (236, 110, 100)), (0.21, (246, 206, 110)), (0.28, (120, 196, 130))):
+        pen.oval(0.892, y, 0.948, y + 0.06, lit)
+    return (136, 138, 146)
+
+
+def beach(pen: Pen, rng: np.random.Generator) -> RGB:
+    """Sand, a band of sea with surf, sun, palm, starfish."""
+    sand = _pick(rng, ((242, 224, 182), (238, 218, 178), (244, 228, 194)))
+    _fade(pen, (170, 216, 238), (226, 242, 244), 0, 0.42)
+    pen.oval(0.66, 0.05, 0.84, 0.23, (254, 238, 164))
+    _fade(pen, (96, 176, 196), (146, 206, 214), 0.42, 0.58, 4)
+    pen.box(0, 0.58, 1, 1, sand)
+    pen.poly([(0, 0.56), (1, 0.56), *((1 - step / 8, 0.6 + 0.02 * (step % 2)) for step in range(9))], (250, 252, 250))
+    pen.path([(0.12, 0.74), (0.1, 0.5), (0.14, 0.3), (0.2, 0.2)], (164, 134, 104), 0.045)
+    for dx, dy in ((0.2, 0.08), (0.22, -0.06), (0.06, -0.16), (-0.14, -0.1), (-0.2, 0.04), (-0.12, 0.14), (0.12, 0.17)):
+        pen.poly(((0.2, 0.18), (0.2 + dx * 0.6, 0.15 + dy * 0.5), (0.2 + dx, 0.2 + dy), (0.2 + dx * 0.5, 0.22 + dy * 0.6)), (116, 166, 120))
+    for _ in range(7):
+        x, y = (float(v) for v in rng.uniform((0, 0.68), (1, 0.98)))
+        pen.oval(x, y, x + 0.03, y + 0.015, mix(sand, (150, 120, 80), 0.35))
+    x, y = 0.88 + float(rng.uniform(-0.05, 0.05)), 0.78
+    pen.poly([(x + (0.05 if k % 2 else 0.02) * np.sin(k * 0.628), y - (0.05 if k % 2 else 0.02) * np.cos(k * 0.628)) for k in range(10)], (236, 164, 130))
+    return sand
+
+
+def snow(pen: Pen, rng: np.random.Generator) -> RGB:
+    """White hills, snowy firs, a snowman, flakes."""
+    ground = (240, 244, 250)
+    _fade(pen, (164, 182, 204), (214, 224, 236), 0, 0.6)
+    pen.oval(-0.3, 0.42, 0.6, 0.9, (226, 234, 244))
+    pen.oval(0.4, 0.46, 1.3, 0.9, (218, 228, 240))
+    for x, tall in ((0.08, 0.4), (0.26, 0.28), (0.78, 0.26)):
+        _fir(pen, x + float(rng.uniform(-0.03, 0.03)), 0.62, tall, (120, 152, 142), snow=True)
+    pen.poly([(0, 0.66), *((x / 6, 0.62 + 0.03 * (x % 2)) for x in range(7)), (1, 0.66), (1, 1), (0, 1)], ground)
+    for y, r in ((0.64, 0.085), (0.51, 0.065), (0.41, 0.045)):
+        pen.oval(0.9 - r - 0.008, y - r - 0.008, 0.9 + r + 0.008, y + r + 0.008, (176, 190, 208))
+        pen.oval(0.9 - r, y - r, 0.9 + r, y + r, WHITE)
+    pen.box(0.865, 0.32, 0.935, 0.38, (72, 74, 84))
+    pen.poly(((0.9, 0.4), (0.83, 0.42), (0.9, 0.425)), (240, 150, 90))
+    for _ in range(34):
+        x, y, r = (float(v) for v in rng.uniform((0, 0, 0.007), (1, 0.98, 0.014)))
+        pen.oval(x - r, y - r, x + r, y + r, WHITE if y < 0.6 else (206, 218, 234))
+    return ground
+
+
+def mountains(pen: Pen, rng: np.random.Generator) -> RGB:
+    """Jagged grey peaks with snow caps, foothills, a stony meadow."""
+    meadow = _pick(rng, ((190, 196, 158), (182, 192, 166), (198, 194, 160)))
+    _fade(pen, (170, 202, 228), (230, 236, 238), 0, 0.6)
+    for x, top, wide, shade in ((0.5, 0.2, 0.42, (168, 178, 194)), (0.16, 0.08, 0.36, (146, 154, 172)), (0.84, 0.05, 0.38, (138, 146, 166))):
+        top += float(rng.uniform(-0.03, 0.04))
+        base = 0.72
+        pen.poly(((x, top), (x + wide, base), (x - wide, base)), shade)
+        pen.poly(((x, top), (x + wide * 0.55, top + 0.55 * (base - top)), (x + wide, base), (x + wide * 0.2, base)), mix(shade, DARK, 0.3))
+        t = 0.32 * (base - top)
+        pen.poly(((x, top), (x + wide * 0.32, top + t), (x + wide * 0.14, top + t * 0.75), (x, top + t * 1.1), (x - wide * 0.16, top + t * 0.75), (x - wide * 0.32, top + t)), (250, 252, 254))
+    pen.poly(((0, 0.62), (0.2, 0.58), (0.45, 0.64), (0.7, 0.6), (1, 0.65), (1, 1), (0, 1)), meadow)
+    for step in range(7):
+        x = float(rng.uniform(0, 0.2) if step % 2 else rng.uniform(0.8, 1))
+        y = float(rng.uniform(0.72, 0.94))
+        pen.poly(((x - 0.04, y + 0.03), (x - 0.02, y), (x + 0.02, y - 0.01), (x + 0.045, y + 0.03)), (158, 158, 160))
+    return meadow
+
+
+def lake(pen: Pen, rng: np.random.Generator) -> RGB:
+    """Dark wooded shore mirrored in still water, reeds, water lilies, a jetty."""
+    water = _pick(rng, ((150, 196, 204), (146, 188, 208), (158, 198, 196)))
+    _fade(pen, (236, 226, 210), (244, 238, 226), 0, 0.36, 5)
+    pen.oval(-0.2, 0.18, 0.6, 0.6, (168, 188, 170))
+    pen.oval(0.4, 0.2, 1.2, 0.6, (156, 178, 166))
+    for step in range(12):
+        x = 0.04 + step * 0.085
+        _fir(pen, x, 0.43, 0.16 + float(rng.uniform(0, 0.09)), (104, 136, 118))
+    _fade(pen, mix(water, (90, 130, 120), 0.5), water, 0.42, 0.74, 6)
+    pen.box(0, 0.74, 1, 1, water)
+    for step in range(14):
+        x, y = float(rng.uniform(0, 0.9)), 0.5 + step * 0.035
+        pen.path(((x, y), (x + 0.13, y)), (226, 242, 244), 0.01)
+    for x in (0.03, 0.07, 0.11, 0.93, 0.97):
+        tall = float(rng.uniform(0.24, 0.36))
+        pen.path(((x, 1.0), (x + 0.01, 1 - tall)), (124, 146, 98), 0.016)
+        pen.oval(x - 0.012, 0.92 - tall, x + 0.03, 1.04 - tall, (136, 104, 82))
+    for x, y in ((0.2, 0.88), (0.82, 0.8), (0.86, 0.92)):
+        pen.oval(x - 0.06, y - 0.022, x + 0.06, y + 0.022, (142, 176, 128))
+        pen.oval(x - 0.018, y - 0.03, x + 0.018, y, (250, 232, 238))
+    return water
+
+
+def city(pen: Pen, rng: np.random.Generator) -> RGB:
+    """A dusk skyline of towers with lit windows, one with a spire, over a square."""
+    _fade(pen, (150, 152, 186), (240, 206, 184), 0, 0.64)
+    x = 0.0
+    while x < 1.0:
+        wide = float(rng.uniform(0.1, 0.16))
+        top = float(rng.uniform(0.08, 0.26)) if not 0.35 < x < 0.6 else float(rng.uniform(0.2, 0.34))
+        shade = _pick(rng, ((96, 104, 132), (112, 116, 146), (84, 94, 122)))
+        pen.box(x, top, x + wide, 0.72, shade)
+        if rng.random() < 0.4:
+            pen.path(((x + wide / 2, top), (x + wide / 2, top - 0.08)), shade, 0.014)
+        for row in range(int((0.68 - top) / 0.07)):
+            for wx in (0.22, 0.52, 0.8):
+                if rng.random() < 0.7:
+                    left = x + wide * wx - 0.012
+                    pen.box(left, top + 0.03 + row * 0.07, left + 0.024, top + 0.065 + row * 0.07, (250, 228, 160))
+        x += wide + 0.008
+    ground = (178, 174, 182)
+    pen.box(0, 0.7, 1, 1, ground)
+    for y in (0.78, 0.88):
+        pen.path(((0, y), (1, y)), (160, 156, 166), 0.01)
+    for k in (-0.3, 0.1, 0.5, 0.9, 1.3):
+        pen.path(((0.5 + (k - 0.5) * 0.6, 0.7), (k, 1.0)), (160, 156, 166), 0.01)
+    return ground
+
+
+SCENES: dict[str, Callable[[Pen, np.random.Generator], RGB]] = {
+    "living_room": living_room, "bedroom": bedroom, "garden": garden, "office": office, "kitchen": kitchen, "cafe": cafe,
+    "party": party, "street": street, "beach": beach, "snow": snow, "mountains": mountains, "lake": lake, "city": city,
+}  # fmt: skip

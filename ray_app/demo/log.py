@@ -1,0 +1,125 @@
+"""The search log: what an old ranker showed for a month, and what people did.
+
+The old ranker knows the truth roughly: it sorts by grade, language and noise, and strews in strays. People examine
+position p with probability p ** -ETA, and what they do with an examined pin depends on its grade alone. So clicks tell
+of relevance only when position is accounted for.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ray_app.config import DemoConfig
+from ray_app.demo.candidates import ANY, CATEGORY, Candidates, draw_candidates
+from ray_app.demo.facts import LOCALE_NAMES, Codes, Draw, Numbers, grades, gumbel, language_fit, numbers, pin_id, zipf
+from ray_app.demo.queries import Queries, num_pool_queries, pool_queries
+from ray_app.schemas import ACTIONS, SEARCH_LOG
+
+LOG_START = datetime(2026, 5, 1, tzinfo=UTC)
+LOG_DAYS = 30
+SHOWN = 10  # positions of a search
+ROWS_PER_SEARCH = 12.0  # measured: impressions and actions
+
+# The old ranker. Guessed, so that its first page is useful but far from ideal: about half of it grade 4 or 5 (measured: 47%).
+GRADE_WEIGHT = 0.8  # log-weight per grade
+STRAY_WEIGHT = 5.0  # enough that strays are on the page whatever their grade
+PLACE_WEIGHT = 0.3  # log-weight per grade in the order on the page
+SEARCH_NOISE = 0.3  # of the choice, from search to search
+STRAY_SHARE = {CATEGORY: 0.1, ANY: 0.06}  # of the candidates of that kind, in each search
+EMPTY_SHARE = 0.003  # searches that show nothing
+_DRAWN = {"same": 95, "siblings": 16, "category": 16, "any_pin": 16}
+
+# People. ETA near what published click models find; the others are guesses, of the shape that all of them report.
+ETA = 0.7
+CLICK = (0.02, 0.05, 0.15, 0.32, 0.50)  # of examined pins, by grade 1..5
+LONG_CLICK = (0.05, 0.12, 0.30, 0.45, 0.60)  # of clicked ones
+SAVE = (0.01, 0.03, 0.10, 0.22, 0.35)  # of clicked ones
+HIDE = (0.04, 0.02, 0.005, 0.001, 0.0)  # of examined ones
+_CHUNK = 500  # searches at a time: bounds memory; changes nothing else
+
+
+def num_searches(cfg: DemoConfig) -> int:
+    """Searches of the whole log."""
+    return max(1, round(cfg.events_per_pin * cfg.num_pins / ROWS_PER_SEARCH))
+
+
+def search_log(cfg: DemoConfig, start: int, stop: int) -> pa.Table:
+    """SEARCH_LOG rows of searches start..stop-1, in order of time."""
+    bounds = range(start, stop, _CHUNK)
+    parts = [_searches(cfg, np.arange(at, min(at + _CHUNK, stop))) for at in bounds]
+    return pa.concat_tables([SEARCH_LOG.empty_table(), *parts])
+
+
+def _searches(cfg: DemoConfig, search: Codes) -> pa.Table:
+    drawn = zipf(numbers(cfg.seed, Draw.SEARCH_QUERY, search), num_pool_queries(cfg))
+    distinct, query_of = np.unique(drawn, return_inverse=True)
+    queries = pool_queries(cfg, distinct)
+    pins, shown_grades = _first_pages(cfg, search, queries, query_of)
+    is_empty = numbers(cfg.seed, Draw.SEARCH_EMPTY, search) < EMPTY_SHARE
+    happened, seconds = _act(cfg.seed, search, shown_grades)
+    happened[is_empty] = False
+    happened[is_empty, 0, 0] = True  # the row that says: searched, saw nothing
+
+    row, position, action = np.nonzero(happened)
+    ids = [f"s{search[r]:010d}-{p + 1:02d}-{ACTIONS[a]}" for r, p, a in zip(row, position, action, strict=True)]
+    step = timedelta(days=LOG_DAYS) / timedelta(milliseconds=1) / num_searches(cfg)
+    asked_at = ((search + numbers(cfg.seed, Draw.SEARCH_TIME, search)) * step).astype(np.int64)
+    times = round(LOG_START.timestamp() * 1000) + asked_at[row] + seconds[row, position, action] * 1000
+    nothing = is_empty[row]
+    return pa.table(
+        {
+            "event_id": ids,
+            "timestamp": pa.array(times, pa.timestamp("ms", tz="UTC")),
+            "query": [queries.text[q] for q in query_of[row]],
+            "locale": [LOCALE_NAMES[code] for code in queries.locale[query_of[row]]],
+            "pin_id": pa.array([None if e else pin_id(n) for e, n in zip(nothing, pins[row, position], strict=True)]),
+            "position": pa.array(position + 1, pa.int32(), mask=nothing),
+            "action": [ACTIONS[a] for a in action],
+        },
+        SEARCH_LOG,
+    )
+
+
+def _first_pages(cfg: DemoConfig, search: Codes, queries: Queries, query_of: Codes) -> tuple[Codes, Codes]:
+    """Pins and their grades, by search and position: (num_searches, SHOWN)."""
+    found = draw_candidates(cfg, queries.key, queries.asked["object"], queries.pin, popular=False, **_DRAWN)
+    grade = grades({name: codes[:, None] for name, codes in queries.asked.items()}, found.facts)
+    taste = gumbel(cfg.seed, Draw.SEARCH_TASTE, queries.key[:, None], found.facts.number)  # the same in every search
+    weight = GRADE_WEIGHT * grade + language_fit(queries.locale[:, None], found.facts.locale) + taste
+    weight = np.where(found.is_first, weight, -np.inf)[query_of]
+    noise, is_stray = _noise(cfg, search, found)
+    chance = weight + SEARCH_NOISE * noise + STRAY_WEIGHT * is_stray
+    page = np.argsort(-chance, axis=1, kind="stable")[:, :SHOWN]
+    # Order on the page is looser than the choice of it, so that every grade is seen at every position.
+    standing = PLACE_WEIGHT * np.take_along_axis(grade[query_of], page, axis=1)
+    standing = standing + gumbel(cfg.seed, Draw.SEARCH_PLACE, search[:, None], np.arange(SHOWN))
+    top = np.take_along_axis(page, np.argsort(-standing, axis=1, kind="stable"), axis=1)
+    return tuple(np.take_along_axis(values[query_of], top, axis=1) for values in (found.facts.number, grade))  # type: ignore[return-value]
+
+
+def _noise(cfg: DemoConfig, search: Codes, found: Candidates) -> tuple[Numbers, NDArray[np.bool_]]:
+    """What differs between searches for the same: Gumbel noise, and which candidates are strays."""
+    at = np.arange(len(found.kind))
+    noise = gumbel(cfg.seed, Draw.SEARCH_NOISE, search[:, None], at)
+    share = np.select([found.kind == kind for kind in STRAY_SHARE], list(STRAY_SHARE.values()), 0.0)
+    return noise, numbers(cfg.seed, Draw.SEARCH_STRAY, search[:, None], at) < share
+
+
+def _act(seed: int, search: Codes, grade: Codes) -> tuple[NDArray[np.bool_], Codes]:
+    """What happened, (num_searches, SHOWN, len(ACTIONS)) as in `ACTIONS`, and how many seconds after the search."""
+    at, rows = np.arange(grade.shape[1])[None, :], search[:, None]
+
+    def chance(what: Draw) -> Numbers:
+        return numbers(seed, what, rows, at)
+
+    examined = chance(Draw.EXAMINED) < (at + 1.0) ** -ETA
+    click = examined & (chance(Draw.CLICK) < np.array(CLICK)[grade - 1])
+    long_click = click & (chance(Draw.LONG_CLICK) < np.array(LONG_CLICK)[grade - 1])
+    save = click & (chance(Draw.SAVE) < np.array(SAVE)[grade - 1])
+    hide = examined & ~click & (chance(Draw.HIDE) < np.array(HIDE)[grade - 1])
+    clicked_at = 2 + 4 * at + (chance(Draw.DELAY) * 20).astype(np.int64)
+    none = np.zeros_like(clicked_at)
+    happened = np.stack([np.ones_like(click), click, long_click, save, hide], axis=2)
+    return happened, np.stack([none, clicked_at, clicked_at + 30, clicked_at + 12, clicked_at], axis=2)
