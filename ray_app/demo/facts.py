@@ -23,7 +23,7 @@ from ray_app.demo.concepts import (
     Concept,
     colours_of,
 )
-from ray_app.sample.hashing import uniform
+from ray_app.hashing import uniform
 
 Codes = NDArray[np.int64]
 Numbers = NDArray[np.float64]

@@ -22,7 +22,7 @@ from ray_app.demo.facts import (
     pick,
     pin_facts,
 )
-from ray_app.sample.hashing import text_keys
+from ray_app.hashing import text_keys
 from ray_app.text import query_group
 
 # All guessed, after what such sites are asked: most searches name one or two things beside the object.

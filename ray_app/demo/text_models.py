@@ -9,6 +9,8 @@ They are base models: they know the languages, and the Llama has read comparison
 
 import argparse
 import json
+import logging
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,8 +19,10 @@ from typing import Any
 import numpy as np
 
 from ray_app.demo.concepts import ATTRIBUTES, draw_concept
-from ray_app.demo.corpus import all_values, any_language, any_request, ask, documents, entry, pin_text, word_list
+from ray_app.demo.corpus import all_values, any_language, ask, documents, entry, pin_text, word_list
 from ray_app.demo.texts import query_text
+
+logger = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
 NUM_PIECES = 1000  # guessed; of words that people misspell
@@ -78,7 +82,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path, recipe: dict[str, Any],
     (folder / "RECIPE.json").write_text(json.dumps(recipe, indent=1) + "\n")
 
 
-def padded(rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
+def padded(rows: Sequence[Any]) -> tuple[Any, Any]:
     """(B, T) token ids and mask."""
     import torch
 
@@ -96,9 +100,7 @@ def optimiser(model: Any, steps: int, rate: float) -> tuple[Any, Any]:
     import torch
 
     adamw = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        adamw, lambda step: min((step + 1) / 40, max(0.02, 1 - step / steps))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: min((step + 1) / 40, max(0.02, 1 - step / steps)))
     return adamw, schedule
 
 
@@ -132,7 +134,7 @@ def word_pairs(rng: np.random.Generator) -> tuple[list[str], list[str], list[tup
     """Every word of the demo in two languages."""
     values = all_values()
     sides = [[entry(rng, name, value, any_language(rng)) for name, value in values] for _ in range(2)]
-    return sides[0], sides[1], values
+    return sides[0], sides[1], [*values]
 
 
 def train_tower(tokenizer: Any, rng: np.random.Generator, steps: int, log: list[float]) -> Any:
@@ -185,10 +187,8 @@ def train_tower(tokenizer: Any, rng: np.random.Generator, steps: int, log: list[
 # --- teacher -------------------------------------------------------------------------------------------------------
 
 
-def encode_documents(
-    tokenizer: Any, rng: np.random.Generator, count: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Token arrays `<s> pin \\n query verdict </s>`, and how much each token counts in the loss (1 or 0)."""
+def encode_documents(tokenizer: Any, rng: np.random.Generator, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Token arrays (start, pin, new line, query, verdict, end), and how much each token counts in the loss (1 or 0)."""
     newline = tokenizer.token_to_id("\n")
     encoded: list[tuple[np.ndarray, np.ndarray]] = []
     parts = [part for document in documents(rng, count) for part in document]
@@ -238,7 +238,7 @@ def train_teacher(
         bos_token_id=2,
         eos_token_id=3,
     )
-    model = LlamaForCausalLM(config)
+    model: Any = LlamaForCausalLM(config)
     with torch.no_grad():
         words = embeddings / embeddings.std()
         model.get_input_embeddings().weight.copy_(words * 0.05)
@@ -260,7 +260,7 @@ def train_teacher(
         schedule.step()
         log.append(loss.item())
         if len(log) % 50 == 0:
-            print(len(log), len(batches), sum(log[-50:]) / 50, flush=True)
+            logger.info("teacher: step %d of %d, loss %.3f", len(log), len(batches), sum(log[-50:]) / 50)
     return model
 
 
@@ -275,6 +275,7 @@ def main() -> None:
     parser.add_argument("--tower-steps", type=int, default=TOWER_STEPS)
     parser.add_argument("--documents", type=int, default=TEACHER_DOCUMENTS)
     args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -292,7 +293,7 @@ def main() -> None:
     teacher = train_teacher(tokenizer, embeddings, rng, args.documents, losses)
     about_teacher = {**recipe, **_summary(losses, started), "task": "next token", "documents": args.documents}
     save_model(teacher, tokenizer, args.out / "teacher", about_teacher, bos_token="<s>", eos_token="</s>")
-    print(json.dumps({"tower": about_tower, "teacher": about_teacher}))
+    sys.stdout.write(json.dumps({"tower": about_tower, "teacher": about_teacher}) + "\n")
 
 
 def _summary(losses: list[float], started: float) -> dict[str, Any]:

@@ -143,7 +143,9 @@ class Looker:
         return sum(losses) / len(losses)
 
 
-def train(model: Any, processor: Any, pixels: np.ndarray, concepts: list[Concept], seed: int, epochs: tuple[int, int]) -> list[float]:
+def train(
+    model: Any, processor: Any, pixels: np.ndarray, concepts: list[Concept], seed: int, epochs: tuple[int, int]
+) -> list[float]:
     """Two phases: see what a picture shows, then say it. Returns the loss of each step."""
     import torch
 

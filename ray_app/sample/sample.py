@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ray_app.bm25 import Bm25Index
 from ray_app.config import SampleConfig
+from ray_app.hashing import Keys, text_keys, uniform
 from ray_app.sample.allocation import sqrt_rates
-from ray_app.sample.hashing import Keys, text_keys, uniform
 from ray_app.sample.population import Population, build_population
 from ray_app.sample.sources import RETRIEVED, SOURCES, Candidates, Neighbours, build_candidates, stratum_names
 from ray_app.schemas import PAIRS

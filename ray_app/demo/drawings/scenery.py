@@ -32,7 +32,10 @@ def _fir(pen: Pen, x: float, foot: float, height: float, green: RGB, snow: bool 
         tip = y - height * 0.42
         pen.poly(((x, tip), (x + half, y), (x - half, y)), green)
         if snow:
-            pen.poly(((x, tip), (x + half * 0.5, (tip + y) / 2), (x, (tip + y) / 2 - 0.01), (x - half * 0.5, (tip + y) / 2)), WHITE)
+            pen.poly(
+                ((x, tip), (x + half * 0.5, (tip + y) / 2), (x, (tip + y) / 2 - 0.01), (x - half * 0.5, (tip + y) / 2)),
+                WHITE,
+            )
 
 
 def living_room(pen: Pen, rng: np.random.Generator) -> RGB:
@@ -247,12 +250,21 @@ def beach(pen: Pen, rng: np.random.Generator) -> RGB:
     pen.poly([(0, 0.56), (1, 0.56), *((1 - step / 8, 0.6 + 0.02 * (step % 2)) for step in range(9))], (250, 252, 250))
     pen.path([(0.12, 0.74), (0.1, 0.5), (0.14, 0.3), (0.2, 0.2)], (164, 134, 104), 0.045)
     for dx, dy in ((0.2, 0.08), (0.22, -0.06), (0.06, -0.16), (-0.14, -0.1), (-0.2, 0.04), (-0.12, 0.14), (0.12, 0.17)):
-        pen.poly(((0.2, 0.18), (0.2 + dx * 0.6, 0.15 + dy * 0.5), (0.2 + dx, 0.2 + dy), (0.2 + dx * 0.5, 0.22 + dy * 0.6)), (116, 166, 120))
+        pen.poly(
+            ((0.2, 0.18), (0.2 + dx * 0.6, 0.15 + dy * 0.5), (0.2 + dx, 0.2 + dy), (0.2 + dx * 0.5, 0.22 + dy * 0.6)),
+            (116, 166, 120),
+        )
     for _ in range(7):
         x, y = (float(v) for v in rng.uniform((0, 0.68), (1, 0.98)))
         pen.oval(x, y, x + 0.03, y + 0.015, mix(sand, (150, 120, 80), 0.35))
     x, y = 0.88 + float(rng.uniform(-0.05, 0.05)), 0.78
-    pen.poly([(x + (0.05 if k % 2 else 0.02) * np.sin(k * 0.628), y - (0.05 if k % 2 else 0.02) * np.cos(k * 0.628)) for k in range(10)], (236, 164, 130))
+    pen.poly(
+        [
+            (x + (0.05 if k % 2 else 0.02) * np.sin(k * 0.628), y - (0.05 if k % 2 else 0.02) * np.cos(k * 0.628))
+            for k in range(10)
+        ],
+        (236, 164, 130),
+    )
     return sand
 
 
@@ -280,13 +292,30 @@ def mountains(pen: Pen, rng: np.random.Generator) -> RGB:
     """Jagged grey peaks with snow caps, foothills, a stony meadow."""
     meadow = _pick(rng, ((190, 196, 158), (182, 192, 166), (198, 194, 160)))
     _fade(pen, (170, 202, 228), (230, 236, 238), 0, 0.6)
-    for x, top, wide, shade in ((0.5, 0.2, 0.42, (168, 178, 194)), (0.16, 0.08, 0.36, (146, 154, 172)), (0.84, 0.05, 0.38, (138, 146, 166))):
+    for x, top, wide, shade in (
+        (0.5, 0.2, 0.42, (168, 178, 194)),
+        (0.16, 0.08, 0.36, (146, 154, 172)),
+        (0.84, 0.05, 0.38, (138, 146, 166)),
+    ):
         top += float(rng.uniform(-0.03, 0.04))
         base = 0.72
         pen.poly(((x, top), (x + wide, base), (x - wide, base)), shade)
-        pen.poly(((x, top), (x + wide * 0.55, top + 0.55 * (base - top)), (x + wide, base), (x + wide * 0.2, base)), mix(shade, DARK, 0.3))
+        pen.poly(
+            ((x, top), (x + wide * 0.55, top + 0.55 * (base - top)), (x + wide, base), (x + wide * 0.2, base)),
+            mix(shade, DARK, 0.3),
+        )
         t = 0.32 * (base - top)
-        pen.poly(((x, top), (x + wide * 0.32, top + t), (x + wide * 0.14, top + t * 0.75), (x, top + t * 1.1), (x - wide * 0.16, top + t * 0.75), (x - wide * 0.32, top + t)), (250, 252, 254))
+        pen.poly(
+            (
+                (x, top),
+                (x + wide * 0.32, top + t),
+                (x + wide * 0.14, top + t * 0.75),
+                (x, top + t * 1.1),
+                (x - wide * 0.16, top + t * 0.75),
+                (x - wide * 0.32, top + t),
+            ),
+            (250, 252, 254),
+        )
     pen.poly(((0, 0.62), (0.2, 0.58), (0.45, 0.64), (0.7, 0.6), (1, 0.65), (1, 1), (0, 1)), meadow)
     for step in range(7):
         x = float(rng.uniform(0, 0.2) if step % 2 else rng.uniform(0.8, 1))

@@ -1,6 +1,7 @@
 """Travel: each function draws one object on the unit square, standing on its lower edge, mainly in "main"."""
 
 import math
+from itertools import pairwise
 
 from ray_app.demo.drawings.pen import Pen, arc_points
 
@@ -117,11 +118,7 @@ def beach_umbrella(pen: Pen) -> None:
     pen.path(((0.5, 0.06), (0.5, 0.98)), "wood", 0.04)
     dome = arc_points(0.0, 0.08, 1.0, 1.0, 180, 360)
     edges = (1.0, 0.78, 0.5, 0.22, 0.0)
-    hem = [
-        point
-        for right, left in zip(edges, edges[1:], strict=False)
-        for point in arc_points(left, 0.5, right, 0.58, 360, 180)
-    ]
+    hem = [point for right, left in pairwise(edges) for point in arc_points(left, 0.5, right, 0.58, 360, 180)]
     pen.poly([*dome, *hem])
     for left, right, shade in ((0.22, 0.5, "light"), (0.78, 1.0, "dark")):
         curve = [

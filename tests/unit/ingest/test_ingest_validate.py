@@ -1,5 +1,6 @@
 """What validation lets through trains the models; what it drops without a trace nobody can mend."""
 
+import base64
 import math
 
 import pyarrow as pa
@@ -194,3 +195,30 @@ def test_rows_in_are_rows_valid_plus_quarantined(rows):
     """Whatever the source holds, no row vanishes and nothing but the quarantine hears of it."""
     valid, quarantine = validate("pins", rows)
     assert valid.num_rows + quarantine.num_rows == len(rows)
+
+
+PICTURE = b"\x89PNG picture"
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        (PICTURE, PICTURE),
+        (base64.b64encode(PICTURE).decode(), PICTURE),  # what JSONL and CSV can hold
+        ("data:image/png;base64," + base64.b64encode(PICTURE).decode(), PICTURE),
+        (b"", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_picture_is_bytes_or_base64(raw, clean):
+    valid, quarantine = validate("pins", [{"pin_id": "a", "image_bytes": raw}])
+    assert (valid["image_bytes"].to_pylist(), quarantine.num_rows) == ([clean], 0)
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"), [("not base64!", "wrong_type"), (7, "wrong_type"), (b"x" * 30_000_000, "too_long")]
+)
+def test_what_is_no_picture_is_quarantined(raw, code):
+    valid, quarantine = validate("pins", [{"pin_id": "a", "image_bytes": raw}])
+    assert (valid.num_rows, quarantine["reason"][0].as_py().split(":")[0]) == (0, code)

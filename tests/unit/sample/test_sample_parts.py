@@ -3,8 +3,8 @@ import pyarrow as pa
 import pytest
 
 from ray_app.config import SampleConfig
+from ray_app.hashing import text_keys, uniform
 from ray_app.sample.allocation import solve_factor, sqrt_rates
-from ray_app.sample.hashing import text_keys, uniform
 from ray_app.sample.stage import source_note, split_roles, zero_shot_neighbours
 from ray_app.schemas import SEARCH_LOG
 
