@@ -39,7 +39,8 @@ from ray_app.demo.texts import (
 from ray_app.demo.vocabulary import LANGUAGES, vocabulary
 from ray_app.text import FIELD_SEPARATOR, LIST_SEPARATOR
 
-VERDICT_WORDS = "same near kind other unknown not fits differs object colour material style setting is means"
+OUTCOMES = ("same", "near", "kind", "other", "unknown", "fits", "differs")
+VERDICT_WORDS = " ".join(OUTCOMES) + " not object colour material style setting is means"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ def ask(concept: Concept, names: list[str]) -> Request:
     return Request(concept.object, **{name: getattr(concept, name) for name in names})
 
 
-def any_request(rng: np.random.Generator, concept: Concept) -> Request:
+def any_request(rng: np.random.Generator, concept: Concept, asked_share: float = 0.4) -> Request:
     """What somebody may search who is shown the concept: often the same thing, often not; each attribute fits or not."""
     draw = rng.random()
     category = concept.category
@@ -158,7 +159,7 @@ def any_request(rng: np.random.Generator, concept: Concept) -> Request:
     else:
         obj = str(rng.choice(OBJECTS))
     other = draw_concept(rng, obj)
-    asked = [name for name in ATTRIBUTES if rng.random() < 0.4]
+    asked = [name for name in ATTRIBUTES if rng.random() < asked_share]
     fitting = {
         "colour": colours_of(obj),
         "material": MATERIALS[other.category],
@@ -201,17 +202,29 @@ def verdict(rng: np.random.Generator, request: Request, concept: Concept, readab
     return ". ".join(said)
 
 
-def documents(rng: np.random.Generator, count: int) -> Iterator[tuple[str, str, str]]:
+def documents(rng: np.random.Generator, count: int, simple_share: float = 0.0) -> Iterator[tuple[str, str, str]]:
     """(pin text, query, verdict) documents; a text or dictionary entries alone leave query and verdict empty.
 
-    In half of the documents the verdict begins with a new line, in the others it follows the query at once: then the
-    state of the query's last token, which a cross-encoder reads, has already compared.
+    In some documents the verdict begins with a new line, in most it follows the query at once: then the state of the
+    query's last token, which a cross-encoder reads, has already compared.
+
+    Args:
+        rng: Is advanced.
+        count: Number of documents.
+        simple_share: Share of them, the first ones, whose pin has a single short text: who learns to read compares
+            short texts first.
     """
     values = all_values()
-    for _ in range(count):
+    for number in range(count):
         concept = draw_concept(rng)
+        if number < simple_share * count:
+            pin = short_text(rng, concept)
+            request = any_request(rng, concept, asked_share=0.25)
+            query = query_text(request, any_language(rng), rng)
+            yield pin.text, query, verdict(rng, request, concept, pin.readable)
+            continue
         draw = rng.random()
-        if draw < 0.1:
+        if draw < 0.07:
             entries = []
             for i in rng.choice(len(values), 6, replace=False):
                 name, value = values[int(i)]
@@ -220,10 +233,24 @@ def documents(rng: np.random.Generator, count: int) -> Iterator[tuple[str, str, 
             yield FIELD_SEPARATOR.join(entries), "", ""
             continue
         pin = pin_text(rng, concept)
-        if draw < 0.2:
+        if draw < 0.12:
             yield pin.text, "", ""
             continue
         request = any_request(rng, concept)
         query = query_text(request, any_language(rng), rng, typo_rate=0.05)
         said = verdict(rng, request, concept, pin.readable)
-        yield pin.text, query, ("\n" if rng.random() < 0.4 else "") + said
+        yield pin.text, query, ("\n" if rng.random() < 0.3 else "") + said
+
+
+def short_text(rng: np.random.Generator, concept: Concept) -> PinText:
+    """A caption, a title or a few words."""
+    draw = rng.random()
+    if draw < 0.3:
+        return PinText(caption(concept), frozenset(VISIBLE))
+    told = [name for name in ATTRIBUTES if rng.random() < 0.3]
+    language = any_language(rng)
+    if draw < 0.6:
+        text = title(concept, language, rng, told)
+    else:
+        text = query_text(ask(concept, told), language, rng)
+    return PinText(text, frozenset(("object", *told)))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ray_app.demo.concepts import ATTRIBUTES, draw_concept
-from ray_app.demo.corpus import all_values, any_language, ask, documents, entry, pin_text, word_list
+from ray_app.demo.corpus import OUTCOMES, all_values, any_language, ask, documents, entry, pin_text, word_list
 from ray_app.demo.texts import query_text
 
 logger = logging.getLogger(__name__)
@@ -30,8 +30,8 @@ WIDTH = 96
 TEMPERATURE = 0.07  # guessed, as usual for InfoNCE
 TOWER_STEPS = 900
 TEACHER_DOCUMENTS = 60_000
-TEACHER_EPOCHS = 1
-TEACHER_TOKENS = 6_000  # of a step
+SIMPLE_SHARE = 0.5  # of the documents, at the start; without them nothing compares after 100,000 documents (measured)
+TEACHER_TOKENS = 2_000  # of a step
 DOCUMENT_TOKENS = 160
 OTHER_TOKEN_SHARE = 0.25  # of a reading document's tokens before the verdict that count in the loss
 
@@ -137,6 +137,18 @@ def word_pairs(rng: np.random.Generator) -> tuple[list[str], list[str], list[tup
     return sides[0], sides[1], [*values]
 
 
+def word_vectors(model: Any) -> Any:
+    """What the tower makes of each token alone, centred, of unit deviation; (vocabulary, D)."""
+    import torch
+
+    with torch.inference_mode():
+        tokens = torch.arange(model.config.vocab_size)
+        ids = torch.stack([torch.full_like(tokens, 2), tokens, torch.full_like(tokens, 3)], 1)
+        vectors = model(input_ids=ids).last_hidden_state.mean(1)
+    vectors = vectors - vectors.mean(0)
+    return (vectors / vectors.std(1, keepdim=True)).clone()
+
+
 def train_tower(tokenizer: Any, rng: np.random.Generator, steps: int, log: list[float]) -> Any:
     """A small BERT whose mean-pooled states are near for texts of the same thing (InfoNCE, negatives in the batch).
 
@@ -187,18 +199,21 @@ def train_tower(tokenizer: Any, rng: np.random.Generator, steps: int, log: list[
 # --- teacher -------------------------------------------------------------------------------------------------------
 
 
-def encode_documents(tokenizer: Any, rng: np.random.Generator, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Token arrays (start, pin, new line, query, verdict, end), and how much each token counts in the loss (1 or 0)."""
+def encode_documents(
+    tokenizer: Any, rng: np.random.Generator, count: int, simple_share: float = 0.0
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Token arrays (start, pin, new line, query, verdict, end), and how much each token counts in the loss (0: not)."""
     newline = tokenizer.token_to_id("\n")
+    outcomes = [tokenizer.token_to_id(word) for word in OUTCOMES]
     encoded: list[tuple[np.ndarray, np.ndarray]] = []
-    parts = [part for document in documents(rng, count) for part in document]
+    parts = [part for document in documents(rng, count, simple_share) for part in document]
     ids = [encoding.ids for encoding in tokenizer.encode_batch(parts, add_special_tokens=False)]
     for i in range(0, len(ids), 3):
         pin, query, said = ids[i : i + 3]
         row = [2, *pin[: DOCUMENT_TOKENS - 50], *([newline] if query else []), *query, *said, 3][:DOCUMENT_TOKENS]
         weight = (rng.random(len(row)) < (OTHER_TOKEN_SHARE if said else 0.6)).astype(np.float32)
         if said:
-            weight[len(row) - 1 - len(said) :] = 1.0
+            weight[len(row) - 1 - len(said) :] = np.where(np.isin(row[len(row) - 1 - len(said) :], outcomes), 3.0, 1.0)
         encoded.append((np.array(row, np.int64), weight))
     return encoded
 
@@ -240,10 +255,18 @@ def train_teacher(
     )
     model: Any = LlamaForCausalLM(config)
     with torch.no_grad():
-        words = embeddings / embeddings.std()
-        model.get_input_embeddings().weight.copy_(words * 0.05)
-    encoded = encode_documents(tokenizer, rng, num_documents)
-    batches = [batch for _ in range(TEACHER_EPOCHS) for batch in token_batches(encoded, rng)]
+        model.get_input_embeddings().weight.copy_(0.05 * embeddings + 0.02 * torch.randn_like(embeddings))
+        for layer in model.model.layers:
+            # Queries equal keys: a word looks for itself and its translations, which takes long to find by chance.
+            # Source: Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers" (2023).
+            torch.nn.init.orthogonal_(layer.self_attn.k_proj.weight)
+            layer.self_attn.q_proj.weight.copy_(layer.self_attn.k_proj.weight)
+    encoded = encode_documents(tokenizer, rng, num_documents, SIMPLE_SHARE)
+    simple = round(num_documents * SIMPLE_SHARE)
+    batches = [
+        *token_batches(encoded[:simple], rng),
+        *([i + simple for i in batch] for batch in token_batches(encoded[simple:], rng)),
+    ]
     adamw, schedule = optimiser(model, len(batches), 3e-3)
     for batch in batches:
         ids, mask = padded([encoded[i][0] for i in batch])
@@ -252,7 +275,8 @@ def train_teacher(
             weight[row, : len(encoded[i][1])] = torch.from_numpy(encoded[i][1])
         counts = weight[:, 1:] > 0
         hidden = model.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        loss = cross_entropy(model.lm_head(hidden[:, :-1][counts]), ids[:, 1:][counts])
+        losses = cross_entropy(model.lm_head(hidden[:, :-1][counts]), ids[:, 1:][counts], reduction="none")
+        loss = (losses * weight[:, 1:][counts]).sum() / weight[:, 1:].sum()
         adamw.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -289,8 +313,7 @@ def main() -> None:
     save_model(tower, tokenizer, args.out / "tower", about_tower, cls_token="<s>", sep_token="</s>")
 
     started, losses = time.perf_counter(), []
-    embeddings = tower.get_input_embeddings().weight.detach()
-    teacher = train_teacher(tokenizer, embeddings, rng, args.documents, losses)
+    teacher = train_teacher(tokenizer, word_vectors(tower), rng, args.documents, losses)
     about_teacher = {**recipe, **_summary(losses, started), "task": "next token", "documents": args.documents}
     save_model(teacher, tokenizer, args.out / "teacher", about_teacher, bos_token="<s>", eos_token="</s>")
     sys.stdout.write(json.dumps({"tower": about_tower, "teacher": about_teacher}) + "\n")
