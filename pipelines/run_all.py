@@ -7,8 +7,8 @@ import time
 
 from runner import StageFn, run_program
 
-from ray_app.config import Config
 from ray_app.caption.stage import run as caption
+from ray_app.config import Config
 from ray_app.demo.stage import run as demo
 from ray_app.distill.stage import run as distill
 from ray_app.embed.stage import run as embed

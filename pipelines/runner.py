@@ -15,9 +15,10 @@ from ray_app.manifest import Manifest
 from ray_app.storage import Storage
 
 StageFn = Callable[[Config, Storage], Manifest]
+Body = Callable[[Config, Storage], None]
 
 
-def run_stage(stage: StageFn, description: str) -> None:
+def run_stage(stage: StageFn, description: str, flags: dict[str, tuple[Body, str]] | None = None) -> None:
     """Run one stage as a program: `--config FILE [--set a.b=c ...]`, exit code 2 on a problem the user can mend."""
 
     def body(cfg: Config, store: Storage) -> None:
@@ -25,21 +26,30 @@ def run_stage(stage: StageFn, description: str) -> None:
         line = {"stage": manifest.stage, "wall_sec": manifest.wall_sec, "counts": manifest.counts}
         print(json.dumps(line | {"outputs": {name: out.path for name, out in manifest.outputs.items()}}))
 
-    run_program(body, description)
+    run_program(body, description, flags)
 
 
-def run_program(body: Callable[[Config, Storage], None], description: str) -> None:
-    """Parse the arguments, connect to Ray, and run `body`; a `UserError` becomes one line on stderr."""
+def run_program(body: Body, description: str, flags: dict[str, tuple[Body, str]] | None = None) -> None:
+    """Parse the arguments, connect to Ray, and run `body`; a `UserError` becomes one line on stderr.
+
+    Args:
+        body: What to do.
+        description: For `--help`.
+        flags: Name -> what to do instead of `body` when that flag is given, and its help.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", required=True, help="YAML file, such as configs/chorus.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key; repeatable")
+    parser.set_defaults(body=body)
+    for name, (other, text) in (flags or {}).items():
+        parser.add_argument(f"--{name}", action="store_const", dest="body", const=other, help=text)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
         cfg = load_config(args.config, args.set)
         store = Storage(cfg.output)
         connect(cfg)
-        body(cfg, store)
+        args.body(cfg, store)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

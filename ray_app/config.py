@@ -215,6 +215,8 @@ class TrainConfig(Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     patience: PositiveInt = 2
     """Epochs without a better validation loss before training stops; the best epoch is kept."""
+    checkpoint_sec: Annotated[float, Field(ge=0)] = 15.0
+    """Seconds of training between two checkpoints, at least; they are taken at the end of an epoch."""
     max_failures: int = 2
     """Worker deaths that are survived by resuming from the last checkpoint."""
 

@@ -49,3 +49,60 @@ def _save_tokenizer(folder: Path, **special: str) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", model_max_length=64, **special
     ).save_pretrained(folder)
+
+
+def save_tiny_vlm(folder: Path) -> Path:
+    """An Idefics3 with 2 layers of width 64, whose random weights say something else of each picture.
+
+    The one architecture that runs in transformers, vllm and ray.data.llm without torchvision.
+    """
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import (
+        Idefics3Config,
+        Idefics3ForConditionalGeneration,
+        Idefics3Processor,
+        PreTrainedTokenizerFast,
+    )
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+    grid = [f"<row_{row}_col_{col}>" for row in range(1, 7) for col in range(1, 7)]
+    special = ["<pad>", "<|im_start|>", "<|im_end|>", "<image>", "<fake_token_around_image>", "<global-img>",
+               "<end_of_utterance>", *grid]  # fmt: skip
+    words = [*special, "<unk>", *(f"\u2581{word}" for word in WORDS[4:] + "user assistant Describe picture.".split())]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", bos_token="<|im_start|>",
+        eos_token="<|im_end|>", additional_special_tokens=special[3:], model_max_length=256,
+    )  # fmt: skip
+    template = (
+        "{% for message in messages %}<|im_start|>{{ message.role }} {% for part in message.content %}"
+        "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}<|im_end|> {% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant {% endif %}"
+    )
+    pictures = Idefics3ImageProcessorPil(
+        size={"longest_edge": 64}, max_image_size={"longest_edge": 64}, do_image_splitting=False
+    )
+    Idefics3Processor(pictures, fast, image_seq_len=4, chat_template=template).save_pretrained(folder)
+    torch.manual_seed(0)
+    vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "image_size": 64, "patch_size": 16}  # fmt: skip
+    text = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32, "vocab_size": len(words),
+            "max_position_embeddings": 256, "pad_token_id": 0, "bos_token_id": 1,
+            "eos_token_id": 2}  # fmt: skip
+    config = Idefics3Config(
+        vision_config=vision, text_config=text, scale_factor=2, image_token_id=words.index("<image>"), pad_token_id=0,
+        bos_token_id=1, eos_token_id=2, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = Idefics3ForConditionalGeneration(config)
+    for weight in model.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.3)
+    with torch.no_grad():
+        model.lm_head.weight[: len(special) + 1] = 0.0  # says words only, and always something
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
+    model.save_pretrained(folder)
+    return folder

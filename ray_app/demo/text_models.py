@@ -3,8 +3,8 @@
 `python -m ray_app.demo.text_models --out ray_app/demo/models --seed 1` (what `make demo-models` calls) writes `tower/`
 and `teacher/`, each with its tokenizer and a RECIPE.json, and prints one JSON line. Some minutes on two cores.
 
-They are base models: they know the languages, and the Llama has read comparisons in words, but no grade
-(ray_app/demo/corpus.py). Shapes: B batch, T tokens, D hidden size.
+They are base models: they know the languages, and the Llama has learned to compare a pin with a query, but has seen no
+grade (ray_app/demo/corpus.py, reading.py). Shapes: B batch, T tokens, D hidden size.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import numpy as np
 
 from ray_app.demo.concepts import ATTRIBUTES, draw_concept
 from ray_app.demo.corpus import OUTCOMES, all_values, any_language, ask, documents, entry, pin_text, word_list
+from ray_app.demo.reading import STEPS, train_reading
 from ray_app.demo.texts import query_text
 
 logger = logging.getLogger(__name__)
@@ -28,10 +29,10 @@ SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
 NUM_PIECES = 1000  # guessed; of words that people misspell
 WIDTH = 96
 TEMPERATURE = 0.07  # guessed, as usual for InfoNCE
-TOWER_STEPS = 900
-TEACHER_DOCUMENTS = 60_000
-SIMPLE_SHARE = 0.5  # of the documents, at the start; without them nothing compares after 100,000 documents (measured)
-TEACHER_TOKENS = 2_000  # of a step
+TOWER_STEPS = 500
+TEACHER_DOCUMENTS = 130_000
+SIMPLE_SHARE = 0.5  # of the documents, at the start: short texts are compared first
+TEACHER_TOKENS = 1_000  # of a step
 DOCUMENT_TOKENS = 160
 OTHER_TOKEN_SHARE = 0.25  # of a reading document's tokens before the verdict that count in the loss
 
@@ -228,7 +229,8 @@ def token_batches(encoded: Sequence[tuple[np.ndarray, np.ndarray]], rng: np.rand
             batches.append(batch)
             batch = []
         batch.append(int(i))
-    batches.append(batch)
+    if batch:
+        batches.append(batch)
     yield from (batches[i] for i in rng.permutation(len(batches)))
 
 
@@ -255,7 +257,7 @@ def train_teacher(
     )
     model: Any = LlamaForCausalLM(config)
     with torch.no_grad():
-        model.get_input_embeddings().weight.copy_(0.05 * embeddings + 0.02 * torch.randn_like(embeddings))
+        model.get_input_embeddings().weight.copy_(0.3 * embeddings + 0.02 * torch.randn_like(embeddings))
         for layer in model.model.layers:
             # Queries equal keys: a word looks for itself and its translations, which takes long to find by chance.
             # Source: Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers" (2023).
@@ -267,7 +269,7 @@ def train_teacher(
         *token_batches(encoded[:simple], rng),
         *([i + simple for i in batch] for batch in token_batches(encoded[simple:], rng)),
     ]
-    adamw, schedule = optimiser(model, len(batches), 3e-3)
+    adamw, schedule = optimiser(model, len(batches), 1.5e-3)
     for batch in batches:
         ids, mask = padded([encoded[i][0] for i in batch])
         weight = torch.zeros(ids.shape)
@@ -298,23 +300,30 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chose")
     parser.add_argument("--tower-steps", type=int, default=TOWER_STEPS)
     parser.add_argument("--documents", type=int, default=TEACHER_DOCUMENTS)
+    parser.add_argument("--reading-steps", type=int, default=STEPS)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    rng = np.random.default_rng([args.seed, 20_26])  # not the world's: its concepts are drawn from another seed
     tokenizer = build_tokenizer(word_list())
     recipe = {"code": "ray_app/demo/text_models.py", "seed": args.seed, "vocabulary": tokenizer.get_vocab_size()}
 
+    # Not the world's seed: its concepts are drawn from another.
+    rng = np.random.default_rng([args.seed, 2026])
     started, losses = time.perf_counter(), list[float]()
     tower = train_tower(tokenizer, rng, args.tower_steps, losses)
     about_tower = {**recipe, **_summary(losses, started), "task": "InfoNCE over pairs of texts of the same thing"}
     save_model(tower, tokenizer, args.out / "tower", about_tower, cls_token="<s>", sep_token="</s>")
 
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng([args.seed, 5])
     started, losses = time.perf_counter(), []
     teacher = train_teacher(tokenizer, word_vectors(tower), rng, args.documents, losses)
     about_teacher = {**recipe, **_summary(losses, started), "task": "next token", "documents": args.documents}
+    started, losses = time.perf_counter(), []
+    right = train_reading(tokenizer, teacher, args.seed, args.reading_steps, losses)
+    about_teacher["reading"] = {**_summary(losses, started), "attributes_right": round(right, 4)}
     save_model(teacher, tokenizer, args.out / "teacher", about_teacher, bos_token="<s>", eos_token="</s>")
     sys.stdout.write(json.dumps({"tower": about_tower, "teacher": about_teacher}) + "\n")
 

@@ -1,4 +1,4 @@
-"""Compute what a ledger lacks on Ray Data: the one place where label and embed (and later caption) meet Ray.
+"""Compute what a ledger lacks on Ray Data: the one place where label and embed meet Ray.
 
 A block is cut once, computed by one actor in one call, and committed by that same call. So a kill at any moment loses
 only blocks that are not finished, and since blocks are cut from the missing rows in a fixed order, and all but the last
@@ -135,14 +135,14 @@ class CommitBlockUDF:
         try:
             self.compute = udf_class(**udf_kwargs)
         except Exception as error:
-            raise BlockFailedError(_fatal(ledger, error)) from error
+            raise BlockFailedError(fatal_line(ledger.table, error)) from error
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Args: one whole block. Returns: rows, errors, seconds, first_error."""
         try:
             return self._compute_and_commit(block)
         except Exception as error:
-            raise BlockFailedError(_fatal(self.ledger, error)) from error
+            raise BlockFailedError(fatal_line(self.ledger.table, error)) from error
 
     def _compute_and_commit(self, block: pa.Table) -> pa.Table:
         assert pc.all(pc.equal(block[_BLOCK_ROWS], block.num_rows)).as_py(), "Ray Data merged or split a block"
@@ -180,7 +180,7 @@ def _compute(
 
     if not ray.is_initialized():
         ray.init()
-    _require_resources(ledger, num_cpus, num_gpus)
+    require_resources(ledger.table, num_cpus, num_gpus)
     marked = [b.append_column(_BLOCK_ROWS, pa.array([b.num_rows] * b.num_rows, pa.int64())) for b in blocks]
     with warnings.catch_warnings():
         # Ray 2.60 announces the end of `**ray_remote_args`, but has no other way yet to bound restarts.
@@ -200,38 +200,53 @@ def _compute(
     try:
         return dataset.take_all()
     except ray.exceptions.RayError as error:
-        # Ray ships the traceback as text, and the exception's own object not at all.
-        told = re.search(rf"{BlockFailedError.__name__}: (.*)", str(error))
-        if told:
-            raise UserError(told.group(1)) from error
-        if "error raised in its creation task" in str(error):
-            last = str(error).strip().splitlines()[-1]
-            raise UserError(
-                f"{ledger.table}: a worker could not start: {_line(last)}; mend the cause, run again"
-            ) from error
-        raise UserError(
-            f"{ledger.table}: a worker process died {MAX_RESTARTS + 1} times, most often for lack of memory: lower "
-            f"batch_size or num_actors and run again, finished blocks are kept ({_line(str(error))})"
-        ) from error
+        raise explain_failure(ledger.table, error, MAX_RESTARTS) from error
 
 
-def _require_resources(ledger: Ledger, num_cpus: float, num_gpus: float) -> None:
-    """Refuse an actor that no node can hold: Ray would wait for such a node for ever."""
+def explain_failure(what: str, error: Exception, max_restarts: int) -> UserError:
+    """The one line that a user should read of a failed Ray Data job.
+
+    Args:
+        what: Name of the job.
+        error: Of Ray.
+        max_restarts: Of an actor.
+    """
+    # Ray ships the traceback as text, and the exception's own object not at all.
+    if told := re.search(rf"{BlockFailedError.__name__}: (.*)", str(error)):
+        return UserError(told.group(1))
+    if "error raised in its creation task" in str(error):
+        last = str(error).strip().splitlines()[-1]
+        return UserError(f"{what}: a worker could not start: {_line(last)}; mend the cause, run again")
+    return UserError(
+        f"{what}: a worker process died {max_restarts + 1} times, most often for lack of memory: lower "
+        f"batch_size or num_actors and run again, finished blocks are kept ({_line(str(error))})"
+    )
+
+
+def cluster_limit() -> dict[str, float]:
+    """What the cluster has, or may grow to."""
     import ray
 
-    # What an autoscaling cluster may grow to, as Ray Data asks for it; None on a fixed cluster.
+    # As Ray Data asks for it; None on a fixed cluster.
     most = ray._private.state.state.get_max_resources_from_cluster_config() or ray.cluster_resources()
+    return {name: float(amount) for name, amount in most.items()}
+
+
+def require_resources(what: str, num_cpus: float, num_gpus: float) -> None:
+    """Refuse an actor that no node can hold: Ray would wait for such a node for ever."""
+    most = cluster_limit()
     for name, need, kind in (("num_cpus", num_cpus, "CPU"), ("num_gpus", num_gpus, "GPU")):
         has = most.get(kind, 0)
         if need > has:
-            raise UserError(f"{ledger.table}: {name} is {need:g}, but the whole Ray cluster has {has:g}; lower it")
+            raise UserError(f"{what}: {name} is {need:g}, but the whole Ray cluster has {has:g}; lower it")
 
 
-def _fatal(ledger: Ledger, error: Exception) -> str:
+def fatal_line(what: str, error: Exception) -> str:
+    """What a `BlockFailedError` carries to the driver."""
     if isinstance(error, UserError):
         return _line(str(error))
     told = _line(f"{type(error).__name__}: {error}")
-    return f"{ledger.table}: {told}; mend the cause and run again, finished blocks are kept"
+    return f"{what}: {told}; mend the cause and run again, finished blocks are kept"
 
 
 def _line(text: str) -> str:

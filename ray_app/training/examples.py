@@ -59,15 +59,15 @@ class Examples:
 
     def to_table(self) -> pa.Table:
         """As an Arrow table, so that training workers can read it from storage."""
-        return pa.table(
-            {
-                "query": pa.array(list(self.queries), pa.string()),
-                "pin_text": pa.array(list(self.pin_texts), pa.string()),
-                "features": matrix_column(self.features),
-                "target": matrix_column(self.targets),
-                "weight": pa.array(self.weights.astype(np.float32)),
-            }
-        )
+        columns = {
+            "query": pa.array(list(self.queries), pa.string()),
+            "pin_text": pa.array(list(self.pin_texts), pa.string()),
+            "target": matrix_column(self.targets),
+            "weight": pa.array(self.weights.astype(np.float32)),
+        }
+        if self.features.shape[1]:  # Parquet reads lists of no numbers as broken ones
+            columns["features"] = matrix_column(self.features)
+        return pa.table(columns)
 
     @classmethod
     def from_table(cls, table: pa.Table) -> "Examples":
@@ -75,7 +75,9 @@ class Examples:
         return cls(
             queries=table["query"].to_pylist(),
             pin_texts=table["pin_text"].to_pylist(),
-            features=matrix_of(table["features"]),
+            features=matrix_of(table["features"])
+            if "features" in table.column_names
+            else np.zeros((table.num_rows, 0), np.float32),
             targets=matrix_of(table["target"]),
             weights=table["weight"].to_numpy().astype(np.float32),
         )

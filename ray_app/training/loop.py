@@ -81,6 +81,7 @@ class Worker:
     wrap: Callable[[Any], Any] = lambda model: model  # DistributedDataParallel on a cluster
     report: Callable[[dict[str, float], Callable[[Path], None]], None] = lambda metrics, save: None
     """Called by every worker equally often; `save(folder)` writes a resumable checkpoint."""
+    is_due: Callable[[], bool] = lambda: True  # whether an epoch's end is worth a report; the same on every worker
     total: Callable[[float], float] = lambda value: value  # sum over the workers
 
 
@@ -147,7 +148,8 @@ def fit(
             best = _copy_weights(model)
         state.epoch += 1
         logger.info("epoch %d: train loss %.4f, valid loss %.4f", state.epoch, train_loss, valid_loss)
-        worker.report(state.history[-1], partial(_save, model, optimizer, state, best))
+        if worker.is_due():
+            worker.report(state.history[-1], partial(_save, model, optimizer, state, best))
     model.load_state_dict(best)
     model.eval()
     return state

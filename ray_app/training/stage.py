@@ -3,6 +3,7 @@
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -128,7 +129,15 @@ def _train_job(job: TrainJob, examples: str, seed: int, store: Storage, device: 
     def wrap(model: Any) -> Any:
         return torch.nn.parallel.DistributedDataParallel(model) if size > 1 else model
 
+    reported = time.monotonic()
+
+    def is_due() -> bool:
+        late = time.monotonic() - reported >= job.cfg.checkpoint_sec
+        return total(float(rank == 0 and late)) > 0  # the first worker's clock decides for all
+
     def report(metrics: dict[str, float], save: Callable[[Path], None]) -> None:
+        nonlocal reported
+        reported = time.monotonic()
         if rank != 0:
             ray.train.report(metrics)
             return
@@ -141,7 +150,7 @@ def _train_job(job: TrainJob, examples: str, seed: int, store: Storage, device: 
     valid = Examples.from_table(store.read_table(f"{examples}/valid.parquet"))
     torch.manual_seed(seed)  # the head starts the same on every worker
     model = job.build().to(device)
-    worker = Worker(rank=rank, size=size, wrap=wrap, report=report, total=total)
+    worker = Worker(rank=rank, size=size, wrap=wrap, report=report, is_due=is_due, total=total)
     checkpoint = ray.train.get_checkpoint()
     state = None
     if checkpoint is not None:

@@ -246,7 +246,7 @@ def test_a_run_killed_while_teaching_ends_with_the_same_teacher(
 ) -> None:
     """Another teacher would mean that all labels are made again, and are others."""
     cfg = finished[0]
-    train = cfg.teach.train.model_copy(update={"epochs": 25, "patience": 25})
+    train = cfg.teach.train.model_copy(update={"epochs": 25, "patience": 25, "checkpoint_sec": 0.0})
     outputs = [tmp_path / "undisturbed", tmp_path / "killed"]
     longer = []
     for output in outputs:
@@ -255,6 +255,7 @@ def test_a_run_killed_while_teaching_ends_with_the_same_teacher(
         longer.append(cfg.model_copy(update={"teach": teach, "output": str(output)}))
     whole = run_stages(longer[0], "teach")["teach"].outputs["teacher"]
     overrides = [f"output={outputs[1]}", "teach.train.epochs=25", "teach.train.patience=25"]
+    overrides.append("teach.train.checkpoint_sec=0")
     training = outputs[1] / "training"
     kill_when("teach", source, overrides, lambda: len(list(training.glob("teach-*/checkpoint_*"))) >= 2)
     resumed = run_stages(longer[1], "teach")["teach"].outputs["teacher"]

@@ -159,8 +159,8 @@ def test_typos_change_queries_but_not_japanese() -> None:
     typed = {query_text(request, "en", rng, typo_rate=1.0) for _ in range(50)}
     assert len(clean) == 4
     assert not typed & clean
-    voc = vocabulary("ja")
-    assert any(word in query_text(request, "ja", rng, typo_rate=1.0) for word in voc.surfaces("object", "sofa"))
+    japanese = query_text(request, "ja", rng, typo_rate=1.0)
+    assert any(word in japanese for word in vocabulary("ja").surfaces("object", "sofa"))
 
 
 def test_unknown_language_is_refused() -> None:

@@ -1,0 +1,1 @@
+"""What each picture shows, said by a vision-language model, once per picture."""
