@@ -88,6 +88,7 @@ class TransformersCaptioner:
         from ray_app.models.text_encoder import pick_device, pick_dtype
 
         transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()  # Idefics3 warns of its own default config each time
         assert cfg.model is not None
         self.processor = load_processor(cfg)
         self.processor.tokenizer.padding_side = "left"  # so that all answers of a batch begin at one place
