@@ -39,16 +39,24 @@ from ray_app.demo.texts import (
 from ray_app.demo.vocabulary import LANGUAGES, vocabulary
 from ray_app.text import FIELD_SEPARATOR, LIST_SEPARATOR
 
+HINT_FITS = 0.6  # guessed: people save and click what fits only in part
 OUTCOMES = ("same", "near", "kind", "other", "unknown", "fits", "differs")
 VERDICT_WORDS = " ".join(OUTCOMES) + " not object colour material style setting is means"
 
 
 @dataclass(frozen=True, slots=True)
 class PinText:
-    """A pin's text and what can be read in it: names of attributes, `object` among them."""
+    """A pin's text and what can be read in it.
+
+    Args:
+        text: All fields, joined.
+        readable: Names of attributes that it states, `object` among them.
+        hints: (attribute, value) that only boards or searches speak of: they often fit the pin, and often do not.
+    """
 
     text: str
     readable: frozenset[str]
+    hints: frozenset[tuple[str, str]] = frozenset()
 
 
 def word_list() -> list[str]:
@@ -126,19 +134,42 @@ def pin_text(rng: np.random.Generator, concept: Concept) -> PinText:
         write = link_title if rng.random() < 0.5 else link_description
         parts.append(write(concept, foreign, rng, told))
         readable.update(told, ("object",))
-    if rng.random() < 0.25:
-        boards = [any_board(rng, concept, any_language(rng)) for _ in range(int(rng.integers(1, 3)))]
+    hints: set[tuple[str, str]] = set()
+    if rng.random() < 0.5:
+        boards = [any_board(rng, concept, any_language(rng), hints) for _ in range(int(rng.integers(1, 6)))]
         parts.append(LIST_SEPARATOR.join(boards))
-    if rng.random() < 0.15:
-        told = any_told(rng)
-        parts.append(query_text(ask(concept, told), any_language(rng), rng, typo_rate=0.1))
-        readable.update(told, ("object",))
-    return PinText(FIELD_SEPARATOR.join(parts), frozenset(readable))
+    if rng.random() < 0.3:
+        searches = [any_search(rng, concept, any_language(rng), hints) for _ in range(int(rng.integers(1, 5)))]
+        parts.append(LIST_SEPARATOR.join(searches))
+    return PinText(FIELD_SEPARATOR.join(parts), frozenset(readable), frozenset(hints))
 
 
-def any_board(rng: np.random.Generator, concept: Concept, language: str) -> str:
-    """Name of a board that does not give away more than the category."""
-    return board_title(language, rng, category=concept.category if rng.random() < 0.7 else None)
+def any_board(rng: np.random.Generator, concept: Concept, language: str, hints: set[tuple[str, str]]) -> str:
+    """Title of a board that the pin may lie on; what it says of an attribute goes to `hints`."""
+    subject = str(rng.choice(["", "style", "setting", "colour", "object"], p=[0.25, 0.3, 0.15, 0.1, 0.2]))
+    if not subject:
+        return board_title(language, rng, category=concept.category)
+    value = getattr(concept if rng.random() < HINT_FITS else _relative(rng, concept), subject)
+    hints.add((subject, value))
+    return board_title(language, rng, category=concept.category, **{subject: value})
+
+
+def any_search(rng: np.random.Generator, concept: Concept, language: str, hints: set[tuple[str, str]]) -> str:
+    """A search that may have led to the pin; what it asks for goes to `hints`."""
+    other = _relative(rng, concept)
+    asked: dict[str, str] = {}
+    for name in ATTRIBUTES:
+        if rng.random() < 0.35:
+            asked[name] = getattr(concept if rng.random() < HINT_FITS else other, name)
+    hints.update(asked.items())
+    shown = concept.object if rng.random() < 0.85 else other.object
+    return query_text(Request(shown, **asked), language, rng, typo_rate=0.1)
+
+
+def _relative(rng: np.random.Generator, concept: Concept) -> Concept:
+    """Another concept of the same category."""
+    objects = [obj for group in GROUPS[concept.category] for obj in group]
+    return draw_concept(rng, objects[int(rng.integers(len(objects)))])
 
 
 def ask(concept: Concept, names: list[str]) -> Request:

@@ -62,7 +62,8 @@ def comparisons(
         for name in ATTRIBUTES:
             value = getattr(request, name)
             fits = FITS if getattr(concept, name) == value else DIFFERS
-            row.append(NOT_ASKED if value is None else UNKNOWN if name not in pin.readable else fits)
+            told = name in pin.readable or (name, value) in pin.hints
+            row.append(NOT_ASKED if value is None else fits if told else UNKNOWN)
         classes.append(row)
     newline = tokenizer.token_to_id("\n")
     read = [e.ids[:MAX_PIN_TOKENS] for e in tokenizer.encode_batch(pins, add_special_tokens=False)]

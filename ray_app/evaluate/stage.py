@@ -197,7 +197,7 @@ def lesson_tables(
     tables = [ladder_of_systems(pairs, systems, settings)] if arms else []
     if by_lesson[TEXT_FEATURES]:
         chosen = {arm.name: arms[arm.slug] for arm in by_lesson[TEXT_FEATURES]}
-        chosen[fields_name(cfg.pin_text.fields)] = systems["teacher"]
+        chosen[fields_name(cfg.pin_text.fields, cfg.lessons.text_features[-1])] = systems["teacher"]
         tables.append(
             ladder(
                 TEXT_FEATURES, "What is each text of a pin worth?", "One teacher each, alike but for what it reads.",

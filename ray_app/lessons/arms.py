@@ -38,9 +38,10 @@ class Arm:
 
 def arms_of(cfg: Config) -> list[Arm]:
     """All arms of a config, in the order of the tables."""
+    before: list[list[TextField]] = [[], *cfg.lessons.text_features]
     arms = [
-        Arm(lesson=TEXT_FEATURES, name=fields_name(fields), model="teacher", cfg=reading(cfg, fields))
-        for fields in cfg.lessons.text_features
+        Arm(lesson=TEXT_FEATURES, name=fields_name(fields, last), model="teacher", cfg=reading(cfg, fields))
+        for last, fields in zip(before, cfg.lessons.text_features, strict=False)
     ]
     if cfg.lessons.label_multiples:
         arms.append(Arm(lesson=LABEL_SCALING, name=HUMAN_ONLY, model="student", cfg=cfg))
@@ -55,9 +56,11 @@ def reading(cfg: Config, fields: list[TextField]) -> Config:
     return cfg.model_copy(update={"pin_text": cfg.pin_text.model_copy(update={"fields": kept})})
 
 
-def fields_name(fields: list[TextField]) -> str:
-    """Such as `caption + title + link text`."""
-    return " + ".join(name.replace("_", " ") for name in fields)
+def fields_name(fields: list[TextField], before: list[TextField]) -> str:
+    """Such as `caption`; or what comes on top of the row before, such as `+ link text`."""
+    if not before or not set(before) < set(fields):
+        return ", ".join(name.replace("_", " ") for name in fields)
+    return "+ " + ", ".join(name.replace("_", " ") for name in fields if name not in before)
 
 
 def longer(cfg: Config, num_pairs: int, full_pairs: int) -> Config:

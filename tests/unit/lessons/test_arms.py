@@ -28,6 +28,11 @@ def test_a_text_arm_reads_its_fields_only_in_the_order_of_the_run():
     assert arm.cfg.model_copy(update={"pin_text": cfg.pin_text}) == cfg
 
 
+def test_a_row_is_named_by_what_it_adds():
+    cfg = make_config({"text_features": [["caption"], ["caption", "title", "link_text"], ["title"]]})
+    assert [arm.name for arm in arms_of(cfg)] == ["caption", "+ title, link text", "title"]
+
+
 def test_label_arms_start_with_humans_alone_and_grow():
     arms = arms_of(make_config({"label_multiples": [20, 5]}))
     assert [(arm.lesson, arm.multiple) for arm in arms] == [(LABEL_SCALING, 0), (LABEL_SCALING, 5), (LABEL_SCALING, 20)]
