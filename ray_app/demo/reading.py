@@ -18,7 +18,7 @@ from ray_app.demo.texts import query_text
 
 logger = logging.getLogger(__name__)
 
-STEPS = 8_000
+STEPS = 10_000
 BATCH = 64
 SIMPLE_SHARE = 0.4  # of the steps, at the start: pins with one short text
 LEARNING_RATE = 1.5e-3
