@@ -6,7 +6,7 @@ import numpy as np
 
 from ray_app.manifest import Output
 from ray_app.models.checkpoint import local_folder
-from ray_app.models.text_encoder import autocast, pick_device, pick_dtype
+from ray_app.models.text_encoder import autocast, pick_device, pick_dtype, use_cpu_threads
 from ray_app.storage import Storage
 
 
@@ -33,6 +33,7 @@ class Teacher:
         """Probabilities of grades 1..5, (num_pairs, 5) float32, row i for pair i."""
         import torch
 
+        use_cpu_threads()
         lengths = np.array([len(q) + len(p) for q, p in zip(queries, pin_texts, strict=True)], np.int64)
         order = np.argsort(-lengths, kind="stable")
         probs = np.empty((len(queries), 5), np.float32)

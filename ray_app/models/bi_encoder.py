@@ -17,7 +17,7 @@ from ray_app.models.backbone import backbone_groups, is_decoder, load_saved_back
 from ray_app.models.head import FeatureScaler, build_head
 from ray_app.models.pooling import pool
 from ray_app.models.sources import load_backbone
-from ray_app.models.text_encoder import autocast, pick_device, pick_dtype, run_bucketed
+from ray_app.models.text_encoder import autocast, pick_device, pick_dtype, run_bucketed, use_cpu_threads
 from ray_app.models.tokens import encode_single
 from ray_app.schemas import NUM_GRADES
 
@@ -231,6 +231,7 @@ class TowerEncoder:
         return run_bucketed(texts, batch_size, self._encode_batch)
 
     def _encode_batch(self, texts: Sequence[str]) -> np.ndarray:
+        use_cpu_threads()
         tokens = encode_single(self.student.tokenizer, texts, self.max_tokens)
         with self._torch.inference_mode(), autocast(self.device, self.dtype):
             vectors = self.student.embed(**{name: t.to(self.device) for name, t in tokens.items()})
