@@ -115,9 +115,6 @@ class TransformersCaptioner:
 
     def caption(self, pictures: Sequence["Image.Image"]) -> list[str]:
         """One greedy answer per RGB picture, as one batch, special tokens left out."""
-        from ray_app.models.text_encoder import use_cpu_threads
-
-        use_cpu_threads()
         inputs = self.processor(
             text=[self.prompt] * len(pictures), images=[[picture] for picture in pictures], padding=True,
             return_tensors="pt",
