@@ -9,9 +9,9 @@ from dataclasses import asdict
 
 from runner import run_stage
 
-from ray_app.caption.quote import render_quote
 from ray_app.caption.stage import plan, run
 from ray_app.config import Config
+from ray_app.quote import render_quote
 from ray_app.storage import Storage
 
 

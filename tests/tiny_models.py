@@ -5,14 +5,14 @@ from pathlib import Path
 WORDS = "[PAD] [UNK] [CLS] [SEP] red green blue cup mug shoe laptop usb hub cable black small large for the a".split()
 
 
-def save_tiny_encoder(folder: Path) -> Path:
-    """A BERT with 2 layers of width 16."""
+def save_tiny_encoder(folder: Path, width: int = 16) -> Path:
+    """A BERT with 2 layers; vllm's CPU attention wants `width` 64, which makes heads of 32."""
     import torch
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        vocab_size=len(WORDS), hidden_size=width, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
         max_position_embeddings=64,
     )  # fmt: skip
     BertModel(config).save_pretrained(folder)
@@ -20,14 +20,14 @@ def save_tiny_encoder(folder: Path) -> Path:
     return folder
 
 
-def save_tiny_decoder(folder: Path) -> Path:
-    """A Llama with 2 layers of width 16."""
+def save_tiny_decoder(folder: Path, head_dim: int | None = None) -> Path:
+    """A Llama with 2 layers of width 16; vllm's CPU attention wants `head_dim` 32."""
     import torch
     from transformers import LlamaConfig, LlamaModel
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, head_dim=head_dim,
         intermediate_size=32, max_position_embeddings=64, pad_token_id=0, bos_token_id=2, eos_token_id=3,
     )  # fmt: skip
     LlamaModel(config).save_pretrained(folder)

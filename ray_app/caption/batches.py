@@ -15,6 +15,7 @@ from ray_app.caption.pictures import READ_THREADS
 from ray_app.config import CaptionConfig, ImageLimits
 from ray_app.ledger.stage import BlockFailedError, fatal_line
 from ray_app.storage import Storage
+from ray_app.vllm_engine import INFERENCE_ERROR
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -128,8 +129,6 @@ class CaptionUDF:
 
 
 # --- for ray.data.llm, which works on rows ---
-
-INFERENCE_ERROR = "__inference_error__"  # Ray's: a row that has one passes the engine by
 
 
 def vllm_request(row: dict[str, Any], prompt: str, max_new_tokens: int) -> dict[str, Any]:

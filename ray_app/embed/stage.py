@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_app.cluster import Pool
 from ray_app.config import Config
 from ray_app.embed.encode import EmbedUDF, Encoder, matrix_or_zero, wanted_texts
 from ray_app.ledger.content_key import recipe_id
 from ray_app.ledger.ledger import Ledger
 from ray_app.ledger.release import collect_garbage, publish_release
-from ray_app.ledger.stage import LedgerCounts, check_error_rate, run_missing
+from ray_app.ledger.stage import LedgerCounts, actor_chain, check_error_rate, run_missing
 from ray_app.manifest import Manifest, Output, StageRun, read_output, require_output
 from ray_app.models import versions
 from ray_app.models.checkpoint import local_folder
@@ -63,12 +64,10 @@ class TextTower:
         counts = run_missing(
             self.ledger,
             wanted.take(order),
-            EmbedUDF,
-            {"build": self.build, "batch_size": embed.batch_size},
+            actor_chain(EmbedUDF, {"build": self.build, "batch_size": embed.batch_size}),
+            Pool(section="embed", num_actors=embed.num_actors, num_cpus=embed.num_cpus, num_gpus=embed.num_gpus),
             rows_per_block=embed.rows_per_block,
-            num_actors=embed.num_actors,
-            num_cpus=embed.num_cpus,
-            num_gpus=embed.num_gpus,
+            max_error_rate=1.0,  # texts that are empty are no failure; `run` looks at the rest
         )
         return wanted, counts
 

@@ -10,6 +10,8 @@ overwritten when its block is computed again, since equal results give equal byt
 
 import hashlib
 import logging
+import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,6 +57,10 @@ class Ledger:
         """Folder of this recipe's files under the storage root."""
         return f"ledger/{self.table}/{self.recipe}"
 
+    @property
+    def _claims(self) -> str:
+        return f"claims/{self.table}/{self.recipe}"
+
     def commit(self, block: pa.Table) -> str:
         """Write one block and return its path. Committing the same rows again is a no-op in effect.
 
@@ -67,6 +73,18 @@ class Ledger:
             raise ValueError(f"ledger {self.table}: a block must have unique, non-null content keys")
         data = encode_table(cast_to(block, self.schema, f"ledger {self.table}"))
         return self.store.write_bytes(f"{self.folder}/{_file_name(data)}", data).path
+
+    def claim(self, keys: pa.Array | pa.ChunkedArray) -> None:
+        """Note that a block is begun, so that work which a kill undid can be counted (`settle_claims`)."""
+        first = keys[0].as_py()
+        self.store.write_bytes(f"{self._claims}/{first}-{len(keys)}-{uuid.uuid4().hex[:12]}", b"")
+
+    def settle_claims(self) -> int:
+        """How many rows stand in blocks that were begun more than once, each time after the first; forgets them."""
+        paths = self.store.list_files(self._claims)
+        begun = Counter(path.rpartition("/")[2].rpartition("-")[0] for path in paths)
+        self.store.delete(self._claims)
+        return sum((times - 1) * int(block.rpartition("-")[2]) for block, times in begun.items())
 
     def scan(self, columns: list[str] | None = None) -> LedgerScan:
         """All results, errors included, one row per key. Torn files are left out, named, and warned about.

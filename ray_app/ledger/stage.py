@@ -9,24 +9,42 @@ import logging
 import re
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_app.cluster import Plan, Pool, cluster_nodes, plan_pool
 from ray_app.errors import UserError
 from ray_app.ledger.ledger import Ledger, anti_join
+from ray_app.progress import Progress
+from ray_app.quote import Timing, timing
 
 logger = logging.getLogger(__name__)
 
 BlockFn = Callable[[pa.Table], pa.Table]
 
-MAX_RESTARTS = (
-    3  # of one actor, after its process died. A guess; Ray's own default is for ever, which hides a dead engine
-)
+TOKENS = "tokens"  # optional columns of results: tokens of the row by itself,
+COMPUTED_TOKENS = "computed_tokens"  # and those that the model computed; together over the block
 _BLOCK_ROWS = "__block_rows__"  # internal column: how many rows the block had when it was cut
+_LEAST_ROWS = 1000  # before a job gives up for its share of errors
+
+Chain = Callable[[Any, Ledger, Plan, int], Any]
+"""(dataset of blocks, ledger, plan, rows per block) -> dataset of one row of STATS per committed block."""
+
+STATS = pa.schema(
+    [
+        pa.field("rows", pa.int64()),
+        pa.field("errors", pa.int64()),
+        pa.field("first_error", pa.string()),
+        pa.field("started", pa.float64()),  # Unix seconds, of the model's work
+        pa.field("finished", pa.float64()),
+        pa.field("tokens", pa.int64()),
+        pa.field("computed_tokens", pa.int64()),
+    ]
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,9 +57,14 @@ class LedgerCounts:
     computed: int  # keys that have one now
     errors: int  # keys whose result is an error, old ones included, so that a second run does not hide them
     blocks: int  # computed now
-    device_sec: float  # inside the UDF, summed over the actors
+    repeated_rows: int  # rows of blocks that were begun again after a kill, since the last run that ended well
     torn_files: int  # ledger files that were ignored
     first_error: str | None  # one of `errors`, to show
+    tokens: int = 0  # of the computed rows, each by itself; 0: not counted
+    prefix_hit_rate: float | None = None  # share of them that the model did not have to compute again
+    device_sec: float = 0.0  # model work, summed over the workers
+    timing: Timing = field(default_factory=lambda: timing(0, (), 0.0, 0.0))
+    plan: Plan | None = None  # None: nothing was computed
 
 
 class BlockFailedError(Exception):
@@ -51,34 +74,32 @@ class BlockFailedError(Exception):
 def run_missing(
     ledger: Ledger,
     wanted: pa.Table,
-    udf_class: Callable[..., BlockFn],
-    udf_kwargs: dict[str, Any],
+    chain: Chain,
+    pool: Pool,
     *,
     rows_per_block: int,
-    num_actors: int = 1,
-    num_cpus: float = 1.0,
-    num_gpus: float = 0.0,
+    max_error_rate: float = 1.0,
+    progress_sec: float = 30.0,
+    prefix_hits: Callable[[], float | None] | None = None,
 ) -> LedgerCounts:
     """Compute and commit the rows of `wanted` that the ledger lacks. Ray is not touched when none is missing.
 
-    The missing rows pass through the driver and the keys present are read by it: fine for tens of millions of rows. For
-    a billion, the anti-join has to become a Ray Data join over partitions of the key space (issue 4).
+    The missing rows pass through the driver and the keys present are read by it: fine for tens of millions of rows.
 
     Args:
         ledger: Where results are looked up and committed.
-        wanted: `content_key` and the UDF's input columns, in the order that blocks are to be cut from (such as by
-            length, so that batches hold little padding). Must be the same in each run, or so are not the results.
-        udf_class: Callable class, built once per actor: a block (pa.Table, at most rows_per_block rows) to its results
-            (pa.Table with the ledger's columns, one row per input row). A bad row is a row with `error`; an exception
-            stops the job.
-        udf_kwargs: Of its constructor.
+        wanted: `content_key` and the chain's input columns, in the order that blocks are to be cut from. Must be the
+            same in each run, or so are not the results.
+        chain: What computes and commits blocks, such as `actor_chain`.
+        pool: What its workers ask for.
         rows_per_block: Rows that are computed and committed together: what a crash can cost.
-        num_actors: At most; never more than there are blocks.
-        num_cpus: Logical CPUs per actor.
-        num_gpus: GPUs per actor.
+        max_error_rate: Of the rows done so far (at least 1,000, or all): over it the job stops.
+        progress_sec: Between two lines of progress.
+        prefix_hits: See `Progress`.
 
     Raises:
-        UserError: an actor failed or died too often; one line with its message. Finished blocks are kept.
+        UserError: the cluster is too small, a worker failed or died too often, or too many rows failed; one line.
+            Finished blocks are kept.
     """
     if wanted["content_key"].null_count:
         raise ValueError(f"{ledger.table}: {wanted['content_key'].null_count} wanted rows have no content key")
@@ -90,7 +111,17 @@ def run_missing(
         "%s: %d rows, %d distinct; %d have a result, %d to compute in %d blocks",
         ledger.table, wanted.num_rows, unique, unique - todo.num_rows, todo.num_rows, len(blocks),
     )  # fmt: skip
-    stats = _compute(ledger, blocks, udf_class, udf_kwargs, num_actors, num_cpus, num_gpus) if blocks else []
+    progress = Progress(ledger.table, todo.num_rows, progress_sec, prefix_hits)
+    plan, began, stats = None, time.time(), []
+    if blocks:
+        plan = start_plan(pool, len(blocks))
+        logger.info("%s: plan: %s", ledger.table, plan)
+        for row in _compute(ledger, blocks, chain, plan, rows_per_block):
+            stats.append(row)
+            progress.add(row["rows"], row["errors"], row["tokens"], row["computed_tokens"], row["started"])
+            _give_up_over(max_error_rate, progress, row["first_error"])
+        logger.info("%s: done: %s", ledger.table, progress)
+    spans = [(row["started"], row["finished"]) for row in stats]
     old = before.table.filter(pc.is_in(before.table["content_key"], value_set=wanted["content_key"]))[
         "error"
     ].drop_null()
@@ -99,13 +130,43 @@ def run_missing(
         wanted=wanted.num_rows,
         unique=unique,
         already_present=unique - todo.num_rows,
-        computed=sum(row["rows"] for row in stats),
-        errors=len(old) + sum(row["errors"] for row in stats),
+        computed=progress.rows,
+        errors=len(old) + progress.errors,
         blocks=len(stats),
-        device_sec=sum(row["seconds"] for row in stats),
+        repeated_rows=ledger.settle_claims() if blocks else 0,
         torn_files=len(before.torn_files),
         first_error=shown[0] if shown else None,
+        tokens=progress.tokens,
+        prefix_hit_rate=progress.prefix_hit_rate,
+        device_sec=sum(end - start for start, end in spans),
+        timing=timing(progress.rows, spans, began, time.time()),
+        plan=plan,
     )
+
+
+def start_plan(pool: Pool, num_blocks: int) -> Plan:
+    """Connect to Ray if need be and fit the pool to the cluster; never more workers than blocks.
+
+    Raises:
+        UserError: not one worker fits.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        ray.init()
+    most = min(pool.max_actors or pool.num_actors, num_blocks)
+    pool = replace(pool, num_actors=min(pool.num_actors, num_blocks), max_actors=most)
+    return plan_pool(pool, *cluster_nodes())
+
+
+def _give_up_over(max_rate: float, progress: Progress, first_error: str | None) -> None:
+    enough = progress.rows >= min(_LEAST_ROWS, progress.total)
+    if enough and progress.errors > max_rate * progress.rows:
+        raise UserError(
+            f"{progress.stage}: stopped after {progress.rows} of {progress.total} rows: {progress.errors} failed "
+            f"({progress.errors / progress.rows:.1%}, max_error_rate is {max_rate:.1%}), such as "
+            f"{_line(first_error or 'unknown')!r}; mend the cause or raise max_error_rate; finished rows are kept"
+        )
 
 
 def check_error_rate(counts: LedgerCounts, max_rate: float, what: str) -> None:
@@ -127,8 +188,43 @@ def cut_blocks(rows: pa.Table, rows_per_block: int) -> list[pa.Table]:
     return [rows.slice(start, rows_per_block).combine_chunks() for start in range(0, rows.num_rows, rows_per_block)]
 
 
+def actor_chain(udf_class: Callable[..., BlockFn], udf_kwargs: dict[str, Any]) -> Chain:
+    """A chain of one step: actors that hold a model, compute a whole block and commit it in the same call.
+
+    Args:
+        udf_class: Callable class, built once per actor: a block (pa.Table, at most rows_per_block rows) to its results
+            (pa.Table with the ledger's columns, and TOKENS and COMPUTED_TOKENS if they are to be counted; one row per
+            input row). A bad row is a row with `error`; an exception stops the job.
+        udf_kwargs: Of its constructor.
+    """
+
+    def chain(blocks: Any, ledger: Ledger, plan: Plan, rows_per_block: int) -> Any:
+        import ray.data
+
+        pool = plan.pool
+        with warnings.catch_warnings():
+            # Ray 2.60 announces the end of `**ray_remote_args`, but has no other way yet to bound restarts.
+            warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
+            return blocks.map_batches(
+                CommitBlockUDF,
+                fn_constructor_args=(ledger, udf_class, udf_kwargs),
+                batch_format="pyarrow",
+                batch_size=rows_per_block,  # a block is a batch; None would mean the same, but is refused with GPUs
+                compute=ray.data.ActorPoolStrategy(
+                    min_size=plan.num_actors, max_size=plan.max_actors, max_tasks_in_flight_per_actor=2
+                ),
+                num_cpus=plan.num_cpus,
+                num_gpus=pool.num_gpus or None,
+                max_restarts=pool.max_restarts,
+                max_task_retries=pool.max_restarts,
+                **({"accelerator_type": pool.accelerator_type} if pool.accelerator_type else {}),
+            )
+
+    return chain
+
+
 class CommitBlockUDF:
-    """Ray actor: computes one block and commits it in the same call; returns one row of statistics."""
+    """Ray actor: computes one block and commits it in the same call; returns one row of STATS."""
 
     def __init__(self, ledger: Ledger, udf_class: Callable[..., BlockFn], udf_kwargs: dict[str, Any]) -> None:
         self.ledger = ledger
@@ -138,69 +234,54 @@ class CommitBlockUDF:
             raise BlockFailedError(fatal_line(ledger.table, error)) from error
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Args: one whole block. Returns: rows, errors, seconds, first_error."""
+        """Args: one whole block. Returns: a table of schema STATS, one row."""
         try:
-            return self._compute_and_commit(block)
+            block = whole_block(block)
+            self.ledger.claim(block["content_key"])
+            started = time.time()
+            results = self.compute(block)
+            return commit_block(self.ledger, block["content_key"], results, started, time.time())
         except Exception as error:
             raise BlockFailedError(fatal_line(self.ledger.table, error)) from error
 
-    def _compute_and_commit(self, block: pa.Table) -> pa.Table:
-        assert pc.all(pc.equal(block[_BLOCK_ROWS], block.num_rows)).as_py(), "Ray Data merged or split a block"
-        block = block.drop_columns([_BLOCK_ROWS])
-        started = time.monotonic()
-        results = self.compute(block)
-        seconds = time.monotonic() - started
-        if sorted(results["content_key"].to_pylist()) != sorted(block["content_key"].to_pylist()):
-            raise ValueError("the results are not one row for each content key of the block")
-        self.ledger.commit(results)
-        errors = results["error"].drop_null()
-        first = _line(str(errors[0])) if len(errors) else None
-        return pa.table(
-            {
-                "rows": [results.num_rows],
-                "errors": [len(errors)],
-                "seconds": [seconds],
-                "first_error": pa.array([first], pa.string()),
-            }
-        )
+
+def whole_block(block: pa.Table) -> pa.Table:
+    """The block as it was cut: another size would mean other batches, and other rounding."""
+    assert pc.all(pc.equal(block[_BLOCK_ROWS], block.num_rows)).as_py(), "Ray Data merged or split a block"
+    return block.drop_columns([_BLOCK_ROWS])
+
+
+def commit_block(ledger: Ledger, keys: pa.ChunkedArray, results: pa.Table, started: float, finished: float) -> pa.Table:
+    """Commit the results of a block with these keys; returns its row of STATS."""
+    if sorted(results["content_key"].to_pylist()) != sorted(keys.to_pylist()):
+        raise ValueError("the results are not one row for each content key of the block")
+    ledger.commit(results)
+    errors = results["error"].drop_null()
+    row = {
+        "rows": results.num_rows, "errors": len(errors), "first_error": _line(str(errors[0])) if len(errors) else None,
+        "started": started, "finished": finished, "tokens": 0, "computed_tokens": 0,
+    }  # fmt: skip
+    for name in (TOKENS, COMPUTED_TOKENS):
+        if name in results.column_names:
+            row[name] = pc.sum(results[name]).as_py() or 0
+    return pa.Table.from_pylist([row], schema=STATS)
 
 
 def _compute(
-    ledger: Ledger,
-    blocks: list[pa.Table],
-    udf_class: Callable[..., BlockFn],
-    udf_kwargs: dict[str, Any],
-    num_actors: int,
-    num_cpus: float,
-    num_gpus: float,
-) -> list[dict[str, Any]]:
-    """One statistics row per block."""
+    ledger: Ledger, blocks: list[pa.Table], chain: Chain, plan: Plan, rows_per_block: int
+) -> Iterator[dict[str, Any]]:
+    """One row of STATS per block, as they are committed."""
     import ray
     import ray.data
 
-    if not ray.is_initialized():
-        ray.init()
-    require_resources(ledger.table, num_cpus, num_gpus)
     marked = [b.append_column(_BLOCK_ROWS, pa.array([b.num_rows] * b.num_rows, pa.int64())) for b in blocks]
-    with warnings.catch_warnings():
-        # Ray 2.60 announces the end of `**ray_remote_args`, but has no other way yet to bound restarts.
-        warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
-        dataset = ray.data.from_arrow(marked).map_batches(  # each table of the list becomes a block
-            CommitBlockUDF,
-            fn_constructor_args=(ledger, udf_class, udf_kwargs),
-            batch_format="pyarrow",
-            batch_size=blocks[0].num_rows,  # a block is a batch; None would mean the same, but is refused with GPUs
-            compute=ray.data.ActorPoolStrategy(size=min(num_actors, len(blocks)), max_tasks_in_flight_per_actor=2),
-            num_cpus=num_cpus,
-            num_gpus=num_gpus or None,
-            max_restarts=MAX_RESTARTS,
-            max_task_retries=MAX_RESTARTS,
-        )
+    dataset = chain(ray.data.from_arrow(marked), ledger, plan, blocks[0].num_rows)  # each table becomes a block
     dataset.set_name(ledger.table)
     try:
-        return dataset.take_all()
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield from batch.to_pylist()
     except ray.exceptions.RayError as error:
-        raise explain_failure(ledger.table, error, MAX_RESTARTS) from error
+        raise explain_failure(ledger.table, error, plan.pool.max_restarts) from error
 
 
 def explain_failure(what: str, error: Exception, max_restarts: int) -> UserError:
@@ -221,24 +302,6 @@ def explain_failure(what: str, error: Exception, max_restarts: int) -> UserError
         f"{what}: a worker process died {max_restarts + 1} times, most often for lack of memory: lower "
         f"batch_size or num_actors and run again, finished blocks are kept ({_line(str(error))})"
     )
-
-
-def cluster_limit() -> dict[str, float]:
-    """What the cluster has, or may grow to."""
-    import ray
-
-    # As Ray Data asks for it; None on a fixed cluster.
-    most = ray._private.state.state.get_max_resources_from_cluster_config() or ray.cluster_resources()
-    return {name: float(amount) for name, amount in most.items()}
-
-
-def require_resources(what: str, num_cpus: float, num_gpus: float) -> None:
-    """Refuse an actor that no node can hold: Ray would wait for such a node for ever."""
-    most = cluster_limit()
-    for name, need, kind in (("num_cpus", num_cpus, "CPU"), ("num_gpus", num_gpus, "GPU")):
-        has = most.get(kind, 0)
-        if need > has:
-            raise UserError(f"{what}: {name} is {need:g}, but the whole Ray cluster has {has:g}; lower it")
 
 
 def fatal_line(what: str, error: Exception) -> str:

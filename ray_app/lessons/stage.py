@@ -135,7 +135,7 @@ def _score(cfg: Config, store: Storage, part: PairsToScore) -> np.ndarray:
     threads = os.cpu_count() or 1
     if part.model == "teacher":
         teacher = Teacher(store, part.output, cfg.label.dtype, cfg.label.batch_size, threads)
-        return teacher.judge(part.queries, part.pin_texts, part.features)
+        return teacher.judge(part.queries, part.pin_texts, part.features).probs
     folder, vectors = local_folder(store, part.output), {}
     for tower, texts in (("query", part.queries), ("pin", part.pin_texts)):
         distinct, place = np.unique(np.array(texts, dtype=object), return_inverse=True)

@@ -9,7 +9,11 @@ from ray_app.models.sources import load_backbone
 
 def is_decoder(backbone: Any) -> bool:
     """Whether tokens only see what stands before them, so that the last token must be the one that is pooled."""
-    config = backbone.config
+    return is_decoder_config(backbone.config)
+
+
+def is_decoder_config(config: Any) -> bool:
+    """`is_decoder` of the model that has this config."""
     if getattr(config, "is_decoder", False):
         return True
     encoders = ("bert", "roberta", "electra", "mpnet", "deberta", "t5", "xlm")

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ray_app.config import TeachConfig
 from ray_app.errors import UserError
 from ray_app.manifest import Output, hash_files
 from ray_app.storage import Storage, StoredFile
@@ -48,8 +49,13 @@ def finished_model(store: Storage, folder: str) -> Output:
     return Output(name=name, path=folder, files=[file.path for file in files], rows=0, content_hash=content)
 
 
-def local_folder(store: Storage, output: Output) -> Path:
+def local_folder(store: Storage, output: Output, weights: bool = True) -> Path:
     """A folder of this machine with the model's files: the storage itself if it is local, else a download.
+
+    Args:
+        store: Where the model lies.
+        output: The model.
+        weights: False: the language model's weights need not be there, only tokenizer, settings and head.
 
     Raises:
         UserError: a file of the model is missing.
@@ -60,11 +66,18 @@ def local_folder(store: Storage, output: Output) -> Path:
         if missing:
             raise UserError(f"the {output.name} model lacks {missing[0]}; delete {output.path} and train it again")
         return path
-    path = Path(tempfile.gettempdir()) / "ray_app_models" / output.content_hash
+    path = Path(tempfile.gettempdir()) / "ray_app_models" / (output.content_hash + ("" if weights else "-light"))
     if not (path / "complete").exists():
         for file in output.files:
+            if not weights and "/lm/" in file and file.endswith(".safetensors"):
+                continue
             target = path / file.removeprefix(f"{output.path}/")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(store.read_bytes(file))
         (path / "complete").write_text(json.dumps(output.files))
     return path
+
+
+def read_teach_config(folder: Path) -> TeachConfig:
+    """The settings that a teacher's folder was trained with."""
+    return TeachConfig.model_validate(json.loads((folder / "model.json").read_text())["config"])

@@ -1,6 +1,7 @@
 """Texts -> padded token tensors. The query is never cut to make room for the pin; the pin is cut to make room."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,25 @@ def encode_single(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> dict
     return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
 
 
-def encode_pairs(
+@dataclass(frozen=True, slots=True)
+class PairIds:
+    """One pair as the language model reads it."""
+
+    ids: list[int]  # special tokens included
+    query: tuple[int, int]  # where the query's tokens begin and end
+    pin: tuple[int, int]
+    query_tokens: int  # before it was cut
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the query's part: equal for all queries of a pin that is cut alike."""
+        return min(self.pin[1], self.query[0])
+
+
+def pair_ids(
     tokenizer: Any, queries: Sequence[str], pin_texts: Sequence[str], max_tokens: int, query_last: bool
-) -> dict[str, Any]:
-    """Tokens of query and pin read together.
+) -> list[PairIds]:
+    """Tokens of query and pin read together: the one template of training and of all engines.
 
     Args:
         tokenizer: A fast tokenizer.
@@ -24,40 +40,47 @@ def encode_pairs(
         max_tokens: Longest sequence, special tokens included.
         query_last: False: `[CLS] query [SEP] pin [SEP]`, for encoders. True: `pin, newline, query`, for decoders,
             whose last token has then read everything, and whose long pin prefix is the same for all its queries.
-
-    Returns:
-        input_ids, attention_mask, query_mask, pin_mask, each (B, T) int64; the masks mark the two spans.
     """
-    import torch
-
     query_ids = _plain_ids(tokenizer, queries)
-    pin_ids = _plain_ids(tokenizer, pin_texts)
+    pins = _plain_ids(tokenizer, pin_texts)
     first, middle, last = _special_ids(tokenizer, query_last)
     room = max_tokens - len(first) - len(middle) - len(last)
-    rows: list[list[int]] = []
-    spans: list[tuple[int, int, int, int]] = []
-    for query, pin in zip(query_ids, pin_ids, strict=True):
+    rows = []
+    for query, pin in zip(query_ids, pins, strict=True):
+        num_query = len(query)
         query = query[:room]
         pin = pin[: room - len(query)]
         left, right = (pin, query) if query_last else (query, pin)
-        rows.append([*first, *left, *middle, *right, *last])
         left_span = (len(first), len(first) + len(left))
         right_start = left_span[1] + len(middle)
         right_span = (right_start, right_start + len(right))
-        spans.append((*right_span, *left_span) if query_last else (*left_span, *right_span))
-    width = max(len(row) for row in rows)
+        query_span, pin_span = (right_span, left_span) if query_last else (left_span, right_span)
+        rows.append(PairIds([*first, *left, *middle, *right, *last], query_span, pin_span, num_query))
+    return rows
+
+
+def pad_pairs(rows: Sequence[PairIds], pad_token_id: int) -> dict[str, Any]:
+    """Pairs as a rectangle: input_ids, attention_mask, query_mask, pin_mask, each (B, T) int64; the masks mark spans."""
+    import torch
+
+    width = max(len(row.ids) for row in rows)
     batch = {
-        "input_ids": np.full((len(rows), width), tokenizer.pad_token_id, np.int64),
+        "input_ids": np.full((len(rows), width), pad_token_id, np.int64),
         "attention_mask": np.zeros((len(rows), width), np.int64),
         "query_mask": np.zeros((len(rows), width), np.int64),
         "pin_mask": np.zeros((len(rows), width), np.int64),
     }
-    for i, (row, (q0, q1, p0, p1)) in enumerate(zip(rows, spans, strict=True)):
-        batch["input_ids"][i, : len(row)] = row
-        batch["attention_mask"][i, : len(row)] = 1
-        batch["query_mask"][i, q0:q1] = 1
-        batch["pin_mask"][i, p0:p1] = 1
+    for i, row in enumerate(rows):
+        batch["input_ids"][i, : len(row.ids)] = row.ids
+        batch["attention_mask"][i, : len(row.ids)] = 1
+        batch["query_mask"][i, slice(*row.query)] = 1
+        batch["pin_mask"][i, slice(*row.pin)] = 1
     return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def max_query_tokens(tokenizer: Any, max_tokens: int, query_last: bool) -> int:
+    """Longest query that leaves room for at least one token of the pin."""
+    return max_tokens - sum(map(len, _special_ids(tokenizer, query_last))) - 1
 
 
 def _plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

@@ -114,7 +114,7 @@ def test_a_plan_keeps_what_it_measured(ray_cluster, store, tmp_path, vlm):
     cfg = cfg.model_copy(update={"prices": cfg.prices.model_copy(update={"cpu_hour": 36.0})})
     quote = plan(cfg, store)
     assert (quote.measured, quote.failed, quote.remaining) == (4, 0, 5)
-    assert quote.wall_sec == pytest.approx(quote.startup_sec + 5 / quote.images_per_sec)
+    assert quote.wall_sec == pytest.approx(quote.startup_sec + 5 / quote.rows_per_sec)
     assert quote.cost.money == pytest.approx(quote.wall_sec * 3 / 3600 * 36.0)  # an engine and two decoders
     assert read_manifest(store, "caption") is None
     assert run(cfg, store).counts["computed"] == 5
@@ -196,11 +196,8 @@ def test_a_model_that_cannot_be_loaded_is_one_line(ray_cluster, store, tmp_path)
 
 def test_too_small_a_cluster_is_refused_rather_than_waited_for(ray_cluster, store, vlm):
     write_pins(store, [picture(1)])
-    text = message(lambda: run(make_config(store.uri, model=vlm, num_actors=6), store))
-    assert (
-        "caption.num_actors x num_cpus and one CPU to decode are 7 logical CPUs, but the whole Ray cluster has 6"
-        in text
-    )
+    text = message(lambda: run(make_config(store.uri, model=vlm, num_cpus=6), store))
+    assert "caption: not one worker with 6 logical CPU and 0 GPU fits on the Ray cluster beside the tasks" in text
 
 
 def test_too_many_errors_stop_the_job(ray_cluster, store, vlm):

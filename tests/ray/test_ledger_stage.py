@@ -11,9 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from ray_app.cluster import Pool
 from ray_app.errors import UserError
 from ray_app.ledger.ledger import Ledger
-from ray_app.ledger.stage import LedgerCounts, check_error_rate, run_missing
+from ray_app.ledger.stage import LedgerCounts, actor_chain, check_error_rate, run_missing
 from ray_app.storage import Storage
 
 SCHEMA = pa.schema(
@@ -72,16 +73,14 @@ def logged(log):
     return [key for line in log.read_text().splitlines() for key in line.split()]
 
 
-def run(ledger, log, numbers, rows_per_block=10, num_actors=2, num_cpus=1.0, num_gpus=0.0, **udf):
+def run(ledger, log, numbers, rows_per_block=10, num_actors=2, num_cpus=1.0, num_gpus=0.0, max_error_rate=1.0, **udf):
     return run_missing(
         ledger,
         wanted(numbers),
-        MeanUDF,
-        {"log": log, **udf},
+        actor_chain(MeanUDF, {"log": log, **udf}),
+        Pool(section="means", num_actors=num_actors, num_cpus=num_cpus, num_gpus=num_gpus),
         rows_per_block=rows_per_block,
-        num_actors=num_actors,
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
+        max_error_rate=max_error_rate,
     )
 
 
@@ -105,17 +104,8 @@ def test_ray_is_not_touched_when_nothing_is_missing(ledger, log, no_ray):
     keys = [f"k{n:04d}" for n in range(3)]
     ledger.commit(pa.table({"content_key": keys, "mean": [1.0, 1.0, None], "error": [None, None, "bad"]}))
     counts = run(ledger, log, [0, 1, 1, 2])
-    assert counts == LedgerCounts(
-        wanted=4,
-        unique=3,
-        already_present=3,
-        computed=0,
-        errors=1,
-        blocks=0,
-        device_sec=0,
-        torn_files=0,
-        first_error="bad",
-    )
+    assert (counts.wanted, counts.unique, counts.already_present, counts.computed) == (4, 3, 3, 0)
+    assert (counts.errors, counts.first_error, counts.plan) == (1, "bad", None)
 
 
 def test_nothing_wanted_is_nothing_done(ledger, log, no_ray):
@@ -125,13 +115,13 @@ def test_nothing_wanted_is_nothing_done(ledger, log, no_ray):
 def test_rows_without_a_key_are_refused(ledger, log, no_ray):
     rows = pa.table({"content_key": ["a", None], "number": [1, 2]})
     with pytest.raises(ValueError, match="1 wanted rows have no content key"):
-        run_missing(ledger, rows, MeanUDF, {"log": log}, rows_per_block=10)
+        run_missing(ledger, rows, actor_chain(MeanUDF, {"log": log}), Pool(section="means"), rows_per_block=10)
 
 
 def counts_with(errors, unique):
     return LedgerCounts(
-        wanted=unique, unique=unique, already_present=0, computed=unique, errors=errors, blocks=1,
-        device_sec=0, torn_files=0, first_error="too long",
+        wanted=unique, unique=unique, already_present=0, computed=unique, errors=errors, blocks=1, repeated_rows=0,
+        torn_files=0, first_error="too long",
     )  # fmt: skip
 
 
@@ -174,6 +164,16 @@ class TestOnACluster:
         counts = run(ledger, log, range(20))
         assert (counts.torn_files, counts.computed) == (1, 10)
         assert sorted(ledger.present_keys().to_pylist()) == wanted(range(20))["content_key"].to_pylist()
+
+    def test_work_that_was_begun_and_lost_is_counted_once(self, ledger, log):
+        """As a kill leaves it: a claim without a result."""
+        ledger.claim(wanted(range(10))["content_key"])
+        assert [run(ledger, log, range(20)).repeated_rows for _ in range(2)] == [10, 0]
+
+    def test_a_job_full_of_errors_stops_early_and_keeps_what_it_has(self, ledger, log):
+        text = message(lambda: run(ledger, log, [*range(-1500, 0), *range(4500)], 100, num_actors=1, max_error_rate=0.3))
+        assert "means: stopped after 1000 of 6000 rows: 1000 failed (100.0%, max_error_rate is 30.0%), such as" in text
+        assert 1000 <= len(ledger.present_keys()) < 6000
 
     def test_bad_rows_are_counted_now_and_in_the_next_run(self, ledger, log):
         """Else a job that failed for its error rate would pass when it is run again."""
@@ -264,6 +264,7 @@ def test_a_killed_job_resumes_and_ends_like_an_undisturbed_one(tmp_path, ledger,
     counts = run(ledger, resumed_log, range(60), rows_per_block=5)
     assert (counts.already_present, counts.computed) == (len(finished), 60 - len(finished))
 
+    assert 0 <= counts.repeated_rows <= 2 * 5  # what the two actors had in their hands
     every_key = wanted(range(60))["content_key"]
     rows = [
         key

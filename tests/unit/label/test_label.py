@@ -2,8 +2,10 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_app.embed.encode import NO_TEXT, embed_batch, matrix_or_zero, wanted_texts
+from ray_app.label.judge import Judged, query_too_long
 from ray_app.label.label import label_batch
 from ray_app.schemas import SOFT_LABEL_RESULTS, embedding_results
 from ray_app.training.examples import matrix_column
@@ -12,11 +14,12 @@ from ray_app.training.examples import matrix_column
 class Overlap:
     """Grade 5 where the pin says the query, else grade 1; NaN for the query "poison"."""
 
-    def judge(self, queries: list[str], pin_texts: list[str], features: np.ndarray) -> np.ndarray:
+    def judge(self, queries: list[str], pin_texts: list[str], features: np.ndarray) -> Judged:
         probs = np.zeros((len(queries), 5), np.float32)
         for i, (query, text) in enumerate(zip(queries, pin_texts, strict=True)):
             probs[i, 4 if query in text else 0] = np.nan if query == "poison" else 1.0
-        return probs
+        errors = [query_too_long(len(query), 20) for query in queries]
+        return Judged(probs=probs, errors=errors, tokens=np.full(len(queries), 7), computed_tokens=5 * len(queries))
 
 
 class Length:
@@ -40,14 +43,24 @@ def pairs(*rows: tuple[str, str | None]) -> pa.Table:
 
 
 def test_a_poison_row_is_one_error_row_and_the_others_are_graded() -> None:
-    result = label_batch(pairs(("cup", "red cup"), ("poison", "x"), ("cup", None)), Overlap()).to_pylist()
-    assert [row["error"] is None for row in result] == [True, False, True]
-    assert result[1]["probs"] is None
-    assert (result[0]["probs"][4], result[2]["probs"][0]) == (1.0, 1.0)
+    rows = [("cup", "red cup"), ("poison", "x"), ("cup", "mug"), ("", "x"), (" \u3000", "x"), ("cup", None), ("cup", " "),
+            ("x" * 50, "a"), ("\x00\u202e\ufffd👩\u200d🚀", "\u0301\u0301")]  # fmt: skip
+    result = label_batch(pairs(*rows), Overlap())
+    codes = [(error or "").split(":")[0] for error in result["error"].to_pylist()]
+    assert codes == ["", "not_finite", "", "empty_query", "empty_query", "empty_pin", "empty_pin", "query_too_long", ""]
+    probs = result["probs"].to_pylist()
+    assert [row is None for row in probs] == [code != "" for code in codes]
+    assert (probs[0][4], probs[2][0]) == (1.0, 1.0)
+    assert (pc.sum(result["tokens"]).as_py(), pc.sum(result["computed_tokens"]).as_py()) == (5 * 7, 5 * 5)
 
 
-def test_an_empty_block_has_the_ledgers_schema() -> None:
-    assert label_batch(pairs(), Overlap()).schema.equals(SOFT_LABEL_RESULTS)
+def test_a_block_of_poison_does_not_reach_the_teacher() -> None:
+    result = label_batch(pairs(("", "x"), ("x", "")), None)
+    assert result["error"].null_count == 0
+
+
+def test_an_empty_block_has_the_ledgers_columns() -> None:
+    assert label_batch(pairs(), Overlap()).select(SOFT_LABEL_RESULTS.names).schema.equals(SOFT_LABEL_RESULTS)
 
 
 def test_an_empty_text_and_a_broken_vector_are_error_rows() -> None:

@@ -1,0 +1,42 @@
+"""What every engine must do with a block of pairs, and the rows that none of them should see."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+EMPTY_QUERY = "empty_query: there is nothing to judge the pin by"
+EMPTY_PIN = "empty_pin: the pin has no text in the fields that the teacher reads"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Answers for n pairs, row i for pair i."""
+
+    probs: np.ndarray  # (n, 5) float32; NaN where there is an error
+    errors: list[str | None]
+    tokens: np.ndarray  # (n,) int64: of the pair, as if it stood alone
+    computed_tokens: int  # that passed through the model, over all pairs; fewer where pairs share a prefix
+
+
+class Judge(Protocol):
+    """Anything that grades pairs, such as `Teacher`."""
+
+    def judge(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> Judged:
+        """Grade pairs; features are (n, num_features) float32, not standardised."""
+
+
+def find_poison(queries: Sequence[str | None], pin_texts: Sequence[str | None]) -> list[str | None]:
+    """Why each pair must not be judged; None: it may."""
+    return [
+        EMPTY_QUERY if not (query or "").strip() else EMPTY_PIN if not (text or "").strip() else None
+        for query, text in zip(queries, pin_texts, strict=True)
+    ]
+
+
+def query_too_long(num_tokens: int, room: int) -> str | None:
+    """The error of a query that leaves no room for the pin: to cut it would grade another query."""
+    if num_tokens <= room:
+        return None
+    return f"query_too_long: {num_tokens} tokens, the teacher has room for {room}; raise teach.max_tokens"

@@ -1,0 +1,99 @@
+"""The part of the teacher that we add to a language model: engines run the model, this runs after each of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ray_app.config import TeachConfig
+from ray_app.models.checkpoint import read_teach_config
+from ray_app.models.head import FeatureScaler, build_head
+from ray_app.schemas import NUM_GRADES
+
+
+class GradeHead(nn.Module):
+    """What follows the teacher's language model, whatever engine ran it: pooled states, pair features -> 5 logits.
+
+    Args:
+        width: Hidden size of the language model.
+        cfg: Pooling and sizes.
+        scaler: Of the pair features; num_features = len(scaler.mean), may be 0.
+    """
+
+    def __init__(self, width: int, cfg: TeachConfig, scaler: FeatureScaler) -> None:
+        import torch
+
+        super().__init__()
+        num_features = len(scaler.mean)
+        self.scaler = scaler
+        self.compares = cfg.pooling == "spans"
+        self.projection = nn.Linear(width, cfg.bottleneck)
+        self.norm = nn.LayerNorm(cfg.bottleneck, elementwise_affine=False)
+        self.dropout = nn.Dropout(cfg.dropout)
+        pooled = 2 * cfg.bottleneck if self.compares else cfg.bottleneck
+        self.head = build_head(pooled + num_features, cfg.hidden, cfg.dropout)
+        # What the features say alone; the language model learns the rest. It keeps few labels from being memorised.
+        self.feature_head = build_head(num_features, cfg.feature_hidden, cfg.dropout) if num_features else None
+        self.feature_linear = nn.Linear(num_features, NUM_GRADES) if num_features else None
+        with torch.no_grad():
+            self.head[-1].weight.mul_(0.3)
+            self.head[-1].bias.zero_()
+
+    def forward(self, states: Any, features: Any) -> Any:
+        """Logits of grades 1..5.
+
+        Args:
+            states: (B, K, width) float32; K is 2 (query, pin) with `spans` pooling, else 1.
+            features: (B, num_features) float32, standardised.
+
+        Returns:
+            (B, 5) float32.
+        """
+        import torch
+
+        parts = self.norm(self.projection(states))
+        if self.compares:
+            query, pin = parts[:, 0], parts[:, 1]
+            state = torch.cat([query * pin, (query - pin).abs()], -1)
+        else:
+            state = parts[:, 0]
+        logits = self.head(torch.cat([self.dropout(state), features], -1))
+        if self.feature_head is not None and self.feature_linear is not None:
+            logits = logits + self.feature_head(features) + self.feature_linear(features)
+        return logits
+
+    def probs(self, states: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """Probabilities of grades 1..5, (B, 5) float32, from (B, K, width) states and features as they are."""
+        import torch
+
+        with torch.inference_mode():
+            logits = self(torch.from_numpy(states), torch.from_numpy(self.scaler.transform(features)))
+        return logits.softmax(-1).numpy()
+
+    # --- files ---
+
+    def save(self, folder: Path, about: dict[str, Any]) -> None:
+        """Write `head.safetensors` and `model.json`, which says all that `load` needs, and `about`."""
+        from safetensors.torch import save_file
+
+        save_file({k: v.contiguous().cpu() for k, v in self.state_dict().items()}, folder / "head.safetensors")
+        about |= {
+            "feature_mean": self.scaler.mean.tolist(),
+            "feature_std": self.scaler.std.tolist(),
+        }
+        (folder / "model.json").write_text(json.dumps(about, indent=1))
+
+    @classmethod
+    def load(cls, folder: Path, scaler: FeatureScaler | None = None) -> "GradeHead":
+        """Read what `save` wrote, in evaluation mode; `scaler` replaces the saved one, to train further."""
+        from safetensors.torch import load_file
+
+        about = json.loads((folder / "model.json").read_text())
+        cfg = read_teach_config(folder)
+        scaler = scaler or FeatureScaler(np.array(about["feature_mean"]), np.array(about["feature_std"]))
+        weights = load_file(folder / "head.safetensors")
+        head = cls(weights["projection.weight"].shape[1], cfg, scaler)
+        head.load_state_dict(weights)
+        return head.eval()

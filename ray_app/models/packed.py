@@ -1,0 +1,200 @@
+"""Pairs of a decoder packed into one sequence without padding, where pairs of one pin share the pin's tokens.
+
+A pin's tokens and the query parts that follow it make a tree of depth two:
+
+    pin pin pin pin | red mug | coffee cup | gift for her        next pin ...
+
+Every token is computed once. A query's tokens see the pin before them and their own query, never another one's, and
+their positions go on from the pin's; so each pair gets the states that it would get alone. This is what prefix caching
+does in a serving engine, without a cache. The trunk is whatever the pairs have in common, so pins that longer queries
+cut shorter share it too.
+
+Shapes: N packed tokens, B pairs, H heads, D head size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+from ray_app.models.tokens import PairIds
+
+ATTENTION = "ray_app_packed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """A batch of pairs, ready for the language model."""
+
+    input_ids: list[int]  # N
+    position_ids: list[int]  # N
+    last: list[int]  # B: where each pair's last token stands
+    trees: list["Tree"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tree:
+    """Neighbouring tokens [start, stop) that see each other as `branch` and `sees` say."""
+
+    start: int
+    stop: int
+    branch: list[int]  # of each token: 0 for the trunk, then 1, 2, ... for the pairs; one pair alone is all trunk
+    sees: list[int]  # tokens of the trunk that each token may see, if it stands before them
+
+
+def group_pairs(pairs: Sequence[PairIds], max_pairs: int) -> list[list[PairIds]]:
+    """Runs of at most `max_pairs` neighbours whose prefixes start alike, so that the longest is a trunk for all."""
+    groups: list[list[PairIds]] = []
+    trunk: list[int] = []
+    for pair in pairs:
+        prefix = pair.ids[: pair.prefix]
+        common = min(len(prefix), len(trunk))
+        # Nothing before the query but the start token is nothing to share.
+        if groups and len(groups[-1]) < max_pairs and common > 1 and prefix[:common] == trunk[:common]:
+            groups[-1].append(pair)
+            trunk = max(trunk, prefix, key=len)
+        else:
+            groups.append([pair])
+            trunk = prefix
+    return groups
+
+
+def pack(groups: Sequence[Sequence[PairIds]]) -> Packed:
+    """Pack groups of pairs; the pairs of a group share what stands before their queries."""
+    ids: list[int] = []
+    positions: list[int] = []
+    last: list[int] = []
+    trees: list[Tree] = []
+    for group in groups:
+        start = len(ids)
+        # A pair alone is all trunk.
+        trunk = group[0].ids if len(group) == 1 else max((pair.ids[: pair.prefix] for pair in group), key=len)
+        ids += trunk
+        positions += range(len(trunk))
+        branch, sees = [0] * len(trunk), [len(trunk)] * len(trunk)
+        if len(group) == 1:
+            last.append(len(ids) - 1)
+        else:
+            for number, pair in enumerate(group, 1):
+                own = pair.ids[pair.prefix :]
+                ids += own
+                positions += range(pair.prefix, len(pair.ids))
+                branch += [number] * len(own)
+                sees += [pair.prefix] * len(own)
+                last.append(len(ids) - 1)
+        trees.append(Tree(start=start, stop=len(ids), branch=branch, sees=sees))
+    return Packed(input_ids=ids, position_ids=positions, last=last, trees=trees)
+
+
+def can_pack(backbone: Any, max_tokens: int) -> bool:
+    """Whether a decoder's attention is the plain causal one of Llama or Qwen, as far as `max_tokens` reaches."""
+    config = backbone.config
+    window = getattr(config, "sliding_window", None)
+    return (
+        getattr(backbone, "_supports_attention_backend", False)
+        and getattr(config, "rope_parameters", None) is not None  # positions come from position_ids alone
+        and getattr(config, "attn_logit_softcapping", None) is None
+        and (window is None or window >= max_tokens)
+    )
+
+
+def packed_states(backbone: Any, packed: Packed, device: str, flex: bool | None = None) -> Any:
+    """Hidden state of each pair's last token, (B, hidden size) float32.
+
+    Args:
+        backbone: One that `can_pack`.
+        packed: Of `pack`.
+        device: Of the model.
+        flex: All trees in one kernel with a sparse mask (FlexAttention), or tree by tree; None: the former on GPUs,
+            where a call per tree costs more than its work.
+    """
+    import torch
+
+    _use_packed_attention(backbone)
+    masks = _flex_mask(packed, device) if (device == "cuda" if flex is None else flex) else _tree_masks(packed)
+    hidden = backbone(
+        input_ids=torch.tensor([packed.input_ids], device=device),
+        position_ids=torch.tensor([packed.position_ids], device=device),
+        use_cache=False,
+        packed_masks=masks,
+    ).last_hidden_state[0]
+    return hidden[torch.tensor(packed.last, device=device)].float()
+
+
+def _use_packed_attention(backbone: Any) -> None:
+    """Let the model's layers call `_attend`; transformers hands them our masks as they are."""
+    from transformers import AttentionInterface
+
+    if backbone.config._attn_implementation != ATTENTION:
+        AttentionInterface.register(ATTENTION, _attend)
+        backbone.set_attn_implementation(ATTENTION)
+
+
+def _attend(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None,
+    packed_masks: Any = None, **_: Any,
+) -> tuple[Any, None]:  # fmt: skip
+    """Attention of one layer: (1, H, N, D) -> (1, N, H, D). On CPUs tree by tree, which wastes nothing."""
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    if not isinstance(packed_masks, list):
+        out = _flex(query.device.type).flex_attention(
+            query, key, value, block_mask=packed_masks, scale=scaling, enable_gqa=True
+        )
+        return out.transpose(1, 2).contiguous(), None
+    parts = [
+        scaled_dot_product_attention(
+            query[:, :, start:stop], key[:, :, start:stop], value[:, :, start:stop],
+            attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True,
+        )
+        for start, stop, mask in packed_masks
+    ]  # fmt: skip
+    return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
+
+
+def _tree_masks(packed: Packed) -> list[tuple[int, int, Any]]:
+    """(start, stop, which token sees which: (T, T) bool, or None for a pair alone, which is causal) of each tree."""
+    import torch
+
+    masks = []
+    for tree in packed.trees:
+        mask = None
+        if tree.branch[-1]:
+            branch, sees = torch.tensor(tree.branch), torch.tensor(tree.sees)
+            place = torch.arange(len(tree.branch))
+            trunk = (branch[None] == 0) & (place[None] < sees[:, None])
+            mask = (trunk | (branch[None] == branch[:, None])) & (place[None] <= place[:, None])
+        masks.append((tree.start, tree.stop, mask))
+    return masks
+
+
+def _flex_mask(packed: Packed, device: str) -> Any:
+    """The same masks as one sparse block mask over all N tokens."""
+    import torch
+
+    num = len(packed.input_ids)
+    start = torch.tensor([t.start for t in packed.trees for _ in t.branch], device=device)
+    branch = torch.tensor([b for t in packed.trees for b in t.branch], device=device)
+    sees = torch.tensor([s for t in packed.trees for s in t.sees], device=device)
+
+    def allowed(_batch: Any, _head: Any, q: Any, k: Any) -> Any:
+        trunk = (branch[k] == 0) & (k - start[k] < sees[q])
+        return (k <= q) & (start[q] == start[k]) & (trunk | (branch[q] == branch[k]))
+
+    return _flex(device).create_block_mask(allowed, None, None, num, num, device=device)
+
+
+@lru_cache(maxsize=2)
+def _flex(device: str) -> SimpleNamespace:
+    """`create_block_mask` and `flex_attention`, compiled where that pays: uncompiled they hold N x N numbers."""
+    import torch
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    if device != "cuda":
+        return SimpleNamespace(create_block_mask=create_block_mask, flex_attention=flex_attention)
+    return SimpleNamespace(
+        create_block_mask=torch.compile(create_block_mask, dynamic=True),
+        flex_attention=torch.compile(flex_attention, dynamic=True),
+    )
