@@ -13,6 +13,7 @@ from ray_app.evaluate.bootstrap import Interval
 from ray_app.evaluate.evaluation import Evaluation
 from ray_app.evaluate.lessons import LessonTable
 from ray_app.evaluate.metrics import METRICS, NDCG
+from ray_app.evaluate.sampling import SampleSummary
 from ray_app.evaluate.table import LABELS
 from ray_app.manifest import Manifest
 
@@ -29,6 +30,7 @@ def render_report(
     titles: Mapping[str, str] | None = None,
     lessons: Sequence[LessonTable] = (),
     picture_of: Callable[[str], str | None] = lambda pin_id: None,
+    sample: SampleSummary | None = None,
     stages: Sequence[Mapping[str, Any]] = (),
     provenance: Mapping[str, Any] | None = None,
 ) -> str:
@@ -40,6 +42,7 @@ def render_report(
         titles: pin_id -> title, for the examples; a pin without one is shown by its id.
         lessons: Tables shown after that of all systems.
         picture_of: pin_id -> data URI, for the examples; None: no picture.
+        sample: What the teacher labelled; None: no such section.
         stages: One mapping per pipeline stage, as `stage_row` makes them; empty: no stage table.
         provenance: What the figures were made from (config, versions, commit, counts); shown as is, so no secrets.
 
@@ -82,6 +85,7 @@ def render_report(
         disagreements=[asdict(p) for p in examples.worst_disagreements(evaluation, hero, titles)],
         lessons=lessons,
         picture_of=picture_of,
+        sample=sample,
         stages=stages,
         provenance=provenance or {},
     )

@@ -20,6 +20,7 @@ from ray_app.evaluate.measured import EvaluationSettings
 from ray_app.evaluate.metrics import SystemScores
 from ray_app.evaluate.pictures import thumbnail
 from ray_app.evaluate.report import render_report, stage_row
+from ray_app.evaluate.sampling import summarise_sample
 from ray_app.evaluate.systems import Models, graded, score_systems
 from ray_app.evaluate.table import render_table
 from ray_app.ingest.stage import load_human_labels
@@ -43,7 +44,8 @@ from ray_app.teach.splits import queries_of
 from ray_app.text import normalise_query
 from ray_app.training.examples import matrix_column, matrix_of
 
-VERSION = 1
+VERSION = 2
+LESSON_SCORES_VERSION = 1
 STAGES = (
     "demo", "ingest", "caption", "enrich", "zero_shot", "teach", "sample", "label", "distill", "embed", "lessons",
 )  # fmt: skip
@@ -132,6 +134,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         titles={pin_id: title for pin_id, title in titles.items() if title},
         lessons=tables,
         picture_of=_pictures(cfg, store, pins_output),
+        sample=next((summarise_sample(m) for m in manifests if m.stage == "sample"), None),
         stages=[stage_row(manifest) for manifest in manifests],
         provenance=provenance,
     )
@@ -163,7 +166,7 @@ def score_lessons(
     pin_texts = require_output(store, "enrich", "pin_texts")
     drift = Drift(pin_texts=pin_texts, inputs=("pin_texts",), max_share=cfg.retrain.max_changed_share)
     run = StageRun(
-        "lesson_scores", cfg, store, VERSION, settings=[judged_content, cfg.label.dtype, cfg.embed.dtype],
+        "lesson_scores", cfg, store, LESSON_SCORES_VERSION, settings=[judged_content, cfg.label.dtype, cfg.embed.dtype],
         inputs=[*models.values(), pin_texts], drift=drift,
     )  # fmt: skip
     if (finished := run.finished) is not None:

@@ -1,11 +1,46 @@
 """How many pairs each stratum gives, and the one factor that makes the expected total meet the target."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Allocation = Literal["sqrt", "proportional", "neyman"]
+
+
+def allocate(allocation: Allocation, sizes: NDArray, target: float, deviations: Floats | None = None) -> Floats:
+    """Sampling rate of each stratum such that about `target` units are drawn.
+
+    Args:
+        allocation: `sqrt`: see `sqrt_rates`; `proportional`: one rate for all; `neyman`: rates like the deviations.
+        sizes: (num_strata,) units of each; 0 is allowed.
+        target: Units wanted over all strata.
+        deviations: (num_strata,) above 0, of what will be estimated, within each stratum; None: equal ones, with which
+            neyman is proportional. Not used by the other two.
+
+    Returns:
+        (num_strata,) float64 in [0, 1]; all 1 where there are no more than `target` units.
+    """
+    if allocation == "sqrt":
+        return sqrt_rates(sizes, target)
+    equal = np.ones(len(sizes))
+    return weighted_rates(sizes, deviations if allocation == "neyman" and deviations is not None else equal, target)
+
+
+def weighted_rates(sizes: NDArray, weights: Floats, target: float) -> Floats:
+    """Sampling rates in proportion to `weights` (num_strata,), all above 0; otherwise as `allocate`.
+
+    With the deviations as weights this is Neyman's optimum for the sum over strata of size x mean of the drawn units:
+    Neyman, "On the two different aspects of the representative method", J. Royal Statistical Society 97 (1934).
+    """
+    sizes = np.asarray(sizes, np.float64)
+    if sizes.sum() <= target:
+        return np.ones(len(sizes))
+    assert weights.min() > 0, "a stratum of rate 0 is never seen, and no weight makes up for that"
+    factor = solve_factor(lambda f: float(sizes @ np.minimum(1.0, f * weights)), target, highest=1.0 / weights.min())
+    return np.minimum(1.0, factor * weights)
 
 
 def sqrt_rates(sizes: NDArray, target: float) -> Floats:

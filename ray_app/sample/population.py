@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ray_app.text import normalise_query, query_group, tokenise
 
 ENGAGED_ACTIONS = ("click", "long_click", "save")
-HEAD, TORSO, TAIL, UNSEEN = "head", "torso", "tail", "unseen"
+HEAD, TORSO, TAIL, TRENDING, UNSEEN = "head", "torso", "tail", "trending", "unseen"
 
 # How users met the pair, strongest first. Positions are guessed for a grid of four columns: first row, first screen.
 ENGAGEMENT_BANDS = ("engaged", "hidden", "top", "middle", "deep")
@@ -27,7 +27,7 @@ class Population:
     queries: list[str]  # normalised; sorted with `locales`, so that nothing depends on the log's order
     locales: list[str]
     num_events: Ints  # (num_queries,) rows of the log
-    frequency_bands: list[str]  # head, torso, tail; unseen: asked for, but not in the log
+    frequency_bands: list[str]  # head, torso, tail, trending; unseen: asked for, but not in the log
     boost: NDArray[np.float64]  # (num_queries,) how much more retrieved pairs an extra query gets; 0: from the log only
     pair_query: Ints  # (num_pairs,) into queries
     pair_pin: Ints  # (num_pairs,) into the catalogue
@@ -39,6 +39,7 @@ def build_population(
     pin_ids: Sequence[str],
     excluded_queries: Collection[str] = (),
     extra_queries: Mapping[tuple[str, str], float] | None = None,
+    trending: Collection[tuple[str, str]] = (),
 ) -> Population:
     """Read the log into distinct queries and pairs.
 
@@ -49,6 +50,7 @@ def build_population(
         pin_ids: The catalogue.
         excluded_queries: Held out for evaluation.
         extra_queries: (query, locale) to sample for even if the log does not have them -> its boost, see `Population`.
+        trending: (normalised query, locale) that are a frequency band of their own.
     """
     excluded = {query_group(query) for query in excluded_queries}
     usable: dict[str, str] = {}  # raw -> normalised
@@ -78,7 +80,7 @@ def build_population(
         queries=[query for query, _ in kept],
         locales=[locale for _, locale in kept],
         num_events=num_events,
-        frequency_bands=_frequency_bands(kept, num_events),
+        frequency_bands=_frequency_bands(kept, num_events, trending),
         boost=np.array([extra.get(pair, 0.0) for pair in kept], np.float64),
         pair_query=pair_query,
         pair_pin=pair_pin,
@@ -111,8 +113,13 @@ def _log_pairs(columns: pa.Table, query_row: Ints, pin_ids: Sequence[str]) -> tu
     return keys // width, keys % width, strongest
 
 
-def _frequency_bands(queries: list[tuple[str, str]], num_events: NDArray) -> list[str]:
-    """Head: the most frequent queries that make up the first third of a locale's events; torso: the second third."""
+def _frequency_bands(
+    queries: list[tuple[str, str]], num_events: NDArray, trending: Collection[tuple[str, str]]
+) -> list[str]:
+    """Head: the most frequent queries that make up the first third of a locale's events; torso: the second third.
+
+    A trending query is in the band of that name, wherever its events would put it.
+    """
     bands = [UNSEEN] * len(queries)
     by_locale: dict[str, list[int]] = {}
     for i, (_, locale) in enumerate(queries):
@@ -126,7 +133,7 @@ def _frequency_bands(queries: list[tuple[str, str]], num_events: NDArray) -> lis
             # A query is in the band where its events start.
             bands[i] = HEAD if 3 * before < total else TORSO if 3 * before < 2 * total else TAIL
             before += int(num_events[i])
-    return bands
+    return [TRENDING if query in trending else band for query, band in zip(queries, bands, strict=True)]
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from ray_app.bm25 import Bm25Index
 from ray_app.config import SampleConfig
 from ray_app.hashing import Keys, text_keys, uniform
-from ray_app.sample.allocation import sqrt_rates
+from ray_app.sample.allocation import Allocation, allocate
+from ray_app.sample.effective_size import describe_weights
+from ray_app.sample.pilot import Deviations
 from ray_app.sample.population import Population, build_population
 from ray_app.sample.sources import RETRIEVED, SOURCES, Candidates, Neighbours, build_candidates, stratum_names
 from ray_app.schemas import PAIRS
@@ -39,6 +41,8 @@ def sample_pairs(
     seed: int,
     excluded_queries: Collection[str] = (),
     extra_queries: Mapping[tuple[str, str], float] | None = None,
+    trending: Collection[tuple[str, str]] = (),
+    deviations: Deviations | None = None,
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """Sample pairs for the teacher.
 
@@ -52,24 +56,27 @@ def sample_pairs(
         excluded_queries: Held-out queries; neither they nor their near-duplicates are sampled.
         extra_queries: (query, locale) that are sampled for whether or not the log has them -> how much more
             retrieved pairs each gets than a query of the log.
+        trending: (normalised query, locale) that are a frequency band of their own, with `trending_boost`.
+        deviations: For `allocation: neyman`; None: taken as equal.
 
     Returns:
         Pairs (schema PAIRS, sorted by query, locale, pin) and one dict per stratum: `stratum`, `num_pairs` (how many
-        there are), `num_sampled`, and `estimated_pairs` (the sum of 1 / inclusion_prob, which estimates `num_pairs`).
+        there are), `num_sampled`, `estimated_pairs` (the sum of 1 / inclusion_prob, which estimates `num_pairs`),
+        `effective_size` of those sampled, and `design_effect` (None: none was sampled).
     """
     seed %= 2**64  # what hashing takes
-    whole = build_population(log, pin_ids, excluded_queries, extra_queries)
+    whole = build_population(log, pin_ids, excluded_queries, extra_queries, trending)
     if not whole.queries or not pin_ids:
         return PAIRS.empty_table(), []
     query_keys = text_keys([f"{loc}\0{q}" for q, loc in zip(whole.queries, whole.locales, strict=True)], "query")
-    query_prob = _query_probs(whole, cfg.max_queries)
+    query_prob = _query_probs(whole, cfg.max_queries, cfg.allocation)
     rows = np.flatnonzero(uniform(seed, _QUERY_SALT, query_keys) < query_prob)
     population, query_keys, query_prob = _subset(whole, rows), query_keys[rows], query_prob[rows]
     if not len(rows):
         return PAIRS.empty_table(), _describe(whole, PAIRS.empty_table(), len(pin_ids))
 
     pin_keys = text_keys(pin_ids, "pin")
-    found = build_candidates(population, len(pin_ids), bm25, neighbours, cfg, _target(cfg.num_pairs))
+    found = build_candidates(population, len(pin_ids), bm25, neighbours, cfg, _target(cfg.num_pairs), deviations)
     query, pin, band, prob, source = _draw(found, query_keys, pin_keys, seed)
     names = stratum_names(population.locales, population.frequency_bands, query, band)
     pairs = pa.table(
@@ -126,15 +133,18 @@ def _draw_random(query_keys: Keys, pin_keys: Keys, per_query: Floats, seed: int)
     return np.repeat(np.arange(len(query_keys)), num_pins), np.concatenate(pins)
 
 
-def _query_probs(population: Population, max_queries: int) -> Floats:
-    """Probability of each query: 1 for wanted ones, else by strata of locale and frequency."""
+def _query_probs(population: Population, max_queries: int, allocation: Allocation) -> Floats:
+    """Probability of each query: 1 for wanted ones, else by strata of locale and frequency.
+
+    By the root of their sizes or, with neyman too, in proportion to them: the deviations are those of pairs.
+    """
     prob = np.ones(len(population.queries))
     optional = np.flatnonzero(population.boost == 0)
     if len(optional):
         names = [f"{population.locales[i]}/{population.frequency_bands[i]}" for i in optional]
         _, stratum, sizes = np.unique(names, return_inverse=True, return_counts=True)
         budget = max(max_queries - int((population.boost > 0).sum()), 0)
-        prob[optional] = sqrt_rates(sizes, budget)[stratum.reshape(-1)]
+        prob[optional] = allocate(allocation, sizes, budget)[stratum.reshape(-1)]
     return prob
 
 
@@ -171,16 +181,16 @@ def _describe(population: Population, pairs: pa.Table, num_pins: int) -> list[di
     for i, (locale, band) in enumerate(zip(locales, bands, strict=True)):
         name = f"{locale}/{band}/retrieved"
         sizes[name] = sizes.get(name, 0) + num_pins - int(in_log[i])
-    sampled: dict[str, tuple[int, float]] = {}
+    weights: dict[str, list[float]] = {}
     for name, prob in zip(pairs["stratum"].to_pylist(), pairs["inclusion_prob"].to_pylist(), strict=True):
-        count, weight = sampled.get(name, (0, 0.0))
-        sampled[name] = (count + 1, weight + 1.0 / prob)
+        weights.setdefault(name, []).append(1.0 / prob)
     return [
         {
             "stratum": name,
             "num_pairs": size,
-            "num_sampled": sampled.get(name, (0, 0.0))[0],
-            "estimated_pairs": round(sampled.get(name, (0, 0.0))[1], 1),
+            "num_sampled": len(drawn := weights.get(name, [])),
+            "estimated_pairs": round(float(sum(drawn)), 1),
+            **describe_weights(np.array(drawn)),
         }
         for name, size in sorted(sizes.items())
     ]

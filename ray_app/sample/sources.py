@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from ray_app.bm25 import Bm25Index, positive_idf
 from ray_app.config import SampleConfig
-from ray_app.sample.allocation import solve_factor, sqrt_rates
-from ray_app.sample.population import ENGAGEMENT_BANDS, Population
+from ray_app.sample.allocation import Allocation, allocate, solve_factor
+from ray_app.sample.pilot import Deviations
+from ray_app.sample.population import ENGAGEMENT_BANDS, TRENDING, Population
 
 Neighbours = Callable[[list[str], int], tuple[NDArray, NDArray]]
 """(queries, k) -> pin rows and scores, each (num_queries, <= k), best first; row -1 for none."""
@@ -41,6 +42,7 @@ def build_candidates(
     neighbours: Neighbours | None,
     cfg: SampleConfig,
     target: float,
+    deviations: Deviations | None = None,
 ) -> Candidates:
     """Pool the sources and scale their probabilities so that the expected sample has `target` pairs.
 
@@ -58,7 +60,7 @@ def build_candidates(
     band[np.searchsorted(keys, log[0])] = log[1]
 
     log_prob = np.zeros(len(keys))
-    log_prob[np.searchsorted(keys, log[0])] = log_rates(population, target * cfg.log_share)
+    log_prob[np.searchsorted(keys, log[0])] = log_rates(population, target * cfg.log_share, cfg.allocation, deviations)
     query = keys // num_pins
     weights = query_weights(population, bm25, tops, cfg)
     share = np.zeros((len(keys), 2))
@@ -87,7 +89,7 @@ def build_candidates(
 def query_weights(population: Population, bm25: Bm25Index, tops: list[NDArray], cfg: SampleConfig) -> Floats:
     """How much of the retrieval budget each query gets; (num_queries,), mean 1, all positive.
 
-    Frequent queries get more (by the square root), and so do labelled ones. A query whose words the catalogue hardly has
+    Frequent queries get more (by the square root), and so do labelled and trending ones. A query whose words the catalogue hardly has
     gets less: real logs are full of typos, bots and tests, from which a teacher's labels teach nothing. Its weight is the
     best pin's idf-weighted coverage of it (among `tops`, its best pins by BM25), to the power `coverage_power`, never 0.
     """
@@ -103,14 +105,20 @@ def query_weights(population: Population, bm25: Bm25Index, tops: list[NDArray], 
     coverage = np.maximum(best / np.maximum(total, 1e-9), _LEAST_COVERAGE)
     weight = np.sqrt(np.maximum(population.num_events, 1)) * coverage**cfg.coverage_power
     weight = np.where(population.boost > 0, np.maximum(weight, 1.0) * population.boost, weight)
+    weight = weight * np.where(np.array(population.frequency_bands) == TRENDING, cfg.trending_boost, 1.0)
     return weight / weight.mean()
 
 
-def log_rates(population: Population, target: float) -> Floats:
+def log_rates(
+    population: Population, target: float, allocation: Allocation = "sqrt", deviations: Deviations | None = None
+) -> Floats:
     """Sampling rate of each pair of the log, equal within a stratum; (num_pairs,)."""
     names = stratum_names(population.locales, population.frequency_bands, population.pair_query, population.pair_band)
-    _, stratum, sizes = np.unique(names, return_inverse=True, return_counts=True)
-    return sqrt_rates(sizes, target)[stratum.reshape(-1)] if len(names) else np.zeros(0)
+    if not len(names):
+        return np.zeros(0)
+    strata, stratum, sizes = np.unique(names, return_inverse=True, return_counts=True)
+    spread = deviations.of(strata.tolist()) if deviations else None
+    return allocate(allocation, sizes, target, spread)[stratum.reshape(-1)]
 
 
 def stratum_names(locales: list[str], frequency_bands: list[str], query: Ints, band: Ints) -> NDArray:

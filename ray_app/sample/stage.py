@@ -1,6 +1,9 @@
 """Choose the pairs that the teacher labels. One process: 26,000 pairs take seconds, millions minutes."""
 
 from collections.abc import Collection
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,9 +13,13 @@ from ray_app.bm25 import Bm25Index
 from ray_app.config import Config
 from ray_app.embed.encode import matrix_or_zero
 from ray_app.manifest import Drift, Manifest, StageRun, read_output, require_output
+from ray_app.sample.effective_size import describe_weights
+from ray_app.sample.pilot import Deviations, pilot_outputs, read_deviations
 from ray_app.sample.population import ENGAGED_ACTIONS
 from ray_app.sample.sample import sample_pairs
 from ray_app.sample.sources import SOURCES, Neighbours
+from ray_app.sample.trending import Trending, find_trending
+from ray_app.sample.window import Window
 from ray_app.schemas import SEARCH_LOG, require_columns
 from ray_app.storage import Storage
 from ray_app.teach.warm_up import find_types
@@ -22,20 +29,26 @@ from ray_app.zero_shot.similarity import top_neighbours
 from ray_app.zero_shot.stage import zero_shot_tower
 
 VERSION = 1
+_MOST_TRENDING = 20  # that the manifest names
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
-    """Write `pairs`. The manifest's info has the strata, the counts by source, and a note where there is no log."""
+    """Write `pairs`. The manifest's info has the strata, the counts by source, and notes on what could not be as asked.
+
+    With a window only its events are sampled. An earlier run's labels are inputs, that run's place is not a setting.
+    """
     log = require_output(store, "ingest", "search_log")
     labels = require_output(store, "ingest", "human_labels")
     pin_texts = require_output(store, "enrich", "pin_texts")
     splits = require_output(store, "teach", "splits")
     zero_shot_pins = require_output(store, "zero_shot", "zero_shot_pins")
     zero_shot_queries = require_output(store, "zero_shot", "zero_shot_queries")
+    pilot = Storage(cfg.sample.pilot) if cfg.sample.pilot else None
+    pilot_tables = pilot_outputs(pilot, store) if pilot else []
     run = StageRun(
         "sample", cfg, store, VERSION,
-        settings=[cfg.sample, cfg.pin_text, cfg.seed, TEXT_VERSION],
-        inputs=[log, labels, pin_texts, splits, zero_shot_pins, zero_shot_queries],
+        settings=[cfg.sample.model_copy(update={"pilot": None}), cfg.pin_text, cfg.seed, TEXT_VERSION],
+        inputs=[log, labels, pin_texts, splits, zero_shot_pins, zero_shot_queries, *pilot_tables],
         drift=Drift(
             pin_texts=pin_texts, inputs=("pin_texts", "zero_shot_pins"), max_share=cfg.retrain.max_changed_share
         ),
@@ -44,6 +57,9 @@ def run(cfg: Config, store: Storage) -> Manifest:
         return finished
     log_table, pins = read_output(store, log), read_output(store, pin_texts)
     require_columns(log_table, SEARCH_LOG, "sample")
+    log_table, trending, seed, info = _daily(cfg, log_table)
+    deviations = read_deviations(pilot, pilot_tables) if pilot else None
+    info |= _describe_allocation(cfg, deviations)
     pin_ids = pins["pin_id"].to_pylist()
     held_out, labelled = split_roles(read_output(store, splits), read_output(store, labels, ["query", "locale"]))
     # What the catalogue calls its things is what people search for: the log of a young shop has few such queries.
@@ -62,23 +78,57 @@ def run(cfg: Config, store: Storage) -> Manifest:
         Bm25Index.build(render_pin_texts(pins, cfg.pin_text), tokeniser=stem_tokens),
         neighbours,
         cfg.sample,
-        cfg.seed,
+        seed,
         excluded_queries=held_out,
         extra_queries=boosts,
+        trending={(found.query, found.locale) for found in trending},
+        deviations=deviations,
     )
     run.write_table("pairs", pairs)
     by_source = {source: pc.sum(pc.equal(pairs["source"], source)).as_py() or 0 for source in SOURCES}
-    info = {
+    info |= {
         "strata": strata,
         "num_kinds": len(kinds),
         "num_by_source": by_source,
         "num_queries": len(set(pairs["query"].to_pylist())),
+        **describe_weights(1.0 / pairs["inclusion_prob"].to_numpy()),
     }
     if note := source_note(log_table, pin_ids):
         info["source_note"] = note
     # Sampling makes rows, it maps none: what comes in is what was drawn.
     counts = {"rows_in": pairs.num_rows, "rows_out": pairs.num_rows, "rows_quarantined": 0}
     return run.finish(counts={**counts, "log_rows": log_table.num_rows}, info=info)
+
+
+def _daily(cfg: Config, log: pa.Table) -> tuple[pa.Table, list[Trending], int, dict[str, Any]]:
+    """The part of the log that is sampled, its trending queries, the seed, and what the manifest says about them."""
+    window = Window.of(cfg.sample, log)
+    if window is None:
+        return log, [], cfg.seed, {}
+    inside, before = window.split(log)
+    trending = find_trending(inside, before)
+    info: dict[str, Any] = {
+        "window": {"since": _iso(window.since), "until": _iso(window.until), "num_before": before.num_rows},
+        "num_trending": len(trending),
+        "trending": [asdict(found) for found in trending[:_MOST_TRENDING]],
+    }
+    if not before.num_rows:
+        info["window_note"] = "the log has no event before the window, so no query can be called trending"
+    return inside, trending, window.seed(cfg.seed), info
+
+
+def _describe_allocation(cfg: Config, deviations: Deviations | None) -> dict[str, Any]:
+    info: dict[str, Any] = {"allocation": cfg.sample.allocation}
+    if deviations is not None:
+        info["deviations"] = asdict(deviations)
+    elif cfg.sample.allocation == "neyman":
+        reason = "the pilot has no labels of the log that differ" if cfg.sample.pilot else "sample.pilot names no run"
+        info["allocation_note"] = f"{reason}: the strata's deviations were taken as equal, so rates are proportional"
+    return info
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None
 
 
 def kind_queries(pin_texts: pa.Table, min_pins: int) -> set[tuple[str, str]]:

@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 from datetime import UTC, datetime
 
@@ -7,7 +8,10 @@ import pytest
 
 from ray_app.bm25 import Bm25Index
 from ray_app.config import SampleConfig
+from ray_app.sample.pilot import Deviations, stratum_deviations
+from ray_app.sample.population import build_population
 from ray_app.sample.sample import sample_pairs
+from ray_app.sample.sources import query_weights
 from ray_app.schemas import PAIRS, SEARCH_LOG
 from ray_app.text import normalise_query
 
@@ -17,6 +21,8 @@ TEXTS = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
 PIN_IDS = [f"p{i:02d}" for i in range(len(TEXTS))]
 INDEX = Bm25Index.build(TEXTS)
 # Every query shows five pins; each second search gets a click on the first.
+ALLOCATIONS = ("sqrt", "proportional", "neyman")
+UNEQUAL = Deviations(overall=1.0, by_stratum={"en-US/head/top": 4.0, "en-US/tail/middle": 0.3}, num_labels=99)
 EVENTS = [(thing, f"p{(7 * q + 3 * i) % 30:02d}", i + 1) for q, thing in enumerate(THINGS) for i in range(5)]
 
 
@@ -47,7 +53,8 @@ def neighbours(queries, k):
 
 
 def sample(log=LOG, num_pairs=60, seed=1, neighbours=neighbours, pin_ids=PIN_IDS, index=INDEX, **more):
-    arguments = {name: more.pop(name) for name in ("excluded_queries", "extra_queries") if name in more}
+    names = ("excluded_queries", "extra_queries", "trending", "deviations")
+    arguments = {name: more.pop(name) for name in names if name in more}
     return sample_pairs(log, pin_ids, index, neighbours, SampleConfig(num_pairs=num_pairs, **more), seed, **arguments)
 
 
@@ -66,26 +73,55 @@ def truth(query, pin_id):
 
 @pytest.fixture(scope="module")
 def draws():
-    """Samples of the same log by many seeds, all queries, and only some of the queries."""
+    """Samples of the same log by many seeds: each allocation, of all queries, and of only some of them."""
+
+    def draw(allocation, limit, seed):
+        more = {"deviations": UNEQUAL} if allocation == "neyman" else {}
+        return rows(sample(seed=seed, max_queries=limit, depth=10, allocation=allocation, **more)[0])
+
     return {
-        limit: [rows(sample(seed=seed, max_queries=limit, depth=10)[0]) for seed in range(150)] for limit in (100, 4)
+        (allocation, limit): [draw(allocation, limit, seed) for seed in range(150)]
+        for allocation in ALLOCATIONS
+        for limit in (100, 4)
     }
 
 
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
 @pytest.mark.parametrize("max_queries", [100, 4])
-def test_weighted_totals_are_unbiased(draws, max_queries):
+def test_weighted_totals_are_unbiased(draws, allocation, max_queries):
     """Else a rate estimated on the sample is a rate of the sampler, not of the users."""
     total = sum(truth(query, pin_id) for query in THINGS for pin_id in PIN_IDS)
-    estimates = [sum(truth(row[0], row[2]) / row[4] for row in draw) for draw in draws[max_queries]]
+    estimates = [sum(truth(row[0], row[2]) / row[4] for row in draw) for draw in draws[allocation, max_queries]]
     error = np.std(estimates) / np.sqrt(len(estimates))
     assert error < 0.05 * total
-    assert abs(np.mean(estimates) - total) < 3.5 * error
+    assert abs(np.mean(estimates) - total) < 3 * error
 
 
-def test_each_pair_is_drawn_as_often_as_its_probability_says(draws):
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_weighted_totals_of_what_users_saw_are_unbiased(draws, allocation):
+    """The log's pairs are those whose rates an allocation decides."""
+    shown = {(query, pin_id) for query, pin_id, _ in EVENTS}
+    total = sum(truth(*pair) for pair in shown)
+    estimates = [
+        sum(truth(row[0], row[2]) / row[4] for row in draw if (row[0], row[2]) in shown)
+        for draw in draws[allocation, 100]
+    ]
+    error = np.std(estimates) / np.sqrt(len(estimates))
+    assert error < 0.05 * total
+    assert abs(np.mean(estimates) - total) < 3 * error
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_every_allocation_gives_probabilities_above_zero_and_at_most_one(draws, allocation):
+    prob = [row[4] for limit in (100, 4) for draw in draws[allocation, limit] for row in draw]
+    assert min(prob) > 0 and max(prob) <= 1
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_each_pair_is_drawn_as_often_as_its_probability_says(draws, allocation):
     """Also those that several sources reach."""
-    drawn, prob, num_draws = {}, {}, len(draws[100])
-    for query, _, pin_id, _, inclusion_prob, _ in itertools.chain(*draws[100]):
+    drawn, prob, num_draws = {}, {}, len(draws[allocation, 100])
+    for query, _, pin_id, _, inclusion_prob, _ in itertools.chain(*draws[allocation, 100]):
         drawn[query, pin_id] = drawn.get((query, pin_id), 0) + 1
         prob[query, pin_id] = inclusion_prob
     likely = [pair for pair in drawn if 0.1 < prob[pair] < 0.9]
@@ -222,3 +258,97 @@ def test_every_probability_is_above_zero_and_at_most_one():
 def test_queries_come_out_normalised():
     pairs, _ = sample(log=make_log([("  RED  Laptop", "p00", 1)]), num_pairs=1000)
     assert {normalise_query(query) == query for query in pairs["query"].to_pylist()} == {True}
+
+
+def fingerprint(pairs):
+    text = "".join(f"{r['query']}|{r['pin_id']}|{r['inclusion_prob']:.9f};" for r in pairs.to_pylist())
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def test_the_default_sample_is_what_it_was():
+    """A sample that changes without a reason costs all of its labels again."""
+    assert fingerprint(sample()[0]) == "47dd967cea8f"
+
+
+def test_neyman_without_deviations_is_proportional():
+    assert rows(sample(allocation="neyman")[0]) == rows(sample(allocation="proportional")[0])
+
+
+def test_neyman_draws_more_where_grades_differ_more():
+    only_log = {"log_share": 1.0, "bm25_share": 0.0, "embedding_share": 0.0, "random_share": 0.0}
+    spread = Deviations(overall=1.0, by_stratum={"en-US/head/top": 4.0}, num_labels=99)
+    pairs, _ = sample(allocation="neyman", deviations=spread, num_pairs=20, **only_log)
+    prob = {row["stratum"]: row["inclusion_prob"] for row in pairs.to_pylist()}
+    assert prob["en-US/head/top"] == pytest.approx(4 * prob["en-US/torso/top"])
+
+
+def test_neyman_beats_proportional_where_strata_differ_in_spread():
+    """Sum over strata of size x mean of the drawn pairs; the deviations are those that a census would tell."""
+    events = [(f"w{q} thing", f"p{p:02d}", 1, "click" if p % 2 else "impression") for q in range(40) for p in range(30)]
+    log, rng = make_log(events), np.random.default_rng(0)
+    grade = {(q, p): 3 + rng.normal() * (1.5 if action == "click" else 0.1) for q, p, _, action in events}
+    only_log = {"log_share": 1.0, "bm25_share": 0.0, "embedding_share": 0.0, "random_share": 0.0}
+    census = sample(log=log, num_pairs=10_000, **only_log)[0].to_pylist()
+    spread = stratum_deviations(
+        [row["stratum"] for row in census],
+        np.array([grade[row["query"], row["pin_id"]] for row in census]),
+        np.array([1 / row["inclusion_prob"] for row in census]),
+    )
+
+    def variance(allocation, **more):
+        estimates = []
+        for seed in range(60):
+            pairs, strata = sample(log=log, num_pairs=400, seed=seed, allocation=allocation, **more, **only_log)
+            drawn = {}
+            for row in pairs.to_pylist():
+                drawn.setdefault(row["stratum"], []).append(grade[row["query"], row["pin_id"]])
+            sizes = {s["stratum"]: s["num_pairs"] for s in strata}
+            estimates.append(sum(sizes[name] * np.mean(grades) for name, grades in drawn.items()))
+        return np.var(estimates)
+
+    assert variance("neyman", deviations=spread) < 0.75 * variance("proportional")
+
+
+def test_trending_queries_are_a_band_of_their_own():
+    pairs, strata = sample(num_pairs=100_000, trending={("laptop", "en-US")})
+    bands = {row["query"]: row["stratum"].split("/")[1] for row in pairs.to_pylist()}
+    assert [query for query, band in bands.items() if band == "trending"] == ["laptop"]
+    assert sum(s["num_pairs"] for s in strata if "/trending/" in s["stratum"]) == len(PIN_IDS)
+
+
+def test_trending_queries_get_more_retrieved_pairs():
+    """`trending_boost` times their weight beside the other queries; 1 changes nothing."""
+    population = build_population(LOG, PIN_IDS, trending={("desk", "en-US")})
+    tops = [INDEX.top_k(query, 10)[0] for query in population.queries]
+    desk, lamp = population.queries.index("desk"), population.queries.index("lamp")
+    ratio = {}
+    for boost in (1, 3):
+        cfg = SampleConfig(since=datetime(2023, 1, 1), trending_boost=boost)
+        weights = query_weights(population, INDEX, tops, cfg)
+        ratio[boost] = weights[desk] / weights[lamp]
+    assert ratio[3] == pytest.approx(3 * ratio[1])
+
+
+def test_a_trending_query_is_drawn_more_with_a_boost():
+    few = {"num_pairs": 40, "trending": {("desk", "en-US")}, "since": datetime(2023, 1, 1)}
+
+    def num_pairs(boost):
+        draws = (sample(seed=seed, trending_boost=boost, **few)[0] for seed in range(40))
+        return sum(draw["query"].to_pylist().count("desk") for draw in draws)
+
+    assert num_pairs(5) > 1.5 * num_pairs(1)
+
+
+def test_strata_know_their_effective_size():
+    pairs, strata = sample()
+    for stratum in strata:
+        prob = [r["inclusion_prob"] for r in pairs.to_pylist() if r["stratum"] == stratum["stratum"]]
+        weight = 1 / np.array(prob)
+        expected = weight.sum() ** 2 / (weight**2).sum() if prob else 0.0
+        assert stratum["effective_size"] == pytest.approx(expected, abs=0.06)
+
+
+def test_a_stratum_without_a_drawn_pair_has_no_design_effect():
+    _, strata = sample(num_pairs=5)
+    empty = [s for s in strata if not s["num_sampled"]]
+    assert {(s["effective_size"], s["design_effect"]) for s in empty} == {(0.0, None)}

@@ -4,31 +4,8 @@ import pytest
 
 from ray_app.config import SampleConfig
 from ray_app.hashing import text_keys, uniform
-from ray_app.sample.allocation import solve_factor, sqrt_rates
 from ray_app.sample.stage import source_note, split_roles, zero_shot_neighbours
 from ray_app.schemas import SEARCH_LOG
-
-
-def test_rates_spend_the_budget():
-    sizes = np.array([1, 100, 10_000])
-    assert sqrt_rates(sizes, 500) @ sizes == pytest.approx(500, rel=1e-6)
-
-
-def test_small_strata_get_more_than_their_proportion_and_fewer_than_an_equal_share():
-    rates = sqrt_rates(np.array([400, 10_000]), 500)
-    assert rates * [400, 10_000] == pytest.approx([83.33, 416.67], abs=0.1)
-
-
-def test_a_budget_above_the_population_takes_all():
-    assert sqrt_rates(np.array([3, 0, 5]), 100).tolist() == [1, 1, 1]
-
-
-def test_no_budget_takes_nothing():
-    assert sqrt_rates(np.array([3, 5]), 0).max() < 1e-9
-
-
-def test_solve_factor_meets_its_target():
-    assert solve_factor(lambda f: min(f * 3, 10.0), 6.0, highest=100.0) == pytest.approx(2.0)
 
 
 def test_numbers_are_uniform_and_belong_to_their_content():

@@ -1,15 +1,17 @@
-"""The stage around sample_pairs: what it reads of the other stages, resume, and the note where there is no log."""
+"""The stage around sample_pairs: what it reads of other stages and runs, resume, windows, and notes."""
 
 from datetime import UTC, datetime
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ray_app.config import Config
 from ray_app.errors import UserError
-from ray_app.manifest import StageRun, read_output
+from ray_app.ingest.sources import open_source, read_source
+from ray_app.manifest import StageRun, read_manifest, read_output
 from ray_app.sample.stage import run as sample
-from ray_app.schemas import HUMAN_LABELS, PIN_TEXTS, SEARCH_LOG
+from ray_app.schemas import HUMAN_LABELS, PIN_TEXTS, SEARCH_LOG, SOFT_LABELS
 from ray_app.storage import Storage
 
 TITLES = ["red laptop", "blue laptop", "red bag", "desk"]
@@ -27,13 +29,13 @@ def fill(table, schema):
     return pa.table([table[n] if n in table else [None] * len(table["query"]) for n in schema.names], schema=schema)
 
 
-def write_inputs(cfg, store, log_queries=("laptop", "bag"), pins=("p0", "p2")):
+def write_inputs(cfg, store, log_queries=("laptop", "bag"), pins=("p0", "p2"), times=None):
     tables = {
         "ingest": {
             "search_log": fill(
                 {
                     "event_id": [str(i) for i in range(len(log_queries))],
-                    "timestamp": [datetime(2024, 1, 1, tzinfo=UTC)] * len(log_queries),
+                    "timestamp": times or [datetime(2024, 1, 1, tzinfo=UTC)] * len(log_queries),
                     "query": list(log_queries),
                     "locale": ["en-US"] * len(log_queries),
                     "pin_id": list(pins)[: len(log_queries)],
@@ -106,3 +108,153 @@ def test_another_seed_samples_again(tmp_path, store):
 def test_without_teach_it_says_what_to_run(tmp_path):
     with pytest.raises(UserError, match=r"pipelines/"):
         sample(config(tmp_path), Storage(str(tmp_path / "empty")))
+
+
+def daily_store(folder):
+    """`red laptop` thirty times on each of three days, and `blue laptop` twelve times on the third."""
+    times = [datetime(2024, 1, day, 12, m, tzinfo=UTC) for day in (1, 2, 3) for m in range(30)]
+    times += [datetime(2024, 1, 3, 18, m, tzinfo=UTC) for m in range(12)]
+    queries = ["red laptop"] * 90 + ["blue laptop"] * 12
+    store = Storage(str(folder / "out"))
+    write_inputs(config(folder), store, log_queries=queries, pins=["p0"] * len(queries), times=times)
+    return store
+
+
+def shown(store, manifest):
+    pairs = read_output(store, manifest.output("pairs")).to_pylist()
+    return {row["query"]: row["stratum"] for row in pairs if row["source"] == "log"}
+
+
+def test_only_the_window_is_sampled(tmp_path):
+    store = daily_store(tmp_path)
+    first = sample(config(tmp_path, sample={"since": "2024-01-01", "until": "2024-01-02"}), store)
+    assert set(shown(store, first)) == {"red laptop"}
+    assert first.counts["log_rows"] == 30
+    assert first.info["window"] == {
+        "since": "2024-01-01T00:00:00+00:00", "until": "2024-01-02T00:00:00+00:00", "num_before": 0
+    }  # fmt: skip
+    assert "no event before" in first.info["window_note"]
+
+
+def test_a_query_that_trends_in_the_window_has_its_own_band(tmp_path):
+    store = daily_store(tmp_path)
+    last = sample(config(tmp_path, sample={"days": 1, "trending_boost": 3.0}), store)
+    assert shown(store, last)["blue laptop"] == "en-US/trending/engaged"
+    assert (last.info["num_trending"], last.info["trending"][0]["query"]) == (1, "blue laptop")
+    assert last.info["window"]["num_before"] == 60
+
+
+def test_a_daily_run_of_an_unchanged_log_does_nothing(tmp_path):
+    store, cfg = daily_store(tmp_path), config(tmp_path, sample={"days": 1})
+    assert sample(cfg, store).created_at == sample(cfg, store).created_at
+
+
+def test_without_a_window_nothing_is_said_about_trends(tmp_path):
+    manifest = sample(config(tmp_path), daily_store(tmp_path))
+    assert not manifest.info.keys() & {"window", "num_trending", "trending", "window_note"}
+
+
+def test_another_day_draws_other_pairs(tmp_path):
+    """The same events with two open ends: only the windows' names differ."""
+    store, drawn = daily_store(tmp_path), []
+    for since in ("2023-01-01", "2023-01-02"):
+        cfg = config(tmp_path, sample={"since": since, "num_pairs": 6})
+        drawn.append(read_output(store, sample(cfg, store).output("pairs")).select(["query", "pin_id"]).to_pylist())
+    assert drawn[0] != drawn[1]
+
+
+def write_labels(store, cfg):
+    """Soft labels of the run's sample: each pair is surely of grade 1 or 5."""
+    pairs = read_output(store, read_manifest(store, "sample").output("pairs"))
+    run = StageRun("label", cfg, store, 1, settings=[], inputs=[read_manifest(store, "sample").output("pairs")])
+    probs = [[1.0, 0, 0, 0, 0] if row % 2 else [0, 0, 0, 0, 1.0] for row in range(pairs.num_rows)]
+    probs[0] = None  # a pair that the teacher could not read
+    columns = {name: pairs[name] for name in ("query", "locale", "pin_id")}
+    run.write_table("soft_labels", fill(columns | {"content_key": pairs["pin_id"], "probs": probs}, SOFT_LABELS))
+    run.finish(counts={"rows_out": pairs.num_rows})
+
+
+@pytest.fixture
+def pilot(tmp_path):
+    """The output of a finished run with a larger log."""
+    folder = tmp_path / "pilot"
+    cfg, store = config(folder), Storage(str(folder / "out"))
+    queries = [title for title in TITLES for _ in PIN_IDS]
+    write_inputs(cfg, store, log_queries=queries, pins=PIN_IDS * len(TITLES))
+    sample(cfg, store)
+    write_labels(store, cfg)
+    return store
+
+
+def neyman(folder, pilot=None):
+    return config(folder, sample={"allocation": "neyman", "pilot": pilot and pilot.uri})
+
+
+def test_neyman_reads_the_deviations_of_the_pilot(tmp_path, store, pilot):
+    manifest = sample(neyman(tmp_path, pilot), store)
+    assert manifest.info["deviations"]["overall"] > 0
+    assert "allocation_note" not in manifest.info
+    assert manifest.inputs["soft_labels"] == read_manifest(pilot, "label").output("soft_labels").content_hash
+
+
+def test_neyman_without_a_pilot_is_proportional_and_says_so(tmp_path, store):
+    info = sample(neyman(tmp_path), store).info
+    assert "names no run" in info["allocation_note"] and "deviations" not in info
+
+
+def test_own_labels_never_make_the_sample_again(tmp_path, store, pilot):
+    """Else each `make run` would sample and label anew."""
+    first = sample(neyman(tmp_path, pilot), store)
+    write_labels(store, neyman(tmp_path, pilot))
+    assert sample(neyman(tmp_path, pilot), store).created_at == first.created_at
+
+
+def test_a_pilot_that_moves_makes_nothing_again(tmp_path, store, pilot):
+    first = sample(neyman(tmp_path, pilot), store)
+    moved = (tmp_path / "pilot" / "out").rename(tmp_path / "elsewhere")
+    assert sample(neyman(tmp_path, Storage(str(moved))), store).created_at == first.created_at
+
+
+def test_a_pilot_with_other_labels_samples_again(tmp_path, store, pilot):
+    first = sample(neyman(tmp_path, pilot), store)
+    sample(config(tmp_path / "pilot", sample={"num_pairs": 8}), pilot)
+    write_labels(pilot, config(tmp_path / "pilot"))
+    assert sample(neyman(tmp_path, pilot), store).fingerprint != first.fingerprint
+
+
+def test_a_run_cannot_be_its_own_pilot(tmp_path, store):
+    with pytest.raises(UserError, match="another run"):
+        sample(neyman(tmp_path, Storage(f"{store.uri}/")), store)
+
+
+def test_an_unfinished_pilot_is_refused(tmp_path, store):
+    with pytest.raises(UserError, match="no finished sample stage"):
+        sample(neyman(tmp_path, Storage(str(tmp_path / "none"))), store)
+
+
+def test_a_pilot_whose_labels_are_of_an_older_sample_is_refused(tmp_path, store, pilot):
+    """Its probabilities and its labels would belong to different draws."""
+    sample(config(tmp_path / "pilot", sample={"num_pairs": 8}), pilot)
+    with pytest.raises(UserError, match="older sample"):
+        sample(neyman(tmp_path, pilot), store)
+
+
+def test_a_log_partitioned_by_day_is_read(tmp_path):
+    """Hive's folders, one per day: the adapter reads all files below the folder, or those that a glob names."""
+    for day in (1, 2):
+        folder = tmp_path / "log" / f"date=2024-01-0{day}"
+        folder.mkdir(parents=True)
+        row = {"event_id": [f"e{day}"], "timestamp": [datetime(2024, 1, day, tzinfo=UTC)], "query": ["bag"]}
+        table = fill(row | {"locale": ["en-US"], "pin_id": ["p2"], "action": ["click"]}, SEARCH_LOG)
+        pq.write_table(table, folder / "part.parquet")
+        (folder / "_SUCCESS").touch()
+
+    def events(path):
+        source = {"adapter": "table", "path": str(tmp_path / "log") + path}
+        cfg = config(tmp_path, ingest={"pins": {"adapter": "table", "path": "unused.csv"}, "search_log": source})
+        tables, _ = read_source(open_source(cfg, "search_log"), lambda read, files: [read(file) for file in files])
+        return sorted(event for table in tables for event in table["event_id"].to_pylist())
+
+    assert events("") == ["e1", "e2"]
+    assert events("/date=2024-01-02") == ["e2"]
+    assert events("/date=2024-01-*/*.parquet") == ["e1", "e2"]
