@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import ray
 
@@ -47,12 +48,33 @@ def run_program(body: Body, description: str, flags: dict[str, tuple[Body, str]]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
         cfg = load_config(args.config, args.set)
+        leave_copy()
         store = Storage(cfg.output)
         connect(cfg)
+        if store.is_local and len(ray.nodes()) > 1:
+            logging.warning("output is the local folder %s: every node of the cluster must see it", store.full_path(""))
         args.body(cfg, store)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def leave_copy() -> None:
+    """Let relative paths mean what they mean without Ray.
+
+    `ray job submit --working-dir .` runs in a copy of the folder that Ray throws away, with all that is written there.
+    Paths are taken from RELEVANCE_ROOT instead, or from the folder in which the head was started.
+    """
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    if not job.get("runtime_env", {}).get("working_dir"):
+        return
+    root = os.environ.get("RELEVANCE_ROOT") or os.environ.get("OLDPWD")  # Ray's shell came from there
+    if root is None or not Path(root).is_dir():
+        raise UserError(
+            'in a Ray job relative paths need a root: --runtime-env-json \'{"env_vars": {"RELEVANCE_ROOT": "/shared/folder"}}\''
+        )
+    os.chdir(root)
+    logging.info("relative paths are taken from %s", root)
 
 
 def connect(cfg: Config) -> None:

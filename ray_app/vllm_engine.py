@@ -14,6 +14,8 @@ from ray_app.models.text_encoder import pick_dtype
 Row = dict[str, Any]
 
 INFERENCE_ERROR = "__inference_error__"  # Ray's column: a row that has one passes the engine by
+# Of engines; what the driver's environment says goes first. The space is in GiB; a line per batch would drown a log of days.
+_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 _HITS, _QUERIES = "ray_vllm_prefix_cache_hits_total", "ray_vllm_prefix_cache_queries_total"
 
 
@@ -80,7 +82,7 @@ def vllm_processor(
         log_engine_metrics=log_metrics,
         accelerator_type=pool.accelerator_type,
         placement_group_config={"bundles": [bundle] * pool.num_processes},
-        runtime_env={"env_vars": {"VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")}},  # GiB
+        runtime_env={"env_vars": {name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()}},
     )
     tasks = {"num_cpus": plan.task_cpus}
     processor = build_processor(

@@ -212,11 +212,13 @@ def run(cfg: Config, store: Storage) -> Manifest:
     out = run.write_table("soft_labels", table)
     failed = table["error"].drop_null()
     # Of all pairs, not only today's: else a job that failed for its errors would pass when it is run again.
-    seen = replace(counts, unique=len(table), errors=len(failed), first_error=failed[0].as_py() if len(failed) else None)
+    seen = replace(
+        counts, unique=len(table), errors=len(failed), first_error=failed[0].as_py() if len(failed) else None
+    )
     check_error_rate(seen, cfg.label.max_error_rate, "soft labels")
     return run.finish(
         counts={
-            "rows_in": pairs.num_rows, "rows_out": out.rows, "computed": counts.computed, "errors": errors,
+            "rows_in": pairs.num_rows, "rows_out": out.rows, "computed": counts.computed, "errors": len(failed),
             "repeated_rows": counts.repeated_rows,
         },
         info={"recipe": labeller.recipe, "engine": cfg.label.engine} | _actual(job, counts),
