@@ -53,7 +53,7 @@ Side = Callable[[pa.Table], np.ndarray]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=256)
+    parser.add_argument("--pairs", type=int, default=256, help="with one query per pin; more of them with more queries")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
     parser.add_argument("--skip-vllm", action="store_true")
@@ -72,7 +72,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temp:
         store = Storage(temp)
         teacher = make_teacher(store, DECODER, "last")
-        tables = {queries: make_pairs(args.pairs, queries) for queries in (1, 4, 16)}
+        tables = {q: make_pairs(args.pairs * (2 + i) // 2, q) for i, q in enumerate((1, 4, 16))}
         levels = {str(q): transformers_sides(store, teacher, rows, args) for q, rows in tables.items()}
         if not args.skip_vllm:
             add_vllm(store, teacher, tables, levels, args)
@@ -85,7 +85,7 @@ def main() -> None:
         levels["1"]["ours"]["pairs_per_sec"] / levels["1"]["plain"]["pairs_per_sec"],
         goals={"ours_over_plain_1": 1.2, "ours_over_plain_16": 4.0, "ray_overhead": 0.08},
         dtype=args.dtype,
-        pairs=args.pairs,
+        pairs={q: len(rows) for q, rows in tables.items()},
         max_tokens=MAX_TOKENS,
         queries_per_pin=levels,
         encoder=encoder,
@@ -195,7 +195,7 @@ def through_ray(
     """The label stage's own path, from its first block in an engine to the driver's end."""
     label = LabelConfig(
         engine=engine, dtype=dtype, batch_size=BATCH if engine == "transformers" else 64,  # type: ignore[arg-type]
-        rows_per_block=64, progress_sec=1e9,
+        rows_per_block=128, progress_sec=1e9,
     )  # fmt: skip
     cfg = Config.model_construct(label=label)
     labeller = Labeller(cfg=cfg, store=store, teacher=teacher)

@@ -50,6 +50,8 @@ class Teacher:
         cfg = self.model.cfg
         self.packs = self.model.query_last and cfg.pooling == "last" and can_pack(self.model.backbone, cfg.max_tokens)
         self.max_query = max_query_tokens(self.model.tokenizer, cfg.max_tokens, self.model.query_last)
+        # The first pass sets up the kernels; without it the first block's time would be no measure of the others'.
+        self.judge(["warm"], ["up"], np.zeros((1, len(self.model.head.scaler.mean)), np.float32))
 
     def judge(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> Judged:
         """Probabilities of grades 1..5 for each pair; see `Judge`."""

@@ -51,8 +51,8 @@ def vllm_chain(store: Storage, teacher: Output, merged: Output, cfg: LabelConfig
 
     Args:
         store: Where the teacher lies.
-        teacher: The trained model: its tokenizer, settings and head.
-        merged: The same with adapters, if it has any, merged into the language model.
+        teacher: The trained model: its settings.
+        merged: The same with adapters, if it has any, merged into the language model; tokenizer and head are there too.
         cfg: Of the run.
 
     Raises:
@@ -85,7 +85,7 @@ def vllm_chain(store: Storage, teacher: Output, merged: Output, cfg: LabelConfig
             postprocess=to_state,
             log_metrics=True,
         )
-        where = {"store": store, "teacher": teacher}
+        where = {"store": store, "teacher": merged}  # the folder of a model with adapters has no config of the whole
         prepared = blocks.map_batches(
             prepare_block, fn_kwargs={**where, "ledger": ledger}, batch_format="pyarrow", batch_size=rows_per_block,
             num_cpus=plan.task_cpus,

@@ -112,12 +112,14 @@ def run_missing(
         ledger.table, wanted.num_rows, unique, unique - todo.num_rows, todo.num_rows, len(blocks),
     )  # fmt: skip
     progress = Progress(ledger.table, todo.num_rows, progress_sec, prefix_hits)
-    plan, began, stats = None, time.time(), []
+    plan, stats = None, []
+    began = ended = time.time()
     if blocks:
         plan = start_plan(pool, len(blocks))
         logger.info("%s: plan: %s", ledger.table, plan)
         for row in _compute(ledger, blocks, chain, plan, rows_per_block):
             stats.append(row)
+            ended = time.time()  # what Ray does to stop its workers afterwards is no labelling
             progress.add(row["rows"], row["errors"], row["tokens"], row["computed_tokens"], row["started"])
             _give_up_over(max_error_rate, progress, row["first_error"])
         logger.info("%s: done: %s", ledger.table, progress)
@@ -139,7 +141,7 @@ def run_missing(
         tokens=progress.tokens,
         prefix_hit_rate=progress.prefix_hit_rate,
         device_sec=sum(end - start for start, end in spans),
-        timing=timing(progress.rows, spans, began, time.time()),
+        timing=timing(progress.rows, spans, began, ended),
         plan=plan,
     )
 

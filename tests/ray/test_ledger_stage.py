@@ -171,7 +171,9 @@ class TestOnACluster:
         assert [run(ledger, log, range(20)).repeated_rows for _ in range(2)] == [10, 0]
 
     def test_a_job_full_of_errors_stops_early_and_keeps_what_it_has(self, ledger, log):
-        text = message(lambda: run(ledger, log, [*range(-1500, 0), *range(4500)], 100, num_actors=1, max_error_rate=0.3))
+        text = message(
+            lambda: run(ledger, log, [*range(-1500, 0), *range(4500)], 100, num_actors=1, max_error_rate=0.3)
+        )
         assert "means: stopped after 1000 of 6000 rows: 1000 failed (100.0%, max_error_rate is 30.0%), such as" in text
         assert 1000 <= len(ledger.present_keys()) < 6000
 

@@ -56,9 +56,11 @@ def test_a_pool_grows_no_further_than_the_cluster():
 def test_an_accelerator_that_is_not_there_is_named():
     with pytest.raises(UserError, match=r"accelerator_type is A100, but the Ray cluster has \['H100'\]"):
         plan([GPU_NODE], num_gpus=1, accelerator_type="A100")
-    assert plan([{"CPU": 64.0, "GPU": 8.0}, GPU_NODE], num_actors=99, num_gpus=1, accelerator_type="H100").num_actors == 8
+    assert (
+        plan([{"CPU": 64.0, "GPU": 8.0}, GPU_NODE], num_actors=99, num_gpus=1, accelerator_type="H100").num_actors == 8
+    )
 
 
 def test_too_small_a_cluster_says_what_to_change():
-    with pytest.raises(UserError, match="beside the tasks that feed it; it has 2 CPU: lower label.num_cpus"):
+    with pytest.raises(UserError, match=r"beside the tasks that feed it; it has 2 CPU: lower label\.num_cpus"):
         plan([{"CPU": 2.0}], num_cpus=2, feeders=True)

@@ -1,5 +1,7 @@
 """Configs: a typo must be named, and what a user sets must be what runs."""
 
+from pathlib import Path
+
 import pytest
 
 from ray_app.config import load_config, section_hash
@@ -175,3 +177,15 @@ def test_a_changed_setting_changes_the_hash(minimal):
 
 def test_sections_do_not_run_into_each_other():
     assert section_hash("ab", "c") != section_hash("a", "bc")
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (Path(__file__).parents[2] / "configs").glob("[!b]*.yaml")))
+def test_every_config_that_comes_with_the_project_is_valid(name):
+    load_config(Path(__file__).parents[2] / "configs" / name)
+
+
+def test_parallelism_needs_a_gpu_for_each_process(minimal):
+    assert "num_gpus must be tensor_parallel x pipeline_parallel = 4, not 1" in message(
+        minimal, ["label.engine=vllm", "label.tensor_parallel=4", "label.num_gpus=1"]
+    )
+    assert "need engine: vllm" in message(minimal, ["label.pipeline_parallel=2"])

@@ -1,0 +1,186 @@
+"""The label stage on clusters with tiny teachers: each pair once and in its place, whatever happens."""
+
+import random
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from label_world import (
+    Killer,
+    expected,
+    labeller,
+    ledger_keys,
+    num_blocks,
+    pairs,
+    probs_of,
+    save_teacher,
+    start_job,
+)
+
+from ray_app.errors import UserError
+from ray_app.storage import Storage
+
+pytestmark = pytest.mark.timeout(180)
+
+ROWS = pairs(16, 5)
+MANY = pairs(240, 5)  # 150 blocks of 8
+KILLED = {"rows_per_block": 8, "num_actors": 2}
+
+
+def maker_of(folder, base, **label):
+    store = Storage(str(folder))
+    return labeller(store, save_teacher(store, base), **label)
+
+
+def assert_each_row_once(maker, rows):
+    assert sorted(ledger_keys(maker)) == sorted(rows["content_key"].to_pylist())
+
+
+def message(act):
+    with pytest.raises(UserError) as caught:
+        act()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_cluster, tmp_path_factory, tiny_decoder):
+    """Labels of MANY by a job that nobody kills."""
+    maker = maker_of(tmp_path_factory.mktemp("undisturbed"), tiny_decoder, **KILLED)
+    counts = maker.compute_texts(MANY)
+    assert (counts.computed, counts.blocks, counts.repeated_rows) == (len(MANY), 150, 0)
+    return probs_of(maker, MANY)[0]
+
+
+# --- invariance ---
+
+
+def test_sizes_order_and_sharing_change_no_label(ray_cluster, tmp_path, tiny_decoder):
+    """Through Ray; all combinations are in tests/unit/label/test_teacher.py."""
+    one = maker_of(tmp_path / "one", tiny_decoder, batch_size=64, rows_per_block=64)
+    one.compute_texts(ROWS)
+    other = maker_of(
+        tmp_path / "other", tiny_decoder, batch_size=3, rows_per_block=7, num_actors=2, share_prefix=False
+    )
+    other.compute_texts(ROWS.take(np.random.default_rng(0).permutation(len(ROWS))))
+    found, _ = probs_of(one, ROWS)
+    np.testing.assert_allclose(found, probs_of(other, ROWS)[0], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found, expected(one.store, one.teacher, ROWS)[0], rtol=0, atol=1e-5)
+    assert_each_row_once(other, ROWS)
+
+
+def test_a_shared_pin_is_counted_as_shared(ray_cluster, tmp_path, tiny_decoder):
+    shared = maker_of(tmp_path / "shared", tiny_decoder).compute_texts(ROWS)
+    alone = maker_of(tmp_path / "alone", tiny_decoder, share_prefix=False).compute_texts(ROWS)
+    assert alone.prefix_hit_rate == 0.0
+    assert 0.3 < shared.prefix_hit_rate < 0.8  # each pin stands in 5 pairs
+    assert shared.tokens == alone.tokens
+
+
+# --- clusters ---
+
+
+@pytest.mark.parametrize(("num_cpus", "fitting"), [(1, 1), (2, 2), (4, 3)])
+def test_small_clusters_finish(tmp_path, tiny_decoder, num_cpus, fitting):
+    """Ray would wait for ever for workers that do not fit."""
+    makers = [maker_of(tmp_path / f"{n}", tiny_decoder, num_actors=n) for n in (1, 3)]
+    job = start_job(tmp_path / "job", num_cpus, ROWS, *makers)
+    done = job.finish()
+    for maker, run in zip(makers, done["runs"], strict=True):
+        assert run["computed"] == len(ROWS)
+        assert_each_row_once(maker, ROWS)
+    assert [run["plan"]["num_actors"] for run in done["runs"]] == [1, fitting]
+    note = f"label.num_actors is 3, but only {fitting} fit on the cluster"
+    assert (note in job.log) == (fitting < 3)
+    assert np.array_equal(*(probs_of(maker, ROWS)[0] for maker in makers))
+    # What a dashboard sees, over HTTP: both runs together.
+    assert done["metrics"] == {"soft_labels": 2 * len(ROWS)}
+
+
+# --- kills ---
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_kill_9_of_the_whole_job_again_and_again(undisturbed, tmp_path, tiny_decoder, seed):
+    """Of driver, cluster and workers at once, at block counts drawn at random; then a run that is left alone."""
+    maker = maker_of(tmp_path / "run", tiny_decoder, **KILLED)
+    rng = random.Random(seed)
+    kills = 2
+    for kill in range(kills):
+        goal = num_blocks(maker) + rng.randint(1, 40)
+        job = start_job(tmp_path / f"killed{kill}", 2, MANY, maker)
+        try:
+            deadline = time.monotonic() + 100
+            while num_blocks(maker) < goal:
+                assert time.monotonic() < deadline, job.log[-2000:]
+                assert job.process.poll() is None, "the job ended by itself"
+                time.sleep(0.005)
+        finally:
+            job.kill()
+        wait_until_still(maker)
+    present = set(ledger_keys(maker))
+    assert 0 < len(present) < len(MANY)
+    begun = Counter(
+        path.rpartition("/")[2].rpartition("-")[0]
+        for path in maker.store.list_files(f"claims/soft_labels/{maker.recipe}")
+    )
+    begun_again = {
+        block: times - (block.split("-")[0] in present) for block, times in begun.items()
+    }  # how often each block was begun in vain
+
+    counts = maker.compute_texts(MANY)
+    assert (counts.already_present, counts.computed) == (len(present), len(MANY) - len(present))
+    assert counts.repeated_rows == sum(times * int(block.split("-")[1]) for block, times in begun_again.items())
+    assert counts.repeated_rows <= kills * 2 * 8  # what two workers had in their hands
+    assert_each_row_once(maker, MANY)
+    assert probs_of(maker, MANY)[0].tobytes() == undisturbed.tobytes()
+
+
+def wait_until_still(maker):
+    """A worker that Ray put into another process group may still commit the block in its hands."""
+    before = -1
+    while (now := num_blocks(maker)) != before:
+        before = now
+        time.sleep(2)
+
+
+def test_kill_9_of_one_worker_costs_no_more_than_its_block(undisturbed, tmp_path, tiny_decoder):
+    maker = maker_of(tmp_path, tiny_decoder, **KILLED)
+    killer = Killer(maker, 20, "MapWorker(MapBatches(CommitBlockUDF))")
+    counts = maker.compute_texts(MANY)
+    assert killer.killed
+    assert (counts.computed, counts.errors) == (len(MANY), 0)
+    assert counts.repeated_rows in (0, 8)
+    assert_each_row_once(maker, MANY)
+    assert probs_of(maker, MANY)[0].tobytes() == undisturbed.tobytes()
+
+
+def test_a_worker_that_may_not_be_restarted_ends_the_job_in_one_line(ray_cluster, tmp_path, tiny_decoder):
+    maker = maker_of(tmp_path, tiny_decoder, **KILLED, max_restarts=0)
+    killer = Killer(maker, 20, "MapWorker(MapBatches(CommitBlockUDF))")
+    assert "soft_labels: a worker process died 1 times" in message(lambda: maker.compute_texts(MANY))
+    assert killer.killed
+    kept = ledger_keys(maker)
+    assert 20 * 8 <= len(kept) < len(MANY)
+    assert maker.ledger.missing(MANY).num_rows == len(MANY) - len(set(kept))
+
+
+# --- errors ---
+
+
+def test_too_many_errors_stop_the_job_until_they_are_mended(ray_cluster, tmp_path, tiny_decoder):
+    bad = [("", "red mug"), ("cup", ""), ("cup " * 47, "red mug")]
+    rows = pairs(3, 4, first=bad)
+    maker = maker_of(tmp_path, tiny_decoder, max_error_rate=0.1)
+    text = message(lambda: maker.compute_texts(rows))
+    assert "soft_labels: stopped after 15 of 15 rows: 3 failed (20.0%, max_error_rate is 10.0%), such as 'empty_" in text
+
+    kept = maker.compute_texts(rows)  # the stage refuses these: it counts all errors, old ones too
+    assert (kept.computed, kept.errors) == (0, 3)
+
+    assert maker.ledger.drop_errors() == 3
+    assert "3 failed" in message(lambda: maker.compute_texts(rows))  # still bad: tried again, and refused again
+    maker.ledger.drop_errors()
+    healthy = maker.compute_texts(rows.slice(3))
+    assert (healthy.already_present, healthy.computed, healthy.errors) == (12, 0, 0)

@@ -1,0 +1,190 @@
+"""Labels of vllm are those of transformers, on any cluster and through the death of an engine.
+
+Each start of an engine takes half a minute, so runs are shared by module fixtures, and one run shows several things.
+"""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from label_world import (
+    Killer,
+    expected,
+    labeller,
+    ledger_keys,
+    num_blocks,
+    pairs,
+    probs_of,
+    save_teacher,
+    start_job,
+)
+from tiny_models import save_tiny_decoder, save_tiny_encoder
+
+from ray_app.errors import UserError
+from ray_app.storage import Storage
+
+pytestmark = pytest.mark.timeout(280)
+
+ODD = ["\x00", "\u202egum", "👩\u200d🚀", "\u0301\u0301", "\ufffd\U0010ffff"]
+POISON = [("", "red mug"), (" \u3000", "red mug"), ("cup", ""), ("cup " * 47, "red mug")]
+FULL = [("cup " * 44, "red mug " * 9), ("cup", "red " * 100)]  # all of the 48 tokens
+ROWS = pairs(20, 4, first=[*POISON, *((odd, odd) for odd in ODD), *FULL])
+CODES = ["empty_query", "empty_query", "empty_pin", "query_too_long"]
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    return str(save_tiny_decoder(tmp_path_factory.mktemp("decoder"), 32))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return str(save_tiny_encoder(tmp_path_factory.mktemp("encoder"), 64))
+
+
+def world(folder, base, pooling="last", lora_rank=None, **label):
+    """A teacher of its own store, and who labels with it."""
+    store = Storage(str(folder / "run"))
+    teacher = save_teacher(store, base, pooling, lora_rank=lora_rank)
+    maker = labeller(store, teacher, **({"engine": "vllm", "max_error_rate": 0.2} | label))
+    return SimpleNamespace(store=store, teacher=teacher, maker=maker)
+
+
+def assert_equal_to_transformers(made, rows, atol, dtype="float32"):
+    probs, errors = probs_of(made.maker, rows)
+    reference, reference_errors = expected(made.store, made.teacher, rows, dtype)
+    assert errors == reference_errors
+    np.testing.assert_allclose(probs, reference, rtol=0, atol=atol)
+
+
+def assert_each_row_once(maker, rows):
+    assert sorted(ledger_keys(maker)) == sorted(rows["content_key"].to_pylist())
+
+
+# --- one run of a decoder, on the cluster of the session ---
+
+
+@pytest.fixture(scope="module")
+def plain(vllm_cluster, tmp_path_factory, decoder):
+    made = world(tmp_path_factory.mktemp("plain"), decoder)
+    made.counts = made.maker.compute_texts(ROWS)
+    return made
+
+
+def test_a_decoder_grades_as_transformers_do(plain):
+    """Then their labels share a ledger: an engine can be changed in the middle of a table."""
+    assert_equal_to_transformers(plain, ROWS, 1e-4)
+
+
+def test_poison_is_an_error_row_and_odd_letters_are_not(plain):
+    probs, errors = probs_of(plain.maker, ROWS)
+    assert [error.split(":")[0] for error in errors[: len(CODES)]] == CODES
+    assert errors[len(CODES) :] == [None] * (len(errors) - len(CODES))
+    assert np.nanstd(probs, axis=0).max() > 0.01  # and rows differ
+
+
+def test_each_row_stands_once_and_is_counted(plain):
+    assert_each_row_once(plain.maker, ROWS)
+    counts = plain.counts
+    assert (counts.computed, counts.errors, counts.repeated_rows) == (len(ROWS), len(CODES), 0)
+    assert counts.blocks == -(-len(ROWS) // 16)
+    assert counts.tokens > 10 * len(ROWS)
+    assert counts.timing.rows_per_sec > 0
+
+
+def test_the_other_engine_finds_nothing_left_to_do(plain):
+    """Else to change the engine would cost the table again."""
+    other = labeller(plain.store, plain.teacher, engine="transformers")
+    assert other.ledger.missing(ROWS).num_rows == 0
+
+
+# --- others ---
+
+
+def test_bfloat16_is_near(vllm_cluster, tmp_path, decoder):
+    made = world(tmp_path, decoder, dtype="bfloat16")
+    made.maker.compute_texts(ROWS)
+    assert_equal_to_transformers(made, ROWS, 2e-2, "bfloat16")
+
+
+def test_an_encoder_that_pools_the_mean(vllm_cluster, tmp_path, encoder):
+    made = world(tmp_path, encoder, "mean")
+    made.maker.compute_texts(ROWS)
+    assert_equal_to_transformers(made, ROWS, 1e-4)
+
+
+def test_one_logical_cpu_and_no_prefix_cache(tmp_path, decoder):
+    """A laptop's cluster must not wait for ever, and sharing pins must not change labels."""
+    made = world(tmp_path, decoder, share_prefix=False)
+    done = start_job(tmp_path / "job", 1, ROWS, made.maker).finish()
+    assert done["runs"][0]["computed"] == len(ROWS)
+    assert_each_row_once(made.maker, ROWS)
+    assert_equal_to_transformers(made, ROWS, 1e-4)
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory, decoder):
+    """A teacher with adapters over pins that several queries share, on 2 logical CPUs."""
+    folder = tmp_path_factory.mktemp("lora")
+    made = world(folder, decoder, lora_rank=4)
+    made.rows = pairs(80, 10, pin_words=(36, 42))
+    made.done = start_job(folder / "job", 2, made.rows, made.maker).finish()["runs"][0]
+    return made
+
+
+def test_two_logical_cpus_are_enough(lora):
+    assert lora.done["computed"] == len(lora.rows)
+    assert_each_row_once(lora.maker, lora.rows)
+
+
+def test_adapters_are_merged(lora, tmp_path, decoder):
+    """vllm would read the language model without them, and say nothing."""
+    assert_equal_to_transformers(lora, lora.rows, 1e-4)
+    without = world(tmp_path, decoder)
+    bare, _ = expected(without.store, without.teacher, lora.rows)
+    assert np.abs(bare - probs_of(lora.maker, lora.rows)[0]).max() > 0.01
+
+
+def test_a_shared_pin_is_computed_once(lora):
+    """9 of 10 pairs find 32 tokens of some 42 cached."""
+    assert 0.4 < lora.done["prefix_hit_rate"] < 0.8
+
+
+# --- death of the engine ---
+
+MANY = pairs(300, 5)
+SLOW = {"rows_per_block": 16, "batch_size": 8, "engine_args": {"max_num_seqs": 4}}
+
+
+def test_a_dead_engine_is_started_again_and_nothing_is_lost_or_twice(vllm_cluster, tmp_path, decoder):
+    made = world(tmp_path, decoder, **SLOW)
+    killer = Killer(made.maker, 5, "EngineCore")
+    counts = made.maker.compute_texts(MANY)
+    assert killer.killed
+    assert (counts.computed, counts.errors) == (len(MANY), 0)
+    assert_each_row_once(made.maker, MANY)
+    assert_equal_to_transformers(made, MANY, 1e-4)
+    print("REPEATED", counts.repeated_rows, counts.blocks)
+
+
+def test_without_restarts_a_dead_engine_is_one_line_and_finished_blocks_are_kept(vllm_cluster, tmp_path, encoder):
+    """With an encoder that pools at [CLS], whose labels are checked too."""
+    made = world(tmp_path, encoder, "cls", max_restarts=0, **SLOW)
+    killer = Killer(made.maker, 5, "EngineCore")
+    with pytest.raises(UserError, match="soft_labels: a worker process died 1 times") as caught:
+        made.maker.compute_texts(MANY)
+    assert killer.killed
+    assert "\n" not in str(caught.value)
+    kept = set(ledger_keys(made.maker))
+    assert 5 * 16 <= len(kept) < len(MANY)
+    assert num_blocks(made.maker) * 16 >= len(kept)
+    rows = MANY.take([i for i, key in enumerate(MANY["content_key"].to_pylist()) if key in kept])
+    assert_equal_to_transformers(made, rows, 1e-4)
+
+
+def test_a_pooling_that_the_engine_lacks_is_refused_at_once(tmp_path, tiny_encoder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # importing it raises
+    made = world(tmp_path, tiny_encoder, "spans")
+    with pytest.raises(UserError, match=r"label\.engine is vllm, which cannot pool 'spans'.*teach\.pooling"):
+        made.maker.compute_texts(ROWS)
