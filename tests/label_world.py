@@ -218,7 +218,7 @@ class Killer(threading.Thread):
     def __init__(self, maker, num_blocks, name):
         super().__init__(daemon=True)
         self.maker, self.num_blocks, self.name_part = maker, num_blocks, name
-        self.killed = None
+        self.killed = self.at_block = None
         self.start()
 
     def run(self):
@@ -235,7 +235,7 @@ class Killer(threading.Thread):
                     and _is_descendant(int(entry.name))
                 ):
                     os.kill(int(entry.name), signal.SIGKILL)
-                    self.killed = int(entry.name)
+                    self.killed, self.at_block = int(entry.name), num_blocks(self.maker)
                     return
 
 

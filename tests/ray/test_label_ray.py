@@ -24,8 +24,9 @@ from ray_app.storage import Storage
 pytestmark = pytest.mark.timeout(180)
 
 ROWS = pairs(16, 5)
-MANY = pairs(240, 5)  # 150 blocks of 8
+MANY = pairs(240, 5)
 KILLED = {"rows_per_block": 8, "num_actors": 2}
+NUM_BLOCKS = -(-len(MANY) // 8)
 
 
 def maker_of(folder, base, **label):
@@ -49,7 +50,7 @@ def undisturbed(ray_cluster, tmp_path_factory, tiny_decoder):
     """Labels of MANY by a job that nobody kills."""
     maker = maker_of(tmp_path_factory.mktemp("undisturbed"), tiny_decoder, **KILLED)
     counts = maker.compute_texts(MANY)
-    assert (counts.computed, counts.blocks, counts.repeated_rows) == (len(MANY), 150, 0)
+    assert (counts.computed, counts.blocks, counts.repeated_rows) == (len(MANY), NUM_BLOCKS, 0)
     return probs_of(maker, MANY)[0]
 
 
@@ -59,20 +60,13 @@ def undisturbed(ray_cluster, tmp_path_factory, tiny_decoder):
 def test_sizes_order_and_sharing_change_no_label(ray_cluster, tmp_path, tiny_decoder):
     """Through Ray; all combinations are in tests/unit/label/test_teacher.py."""
     one = maker_of(tmp_path / "one", tiny_decoder, batch_size=64, rows_per_block=64)
-    one.compute_texts(ROWS)
-    other = maker_of(
-        tmp_path / "other", tiny_decoder, batch_size=3, rows_per_block=7, num_actors=2, share_prefix=False
-    )
-    other.compute_texts(ROWS.take(np.random.default_rng(0).permutation(len(ROWS))))
+    shared = one.compute_texts(ROWS)
+    other = maker_of(tmp_path / "other", tiny_decoder, batch_size=3, rows_per_block=7, num_actors=2, share_prefix=False)
+    alone = other.compute_texts(ROWS.take(np.random.default_rng(0).permutation(len(ROWS))))
     found, _ = probs_of(one, ROWS)
     np.testing.assert_allclose(found, probs_of(other, ROWS)[0], rtol=0, atol=1e-5)
     np.testing.assert_allclose(found, expected(one.store, one.teacher, ROWS)[0], rtol=0, atol=1e-5)
     assert_each_row_once(other, ROWS)
-
-
-def test_a_shared_pin_is_counted_as_shared(ray_cluster, tmp_path, tiny_decoder):
-    shared = maker_of(tmp_path / "shared", tiny_decoder).compute_texts(ROWS)
-    alone = maker_of(tmp_path / "alone", tiny_decoder, share_prefix=False).compute_texts(ROWS)
     assert alone.prefix_hit_rate == 0.0
     assert 0.3 < shared.prefix_hit_rate < 0.8  # each pin stands in 5 pairs
     assert shared.tokens == alone.tokens
@@ -93,7 +87,8 @@ def test_small_clusters_finish(tmp_path, tiny_decoder, num_cpus, fitting):
     assert [run["plan"]["num_actors"] for run in done["runs"]] == [1, fitting]
     note = f"label.num_actors is 3, but only {fitting} fit on the cluster"
     assert (note in job.log) == (fitting < 3)
-    assert np.array_equal(*(probs_of(maker, ROWS)[0] for maker in makers))
+    alone, together = (probs_of(maker, ROWS)[0] for maker in makers)
+    np.testing.assert_allclose(alone, together, rtol=0, atol=1e-6)  # fewer threads each: another rounding
     # What a dashboard sees, over HTTP: both runs together.
     assert done["metrics"] == {"soft_labels": 2 * len(ROWS)}
 
@@ -101,14 +96,13 @@ def test_small_clusters_finish(tmp_path, tiny_decoder, num_cpus, fitting):
 # --- kills ---
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_kill_9_of_the_whole_job_again_and_again(undisturbed, tmp_path, tiny_decoder, seed):
+def test_kill_9_of_the_whole_job_again_and_again(undisturbed, tmp_path, tiny_decoder):
     """Of driver, cluster and workers at once, at block counts drawn at random; then a run that is left alone."""
     maker = maker_of(tmp_path / "run", tiny_decoder, **KILLED)
-    rng = random.Random(seed)
-    kills = 2
+    rng = random.Random(0)
+    kills = 3
     for kill in range(kills):
-        goal = num_blocks(maker) + rng.randint(1, 40)
+        goal = num_blocks(maker) + rng.randint(1, 30)
         job = start_job(tmp_path / f"killed{kill}", 2, MANY, maker)
         try:
             deadline = time.monotonic() + 100
@@ -151,19 +145,10 @@ def test_kill_9_of_one_worker_costs_no_more_than_its_block(undisturbed, tmp_path
     counts = maker.compute_texts(MANY)
     assert killer.killed
     assert (counts.computed, counts.errors) == (len(MANY), 0)
-    assert counts.repeated_rows in (0, 8)
+    assert killer.at_block < NUM_BLOCKS
+    assert counts.repeated_rows in (0, 8)  # 0: between two blocks
     assert_each_row_once(maker, MANY)
     assert probs_of(maker, MANY)[0].tobytes() == undisturbed.tobytes()
-
-
-def test_a_worker_that_may_not_be_restarted_ends_the_job_in_one_line(ray_cluster, tmp_path, tiny_decoder):
-    maker = maker_of(tmp_path, tiny_decoder, **KILLED, max_restarts=0)
-    killer = Killer(maker, 20, "MapWorker(MapBatches(CommitBlockUDF))")
-    assert "soft_labels: a worker process died 1 times" in message(lambda: maker.compute_texts(MANY))
-    assert killer.killed
-    kept = ledger_keys(maker)
-    assert 20 * 8 <= len(kept) < len(MANY)
-    assert maker.ledger.missing(MANY).num_rows == len(MANY) - len(set(kept))
 
 
 # --- errors ---
@@ -174,13 +159,13 @@ def test_too_many_errors_stop_the_job_until_they_are_mended(ray_cluster, tmp_pat
     rows = pairs(3, 4, first=bad)
     maker = maker_of(tmp_path, tiny_decoder, max_error_rate=0.1)
     text = message(lambda: maker.compute_texts(rows))
-    assert "soft_labels: stopped after 15 of 15 rows: 3 failed (20.0%, max_error_rate is 10.0%), such as 'empty_" in text
+    assert (
+        "soft_labels: stopped after 15 of 15 rows: 3 failed (20.0%, max_error_rate is 10.0%), such as 'empty_" in text
+    )
 
     kept = maker.compute_texts(rows)  # the stage refuses these: it counts all errors, old ones too
     assert (kept.computed, kept.errors) == (0, 3)
 
     assert maker.ledger.drop_errors() == 3
-    assert "3 failed" in message(lambda: maker.compute_texts(rows))  # still bad: tried again, and refused again
-    maker.ledger.drop_errors()
     healthy = maker.compute_texts(rows.slice(3))
     assert (healthy.already_present, healthy.computed, healthy.errors) == (12, 0, 0)
