@@ -80,7 +80,8 @@ def source(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: str) -> Path:
         "features": {"zero_shot_model": tiny_encoder, "zero_shot_max_tokens": 16},
         "teach": {"base_model": tiny_encoder, "max_tokens": 32, "train": train},
         "sample": {"num_pairs": 120},
-        "label": {"rows_per_block": 16, "batch_size": 8},
+        "label": {"rows_per_block": 16, "batch_size": 8, "plan_rows": 20, "max_error_rate": 0.2},
+        "prices": {"cpu_hour": 0.36},
         "distill": {"base_model": tiny_encoder, "dim": 8, "train": train, "feature_train": train},
         "embed": {"rows_per_block": 16, "max_error_rate": 0.1},
         "evaluate": {"bootstrap_samples": 50},
@@ -147,7 +148,30 @@ def test_every_sampled_pair_has_one_soft_label(finished: tuple[Config, dict[str,
     pairs, labels = table(cfg, "sample", "pairs"), table(cfg, "label", "soft_labels")
     key = ["query", "locale", "pin_id"]
     assert labels.select(key).to_pylist() == pairs.select(key).to_pylist()
-    assert labels["error"].null_count == labels.num_rows
+    silent = [row["error"].startswith("empty_pin: ") for row in labels.to_pylist() if row["pin_id"] == "red-cup"]
+    assert all(silent)
+    assert labels["error"].null_count == labels.num_rows - len(silent)
+
+
+def test_a_plan_keeps_its_labels_and_stands_beside_what_the_run_took(
+    finished: tuple[Config, dict[str, Manifest]], tmp_path: Path
+) -> None:
+    from ray_app.label.stage import plan
+
+    cfg, first = finished
+    planned = cfg.model_copy(update={"output": str(tmp_path / "run")})
+    shutil.copytree(cfg.output, planned.output)
+    shutil.rmtree(Path(planned.output) / "ledger" / "soft_labels")
+    (Path(planned.output) / "manifests" / "label.json").unlink()
+    quote = plan(planned, Storage(planned.output))
+    distinct = first["label"].counts["computed"]
+    assert (quote.measured, quote.remaining) == (32, distinct - 32)  # 20 rows are two blocks of 16
+    assert quote.cost.money == pytest.approx(quote.cost.cpu_hours * 0.36)
+    manifest = run_stages(planned, "label")["label"]
+    assert manifest.counts["computed"] == distinct - 32
+    assert manifest.info["quote"]["wall_sec"] == quote.wall_sec
+    assert manifest.info["actual"]["rows"] == distinct - 32
+    assert manifest.outputs["soft_labels"].content_hash == first["label"].outputs["soft_labels"].content_hash
 
 
 def test_test_queries_are_never_labelled_for_training(finished: tuple[Config, dict[str, Manifest]]) -> None:

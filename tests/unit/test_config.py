@@ -179,7 +179,9 @@ def test_sections_do_not_run_into_each_other():
     assert section_hash("ab", "c") != section_hash("a", "bc")
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (Path(__file__).parents[2] / "configs").glob("[!b]*.yaml")))
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in (Path(__file__).parents[2] / "configs").glob("[!b]*.yaml"))
+)
 def test_every_config_that_comes_with_the_project_is_valid(name):
     load_config(Path(__file__).parents[2] / "configs" / name)
 
