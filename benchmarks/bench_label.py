@@ -1,6 +1,6 @@
 """Teacher labels: pairs/s of a plain loop, our transformers engine, and vllm, each by itself and through Ray Data.
 
-    python benchmarks/bench_label.py [--pairs 256] [--repeats 3] [--dtype bfloat16] [--skip-vllm]
+    python benchmarks/bench_label.py [--pairs 128] [--repeats 2] [--dtype bfloat16] [--skip-vllm]
 
 What limits it: the language model's matrix products. One checkpoint (SmolLM2-135M with our head, random weights in the
 head: they decide no timing) and the same pairs for all sides, with 1, 4 and 16 queries per pin. Probabilities are
@@ -53,8 +53,8 @@ Side = Callable[[pa.Table], np.ndarray]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=256, help="with one query per pin; more of them with more queries")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=128, help="with one query per pin; more of them with more queries")
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
     parser.add_argument("--skip-vllm", action="store_true")
     parser.add_argument("--bare-vllm", help=argparse.SUPPRESS)  # a child of this program: folder with its input
