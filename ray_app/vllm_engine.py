@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import os
 import urllib.request
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from ray_app.cluster import Plan
@@ -43,6 +43,7 @@ def vllm_processor(
     preprocess: Callable[[Row], Row],
     postprocess: Callable[[Row], Row],
     log_metrics: bool = False,
+    on_batch: Callable[[int], None] | None = None,
 ) -> Any:
     """A `ray.data.llm` processor: dataset of rows -> dataset of rows, one for one.
 
@@ -59,6 +60,7 @@ def vllm_processor(
         preprocess: Row -> request.
         postprocess: Row with the engine's columns -> row of the result.
         log_metrics: Whether vllm's own metrics go to Ray's Prometheus endpoint.
+        on_batch: Called in the engine's actor with the number of rows of a batch that it begins.
     """
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
@@ -94,8 +96,25 @@ def vllm_processor(
     )
     for name in processor.list_stage_names():
         bounds = {"max_restarts": pool.max_restarts, "max_task_retries": pool.max_restarts}
-        processor.get_stage_by_name(name).map_batches_kwargs.update(bounds)
+        stage = processor.get_stage_by_name(name)
+        kwargs = stage.map_batches_kwargs | bounds
+        if on_batch:
+            stage.fn = _told(stage.fn, on_batch)  # to assign it makes Ray forget the bundle, and ask for a GPU
+        stage.map_batches_kwargs.clear()
+        stage.map_batches_kwargs.update(kwargs)
     return processor
+
+
+def _told(udf_class: type, on_batch: Callable[[int], None]) -> type:
+    """The engine's actor, with a call at the start of each batch: Ray 2.60 has no hook there."""
+
+    class EngineUDF(udf_class):
+        async def __call__(self, batch: Row) -> AsyncIterator[Row]:
+            on_batch(len(batch[self.data_column]))
+            async for answer in super().__call__(batch):
+                yield answer
+
+    return EngineUDF
 
 
 def prefix_hit_meter() -> Callable[[], float | None]:

@@ -84,10 +84,11 @@ def vllm_chain(store: Storage, teacher: Output, merged: Output, cfg: LabelConfig
             preprocess=to_request,
             postprocess=to_state,
             log_metrics=True,
+            on_batch=ledger.claim,
         )
         where = {"store": store, "teacher": merged}  # the folder of a model with adapters has no config of the whole
         prepared = blocks.map_batches(
-            prepare_block, fn_kwargs={**where, "ledger": ledger}, batch_format="pyarrow", batch_size=rows_per_block,
+            prepare_block, fn_kwargs=where, batch_format="pyarrow", batch_size=rows_per_block,
             num_cpus=plan.task_cpus,
         )  # fmt: skip
         return (
@@ -102,11 +103,10 @@ def vllm_chain(store: Storage, teacher: Output, merged: Output, cfg: LabelConfig
     return chain
 
 
-def prepare_block(block: pa.Table, store: Storage, teacher: Output, ledger: Ledger) -> pa.Table:
-    """One block of pairs -> PREPARED; the block counts as begun."""
+def prepare_block(block: pa.Table, store: Storage, teacher: Output) -> pa.Table:
+    """One block of pairs -> PREPARED."""
     try:
         block = whole_block(block)
-        ledger.claim(block["content_key"])
         return prepare(block, local_folder(store, teacher, weights=False))
     except Exception as error:
         raise BlockFailedError(fatal_line("soft_labels", error)) from error

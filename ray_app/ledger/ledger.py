@@ -11,7 +11,6 @@ overwritten when its block is computed again, since equal results give equal byt
 import hashlib
 import logging
 import uuid
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +22,8 @@ from ray_app.schemas import cast_to
 from ray_app.storage import CorruptFileError, Storage, decode_table, encode_table
 
 logger = logging.getLogger(__name__)
+
+_PRESENT, _BEGUN = "present", "begun"  # internal: names of claims
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,17 +75,21 @@ class Ledger:
         data = encode_table(cast_to(block, self.schema, f"ledger {self.table}"))
         return self.store.write_bytes(f"{self.folder}/{_file_name(data)}", data).path
 
-    def claim(self, keys: pa.Array | pa.ChunkedArray) -> None:
-        """Note that a block is begun, so that work which a kill undid can be counted (`settle_claims`)."""
-        first = keys[0].as_py()
-        self.store.write_bytes(f"{self._claims}/{first}-{len(keys)}-{uuid.uuid4().hex[:12]}", b"")
+    def open_claims(self, rows_present: int) -> None:
+        """Begin to count what is begun; goes on with the count of a run that did not come to its end."""
+        if not self.store.list_files(self._claims):
+            self.store.write_bytes(f"{self._claims}/{_PRESENT}-{rows_present}", b"")
 
-    def settle_claims(self) -> int:
-        """How many rows stand in blocks that were begun more than once, each time after the first; forgets them."""
-        paths = self.store.list_files(self._claims)
-        begun = Counter(path.rpartition("/")[2].rpartition("-")[0] for path in paths)
+    def claim(self, num_rows: int) -> None:
+        """Note that work on rows is begun, so that what a kill undid can be counted (`settle_claims`)."""
+        self.store.write_bytes(f"{self._claims}/{_BEGUN}-{num_rows}-{uuid.uuid4().hex[:12]}", b"")
+
+    def settle_claims(self, rows_present: int) -> int:
+        """Rows that were begun without a result since `open_claims`, given what the ledger holds now; forgets them."""
+        names = [path.rpartition("/")[2].split("-") for path in self.store.list_files(self._claims)]
         self.store.delete(self._claims)
-        return sum((times - 1) * int(block.rpartition("-")[2]) for block, times in begun.items())
+        totals = {kind: sum(int(name[1]) for name in names if name[0] == kind) for kind in (_PRESENT, _BEGUN)}
+        return max(0, totals[_BEGUN] - (rows_present - totals[_PRESENT]))
 
     def scan(self, columns: list[str] | None = None) -> LedgerScan:
         """All results, errors included, one row per key. Torn files are left out, named, and warned about.

@@ -117,6 +117,7 @@ def run_missing(
     if blocks:
         plan = start_plan(pool, len(blocks))
         logger.info("%s: plan: %s", ledger.table, plan)
+        ledger.open_claims(before.table.num_rows)
         for row in _compute(ledger, blocks, chain, plan, rows_per_block):
             stats.append(row)
             ended = time.time()  # what Ray does to stop its workers afterwards is no labelling
@@ -135,7 +136,7 @@ def run_missing(
         computed=progress.rows,
         errors=len(old) + progress.errors,
         blocks=len(stats),
-        repeated_rows=ledger.settle_claims() if blocks else 0,
+        repeated_rows=ledger.settle_claims(before.table.num_rows + progress.rows) if blocks else 0,
         torn_files=len(before.torn_files),
         first_error=shown[0] if shown else None,
         tokens=progress.tokens,
@@ -239,7 +240,7 @@ class CommitBlockUDF:
         """Args: one whole block. Returns: a table of schema STATS, one row."""
         try:
             block = whole_block(block)
-            self.ledger.claim(block["content_key"])
+            self.ledger.claim(block.num_rows)
             started = time.time()
             results = self.compute(block)
             return commit_block(self.ledger, block["content_key"], results, started, time.time())

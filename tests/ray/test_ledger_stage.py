@@ -167,7 +167,7 @@ class TestOnACluster:
 
     def test_work_that_was_begun_and_lost_is_counted_once(self, ledger, log):
         """As a kill leaves it: a claim without a result."""
-        ledger.claim(wanted(range(10))["content_key"])
+        ledger.claim(10)
         assert [run(ledger, log, range(20)).repeated_rows for _ in range(2)] == [10, 0]
 
     def test_a_job_full_of_errors_stops_early_and_keeps_what_it_has(self, ledger, log):
