@@ -56,7 +56,7 @@ class Teacher:
     def judge(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> Judged:
         """Probabilities of grades 1..5 for each pair; see `Judge`."""
         use_cpu_threads()
-        pairs = self.model.pair_ids(queries, pin_texts)
+        pairs = self.model.preparer.pair_ids(queries, pin_texts)
         errors = [query_too_long(pair.query_tokens, self.max_query) for pair in pairs]
         probs = np.full((len(pairs), NUM_GRADES), np.nan, np.float32)
         computed = 0

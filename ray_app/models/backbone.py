@@ -68,6 +68,18 @@ def backbone_groups(backbone: Any, cfg: TrainConfig) -> list[dict[str, Any]]:
     return groups
 
 
+def save_memory(model: Any, cfg: TrainConfig) -> None:
+    """Apply `gradient_checkpointing` and `frozen_dtype`; call it when `param_groups` has frozen what is not trained."""
+    import torch
+
+    if cfg.gradient_checkpointing and model.backbone is not None:
+        model.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if cfg.frozen_dtype == "bfloat16":
+        for parameter in model.parameters():
+            if not parameter.requires_grad and parameter.dtype == torch.float32:
+                parameter.data = parameter.data.bfloat16()
+
+
 def load_saved_backbone(
     folder: Path, base_model: str, revision: str | None, num_layers: int | None = None
 ) -> tuple[Any, Any]:

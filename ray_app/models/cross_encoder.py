@@ -6,6 +6,7 @@ query's and the pin's hidden states are compared, which lets a bi-encoder's weig
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,39 @@ from ray_app.models.head import FeatureScaler
 from ray_app.models.pooling import pool
 from ray_app.models.sources import load_backbone
 from ray_app.models.tokens import PairIds, pad_pairs, pair_ids
+
+
+@dataclass(frozen=True)
+class PairPreparer:
+    """Makes a cross-encoder's inputs; has no weights, so that it can be sent to where the texts are.
+
+    Args:
+        tokenizer: Of the language model.
+        cfg: Lengths.
+        scaler: Of the pair features.
+        query_last: See `pair_ids`.
+    """
+
+    tokenizer: Any
+    cfg: TeachConfig
+    scaler: FeatureScaler
+    query_last: bool
+
+    def pair_ids(self, queries: Sequence[str], pin_texts: Sequence[str]) -> list[PairIds]:
+        """Tokens of the pairs."""
+        return pair_ids(self.tokenizer, queries, pin_texts, self.cfg.max_tokens, self.query_last)
+
+    def lengths(self, queries: Sequence[str], pin_texts: Sequence[str]) -> np.ndarray:
+        """Tokens of each pair, (B,) int64."""
+        return np.array([len(pair.ids) for pair in self.pair_ids(queries, pin_texts)], np.int64)
+
+    def prepare(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> dict[str, Any]:
+        """CPU tensors of a batch of B pairs; `features` is (B, num_features), not standardised."""
+        import torch
+
+        batch = pad_pairs(self.pair_ids(queries, pin_texts), self.tokenizer.pad_token_id)
+        batch["features"] = torch.from_numpy(self.scaler.transform(features))
+        return batch
 
 
 class CrossEncoder(nn.Module):
@@ -43,7 +77,7 @@ class CrossEncoder(nn.Module):
     @classmethod
     def from_base(cls, cfg: TeachConfig, scaler: FeatureScaler) -> "CrossEncoder":
         """Untrained head on the base model that `cfg` names."""
-        backbone, tokenizer = load_backbone(cfg.base_model, cfg.revision, cfg.num_layers)
+        backbone, tokenizer = load_backbone(cfg.base_model, cfg.revision, cfg.num_layers, cfg.quantize)
         if cfg.lora_rank is not None:
             from peft import LoraConfig, get_peft_model
 
@@ -52,17 +86,14 @@ class CrossEncoder(nn.Module):
 
     # --- prepare -> forward -> finish ---
 
+    @property
+    def preparer(self) -> PairPreparer:
+        """What makes this model's inputs."""
+        return PairPreparer(self.tokenizer, self.cfg, self.head.scaler, self.query_last)
+
     def prepare(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> dict[str, Any]:
-        """CPU tensors of a batch of B pairs; `features` is (B, num_features), not standardised."""
-        import torch
-
-        batch = pad_pairs(self.pair_ids(queries, pin_texts), self.tokenizer.pad_token_id)
-        batch["features"] = torch.from_numpy(self.head.scaler.transform(features))
-        return batch
-
-    def pair_ids(self, queries: Sequence[str], pin_texts: Sequence[str]) -> list[PairIds]:
-        """Tokens of the pairs."""
-        return pair_ids(self.tokenizer, queries, pin_texts, self.cfg.max_tokens, self.query_last)
+        """See `PairPreparer.prepare`."""
+        return self.preparer.prepare(queries, pin_texts, features)
 
     def forward(self, batch: dict[str, Any]) -> Any:
         """Logits of grades 1..5, shape (B, 5), float32."""

@@ -57,7 +57,9 @@ def model_identity(source: str, revision: str | None = None) -> str:
     return f"sha256:{digest.hexdigest()[:24]}"
 
 
-def load_backbone(source: str, revision: str | None = None, num_layers: int | None = None) -> tuple[Any, Any]:
+def load_backbone(
+    source: str, revision: str | None = None, num_layers: int | None = None, quantize: str | None = None
+) -> tuple[Any, Any]:
     """Language model without head, float32, without dropout, and its tokenizer.
 
     No dropout inside: early stopping does its work, a step costs less, and a frozen layer stays the function it was.
@@ -66,6 +68,7 @@ def load_backbone(source: str, revision: str | None = None, num_layers: int | No
         source: Model source.
         revision: Of a hub id.
         num_layers: Keep only the lowest layers; None: all.
+        quantize: `4bit`: on the GPU, to be trained through adapters (QLoRA).
 
     Returns:
         (model, tokenizer); the tokenizer has a padding token.
@@ -96,6 +99,8 @@ def load_backbone(source: str, revision: str | None = None, num_layers: int | No
             config.num_hidden_layers = min(num_layers, config.num_hidden_layers)
         if "gguf_file" in where:
             model = _dequantised(AutoModel.from_pretrained(path, config=config, dtype=torch.float32, **where))
+        elif quantize is not None:
+            model = _in_4_bits(path, config, where)
         else:
             model = AutoModel.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True, **where)
     except (OSError, ValueError) as error:
@@ -104,6 +109,25 @@ def load_backbone(source: str, revision: str | None = None, num_layers: int | No
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
+
+
+def _in_4_bits(path: str, config: Any, where: dict[str, Any]) -> Any:
+    import torch
+    from transformers import AutoModel, BitsAndBytesConfig
+
+    if not torch.cuda.is_available() or importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            "teach.quantize is 4bit, which needs a GPU and the package bitsandbytes (pip install bitsandbytes); "
+            "without them set it to null"
+        )
+    how = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )  # fmt: skip
+    return AutoModel.from_pretrained(
+        path, config=config, quantization_config=how, device_map={"": torch.cuda.current_device()},
+        use_safetensors=True, **where,
+    )  # fmt: skip
 
 
 def _dequantised(model: Any) -> Any:

@@ -64,3 +64,19 @@ def query_weights(query_index: np.ndarray, balance: float) -> np.ndarray:
     counts = np.bincount(query_index).astype(np.float64)
     weights = np.where(counts > 0, counts, 1.0)[query_index] ** -balance
     return (weights / weights.mean()).astype(np.float32) if len(weights) else weights.astype(np.float32)
+
+
+def grade_weights(targets: np.ndarray, balance: float) -> np.ndarray:
+    """Weight per pair, (share of its likeliest grade) ** -balance, with mean 1: a rare grade must be learned too.
+
+    Args:
+        targets: (num_pairs, 5).
+        balance: 0..1.
+
+    Returns:
+        (num_pairs,) float32.
+    """
+    grades = targets.argmax(1)
+    share = np.bincount(grades, minlength=NUM_GRADES) / max(len(grades), 1)
+    weights = share[grades] ** -balance
+    return (weights / weights.mean()).astype(np.float32) if len(weights) else weights.astype(np.float32)

@@ -1,28 +1,31 @@
 """The training loop that teach and distill share: plain torch, no Ray.
 
-A model offers `prepare(queries, pin_texts, features) -> batch` and `forward(batch) -> logits (B, 5)`; the loop knows
-nothing else of it. The order of the data is a function of (seed, epoch) alone, and a global batch is cut into one
-share per worker, so the same run on 1 or 2 workers sees the same batches, and a resumed run continues where it was.
+A model has a `preparer` that makes its inputs and gives logits (B, 5), or while it trains (views, B, 5) that all count;
+the loop knows nothing else of it. A run is a function of seed, data and settings: it takes the same steps on any number
+of workers, and one that is resumed at any step takes those that the undisturbed one would have taken.
 """
 
 import json
 import logging
 import math
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ray_app.config import TrainConfig
+from ray_app.models.backbone import save_memory
 from ray_app.models.text_encoder import autocast, pick_dtype
+from ray_app.training.batches import InMemory, MicroBatch, Place, Source, Step, cut_micro_batches
 from ray_app.training.examples import Examples
+from ray_app.training.losses import loss_of, margin_mse
 
 logger = logging.getLogger(__name__)
-
-BUCKET_BATCHES = 20  # batches that are sorted by length together: guessed; more pads less and shuffles less
 
 
 @dataclass
@@ -30,6 +33,11 @@ class TrainState:
     """What a resumed run needs besides the weights."""
 
     epoch: int = 0  # epochs finished
+    step: int = 0  # steps finished of the epoch that runs
+    total_steps: int = 0  # steps finished
+    loss_sum: float = 0.0  # of those `step` steps, over all workers
+    tokens: int = 0  # of the run, over all workers
+    padded_tokens: int = 0
     best_epoch: int = -1
     best_loss: float = math.inf
     history: list[dict[str, float]] = field(default_factory=list)
@@ -39,55 +47,40 @@ class TrainState:
         return self.epoch >= cfg.epochs or (self.best_epoch >= 0 and self.epoch - 1 - self.best_epoch >= cfg.patience)
 
 
-def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Row numbers of each global batch of an epoch: shuffled, then grouped by similar length to save padding.
-
-    Args:
-        lengths: (N,) a measure of each example's cost, such as its characters.
-        batch_size: Rows per batch; the last batch may be shorter.
-        seed: Of the run.
-        epoch: 0-based.
-    """
-    rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(lengths))
-    batches: list[np.ndarray] = []
-    span = batch_size * BUCKET_BATCHES
-    for start in range(0, len(order), span):
-        bucket = order[start : start + span]
-        bucket = bucket[np.argsort(-lengths[bucket], kind="stable")]
-        batches += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def soft_cross_entropy(logits: Any, targets: Any) -> Any:
-    """Cross-entropy against distributions. Shapes (B, 5), (B, 5) -> (B,)."""
-    return -(targets * logits.log_softmax(-1)).sum(-1)
-
-
-def learning_rate_factor(step: int, total: int, warmup_share: float) -> float:
-    """Linear warm-up, then linear decay to zero at `total` steps."""
+def learning_rate_factor(
+    step: int, total: int, warmup_share: float, schedule: Literal["linear", "cosine"] = "linear"
+) -> float:
+    """Linear warm-up, then linear or cosine decay to zero at `total` steps."""
     warmup = max(1, round(total * warmup_share))
     if step < warmup:
         return (step + 1) / warmup
-    return max(0.0, (total - step) / max(1, total - warmup))
+    left = max(0.0, (total - step) / max(1, total - warmup))
+    return left if schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
 
 
 @dataclass
 class Worker:
-    """This process's place among the training workers, and what it does after each epoch."""
+    """This process's place among the training workers, and what it does with checkpoints and figures."""
 
     rank: int = 0
     size: int = 1
-    wrap: Callable[[Any], Any] = lambda model: model  # DistributedDataParallel on a cluster
+    wrap: Callable[[Any], Any] = lambda model: model  # DistributedDataParallel or FSDP2 on a cluster
     report: Callable[[dict[str, float], Callable[[Path], None]], None] = lambda metrics, save: None
-    """Called by every worker equally often; `save(folder)` writes a resumable checkpoint."""
-    is_due: Callable[[], bool] = lambda: True  # whether an epoch's end is worth a report; the same on every worker
+    """Called by every worker equally often; `save(folder)` writes a resumable checkpoint, if this worker is to write one."""
+    is_due: Callable[[bool], bool] = lambda epoch_ended: epoch_ended
+    """Whether this step is worth a report, given whether it ended an epoch; the same on every worker."""
     total: Callable[[float], float] = lambda value: value  # sum over the workers
+    track: Callable[[dict[str, float], int], None] = lambda figures, step: None  # on the first worker only
+
+    @property
+    def place(self) -> Place:
+        """Of this worker."""
+        return Place(self.rank, self.size)
 
 
 def fit(
     model: Any,
-    train: Examples,
+    train: Examples | Source,
     valid: Examples,
     cfg: TrainConfig,
     seed: int,
@@ -97,7 +90,8 @@ def fit(
     """Train `model` in place and leave the weights of its best epoch in it.
 
     Args:
-        model: Has `prepare`, `forward`, `param_groups(cfg)` and `before_training(queries, pin_texts, cfg)`.
+        model: Has `preparer`, `forward`, `param_groups(cfg)` and `before_training(queries, pin_texts, cfg)`, which may
+            make another preparer.
         train: Must not be empty.
         valid: May be empty: then the last epoch counts as the best.
         cfg: The loop's settings.
@@ -110,116 +104,232 @@ def fit(
     """
     import torch
 
-    if len(train) == 0 or float(train.weights.sum()) <= 0:
-        raise ValueError("there is no training example with a weight above 0; training would change nothing")
+    if isinstance(train, Examples):
+        if len(train) == 0 or float(train.weights.sum()) <= 0:
+            raise ValueError("there is no training example with a weight above 0; training would change nothing")
+        model.before_training([*train.queries, *valid.queries], [*train.pin_texts, *valid.pin_texts], cfg)
+        train = InMemory(train, model.preparer)
     device = next(model.parameters()).device
+    model.param_groups(cfg)  # freezes what is not trained, before the weights are spread over the workers
+    save_memory(model, cfg)
+    wrapped = worker.wrap(model)
     optimizer = torch.optim.AdamW(model.param_groups(cfg), weight_decay=cfg.weight_decay)
     base_rates = [group["lr"] for group in optimizer.param_groups]
-    lengths = np.array([len(q) + len(p) for q, p in zip(train.queries, train.pin_texts, strict=True)])
-    steps_per_epoch = math.ceil(len(train) / cfg.batch_size)
-    total_steps = steps_per_epoch * cfg.epochs
+    total_steps = train.steps_per_epoch(cfg) * cfg.epochs
 
     state = TrainState()
-    best = _copy_weights(model)
+    best = trained_weights(model)
     if resume_from is not None:
-        state, best = _load(resume_from, model, optimizer)
-        logger.info("resuming after epoch %d", state.epoch)
-    model.before_training([*train.queries, *valid.queries], [*train.pin_texts, *valid.pin_texts], cfg)
-    wrapped = worker.wrap(model)
-
-    while not state.stopped(cfg):
-        torch.manual_seed(seed * 100_003 + state.epoch * 101 + worker.rank)  # dropout of this epoch, resumed or not
-        model.train()
-        loss_sum = 0.0
-        step = state.epoch * steps_per_epoch
-        for rows in epoch_batches(lengths, cfg.batch_size, seed, state.epoch):
-            factor = learning_rate_factor(step, total_steps, cfg.warmup_share)
+        state, best = _load(resume_from, model, optimizer, worker)
+        logger.info("resuming after %d steps of epoch %d", state.step, state.epoch + 1)
+    if not state.stopped(cfg):
+        run = _Run(model, wrapped, optimizer, cfg, worker, device)
+        steps = train.steps(cfg, seed, worker.place, state.epoch, state.step)
+        reported, reported_at = state.tokens, time.monotonic()
+        loss_sum = state.loss_sum if worker.rank == 0 else 0.0
+        tokens, padded = (state.tokens, state.padded_tokens) if worker.rank == 0 else (0, 0)
+        step = next(steps, None)
+        while step is not None and not state.stopped(cfg):
+            model.train()
+            factor = learning_rate_factor(state.total_steps, total_steps, cfg.warmup_share, cfg.schedule)
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * factor
-            loss_sum += _train_step(wrapped, model, optimizer, train, rows, cfg, worker, device)
-            step += 1
-        train_loss = worker.total(loss_sum) / float(train.weights.sum())
-        if not math.isfinite(train_loss):
-            raise ValueError(f"the training loss is {train_loss} in epoch {state.epoch}; lower train.learning_rate")
-        valid_loss = evaluate_loss(model, valid, cfg, worker) if len(valid) else train_loss
-        state.history.append({"epoch": state.epoch, "train_loss": train_loss, "valid_loss": valid_loss})
-        if valid_loss < state.best_loss or not len(valid):
-            state.best_epoch, state.best_loss = state.epoch, valid_loss
-            best = _copy_weights(model)
-        state.epoch += 1
-        logger.info("epoch %d: train loss %.4f, valid loss %.4f", state.epoch, train_loss, valid_loss)
-        if worker.is_due():
-            worker.report(state.history[-1], partial(_save, model, optimizer, state, best))
-    model.load_state_dict(best)
+            # Dropout of this step, resumed or not.
+            torch.manual_seed(((seed * 1009 + state.epoch) * 100_003 + step.index) * 101 + worker.rank)
+            loss_sum += run.step(step)
+            tokens += sum(micro.tokens for micro in step.micro_batches)
+            padded += sum(micro.padded_tokens for micro in step.micro_batches)
+            state.step, state.total_steps = step.index + 1, state.total_steps + 1
+            following = next(steps, None)
+            ended = following is None or following.epoch != step.epoch
+            due = worker.is_due(ended)
+            if ended or due:
+                state.loss_sum = worker.total(loss_sum)
+                state.tokens, state.padded_tokens = round(worker.total(tokens)), round(worker.total(padded))
+            if ended:
+                best = _end_epoch(model, valid, cfg, worker, state, train.weight, best)
+                loss_sum = 0.0
+                per_sec = (state.tokens - reported) / max(time.monotonic() - reported_at, 1e-9)
+                reported, reported_at = state.tokens, time.monotonic()
+                worker.track(state.history[-1] | {"tokens_per_sec": per_sec}, state.total_steps)
+                logger.info(
+                    "epoch %d: train loss %.4f, valid loss %.4f; %.0f tokens/s, %.1f%% padding",
+                    state.epoch, state.history[-1]["train_loss"], state.history[-1]["valid_loss"], per_sec,
+                    100 * state.history[-1]["padding_share"],
+                )  # fmt: skip
+            elif worker.rank == 0 and state.total_steps % cfg.track_steps == 0:
+                worker.track({"step_loss": run.last_loss, "learning_rate_factor": factor}, state.total_steps)
+            if due:
+                shown = dict(state.history[-1]) if ended else {}
+                shown |= {"epochs": float(state.epoch), "total_steps": float(state.total_steps)}
+                worker.report(shown, partial(_save, model, optimizer, state, best, worker))
+            step = following
+        steps.close()
+    _set_weights(model, best, worker)
     model.eval()
     return state
 
 
+def _end_epoch(
+    model: Any,
+    valid: Examples,
+    cfg: TrainConfig,
+    worker: Worker,
+    state: TrainState,
+    weight: float,
+    best: dict[str, Any],
+) -> dict[str, Any]:
+    """Close the epoch in `state`; returns the best weights."""
+    train_loss = state.loss_sum / weight
+    if not math.isfinite(train_loss):
+        raise ValueError(f"the training loss is {train_loss} in epoch {state.epoch}; lower train.learning_rate")
+    valid_loss = evaluate_loss(model, valid, cfg, worker) if len(valid) else train_loss
+    padding = 1 - state.tokens / max(state.padded_tokens, 1)
+    state.history.append(
+        {"epoch": state.epoch, "train_loss": train_loss, "valid_loss": valid_loss, "padding_share": round(padding, 4)}
+    )
+    if valid_loss < state.best_loss or not len(valid):
+        state.best_epoch, state.best_loss = state.epoch, valid_loss
+        best = trained_weights(model)
+    state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
+    return best
+
+
 def evaluate_loss(model: Any, examples: Examples, cfg: TrainConfig, worker: Worker) -> float:
-    """Weighted mean loss over all examples; the workers share the batches."""
+    """Weighted mean loss over all examples, without the margin part; the workers share the batches."""
     import torch
 
     model.eval()
     device = next(model.parameters()).device
+    loss = loss_of(cfg)
+    lengths = model.preparer.lengths(examples.queries, examples.pin_texts)
+    longest_first = np.argsort(-lengths, kind="stable")
+    size = 2 * cfg.batch_size
+    limit = cfg.micro_batch_tokens and 2 * cfg.micro_batch_tokens
+    batches = [
+        run
+        for start in range(0, len(examples), size)
+        for run in cut_micro_batches(longest_first[start : start + size], lengths, limit)
+    ]
     loss_sum = 0.0
     with torch.inference_mode():
-        starts = list(range(0, len(examples), 2 * cfg.batch_size))
-        for start in starts[worker.rank :: worker.size]:
-            share = examples.rows(np.arange(start, min(start + 2 * cfg.batch_size, len(examples))))
-            loss_sum += float(_weighted_loss(model, model, share, cfg, device).sum())
+        for start in range(0, len(batches), worker.size):
+            # Sharded models need every worker in each pass; one that has no batch left repeats the last one.
+            mine = start + worker.rank < len(batches)
+            part = examples.rows(batches[start + worker.rank if mine else -1])
+            inputs = model.prepare(part.queries, part.pin_texts, part.features)
+            with autocast(device.type, pick_dtype(cfg.dtype, device.type)):
+                logits = model({name: tensor.to(device) for name, tensor in inputs.items()})
+            losses = loss(logits.float(), torch.from_numpy(np.ascontiguousarray(part.targets, np.float32)).to(device))
+            loss_sum += float(losses.cpu() @ torch.from_numpy(part.weights.astype(np.float32))) if mine else 0.0
     return worker.total(loss_sum) / max(float(examples.weights.sum()), 1e-9)
 
 
-def _train_step(
-    wrapped: Any, model: Any, optimizer: Any, train: Examples, rows: np.ndarray, cfg: TrainConfig, worker: Worker,
-    device: Any,
-) -> float:  # fmt: skip
-    """One optimiser step on this worker's share of a global batch; returns its summed, weighted loss."""
+class _Run:
+    """Optimiser steps of one worker."""
+
+    def __init__(self, model: Any, wrapped: Any, optimizer: Any, cfg: TrainConfig, worker: Worker, device: Any) -> None:
+        self.model, self.wrapped, self.optimizer = model, wrapped, optimizer
+        self.cfg, self.worker, self.device = cfg, worker, device
+        self.loss = loss_of(cfg)
+        self.trained = [p for group in optimizer.param_groups for p in group["params"]]
+        self.last_loss = math.nan  # mean of the last step over this worker's share
+
+    def step(self, step: Step) -> float:
+        """One optimiser step on this worker's share of a global batch; returns its summed, weighted loss."""
+        import torch
+
+        # Workers' gradients are averaged, so scale by the worker count to get the mean over the global batch.
+        scale = self.worker.size / max(step.weight, 1e-9)
+        loss_sum = torch.zeros((), device=self.device)
+        for number, micro in enumerate(step.micro_batches, start=1):
+            with self._gradients_stay_here(number < len(step.micro_batches)):
+                loss = self._loss_of(micro)
+                (loss * scale).backward()
+            loss_sum += loss.detach()
+        torch.nn.utils.clip_grad_norm_(self.trained, self.cfg.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        total = float(loss_sum)
+        self.last_loss = total * scale
+        return total
+
+    def _loss_of(self, micro: MicroBatch) -> Any:
+        """Summed, weighted loss of a micro-batch, mean over the model's views."""
+        import torch
+
+        inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in micro.inputs.items()}
+        targets, weights = micro.targets.to(self.device), micro.weights.to(self.device)
+        with autocast(self.device.type, pick_dtype(self.cfg.dtype, self.device.type)):
+            logits = self.wrapped(inputs)
+        views = logits.float().reshape(-1, *targets.shape)
+        total = torch.zeros((), device=self.device)
+        for view in views:
+            losses = self.loss(view, targets)
+            if self.cfg.margin_weight > 0:
+                losses = losses + self.cfg.margin_weight * margin_mse(view, targets, micro.groups.to(self.device))
+            total = total + (losses * weights).sum()
+        return total / len(views)
+
+    def _gradients_stay_here(self, yes: bool) -> AbstractContextManager[Any]:
+        """Until the last micro-batch the workers need not exchange gradients."""
+        if hasattr(self.wrapped, "set_requires_gradient_sync"):  # FSDP2
+            self.wrapped.set_requires_gradient_sync(not yes)
+            return nullcontext()
+        return self.wrapped.no_sync() if yes and hasattr(self.wrapped, "no_sync") else nullcontext()
+
+
+# --- weights and checkpoints ---
+
+
+def _options(load: bool = False, spread: bool = False) -> Any:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
+
+    # Frozen weights are those of the base model. When loading, the first worker has the whole and gives the others theirs.
+    return StateDictOptions(
+        full_state_dict=True, cpu_offload=not load, ignore_frozen_params=True, broadcast_from_rank0=spread, strict=False
+    )
+
+
+def trained_weights(model: Any) -> dict[str, Any]:
+    """Trained weights on the CPU, whole; empty on all workers but the first if they are spread over several."""
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict
+
+    found: dict[str, Any] = get_model_state_dict(model, options=_options())
+    return {name: tensor.clone() for name, tensor in found.items()}
+
+
+def _set_weights(model: Any, weights: dict[str, Any], worker: Worker) -> None:
+    from torch.distributed.checkpoint.state_dict import set_model_state_dict
+
+    set_model_state_dict(model, weights, options=_options(load=True, spread=_is_sharded(model)))
+
+
+def _is_sharded(model: Any) -> bool:
+    return hasattr(model, "set_requires_gradient_sync")
+
+
+def _save(model: Any, optimizer: Any, state: TrainState, best: dict[str, Any], worker: Worker, folder: Path) -> None:
+    """Every worker must call it if the model is sharded; the first one writes."""
     import torch
+    from torch.distributed.checkpoint.state_dict import get_state_dict
 
-    # Every worker needs at least one row, or the others wait for its gradients for ever.
-    share = np.array_split(rows, worker.size)[worker.rank] if len(rows) >= worker.size else rows[:1]
-    losses = _weighted_loss(wrapped, model, train.rows(share), cfg, device)
-    # Workers' gradients are averaged, so scale by the worker count to get the mean over the global batch.
-    scale = worker.size / max(float(train.weights[rows].sum()), 1e-9)
-    if len(rows) < worker.size and worker.rank >= len(rows):
-        scale = 0.0
-    (losses.sum() * scale).backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return float(losses.detach().sum()) if scale else 0.0
+    weights, moments = get_state_dict(model, optimizer, options=_options())
+    if worker.rank == 0:
+        torch.save({"model": weights, "best": best, "optimizer": moments}, folder / "state.pt")
+        (folder / "state.json").write_text(json.dumps(asdict(state)))
 
 
-def _weighted_loss(forward: Any, model: Any, examples: Examples, cfg: TrainConfig, device: Any) -> Any:
+def _load(folder: Path, model: Any, optimizer: Any, worker: Worker) -> tuple[TrainState, dict[str, Any]]:
     import torch
+    from torch.distributed.checkpoint.state_dict import set_state_dict
 
-    batch = {
-        name: tensor.to(device)
-        for name, tensor in model.prepare(examples.queries, examples.pin_texts, examples.features).items()
-    }
-    targets = torch.from_numpy(np.ascontiguousarray(examples.targets, dtype=np.float32)).to(device)
-    weights = torch.from_numpy(np.ascontiguousarray(examples.weights, dtype=np.float32)).to(device)
-    with autocast(device.type, pick_dtype(cfg.dtype, device.type)):
-        logits = forward(batch)
-    return soft_cross_entropy(logits.float(), targets) * weights
-
-
-def _copy_weights(model: Any) -> dict[str, Any]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-
-
-def _save(model: Any, optimizer: Any, state: TrainState, best: dict[str, Any], folder: Path) -> None:
-    import torch
-
-    torch.save({"model": model.state_dict(), "best": best, "optimizer": optimizer.state_dict()}, folder / "state.pt")
-    (folder / "state.json").write_text(json.dumps(asdict(state)))
-
-
-def _load(folder: Path, model: Any, optimizer: Any) -> tuple[TrainState, dict[str, Any]]:
-    import torch
-
-    saved = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
+    saved = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=True)
+    set_state_dict(
+        model,
+        optimizer,
+        model_state_dict=saved["model"],
+        optim_state_dict=saved["optimizer"],
+        options=_options(load=True, spread=_is_sharded(model)),
+    )
     return TrainState(**json.loads((folder / "state.json").read_text())), saved["best"]

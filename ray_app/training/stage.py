@@ -4,26 +4,32 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
 from ray_app.config import TrainConfig
 from ray_app.errors import UserError
+from ray_app.models.backbone import transformer_layers
 from ray_app.models.checkpoint import model_files, save_model
 from ray_app.storage import Storage
+from ray_app.training.batches import Source, Streamed
 from ray_app.training.examples import Examples
-from ray_app.training.loop import Worker, fit
+from ray_app.training.loop import Worker, fit, trained_weights
+from ray_app.training.tracking import start_tracking
 
 logger = logging.getLogger(__name__)
 
 _JOB_FILE = "job.txt"  # in a checkpoint: which job it is of
+_ROWS_PER_FILE = 8192  # of examples that are streamed: windows are made of such files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,25 +76,26 @@ def train_on_ray(name: str, jobs: Sequence[TrainJob], seed: int, store: Storage)
     assert all(job.cfg.num_workers == cfg.num_workers for job in jobs), "the jobs share their workers"
     sent = []
     for job in jobs:
-        examples = f"training/{name}/examples/{job.model_folder}"
-        store.write_table(f"{examples}/train.parquet", job.train.to_table())
-        store.write_table(f"{examples}/valid.parquet", job.valid.to_table())
+        examples = _write_examples(job, f"training/{name}/examples/{job.model_folder}", seed, store)
         nothing = job.train.rows(np.arange(0))
         sent.append((examples, replace(job, train=nothing, valid=nothing)))
     use_gpu = _use_gpu(cfg)
+    num_workers: Any = cfg.num_workers if cfg.min_workers is None else (cfg.min_workers, cfg.num_workers)
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"jobs": sent, "seed": seed, "store": store},
+        train_loop_config={"jobs": sent, "seed": seed, "store": store, "name": name},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=cfg.num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1}
+            num_workers=num_workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": 1},
         ),
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=store.full_path("training"),
             storage_filesystem=store.fs,
             failure_config=ray.train.FailureConfig(max_failures=cfg.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=cfg.keep_checkpoints),
         ),
     )
     try:
@@ -96,6 +103,34 @@ def train_on_ray(name: str, jobs: Sequence[TrainJob], seed: int, store: Storage)
     except ray.train.TrainingFailedError as error:
         raise UserError(f"training {name} failed: {_last_line(error)}; mend that and run again, it resumes") from error
     store.delete(f"training/{name}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Files:
+    """Where a job's examples lie."""
+
+    train: list[str]
+    train_rows: list[int]
+    train_weight: float
+    valid: str
+
+
+def _write_examples(job: TrainJob, folder: str, seed: int, store: Storage) -> _Files:
+    """In one file, or shuffled into many if they are to be streamed."""
+    rows, table = len(job.train), job.train.to_table()
+    per_file = max(rows, 1)
+    if rows > job.cfg.window_rows:
+        per_file = min(_ROWS_PER_FILE, job.cfg.window_rows)
+        table = table.take(pa.array(np.random.default_rng(seed).permutation(rows)))
+    parts = [table.slice(start, per_file) for start in range(0, max(rows, 1), per_file)]
+    paths = [f"{folder}/train-{i:05d}.parquet" for i in range(len(parts))]
+    for path, part in zip(paths, parts, strict=True):
+        store.write_table(path, part)
+    store.write_table(f"{folder}/valid.parquet", job.valid.to_table())
+    return _Files(
+        train=paths, train_rows=[part.num_rows for part in parts], train_weight=float(job.train.weights.sum()),
+        valid=f"{folder}/valid.parquet",
+    )  # fmt: skip
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -107,62 +142,107 @@ def _train_worker(config: dict[str, Any]) -> None:
     if device.type == "cpu":
         # Ray sets OMP_NUM_THREADS to the logical CPUs of the task, which is not what the machine has.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
-    for examples, job in config["jobs"]:
+    for files, job in config["jobs"]:
         if model_files(config["store"], job.model_folder) is None:  # else: finished before a restart
-            _train_job(job, examples, config["seed"], config["store"], device)
+            _train_job(job, files, config["name"], config["seed"], config["store"], device)
 
 
-def _train_job(job: TrainJob, examples: str, seed: int, store: Storage, device: Any) -> None:
+def _train_job(job: TrainJob, files: _Files, name: str, seed: int, store: Storage, device: Any) -> None:
     import torch
     import torch.distributed as dist
 
-    context = ray.train.get_context()
-    rank, size = context.get_world_rank(), context.get_world_size()
+    torch.manual_seed(seed)  # the head starts the same on every worker
+    model = job.build().to(device)
+    peer = _Peer(job, device)
+    valid = Examples.from_table(store.read_table(files.valid))
+    train: Examples | Source
+    if len(files.train) == 1:
+        train = Examples.from_table(store.read_table(files.train[0]))
+    else:
+        train = Streamed(store, files.train, files.train_rows, files.train_weight, model.preparer)
+    worker = Worker(
+        rank=peer.rank, size=peer.size, wrap=peer.wrap, report=peer.report, is_due=peer.is_due, total=peer.total
+    )
+    if peer.rank == 0:
+        worker.track = start_tracking(job.cfg, store, name, job.model_folder)
+    with peer.checkpoint() as folder:
+        state = fit(model, train, valid, job.cfg, seed, worker, resume_from=folder)
+    if peer.is_sharded:
+        whole = trained_weights(model)
+        if peer.rank == 0:
+            model = job.build()
+            model.load_state_dict(whole, strict=False)  # the frozen ones are the base model's
+    if peer.rank == 0:
+        save_model(model, store, job.model_folder, state.history, job.extra_files)
+    if peer.size > 1:
+        dist.barrier()
 
-    def total(value: float) -> float:
-        if size == 1:
+
+class _Peer:
+    """One of the Ray Train workers of a job: sums over all, and checkpoints by the clock."""
+
+    def __init__(self, job: TrainJob, device: Any) -> None:
+        context = ray.train.get_context()
+        self.job, self.device = job, device
+        self.rank, self.size = context.get_world_rank(), context.get_world_size()
+        self.is_sharded = job.cfg.strategy == "fsdp" and self.size > 1
+        self._reported = time.monotonic()
+
+    def total(self, value: float) -> float:
+        """Sum over the workers."""
+        import torch
+        import torch.distributed as dist
+
+        if self.size == 1:
             return value
-        tensor = torch.tensor([value], dtype=torch.float64, device=device)
+        tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor)
         return float(tensor)
 
-    def wrap(model: Any) -> Any:
-        return torch.nn.parallel.DistributedDataParallel(model) if size > 1 else model
+    def wrap(self, model: Any) -> Any:
+        """What exchanges gradients."""
+        import torch
 
-    reported = time.monotonic()
+        if self.is_sharded:
+            return _shard(model)
+        return torch.nn.parallel.DistributedDataParallel(model) if self.size > 1 else model
 
-    def is_due() -> bool:
-        late = time.monotonic() - reported >= job.cfg.checkpoint_sec
-        return total(float(rank == 0 and late)) > 0  # the first worker's clock decides for all
+    def is_due(self, _epoch_ended: bool) -> bool:
+        """Whether it is time for a checkpoint; the first worker's clock decides for all."""
+        late = time.monotonic() - self._reported >= self.job.cfg.checkpoint_sec
+        return self.total(float(self.rank == 0 and late)) > 0
 
-    def report(metrics: dict[str, float], save: Callable[[Path], None]) -> None:
-        nonlocal reported
-        reported = time.monotonic()
-        if rank != 0:
-            ray.train.report(metrics)
-            return
+    def report(self, metrics: dict[str, float], save: Callable[[Path], None]) -> None:
+        """Hand a checkpoint to Ray Train; all workers must call it."""
+        self._reported = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            save(Path(folder))
-            (Path(folder) / _JOB_FILE).write_text(job.model_folder)
+            if self.rank == 0 or self.is_sharded:
+                save(Path(folder))
+            if self.rank != 0:
+                ray.train.report(metrics)
+                return
+            (Path(folder) / _JOB_FILE).write_text(self.job.model_folder)
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
-    train = Examples.from_table(store.read_table(f"{examples}/train.parquet"))
-    valid = Examples.from_table(store.read_table(f"{examples}/valid.parquet"))
-    torch.manual_seed(seed)  # the head starts the same on every worker
-    model = job.build().to(device)
-    worker = Worker(rank=rank, size=size, wrap=wrap, report=report, is_due=is_due, total=total)
-    checkpoint = ray.train.get_checkpoint()
-    state = None
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            if (Path(folder) / _JOB_FILE).read_text() == job.model_folder:  # else it is of the job before
-                state = fit(model, train, valid, job.cfg, seed, worker, resume_from=Path(folder))
-    if state is None:
-        state = fit(model, train, valid, job.cfg, seed, worker)
-    if rank == 0:
-        save_model(model, store, job.model_folder, state.history, job.extra_files)
-    if size > 1:
-        dist.barrier()
+    @contextmanager
+    def checkpoint(self) -> Iterator[Path | None]:
+        """Folder of the last checkpoint of this job, if there is one."""
+        found = ray.train.get_checkpoint()
+        if found is None:
+            yield None
+            return
+        with found.as_directory() as folder:
+            is_ours = (Path(folder) / _JOB_FILE).read_text() == self.job.model_folder  # else it is of the job before
+            yield Path(folder) if is_ours else None
+
+
+def _shard(model: Any) -> Any:
+    """FSDP2: each layer's weights, gradients and moments are spread over the workers, and gathered when it computes."""
+    from torch.distributed.fsdp import fully_shard
+
+    for layer in transformer_layers(model.backbone) if model.backbone is not None else []:
+        fully_shard(layer)
+    return fully_shard(model)
 
 
 def _use_gpu(cfg: TrainConfig) -> bool:

@@ -9,20 +9,40 @@ import torch
 from torch import nn
 
 from ray_app.config import TrainConfig
+from ray_app.training.batches import (
+    InMemory,
+    Place,
+    cut_micro_batches,
+    epoch_batches,
+    file_windows,
+    make_steps,
+    query_batches,
+)
 from ray_app.training.examples import Examples
-from ray_app.training.loop import TrainState, Worker, epoch_batches, fit, learning_rate_factor
+from ray_app.training.loop import TrainState, Worker, fit, learning_rate_factor
+
+
+class Letters:
+    """A pair's length is that of its texts."""
+
+    def lengths(self, queries: list[str], pin_texts: list[str]) -> np.ndarray:
+        return np.array([len(q) + len(p) for q, p in zip(queries, pin_texts, strict=True)], np.int64)
+
+    def prepare(self, queries: list[str], pin_texts: list[str], features: np.ndarray) -> dict[str, torch.Tensor]:
+        return {"features": torch.from_numpy(features)}
 
 
 class Linear(nn.Module):
     """Logits are a linear function of two features; the texts are ignored."""
 
+    preparer = Letters()
+    prepare = preparer.prepare
+    backbone = None
+
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(2, 5)
         self.dropout = nn.Dropout(0.2)
-
-    def prepare(self, queries: list[str], pin_texts: list[str], features: np.ndarray) -> dict[str, torch.Tensor]:
-        return {"features": torch.from_numpy(features)}
 
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return self.linear(self.dropout(batch["features"]))
@@ -63,7 +83,8 @@ def test_it_learns_what_the_features_say() -> None:
     assert (predicted == examples.targets.argmax(1)).mean() > 0.95
 
 
-def test_a_run_killed_after_an_epoch_resumes_to_the_same_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed_after", [1, 3, 4, 7, 23])  # an epoch has 4 steps
+def test_a_run_killed_after_any_step_resumes_to_the_same_weights(tmp_path: Path, killed_after: int) -> None:
     """Else a killed run ends with another teacher, and every label has another content key."""
     examples = make_examples()
 
@@ -72,15 +93,16 @@ def test_a_run_killed_after_an_epoch_resumes_to_the_same_weights(tmp_path: Path)
 
     def save_then_die(metrics: dict, save) -> None:
         save(tmp_path)
-        if metrics["epoch"] == 2:
+        if metrics["total_steps"] == killed_after:
             raise Killed
 
     undisturbed, killed, resumed = make_model(), make_model(), make_model()
-    fit(undisturbed, examples, examples, config(), 0, Worker())
+    curve = fit(undisturbed, examples, examples, config(), 0, Worker()).history
     with pytest.raises(Killed):
-        fit(killed, examples, examples, config(), 0, Worker(report=save_then_die))
-    fit(resumed, examples, examples, config(), 0, Worker(), resume_from=tmp_path)
+        fit(killed, examples, examples, config(), 0, Worker(report=save_then_die, is_due=lambda ended: True))
+    state = fit(resumed, examples, examples, config(), 0, Worker(), resume_from=tmp_path)
     assert torch.equal(resumed.linear.weight, undisturbed.linear.weight)
+    assert state.history == curve
 
 
 def test_resuming_a_finished_run_trains_no_further(tmp_path: Path) -> None:
@@ -206,3 +228,97 @@ def test_examples_survive_arrow() -> None:
 def test_early_stopping_counts_epochs_without_progress() -> None:
     assert not TrainState(epoch=2, best_epoch=0).stopped(config(epochs=9, patience=2))
     assert TrainState(epoch=3, best_epoch=0).stopped(config(epochs=9, patience=2))
+
+
+# --- parts of a batch ---
+
+
+@pytest.mark.parametrize("overrides", [{"micro_batch_tokens": 12}, {"micro_batch_tokens": 1}])
+def test_parts_of_a_batch_add_up_to_the_batch(overrides: dict) -> None:
+    """Less memory must not be another experiment."""
+    model_class = type("NoDropout", (Linear,), {"forward": lambda self, batch: self.linear(batch["features"])})
+    examples, models = make_examples(50), []
+    for more in ({}, overrides):
+        torch.manual_seed(3)
+        models.append(model_class())
+        fit(models[-1], examples, examples, config(epochs=2, **more), 0, Worker())
+    torch.testing.assert_close(models[1].linear.weight, models[0].linear.weight, atol=1e-5, rtol=1e-4)
+
+
+def test_parts_hold_no_more_tokens_than_asked_unless_one_row_does() -> None:
+    lengths = np.array([30, 9, 8, 8, 7, 2, 1])
+    parts = cut_micro_batches(np.arange(7), lengths, 20)
+    assert np.concatenate(parts).tolist() == list(range(7))
+    assert [len(part) for part in parts] == [1, 2, 2, 2]
+    assert all(lengths[part].max() * len(part) <= 20 for part in parts[1:])
+
+
+def test_each_worker_has_as_many_parts_and_together_all_rows_once() -> None:
+    """A sharded model waits for ever for a worker that passes once less often."""
+    examples, cfg = make_examples(45), config(batch_size=7, micro_batch_tokens=9)
+    lengths = Letters().lengths(examples.queries, examples.pin_texts)
+    shares = [list(make_steps(examples, lengths, Letters(), cfg, 0, 0, Place(rank, 3))) for rank in range(3)]
+    for step in zip(*shares, strict=True):
+        assert len({len(share.micro_batches) for share in step}) == 1
+        assert len({share.weight for share in step}) == 1
+    seen = [
+        row
+        for share in shares
+        for step in share
+        for micro in step.micro_batches
+        if micro.weights.sum() > 0
+        for row in micro.inputs["features"][:, 0].tolist()
+    ]
+    assert sorted(seen) == sorted(examples.features[:, 0].tolist())
+
+
+def test_batches_of_a_margin_loss_hold_whole_queries() -> None:
+    groups = np.repeat(np.arange(20), 4)
+    batches = query_batches(groups, 8, seed=0, epoch=0)
+    assert all(np.bincount(groups[rows]).max() == 4 for rows in batches)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(80))
+    assert not np.array_equal(batches[0], query_batches(groups, 8, seed=0, epoch=1)[0])
+
+
+# --- windows ---
+
+
+def test_each_file_is_in_one_window_of_each_epoch() -> None:
+    rows = [100] * 10 + [30]
+    for epoch in range(3):
+        windows = file_windows(rows, 300, seed=1, epoch=epoch)
+        assert sorted(file for window in windows for file in window) == list(range(11))
+        assert all(sum(rows[file] for file in window) >= 300 for window in windows[:-1])
+    assert file_windows(rows, 300, 1, 0) == file_windows(rows, 300, 1, 0) != file_windows(rows, 300, 1, 1)
+
+
+def test_padding_is_small_where_lengths_vary() -> None:
+    """Issue 5: below 10% of the tokens."""
+    n = 3000
+    lengths = np.random.default_rng(0).integers(5, 100, n)
+    examples = make_examples(n)
+    cfg = config(batch_size=64, micro_batch_tokens=2000)
+    steps = InMemory(examples, Letters())
+    steps.lengths = lengths
+    micros = [m for step in steps.steps(cfg, 0, Place(), 5, 0) for m in step.micro_batches]
+    assert sum(m.tokens for m in micros) == lengths.sum()
+    assert 1 - sum(m.tokens for m in micros) / sum(m.padded_tokens for m in micros) < 0.1
+
+
+def test_an_error_while_preparing_reaches_the_training() -> None:
+    """Else the training waits for ever for a batch that cannot be made."""
+
+    class Broken(Letters):
+        def prepare(self, *_: object) -> dict:
+            raise ValueError("no tokens")
+
+    with pytest.raises(ValueError, match="no tokens"):
+        next(InMemory(make_examples(), Broken()).steps(config(), 0, Place(), 0, 0))
+
+
+def test_cosine_falls_slowly_fast_slowly() -> None:
+    factors = [learning_rate_factor(step, 100, 0.1, "cosine") for step in range(100)]
+    assert factors[10] == pytest.approx(1.0)
+    assert factors[55] == pytest.approx(0.5)
+    assert factors[99] < 0.001
+    assert factors[20] > learning_rate_factor(20, 100, 0.1)

@@ -1,0 +1,327 @@
+"""Which examples each step sees, and how they reach a worker.
+
+The order is a function of (seed, epoch) alone. A global batch is cut into one share per worker and a share into
+micro-batches, so one run on any number of workers takes the same steps, and a resumed one goes on where it was. Beyond
+`train.window_rows` examples, shuffling goes two ways: whole files among each other, and rows within a window of files.
+"""
+
+import math
+import pickle
+import queue
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ray_app.config import TrainConfig
+from ray_app.storage import Storage
+from ray_app.training.examples import Examples
+
+BUCKET_BATCHES = 20  # batches that are sorted by length together: guessed; more pads less and shuffles less
+_AHEAD = 4  # steps that are prepared before they are needed
+
+
+class Preparer(Protocol):
+    """Makes a model's inputs; has no weights, so that it can be sent to where the data is."""
+
+    def lengths(self, queries: Sequence[str], pin_texts: Sequence[str]) -> np.ndarray:
+        """Tokens of each pair, (B,) int64."""
+
+    def prepare(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> dict[str, Any]:
+        """CPU tensors of a batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which worker of how many."""
+
+    rank: int = 0
+    size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """What passes through the model at once."""
+
+    inputs: dict[str, Any]
+    targets: Any  # (B, 5) float32
+    weights: Any  # (B,) float32; all 0: only there because another worker has one more
+    groups: Any  # (B,) int64, equal for pairs of one query
+    tokens: int
+    padded_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One worker's share of a global batch."""
+
+    epoch: int
+    index: int  # of the epoch
+    weight: float  # summed over the global batch
+    micro_batches: list[MicroBatch]
+
+
+# --- order ---
+
+
+def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Row numbers of each global batch of an epoch: shuffled, then grouped by similar length to save padding.
+
+    Args:
+        lengths: (N,) each example's tokens.
+        batch_size: Rows per batch; the last batch may be shorter.
+        seed: Of the run.
+        epoch: 0-based.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    batches: list[np.ndarray] = []
+    span = batch_size * BUCKET_BATCHES
+    for start in range(0, len(order), span):
+        bucket = order[start : start + span]
+        bucket = bucket[np.argsort(-lengths[bucket], kind="stable")]
+        batches += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def query_batches(groups: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Row numbers of each global batch, pairs of one query next to each other, for losses that compare them."""
+    rng = np.random.default_rng([seed, epoch])
+    place = rng.permutation(int(groups.max(initial=-1)) + 1)[groups]
+    order = np.lexsort((rng.permutation(len(groups)), place))
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def share_of(rows: np.ndarray, place: Place, in_order: bool) -> np.ndarray:
+    """One worker's rows of a global batch: every size-th, or with `in_order` a run of neighbours. May be empty."""
+    return np.array_split(rows, place.size)[place.rank] if in_order else rows[place.rank :: place.size]
+
+
+def cut_micro_batches(rows: np.ndarray, lengths: np.ndarray, max_tokens: int | None) -> list[np.ndarray]:
+    """Runs of rows that hold at most `max_tokens` with their padding; one row may alone be longer.
+
+    Args:
+        rows: (n,) in the order wanted.
+        lengths: (N,) tokens by row number.
+        max_tokens: None: one run.
+    """
+    if max_tokens is None or len(rows) == 0:
+        return [rows] if len(rows) else []
+    runs, start, longest = [], 0, 0
+    for i, row in enumerate(rows):
+        longest = max(longest, int(lengths[row]))
+        if longest * (i + 1 - start) > max_tokens and i > start:
+            runs.append(rows[start:i])
+            start, longest = i, int(lengths[row])
+    return [*runs, rows[start:]]
+
+
+def file_windows(file_rows: Sequence[int], window_rows: int, seed: int, epoch: int) -> list[list[int]]:
+    """File numbers of each window of an epoch: files in random order, together at least `window_rows` but for the last."""
+    windows: list[list[int]] = [[]]
+    rows = 0
+    for file in np.random.default_rng([seed, epoch, 1]).permutation(len(file_rows)).tolist():
+        if rows >= window_rows:
+            windows.append([])
+            rows = 0
+        windows[-1].append(file)
+        rows += file_rows[file]
+    return windows
+
+
+# --- steps ---
+
+
+def make_steps(
+    examples: Examples, lengths: np.ndarray, preparer: Preparer, cfg: TrainConfig, seed: int, epoch: int, place: Place,
+    first: int = 0, skip: int = 0,
+) -> Iterator[Step]:  # fmt: skip
+    """A worker's steps over examples that are in memory.
+
+    Args:
+        examples: One window.
+        lengths: (N,) each example's tokens.
+        preparer: Of the model.
+        cfg: Batch sizes.
+        seed: Of the run, or of run and window.
+        epoch: 0-based.
+        place: Which worker.
+        first: Index of the first step.
+        skip: Steps that were taken before.
+    """
+    by_query = cfg.margin_weight > 0
+    groups = np.unique(np.array(examples.queries, dtype=object), return_inverse=True)[1]
+    batches = (
+        query_batches(groups, cfg.batch_size, seed, epoch)
+        if by_query
+        else epoch_batches(lengths, cfg.batch_size, seed, epoch)
+    )
+    for index, rows in enumerate(batches[skip:], start=first + skip):
+        shares = [share_of(rows, Place(rank, place.size), by_query) for rank in range(place.size)]
+        runs = [cut_micro_batches(share, lengths, cfg.micro_batch_tokens) for share in shares]
+        # Sharded models gather their weights together: every worker must pass through as often as every other.
+        missing = max(map(len, runs)) - len(runs[place.rank])
+        made = [_micro_batch(examples, lengths, groups, run, preparer) for run in runs[place.rank]]
+        made += [_micro_batch(examples, lengths, groups, rows[-1:], preparer, idle=True)] * missing
+        yield Step(epoch, index, float(examples.weights[rows].sum()), made)
+
+
+def _micro_batch(
+    examples: Examples,
+    lengths: np.ndarray,
+    groups: np.ndarray,
+    rows: np.ndarray,
+    preparer: Preparer,
+    idle: bool = False,
+) -> MicroBatch:
+    import torch
+
+    part = examples.rows(rows)
+    return MicroBatch(
+        inputs=preparer.prepare(part.queries, part.pin_texts, part.features),
+        targets=torch.from_numpy(np.ascontiguousarray(part.targets, dtype=np.float32)),
+        weights=torch.from_numpy(part.weights.astype(np.float32) * (not idle)),
+        groups=torch.from_numpy(groups[rows].astype(np.int64)),
+        tokens=0 if idle else int(lengths[rows].sum()),
+        padded_tokens=0 if idle else int(lengths[rows].max()) * len(rows),
+    )
+
+
+def steps_in(num_rows: int, cfg: TrainConfig) -> int:
+    """Optimiser steps that so many examples make."""
+    return math.ceil(num_rows / cfg.batch_size)
+
+
+# --- sources ---
+
+
+class InMemory:
+    """All examples in this process; texts are measured once."""
+
+    def __init__(self, examples: Examples, preparer: Preparer) -> None:
+        self.examples, self.preparer = examples, preparer
+        self.lengths = preparer.lengths(examples.queries, examples.pin_texts)
+        self.num_rows, self.weight = len(examples), float(examples.weights.sum())
+
+    def steps_per_epoch(self, cfg: TrainConfig) -> int:
+        """Optimiser steps."""
+        return steps_in(self.num_rows, cfg)
+
+    def steps(self, cfg: TrainConfig, seed: int, place: Place, epoch: int, step: int) -> Generator[Step, None, None]:
+        """From that step of that epoch on, to the end of the last epoch; prepared a little ahead, in a thread."""
+
+        def all_steps() -> Iterator[Step]:
+            for number in range(epoch, cfg.epochs):
+                skip = step if number == epoch else 0
+                yield from make_steps(self.examples, self.lengths, self.preparer, cfg, seed, number, place, skip=skip)
+
+        return _ahead(all_steps())
+
+
+class Streamed:
+    """Examples in files, read, tokenised and batched by Ray Data tasks a little ahead of the training.
+
+    Each worker has a stream of its own share, in the exact order; Ray Data's own split among workers would follow who
+    asks first. A window is read and measured by each worker, and batched once.
+
+    Args:
+        store: Where the files lie.
+        files: Paths of tables of `Examples.to_table`, shuffled once when they were written.
+        file_rows: Rows of each.
+        weight: Summed over all.
+        preparer: Of the model.
+    """
+
+    def __init__(
+        self, store: Storage, files: Sequence[str], file_rows: Sequence[int], weight: float, preparer: Preparer
+    ) -> None:
+        self.store, self.files, self.file_rows, self.weight = store, list(files), list(file_rows), weight
+        self.preparer, self.num_rows = preparer, sum(file_rows)
+
+    def _windows(self, cfg: TrainConfig, seed: int, epoch: int) -> list[list[int]]:
+        return file_windows(self.file_rows, cfg.window_rows, seed, epoch)
+
+    def _steps_of(self, window: list[int], cfg: TrainConfig) -> int:
+        return steps_in(sum(self.file_rows[file] for file in window), cfg)
+
+    def steps_per_epoch(self, cfg: TrainConfig) -> int:
+        """Optimiser steps of the first epoch; others may have a few more or less, where windows end."""
+        return sum(self._steps_of(window, cfg) for window in self._windows(cfg, 0, 0))
+
+    def steps(self, cfg: TrainConfig, seed: int, place: Place, epoch: int, step: int) -> Generator[Step, None, None]:
+        """From that step of that epoch on, to the end of the last epoch."""
+        import ray.data
+
+        items = []
+        for number in range(epoch, cfg.epochs):
+            first = 0
+            for index, window in enumerate(self._windows(cfg, seed, number)):
+                size, done = self._steps_of(window, cfg), step if number == epoch else 0
+                if first + size > done:
+                    files = [self.files[file] for file in window]
+                    items.append(
+                        {"files": files, "epoch": number, "window": index, "first": first, "skip": max(0, done - first)}
+                    )
+                first += size
+        context = ray.data.DataContext.get_current().copy()
+        context.execution_options.preserve_order = True
+        with ray.data.DataContext.current(context):
+            dataset = ray.data.from_items(items, override_num_blocks=max(1, len(items))).map_batches(
+                _window_steps,
+                fn_kwargs={"store": self.store, "preparer": self.preparer, "cfg": cfg, "seed": seed, "place": place},
+                batch_size=1,
+                num_cpus=0,  # the workers hold the CPUs of a small cluster, and would wait for these tasks for ever
+            )
+            for row in dataset.iter_rows():
+                yield pickle.loads(row["step"])
+
+
+def _window_steps(batch: dict[str, Any], **where: Any) -> Iterator[dict[str, Any]]:
+    """A Ray Data task: one window -> its steps, one by one."""
+    store, preparer, cfg, seed, place = (where[name] for name in ("store", "preparer", "cfg", "seed", "place"))
+    (files,), (epoch,), (window,), (first,), (skip,) = (
+        batch[name] for name in ("files", "epoch", "window", "first", "skip")
+    )
+    examples = Examples.concatenate([Examples.from_table(store.read_table(file)) for file in files])
+    lengths = preparer.lengths(examples.queries, examples.pin_texts)
+    own_seed = int(np.random.default_rng([seed, int(window), 2]).integers(2**31))
+    for step in make_steps(examples, lengths, preparer, cfg, own_seed, int(epoch), place, int(first), int(skip)):
+        yield {"step": np.array([pickle.dumps(step)], dtype=object)}
+
+
+Source = InMemory | Streamed
+
+
+def _ahead(steps: Iterator[Step]) -> Generator[Step, None, None]:
+    """The same, made in a thread while the last one is used."""
+    ready: queue.Queue[Step | BaseException | None] = queue.Queue(maxsize=_AHEAD)
+    stopped = threading.Event()
+
+    def put(item: Step | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for step in steps:
+                put(step)
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the steps are used
+            put(error)
+
+    threading.Thread(target=work, daemon=True, name="batches").start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()

@@ -1,0 +1,72 @@
+"""Training curves in TensorBoard or MLflow, by a switch of the config; from the first worker."""
+
+from collections.abc import Callable
+
+from ray_app.config import TrainConfig
+from ray_app.errors import UserError
+from ray_app.storage import Storage
+
+Track = Callable[[dict[str, float], int], None]
+
+
+def start_tracking(cfg: TrainConfig, store: Storage, run_name: str, model_folder: str) -> Track:
+    """A function that logs figures of a step wherever `train.track` says.
+
+    TensorBoard's files go to `<output>/tracking/<model folder>`. MLflow's to MLFLOW_TRACKING_URI, or else to
+    `<output>/mlflow.db`; one MLflow run per model.
+
+    Raises:
+        UserError: a package is missing, or the output is remote and no tracking server is named.
+    """
+    trackers = [
+        {"tensorboard": _tensorboard, "mlflow": _mlflow}[name](cfg, store, run_name, model_folder) for name in cfg.track
+    ]
+
+    def track(figures: dict[str, float], step: int) -> None:
+        for tracker in trackers:
+            tracker(figures, step)
+
+    return track
+
+
+def _tensorboard(cfg: TrainConfig, store: Storage, run_name: str, model_folder: str) -> Track:
+    from tensorboardX import SummaryWriter
+
+    if not store.is_local:
+        raise UserError("train.track has tensorboard, which writes to a local folder; use mlflow with a remote output")
+    writer = SummaryWriter(store.full_path(f"tracking/{model_folder}"))
+    writer.add_text("config", f"```\n{cfg.model_dump_json(indent=1)}\n```")
+
+    def track(figures: dict[str, float], step: int) -> None:
+        for name, value in figures.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    return track
+
+
+def _mlflow(cfg: TrainConfig, store: Storage, run_name: str, model_folder: str) -> Track:
+    import os
+
+    try:
+        import mlflow
+    except ImportError:
+        raise UserError(
+            "train.track has mlflow, but the package is not installed: pip install mlflow, or remove it"
+        ) from None
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        if not store.is_local:
+            raise UserError("train.track has mlflow: set MLFLOW_TRACKING_URI, since the output is not a local folder")
+        mlflow.set_tracking_uri(f"sqlite:///{store.full_path('mlflow.db')}")
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name(run_name)
+    experiment_id = experiment.experiment_id if experiment else client.create_experiment(run_name)
+    run_id = client.create_run(experiment_id, run_name=model_folder).info.run_id
+    for name, value in cfg.model_dump(mode="json").items():
+        client.log_param(run_id, name, value)
+
+    def track(figures: dict[str, float], step: int) -> None:
+        for name, value in figures.items():
+            client.log_metric(run_id, name, value, step=step)
+
+    return track

@@ -1,0 +1,136 @@
+"""Training on Ray: the same steps on any number of workers, from files or memory, sharded or not, and through a kill."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ray_app.config import TeachConfig
+from ray_app.errors import UserError
+from ray_app.models.head import FeatureScaler
+from ray_app.storage import Storage
+from ray_app.teach.stage import build_teacher
+from ray_app.training.examples import Examples
+from ray_app.training.stage import TrainJob, train_on_ray
+
+WORDS = ["red", "mug", "green", "lamp", "desk", "cup"]
+
+
+def examples(num: int, seed: int) -> Examples:
+    """Grade 5 where the query is a word of the pin."""
+    rng = np.random.default_rng(seed)
+    pins = [" ".join(rng.choice(WORDS, rng.integers(1, 20))) for _ in range(num)]
+    queries = [str(rng.choice(WORDS)) for _ in range(num)]
+    grades = [4 if query in pin.split() else 0 for query, pin in zip(queries, pins, strict=True)]
+    return Examples(
+        queries=queries, pin_texts=pins, features=rng.normal(size=(num, 2)).astype(np.float32),
+        targets=np.eye(5, dtype=np.float32)[grades] * 0.9 + 0.02, weights=np.ones(num, np.float32),
+    )  # fmt: skip
+
+
+def train(folder: Path, base: Path, name: str = "run", rows: int = 300, **settings: object) -> SimpleNamespace:
+    """A small teacher; its curve and its weights."""
+    loop = {
+        "epochs": 3, "batch_size": 16, "learning_rate": 1e-3, "patience": 9, "checkpoint_sec": 0.5, "train_embeddings": True,
+    } | settings  # fmt: skip
+    teach = TeachConfig.model_validate({"base_model": str(base), "pooling": "mean", "dropout": 0.0, "train": loop})
+    store = Storage(str(folder))
+    job = TrainJob(
+        build=partial(build_teacher, teach, FeatureScaler(np.zeros(2), np.ones(2)), store, None),
+        train=examples(rows, 0),
+        valid=examples(50, 1),
+        cfg=teach.train,
+        model_folder=f"models/teacher/{name}",
+    )
+    train_on_ray(name, [job], 5, store)
+    model = Path(folder) / job.model_folder
+    weights = load_file(model / "lm" / "model.safetensors") | load_file(model / "head.safetensors")
+    return SimpleNamespace(store=store, history=store.read_json(f"{job.model_folder}/history.json"), weights=weights)
+
+
+def assert_same_run(one: SimpleNamespace, other: SimpleNamespace) -> None:
+    assert len(one.history) == len(other.history) == 3
+    for mine, theirs in zip(one.history, other.history, strict=True):
+        for figure in ("epoch", "train_loss", "valid_loss"):
+            assert mine[figure] == pytest.approx(theirs[figure], rel=1e-3)
+    for name, weight in one.weights.items():
+        torch.testing.assert_close(other.weights[name], weight, atol=2e-3, rtol=1e-2, msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, ray_cluster, tiny_encoder):
+    """One worker, examples in memory."""
+    return train(tmp_path_factory.mktemp("alone"), tiny_encoder)
+
+
+def test_it_learns(alone):
+    assert alone.history[-1]["valid_loss"] < alone.history[0]["valid_loss"] - 0.01
+
+
+def test_two_workers_and_small_parts_take_the_steps_of_one(alone, tmp_path, tiny_encoder):
+    assert_same_run(alone, train(tmp_path, tiny_encoder, num_workers=2, micro_batch_tokens=64))
+
+
+def test_a_sharded_model_takes_the_same_steps(alone, tmp_path, tiny_encoder):
+    """FSDP2: its checkpoints are whole again, and so is the model that it leaves."""
+    assert_same_run(alone, train(tmp_path, tiny_encoder, num_workers=2, strategy="fsdp", micro_batch_tokens=64))
+
+
+class KillOne(threading.Thread):
+    """kill -9 of one training worker of this test's cluster, once a checkpoint of the run is there."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.folder, self.killed = folder, None
+        self.start()
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and self.killed is None:
+            time.sleep(0.02)
+            if len(list(self.folder.glob("training/*/checkpoint_*"))) < 2:
+                continue
+            for entry in Path("/proc").iterdir():
+                with contextlib.suppress(OSError, ValueError):
+                    if entry.name.isdigit() and "RayTrainWorker" in (entry / "cmdline").read_text():
+                        os.kill(int(entry.name), signal.SIGKILL)
+                        self.killed = int(entry.name)
+                        return
+
+
+STREAMED = {"window_rows": 100, "num_workers": 2}
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory, ray_cluster, tiny_encoder):
+    """Two workers, each with its stream of Ray Data, over windows of 100 rows."""
+    return train(tmp_path_factory.mktemp("streamed"), tiny_encoder, rows=400, **STREAMED)
+
+
+def test_a_stream_learns(streamed):
+    assert streamed.history[-1]["valid_loss"] < streamed.history[0]["valid_loss"] - 0.01
+
+
+def test_kill_9_of_a_worker_ends_with_the_same_curve_and_weights(streamed, tmp_path, tiny_encoder):
+    """Issue 5: with the data in the same order. The streams of both workers begin again in the middle of an epoch."""
+    killer = KillOne(tmp_path)
+    again = train(tmp_path, tiny_encoder, rows=400, **STREAMED)
+    assert killer.killed
+    assert_same_run(streamed, again)
+
+
+def test_a_worker_that_dies_too_often_is_one_line(tmp_path, ray_cluster, tiny_encoder):
+    killer = KillOne(tmp_path)
+    with pytest.raises(UserError, match=r"training run failed: .*; mend that and run again, it resumes") as caught:
+        train(tmp_path, tiny_encoder, max_failures=0, epochs=300)
+    assert killer.killed
+    assert "\n" not in str(caught.value)
