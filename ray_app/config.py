@@ -197,10 +197,26 @@ class TrainConfig(Section):
     """The training loop shared by teach and distill."""
 
     num_workers: PositiveInt = 1
+    min_workers: PositiveInt | None = None
+    """Go on with as few workers when the cluster has no more, and with more when it grows; None: always num_workers."""
     use_gpu: bool | Literal["auto"] = "auto"
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """ddp: each worker holds the whole model. fsdp: weights, gradients and moments are spread over the workers."""
     epochs: PositiveInt = 3
     batch_size: PositiveInt = 32
     """Pairs per optimiser step over all workers, so that a run means the same on any number of workers."""
+    micro_batch_tokens: PositiveInt | None = None
+    """A worker's share of a batch passes through the model in parts of at most that many tokens, padding included: less
+    memory and less padding, same gradients. None: in one part."""
+    gradient_checkpointing: bool = False
+    """Compute each layer again for its gradients instead of keeping what it computed: slower, far less memory."""
+    loss: Literal["soft", "hard", "ordinal", "kl"] = "soft"
+    """Cross-entropy against the distribution or its likeliest grade, cumulative cross-entropy, or KL with temperature
+    (docs/training.md compares them)."""
+    loss_temperature: Annotated[float, Field(gt=0)] = 2.0
+    """Of loss kl."""
+    margin_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of margin-MSE between the pins of one query, beside the loss; batches then hold whole queries."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     head_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -211,15 +227,32 @@ class TrainConfig(Section):
     """Train the token embeddings too; needed for a base model that knows nothing yet."""
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     """Of matrix products; weights and gradients are float32. auto: see label.dtype."""
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of weights that are not trained; bfloat16 halves the memory of a large model under adapters."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    schedule: Literal["linear", "cosine"] = "linear"
+    """How the learning rate falls to 0 after the warm-up."""
     warmup_share: Fraction = 0.1
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     patience: PositiveInt = 2
     """Epochs without a better validation loss before training stops; the best epoch is kept."""
     checkpoint_sec: Annotated[float, Field(ge=0)] = 15.0
-    """Seconds of training between two checkpoints, at least; they are taken at the end of an epoch."""
+    """Seconds of training between two checkpoints, at least; they are taken between two steps."""
+    keep_checkpoints: PositiveInt = 2
     max_failures: int = 2
     """Worker deaths that are survived by resuming from the last checkpoint."""
+    window_rows: PositiveInt = 65_536
+    """More examples than that are streamed to the workers by Ray Data and shuffled within windows of that many."""
+    track: list[Literal["tensorboard", "mlflow"]] = []
+    """Where training curves go besides the log and history.json: `<output>/tracking`, and MLFLOW_TRACKING_URI."""
+    track_steps: PositiveInt = 20
+    """Steps between two points of the curve."""
+
+    @model_validator(mode="after")
+    def _least_is_less_than_most(self) -> "TrainConfig":
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers ({self.min_workers}) must not be above num_workers ({self.num_workers})")
+        return self
 
 
 class RetrainConfig(Section):
@@ -267,6 +300,10 @@ class TeachConfig(Section):
     """Share of each target that is spread evenly over the grades: raters err too."""
     lora_rank: PositiveInt | None = None
     """Train low-rank adapters instead of all weights; None: full fine-tuning."""
+    quantize: Literal["4bit"] | None = None
+    """Hold the base model in 4 bits under the adapters (QLoRA); needs GPUs and the package bitsandbytes."""
+    class_balance: Fraction = 0.0
+    """Weight of a pair by its grade: (share of the grade) ** -class_balance; 0: pairs count alike, 1: grades do."""
     test_share: Fraction = 0.2
     valid_share: Fraction = 0.1
     query_balance: Fraction = 0.5
@@ -274,6 +311,12 @@ class TeachConfig(Section):
     warm_up: WarmUpConfig | None = None
     """None: the human labels are enough."""
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _adapters_over_4_bits(self) -> "TeachConfig":
+        if self.quantize is not None and self.lora_rank is None:
+            raise ValueError("quantize needs lora_rank: weights of 4 bits cannot be trained themselves")
+        return self
 
 
 class SampleConfig(Section):

@@ -17,7 +17,7 @@ from ray_app.storage import Storage
 from ray_app.teach.catalogue import Catalogue
 from ray_app.teach.pairs import LabelledPairs, load_catalogue
 from ray_app.teach.splits import queries_of, split_queries
-from ray_app.teach.targets import query_weights
+from ray_app.teach.targets import grade_weights, query_weights
 from ray_app.teach.warm_up import find_types, warm_up_examples
 from ray_app.training.examples import Examples, matrix_of
 from ray_app.training.stage import TrainJob, train_on_ray
@@ -97,7 +97,8 @@ def teacher_jobs(
         pin_texts=[catalogue.pairs.rendered[row] for row in pairs.pin_index],
         features=features,
         targets=matrix_of(pairs.table["target"]),
-        weights=query_weights(pairs.query_index, cfg.teach.query_balance),
+        weights=query_weights(pairs.query_index, cfg.teach.query_balance)
+        * grade_weights(matrix_of(pairs.table["target"]), cfg.teach.class_balance),
     )
     part = {}
     for name in ("train", "valid"):
