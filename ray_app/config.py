@@ -450,7 +450,11 @@ class DistillConfig(Section):
     revision: str | None = None
     max_query_tokens: PositiveInt = 32
     max_pin_tokens: PositiveInt = 96
+    shared_towers: bool = True
+    """One language model for queries and pins; False: one each, which start alike."""
     dim: PositiveInt = 128
+    nested_dims: list[PositiveInt] = []
+    """Shorter lengths, all below `dim`, that a vector works at when it is cut (Matryoshka); see embed.dim."""
     bottleneck: PositiveInt = 48
     """Width that vectors are projected to before they are compared element by element."""
     hidden: PositiveInt = 128
@@ -465,10 +469,18 @@ class DistillConfig(Section):
     feature_train: TrainConfig = TrainConfig(epochs=10, batch_size=256, head_learning_rate=2e-3, patience=3)
     """For the feature-only student, the baseline without language model."""
 
+    @model_validator(mode="after")
+    def _nested_dims_are_shorter(self) -> "DistillConfig":
+        if any(dim >= self.dim for dim in self.nested_dims):
+            raise ValueError(f"nested_dims must be below dim ({self.dim}), not {self.nested_dims}")
+        return self
+
 
 class EmbedConfig(Section):
     """Batch inference of the student's pin tower."""
 
+    dim: PositiveInt | None = None
+    """Cut the vectors to that length, one of distill.nested_dims: a smaller index; None: distill.dim."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     batch_size: PositiveInt = 64
     rows_per_block: PositiveInt = 2048
@@ -564,6 +576,11 @@ class Config(Section):
     def _splits_leave_training_queries(self) -> "Config":
         if self.teach.test_share + self.teach.valid_share >= 1.0:
             raise ValueError("teach.test_share + teach.valid_share must be below 1, or no query is left for training")
+        if self.embed.dim not in {None, self.distill.dim, *self.distill.nested_dims}:
+            raise ValueError(
+                f"embed.dim must be distill.dim or one of distill.nested_dims, not {self.embed.dim}: "
+                "vectors that were not trained to be cut lose much"
+            )
         if self.lessons.text_features and self.teach.use_features:
             raise ValueError(
                 "lessons.text_features needs teach.use_features: false; features would show it every field"

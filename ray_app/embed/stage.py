@@ -79,27 +79,30 @@ class TextTower:
 
 def student_tower(cfg: Config, store: Storage, student: Output, tower: Literal["pin", "query"]) -> TextTower:
     """A tower of the trained student."""
+    dim = cfg.embed.dim or cfg.distill.dim
     recipe = recipe_id(
         stage="embed",
         student=student.content_hash,
         tower=tower,
+        dim=dim,
         dtype=cfg.embed.dtype,
         text=TEXT_VERSION,
         preprocessing=versions.BI_ENCODER,
     )
     return TextTower(
-        cfg=cfg, store=store, table=f"{tower}_embeddings", recipe=recipe, dim=cfg.distill.dim,
+        cfg=cfg, store=store, table=f"{tower}_embeddings", recipe=recipe, dim=dim,
         build=partial(
-            build_tower, store, student, tower, cfg.embed.dtype, actor_threads(cfg.embed.num_actors, cfg.embed.num_cpus)
+            build_tower, store, student, tower, dim, cfg.embed.dtype,
+            actor_threads(cfg.embed.num_actors, cfg.embed.num_cpus),
         ),
     )  # fmt: skip
 
 
-def build_tower(store: Storage, student: Output, tower: str, dtype: str, cpu_threads: int) -> Encoder:
+def build_tower(store: Storage, student: Output, tower: str, dim: int, dtype: str, cpu_threads: int) -> Encoder:
     """Load a tower; runs in the Ray actor."""
     from ray_app.models.bi_encoder import TowerEncoder
 
-    return TowerEncoder(local_folder(store, student), tower, dtype, cpu_threads)
+    return TowerEncoder(local_folder(store, student), tower, dtype, cpu_threads, dim)
 
 
 def run(cfg: Config, store: Storage) -> Manifest:

@@ -72,8 +72,9 @@ def save_memory(model: Any, cfg: TrainConfig) -> None:
     """Apply `gradient_checkpointing` and `frozen_dtype`; call it when `param_groups` has frozen what is not trained."""
     import torch
 
-    if cfg.gradient_checkpointing and model.backbone is not None:
-        model.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if cfg.gradient_checkpointing:
+        for backbone in model.backbones:
+            backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if cfg.frozen_dtype == "bfloat16":
         for parameter in model.parameters():
             if not parameter.requires_grad and parameter.dtype == torch.float32:

@@ -4,10 +4,12 @@ Pins are embedded offline, queries online; scoring a candidate is then a few tho
 student of "Improving Pinterest Search Relevance Using LLMs" (2024).
 """
 
+import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
@@ -22,40 +24,106 @@ from ray_app.models.tokens import encode_single
 from ray_app.schemas import NUM_GRADES
 
 STATE_BATCH = 64  # texts per forward pass before training
+_BACKBONES = ("backbone.", "pin_backbone.")
+_PROJECTIONS = ("projection.", "pin_projection.")
+
+
+class Tower(NamedTuple):
+    """Text -> vector: the language model, and the projection of its pooled states."""
+
+    backbone: Any
+    projection: Any  # nn.Linear without bias, hidden size -> dim
+
+
+@dataclass(frozen=True)
+class BiPreparer:
+    """Makes a bi-encoder's inputs; has no weights, so that it can be sent to where the texts are.
+
+    Args:
+        tokenizer: Of the language model; None: features are all that the model reads.
+        cfg: Lengths.
+        scaler: Of the pair features.
+        states: (tower, text) -> its pooled state, where they were computed once for all epochs.
+    """
+
+    tokenizer: Any
+    cfg: DistillConfig
+    scaler: FeatureScaler
+    states: Mapping[tuple[str, str], Any] | None = None
+
+    def lengths(self, queries: Sequence[str], pin_texts: Sequence[str]) -> np.ndarray:
+        """Tokens of query and pin together, (B,) int64; 1 where no token is read."""
+        if self.tokenizer is None or self.states is not None:
+            return np.ones(len(queries), np.int64)
+        total = np.zeros(len(queries), np.int64)
+        for texts, limit in ((queries, self.cfg.max_query_tokens), (pin_texts, self.cfg.max_pin_tokens)):
+            unique, place = np.unique(np.array(texts, dtype=object), return_inverse=True)
+            ids = self.tokenizer(unique.tolist(), truncation=True, max_length=limit)["input_ids"] if len(unique) else []
+            total += np.array([len(row) for row in ids], np.int64)[place]
+        return total
+
+    def prepare(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> dict[str, Any]:
+        """CPU tensors of a batch of B pairs; a text that stands in several pairs is encoded once.
+
+        Args:
+            queries: B strings.
+            pin_texts: B strings.
+            features: (B, num_features), not standardised.
+        """
+        import torch
+
+        batch: dict[str, Any] = {"features": torch.from_numpy(self.scaler.transform(features))}
+        if self.tokenizer is None:
+            return batch
+        for name, texts, limit in (
+            ("query", queries, self.cfg.max_query_tokens),
+            ("pin", pin_texts, self.cfg.max_pin_tokens),
+        ):
+            unique = list(dict.fromkeys(texts))
+            place = {text: i for i, text in enumerate(unique)}
+            batch[f"{name}_rows"] = torch.tensor([place[text] for text in texts])
+            if self.states is not None:
+                batch[f"{name}_states"] = torch.stack([self.states[name, text] for text in unique])
+                continue
+            tokens = encode_single(self.tokenizer, unique, limit)
+            batch |= {f"{name}_{key}": value for key, value in tokens.items()}
+        return batch
 
 
 class BiEncoder(nn.Module):
-    """Shared language model -> unit vectors of `cfg.dim` -> interaction MLP with pair features -> 5 logits.
+    """Language models -> unit vectors of `cfg.dim` -> interaction MLP with pair features -> 5 logits.
+
+    A vector's first `d` numbers, for each `d` of `cfg.nested_dims`, are trained to do the whole vector's work (Matryoshka
+    representation learning, Kusupati et al. 2022).
 
     Args:
-        backbone: Language model without head, used for both towers; None for the feature-only student, the baseline.
+        backbone: Language model without head; None for the feature-only student, the baseline.
         tokenizer: Its tokenizer.
-        cfg: Lengths, dimension and head.
+        cfg: Lengths, dimensions and head.
         scaler: Of the pair features.
+        pin_backbone: The pins' own; None: queries and pins share one tower.
     """
 
-    def __init__(self, backbone: Any, tokenizer: Any, cfg: DistillConfig, scaler: FeatureScaler) -> None:
+    def __init__(
+        self, backbone: Any, tokenizer: Any, cfg: DistillConfig, scaler: FeatureScaler, pin_backbone: Any = None
+    ) -> None:
         import torch
 
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.pin_backbone = backbone, pin_backbone
         self.tokenizer = tokenizer
         self.cfg = cfg
         self.scaler = scaler
         num_features, interactions = len(scaler.mean), 0
         if backbone is not None:
-            width = backbone.config.hidden_size
             self.pooling = "last" if is_decoder(backbone) else "mean"
-            self.projection = nn.Linear(width, cfg.dim, bias=False)
-            with torch.no_grad():  # starts near the base model's own geometry, as far as `dim` has room for it
-                nn.init.orthogonal_(self.projection.weight)
-                if cfg.dim == width:
-                    self.projection.weight.copy_(torch.eye(width))
+            self.projection = _projection(backbone.config.hidden_size, cfg.dim)
+            self.pin_projection = None if pin_backbone is None else copy.deepcopy(self.projection)
             self.compare = nn.Linear(cfg.dim, cfg.bottleneck)
             self.norm = nn.LayerNorm(cfg.bottleneck, elementwise_affine=False)
             self.vector_dropout = nn.Dropout(cfg.vector_dropout)
             interactions = 2 * cfg.bottleneck + 1
-        self._states: dict[str, Any] | None = None  # text -> pooled state, while the language model is frozen
+        self._states: dict[tuple[str, str], Any] | None = None  # pooled states, while the language model is frozen
         self.head = build_head(interactions + num_features, cfg.hidden, cfg.dropout)
         if backbone is not None:
             # What cosine and features say alone; the compared vectors refine it. It holds for queries never seen.
@@ -69,66 +137,80 @@ class BiEncoder(nn.Module):
     def from_base(cls, cfg: DistillConfig, scaler: FeatureScaler) -> "BiEncoder":
         """Untrained head on the base model that `cfg` names."""
         backbone, tokenizer = load_backbone(cfg.base_model, cfg.revision)
-        return cls(backbone, tokenizer, cfg, scaler)
+        return cls(backbone, tokenizer, cfg, scaler, None if cfg.shared_towers else copy.deepcopy(backbone))
 
     @classmethod
     def features_only(cls, cfg: DistillConfig, scaler: FeatureScaler) -> "BiEncoder":
         """The student without towers: what the pair features can do alone."""
         return cls(None, None, cfg, scaler)
 
+    @property
+    def backbones(self) -> list[Any]:
+        """Its language models: none, one or two."""
+        return [backbone for backbone in (self.backbone, self.pin_backbone) if backbone is not None]
+
+    def tower(self, name: str) -> Tower:
+        """Tower `query` or `pin`."""
+        if name == "pin" and self.pin_backbone is not None:
+            return Tower(self.pin_backbone, self.pin_projection)
+        return Tower(self.backbone, self.projection)
+
     # --- prepare -> forward -> finish ---
 
-    def prepare(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> dict[str, Any]:
-        """CPU tensors of a batch of B pairs; a text that stands in several pairs is encoded once."""
-        import torch
+    @property
+    def preparer(self) -> BiPreparer:
+        """What makes this model's inputs."""
+        return BiPreparer(self.tokenizer, self.cfg, self.scaler, self._states)
 
-        batch = {"features": torch.from_numpy(self.scaler.transform(features))}
-        if self.backbone is None:
-            return batch
-        for name, texts, limit in (
-            ("query", queries, self.cfg.max_query_tokens),
-            ("pin", pin_texts, self.cfg.max_pin_tokens),
-        ):
-            unique = list(dict.fromkeys(texts))
-            place = {text: i for i, text in enumerate(unique)}
-            batch[f"{name}_rows"] = torch.tensor([place[text] for text in texts])
-            if self._states is not None:
-                batch[f"{name}_states"] = torch.stack([self._states[text] for text in unique])
-                continue
-            tokens = encode_single(self.tokenizer, unique, limit)
-            batch |= {f"{name}_{key}": value for key, value in tokens.items()}
-        return batch
+    def prepare(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> dict[str, Any]:
+        """See `BiPreparer.prepare`."""
+        return self.preparer.prepare(queries, pin_texts, features)
 
     def forward(self, batch: dict[str, Any]) -> Any:
-        """Logits of grades 1..5, shape (B, 5)."""
+        """Logits of grades 1..5, (B, 5); while training, (1 + number of nested dims, B, 5), the whole vectors' first."""
+        import torch
+
         if self.backbone is None:
             return self.head(batch["features"])
-        query = self.vectors(self._states_of("query", batch))[batch["query_rows"]]
-        pin = self.vectors(self._states_of("pin", batch))[batch["pin_rows"]]
-        return self.score(query, pin, batch["features"])
+        query = self.vectors("query", self._states_of("query", batch))[batch["query_rows"]]
+        pin = self.vectors("pin", self._states_of("pin", batch))[batch["pin_rows"]]
+        whole = self.score(query, pin, batch["features"])
+        if not self.training or not self.cfg.nested_dims:
+            return whole
+        cut = [self.score(cut_vectors(query, d), cut_vectors(pin, d), batch["features"]) for d in self.cfg.nested_dims]
+        return torch.stack([whole, *cut])
 
-    def states(self, input_ids: Any, attention_mask: Any) -> Any:
+    def states(self, tower: str, input_ids: Any, attention_mask: Any) -> Any:
         """Pooled states of tokenised texts, (B, hidden size) float32."""
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        backbone = self.tower(tower).backbone
+        hidden = backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return pool(hidden.float(), attention_mask, self.pooling)
 
-    def vectors(self, states: Any) -> Any:
+    def vectors(self, tower: str, states: Any) -> Any:
         """Unit vectors of pooled states, (B, dim) float32."""
         from torch.nn.functional import normalize
 
-        return normalize(self.projection(states).float(), dim=-1)
+        return normalize(self.tower(tower).projection(states).float(), dim=-1)
 
-    def embed(self, input_ids: Any, attention_mask: Any) -> Any:
-        """Unit vectors of tokenised texts, (B, dim) float32: the tower."""
-        return self.vectors(self.states(input_ids, attention_mask))
+    def embed(self, tower: str, input_ids: Any, attention_mask: Any) -> Any:
+        """Unit vectors of tokenised texts, (B, dim) float32."""
+        return self.vectors(tower, self.states(tower, input_ids, attention_mask))
 
     def score(self, query: Any, pin: Any, features: Any) -> Any:
-        """Logits from vectors and standardised features: (B, dim), (B, dim), (B, num_features) -> (B, 5)."""
+        """Logits (B, 5) from vectors and standardised features.
+
+        Args:
+            query: (B, d) unit vectors, or (1, d) for the candidates of one query; `d` is `dim` or one that is nested.
+            pin: (B, d).
+            features: (B, num_features).
+        """
         import torch
+        from torch.nn.functional import pad
 
         if self.backbone is None:
             return self.head(features)
         cosine = (query * pin).sum(-1, keepdim=True) * 5.0
+        query, pin = (pad(vectors, (0, self.cfg.dim - vectors.shape[-1])) for vectors in (query, pin))
         one, two = self.norm(self.compare(query)), self.norm(self.compare(pin))
         compared = self.vector_dropout(torch.cat([one * two, (one - two).abs()], -1))
         plain = torch.cat([cosine, features], -1)
@@ -137,51 +219,60 @@ class BiEncoder(nn.Module):
     def _states_of(self, name: str, batch: dict[str, Any]) -> Any:
         if f"{name}_states" in batch:
             return batch[f"{name}_states"]
-        return self.states(batch[f"{name}_input_ids"], batch[f"{name}_attention_mask"])
+        return self.states(name, batch[f"{name}_input_ids"], batch[f"{name}_attention_mask"])
 
     def before_training(self, queries: Sequence[str], pin_texts: Sequence[str], cfg: TrainConfig) -> None:
         """While the language model is frozen, each text passes through it once and not once per epoch."""
         import torch
 
-        if self.backbone is None or cfg.train_top_layers != 0:
+        if self.backbone is None or cfg.train_top_layers != 0 or cfg.train_embeddings:
             return
         self.eval()
         device = self.projection.weight.device.type
         self._states = {}
-        for texts, limit in ((queries, self.cfg.max_query_tokens), (pin_texts, self.cfg.max_pin_tokens)):
-            unique = sorted(set(texts) - self._states.keys(), key=lambda text: (-len(text), text))
+        for name, texts, limit in (
+            ("query", queries, self.cfg.max_query_tokens),
+            ("pin", pin_texts, self.cfg.max_pin_tokens),
+        ):
+            unique = sorted(set(texts), key=lambda text: (-len(text), text))
             for start in range(0, len(unique), STATE_BATCH):
                 part = unique[start : start + STATE_BATCH]
                 tokens = encode_single(self.tokenizer, part, limit)
                 with torch.inference_mode(), autocast(device, pick_dtype(cfg.dtype, device)):
-                    states = self.states(**{name: tensor.to(device) for name, tensor in tokens.items()})
-                self._states |= dict(zip(part, states.float().cpu().clone(), strict=True))
+                    states = self.states(name, **{key: tensor.to(device) for key, tensor in tokens.items()})
+                rows = states.float().cpu().clone()
+                self._states |= {(name, text): row for text, row in zip(part, rows, strict=True)}
 
     def param_groups(self, cfg: TrainConfig) -> list[dict[str, Any]]:
-        """Optimiser groups: the language model's layers, and everything else at the head's learning rate."""
+        """Optimiser groups: the language models' layers, and everything else at the head's learning rate."""
         if self.backbone is None:
             return [{"params": list(self.parameters()), "lr": cfg.head_learning_rate}]
         # The projection is part of the tower: at the head's rate it would leave the base model's geometry at once.
-        tower = [*backbone_groups(self.backbone, cfg), {"params": [self.projection.weight], "lr": cfg.learning_rate}]
-        ours = [p for name, p in self.named_parameters() if not name.startswith(("backbone.", "projection."))]
-        return [*tower, {"params": ours, "lr": cfg.head_learning_rate}]
+        groups = [group for backbone in self.backbones for group in backbone_groups(backbone, cfg)]
+        projections = [p for name, p in self.named_parameters() if name.startswith(_PROJECTIONS)]
+        ours = [p for name, p in self.named_parameters() if not name.startswith((*_BACKBONES, *_PROJECTIONS))]
+        return [
+            *groups,
+            {"params": projections, "lr": cfg.learning_rate},
+            {"params": ours, "lr": cfg.head_learning_rate},
+        ]
 
     # --- files ---
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write `lm/` (transformers), `head.safetensors` and `model.json`."""
+        """Write `lm/` (transformers), `lm_pin/` if pins have their own, `head.safetensors` and `model.json`."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        if self.backbone is not None:
-            self.backbone.save_pretrained(folder / "lm")
-            self.tokenizer.save_pretrained(folder / "lm")
-        head = {k: v.contiguous().cpu() for k, v in self.state_dict().items() if not k.startswith("backbone.")}
+        for name, backbone in zip(("lm", "lm_pin"), self.backbones, strict=False):
+            backbone.save_pretrained(folder / name)
+            self.tokenizer.save_pretrained(folder / name)
+        head = {k: v.contiguous().cpu() for k, v in self.state_dict().items() if not k.startswith(_BACKBONES)}
         save_file(head, folder / "head.safetensors")
         about = {
             "kind": "bi_encoder",
             "config": self.cfg.model_dump(mode="json"),
-            "towers": self.backbone is not None,
+            "towers": len(self.backbones),
             "feature_mean": self.scaler.mean.tolist(),
             "feature_std": self.scaler.std.tolist(),
         }
@@ -195,13 +286,34 @@ class BiEncoder(nn.Module):
         about = json.loads((folder / "model.json").read_text())
         cfg = DistillConfig.model_validate(about["config"])
         scaler = FeatureScaler(np.array(about["feature_mean"]), np.array(about["feature_std"]))
-        backbone, tokenizer = None, None
+        backbone, tokenizer, pin_backbone = None, None, None
         if about["towers"]:
             backbone, tokenizer = load_saved_backbone(folder / "lm", cfg.base_model, cfg.revision)
-        model = cls(backbone, tokenizer, cfg, scaler)
+        if about["towers"] == 2:
+            pin_backbone, _ = load_saved_backbone(folder / "lm_pin", cfg.base_model, cfg.revision)
+        model = cls(backbone, tokenizer, cfg, scaler, pin_backbone)
         missing, unexpected = model.load_state_dict(load_file(folder / "head.safetensors"), strict=False)
-        assert not unexpected and all(name.startswith("backbone.") for name in missing)
+        assert not unexpected and all(name.startswith(_BACKBONES) for name in missing)
         return model.eval()
+
+
+def cut_vectors(vectors: Any, dim: int) -> Any:
+    """The first `dim` numbers of each vector, unit length again; (..., D) -> (..., dim), tensors."""
+    from torch.nn.functional import normalize
+
+    return normalize(vectors[..., :dim], dim=-1)
+
+
+def _projection(width: int, dim: int) -> Any:
+    """Starts near the base model's own geometry, as far as `dim` has room for it."""
+    import torch
+
+    layer = nn.Linear(width, dim, bias=False)
+    with torch.no_grad():
+        nn.init.orthogonal_(layer.weight)
+        if dim == width:
+            layer.weight.copy_(torch.eye(width))
+    return layer
 
 
 class TowerEncoder:
@@ -209,18 +321,20 @@ class TowerEncoder:
 
     Args:
         folder: Local folder of the student.
-        tower: `pin` or `query`; they share weights and differ in length.
+        tower: `pin` or `query`.
         dtype: `float32`, `bfloat16` or `auto`.
         cpu_threads: See `pick_device`.
+        dim: Length of the vectors, `cfg.dim` or one of `cfg.nested_dims`; None: `cfg.dim`.
     """
 
-    def __init__(self, folder: Path, tower: str, dtype: str, cpu_threads: int = 0) -> None:
+    def __init__(self, folder: Path, tower: str, dtype: str, cpu_threads: int = 0, dim: int | None = None) -> None:
         import torch
 
         self.student = BiEncoder.from_pretrained(folder)
         cfg = self.student.cfg
+        self.tower = tower
         self.max_tokens = {"pin": cfg.max_pin_tokens, "query": cfg.max_query_tokens}[tower]
-        self.dim: int = cfg.dim
+        self.dim: int = cfg.dim if dim is None else dim
         self.device = pick_device(cpu_threads)
         self.dtype = pick_dtype(dtype, self.device)
         self.student.to(self.device)
@@ -234,5 +348,7 @@ class TowerEncoder:
         use_cpu_threads()
         tokens = encode_single(self.student.tokenizer, texts, self.max_tokens)
         with self._torch.inference_mode(), autocast(self.device, self.dtype):
-            vectors = self.student.embed(**{name: t.to(self.device) for name, t in tokens.items()})
+            vectors = self.student.embed(self.tower, **{name: t.to(self.device) for name, t in tokens.items()})
+        if self.dim < vectors.shape[-1]:
+            vectors = cut_vectors(vectors.float(), self.dim)
         return vectors.float().cpu().numpy()

@@ -84,6 +84,11 @@ class CrossEncoder(nn.Module):
             backbone = get_peft_model(backbone, LoraConfig(r=cfg.lora_rank, target_modules="all-linear"))
         return cls(backbone, tokenizer, cfg, GradeHead(backbone.config.hidden_size, cfg, scaler))
 
+    @property
+    def backbones(self) -> list[Any]:
+        """Its language model."""
+        return [self.backbone]
+
     # --- prepare -> forward -> finish ---
 
     @property

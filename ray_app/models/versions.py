@@ -5,4 +5,4 @@ They stand apart from the models so that planning a job does not load torch.
 
 TEXT_ENCODER = 1
 CROSS_ENCODER = 2
-BI_ENCODER = 1
+BI_ENCODER = 2

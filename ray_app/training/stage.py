@@ -240,7 +240,7 @@ def _shard(model: Any) -> Any:
     """FSDP2: each layer's weights, gradients and moments are spread over the workers, and gathered when it computes."""
     from torch.distributed.fsdp import fully_shard
 
-    for layer in transformer_layers(model.backbone) if model.backbone is not None else []:
+    for layer in [layer for backbone in model.backbones for layer in transformer_layers(backbone)]:
         fully_shard(layer)
     return fully_shard(model)
 

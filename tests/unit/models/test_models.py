@@ -81,7 +81,7 @@ def test_the_tower_gives_the_vectors_that_the_student_was_trained_with(tiny_enco
     vectors = TowerEncoder(tmp_path, "pin", "float32").encode(PINS[:2], batch_size=1)
     batch = model.prepare(QUERIES[:2], PINS[:2], FEATURES[:2])
     with torch.inference_mode():
-        inside = model.embed(batch["pin_input_ids"], batch["pin_attention_mask"])[batch["pin_rows"]].numpy()
+        inside = model.embed("pin", batch["pin_input_ids"], batch["pin_attention_mask"])[batch["pin_rows"]].numpy()
     np.testing.assert_allclose(vectors, inside, atol=1e-5)
 
 
