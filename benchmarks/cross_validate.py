@@ -19,7 +19,7 @@ from _bench import finish
 
 from ray_app.bm25 import Bm25Index
 from ray_app.config import Config, load_config
-from ray_app.distill.features import student_features
+from ray_app.distill.features import StudentFeatures
 from ray_app.evaluate.evaluation import evaluate_systems
 from ray_app.evaluate.inputs import rating_of_grade
 from ray_app.evaluate.measured import EvaluationSettings
@@ -66,6 +66,7 @@ def main() -> None:
     examples = Examples(
         queries=pairs.table["query"].to_pylist(),
         pin_texts=[catalogue.pairs.rendered[row] for row in pairs.pin_index],
+        locales=pairs.table["locale"].to_pylist(),
         features=catalogue.teacher_features(cosine, pairs.queries, vectors, pairs.query_index, pairs.pin_index),
         targets=matrix_of(pairs.table["target"]),
         weights=query_weights(pairs.query_index, cfg.teach.query_balance),
@@ -85,8 +86,8 @@ def main() -> None:
             student = pool.distill(
                 teacher, set(examples.rows(test).queries), examples.rows(rest[~is_valid]), pairs, rest[~is_valid]
             )
-            features = student_features(
-                catalogue, pool.pins, pairs.queries, pairs.query_index[test], pairs.pin_index[test]
+            features = pool.beside.compute(
+                pairs.queries, pairs.query_index[test], pairs.pin_index[test], examples.rows(test).locales or []
             )
             probs["student"][test] = _probs(student, _with_features(examples.rows(test), features), cfg)
         print(f"fold {fold + 1}/{args.folds}: {time.monotonic() - started:.0f} s", flush=True)
@@ -110,15 +111,16 @@ class _Pool:
 
     def __init__(self, cfg: Config, store: Storage, catalogue: Catalogue, encoder: TextEncoder) -> None:
         self.cfg, self.catalogue = cfg, catalogue
-        self.pins = read_output(store, require_output(store, "ingest", "pins"))
+        self.beside = StudentFeatures.load(catalogue, store, encoder.encode)
         table = read_output(store, require_output(store, "sample", "pairs"))
+        self.locales = table["locale"].to_pylist()
         self.queries, self.query_index = index_queries(table["query"].to_pylist())
         self.pin_index = catalogue.pairs.pin_rows(table["pin_id"].to_pylist())
         vectors = encoder.encode(self.queries)
         self.teacher_features = catalogue.teacher_features(
             catalogue.cosine_features(), self.queries, vectors, self.query_index, self.pin_index
         )
-        self.features = student_features(catalogue, self.pins, self.queries, self.query_index, self.pin_index)
+        self.features = self.beside.compute(self.queries, self.query_index, self.pin_index, self.locales)
 
     def distill(
         self, teacher: CrossEncoder, held_out: set[str], human: Examples, pairs: LabelledPairs, human_rows: np.ndarray
@@ -129,6 +131,7 @@ class _Pool:
         plain = Examples(
             queries=[self.queries[self.query_index[i]] for i in keep],
             pin_texts=[self.catalogue.pairs.rendered[self.pin_index[i]] for i in keep],
+            locales=[self.locales[i] for i in keep],
             features=self.teacher_features[keep],
             targets=np.full((len(keep), 5), 0.2, np.float32),
             weights=np.ones(len(keep), np.float32),
@@ -136,12 +139,12 @@ class _Pool:
         soft = _probs(teacher, plain, self.cfg).astype(np.float32)
         taught = Examples(
             queries=plain.queries, pin_texts=plain.pin_texts, features=self.features[keep], targets=soft,
-            weights=plain.weights,
+            weights=plain.weights, locales=plain.locales,
         )  # fmt: skip
         distill = self.cfg.distill
         weight = np.full(len(human), distill.human_label_weight, np.float32)
-        features = student_features(
-            self.catalogue, self.pins, pairs.queries, pairs.query_index[human_rows], pairs.pin_index[human_rows]
+        features = self.beside.compute(
+            pairs.queries, pairs.query_index[human_rows], pairs.pin_index[human_rows], human.locales or []
         )
         bound = f"{int(distill.valid_share * 16**8):08x}"
         is_valid = np.array([content_key("valid", query_group(q))[:8] < bound for q in taught.queries])
@@ -159,7 +162,7 @@ class _Pool:
 def _with_features(examples: Examples, features: np.ndarray, weights: np.ndarray | None = None) -> Examples:
     return Examples(
         queries=examples.queries, pin_texts=examples.pin_texts, features=features, targets=examples.targets,
-        weights=examples.weights if weights is None else weights,
+        weights=examples.weights if weights is None else weights, locales=examples.locales,
     )  # fmt: skip
 
 

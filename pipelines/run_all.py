@@ -12,8 +12,10 @@ from ray_app.config import Config
 from ray_app.demo.stage import run as demo
 from ray_app.distill.stage import run as distill
 from ray_app.embed.stage import run as embed
+from ray_app.engagement.stage import run as engagement
 from ray_app.enrich.stage import run as enrich
 from ray_app.evaluate.stage import run as evaluate
+from ray_app.graph.stage import run as graph
 from ray_app.ingest.stage import run as ingest
 from ray_app.label.stage import run as label
 from ray_app.lessons.stage import run as lessons
@@ -28,6 +30,8 @@ STAGES = {
     "caption": caption,
     "enrich": enrich,
     "zero_shot": zero_shot,
+    "engagement": engagement,
+    "graph": graph,
     "teach": teach,
     "sample": sample,
     "label": label,
@@ -43,6 +47,8 @@ def stages_of(cfg: Config) -> dict[str, StageFn]:
     left_out = {
         "demo": cfg.demo is None,
         "caption": cfg.caption.model is None,
+        "engagement": cfg.engagement is None,
+        "graph": cfg.graph is None,
         "lessons": not (cfg.lessons.text_features or cfg.lessons.label_multiples),
     }
     return {name: stage for name, stage in STAGES.items() if not left_out.get(name)}

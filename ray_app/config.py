@@ -182,6 +182,49 @@ class EnrichConfig(Section):
     action_weights: dict[Literal["click", "long_click", "save"], float] = {"click": 1.0, "long_click": 2.0, "save": 3.0}
 
 
+class EngagementConfig(Section):
+    """Pins' engagement rates, and vectors of queries and pins learned from the search log (docs/vectors.md)."""
+
+    dim: PositiveInt = 64
+    """Of the vectors."""
+    hidden: PositiveInt = 128
+    """Width of each tower's hidden layer."""
+    epochs: PositiveInt = 15
+    batch_size: Annotated[int, Field(ge=2)] = 512
+    """Pairs per step; the others' pins are the negatives."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Of the towers; what is learned of one pin alone moves ten times as fast, being seen rarely."""
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    min_events: PositiveInt = 1
+    """Engagement events that a (query, pin) needs to be trained on."""
+    id_dropout: Fraction = 0.5
+    """Share of the times that a pin is shown without what was learned of it alone, so that texts are learned too."""
+    held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the queries that are not trained on, and measured."""
+    prior_impressions: Annotated[float, Field(gt=0)] = 20.0
+    """Weight of the whole log's rates in a pin's rates, in impressions."""
+
+
+class GraphConfig(Section):
+    """Vectors of pins and boards learned from which pins share boards (docs/vectors.md)."""
+
+    dim: PositiveInt = 64
+    """Of the vectors."""
+    hidden: PositiveInt = 128
+    """Width of the hidden layer."""
+    epochs: PositiveInt = 10
+    batch_size: Annotated[int, Field(ge=2)] = 512
+    """Saves per step; the others' pins are the negatives."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    temperature: Annotated[float, Field(gt=0)] = 0.05
+    neighbours: PositiveInt = 10
+    """Drawn per node and layer in training; the vectors themselves are made from all."""
+    neighbour_dropout: Fraction = 0.5
+    """Share of the times that a node is shown without neighbours, as a query will be."""
+    held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the saves that are not trained on, and measured."""
+
+
 class PinTextConfig(Section):
     """How a pin's fields become one text for a language model (part of every recipe)."""
 
@@ -196,10 +239,6 @@ class PinTextConfig(Section):
 class TrainConfig(Section):
     """The training loop shared by teach and distill."""
 
-    num_workers: PositiveInt = 1
-    min_workers: PositiveInt | None = None
-    """Go on with as few workers when the cluster has no more, and with more when it grows; None: always num_workers."""
-    use_gpu: bool | Literal["auto"] = "auto"
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """ddp: each worker holds the whole model. fsdp: weights, gradients and moments are spread over the workers."""
     epochs: PositiveInt = 3
@@ -238,18 +277,34 @@ class TrainConfig(Section):
     """Epochs without a better validation loss before training stops; the best epoch is kept."""
     checkpoint_sec: Annotated[float, Field(ge=0)] = 15.0
     """Seconds of training between two checkpoints, at least; they are taken between two steps."""
-    keep_checkpoints: PositiveInt = 2
-    max_failures: int = 2
-    """Worker deaths that are survived by resuming from the last checkpoint."""
     window_rows: PositiveInt = 65_536
     """More examples than that are streamed to the workers by Ray Data and shuffled within windows of that many."""
     track: list[Literal["tensorboard", "mlflow"]] = []
-    """Where training curves go besides the log and history.json: `<output>/tracking`, and MLFLOW_TRACKING_URI."""
+    """Where training curves go besides the log and history.json: `<output>/tracking`, and the server at MLFLOW_TRACKING_URI."""
     track_steps: PositiveInt = 20
     """Steps between two points of the curve."""
 
+
+class WorkersConfig(Section):
+    """The training workers of a stage. A run means the same on any number of them."""
+
+    num_workers: PositiveInt = 1
+    min_workers: PositiveInt | None = None
+    """Go on with as few workers when the cluster has no more, and with more when it grows; None: always num_workers."""
+    use_gpu: bool | Literal["auto"] = "auto"
+    """auto: if the cluster has as many GPUs as there are workers."""
+    keep_checkpoints: PositiveInt = 2
+    """Of a training that runs; a finished one leaves its model alone."""
+    max_failures: int = 2
+    """Worker deaths that are survived by resuming from the last checkpoint."""
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """All settings that decide the model: not the workers."""
+        return self.model_dump(mode="json", exclude=set(WorkersConfig.model_fields))
+
     @model_validator(mode="after")
-    def _least_is_less_than_most(self) -> "TrainConfig":
+    def _least_is_less_than_most(self) -> "WorkersConfig":
         if self.min_workers is not None and self.min_workers > self.num_workers:
             raise ValueError(f"min_workers ({self.min_workers}) must not be above num_workers ({self.num_workers})")
         return self
@@ -278,7 +333,7 @@ class WarmUpConfig(Section):
     """Kinds with nearer phrases are no negatives of each other."""
 
 
-class TeachConfig(Section):
+class TeachConfig(WorkersConfig):
     """The cross-encoder teacher."""
 
     base_model: str
@@ -443,7 +498,7 @@ class LabelConfig(Section):
         return self
 
 
-class DistillConfig(Section):
+class DistillConfig(WorkersConfig):
     """The bi-encoder student."""
 
     base_model: str
@@ -561,6 +616,10 @@ class Config(Section):
     caption: CaptionConfig = CaptionConfig()
     prices: PriceConfig = PriceConfig()
     enrich: EnrichConfig = EnrichConfig()
+    engagement: EngagementConfig | None = None
+    """None: no stage `engagement`."""
+    graph: GraphConfig | None = None
+    """None: no stage `graph`."""
     pin_text: PinTextConfig = PinTextConfig()
     features: FeatureConfig
     retrain: RetrainConfig = RetrainConfig()

@@ -1,23 +1,162 @@
-"""What the student sees beside its towers' vectors."""
+"""What the student sees beside its towers' vectors: one class for distill, evaluate and serve, for batches and one query."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
+from ray_app.config import Config
+from ray_app.embed.encode import matrix_or_zero
+from ray_app.engagement.rates import RATE_NAMES
 from ray_app.features import named_vector_block
+from ray_app.manifest import Output, read_output, require_output
+from ray_app.models.side_tower import SideTower, aligned
+from ray_app.storage import Storage
 from ray_app.teach.catalogue import Catalogue
+from ray_app.zero_shot.stage import zero_shot_tower
+
+STUDENT_FEATURES_VERSION = 1  # raised when equal inputs give other features
+LOCALE_NAMES = ("same_locale", "same_language", "pin_locale_known")
+SIDES = ("engagement", "graph")  # stages that give pins a vector, and queries one in the same space
+
+EncodeQueries = Callable[[Sequence[str]], np.ndarray]
 
 
-def student_features(
-    catalogue: Catalogue, pins: pa.Table, queries: list[str], query_index: np.ndarray, pin_index: np.ndarray
-) -> np.ndarray:
-    """The student's features of pairs: lexical ones, then the pins' named vectors and which of them are there.
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """Vectors that one stage made.
 
-    Returns:
-        (num_pairs, num_features) float32.
+    Args:
+        name: Of the stage.
+        pin_vectors: (num_pins, dim) float32 unit vectors, zeros where a pin has none.
+        tower: Makes the queries' vectors.
     """
-    lexical = catalogue.pairs.compute(queries, query_index, pin_index)
-    named = catalogue.cfg.features.named_vectors
-    if not named:
-        return lexical
-    values, present = named_vector_block(pins, named)
-    return np.concatenate([lexical, values[pin_index], present[pin_index]], 1)
+
+    name: str
+    pin_vectors: np.ndarray
+    tower: SideTower
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentFeatures:
+    """The student's features of pairs. A pin that lacks something has zeros there, and a 0 that says so.
+
+    Args:
+        catalogue: Its lexical features come first.
+        vectors: (num_pins, width) float32, the pins' named vectors side by side.
+        vector_known: (num_pins, number of named vectors), 1 where a pin has that vector.
+        vector_dims: Name -> dimension, in the order of `vectors`.
+        rates: (num_pins, 5) engagement rates and (num_pins, 1) whether they are known; None: not made.
+        sides: Vectors whose cosines are features.
+        encode_queries: Texts -> zero-shot vectors, which the sides' towers read; None: there are no sides.
+    """
+
+    catalogue: Catalogue
+    vectors: np.ndarray
+    vector_known: np.ndarray
+    vector_dims: dict[str, int]
+    rates: tuple[np.ndarray, np.ndarray] | None = None
+    sides: Sequence[Side] = ()
+    encode_queries: EncodeQueries | None = None
+
+    @classmethod
+    def load(
+        cls, catalogue: Catalogue, store: Storage, encode_queries: EncodeQueries | None = None
+    ) -> "StudentFeatures":
+        """Read what the stages have made for these pins.
+
+        Args:
+            catalogue: Of the run.
+            store: The run's.
+            encode_queries: See the class; None: the batch job that keeps its results in the ledger.
+
+        Raises:
+            UserError: a stage has not run.
+        """
+        cfg = catalogue.cfg
+        pins = read_output(store, require_output(store, "ingest", "pins"), ["pin_id", *cfg.features.named_vectors])
+        values, known = named_vector_block(pins, cfg.features.named_vectors)
+        sides, rates = [], None
+        for name in sides_of(cfg):
+            table = read_output(store, require_output(store, name, f"{name}_pins"))
+            table = aligned(table, catalogue.pin_texts["pin_id"])
+            tower = SideTower.load(store, require_output(store, name, f"{name}_model"))
+            sides.append(Side(name=name, pin_vectors=matrix_or_zero(table[f"{name}_embedding"]), tower=tower))
+            if name == "engagement":
+                rates = matrix_or_zero(table["rates"]), _is_valid(table["rates"])
+        if sides and encode_queries is None:
+            encode_queries = zero_shot_tower(cfg, store).encode
+        return cls(
+            catalogue=catalogue, vectors=values, vector_known=known, vector_dims=dict(cfg.features.named_vectors),
+            rates=rates, sides=sides, encode_queries=encode_queries,
+        )  # fmt: skip
+
+    @property
+    def names(self) -> list[str]:
+        """Name of every feature, in the order of `compute`'s columns."""
+        names = [*self.catalogue.pairs.names, *LOCALE_NAMES]
+        names += [f"{name}_{i}" for name, dim in self.vector_dims.items() for i in range(dim)]
+        names += [f"{name}_known" for name in self.vector_dims]
+        if self.rates is not None:
+            names += [*RATE_NAMES, "rates_known"]
+        return names + [f"{side.name}_{what}" for side in self.sides for what in ("cosine", "known")]
+
+    def compute(
+        self, queries: Sequence[str], query_index: np.ndarray, pin_index: np.ndarray, locales: Sequence[str]
+    ) -> np.ndarray:
+        """Features of pairs (queries[query_index[i]], pin pin_index[i]), searched from locales[i].
+
+        Args:
+            queries: Distinct normalised queries.
+            query_index: (num_pairs,).
+            pin_index: (num_pairs,) rows of the catalogue.
+            locales: num_pairs locales.
+
+        Returns:
+            (num_pairs, num_features) float32, columns as in `names`.
+        """
+        columns = [self.catalogue.pairs.compute(queries, query_index, pin_index), self._locales(pin_index, locales)]
+        columns += [self.vectors[pin_index], self.vector_known[pin_index]]
+        if self.rates is not None:
+            columns += [values[pin_index] for values in self.rates]
+        if self.sides:
+            assert self.encode_queries is not None
+            zero_shot = self.encode_queries(queries)
+            for side in self.sides:
+                query_vectors, pin_vectors = side.tower.encode(zero_shot)[query_index], side.pin_vectors[pin_index]
+                known = pin_vectors.any(1)
+                columns += [np.einsum("nd,nd->n", query_vectors, pin_vectors)[:, None], known[:, None]]
+        return np.concatenate(columns, axis=1, dtype=np.float32)
+
+    def _locales(self, pin_index: np.ndarray, locales: Sequence[str]) -> np.ndarray:
+        own = self.catalogue.pin_texts["locale"].take(pa.array(pin_index)).to_pylist()
+        rows = [
+            (pin == query, _language(pin) == _language(query), True) if pin else (False, False, False)
+            for pin, query in zip(own, locales, strict=True)
+        ]
+        return np.array(rows, np.float32).reshape(len(rows), len(LOCALE_NAMES))
+
+
+def sides_of(cfg: Config) -> list[str]:
+    """The stages of SIDES that a config switches on."""
+    return [name for name in SIDES if getattr(cfg, name) is not None]
+
+
+def feature_inputs(cfg: Config, store: Storage) -> list[Output]:
+    """What the features are read from, beside the catalogue."""
+    made = [require_output(store, name, f"{name}_{what}") for name in sides_of(cfg) for what in ("pins", "model")]
+    return [require_output(store, "ingest", "pins"), *made]
+
+
+def drifting_inputs(cfg: Config) -> list[str]:
+    """Which of `feature_inputs` may follow a few new pins without a new student; another side's model may not."""
+    return ["pins", *(f"{name}_pins" for name in sides_of(cfg))]
+
+
+def _is_valid(column: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(column.is_valid().to_numpy(zero_copy_only=False), np.float32)[:, None]
+
+
+def _language(locale: str) -> str:
+    return locale.split("-")[0]

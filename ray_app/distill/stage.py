@@ -8,16 +8,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.config import Config, DistillConfig
-from ray_app.distill.features import student_features
+from ray_app.distill.features import STUDENT_FEATURES_VERSION, StudentFeatures, drifting_inputs, feature_inputs
 from ray_app.errors import UserError
 from ray_app.features import FEATURES_VERSION
 from ray_app.ledger.content_key import content_key
 from ray_app.manifest import Drift, Manifest, StageRun, read_output, require_output
-from ray_app.models.checkpoint import model_files
+from ray_app.models.checkpoint import calibration_info, model_files
 from ray_app.models.head import FeatureScaler
+from ray_app.models.model_card import Kind, model_card
 from ray_app.models.sources import model_identity
 from ray_app.storage import Storage
-from ray_app.teach.catalogue import Catalogue, index_queries
+from ray_app.teach.catalogue import index_queries
 from ray_app.teach.pairs import LabelledPairs, load_catalogue
 from ray_app.teach.splits import queries_of
 from ray_app.text import query_group
@@ -40,30 +41,34 @@ def run(cfg: Config, store: Storage) -> Manifest:
     human_labels = require_output(store, "ingest", "human_labels")
     splits = require_output(store, "teach", "splits")
     pin_texts = require_output(store, "enrich", "pin_texts")
-    pins = require_output(store, "ingest", "pins")
+    beside = feature_inputs(cfg, store)
     distill = cfg.distill
     run = StageRun(
         "distill", cfg, store, VERSION,
         settings=[
-            distill, cfg.features, cfg.pin_text, cfg.seed, FEATURES_VERSION,
+            distill.recipe, cfg.features, cfg.pin_text, cfg.seed, FEATURES_VERSION, STUDENT_FEATURES_VERSION,
             model_identity(distill.base_model, distill.revision),
         ],
-        inputs=[soft_labels, human_labels, splits, pin_texts, pins],
-        drift=Drift(pin_texts=pin_texts, inputs=("pin_texts", "pins"), max_share=cfg.retrain.max_changed_share),
+        inputs=[soft_labels, human_labels, splits, pin_texts, *beside],
+        drift=Drift(
+            pin_texts=pin_texts,
+            inputs=("pin_texts", *drifting_inputs(cfg)),
+            max_share=cfg.retrain.max_changed_share,
+        ),
     )  # fmt: skip
     if (finished := run.finished) is not None:
         return finished
-    catalogue, _ = load_catalogue(cfg, store)
-    vectors = read_output(store, pins, ["pin_id", *cfg.features.named_vectors])
-    taught, skipped = soft_examples(catalogue, vectors, read_output(store, soft_labels))
-    human = human_examples(cfg, catalogue, vectors, read_output(store, human_labels), read_output(store, splits))
-    jobs, num_train, num_valid = student_jobs(cfg, taught, human, f"models/{{name}}/{run.fingerprint}")
-    train_on_ray(f"distill-{run.fingerprint}", list(jobs.values()), cfg.seed, store)
-    history = {}
+    features = StudentFeatures.load(load_catalogue(cfg, store)[0], store)
+    taught, skipped = soft_examples(features, read_output(store, soft_labels))
+    human = human_examples(features, read_output(store, human_labels), read_output(store, splits))
+    folder = f"models/{{name}}/{run.fingerprint}"
+    jobs, num_train, num_valid = student_jobs(cfg, features.names, taught, human, folder)
+    train_on_ray(f"distill-{run.fingerprint}", list(jobs.values()), cfg.seed, store, distill)
+    history, calibration = {}, {}
     for name, job in jobs.items():
         files = model_files(store, job.model_folder)
         assert files is not None
-        run.add_output(name, job.model_folder, files)
+        calibration[name] = calibration_info(store, run.add_output(name, job.model_folder, files))
         history[name] = store.read_json(f"{job.model_folder}/history.json")
     used = num_train + num_valid
     return run.finish(
@@ -74,17 +79,19 @@ def run(cfg: Config, store: Storage) -> Manifest:
             "valid_pairs": num_valid,
             "error_rows": skipped,
         },
-        info={"history": history},
+        info={"history": history, "calibration": calibration, "features": features.names},
     )
 
 
 def student_jobs(
-    cfg: Config, taught: Examples, human: Examples, folder: str, names: Sequence[str] = ("student", "feature_student")
-) -> tuple[dict[str, TrainJob], int, int]:
+    cfg: Config, features: Sequence[str], taught: Examples, human: Examples, folder: str,
+    names: Sequence[Kind] = ("student", "feature_student"),
+) -> tuple[dict[str, TrainJob], int, int]:  # fmt: skip
     """The training of a student, and of the feature-only student, the baseline without towers, on the same pairs.
 
     Args:
         cfg: The run's.
+        features: Their names.
         taught: Soft-labelled pairs; a share of their queries chooses the best epoch. May be empty: then a share of the
             human-labelled queries does.
         human: Human-labelled pairs of training queries, trained on too.
@@ -102,20 +109,29 @@ def student_jobs(
         train, valid = _split(human, 0.1, cfg.seed)
     scaler = FeatureScaler.fit(train.features)
     loops = {"student": distill.train, "feature_student": distill.feature_train}
-    jobs = {
+    jobs: dict[str, TrainJob] = {
         name: TrainJob(
             build=partial(build_student, distill, scaler, name == "student"),
             train=train,
             valid=valid,
             cfg=loops[name],
             model_folder=folder.format(name=name),
+            card=partial(
+                model_card,
+                kind=name,
+                cfg=cfg,
+                num_train=len(train),
+                num_valid=len(valid),
+                languages=sorted(set(train.locales or [])),
+                features=features,
+            ),
         )
         for name in names
     }
     return jobs, len(train), len(valid)
 
 
-def soft_examples(catalogue: Catalogue, pins: pa.Table, soft: pa.Table) -> tuple[Examples, int]:
+def soft_examples(features: StudentFeatures, soft: pa.Table) -> tuple[Examples, int]:
     """Pairs with the teacher's grades, and how many soft labels were errors.
 
     Raises:
@@ -127,30 +143,43 @@ def soft_examples(catalogue: Catalogue, pins: pa.Table, soft: pa.Table) -> tuple
             "label: no pair has a soft label, so there is nothing to distill; see the column `error` of soft_labels"
         )
     queries, query_index = index_queries(good["query"].to_pylist())
-    pin_index = catalogue.pairs.pin_rows(good["pin_id"].to_pylist())
-    examples = _examples_of(catalogue, pins, queries, query_index, pin_index, matrix_of(good["probs"]), 1.0)
+    pin_index = features.catalogue.pairs.pin_rows(good["pin_id"].to_pylist())
+    locales = good["locale"].to_pylist()
+    examples = _examples_of(features, queries, query_index, pin_index, locales, matrix_of(good["probs"]), 1.0)
     return examples, soft.num_rows - good.num_rows
 
 
-def human_examples(cfg: Config, catalogue: Catalogue, pins: pa.Table, labels: pa.Table, splits: pa.Table) -> Examples:
-    """Human-labelled pairs of the training queries with the raters' grades; none if their weight is 0."""
-    human = LabelledPairs.of(catalogue, labels, cfg.teach.target_smoothing)
+def human_examples(
+    features: StudentFeatures, labels: pa.Table, splits: pa.Table, weight: float | None = None
+) -> Examples:
+    """Human-labelled pairs of the training queries with the raters' grades; none if their weight is 0.
+
+    Args:
+        features: Of the run.
+        labels: Schema HUMAN_LABELS.
+        splits: Which queries train.
+        weight: Of each pair; None: `distill.human_label_weight`.
+    """
+    cfg = features.catalogue.cfg
+    weight = cfg.distill.human_label_weight if weight is None else weight
+    human = LabelledPairs.of(features.catalogue, labels, cfg.teach.target_smoothing)
     examples = _examples_of(
-        catalogue, pins, human.queries, human.query_index, human.pin_index, matrix_of(human.table["target"]),
-        cfg.distill.human_label_weight,
+        features, human.queries, human.query_index, human.pin_index, human.table["locale"].to_pylist(),
+        matrix_of(human.table["target"]), weight,
     )  # fmt: skip
-    chosen = queries_of(splits, "train") if cfg.distill.human_label_weight > 0 else set()
+    chosen = queries_of(splits, "train") if weight > 0 else set()
     return examples.rows(np.flatnonzero([query in chosen for query in examples.queries]))
 
 
 def _examples_of(
-    catalogue: Catalogue, pins: pa.Table, queries: list[str], query_index: np.ndarray, pin_index: np.ndarray,
-    targets: np.ndarray, weight: float,
+    features: StudentFeatures, queries: list[str], query_index: np.ndarray, pin_index: np.ndarray,
+    locales: list[str], targets: np.ndarray, weight: float,
 ) -> Examples:  # fmt: skip
     return Examples(
         queries=[queries[i] for i in query_index],
-        pin_texts=[catalogue.pairs.rendered[row] for row in pin_index],
-        features=student_features(catalogue, pins, queries, query_index, pin_index),
+        pin_texts=[features.catalogue.pairs.rendered[row] for row in pin_index],
+        locales=locales,
+        features=features.compute(queries, query_index, pin_index, locales),
         targets=targets,
         weights=np.full(len(query_index), weight, np.float32),
     )

@@ -1,9 +1,11 @@
 """The trained student as a scorer of pairs whose vectors are there already: hundreds of candidates in one call."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ray_app.manifest import Output
-from ray_app.models.checkpoint import local_folder
+from ray_app.models.checkpoint import load_calibration, local_folder
 from ray_app.storage import Storage
 
 
@@ -19,14 +21,23 @@ class Student:
         from ray_app.models.bi_encoder import BiEncoder
 
         self.model = BiEncoder.from_pretrained(local_folder(store, output))
+        self.calibration = load_calibration(store, output)
 
-    def score(self, query_vectors: np.ndarray, pin_vectors: np.ndarray, features: np.ndarray) -> np.ndarray:
+    def score(
+        self,
+        query_vectors: np.ndarray,
+        pin_vectors: np.ndarray,
+        features: np.ndarray,
+        locales: Sequence[str] | None = None,
+    ) -> np.ndarray:
         """Probabilities of grades 1..5 per pair.
 
         Args:
-            query_vectors: (num_pairs, dim) float32; ignored by a feature-only student.
-            pin_vectors: (num_pairs, dim) float32; zeros for a pin without text.
+            query_vectors: (num_pairs, d) float32, or (1, d) for the candidates of one query; ignored by a feature-only
+                student. `d` is the student's `dim`, or one of its `nested_dims`.
+            pin_vectors: (num_pairs, d) float32; zeros for a pin without text.
             features: (num_pairs, num_features), not standardised.
+            locales: Of the queries, num_pairs of them: then the probabilities are calibrated.
 
         Returns:
             (num_pairs, 5) float32.
@@ -36,4 +47,7 @@ class Student:
         standard = torch.from_numpy(self.model.scaler.transform(features))
         with torch.inference_mode():
             logits = self.model.score(torch.from_numpy(query_vectors), torch.from_numpy(pin_vectors), standard)
-        return logits.softmax(-1).numpy()
+        probs: np.ndarray = logits.softmax(-1).numpy()
+        if locales is None or self.calibration is None:
+            return probs
+        return self.calibration.apply(probs, locales)

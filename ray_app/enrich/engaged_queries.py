@@ -38,7 +38,7 @@ def top_engaged_queries(search_log: pa.Table, excluded_queries: Collection[str],
     frame = events.select(["event_id", "query", "pin_id", "action"]).append_column("time_ms", time_ms).to_pandas()
     normalised = {query: normalise_query(query) for query in frame["query"].unique()}
     frame["query"] = frame["query"].map(normalised)
-    allowed = _allowed(set(normalised.values()), excluded_queries)
+    allowed = allowed_queries(set(normalised.values()), excluded_queries)
     frame = frame[frame["query"].isin(allowed)].sort_values("event_id")  # summed in one order, whatever the input's
     age_days = (frame.groupby("pin_id")["time_ms"].transform("max") - frame["time_ms"]) / _DAY_MS
     frame["weight"] = frame["action"].map(weight_of).astype(float) * np.exp2(-age_days / cfg.half_life_days)
@@ -48,13 +48,14 @@ def top_engaged_queries(search_log: pa.Table, excluded_queries: Collection[str],
 def drop_engaged_queries(pin_texts: pa.Table, excluded_queries: Collection[str]) -> pa.Table:
     """`pin_texts` without these engaged queries and their near duplicates, for an evaluation on other queries."""
     lists = pin_texts["engaged_queries"].to_pylist()
-    kept = _allowed({query for queries in lists for query in queries or []}, excluded_queries)
+    kept = allowed_queries({query for queries in lists for query in queries or []}, excluded_queries)
     cleaned = [[query for query in queries or [] if query in kept] or None for queries in lists]
     index = pin_texts.column_names.index("engaged_queries")
     return pin_texts.set_column(index, pin_texts.schema.field(index), pa.array(cleaned, pa.list_(pa.string())))
 
 
-def _allowed(queries: Collection[str], excluded_queries: Collection[str]) -> set[str]:
+def allowed_queries(queries: Collection[str], excluded_queries: Collection[str]) -> set[str]:
+    """Those of `queries` (normalised) that are neither excluded nor a near duplicate of an excluded one, nor empty."""
     excluded = {query_group(query) for query in excluded_queries}
     return {query for query in queries if query and query_group(query) not in excluded}
 

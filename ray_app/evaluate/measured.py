@@ -18,7 +18,7 @@ from ray_app.evaluate.metrics import (
     ranking_metrics,
 )
 
-BASELINES = ("bm25", "embedding_cosine", "feature_student")
+BASELINES = ("bm25", "embedding_cosine", "engagement_cosine", "graph_cosine", "feature_student")
 GRADE_AS_RATING = {1: 0, 2: 1, 3: 2, 4: 3, 5: 4}
 
 

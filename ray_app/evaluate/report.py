@@ -18,7 +18,15 @@ from ray_app.evaluate.table import LABELS
 from ray_app.manifest import Manifest
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
-_SERIES = {"student": 0, "teacher": 1, "embedding_cosine": 2, "feature_student": 3, "bm25": 4}
+_SERIES = {
+    "student": 0,
+    "teacher": 1,
+    "embedding_cosine": 2,
+    "feature_student": 3,
+    "bm25": 4,
+    "engagement_cosine": 5,
+    "graph_cosine": 6,
+}
 
 _MAX_TEXT = 160  # characters of a query or title
 

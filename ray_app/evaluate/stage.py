@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.config import Config
-from ray_app.distill.features import student_features
+from ray_app.distill.features import StudentFeatures, feature_inputs
 from ray_app.enrich.engaged_queries import drop_engaged_queries
 from ray_app.errors import UserError
 from ray_app.evaluate.evaluation import evaluate_systems
@@ -47,7 +47,8 @@ from ray_app.training.examples import matrix_column, matrix_of
 VERSION = 2
 LESSON_SCORES_VERSION = 1
 STAGES = (
-    "demo", "ingest", "caption", "enrich", "zero_shot", "teach", "sample", "label", "distill", "embed", "lessons",
+    "demo", "ingest", "caption", "enrich", "zero_shot", "engagement", "graph",
+    "teach", "sample", "label", "distill", "embed", "lessons",
 )  # fmt: skip
 TRUTH = "truth"  # rater of the demo world's own grades
 HEAD_SEARCHES = 5  # guessed: a query searched at least that often in the log counts as frequent
@@ -85,7 +86,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         settings=[cfg.evaluate.model_copy(update={"human_labels": None}), cfg.ingest.human_labels, judged_content],
         inputs=[
             *read_from, labels_output, log_output, splits, models.teacher, models.student, models.feature_student,
-            *lessons.values(),
+            *lessons.values(), *feature_inputs(cfg, store),
         ],
         name=name,
     )  # fmt: skip
@@ -98,8 +99,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
     judged = LabelledPairs.of(catalogue, labels, smoothing=0.0)
     train_labels = _of_queries(all_labels, queries_of(split_table, "train", "valid"))
     calibration = LabelledPairs.of(catalogue, train_labels, smoothing=0.0)
-    pins = read_output(store, pins_output, ["pin_id", *cfg.features.named_vectors])
-    systems = score_systems(cfg, store, catalogue, pins, models, judged, calibration)
+    features = StudentFeatures.load(catalogue, store)
+    systems = score_systems(cfg, store, features, models, judged, calibration)
 
     grade_map = getattr(cfg.ingest.human_labels, "grade_map", None)
     bands = _frequency_bands(judged, read_output(store, log_output, ["query", "event_id"]))
@@ -115,7 +116,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     if set(labels["rater_id"].to_pylist()) == {TRUTH}:
         notes.append('The grades are the known truth of the demo world; where the report says "human", read "truth".')
     evaluation = evaluate_systems(judged.table.append_column("frequency_band", bands), systems, settings, notes=notes)
-    arms = score_lessons(cfg, store, catalogue, pins, judged, lessons, judged_content)
+    arms = score_lessons(cfg, store, features, judged, lessons, judged_content)
     tables = lesson_tables(cfg, judged.table, systems, arms, all_labels, settings)
     table = "\n\n".join([render_table(evaluation), *map(lesson_text, tables)])
     provenance = {
@@ -156,7 +157,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
 
 def score_lessons(
-    cfg: Config, store: Storage, catalogue: Catalogue, pins: pa.Table, judged: LabelledPairs, models: dict[str, Output],
+    cfg: Config, store: Storage, features: StudentFeatures, judged: LabelledPairs, models: dict[str, Output],
     judged_content: str,
 ) -> dict[str, SystemScores]:  # fmt: skip
     """Slug -> scores of each arm, row by row as `judged.table`; kept while the models and the judged pairs stay."""
@@ -173,16 +174,19 @@ def score_lessons(
         table = read_output(store, finished.outputs["lesson_scores"])
         return {slug: graded(matrix_of(table[slug])) for slug in models}
     zero_shot = read_output(store, require_output(store, "zero_shot", "zero_shot_pins"))
-    features = student_features(catalogue, pins, judged.queries, judged.query_index, judged.pin_index)
+    locales = judged.table["locale"].to_pylist()
+    computed = features.compute(judged.queries, judged.query_index, judged.pin_index, locales)
     parts = {}
     for arm in arms:
+        catalogue = features.catalogue
         own = catalogue if arm.cfg is cfg else Catalogue.of(arm.cfg, catalogue.pin_texts, zero_shot)
         parts[arm.slug] = PairsToScore(
             output=models[arm.slug],
             model=arm.model,
             queries=judged.table["query"].to_pylist(),
             pin_texts=[own.pairs.rendered[row] for row in judged.pin_index],
-            features=features if arm.model == "student" else features[:, :0],
+            locales=locales,
+            features=computed if arm.model == "student" else computed[:, :0],
         )
     probs = score_arms(cfg, store, parts)
     run.write_table("lesson_scores", pa.table({slug: matrix_column(probs[slug]) for slug in models}))

@@ -10,6 +10,8 @@ from ray_app.evaluate.table import LABELS
 NAMES = {
     "bm25": "BM25",
     "embedding_cosine": "Embedding cosine",
+    "engagement_cosine": "Engagement cosine",
+    "graph_cosine": "Graph cosine",
     "feature_student": "Feature-only student",
     "teacher": "Teacher",
     "student": "Student",

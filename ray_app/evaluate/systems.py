@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from ray_app.bm25 import Bm25Index
 from ray_app.config import Config
-from ray_app.distill.features import student_features
+from ray_app.distill.features import StudentFeatures
 from ray_app.distill.student import Student
 from ray_app.embed.encode import matrix_or_zero
 from ray_app.embed.stage import student_tower
@@ -15,9 +15,9 @@ from ray_app.evaluate.grading import fit_grade_thresholds
 from ray_app.evaluate.metrics import SystemScores
 from ray_app.label.stage import Labeller
 from ray_app.manifest import Output
+from ray_app.models.checkpoint import load_calibration
 from ray_app.models.head import expected_grade
 from ray_app.storage import Storage
-from ray_app.teach.catalogue import Catalogue
 from ray_app.teach.pairs import LabelledPairs
 from ray_app.text import render_pin_texts
 from ray_app.zero_shot.stage import title_and_text, zero_shot_tower
@@ -33,33 +33,37 @@ class Models:
 
 
 def score_systems(
-    cfg: Config, store: Storage, catalogue: Catalogue, pins: pa.Table, models: Models, judged: LabelledPairs,
+    cfg: Config, store: Storage, features: StudentFeatures, models: Models, judged: LabelledPairs,
     calibration: LabelledPairs,
 ) -> dict[str, SystemScores]:  # fmt: skip
     """Every system's scores, row by row as `judged.table`.
 
-    BM25 and the cosine read the same text, the zero-shot fields, unless `evaluate.bm25_fields` says otherwise. They know no grades, so for accuracy their scores are
-    cut into grades by thresholds fitted on training queries.
+    BM25 and the cosine read the same text, the zero-shot fields, unless `evaluate.bm25_fields` says otherwise. They
+    and the vectors of `engagement` and `graph` know no grades, so for accuracy their scores are cut into grades by
+    thresholds fitted on training queries. Models' probabilities are calibrated.
 
     Args:
         cfg: The run's.
         store: Storage.
-        catalogue: Its texts must hold none of the judged queries.
-        pins: Schema PINS, for named vectors; same rows as the catalogue.
+        features: The student's; the catalogue's texts must hold none of the judged queries.
         models: Trained models.
         judged: Pairs to score.
         calibration: Human-labelled pairs of training queries.
     """
-    zero_shot = zero_shot_tower(cfg, store)
+    catalogue, zero_shot = features.catalogue, zero_shot_tower(cfg, store)
     bm25 = Bm25Index.build(_bm25_texts(cfg, catalogue.pin_texts))
 
     def baselines(pairs: LabelledPairs) -> dict[str, np.ndarray]:
         vectors = zero_shot.encode(pairs.queries)
         cosine = np.einsum("nd,nd->n", vectors[pairs.query_index], catalogue.text_vectors[pairs.pin_index])
-        return {
+        scores = {
             "bm25": bm25.score_pairs(pairs.queries, pairs.query_index, pairs.pin_index),
             "embedding_cosine": cosine.astype(np.float64),
         }
+        for side in features.sides:
+            beside = side.tower.encode(vectors)[pairs.query_index], side.pin_vectors[pairs.pin_index]
+            scores[f"{side.name}_cosine"] = np.einsum("nd,nd->n", *beside).astype(np.float64)
+        return scores
 
     systems = {}
     known = baselines(calibration)
@@ -68,19 +72,24 @@ def score_systems(
         thresholds = fit_grade_thresholds(known[name], grades) if len(grades) else None
         systems[name] = SystemScores(score=score, thresholds=thresholds)
 
-    features = student_features(catalogue, pins, judged.queries, judged.query_index, judged.pin_index)
-    nothing = np.zeros((len(features), 0), np.float32)
-    systems["feature_student"] = graded(Student(store, models.feature_student).score(nothing, nothing, features))
+    locales = judged.table["locale"].to_pylist()
+    computed = features.compute(judged.queries, judged.query_index, judged.pin_index, locales)
+    nothing = np.zeros((len(computed), 0), np.float32)
+    feature_student = Student(store, models.feature_student)
+    systems["feature_student"] = graded(feature_student.score(nothing, nothing, computed, locales))
 
     labeller = Labeller(cfg=cfg, store=store, teacher=models.teacher)
     labels, _ = labeller.label(catalogue, judged.queries, judged.query_index, judged.pin_index)
-    systems["teacher"] = graded(matrix_or_zero(labels["probs"]), failed=np.array(labels["error"].is_valid()))
+    probs, temperatures = matrix_or_zero(labels["probs"]), load_calibration(store, models.teacher)
+    if temperatures is not None:
+        probs = temperatures.apply(probs, locales)
+    systems["teacher"] = graded(probs, failed=np.array(labels["error"].is_valid()))
 
     rows, place = np.unique(judged.pin_index, return_inverse=True)
     pin_vectors = student_tower(cfg, store, models.student, "pin").encode([catalogue.pairs.rendered[r] for r in rows])
     query_vectors = student_tower(cfg, store, models.student, "query").encode(judged.queries)
     student = Student(store, models.student)
-    systems["student"] = graded(student.score(query_vectors[judged.query_index], pin_vectors[place], features))
+    systems["student"] = graded(student.score(query_vectors[judged.query_index], pin_vectors[place], computed, locales))
     return systems
 
 

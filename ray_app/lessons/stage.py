@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_app.config import Config
+from ray_app.distill.features import StudentFeatures, drifting_inputs, feature_inputs
 from ray_app.distill.stage import human_examples, soft_examples, student_jobs
 from ray_app.lessons.arms import LABEL_SCALING, TEXT_FEATURES, Arm, arms_of, longer
 from ray_app.manifest import Drift, Manifest, Output, StageRun, read_output, require_output
@@ -25,21 +26,22 @@ VERSION = 1
 def run(cfg: Config, store: Storage) -> Manifest:
     """Write one model per arm; none if the config asks for no lessons."""
     names = {
-        "ingest": ("human_labels", "pins"), "enrich": ("pin_texts",), "zero_shot": ("zero_shot_pins",),
+        "ingest": ("human_labels",), "enrich": ("pin_texts",), "zero_shot": ("zero_shot_pins",),
         "teach": ("splits",), "label": ("soft_labels",),
     }  # fmt: skip
     inputs = {name: require_output(store, stage, name) for stage, names_ in names.items() for name in names_}
+    beside = feature_inputs(cfg, store)
     run = StageRun(
         "lessons", cfg, store, VERSION,
         settings=[
-            cfg.lessons, cfg.teach, cfg.distill, cfg.features, cfg.pin_text, cfg.seed,
+            cfg.lessons, cfg.teach.recipe, cfg.distill.recipe, cfg.features, cfg.pin_text, cfg.seed,
             model_identity(cfg.teach.base_model, cfg.teach.revision),
             model_identity(cfg.distill.base_model, cfg.distill.revision),
         ],
-        inputs=list(inputs.values()),
+        inputs=[*inputs.values(), *beside],
         drift=Drift(
             pin_texts=inputs["pin_texts"],
-            inputs=("pins", "pin_texts", "zero_shot_pins"),
+            inputs=("pin_texts", "zero_shot_pins", *drifting_inputs(cfg)),
             max_share=cfg.retrain.max_changed_share,
         ),
     )  # fmt: skip
@@ -59,14 +61,12 @@ def run(cfg: Config, store: Storage) -> Manifest:
     scaled = [arm for arm in arms if arm.lesson == LABEL_SCALING]
     sizes: dict[str, int] = {}
     if scaled:
-        pins = read_output(store, inputs["pins"], ["pin_id", *cfg.features.named_vectors])
+        features = StudentFeatures.load(Catalogue.of(cfg, tables["pin_texts"], tables["zero_shot_pins"]), store)
         soft = read_output(store, inputs["soft_labels"])
-        students, sizes = _scaling_jobs(
-            scaled, Catalogue.of(cfg, tables["pin_texts"], tables["zero_shot_pins"]), pins, soft, tables, folder
-        )
+        students, sizes = _scaling_jobs(scaled, features, soft, tables, folder)
         jobs += students
     if jobs:
-        train_on_ray(f"lessons-{run.fingerprint}", jobs, cfg.seed, store)
+        train_on_ray(f"lessons-{run.fingerprint}", jobs, cfg.seed, store, cfg.distill)
     for arm in arms:
         files = model_files(store, f"{folder}/{arm.slug}")
         assert files is not None
@@ -75,13 +75,12 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
 
 def _scaling_jobs(
-    arms: list[Arm], catalogue: Catalogue, pins: pa.Table, soft: pa.Table, tables: Mapping[str, pa.Table], folder: str
+    arms: list[Arm], features: StudentFeatures, soft: pa.Table, tables: Mapping[str, pa.Table], folder: str
 ) -> tuple[list[TrainJob], dict[str, int]]:
     """A student per number of labels, and the number of its training pairs."""
     cfg = arms[0].cfg
-    weighted = cfg.model_copy(update={"distill": cfg.distill.model_copy(update={"human_label_weight": 1.0})})
-    human = human_examples(weighted, catalogue, pins, tables["human_labels"], tables["splits"])
-    taught, _ = soft_examples(catalogue, pins, soft)
+    human = human_examples(features, tables["human_labels"], tables["splits"], weight=1.0)
+    taught, _ = soft_examples(features, soft)
     order = np.random.default_rng(cfg.seed).permutation(len(taught))  # the smaller sets are parts of the larger ones
     beside = human if cfg.distill.human_label_weight > 0 else human.rows(np.arange(0))
     jobs: list[TrainJob] = []
@@ -91,6 +90,7 @@ def _scaling_jobs(
         size = len(chosen) if arm.multiple else len(human)
         made, sizes[arm.name], _ = student_jobs(
             longer(arm.cfg, size, len(taught)),
+            features.names,
             chosen,
             beside if arm.multiple else human,
             f"{folder}/{arm.slug}",
@@ -102,12 +102,13 @@ def _scaling_jobs(
 
 @dataclass(frozen=True, kw_only=True)
 class PairsToScore:
-    """What an arm is shown of the judged pairs; texts and features (num_pairs, ...) row by row."""
+    """What an arm is shown of the judged pairs; texts, locales and features (num_pairs, ...) row by row."""
 
     output: Output
     model: str  # teacher or student
     queries: list[str]
     pin_texts: list[str]
+    locales: list[str]
     features: np.ndarray
 
 
@@ -143,4 +144,4 @@ def _score(cfg: Config, store: Storage, part: PairsToScore) -> np.ndarray:
         found = encoder.encode(distinct.tolist(), cfg.embed.batch_size)
         found[distinct == ""] = 0.0  # as in a release: a pin without text has no vector
         vectors[tower] = found[place]
-    return Student(store, part.output).score(vectors["query"], vectors["pin"], part.features)
+    return Student(store, part.output).score(vectors["query"], vectors["pin"], part.features, part.locales)

@@ -12,6 +12,8 @@ from typing import Any
 from ray_app.config import TeachConfig
 from ray_app.errors import UserError
 from ray_app.manifest import Output, hash_files
+from ray_app.models.calibration import FILE as CALIBRATION_FILE
+from ray_app.models.calibration import Calibration
 from ray_app.storage import Storage, StoredFile
 
 
@@ -47,6 +49,18 @@ def finished_model(store: Storage, folder: str) -> Output:
     name = folder.split("/")[-2]
     content = hash_files(folder, {file.path: file.sha256 for file in files})
     return Output(name=name, path=folder, files=[file.path for file in files], rows=0, content_hash=content)
+
+
+def load_calibration(store: Storage, output: Output) -> Calibration | None:
+    """A model's temperatures; None if it has none."""
+    path = f"{output.path}/{CALIBRATION_FILE}"
+    return Calibration.from_json(store.read_bytes(path).decode()) if path in output.files else None
+
+
+def calibration_info(store: Storage, output: Output) -> dict[str, Any] | None:
+    """A model's temperatures for a manifest."""
+    calibration = load_calibration(store, output)
+    return None if calibration is None else asdict(calibration)
 
 
 def local_folder(store: Storage, output: Output, weights: bool = True) -> Path:

@@ -10,11 +10,13 @@ from ray_app.config import Config, TeachConfig
 from ray_app.errors import UserError
 from ray_app.ledger.content_key import content_key
 from ray_app.manifest import Drift, Manifest, Output, StageRun, read_output, require_output
-from ray_app.models.checkpoint import finished_model, local_folder, model_files
+from ray_app.models.checkpoint import calibration_info, finished_model, local_folder, model_files
 from ray_app.models.head import FeatureScaler
+from ray_app.models.model_card import model_card
 from ray_app.models.sources import model_identity
 from ray_app.storage import Storage
 from ray_app.teach.catalogue import Catalogue
+from ray_app.teach.features import COSINE_NAMES
 from ray_app.teach.pairs import LabelledPairs, load_catalogue
 from ray_app.teach.splits import queries_of, split_queries
 from ray_app.teach.targets import grade_weights, query_weights
@@ -51,7 +53,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     run = StageRun(
         "teach", cfg, store, VERSION,
         settings=[
-            cfg.teach, cfg.features, cfg.pin_text, cfg.seed,
+            cfg.teach.recipe, cfg.features, cfg.pin_text, cfg.seed,
             model_identity(cfg.teach.base_model, cfg.teach.revision),
         ],
         inputs=[labels, labelled_pins],
@@ -66,10 +68,10 @@ def run(cfg: Config, store: Storage) -> Manifest:
     folder = f"models/teacher/{run.fingerprint}"
     if model_files(store, folder) is None:
         jobs = teacher_jobs(cfg, store, catalogue, pairs, splits, folder)
-        train_on_ray(f"teach-{run.fingerprint}", jobs, cfg.seed, store)
+        train_on_ray(f"teach-{run.fingerprint}", jobs, cfg.seed, store, cfg.teach)
     files = model_files(store, folder)
     assert files is not None
-    run.add_output("teacher", folder, files)
+    teacher = run.add_output("teacher", folder, files)
     history = store.read_json(f"{folder}/history.json")
     split_of = dict(zip(splits["query"].to_pylist(), splits["split"].to_pylist(), strict=True))
     num = {
@@ -78,7 +80,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     return run.finish(
         counts={"rows_in": len(pairs.query_index), "rows_out": len(pairs.query_index)}
         | {f"{name}_pairs": count for name, count in num.items()},
-        info={"history": history},
+        info={"history": history, "calibration": calibration_info(store, teacher)},
     )
 
 
@@ -95,6 +97,7 @@ def teacher_jobs(
     examples = Examples(
         queries=pairs.table["query"].to_pylist(),
         pin_texts=[catalogue.pairs.rendered[row] for row in pairs.pin_index],
+        locales=pairs.table["locale"].to_pylist(),
         features=features,
         targets=matrix_of(pairs.table["target"]),
         weights=query_weights(pairs.query_index, cfg.teach.query_balance)
@@ -113,7 +116,12 @@ def teacher_jobs(
         cfg=cfg.teach.train,
         model_folder=folder,
         extra_files={"cosine_features.json": cosine.to_json()},
-    )
+        card=partial(
+            model_card, kind="teacher", cfg=cfg, num_train=len(part["train"]), num_valid=len(part["valid"]),
+            languages=sorted(set(part["train"].locales or [])),
+            features=[*catalogue.pairs.names, *COSINE_NAMES] if cfg.teach.use_features else [],
+        ),
+    )  # fmt: skip
     return [warm_up, job] if warm_up else [job]
 
 

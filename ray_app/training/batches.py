@@ -21,6 +21,7 @@ from ray_app.training.examples import Examples
 
 BUCKET_BATCHES = 20  # batches that are sorted by length together: guessed; more pads less and shuffles less
 _AHEAD = 4  # steps that are prepared before they are needed
+_WINDOWS_AHEAD = 2  # windows of a stream that are batched at the same time, each in a process of its own
 
 
 class Preparer(Protocol):
@@ -273,6 +274,7 @@ class Streamed:
                 _window_steps,
                 fn_kwargs={"store": self.store, "preparer": self.preparer, "cfg": cfg, "seed": seed, "place": place},
                 batch_size=1,
+                compute=ray.data.TaskPoolStrategy(size=_WINDOWS_AHEAD),
                 num_cpus=0,  # the workers hold the CPUs of a small cluster, and would wait for these tasks for ever
             )
             for row in dataset.iter_rows():

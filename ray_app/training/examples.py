@@ -17,6 +17,7 @@ class Examples:
         features: (N, num_features) float32, not standardised.
         targets: (N, 5) float32, each row a distribution over grades.
         weights: (N,) float32, >= 0.
+        locales: N locales that the queries were searched from; None: not known, and then no model is calibrated.
     """
 
     queries: Sequence[str]
@@ -24,10 +25,12 @@ class Examples:
     features: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
+    locales: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.queries)
         lengths = {len(self.pin_texts), len(self.features), len(self.targets), len(self.weights)}
+        lengths |= set() if self.locales is None else {len(self.locales)}
         if lengths != {n}:
             raise ValueError(f"examples must have one length, found {n} queries and {sorted(lengths)}")
         if n and not np.allclose(self.targets.sum(1), 1.0, atol=1e-3):
@@ -44,17 +47,20 @@ class Examples:
             features=self.features[index],
             targets=self.targets[index],
             weights=self.weights[index],
+            locales=None if self.locales is None else [self.locales[i] for i in index],
         )
 
     @classmethod
     def concatenate(cls, parts: Sequence["Examples"]) -> "Examples":
-        """The parts one after the other."""
+        """The parts one after the other; without locales if one of them has none."""
+        locales = [part.locales for part in parts if part.locales is not None]
         return cls(
             queries=[query for part in parts for query in part.queries],
             pin_texts=[text for part in parts for text in part.pin_texts],
             features=np.concatenate([part.features for part in parts]),
             targets=np.concatenate([part.targets for part in parts]),
             weights=np.concatenate([part.weights for part in parts]),
+            locales=[locale for some in locales for locale in some] if len(locales) == len(parts) else None,
         )
 
     def to_table(self) -> pa.Table:
@@ -67,6 +73,8 @@ class Examples:
         }
         if self.features.shape[1]:  # Parquet reads lists of no numbers as broken ones
             columns["features"] = matrix_column(self.features)
+        if self.locales is not None:
+            columns["locale"] = pa.array(list(self.locales), pa.string())
         return pa.table(columns)
 
     @classmethod
@@ -80,6 +88,7 @@ class Examples:
             else np.zeros((table.num_rows, 0), np.float32),
             targets=matrix_of(table["target"]),
             weights=table["weight"].to_numpy().astype(np.float32),
+            locales=table["locale"].to_pylist() if "locale" in table.column_names else None,
         )
 
 

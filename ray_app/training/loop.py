@@ -202,15 +202,7 @@ def evaluate_loss(model: Any, examples: Examples, cfg: TrainConfig, worker: Work
     model.eval()
     device = next(model.parameters()).device
     loss = loss_of(cfg)
-    lengths = model.preparer.lengths(examples.queries, examples.pin_texts)
-    longest_first = np.argsort(-lengths, kind="stable")
-    size = 2 * cfg.batch_size
-    limit = cfg.micro_batch_tokens and 2 * cfg.micro_batch_tokens
-    batches = [
-        run
-        for start in range(0, len(examples), size)
-        for run in cut_micro_batches(longest_first[start : start + size], lengths, limit)
-    ]
+    batches = _batches_without_gradients(model, examples, cfg)
     loss_sum = 0.0
     with torch.inference_mode():
         for start in range(0, len(batches), worker.size):
@@ -223,6 +215,36 @@ def evaluate_loss(model: Any, examples: Examples, cfg: TrainConfig, worker: Work
             losses = loss(logits.float(), torch.from_numpy(np.ascontiguousarray(part.targets, np.float32)).to(device))
             loss_sum += float(losses.cpu() @ torch.from_numpy(part.weights.astype(np.float32))) if mine else 0.0
     return worker.total(loss_sum) / max(float(examples.weights.sum()), 1e-9)
+
+
+def predict(model: Any, examples: Examples, cfg: TrainConfig) -> np.ndarray:
+    """Probabilities of grades 1..5, (N, 5) float32, by a model that is whole in this process."""
+    import torch
+
+    model.eval()
+    device = next(model.parameters()).device
+    probs = np.zeros((len(examples), examples.targets.shape[1]), np.float32)
+    with torch.inference_mode():
+        for rows in _batches_without_gradients(model, examples, cfg):
+            part = examples.rows(rows)
+            inputs = model.prepare(part.queries, part.pin_texts, part.features)
+            with autocast(device.type, pick_dtype(cfg.dtype, device.type)):
+                logits = model({name: tensor.to(device) for name, tensor in inputs.items()})
+            probs[rows] = logits.float().softmax(-1).cpu().numpy()
+    return probs
+
+
+def _batches_without_gradients(model: Any, examples: Examples, cfg: TrainConfig) -> list[np.ndarray]:
+    """Row numbers of each batch, longest first; they may be twice as large as in training."""
+    lengths = model.preparer.lengths(examples.queries, examples.pin_texts)
+    longest_first = np.argsort(-lengths, kind="stable")
+    size = 2 * cfg.batch_size
+    limit = cfg.micro_batch_tokens and 2 * cfg.micro_batch_tokens
+    return [
+        run
+        for start in range(0, len(examples), size)
+        for run in cut_micro_batches(longest_first[start : start + size], lengths, limit)
+    ]
 
 
 class _Run:

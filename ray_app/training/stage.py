@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,16 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from ray_app.config import TrainConfig
+from ray_app.config import TrainConfig, WorkersConfig
 from ray_app.errors import UserError
 from ray_app.models.backbone import transformer_layers
+from ray_app.models.calibration import FILE as CALIBRATION_FILE
+from ray_app.models.calibration import fit_calibration
 from ray_app.models.checkpoint import model_files, save_model
 from ray_app.storage import Storage
 from ray_app.training.batches import Source, Streamed
 from ray_app.training.examples import Examples
-from ray_app.training.loop import Worker, fit, trained_weights
+from ray_app.training.loop import Worker, fit, predict, trained_weights
 from ray_app.training.tracking import start_tracking
 
 logger = logging.getLogger(__name__)
@@ -39,10 +41,11 @@ class TrainJob:
     Args:
         build: Makes the untrained model in the worker; must be picklable and cheap to send.
         train: Examples that are trained on.
-        valid: Examples that choose the best epoch; may be empty.
+        valid: Examples that choose the best epoch, and the temperatures if they have locales; may be empty.
         cfg: The loop's settings.
         model_folder: Of the finished model under the storage root; a job whose folder is finished is skipped.
         extra_files: name -> text, saved beside the model.
+        card: Makes the model card from the keywords `history` and `calibration`; None: no card.
     """
 
     build: Callable[[], Any]
@@ -51,9 +54,12 @@ class TrainJob:
     cfg: TrainConfig
     model_folder: str
     extra_files: dict[str, str] = field(default_factory=dict)
+    card: Callable[..., str] | None = None
 
 
-def train_on_ray(name: str, jobs: Sequence[TrainJob], seed: int, store: Storage) -> None:
+def train_on_ray(
+    name: str, jobs: Sequence[TrainJob], seed: int, store: Storage, workers: WorkersConfig | None = None
+) -> None:
     """Train models one after the other on one group of workers, and save the best epoch of each.
 
     Small models would otherwise spend more time on starting workers than on training. A driver or worker that died is
@@ -62,18 +68,18 @@ def train_on_ray(name: str, jobs: Sequence[TrainJob], seed: int, store: Storage)
 
     Args:
         name: Identity of the run, such as stage and fingerprint.
-        jobs: In order; a job may build on the models of those before it. All on the same number of workers.
+        jobs: In order; a job may build on the models of those before it.
         seed: Decides data order and dropout.
         store: Where checkpoints and the models go.
+        workers: How many, and what happens when they die; None: one.
 
     Raises:
-        UserError: training failed more often than `max_failures` of the first job.
+        UserError: training failed more often than `max_failures`.
     """
     jobs = [job for job in jobs if model_files(store, job.model_folder) is None]
     if not jobs:
         return
-    cfg = jobs[0].cfg
-    assert all(job.cfg.num_workers == cfg.num_workers for job in jobs), "the jobs share their workers"
+    cfg = workers or WorkersConfig()
     sent = []
     for job in jobs:
         examples = _write_examples(job, f"training/{name}/examples/{job.model_folder}", seed, store)
@@ -147,19 +153,19 @@ def _train_worker(config: dict[str, Any]) -> None:
             _train_job(job, files, config["name"], config["seed"], config["store"], device)
 
 
-def _train_job(job: TrainJob, files: _Files, name: str, seed: int, store: Storage, device: Any) -> None:
+def _train_job(job: TrainJob, where: _Files, name: str, seed: int, store: Storage, device: Any) -> None:
     import torch
     import torch.distributed as dist
 
     torch.manual_seed(seed)  # the head starts the same on every worker
     model = job.build().to(device)
     peer = _Peer(job, device)
-    valid = Examples.from_table(store.read_table(files.valid))
+    valid = Examples.from_table(store.read_table(where.valid))
     train: Examples | Source
-    if len(files.train) == 1:
-        train = Examples.from_table(store.read_table(files.train[0]))
+    if len(where.train) == 1:
+        train = Examples.from_table(store.read_table(where.train[0]))
     else:
-        train = Streamed(store, files.train, files.train_rows, files.train_weight, model.preparer)
+        train = Streamed(store, where.train, where.train_rows, where.train_weight, model.preparer)
     worker = Worker(
         rank=peer.rank, size=peer.size, wrap=peer.wrap, report=peer.report, is_due=peer.is_due, total=peer.total
     )
@@ -173,9 +179,23 @@ def _train_job(job: TrainJob, files: _Files, name: str, seed: int, store: Storag
             model = job.build()
             model.load_state_dict(whole, strict=False)  # the frozen ones are the base model's
     if peer.rank == 0:
-        save_model(model, store, job.model_folder, state.history, job.extra_files)
+        files = job.extra_files | _describe(job, model, valid, state.history)
+        save_model(model, store, job.model_folder, state.history, files)
     if peer.size > 1:
         dist.barrier()
+
+
+def _describe(job: TrainJob, model: Any, valid: Examples, history: list[dict[str, float]]) -> dict[str, str]:
+    """Texts to save beside a trained model: its calibration and its card."""
+    calibration, texts = None, {}
+    if valid.locales is not None:
+        probs = predict(model, valid, job.cfg)
+        calibration = fit_calibration(probs, valid.targets, valid.weights, valid.locales, valid.queries)
+    if calibration is not None:
+        texts[CALIBRATION_FILE] = calibration.to_json()
+    if job.card is not None:
+        texts["README.md"] = job.card(history=history, calibration=asdict(calibration) if calibration else None)
+    return texts
 
 
 class _Peer:
@@ -245,7 +265,7 @@ def _shard(model: Any) -> Any:
     return fully_shard(model)
 
 
-def _use_gpu(cfg: TrainConfig) -> bool:
+def _use_gpu(cfg: WorkersConfig) -> bool:
     if cfg.use_gpu == "auto":
         return ray.cluster_resources().get("GPU", 0) >= cfg.num_workers
     return bool(cfg.use_gpu)

@@ -12,11 +12,11 @@ Track = Callable[[dict[str, float], int], None]
 def start_tracking(cfg: TrainConfig, store: Storage, run_name: str, model_folder: str) -> Track:
     """A function that logs figures of a step wherever `train.track` says.
 
-    TensorBoard's files go to `<output>/tracking/<model folder>`. MLflow's to MLFLOW_TRACKING_URI, or else to
-    `<output>/mlflow.db`; one MLflow run per model.
+    TensorBoard's files go to `<output>/tracking/<model folder>`. MLflow's to the server at MLFLOW_TRACKING_URI; one
+    MLflow run per model.
 
     Raises:
-        UserError: a package is missing, or the output is remote and no tracking server is named.
+        UserError: mlflow is missing or no server is named, or TensorBoard's output is remote.
     """
     trackers = [
         {"tensorboard": _tensorboard, "mlflow": _mlflow}[name](cfg, store, run_name, model_folder) for name in cfg.track
@@ -34,13 +34,12 @@ def _tensorboard(cfg: TrainConfig, store: Storage, run_name: str, model_folder: 
 
     if not store.is_local:
         raise UserError("train.track has tensorboard, which writes to a local folder; use mlflow with a remote output")
-    writer = SummaryWriter(store.full_path(f"tracking/{model_folder}"))
+    writer = SummaryWriter(store.full_path(f"tracking/{model_folder}"), flush_secs=2)
     writer.add_text("config", f"```\n{cfg.model_dump_json(indent=1)}\n```")
 
     def track(figures: dict[str, float], step: int) -> None:
         for name, value in figures.items():
             writer.add_scalar(name, value, step)
-        writer.flush()
 
     return track
 
@@ -52,12 +51,10 @@ def _mlflow(cfg: TrainConfig, store: Storage, run_name: str, model_folder: str) 
         import mlflow
     except ImportError:
         raise UserError(
-            "train.track has mlflow, but the package is not installed: pip install mlflow, or remove it"
+            "train.track has mlflow, but the package is not installed: pip install -e '.[mlflow]', or remove it"
         ) from None
     if not os.environ.get("MLFLOW_TRACKING_URI"):
-        if not store.is_local:
-            raise UserError("train.track has mlflow: set MLFLOW_TRACKING_URI, since the output is not a local folder")
-        mlflow.set_tracking_uri(f"sqlite:///{store.full_path('mlflow.db')}")
+        raise UserError("train.track has mlflow: set MLFLOW_TRACKING_URI to the address of the tracking server")
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(run_name)
     experiment_id = experiment.experiment_id if experiment else client.create_experiment(run_name)

@@ -11,6 +11,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.envir
     os.pathsep
 )
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+# How often Ray Train looks at its workers. They wait for it between two checkpoints, which tests take in quick succession.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 
 
 @pytest.fixture(scope="session")

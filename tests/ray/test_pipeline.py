@@ -11,20 +11,39 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import yaml
 
 from ray_app.config import Config, load_config
+from ray_app.distill.features import StudentFeatures
+from ray_app.distill.stage import soft_examples
 from ray_app.errors import UserError
 from ray_app.ledger.release import current_release, open_release
 from ray_app.manifest import Manifest, read_manifest, read_output
+from ray_app.models.checkpoint import load_calibration
+from ray_app.models.text_encoder import TextEncoder
 from ray_app.storage import Storage
+from ray_app.teach.pairs import load_catalogue
 
 pytestmark = pytest.mark.timeout(900)  # the first test pays for the whole pipeline
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("ingest", "enrich", "zero_shot", "teach", "sample", "label", "distill", "embed", "evaluate")
+STAGES = (
+    "ingest",
+    "enrich",
+    "zero_shot",
+    "engagement",
+    "graph",
+    "teach",
+    "sample",
+    "label",
+    "distill",
+    "embed",
+    "evaluate",
+)
 THINGS = ("cup", "mug", "shoe", "laptop", "hub", "cable")
 COLOURS = ("red", "green", "blue", "black", "small", "large")
 
@@ -61,23 +80,29 @@ def source(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: str) -> Path:
     write_csv(folder / "labels.csv", [*labels, {**labels[0], "pin_id": "nowhere"}])
     log = [
         {
-            "event_id": f"{q}{i}", "timestamp": "2026-01-01T00:00:00Z", "query": q, "locale": "en-US",
-            "pin_id": f"{c}-{t}", "position": i + 1, "action": "impression",
+            "event_id": f"{q}{i}{n}", "timestamp": "2026-01-01T00:00:00Z", "query": q, "locale": "en-US",
+            "pin_id": f"{c}-{t}", "position": i + 1, "action": action,
         }
         for t in THINGS
         for c in COLOURS[:3]
         for i, q in enumerate((f"{c} {t}",))
+        for n, action in enumerate(("impression", "click", "save"))
     ]  # fmt: skip
     write_csv(folder / "log.csv", log)
+    boards = [{"board_id": t, "pin_id": f"{c}-{t}", "board_title": f"my {t}"} for t in THINGS for c in COLOURS[:4]]
+    write_csv(folder / "boards.csv", boards)
     train = {"epochs": 2, "batch_size": 32, "head_learning_rate": 0.01}
     config = {
         "output": str(folder / "run"),
         "ingest": {
             "pins": {"adapter": "table", "path": str(folder / "pins.csv")},
             "search_log": {"adapter": "table", "path": str(folder / "log.csv")},
+            "boards": {"adapter": "table", "path": str(folder / "boards.csv")},
             "human_labels": {"adapter": "table", "path": str(folder / "labels.csv")},
         },
         "features": {"zero_shot_model": tiny_encoder, "zero_shot_max_tokens": 16},
+        "engagement": {"epochs": 2},
+        "graph": {"epochs": 2},
         "teach": {"base_model": tiny_encoder, "max_tokens": 32, "train": train},
         "sample": {"num_pairs": 120},
         "label": {"rows_per_block": 16, "batch_size": 8, "plan_rows": 20, "max_error_rate": 0.2},
@@ -234,10 +259,46 @@ def test_labels_of_unknown_pins_only_are_a_clear_error(
         run_stages(bad, "evaluate")
 
 
+def test_batch_and_online_features_of_the_student_agree(finished: tuple[Config, dict[str, Manifest]]) -> None:
+    """distill sees them in one batch of soft labels, evaluate in another, serve one query at a time: a difference would
+    be a student that is served other inputs than it learned from."""
+    cfg, store = finished[0], Storage(finished[0].output)
+    catalogue, _ = load_catalogue(cfg, store)
+    batch = StudentFeatures.load(catalogue, store)
+    soft = read_output(store, finished[1]["label"].outputs["soft_labels"])
+    soft = soft.filter(pc.is_null(soft["error"]))
+    trained_on, _ = soft_examples(batch, soft)
+    encoder = TextEncoder(cfg.features.zero_shot_model, None, cfg.features.zero_shot_max_tokens, "float32")
+    online = StudentFeatures.load(catalogue, store, encode_queries=encoder.encode)
+    assert trained_on.features.shape[1] == len(batch.names) == len(online.names)
+    for query in ("cup", "red cup"):
+        rows = [i for i, other in enumerate(trained_on.queries) if other == query]
+        assert rows
+        pins = catalogue.pairs.pin_rows([soft["pin_id"][i].as_py() for i in rows])
+        alone = online.compute([query], np.zeros(len(rows), int), pins, [soft["locale"][i].as_py() for i in rows])
+        np.testing.assert_allclose(alone, trained_on.features[rows], atol=1e-5)
+    some = trained_on.features.any(0)
+    for name in ("engagement_cosine", "graph_cosine", "click_rate", "same_locale", "title_bm25"):
+        assert some[batch.names.index(name)], name
+
+
+def test_a_trained_model_says_what_it_is_and_how_sure_it_may_be(finished: tuple[Config, dict[str, Manifest]]) -> None:
+    store, manifests = Storage(finished[0].output), finished[1]
+    for stage, name in (("teach", "teacher"), ("distill", "student"), ("distill", "feature_student")):
+        output = manifests[stage].outputs[name]
+        card = store.read_bytes(f"{output.path}/README.md").decode()
+        assert name.replace("_", " ") in card
+        assert finished[0].output not in card
+        calibration = load_calibration(store, output)
+        assert calibration is not None
+        assert 0.25 <= calibration.temperature("en-US") <= 4.0
+
+
 def test_two_training_workers_give_a_working_teacher(finished: tuple[Config, dict[str, Manifest]]) -> None:
     cfg = finished[0]
-    train = cfg.teach.train.model_copy(update={"num_workers": 2, "epochs": 1})
-    two = cfg.model_copy(update={"teach": cfg.teach.model_copy(update={"train": train}), "output": f"{cfg.output}-two"})
+    train = cfg.teach.train.model_copy(update={"epochs": 1})
+    teach = cfg.teach.model_copy(update={"num_workers": 2, "train": train})
+    two = cfg.model_copy(update={"teach": teach, "output": f"{cfg.output}-two"})
     shutil.copytree(cfg.output, two.output)
     manifest = run_stages(two, "teach")["teach"]
     assert len(manifest.info["history"]) == 1

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ray_app.config import TeachConfig
+from ray_app.config import TeachConfig, WorkersConfig
 from ray_app.errors import UserError
 from ray_app.models.head import FeatureScaler
 from ray_app.storage import Storage
@@ -42,7 +42,10 @@ def train(folder: Path, base: Path, name: str = "run", rows: int = 300, **settin
     loop = {
         "epochs": 3, "batch_size": 16, "learning_rate": 1e-3, "patience": 9, "checkpoint_sec": 0.5, "train_embeddings": True,
     } | settings  # fmt: skip
-    teach = TeachConfig.model_validate({"base_model": str(base), "pooling": "mean", "dropout": 0.0, "train": loop})
+    workers = {name: loop.pop(name) for name in set(loop) & set(WorkersConfig.model_fields)}
+    teach = TeachConfig.model_validate(
+        {"base_model": str(base), "pooling": "mean", "dropout": 0.0, "train": loop} | workers
+    )
     store = Storage(str(folder))
     job = TrainJob(
         build=partial(build_teacher, teach, FeatureScaler(np.zeros(2), np.ones(2)), store, None),
@@ -51,7 +54,7 @@ def train(folder: Path, base: Path, name: str = "run", rows: int = 300, **settin
         cfg=teach.train,
         model_folder=f"models/teacher/{name}",
     )
-    train_on_ray(name, [job], 5, store)
+    train_on_ray(name, [job], 5, store, teach)
     model = Path(folder) / job.model_folder
     weights = load_file(model / "lm" / "model.safetensors") | load_file(model / "head.safetensors")
     return SimpleNamespace(store=store, history=store.read_json(f"{job.model_folder}/history.json"), weights=weights)

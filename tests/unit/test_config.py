@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_app.config import load_config, section_hash
+from ray_app.config import TeachConfig, load_config, section_hash
 from ray_app.errors import UserError
 
 MINIMAL = """
@@ -191,3 +191,10 @@ def test_parallelism_needs_a_gpu_for_each_process(minimal):
         minimal, ["label.engine=vllm", "label.tensor_parallel=4", "label.num_gpus=1"]
     )
     assert "need engine: vllm" in message(minimal, ["label.pipeline_parallel=2"])
+
+
+def test_the_number_of_training_workers_is_no_part_of_a_models_recipe() -> None:
+    """A run means the same on any number of workers, so a bigger cluster must train nothing again."""
+    one = TeachConfig(base_model="x")
+    assert one.recipe == one.model_copy(update={"num_workers": 8, "min_workers": 2, "use_gpu": True}).recipe
+    assert one.recipe != one.model_copy(update={"dropout": 0.5}).recipe

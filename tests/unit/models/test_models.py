@@ -7,13 +7,18 @@ import pytest
 import torch
 
 from ray_app.config import DistillConfig, TeachConfig, TrainConfig
+from ray_app.distill.student import Student
 from ray_app.errors import UserError
-from ray_app.models.bi_encoder import BiEncoder, TowerEncoder
+from ray_app.models.bi_encoder import BiEncoder, TowerEncoder, cut_vectors
+from ray_app.models.checkpoint import finished_model, save_model
 from ray_app.models.cross_encoder import CrossEncoder
 from ray_app.models.head import FeatureScaler
 from ray_app.models.pooling import pool
 from ray_app.models.sources import load_backbone, model_identity, resolve
 from ray_app.models.text_encoder import TextEncoder
+from ray_app.storage import Storage
+from ray_app.training.examples import Examples
+from ray_app.training.loop import Worker, fit
 
 QUERIES = ["red cup", "usb hub", "laptop", "a small red cup for the laptop"]
 PINS = ["red mug", "black usb hub cable", "", "shoe " * 30]
@@ -153,3 +158,115 @@ def test_a_frozen_student_trains_on_the_states_that_its_tower_gives(tiny_encoder
     assert "pin_states" in batch
     with torch.inference_mode():
         torch.testing.assert_close(model(batch), plain, atol=1e-5, rtol=1e-4)
+
+
+# --- the student's vectors ---
+
+
+def test_a_cut_vector_scores_as_in_training(tiny_encoder: str, tmp_path: Path) -> None:
+    """The interaction MLP must read a short vector offline as it did while it learned."""
+    model = student(tiny_encoder, nested_dims=[8, 4], vector_dropout=0.0, dropout=0.0)
+    model.save_pretrained(tmp_path)
+    batch = model.prepare(QUERIES, PINS, FEATURES)
+    with torch.inference_mode():
+        views = model.train()(batch)
+        whole = model.eval()(batch)
+    assert views.shape == (3, 4, 5)
+    torch.testing.assert_close(views[0], whole)
+    for view, dim in zip(views[1:], (8, 4), strict=True):
+        cut = {
+            name: torch.from_numpy(TowerEncoder(tmp_path, name, "float32", dim=dim).encode(texts, 2))
+            for name, texts in (("query", QUERIES), ("pin", PINS))
+        }
+        assert cut["pin"].shape == (4, dim)
+        with torch.inference_mode():
+            outside = model.score(cut["query"], cut["pin"], batch["features"])
+        torch.testing.assert_close(outside, view, atol=1e-5, rtol=1e-4)
+
+
+def test_training_makes_cut_vectors_as_good_as_whole_ones(tiny_encoder: str) -> None:
+    """Without nested dims the first numbers of a vector carry what they happen to carry."""
+    texts = ["red", "green", "black", "small", "large", "cup", "mug", "lamp"]
+    pairs = [(a, b) for a in texts for b in texts]
+    examples = Examples(
+        queries=[a for a, _ in pairs], pin_texts=[b for _, b in pairs], features=np.zeros((64, 2), np.float32),
+        targets=np.eye(5, dtype=np.float32)[[4 if a == b else 0 for a, b in pairs]],
+        weights=np.array([7.0 if a == b else 1.0 for a, b in pairs], np.float32),
+    )  # fmt: skip
+    loss = {}
+    for nested in ([], [4]):
+        model = student(tiny_encoder, nested_dims=nested, vector_dropout=0.0, dropout=0.0).train()
+        cfg = TrainConfig(epochs=30, batch_size=16, head_learning_rate=5e-3, learning_rate=5e-3, train_top_layers=0)
+        fit(model, examples, examples.rows(np.arange(0)), cfg, 0, Worker())
+        model.eval()
+        batch = model.prepare(examples.queries, examples.pin_texts, examples.features)
+        with torch.inference_mode():
+            query, pin = (model.vectors(t, batch[f"{t}_states"])[batch[f"{t}_rows"]] for t in ("query", "pin"))
+            logits = model.score(cut_vectors(query, 4), cut_vectors(pin, 4), batch["features"])
+        targets = torch.from_numpy(examples.targets.argmax(1))
+        loss[len(nested)] = float(torch.nn.functional.cross_entropy(logits, targets))
+    assert loss[1] < 0.7 * loss[0]
+
+
+def test_the_candidates_of_one_query_score_in_one_call_as_one_by_one(tiny_encoder: str, tmp_path: Path) -> None:
+    model = student(tiny_encoder)
+    save_model(model, Storage(str(tmp_path)), "models/student/x", [], {})
+    scorer = Student(Storage(str(tmp_path)), finished_model(Storage(str(tmp_path)), "models/student/x"))
+    rng = np.random.default_rng(0)
+    query, pins, features = rng.normal(size=(1, 16)), rng.normal(size=(500, 16)), rng.normal(size=(500, 2))
+    query, pins, features = (array.astype(np.float32) for array in (query, pins, features))
+    together = scorer.score(query, pins, features)
+    alone = np.concatenate([scorer.score(query, pins[i : i + 1], features[i : i + 1]) for i in range(500)])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    assert together.shape == (500, 5)
+
+
+def test_own_towers_start_alike_and_are_saved_apart(tiny_encoder: str, tmp_path: Path) -> None:
+    model = student(tiny_encoder, shared_towers=False)
+    with torch.no_grad():
+        model.pin_projection.weight.mul_(-1.0)
+        next(model.pin_backbone.parameters()).add_(0.1)
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(logits(BiEncoder.from_pretrained(tmp_path), [0, 1]), logits(model, [0, 1]))
+    query, pin = (TowerEncoder(tmp_path, name, "float32").encode(["red cup"], 1) for name in ("query", "pin"))
+    assert np.abs(query - pin).max() > 0.1
+
+
+# --- memory ---
+
+
+@pytest.mark.parametrize("settings", [{"gradient_checkpointing": True}, {"micro_batch_tokens": 40}])
+def test_saving_memory_changes_no_gradient(tiny_encoder: str, settings: dict) -> None:
+    examples = Examples(
+        queries=QUERIES, pin_texts=PINS, features=FEATURES, targets=np.eye(5, dtype=np.float32)[[0, 4, 2, 1]],
+        weights=np.ones(4, np.float32),
+    )  # fmt: skip
+    trained = []
+    for more in ({}, settings):
+        model = teacher(tiny_encoder, dropout=0.0)
+        cfg = TrainConfig.model_validate({"epochs": 2, "batch_size": 4, "learning_rate": 1e-2} | more)
+        fit(model, examples, examples.rows(np.arange(0)), cfg, 0, Worker())
+        trained.append(model.state_dict())
+    for name, weight in trained[0].items():
+        torch.testing.assert_close(trained[1][name], weight, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_adapters_train_over_a_frozen_base_in_bfloat16(tiny_decoder: str) -> None:
+    model = teacher(tiny_decoder, pooling="last", lora_rank=2)
+    before = {name: weight.clone() for name, weight in model.backbone.named_parameters()}
+    examples = Examples(
+        queries=QUERIES, pin_texts=PINS, features=FEATURES, targets=np.eye(5, dtype=np.float32)[[0, 4, 2, 1]],
+        weights=np.ones(4, np.float32),
+    )  # fmt: skip
+    cfg = TrainConfig(epochs=2, batch_size=2, learning_rate=1e-2, dtype="bfloat16", frozen_dtype="bfloat16")
+    fit(model, examples, examples.rows(np.arange(0)), cfg, 0, Worker())
+    moved = {name for name, weight in model.backbone.named_parameters() if not torch.equal(weight, before[name].to(weight.dtype))}  # fmt: skip
+    assert moved
+    assert all("lora_" in name for name in moved)
+    frozen = {weight.dtype for name, weight in model.backbone.named_parameters() if "lora_" not in name}
+    assert frozen == {torch.bfloat16}
+
+
+def test_four_bits_without_a_gpu_say_what_is_missing(tiny_decoder: str) -> None:
+    with pytest.raises(UserError, match="quantize"):
+        teacher(tiny_decoder, pooling="last", lora_rank=2, quantize="4bit")

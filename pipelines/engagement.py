@@ -1,0 +1,11 @@
+"""Rates of pins, and vectors of queries and pins, from the search log.
+
+python pipelines/engagement.py --config configs/demo.yaml --set engagement={}
+"""
+
+from runner import run_stage
+
+from ray_app.engagement.stage import run
+
+if __name__ == "__main__":
+    run_stage(run, __doc__)

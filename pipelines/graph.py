@@ -1,0 +1,11 @@
+"""Vectors of pins and boards, from which pins share boards.
+
+python pipelines/graph.py --config configs/demo.yaml --set graph={}
+"""
+
+from runner import run_stage
+
+from ray_app.graph.stage import run
+
+if __name__ == "__main__":
+    run_stage(run, __doc__)

@@ -1,0 +1,1 @@
+"""Which pins share boards: GraphSAGE on the graph of pins and boards."""

@@ -1,0 +1,278 @@
+"""The trained student in formats that others read: sentence-transformers folders, ONNX, one file with all weights.
+
+A sentence-transformers folder is a transformers folder plus a few small JSON files, so they are written here, in the
+layout that its versions 2 to 6 share (tested with 6.2), and the package is not needed.
+"""
+
+import copy
+import importlib.util
+import json
+import logging
+import tempfile
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ray_app.config import DistillConfig
+from ray_app.errors import UserError
+from ray_app.manifest import Output
+from ray_app.models.calibration import FILE as CALIBRATION_FILE
+from ray_app.models.checkpoint import local_folder, model_files
+from ray_app.models.head import FeatureScaler
+from ray_app.models.model_card import public_source, tower_card
+from ray_app.storage import Storage
+
+if TYPE_CHECKING:
+    from ray_app.models.bi_encoder import BiEncoder
+
+logger = logging.getLogger(__name__)
+
+EXPORT_VERSION = 1  # raised when the same student is written otherwise than before
+TOWERS = ("query", "pin")
+ONNX_FILE = "query/onnx/model.onnx"
+# torch's exporter names an inner value `embedding` and then writes a broken file for an output of that name.
+ONNX_OUTPUT = "sentence_embedding"
+MAX_ONNX_DIFFERENCE = 1e-4  # of unit vectors; measured: 2e-6 for MiniLM
+_ONNX_PACKAGES = ("onnxscript", "onnxruntime")
+_ONE_FILE_BYTES = 1_500_000_000  # an ONNX file cannot pass 2 GiB; larger weights go beside it
+_MODULES = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("Normalize", "3_Normalize"))
+
+
+def export_student(store: Storage, student: Output, target: Storage, folder: str, onnx: bool = True) -> str:
+    """Write `student` under `<folder>/<student id>/` of `target`, unless it is there already.
+
+    Args:
+        store: Where the student lies.
+        student: Output `student` of stage `distill`.
+        target: Where to write; the same or another storage.
+        folder: Under the target's root; may be empty.
+        onnx: Write the query tower as ONNX too.
+
+    Returns:
+        The export's folder under the target's root. `files.json` in it was written last.
+
+    Raises:
+        UserError: a package for ONNX is missing; the message names the extra.
+    """
+    path = "/".join(part for part in (folder, student.path.rsplit("/", 1)[-1]) if part)
+    if _finished(target, path, student, onnx):
+        logger.info("export: up to date")
+        return path
+    if onnx:
+        _require_onnx()
+    from ray_app.models.bi_encoder import BiEncoder
+
+    model = BiEncoder.from_pretrained(local_folder(store, student))
+    target.delete(f"{path}/files.json")
+    with tempfile.TemporaryDirectory() as temp:
+        write_export(model, Path(temp), student.content_hash, onnx)
+        paths = sorted(p for p in Path(temp).rglob("*") if p.is_file())
+        files = [target.write_bytes(f"{path}/{p.relative_to(temp).as_posix()}", p.read_bytes()) for p in paths]
+    if (calibration := f"{student.path}/{CALIBRATION_FILE}") in student.files:
+        files.append(target.write_bytes(f"{path}/{CALIBRATION_FILE}", store.read_bytes(calibration)))
+    target.write_json(f"{path}/files.json", [asdict(file) for file in files])
+    return path
+
+
+def write_export(student: "BiEncoder", folder: Path, content_hash: str, onnx: bool = True) -> None:
+    """Write all files of an export but `files.json` to a local folder."""
+    if student.backbone is None:
+        raise UserError("the feature-only student has no towers: there is nothing to export")
+    for name in TOWERS:
+        write_tower(student, name, folder / name)
+    write_weights(student, folder, content_hash)
+    if onnx:
+        write_onnx(student, folder / ONNX_FILE)
+
+
+def write_tower(student: "BiEncoder", name: str, folder: Path) -> None:
+    """Write tower `query` or `pin` as a sentence-transformers folder: its `encode` gives the student's vectors."""
+    from safetensors.torch import save_file
+
+    backbone, projection = student.tower(name)
+    limit = _max_tokens(student, name)
+    backbone.save_pretrained(folder)
+    _tokenizer_with_limit(student.tokenizer, limit).save_pretrained(folder)
+    width, dim = projection.in_features, projection.out_features
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(_MODULES)
+    ]
+    pooling = {"word_embedding_dimension": width} | {
+        f"pooling_mode_{mode}": mode == {"mean": "mean_tokens", "last": "lasttoken"}[student.pooling]
+        for mode in ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+    }  # fmt: skip
+    dense = {
+        "in_features": width,
+        "out_features": dim,
+        "bias": False,
+        "activation_function": "torch.nn.modules.linear.Identity",
+    }
+    _write_json(folder / "modules.json", modules)
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
+    _write_json(
+        folder / "config_sentence_transformers.json",
+        {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"},
+    )
+    _write_json(folder / "1_Pooling/config.json", pooling)
+    _write_json(folder / "2_Dense/config.json", dense)
+    save_file({"linear.weight": projection.weight.detach().cpu().contiguous()}, folder / "2_Dense/model.safetensors")
+    _write_json(folder / "3_Normalize/config.json", {})
+    cfg = student.cfg
+    (folder / "README.md").write_text(tower_card(name, cfg.base_model, limit, cfg.dim, cfg.nested_dims))
+
+
+def write_weights(student: "BiEncoder", folder: Path, content_hash: str) -> None:
+    """Write `student.safetensors` (towers, heads, feature scaler) and `config.json`; `read_weights` reads them."""
+    import torch
+    from safetensors.torch import save_file
+
+    weights = {name: tensor.cpu().contiguous() for name, tensor in student.state_dict().items()}
+    weights["scaler.mean"] = torch.from_numpy(student.scaler.mean)
+    weights["scaler.std"] = torch.from_numpy(student.scaler.std)
+    save_file(weights, folder / "student.safetensors")
+    cfg = student.cfg.model_dump(mode="json") | {"base_model": public_source(student.cfg.base_model)}
+    _write_json(
+        folder / "config.json",
+        {
+            "kind": "bi_encoder",
+            "export_version": EXPORT_VERSION,
+            "student": content_hash,
+            "towers": len(student.backbones),
+            "pooling": student.pooling,
+            "backbone": student.backbone.config.to_diff_dict(),
+            "config": cfg,
+        },
+    )
+
+
+def read_weights(folder: Path) -> "BiEncoder":
+    """The student of an export, in evaluation mode, from `student.safetensors`, `config.json` and `query/`'s tokenizer."""
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    from ray_app.models.bi_encoder import BiEncoder
+
+    about = json.loads((folder / "config.json").read_text())
+    weights = load_file(folder / "student.safetensors")
+    scaler = FeatureScaler(weights.pop("scaler.mean").numpy(), weights.pop("scaler.std").numpy())
+    backbone = AutoModel.from_config(AutoConfig.for_model(**about["backbone"]))
+    tokenizer = AutoTokenizer.from_pretrained(folder / "query")
+    pin_backbone = copy.deepcopy(backbone) if about["towers"] == 2 else None
+    student = BiEncoder(backbone, tokenizer, DistillConfig.model_validate(about["config"]), scaler, pin_backbone)
+    student.load_state_dict(weights)
+    return student.eval()
+
+
+def write_onnx(student: "BiEncoder", path: Path) -> None:
+    """Write the query tower as ONNX: input_ids, attention_mask (B, T) int64 -> sentence_embedding (B, dim) float32.
+
+    Raises:
+        UserError: a package is missing, the model cannot be traced, or onnxruntime computes other vectors.
+    """
+    _require_onnx()
+    import torch
+
+    class QueryTower(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.student = student
+
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            return self.student.embed("query", input_ids, attention_mask)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sizes = {0: "batch", 1: "sequence"}
+    num_bytes = sum(p.numel() * p.element_size() for p in student.tower("query").backbone.parameters())
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of torch and copyreg, about their own future
+        try:
+            torch.onnx.export(
+                QueryTower().eval(), _token_batch(student, 3, 7), path, dynamo=True, verbose=False,
+                input_names=["input_ids", "attention_mask"], output_names=[ONNX_OUTPUT],
+                dynamic_shapes=(sizes, sizes), external_data=num_bytes > _ONE_FILE_BYTES,
+            )  # fmt: skip
+        except torch.onnx.OnnxExporterError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"torch cannot write this language model as ONNX ({reason}); try --no-onnx") from None
+    difference = onnx_difference(student, path)
+    if not difference <= MAX_ONNX_DIFFERENCE:  # NaN too
+        raise UserError(
+            f"the ONNX file gives other vectors than the model (by up to {difference:.1e}), so it is not exported; try --no-onnx"
+        )
+    logger.info("export: ONNX differs by at most %.1e", difference)
+
+
+def onnx_difference(student: "BiEncoder", path: Path) -> float:
+    """Largest difference of a number between onnxruntime's query vectors and the student's, over several batch sizes.
+
+    Each batch has rows of different lengths; sequences are padded as the tokenizer pads, and on the other side too.
+    """
+    import onnxruntime
+    import torch
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    longest = _max_tokens(student, "query")
+    worst = 0.0
+    for batch, tokens in ((1, 1), (1, 5), (2, 2), (5, longest), (8, min(12, longest)), (1, longest)):
+        right = _token_batch(student, batch, tokens)
+        for ids, mask in (right, tuple(tensor.flip(1) for tensor in right)):
+            with torch.no_grad():
+                ours = student.embed("query", ids, mask).numpy()
+            theirs = session.run([ONNX_OUTPUT], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0]
+            if theirs.shape != ours.shape:
+                return float("inf")
+            worst = float(np.maximum(worst, np.abs(ours - theirs).max()))  # NaN stays NaN
+    return worst
+
+
+def _token_batch(student: "BiEncoder", batch: int, tokens: int) -> tuple[Any, Any]:
+    """Random input_ids and attention_mask, (batch, tokens) int64; row i lacks its last i tokens, the first one stays."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, student.backbone.config.vocab_size, (batch, tokens), generator=generator)
+    lengths = (tokens - torch.arange(batch)).clamp(min=1)
+    return ids, (torch.arange(tokens) < lengths.unsqueeze(1)).long()
+
+
+def _require_onnx() -> None:
+    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"ONNX needs the package {missing[0]}: pip install 'ray-app-relevance[export]' (in a checkout: "
+            "pip install -e '.[export]'), or export without it: --no-onnx"
+        )
+
+
+def _finished(target: Storage, path: str, student: Output, onnx: bool) -> bool:
+    files = model_files(target, path)
+    if files is None or not all(target.exists(file.path) for file in files):
+        return False
+    about = target.read_json(f"{path}/config.json")
+    made = (about.get("export_version"), about.get("student")) == (EXPORT_VERSION, student.content_hash)
+    return made and (not onnx or f"{path}/{ONNX_FILE}" in {file.path for file in files})
+
+
+def _max_tokens(student: "BiEncoder", tower: str) -> int:
+    return {"query": student.cfg.max_query_tokens, "pin": student.cfg.max_pin_tokens}[tower]
+
+
+def _tokenizer_with_limit(tokenizer: Any, limit: int) -> Any:
+    """A copy that cuts and pads by itself, so that `tokenizers` alone makes the ONNX file's inputs."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = limit
+    backend = tokenizer.backend_tokenizer
+    backend.enable_truncation(limit)
+    backend.enable_padding(
+        direction=tokenizer.padding_side, pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token
+    )
+    return tokenizer
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2) + "\n")

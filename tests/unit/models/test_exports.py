@@ -1,0 +1,147 @@
+"""An export is the same model: other programs must get the vectors that the catalogue was embedded with."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ray_app.config import DistillConfig
+from ray_app.errors import UserError
+from ray_app.manifest import Output
+from ray_app.models import exports
+from ray_app.models.bi_encoder import BiEncoder, TowerEncoder
+from ray_app.models.checkpoint import finished_model, save_model
+from ray_app.models.head import FeatureScaler
+from ray_app.storage import Storage
+
+TEXTS = ["red cup", "usb hub", "a", "a small red cup for the laptop", "shoe " * 30]
+FEATURES = np.arange(10, dtype=np.float32).reshape(5, 2)
+FOLDER = "models/student/abc"
+
+needs_onnx = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnxscript", "onnxruntime")),
+    reason="needs the extra `export`: pip install -e '.[export]'",
+)
+
+
+def make_student(source: str, **overrides: object) -> BiEncoder:
+    """A student with two towers that differ, and lengths that cut the longest text differently."""
+    torch.manual_seed(1)
+    cfg = DistillConfig.model_validate(
+        {"base_model": source, "dim": 8, "nested_dims": [4], "hidden": 8, "shared_towers": False,
+         "max_query_tokens": 6, "max_pin_tokens": 12} | overrides
+    )  # fmt: skip
+    student = BiEncoder.from_base(cfg, FeatureScaler.fit(FEATURES)).eval()
+    with torch.no_grad():
+        for parameter in [] if student.pin_backbone is None else student.pin_backbone.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return student
+
+
+def saved(student: BiEncoder, root: Path) -> tuple[Storage, Output]:
+    store = Storage(str(root))
+    save_model(student, store, FOLDER, [], {"calibration.json": "{}"})
+    return store, finished_model(store, FOLDER)
+
+
+@pytest.fixture(scope="module", params=["encoder", "decoder"])
+def export(request, tmp_path_factory) -> tuple[Path, Path]:
+    """(folder of the student, folder of its export without ONNX)."""
+    root = tmp_path_factory.mktemp("run")
+    store, output = saved(make_student(request.getfixturevalue(f"tiny_{request.param}")), root)
+    return root / FOLDER, root / exports.export_student(store, output, store, "exports", onnx=False)
+
+
+@pytest.mark.parametrize("tower", ["query", "pin"])
+def test_sentence_transformers_gives_our_vectors_also_cut(export, tower) -> None:
+    module = pytest.importorskip("sentence_transformers", reason="needs pip install sentence-transformers")
+    student, folder = export
+    ours = TowerEncoder(student, tower, "float32").encode(TEXTS, 2)
+    theirs = module.SentenceTransformer(str(folder / tower), device="cpu")
+    np.testing.assert_allclose(theirs.encode(TEXTS, batch_size=3), ours, atol=1e-5)
+    cut = module.SentenceTransformer(str(folder / tower), device="cpu", truncate_dim=4)
+    expected = ours[:, :4] / np.linalg.norm(ours[:, :4], axis=1, keepdims=True)
+    np.testing.assert_allclose(cut.encode(TEXTS, normalize_embeddings=True), expected, atol=1e-5)
+
+
+def test_the_one_file_holds_the_whole_student(export) -> None:
+    """Head and scaler too: else vectors come without what makes grades of them."""
+    student, folder = export
+    models = BiEncoder.from_pretrained(student), exports.read_weights(folder)
+    with torch.inference_mode():
+        ours, theirs = (model(model.prepare(TEXTS, TEXTS[::-1], FEATURES)) for model in models)
+    torch.testing.assert_close(theirs, ours)
+    assert (folder / "calibration.json").read_text() == "{}"
+
+
+def test_no_path_of_this_machine_gets_into_an_export(export) -> None:
+    student, folder = export
+    source = json.loads((student / "model.json").read_text())["config"]["base_model"]
+    assert source.startswith("/")
+    texts = [path.read_text() for path in folder.rglob("*") if path.suffix in {".json", ".md"}]
+    assert not [text for text in texts if source in text or str(Path(source).parent) in text]
+
+
+def test_a_second_run_does_no_work_and_another_student_does(tiny_encoder, tmp_path) -> None:
+    store, output = saved(make_student(tiny_encoder), tmp_path)
+    file = tmp_path / exports.export_student(store, output, store, "exports", onnx=False) / "student.safetensors"
+    before = file.stat().st_mtime_ns
+    exports.export_student(store, output, store, "exports", onnx=False)
+    assert file.stat().st_mtime_ns == before
+    store, output = saved(make_student(tiny_encoder, dim=6), tmp_path)
+    exports.export_student(store, output, store, "exports", onnx=False)
+    assert file.stat().st_mtime_ns != before
+
+
+def test_an_export_that_was_cut_off_is_made_again(tiny_encoder, tmp_path) -> None:
+    store, output = saved(make_student(tiny_encoder), tmp_path)
+    folder = tmp_path / exports.export_student(store, output, Storage(str(tmp_path / "to")), "", onnx=False)
+    folder = tmp_path / "to" / folder.name
+    (folder / "files.json").unlink()
+    (folder / "student.safetensors").write_bytes(b"torn")
+    exports.export_student(store, output, Storage(str(tmp_path / "to")), "", onnx=False)
+    assert len((folder / "student.safetensors").read_bytes()) > 4
+
+
+def test_a_feature_only_student_is_refused(tmp_path) -> None:
+    student = BiEncoder.features_only(DistillConfig(base_model="none"), FeatureScaler.fit(FEATURES))
+    with pytest.raises(UserError, match="no towers"):
+        exports.write_export(student, tmp_path, "x", onnx=False)
+
+
+def test_without_the_packages_onnx_names_its_extra(monkeypatch, tmp_path) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(exports.importlib.util, "find_spec", lambda name: None)
+    output = Output(name="student", path=FOLDER, files=[], rows=0, content_hash="x")
+    with pytest.raises(UserError, match=r"\[export\]"):
+        exports.export_student(Storage(str(tmp_path)), output, Storage(str(tmp_path)), "exports")
+
+
+@needs_onnx
+@pytest.mark.parametrize(("kind", "one_file_bytes"), [("encoder", exports._ONE_FILE_BYTES), ("decoder", 0)])
+def test_onnx_gives_our_vectors_with_tokenizers_alone(request, kind, one_file_bytes, monkeypatch, tmp_path) -> None:
+    """As a server without torch would use it: tokenizer.json, onnxruntime, nothing else; weights in the file or beside it."""
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    monkeypatch.setattr(exports, "_ONE_FILE_BYTES", one_file_bytes)
+    store, output = saved(make_student(request.getfixturevalue(f"tiny_{kind}")), tmp_path)
+    folder = tmp_path / exports.export_student(store, output, store, "exports")
+    assert (folder / f"{exports.ONNX_FILE}.data").exists() == (one_file_bytes == 0)
+    session = onnxruntime.InferenceSession(str(folder / exports.ONNX_FILE))
+    encoded = Tokenizer.from_file(str(folder / "query/tokenizer.json")).encode_batch(TEXTS)
+    inputs = {
+        "input_ids": np.array([e.ids for e in encoded]),
+        "attention_mask": np.array([e.attention_mask for e in encoded]),
+    }
+    (vectors,) = session.run(None, inputs)
+    np.testing.assert_allclose(vectors, TowerEncoder(tmp_path / FOLDER, "query", "float32").encode(TEXTS, 5), atol=1e-4)
+    student = BiEncoder.from_pretrained(tmp_path / FOLDER)
+    assert exports.onnx_difference(student, folder / exports.ONNX_FILE) < 1e-5
+    with torch.no_grad():
+        student.projection.weight[0].mul_(2.0)
+    assert exports.onnx_difference(student, folder / exports.ONNX_FILE) > exports.MAX_ONNX_DIFFERENCE

