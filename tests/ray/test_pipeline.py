@@ -44,6 +44,7 @@ STAGES = (
     "embed",
     "evaluate",
 )
+SYSTEMS = ["bm25", "embedding_cosine", "engagement_cosine", "graph_cosine", "feature_student", "teacher", "student"]
 THINGS = ("cup", "mug", "shoe", "laptop", "hub", "cable")
 COLOURS = ("red", "green", "blue", "black", "small", "large")
 
@@ -86,10 +87,10 @@ def source(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: str) -> Path:
         for t in THINGS
         for c in COLOURS[:3]
         for i, q in enumerate((f"{c} {t}",))
-        for n, action in enumerate(("impression", "click", "save"))
+        for n, action in enumerate(("impression", "click", "save") if (c, t) != ("red", "cup") else ("impression",))
     ]  # fmt: skip
     write_csv(folder / "log.csv", log)
-    boards = [{"board_id": t, "pin_id": f"{c}-{t}", "board_title": f"my {t}"} for t in THINGS for c in COLOURS[:4]]
+    boards = [{"board_id": t, "pin_id": f"{c}-{t}", "board_title": f"my {t}"} for t in THINGS for c in COLOURS[1:4]]
     write_csv(folder / "boards.csv", boards)
     train = {"epochs": 2, "batch_size": 32, "head_learning_rate": 0.01}
     config = {
@@ -215,9 +216,9 @@ def test_the_release_holds_each_pin_with_text(finished: tuple[Config, dict[str, 
     assert release.num_missing == 1
 
 
-def test_all_five_systems_are_measured_on_all_pairs(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_all_systems_are_measured_on_all_pairs(finished: tuple[Config, dict[str, Manifest]]) -> None:
     rows = finished[1]["evaluate"].info["rows"]
-    assert [r["system"] for r in rows] == ["bm25", "embedding_cosine", "feature_student", "teacher", "student"]
+    assert [r["system"] for r in rows] == SYSTEMS
     assert {r["num_pairs"] for r in rows} == {finished[1]["teach"].counts["test_pairs"]}
 
 
@@ -331,7 +332,7 @@ def test_a_run_killed_while_teaching_ends_with_the_same_teacher(
 ) -> None:
     """Another teacher would mean that all labels are made again, and are others."""
     cfg = finished[0]
-    train = cfg.teach.train.model_copy(update={"epochs": 25, "patience": 25, "checkpoint_sec": 0.0})
+    train = cfg.teach.train.model_copy(update={"epochs": 15, "patience": 15, "checkpoint_sec": 0.2})
     outputs = [tmp_path / "undisturbed", tmp_path / "killed"]
     longer = []
     for output in outputs:
@@ -339,8 +340,8 @@ def test_a_run_killed_while_teaching_ends_with_the_same_teacher(
         teach = cfg.teach.model_copy(update={"train": train})
         longer.append(cfg.model_copy(update={"teach": teach, "output": str(output)}))
     whole = run_stages(longer[0], "teach")["teach"].outputs["teacher"]
-    overrides = [f"output={outputs[1]}", "teach.train.epochs=25", "teach.train.patience=25"]
-    overrides.append("teach.train.checkpoint_sec=0")
+    overrides = [f"output={outputs[1]}", "teach.train.epochs=15", "teach.train.patience=15"]
+    overrides.append("teach.train.checkpoint_sec=0.2")
     training = outputs[1] / "training"
     kill_when("teach", source, overrides, lambda: len(list(training.glob("teach-*/checkpoint_*"))) >= 2)
     resumed = run_stages(longer[1], "teach")["teach"].outputs["teacher"]
@@ -352,4 +353,4 @@ def test_the_command_prints_one_json_line_last(finished: tuple[Config, dict[str,
     env.pop("RAY_ADDRESS", None)
     command = [sys.executable, "pipelines/evaluate.py", "--config", str(source / "config.yaml")]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240, check=True)
-    assert len(json.loads(done.stdout.strip().splitlines()[-1])["rows"]) == 5
+    assert len(json.loads(done.stdout.strip().splitlines()[-1])["rows"]) == len(SYSTEMS)
