@@ -146,7 +146,8 @@ def ladder_of_systems(
     """Lesson 1: do language models predict relevance better, and what does the small student keep?"""
     chosen = {display_name(name): systems[name] for name in SYSTEMS if name in systems}
     about = (
-        "The teacher reads query and pin together; the student compares two vectors; features are BM25 and text match."
+        "The teacher reads query and pin together; the student compares two vectors. Features: text match, "
+        "and cosines of vectors learned from behaviour where those are switched on."
     )
     return ladder("systems", "How good are teacher, student and baselines?", about, pairs, chosen, settings)
 

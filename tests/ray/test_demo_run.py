@@ -14,12 +14,12 @@ pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).parents[2]
 STAGES = (
-    "demo", "ingest", "caption", "enrich", "zero_shot", "teach", "sample", "label", "distill", "embed", "lessons",
-    "evaluate",
+    "demo", "ingest", "caption", "enrich", "zero_shot", "engagement", "graph", "teach", "sample", "label", "distill",
+    "embed", "lessons", "evaluate",
 )  # fmt: skip
 SMALL = [
     "demo.num_pins=300", "demo.truth_queries=60", "demo.labelled_queries=12", "sample.num_pairs=1500",
-    "teach.train.epochs=1", "distill.train.epochs=1", "distill.feature_train.epochs=1",
+    "engagement.epochs=1", "graph.epochs=1", "teach.train.epochs=1", "distill.train.epochs=1", "distill.feature_train.epochs=1",
     "lessons.text_features=[[caption]]", "lessons.label_multiples=[5]", "evaluate.bootstrap_samples=40",
 ]  # fmt: skip
 
