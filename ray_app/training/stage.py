@@ -63,7 +63,7 @@ def train_on_ray(
     """Train models one after the other on one group of workers, and save the best epoch of each.
 
     Small models would otherwise spend more time on starting workers than on training. A driver or worker that died is
-    resumed from the last epoch's checkpoint, found by `name`: give equal runs equal names and different runs different
+    resumed from the last checkpoint, found by `name`: give equal runs equal names and different runs different
     ones.
 
     Args:
