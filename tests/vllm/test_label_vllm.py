@@ -25,7 +25,7 @@ from tiny_models import save_tiny_decoder, save_tiny_encoder
 from ray_app.errors import UserError
 from ray_app.storage import Storage
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(420)
 
 ODD = ["\x00", "\u202egum", "👩\u200d🚀", "\u0301\u0301", "\ufffd\U0010ffff"]
 POISON = [("", "red mug"), (" \u3000", "red mug"), ("cup", ""), ("cup " * 47, "red mug")]
