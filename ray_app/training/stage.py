@@ -1,5 +1,6 @@
 """The training loop on Ray Train: workers, gradients over the network, checkpoints, restarts after a death."""
 
+import json
 import logging
 import os
 import tempfile
@@ -22,7 +23,7 @@ from ray_app.models.backbone import transformer_layers
 from ray_app.models.calibration import FILE as CALIBRATION_FILE
 from ray_app.models.calibration import fit_calibration
 from ray_app.models.checkpoint import model_files, save_model
-from ray_app.storage import Storage
+from ray_app.storage import CorruptFileError, Storage
 from ray_app.training.batches import Source, Streamed
 from ray_app.training.examples import Examples
 from ray_app.training.loop import Worker, fit, predict, trained_weights
@@ -30,7 +31,8 @@ from ray_app.training.tracking import start_tracking
 
 logger = logging.getLogger(__name__)
 
-_JOB_FILE = "job.txt"  # in a checkpoint: which job it is of
+_JOB_FILE = "job.json"  # in a checkpoint: which job it is of, and the bytes of its files
+_SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of the checkpoints
 _ROWS_PER_FILE = 8192  # of examples that are streamed: windows are made of such files
 
 
@@ -85,11 +87,12 @@ def train_on_ray(
         examples = _write_examples(job, f"training/{name}/examples/{job.model_folder}", seed, store)
         nothing = job.train.rows(np.arange(0))
         sent.append((examples, replace(job, train=nothing, valid=nothing)))
+    rescued = _rescue(f"training/{name}", store)
     use_gpu = _use_gpu(cfg)
     num_workers: Any = cfg.num_workers if cfg.min_workers is None else (cfg.min_workers, cfg.num_workers)
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"jobs": sent, "seed": seed, "store": store, "name": name},
+        train_loop_config={"jobs": sent, "seed": seed, "store": store, "name": name, "rescued": rescued},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=num_workers,
@@ -109,6 +112,31 @@ def train_on_ray(
     except ray.train.TrainingFailedError as error:
         raise UserError(f"training {name} failed: {_last_line(error)}; mend that and run again, it resumes") from error
     store.delete(f"training/{name}")
+
+
+def _rescue(folder: str, store: Storage) -> str | None:
+    """Path in the storage's filesystem of the last whole checkpoint, if Ray Train's own list of them cannot be read.
+
+    Ray Train writes that list in place: a kill in that moment leaves half of it, or nothing, and every later run would
+    fail on it.
+    """
+    try:
+        if store.exists(f"{folder}/{_SNAPSHOT}"):
+            store.read_json(f"{folder}/{_SNAPSHOT}")
+            return None
+    except CorruptFileError:
+        store.delete(f"{folder}/{_SNAPSHOT}")
+    for about in reversed(store.list_files(folder, f"/{_JOB_FILE}")):  # named by their time
+        checkpoint = about.removesuffix(f"/{_JOB_FILE}")
+        try:
+            wanted = store.read_json(about)["bytes"]
+        except (CorruptFileError, KeyError):
+            continue
+        infos = store.fs.get_file_info([store.full_path(f"{checkpoint}/{name}") for name in wanted])
+        if [info.size for info in infos] == list(wanted.values()):
+            logger.warning("Ray Train's list of checkpoints is damaged; going on from %s", checkpoint)
+            return store.full_path(checkpoint)
+    return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,13 +178,14 @@ def _train_worker(config: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
     for files, job in config["jobs"]:
         if model_files(config["store"], job.model_folder) is None:  # else: finished before a restart
-            _train_job(job, files, config["name"], config["seed"], config["store"], device)
+            _train_job(job, files, config, device)
 
 
-def _train_job(job: TrainJob, where: _Files, name: str, seed: int, store: Storage, device: Any) -> None:
+def _train_job(job: TrainJob, where: _Files, config: dict[str, Any], device: Any) -> None:
     import torch
     import torch.distributed as dist
 
+    name, seed, store = config["name"], config["seed"], config["store"]
     torch.manual_seed(seed)  # the head starts the same on every worker
     model = job.build().to(device)
     peer = _Peer(job, device)
@@ -171,7 +200,7 @@ def _train_job(job: TrainJob, where: _Files, name: str, seed: int, store: Storag
     )
     if peer.rank == 0:
         worker.track = start_tracking(job.cfg, store, name, job.model_folder)
-    with peer.checkpoint() as folder:
+    with peer.checkpoint(store, config["rescued"]) as folder:
         state = fit(model, train, valid, job.cfg, seed, worker, resume_from=folder)
     if peer.is_sharded:
         whole = trained_weights(model)
@@ -241,18 +270,22 @@ class _Peer:
             if self.rank != 0:
                 ray.train.report(metrics)
                 return
-            (Path(folder) / _JOB_FILE).write_text(self.job.model_folder)
+            about = {"job": self.job.model_folder, "bytes": {p.name: p.stat().st_size for p in Path(folder).iterdir()}}
+            (Path(folder) / _JOB_FILE).write_text(json.dumps(about))
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     @contextmanager
-    def checkpoint(self) -> Iterator[Path | None]:
-        """Folder of the last checkpoint of this job, if there is one."""
+    def checkpoint(self, store: Storage, rescued: str | None) -> Iterator[Path | None]:
+        """Folder of the last checkpoint of this job, if there is one; `rescued`: for want of one that Ray Train knows."""
         found = ray.train.get_checkpoint()
+        if found is None and rescued is not None:
+            found = ray.train.Checkpoint(rescued, store.fs)
         if found is None:
             yield None
             return
         with found.as_directory() as folder:
-            is_ours = (Path(folder) / _JOB_FILE).read_text() == self.job.model_folder  # else it is of the job before
+            about = json.loads((Path(folder) / _JOB_FILE).read_text())
+            is_ours = about["job"] == self.job.model_folder  # else it is of the job before
             yield Path(folder) if is_ours else None
 
 

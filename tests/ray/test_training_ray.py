@@ -1,6 +1,7 @@
 """Training on Ray: the same steps on any number of workers, from files or memory, sharded or not, and through a kill."""
 
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -129,6 +130,33 @@ def test_kill_9_of_a_worker_ends_with_the_same_curve_and_weights(streamed, tmp_p
     again = train(tmp_path, tiny_encoder, rows=400, **STREAMED)
     assert killer.killed
     assert_same_run(streamed, again)
+
+
+@pytest.mark.parametrize("left", [b"", None], ids=["emptied", "never written"])
+def test_a_kill_while_ray_lists_its_checkpoints_costs_none_of_them(left, alone, tmp_path, ray_cluster, tiny_encoder):
+    """Ray Train writes that list in place. Without a rescue, a run killed in that moment could never be resumed."""
+    killer = KillOne(tmp_path)
+    with contextlib.suppress(UserError):
+        train(tmp_path, tiny_encoder, max_failures=0)
+    assert killer.killed
+    folder = tmp_path / "training" / "run"
+    listed = folder / "checkpoint_manager_snapshot.json"
+    listed.unlink()
+    if left is not None:
+        listed.write_bytes(left)
+    whole, *_ = sorted(folder.glob("checkpoint_*/state.json"))
+    for later in sorted(folder.glob("checkpoint_*/state.pt"))[1:]:
+        os.truncate(later, 100)  # the kill came while these were on their way
+    state = json.loads(whole.read_text())
+    assert state["total_steps"] > 0
+    shown = json.dumps(state | {"padded_tokens": 10 * state["padded_tokens"]})
+    whole.write_text(shown)  # leaves a trace in the curve of the run that goes on from it
+    about = json.loads((whole.parent / "job.json").read_text())
+    about["bytes"]["state.json"] = len(shown)
+    (whole.parent / "job.json").write_text(json.dumps(about))
+    resumed = train(tmp_path, tiny_encoder)
+    assert_same_run(alone, resumed)
+    assert resumed.history[-1]["padding_share"] > alone.history[-1]["padding_share"] + 0.1
 
 
 def test_a_worker_that_dies_too_often_is_one_line(tmp_path, ray_cluster, tiny_encoder):
