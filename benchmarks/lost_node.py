@@ -36,7 +36,7 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     logging.disable(logging.INFO)
-    memory = {"object_store_memory": 200_000_000}
+    memory: dict[str, Any] = {"object_store_memory": 200_000_000}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": True, **memory})
     node = cluster.add_node(num_cpus=1, **memory)
     ray.init(address=cluster.address, log_to_driver=False)
