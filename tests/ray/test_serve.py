@@ -118,6 +118,7 @@ class Load:
     def __init__(self, app: SimpleNamespace, clients: int = 4) -> None:
         self.app, self.stop = app, threading.Event()
         self.answers: list[tuple[int, Any]] = []
+        self.answered_at: list[float] = []
         self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(clients)]
 
     def __enter__(self) -> "Load":
@@ -137,6 +138,8 @@ class Load:
                 try:
                     answer = client.post(f"{self.app.url}/v1/rerank", json=body)
                     self.answers.append((answer.status_code, answer.json() if answer.status_code == 200 else None))
+                    if answer.status_code == 200:
+                        self.answered_at.append(time.monotonic())
                 except httpx.HTTPError:
                     self.answers.append((0, None))
                     time.sleep(0.1)  # as a client would before it tries again
@@ -228,10 +231,7 @@ def test_a_death_under_load_costs_little_and_mends_itself(app: SimpleNamespace, 
         found = [
             answer["results"] for status, answer in load.answers if status == 200 and answer["degraded"] == degraded
         ]
-        different = [results for results in found if results != found[0]]
-        assert not different, (
-            len(different),
-            len(found),
-            [pair for pair in zip(different[0], found[0], strict=False) if pair[0] != pair[1]][:3],
-        )
-    assert sum(count for status, count in load.statuses.items() if status != 200) < 0.3 * len(load.answers)
+        for results in found:
+            assert [hit["pin_id"] for hit in results] == [hit["pin_id"] for hit in found[0]]
+            np.testing.assert_allclose([h["score"] for h in results], [h["score"] for h in found[0]], atol=1e-3)
+    assert max(np.diff(load.answered_at)) < 20, "seconds without any answer"
