@@ -1,10 +1,8 @@
 """One release with all that answering from it takes: vectors, texts, features, models, indexes."""
 
-import io
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,6 @@ import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
 
-from ray_app.caption.fetch import is_url, normalise_location, read_picture
-from ray_app.caption.images import PictureError, decode
 from ray_app.config import Config, ServeConfig
 from ray_app.distill.features import StudentFeatures
 from ray_app.distill.student import Student
@@ -23,6 +19,7 @@ from ray_app.manifest import Output, read_output
 from ray_app.models.head import expected_grade
 from ray_app.online.blend import blend, engagement_scores, order
 from ray_app.online.matched import matched_fields
+from ray_app.online.pictures import PinPictures
 from ray_app.online.pin_store import PinStore
 from ray_app.online.problems import BadRequest, NotFound
 from ray_app.online.query_model import QueryModel
@@ -35,8 +32,6 @@ from ray_app.text import field_text
 logger = logging.getLogger(__name__)
 
 SHOWN_CHARS = 160  # of a pin's text
-PICTURE_SIDE = 480  # pixels
-_KEPT_PICTURES = 500
 _EXAMPLES = 6
 
 
@@ -57,7 +52,7 @@ class Served:
         vocabulary: Of the pins' words.
         engagement: (num_pins,) 0..1, NaN where nobody met the pin.
         teacher: What the teacher said of pairs, for the page.
-        images: Location of each pin's picture; rows of the catalogue.
+        pictures: By row of the catalogue.
         examples: Queries to try.
     """
 
@@ -73,9 +68,8 @@ class Served:
     vocabulary: Vocabulary
     engagement: np.ndarray
     teacher: TeacherScores
-    images: pa.Table
+    pictures: PinPictures
     examples: list[str]
-    _pictures: OrderedDict[str, bytes] = field(default_factory=OrderedDict)
 
     @classmethod
     def load(
@@ -128,7 +122,7 @@ class Served:
             release=release, cfg=cfg, pins=pins, catalogue_rows=rows, features=features, student=student,
             feature_student=Student(store, find("distill", "feature_student")), encoder=encoder, retriever=retriever,
             vocabulary=Vocabulary.of(rendered, _languages(pin_texts)), engagement=engagement, teacher=teacher,
-            images=read_output(store, find("ingest", "pins"), ["pin_id", "image", "image_bytes"]),
+            pictures=PinPictures(read_output(store, find("ingest", "pins"), ["image", "image_bytes"]), cfg.caption.limits),
             examples=teacher.examples(_EXAMPLES),
         )  # fmt: skip
 
@@ -263,28 +257,11 @@ class Served:
         }  # fmt: skip
 
     def image(self, pin_id: str) -> bytes:
-        """A JPEG of at most PICTURE_SIDE pixels a side, decoded and written anew, so no other file can be read this way."""
-        if (kept := self._pictures.get(pin_id)) is not None:
-            return kept
+        """A small JPEG of a pin's picture."""
         row = int(self.pins.rows([pin_id])[0])
         if row < 0:
             raise NotFound("unknown_pin", f"pin_id: release {self.release.id} has no such pin")
-        at = int(self.catalogue_rows[row])
-        limits = self.cfg.caption.limits
-        data, location = self.images["image_bytes"][at].as_py(), self.images["image"][at].as_py()
-        try:
-            if data is None:
-                data = read_picture(normalise_location(location or ""), limits)
-            picture = decode(data, limits)
-        except PictureError as error:
-            raise NotFound("no_picture", f"this pin's picture cannot be shown: {error.code}") from None
-        picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-        out = io.BytesIO()
-        picture.save(out, "JPEG", quality=82)
-        self._pictures[pin_id] = out.getvalue()
-        while len(self._pictures) > _KEPT_PICTURES:
-            self._pictures.popitem(last=False)
-        return out.getvalue()
+        return self.pictures.jpeg(int(self.catalogue_rows[row]))
 
     # --- helpers ---
 
@@ -296,14 +273,8 @@ class Served:
         at = int(self.catalogue_rows[row])
         texts = self.features.catalogue.pin_texts
         pin_id = texts["pin_id"][at].as_py()
-        location, has_bytes = self.images["image"][at].as_py(), self.images["image_bytes"][at].is_valid
-        url = None
-        if has_bytes or (location and not is_url(location)):
-            url = f"/v1/pins/{_quoted(pin_id)}/image"
-        elif location:
-            url = location
         title = field_text(texts["title"][at].as_py()) or self._text(row)[:80]
-        return {"title": title, "image_url": url, "locale": texts["locale"][at].as_py()}
+        return {"title": title, "image_url": self.pictures.url(pin_id, at), "locale": texts["locale"][at].as_py()}
 
     def _text(self, row: int) -> str:
         return self.features.catalogue.pairs.rendered[int(self.catalogue_rows[row])][:SHOWN_CHARS]
@@ -345,12 +316,6 @@ def _relevance(pin_id: str, score: float, probs: np.ndarray) -> dict[str, Any]:
 def _unit(vector: np.ndarray) -> np.ndarray:
     length = float(np.linalg.norm(vector))
     return np.asarray(vector / length if length else vector, np.float32)
-
-
-def _quoted(pin_id: str) -> str:
-    from urllib.parse import quote
-
-    return quote(pin_id, safe="")
 
 
 def _languages(pin_texts: pa.Table) -> list[str]:
