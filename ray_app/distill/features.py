@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ LOCALE_NAMES = ("same_locale", "same_language", "pin_locale_known")
 SIDES = ("engagement", "graph")  # stages that give pins a vector, and queries one in the same space
 
 EncodeQueries = Callable[[Sequence[str]], np.ndarray]
+FindOutput = Callable[[str, str], Output]  # (stage, name) -> what that stage made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,26 +64,28 @@ class StudentFeatures:
 
     @classmethod
     def load(
-        cls, catalogue: Catalogue, store: Storage, encode_queries: EncodeQueries | None = None
-    ) -> "StudentFeatures":
+        cls, catalogue: Catalogue, store: Storage, encode_queries: EncodeQueries | None = None,
+        find: FindOutput | None = None,
+    ) -> "StudentFeatures":  # fmt: skip
         """Read what the stages have made for these pins.
 
         Args:
             catalogue: Of the run.
             store: The run's.
             encode_queries: See the class; None: the batch job that keeps its results in the ledger.
+            find: Where the stages' outputs are, such as those of a release; None: the run's latest.
 
         Raises:
             UserError: a stage has not run.
         """
-        cfg = catalogue.cfg
-        pins = read_output(store, require_output(store, "ingest", "pins"), ["pin_id", *cfg.features.named_vectors])
+        cfg, find = catalogue.cfg, find or partial(require_output, store)
+        pins = read_output(store, find("ingest", "pins"), ["pin_id", *cfg.features.named_vectors])
         values, known = named_vector_block(pins, cfg.features.named_vectors)
         sides, rates = [], None
         for name in sides_of(cfg):
-            table = read_output(store, require_output(store, name, f"{name}_pins"))
+            table = read_output(store, find(name, f"{name}_pins"))
             table = aligned(table, catalogue.pin_texts["pin_id"])
-            tower = SideTower.load(store, require_output(store, name, f"{name}_model"))
+            tower = SideTower.load(store, find(name, f"{name}_model"))
             sides.append(Side(name=name, pin_vectors=matrix_or_zero(table[f"{name}_embedding"]), tower=tower))
             if name == "engagement":
                 rates = matrix_or_zero(table["rates"]), _is_valid(table["rates"])
@@ -103,8 +107,9 @@ class StudentFeatures:
         return names + [f"{side.name}_{what}" for side in self.sides for what in ("cosine", "known")]
 
     def compute(
-        self, queries: Sequence[str], query_index: np.ndarray, pin_index: np.ndarray, locales: Sequence[str]
-    ) -> np.ndarray:
+        self, queries: Sequence[str], query_index: np.ndarray, pin_index: np.ndarray, locales: Sequence[str],
+        zero_shot: np.ndarray | None = None,
+    ) -> np.ndarray:  # fmt: skip
         """Features of pairs (queries[query_index[i]], pin pin_index[i]), searched from locales[i].
 
         Args:
@@ -112,6 +117,8 @@ class StudentFeatures:
             query_index: (num_pairs,).
             pin_index: (num_pairs,) rows of the catalogue.
             locales: num_pairs locales.
+            zero_shot: (num_queries, width) the queries' zero-shot vectors, if they are there already; zeros where one
+                is not known, which the features say.
 
         Returns:
             (num_pairs, num_features) float32, columns as in `names`.
@@ -121,11 +128,13 @@ class StudentFeatures:
         if self.rates is not None:
             columns += [values[pin_index] for values in self.rates]
         if self.sides:
-            assert self.encode_queries is not None
-            zero_shot = self.encode_queries(queries)
+            if zero_shot is None:
+                assert self.encode_queries is not None
+                zero_shot = self.encode_queries(queries)
             for side in self.sides:
-                query_vectors, pin_vectors = side.tower.encode(zero_shot)[query_index], side.pin_vectors[pin_index]
-                known = pin_vectors.any(1)
+                of_queries, pin_vectors = side.tower.encode(zero_shot), side.pin_vectors[pin_index]
+                query_vectors = of_queries[query_index]
+                known = pin_vectors.any(axis=1) & query_vectors.any(axis=1)
                 columns += [np.einsum("nd,nd->n", query_vectors, pin_vectors)[:, None], known[:, None]]
         return np.concatenate(columns, axis=1, dtype=np.float32)
 

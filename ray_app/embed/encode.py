@@ -1,5 +1,6 @@
 """Texts -> vectors as a stage: the batch function, its Ray callable, and what the ledger keys them by."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -60,9 +61,11 @@ class EmbedUDF:
     Args:
         build: Makes the encoder; picklable.
         batch_size: Texts per forward pass.
+        nice: Steps that the process goes back in the operating system's order, 0..19.
     """
 
-    def __init__(self, build: Callable[[], Encoder], batch_size: int) -> None:
+    def __init__(self, build: Callable[[], Encoder], batch_size: int, nice: int = 0) -> None:
+        os.nice(nice)  # before the model's threads start, which inherit it
         self.encoder = build()
         self.batch_size = batch_size
 

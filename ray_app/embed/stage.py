@@ -13,10 +13,11 @@ from ray_app.cluster import Pool
 from ray_app.config import Config
 from ray_app.embed.encode import EmbedUDF, Encoder, matrix_or_zero, wanted_texts
 from ray_app.ledger.content_key import recipe_id
+from ray_app.ledger.garbage import collect_releases
 from ray_app.ledger.ledger import Ledger
-from ray_app.ledger.release import collect_garbage, publish_release
+from ray_app.ledger.release import is_complete, publish_release
 from ray_app.ledger.stage import LedgerCounts, actor_chain, check_error_rate, run_missing
-from ray_app.manifest import Manifest, Output, StageRun, read_output, require_output
+from ray_app.manifest import Manifest, Output, StageRun, read_manifest, read_output, require_output
 from ray_app.models import versions
 from ray_app.models.checkpoint import local_folder
 from ray_app.models.text_encoder import actor_threads
@@ -24,7 +25,7 @@ from ray_app.schemas import embedding_results
 from ray_app.storage import Storage
 from ray_app.text import TEXT_VERSION, render_pin_texts
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class TextTower:
         counts = run_missing(
             self.ledger,
             wanted.take(order),
-            actor_chain(EmbedUDF, {"build": self.build, "batch_size": embed.batch_size}),
+            actor_chain(EmbedUDF, {"build": self.build, "batch_size": embed.batch_size, "nice": embed.nice}),
             Pool(section="embed", num_actors=embed.num_actors, num_cpus=embed.num_cpus, num_gpus=embed.num_gpus),
             rows_per_block=embed.rows_per_block,
             max_error_rate=1.0,  # texts that are empty are no failure; `run` looks at the rest
@@ -105,13 +106,29 @@ def build_tower(store: Storage, student: Output, tower: str, dim: int, dtype: st
     return TowerEncoder(local_folder(store, student), tower, dtype, cpu_threads, dim)
 
 
+def release_sources(cfg: Config, store: Storage, student: Output, pin_texts: Output) -> dict[str, Output]:
+    """What serving a release reads besides its vectors, by name: models, texts, and what the features are made of.
+
+    Raises:
+        UserError: a stage has not run.
+    """
+    from ray_app.distill.features import feature_inputs  # it imports zero_shot, which imports this file
+
+    needed = [student, require_output(store, "distill", "feature_student"), pin_texts, *feature_inputs(cfg, store)]
+    label = read_manifest(store, "label")
+    if label is not None and "soft_labels" in label.outputs:
+        needed.append(label.outputs["soft_labels"])
+    return {output.name: output for output in needed}
+
+
 def run(cfg: Config, store: Storage) -> Manifest:
     """Embed what is new, publish a release, drop old ones."""
     student = require_output(store, "distill", "student")
     pin_texts = require_output(store, "enrich", "pin_texts")
     tower = student_tower(cfg, store, student, "pin")
-    run = StageRun("embed", cfg, store, VERSION, settings=[cfg.pin_text, tower.recipe], inputs=[student, pin_texts])
-    if (finished := run.finished) is not None:
+    sources = release_sources(cfg, store, student, pin_texts)
+    run = StageRun("embed", cfg, store, VERSION, settings=[cfg.pin_text, tower.recipe], inputs=list(sources.values()))
+    if (finished := run.finished) is not None and is_complete(store, finished.info["release"]):
         return finished
     pins = read_output(store, pin_texts)
     wanted, counts = tower.compute(render_pin_texts(pins, cfg.pin_text))
@@ -123,8 +140,10 @@ def run(cfg: Config, store: Storage) -> Manifest:
         dim=tower.dim,
         student_id=student.content_hash,
         info={"recipe": tower.recipe},
+        sources=sources,
+        config=cfg.model_dump(mode="json"),
     )
-    collect_garbage(store, cfg.embed.keep_releases)
+    collect_releases(store, cfg.embed.keep_releases)
     return run.finish(
         counts={
             "rows_in": pins.num_rows, "rows_out": release.num_pins, "without_vector": release.num_missing,

@@ -4,9 +4,10 @@ import logging
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_app.ledger.ledger import Ledger
-from ray_app.ledger.release import list_releases, referenced_keys
+from ray_app.ledger.release import list_releases, open_release, read_current
 from ray_app.manifest import manifest_path, read_manifest, read_output
 from ray_app.schemas import SOFT_LABEL_RESULTS, embedding_results
 from ray_app.storage import Storage
@@ -26,20 +27,23 @@ class GarbageCounts:
 def collect_all(store: Storage) -> GarbageCounts:
     """Delete unreferenced data under a run's root. Must not run beside a job that writes there.
 
-    Kept are: every file that a manifest names, ledger rows that a release or the `soft_labels` table holds, and the
-    zero-shot vectors, which any later stage may look up again. Whatever else is needed later is computed again.
+    Kept are: every file that a manifest or a release names, ledger rows that a release or the `soft_labels` table
+    holds, and the zero-shot vectors, which any later stage may look up again. Whatever else is needed later is computed
+    again.
     """
     names = [path.removeprefix("manifests/").removesuffix(".json") for path in store.list_files("manifests", ".json")]
     manifests = [manifest for name in names if (manifest := read_manifest(store, name)) is not None]
-    kept = {output.path for manifest in manifests for output in manifest.outputs.values()}
-    folders = {"/".join(path.split("/")[:3]) for root in ("tables", "models") for path in store.list_files(root)}
-    dropped = sorted(folders - kept)
+    releases = list_releases(store)
+    named = [output.path for manifest in manifests for output in manifest.outputs.values()]
+    named += [source.path for release in releases for source in release.sources.values()]
+    files = [path for root in ("tables", "models") for path in store.list_files(root)]
+    dropped = sorted(set(map(_version, files)) - set(map(_version, named)))
     for folder in dropped:
         store.delete(folder)
 
     rows = 0
     released = referenced_keys(store)
-    for release in list_releases(store)[:1]:
+    for release in releases[:1]:
         rows += _collect(store, "pin_embeddings", embedding_results(release.dim), released)
     label = read_manifest(store, "label")
     if label is not None:
@@ -49,6 +53,38 @@ def collect_all(store: Storage) -> GarbageCounts:
     counts = GarbageCounts(folders=len(dropped), ledger_rows=rows, temporary_files=store.delete_temporary_files())
     logger.info("garbage: %s (manifests kept: %s)", counts, [manifest_path(m.stage) for m in manifests])
     return counts
+
+
+def collect_releases(store: Storage, keep: int) -> list[str]:
+    """Delete old and half-written releases; returns their ids. Must not run beside a publish.
+
+    Args:
+        store: Where `releases/` lies.
+        keep: How many of the newest stay. The one that is served and the one served before always stay.
+    """
+    now = read_current(store)
+    complete = [release.id for release in list_releases(store)]
+    staying = set(complete[-keep:]) if keep > 0 else set()
+    if now is not None:
+        staying.add(now.id)
+        staying.update(release_id for release_id in complete if release_id == now.previous)  # unreadable: no way back
+    folders = {path.split("/")[1] for path in store.list_files("releases") if path.count("/") > 1}
+    dropped = sorted(folders - staying)
+    for release_id in dropped:
+        store.delete(f"releases/{release_id}/release.json")  # first: then a crash leaves what counts as half-written
+        store.delete(f"releases/{release_id}")
+    return dropped
+
+
+def referenced_keys(store: Storage) -> pa.Array:
+    """Content keys that some release holds: what `Ledger.collect_garbage` must keep."""
+    columns = [open_release(store, release)["content_key"] for release in list_releases(store)]
+    return pc.unique(pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()))
+
+
+def _version(path: str) -> str:
+    """The folder of one version of a table, a model, or the models of all lessons."""
+    return "/".join(path.split("/")[:3])
 
 
 def _collect(store: Storage, table: str, schema: pa.Schema, keys: pa.Array | pa.ChunkedArray) -> int:

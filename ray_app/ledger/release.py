@@ -1,17 +1,19 @@
 """Releases: complete snapshots of pin embeddings, and the CURRENT pointer that is moved last.
 
     releases/<id>/part-00000.parquet   pin_id, content_key, embedding
-    releases/<id>/release.json         written when the part is whole: without it the folder is no release
-    releases/CURRENT                   JSON with the id of the release that is served
+    releases/<id>/release.json         written when the parts are whole: without it the folder is no release
+    releases/CURRENT                   JSON with the id of the release that is served, and of the one served before
 
-A reader goes CURRENT -> release.json -> part, so it sees the old release or the new one, never half of one.
+A reader goes CURRENT -> release.json -> parts, so it sees the old release or the new one, never half of one. A release
+names all that serving it needs (models, texts, features), so it can be served, or rolled back to, after later training.
 """
 
 import hashlib
 import logging
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +22,21 @@ import pyarrow.compute as pc
 from ray_app.config import section_hash
 from ray_app.errors import UserError
 from ray_app.ledger.ledger import Ledger
+from ray_app.manifest import Output
 from ray_app.schemas import SCHEMA_VERSION, cast_to, release_schema
 from ray_app.storage import CorruptFileError, Storage, decode_table
 
 logger = logging.getLogger(__name__)
 
 CURRENT = "releases/CURRENT"
+ROWS_PER_PART = 262_144  # guessed: 400 MB of 384 numbers each, the most that a reader of parts holds at a time
+
+
+class Current(NamedTuple):
+    """What CURRENT says."""
+
+    id: str
+    previous: str | None  # served before; None: nothing was
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +50,8 @@ class Release:
     num_missing: int  # pins without an embedding (their row is an error)
     content_hash: str  # of the (pin_id, content_key) pairs
     files: dict[str, str]  # path under the storage root -> sha256
+    sources: dict[str, Output]  # models and tables that serving needs, by name; none of them is the pins' vectors
+    config: dict[str, Any]  # resolved, of the run that published it first
     schema_version: int
     created_at: float  # Unix seconds
     info: dict[str, Any]
@@ -50,39 +63,121 @@ class Release:
 
 
 def publish_release(
-    store: Storage, pins: pa.Table, ledger: Ledger, dim: int, student_id: str, info: dict[str, Any] | None = None
-) -> Release:
+    store: Storage, pins: pa.Table, ledger: Ledger, dim: int, student_id: str, info: dict[str, Any] | None = None, *,
+    sources: Mapping[str, Output], config: dict[str, Any],
+) -> Release:  # fmt: skip
     """Join pins with their embeddings, write the release, and move CURRENT to it last.
 
-    The id follows from the student and the content, so publishing the same again writes nothing new.
+    The id follows from the student, the content and the sources' content, so publishing the same again writes nothing
+    new, and one id never means two things. A release whose own files or sources are damaged or gone is written again.
 
     Args:
         store: Where `releases/` lies.
         pins: pin_id (unique) and content_key.
         ledger: Has a result for each content key; failed ones are left out and counted.
         dim: Numbers per embedding.
-        student_id: Identity of the student.
+        student_id: Identity of the student; the content hash of the source `student`.
         info: JSON-able notes kept in release.json, such as recipes. Not part of the id.
+        sources: What serving needs besides the vectors, by name. Garbage collection keeps these folders.
+        config: Resolved; kept in release.json. Not part of the id: what it decides is in the sources' content.
 
     Raises:
         UserError: a pin was never embedded, an embedding is not finite, or no pin has one.
     """
+    assert "student" not in sources or sources["student"].content_hash == student_id
     table, num_missing = _join(pins, ledger, dim)
     content_hash = _pairs_hash(table)
-    release_id = section_hash(student_id, dim, content_hash, SCHEMA_VERSION)
+    hashes = {name: source.content_hash for name, source in sources.items()}
+    release_id = section_hash(student_id, dim, content_hash, hashes, SCHEMA_VERSION)
     release = _intact_release(store, release_id)
     if release is None:
-        part = store.write_table(f"releases/{release_id}/part-00000.parquet", table)
+        parts = [
+            store.write_table(f"releases/{release_id}/part-{i:05d}.parquet", table.slice(start, ROWS_PER_PART))
+            for i, start in enumerate(range(0, table.num_rows, ROWS_PER_PART))
+        ]
         release = Release(
             id=release_id, student_id=student_id, dim=dim, num_pins=table.num_rows, num_missing=num_missing,
-            content_hash=content_hash, files={part.path: part.sha256}, schema_version=SCHEMA_VERSION,
-            created_at=time.time(), info=info or {},
+            content_hash=content_hash, files={part.path: part.sha256 for part in parts}, sources=dict(sources),
+            config=config, schema_version=SCHEMA_VERSION, created_at=time.time(), info=info or {},
         )  # fmt: skip
         store.write_json(f"{release.folder}/release.json", asdict(release))
-    if _current_id(store) != release_id:
-        store.write_json(CURRENT, {"id": release_id})
+    _move_current(store, release_id)
     logger.info("release %s: %d pins, %d without embedding", release_id, release.num_pins, num_missing)
     return release
+
+
+def promote(store: Storage, release_id: str) -> Release:
+    """Serve a release from now on, after checking that it is whole and that all it needs is there.
+
+    It stays until somebody promotes another one or `embed` publishes a new one; an `embed` that has nothing to do
+    leaves it alone.
+
+    Args:
+        store: Where `releases/` lies.
+        release_id: Its id, or the beginning of it if no other id begins so.
+
+    Raises:
+        UserError: there is no such release, it is damaged, or a file that it needs is gone. CURRENT is untouched then.
+    """
+    release = find_release(store, release_id)
+    for _ in read_parts(store, release):
+        pass
+    if gone := missing_files(store, release):
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        raise UserError(
+            f"release {release.id} cannot be served, files of its sources are gone: {gone[0]}{more}; "
+            "promote another one, or run the stages and embed again"
+        )
+    _move_current(store, release.id)
+    return release
+
+
+def rollback(store: Storage) -> Release:
+    """Serve the release again that was served before the current one. Twice is where it started.
+
+    Raises:
+        UserError: nothing was served before, it is gone, or it cannot be served. CURRENT is untouched then.
+    """
+    now = read_current(store)
+    if now is None or now.previous is None:
+        raise UserError(
+            f"no release was served before the current one, so there is none to go back to; {_there(store)}"
+        )
+    if _read_release(store, now.previous) is None:
+        raise UserError(
+            f"release {now.previous}, which was served before, was collected as garbage or is of another version of "
+            f"this code; promote another one; {_there(store)}"
+        )
+    return promote(store, now.previous)
+
+
+def find_release(store: Storage, release_id: str) -> Release:
+    """The complete release of that id, or of the only id that begins so.
+
+    Raises:
+        UserError: there is none, or more than one; the message lists the ids that are there.
+    """
+    found = [release for release in list_releases(store) if release_id and release.id.startswith(release_id)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ids = ", ".join(release.id for release in found)
+        raise UserError(f"{release_id!r} is the beginning of {len(found)} releases; write more of it: {ids}")
+    raise UserError(f"there is no release {release_id!r}; {_there(store)}")
+
+
+def read_current(store: Storage) -> Current | None:
+    """Ids that CURRENT holds, without looking at the releases; None if nothing was ever published.
+
+    Raises:
+        CorruptFileError: CURRENT is not what this module writes.
+    """
+    if not store.exists(CURRENT):
+        return None
+    raw = store.read_json(CURRENT)
+    if not isinstance(raw, dict) or not isinstance(raw.get("id"), str):
+        raise CorruptFileError(f"{store.shown}/{CURRENT} names no release; delete it and promote one")
+    return Current(raw["id"], raw.get("previous"))
 
 
 def current_release(store: Storage) -> Release | None:
@@ -91,12 +186,15 @@ def current_release(store: Storage) -> Release | None:
     Raises:
         UserError: CURRENT names a release that is not there.
     """
-    current = _current_id(store)
-    if current is None:
+    now = read_current(store)
+    if now is None:
         return None
-    release = _read_release(store, current)
+    release = _read_release(store, now.id)
     if release is None:
-        raise UserError(f"{store.shown}/{CURRENT} names release {current}, which is not there; run embed again")
+        raise UserError(
+            f"{store.shown}/{CURRENT} names release {now.id}, which is not there or of another version of this code; "
+            "run embed again"
+        )
     return release
 
 
@@ -111,56 +209,75 @@ def open_release(store: Storage, release: Release, student_id: str | None = None
     Raises:
         UserError: damaged, incomplete, or made by another student.
     """
-    where = f"release {release.id}"
-    if student_id is not None and student_id != release.student_id:
-        raise UserError(
-            f"{where} was made by student {release.student_id}, not {student_id}; run embed with this student first"
-        )
-    parts = []
+    return pa.concat_tables(read_parts(store, release, student_id))
+
+
+def read_parts(store: Storage, release: Release, student_id: str | None = None) -> Iterator[pa.Table]:
+    """The table of `open_release` part by part, each checked before it is given, so that one at a time is in memory.
+
+    Use nothing of it before the end: that parts are too few or too many is known only then.
+
+    Raises:
+        UserError: as `open_release`.
+    """
+    require_student(release, student_id)
+    where, schema, num_rows = f"release {release.id}", release_schema(release.dim), 0
     for path, sha256 in release.files.items():
         data = store.read_bytes(path)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise CorruptFileError(f"{where}: {path} is damaged; delete its folder and run embed again")
-        parts.append(decode_table(data, f"{store.shown}/{path}"))
-    table = pa.concat_tables(parts)
-    found = table.schema.field("embedding").type if "embedding" in table.column_names else None
-    if found != release_schema(release.dim).field("embedding").type:
-        raise UserError(f"{where}: its embeddings are {found}, not {release.dim} float32 numbers; run embed again")
-    if table.num_rows != release.num_pins:
-        raise UserError(f"{where}: {table.num_rows} rows, but release.json says {release.num_pins}; run embed again")
-    _require_finite(table, where)
-    return cast_to(table, release_schema(release.dim), where)
+        table = decode_table(data, f"{store.shown}/{path}")
+        del data
+        found = table.schema.field("embedding").type if "embedding" in table.column_names else None
+        if found != schema.field("embedding").type:
+            raise UserError(f"{where}: its embeddings are {found}, not {release.dim} float32 numbers; run embed again")
+        _require_finite(table, where)
+        num_rows += table.num_rows
+        yield cast_to(table, schema, where)
+    if num_rows != release.num_pins or num_rows == 0:
+        raise UserError(f"{where}: {num_rows} rows, but release.json says {release.num_pins}; run embed again")
+
+
+def require_student(release: Release, student_id: str | None) -> None:
+    """Refuse a release of another student: its vectors and this one's queries give plausible nonsense.
+
+    Raises:
+        UserError: it was made by another student than `student_id`; None is not checked.
+    """
+    if student_id is not None and student_id != release.student_id:
+        raise UserError(
+            f"release {release.id} was made by student {release.student_id}, not {student_id}; "
+            "run embed with this student first"
+        )
+
+
+def missing_files(store: Storage, release: Release) -> list[str]:
+    """Files of a release and of its sources that are not there; whether they are whole is not looked at."""
+    files = [*release.files, *(path for source in release.sources.values() for path in source.files)]
+    return [path for path in files if not store.exists(path)]
+
+
+def is_complete(store: Storage, release_id: str) -> bool:
+    """Whether that release and all files that it needs are there."""
+    try:
+        release = _read_release(store, release_id)
+    except CorruptFileError:
+        return False
+    return release is not None and not missing_files(store, release)
 
 
 def list_releases(store: Storage) -> list[Release]:
-    """All complete releases, oldest first. Half-written ones have no release.json and are not listed."""
-    ids = [path.split("/")[1] for path in store.list_files("releases", "/release.json")]
-    found = [release for release in (_read_release(store, release_id) for release_id in ids) if release is not None]
+    """All complete releases, oldest first. Half-written ones have no release.json and are not listed, nor are torn ones."""
+    found = []
+    for path in store.list_files("releases", "/release.json"):
+        try:
+            release = _read_release(store, path.split("/")[1])
+        except CorruptFileError as error:
+            logger.warning("ignoring a release: %s", error)
+            continue
+        if release is not None:
+            found.append(release)
     return sorted(found, key=lambda release: (release.created_at, release.id))
-
-
-def referenced_keys(store: Storage) -> pa.Array:
-    """Content keys that some release holds: what `Ledger.collect_garbage` must keep."""
-    columns = [open_release(store, release)["content_key"] for release in list_releases(store)]
-    return pc.unique(pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()))
-
-
-def collect_garbage(store: Storage, keep: int) -> list[str]:
-    """Delete old and half-written releases; returns their ids. Must not run beside a publish.
-
-    Args:
-        store: Where `releases/` lies.
-        keep: How many of the newest stay. The CURRENT one always stays, whatever its age.
-    """
-    current = _current_id(store)
-    complete = [release.id for release in list_releases(store)]
-    staying = set(complete[-keep:]) if keep > 0 else set()
-    folders = {path.split("/")[1] for path in store.list_files("releases") if path.count("/") > 1}
-    dropped = sorted(folders - staying - {current})
-    for release_id in dropped:
-        store.delete(f"releases/{release_id}/release.json")  # first: then a crash leaves what counts as half-written
-        store.delete(f"releases/{release_id}")
-    return dropped
 
 
 def _join(pins: pa.Table, ledger: Ledger, dim: int) -> tuple[pa.Table, int]:
@@ -181,9 +298,9 @@ def _join(pins: pa.Table, ledger: Ledger, dim: int) -> tuple[pa.Table, int]:
 
 
 def _require_finite(table: pa.Table, where: str) -> None:
-    column = table["embedding"].combine_chunks()
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    if column.null_count or not np.isfinite(values).all():
+    column = table["embedding"]
+    values = (chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks)
+    if column.null_count or not all(np.isfinite(numbers).all() for numbers in values):
         raise UserError(
             f"{where}: some embeddings hold NaN or infinity, which no search can rank; embed those pins again"
         )
@@ -194,29 +311,39 @@ def _pairs_hash(table: pa.Table) -> str:
     return section_hash({pin_id: key for pin_id, key in pairs})
 
 
-def _current_id(store: Storage) -> str | None:
-    return str(store.read_json(CURRENT)["id"]) if store.exists(CURRENT) else None
+def _move_current(store: Storage, release_id: str) -> None:
+    now = read_current(store)
+    if now is None or now.id != release_id:
+        store.write_json(CURRENT, Current(release_id, now.id if now else None)._asdict())
+
+
+def _there(store: Storage) -> str:
+    ids = [release.id for release in list_releases(store)]
+    return f"there are: {', '.join(ids)}" if ids else "there are no releases; run embed"
 
 
 def _read_release(store: Storage, release_id: str) -> Release | None:
     path = f"releases/{release_id}/release.json"
     if not store.exists(path):
         return None
+    raw = store.read_json(path)
     try:
-        return Release(**store.read_json(path))
-    except TypeError as error:
+        sources = {name: Output(**source) for name, source in raw.pop("sources").items()}
+        return Release(sources=sources, **raw)
+    except (KeyError, TypeError, AttributeError) as error:
         logger.warning("ignoring %s, written by another version of this code: %s", path, error)
         return None
 
 
 def _intact_release(store: Storage, release_id: str) -> Release | None:
-    """The release if it is there and opens."""
-    release = _read_release(store, release_id)
-    if release is None:
-        return None
+    """The release if it is there, opens, and all that it needs is there."""
     try:
-        open_release(store, release)
-    except UserError as error:  # damaged, or its part is gone
+        release = _read_release(store, release_id)
+        if release is None:
+            return None
+        for _ in read_parts(store, release):
+            pass
+    except UserError as error:  # damaged, or a part is gone
         logger.warning("writing the release again: %s", error)
         return None
-    return release
+    return None if missing_files(store, release) else release

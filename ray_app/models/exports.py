@@ -95,7 +95,7 @@ def write_tower(student: "BiEncoder", name: str, folder: Path) -> None:
     backbone, projection = student.tower(name)
     limit = _max_tokens(student, name)
     backbone.save_pretrained(folder)
-    _tokenizer_with_limit(student.tokenizer, limit).save_pretrained(folder)
+    tokenizer_with_limit(student.tokenizer, limit).save_pretrained(folder)
     width, dim = projection.in_features, projection.out_features
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -261,7 +261,7 @@ def _max_tokens(student: "BiEncoder", tower: str) -> int:
     return {"query": student.cfg.max_query_tokens, "pin": student.cfg.max_pin_tokens}[tower]
 
 
-def _tokenizer_with_limit(tokenizer: Any, limit: int) -> Any:
+def tokenizer_with_limit(tokenizer: Any, limit: int) -> Any:
     """A copy that cuts and pads by itself, so that `tokenizers` alone makes the ONNX file's inputs."""
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.model_max_length = limit

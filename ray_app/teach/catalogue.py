@@ -53,6 +53,13 @@ class Catalogue:
             text_vectors=matrix_or_zero(zero_shot_pins["text_embedding"]),
         )
 
+    @classmethod
+    def of_texts(cls, cfg: Config, pin_texts: pa.Table) -> "Catalogue":
+        """Without zero-shot vectors, for the student, which reads none of pins."""
+        nothing = np.zeros((pin_texts.num_rows, 0), np.float32)
+        pairs = PairFeatures(pin_texts, cfg.features, cfg.pin_text)
+        return cls(cfg=cfg, pin_texts=pin_texts, pairs=pairs, title_vectors=nothing, text_vectors=nothing)
+
     def with_texts(self, pin_texts: pa.Table) -> "Catalogue":
         """The same pins with other user-made texts (engaged queries, boards); zero-shot vectors stay."""
         return replace(self, pin_texts=pin_texts, pairs=PairFeatures(pin_texts, self.cfg.features, self.cfg.pin_text))

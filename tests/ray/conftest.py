@@ -1,9 +1,17 @@
 """One small cluster for all Ray tests of a session. Tests never assert order, block count or repr of Ray's own objects."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for pipeline_world
+
+from pipeline_world import run_stages, write_source
+
+from ray_app.config import Config, load_config
+from ray_app.manifest import Manifest
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # else Ray 2.60 writes a token file into the home directory
 # Workers import the classes that tests define by the name of their file.
@@ -23,3 +31,18 @@ def ray_cluster():
     ray.init(address="local", num_cpus=6, include_dashboard=False, object_store_memory=300_000_000, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: str) -> Path:
+    """A folder with a tiny catalogue and its config."""
+    folder = tmp_path_factory.mktemp("source")
+    write_source(folder, tiny_encoder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(source: Path, ray_cluster: None) -> tuple[Config, dict[str, Manifest]]:
+    """All stages, run once. Nobody changes this run: take a copy of its output."""
+    cfg = load_config(source / "config.yaml")
+    return cfg, run_stages(cfg)

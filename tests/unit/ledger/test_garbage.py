@@ -5,11 +5,12 @@ from pathlib import Path
 import pyarrow as pa
 import yaml
 
-from ray_app.config import load_config
-from ray_app.ledger.garbage import collect_all
+from ray_app.config import Config, load_config
+from ray_app.ledger.garbage import collect_all, collect_releases
 from ray_app.ledger.ledger import Ledger
-from ray_app.manifest import StageRun, read_manifest, read_output
-from ray_app.schemas import SOFT_LABEL_RESULTS
+from ray_app.ledger.release import publish_release
+from ray_app.manifest import Output, StageRun, read_manifest, read_output
+from ray_app.schemas import SOFT_LABEL_RESULTS, embedding_results
 from ray_app.storage import Storage
 
 
@@ -19,7 +20,7 @@ def labels(*keys: str) -> pa.Table:
     )
 
 
-def test_current_outputs_and_their_ledger_rows_stay_and_the_rest_goes(tmp_path: Path) -> None:
+def make_config(tmp_path: Path) -> Config:
     (tmp_path / "c.yaml").write_text(
         yaml.safe_dump(
             {
@@ -31,7 +32,11 @@ def test_current_outputs_and_their_ledger_rows_stay_and_the_rest_goes(tmp_path: 
             }
         )
     )
-    cfg = load_config(tmp_path / "c.yaml")
+    return load_config(tmp_path / "c.yaml")
+
+
+def test_current_outputs_and_their_ledger_rows_stay_and_the_rest_goes(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path)
     store = Storage(cfg.output)
     ledger = Ledger(store, "soft_labels", "r1", SOFT_LABEL_RESULTS)
     ledger.commit(labels("old", "kept"))
@@ -48,3 +53,33 @@ def test_current_outputs_and_their_ledger_rows_stay_and_the_rest_goes(tmp_path: 
     assert manifest is not None
     assert read_output(store, manifest.outputs["soft_labels"])["content_key"].to_pylist() == ["kept"]
     assert ledger.present_keys().to_pylist() == ["kept"]
+
+
+def test_what_a_release_is_served_with_stays_as_long_as_the_release(tmp_path: Path) -> None:
+    """No manifest names the texts of an old release any more, but a rollback needs them."""
+    store = Storage(str(tmp_path))
+    ledger = Ledger(store, "pin_embeddings", "r1", embedding_results(1))
+    ledger.commit(pa.table({"content_key": ["k"], "embedding": [[1.0]], "error": pa.nulls(1)}))
+    for version in ("v1", "v2", "v3"):
+        file = store.write_bytes(f"tables/pin_texts/{version}/part", version.encode())
+        texts = Output(
+            name="pin_texts", path=f"tables/pin_texts/{version}", files=[file.path], rows=1, content_hash=version
+        )
+        pins = pa.table({"pin_id": ["p"], "content_key": ["k"]})
+        publish_release(store, pins, ledger, 1, "s", sources={"pin_texts": texts}, config={})
+    assert collect_all(store).folders == 0
+    collect_releases(store, keep=1)  # v3 is served, v2 was before
+    assert collect_all(store).folders == 1
+    assert store.list_files("tables") == ["tables/pin_texts/v2/part", "tables/pin_texts/v3/part"]
+
+
+def test_models_of_the_lessons_stay(tmp_path: Path) -> None:
+    """They lie one folder deeper than others."""
+    cfg = make_config(tmp_path)
+    store = Storage(cfg.output)
+    run = StageRun("lessons", cfg, store, 1, [], [])
+    run.add_output("arm", "models/lessons/v2/arm", [store.write_bytes("models/lessons/v2/arm/weights", b"x")])
+    run.finish({})
+    store.write_bytes("models/lessons/v1/arm/weights", b"x")
+    assert collect_all(store).folders == 1
+    assert store.list_files("models") == ["models/lessons/v2/arm/weights"]

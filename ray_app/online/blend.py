@@ -1,0 +1,66 @@
+"""One order of relevance and engagement."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_app.config import BlendConfig
+from ray_app.engagement.rates import RATE_NAMES
+
+# What a person's action says of a pin; guessed, as the defaults of `enrich.action_weights`, and a hide undoes a save.
+_RATE_WEIGHTS = {"click_rate": 1.0, "long_click_rate": 2.0, "save_rate": 3.0, "hide_rate": -3.0}
+UNKNOWN = 0.5  # the mean of `engagement_scores` over all pins that have one
+
+
+def engagement_scores(rates: NDArray[np.floating], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """How engaging each pin is among those that people have met: 0 the least, 1 the most, 0.5 the middle.
+
+    A percentile, so that it means the same in any catalogue, and one viral pin does not flatten all others. The rates
+    are drawn towards the log's mean (`engagement_rates`), so a pin with one lucky impression is near the middle.
+
+    Args:
+        rates: (num_pins, 5), columns RATE_NAMES.
+        known: (num_pins,) whether a pin was ever shown.
+
+    Returns:
+        (num_pins,) float32, NaN where unknown. Equal rates give equal scores, and the mean is UNKNOWN.
+    """
+    from scipy.stats import rankdata
+
+    weights = np.array([_RATE_WEIGHTS.get(name, 0.0) for name in RATE_NAMES])
+    scores = np.full(len(rates), np.nan, np.float32)
+    engaged = np.asarray(rates, np.float64)[known] @ weights
+    if len(engaged):
+        scores[known] = (rankdata(engaged) - 0.5) / len(engaged)
+    return scores
+
+
+def blend(scores: NDArray[np.floating], engagement: NDArray[np.floating], cfg: BlendConfig) -> NDArray[np.float32]:
+    """Expected grades, raised by up to `engagement_weight` for engaging pins.
+
+    A pin that nobody has met counts as the catalogue's mean: a new pin is neither punished for what could not happen
+    yet, nor favoured over pins that people liked.
+
+    Args:
+        scores: (n,) expected grades, 1..5.
+        engagement: (n,) 0..1, NaN for unknown.
+        cfg: Section `serve.blend`.
+
+    Returns:
+        (n,) float32, grades and engagement in grades; comparable between pins, not a grade.
+
+    Raises:
+        ValueError: the lists differ in length; one would silently be spread over the other.
+    """
+    if scores.shape != engagement.shape or scores.ndim != 1:
+        raise ValueError(f"scores {scores.shape} and engagement {engagement.shape} must be equally long lists")
+    met = np.where(np.isnan(engagement), UNKNOWN, engagement)
+    return np.asarray(scores + cfg.engagement_weight * met, np.float32)
+
+
+def order(scores: NDArray[np.floating], pin_ids: Sequence[str] | NDArray[np.object_]) -> NDArray[np.int64]:
+    """Places of the scores, best first, ties by pin id; (n,)."""
+    if len(scores) != len(pin_ids):
+        raise ValueError(f"{len(scores)} scores of {len(pin_ids)} pins")
+    return np.lexsort((np.asarray(pin_ids, dtype=object), -np.asarray(scores, np.float64)))

@@ -1,0 +1,27 @@
+"""Which of the user's words a pin says, for the page."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray_app.text import field_text, stem_tokens
+
+
+def matched_fields(tokens: Sequence[str], row: Mapping[str, Any], fields: Sequence[str]) -> dict[str, list[str]]:
+    """The query's words that each field says, be it in singular or plural.
+
+    Args:
+        tokens: Of the query, as the user wrote them.
+        row: A pin's texts: strings, lists of them, or `None`.
+        fields: Which to look at, in the order of the result.
+
+    Returns:
+        Field -> words in the query's order, none twice; fields that say none are absent.
+    """
+    stems = {token: stem_tokens(token) for token in tokens}
+    matched = {}
+    for field in fields:
+        said = set(stem_tokens(field_text(row.get(field))))
+        words = [token for token, stem in stems.items() if stem and said.issuperset(stem)]
+        if words:
+            matched[field] = words
+    return matched

@@ -1,0 +1,348 @@
+"""The files of a pin store: made once per machine, checked, memory-mapped by all.
+
+    <local_dir>/<release id>-<kind>-v<FORMAT_VERSION>[-shard<i>of<n>]/
+        vectors.npy     (num_pins, dim) float16 or int8, in the order of the release (by pin_id)
+        scales.npy      int8 only: (num_pins,) float32, what a pin's numbers are multiplied by
+        pin_ids.arrow   the ids, one Arrow array
+        hashes.npy      (num_pins,) uint64, 64-bit hashes of the ids, sorted
+        rows.npy        (num_pins,) uint32, the row of each of these hashes
+        meta.json       sizes, hashes, and what it was made from; written last: without it the folder is no store
+
+The folder is made from the release by the first replica that needs it, beside its final place, and renamed: others wait,
+or find it whole. A folder that is torn, or of something else, is made again; files that are mapped are never written to.
+"""
+
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import DTypeLike, NDArray
+
+from ray_app.errors import UserError
+from ray_app.filesystem import TEMP_PREFIX, one_line
+from ray_app.hashing import Keys
+from ray_app.ledger.release import Release, read_parts
+from ray_app.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1  # raised when the same release gives other files
+Kind = Literal["float16", "int8"]
+Shard = tuple[int, int]  # number of the shard, number of shards
+HashIds = Callable[[Sequence[str]], Keys]
+
+_CHUNK_ROWS = 16_384  # 25 MB of 384 float32: what is converted at a time
+_OF_A_RELEASE = re.compile(r"([0-9a-f]{16})-.+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreKey:
+    """What a folder is made from. Kept in meta.json, so that files of something else are never taken for it."""
+
+    format_version: int
+    release: str
+    parts: dict[str, str]  # the release's files -> sha256
+    student_id: str
+    dim: int
+    kind: Kind
+    shard: list[int] | None
+    hash_probe: int  # hash of a fixed text: tells hash functions apart
+
+    @classmethod
+    def of(cls, release: Release, kind: Kind, shard: Shard | None, hash_ids: HashIds) -> "StoreKey":
+        """The key of a release's copy."""
+        return cls(
+            format_version=FORMAT_VERSION, release=release.id, parts=release.files, student_id=release.student_id,
+            dim=release.dim, kind=kind, shard=list(shard) if shard else None, hash_probe=int(hash_ids(["probe"])[0]),
+        )  # fmt: skip
+
+    @property
+    def folder_name(self) -> str:
+        """Of its folder in the local one."""
+        suffix = f"-shard{self.shard[0]}of{self.shard[1]}" if self.shard else ""
+        return f"{self.release}-{self.kind}-v{self.format_version}{suffix}"
+
+    def arrays(self, num_pins: int) -> dict[str, tuple[DTypeLike, tuple[int, ...]]]:
+        """File -> type and shape of each array."""
+        arrays: dict[str, tuple[DTypeLike, tuple[int, ...]]] = {
+            "vectors.npy": (self.kind, (num_pins, self.dim)),
+            "hashes.npy": (np.uint64, (num_pins,)),
+            "rows.npy": (np.uint32, (num_pins,)),
+        }
+        return arrays | ({"scales.npy": (np.float32, (num_pins,))} if self.kind == "int8" else {})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class MappedFiles:
+    """A checked folder."""
+
+    num_pins: int
+    vectors: NDArray[Any]
+    scales: NDArray[np.float32] | None
+    pin_ids: pa.Array  # large_binary
+    hashes: Keys
+    rows: NDArray[np.uint32]
+
+
+def open_files(
+    store: Storage, release: Release, folder: Path, key: StoreKey, hash_ids: HashIds, verify: bool
+) -> MappedFiles:
+    """Map a folder, after making it if it is not there or not whole. Arguments and errors: see `PinStore.open`."""
+    found = map_files(folder, key, verify)
+    if found is not None:
+        return found
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(folder) as alone:
+            found = map_files(folder, key, verify)  # another one may have made it while we waited
+            if found is None:
+                if alone:
+                    _remove_leftovers(folder)
+                _make(store, release, folder, key, hash_ids, verify)
+                found = map_files(folder, key, verify)
+    except OSError as error:
+        raise UserError(
+            f"cannot keep the pins' vectors in {folder} ({one_line(error)}); "
+            "set serve.local_dir to a folder of this machine with room for them"
+        ) from None
+    if found is None:
+        raise UserError(f"{folder} is damaged again as soon as it is written; is the disk whole?")
+    return found
+
+
+def map_files(folder: Path, key: StoreKey, verify: bool) -> MappedFiles | None:
+    """The files of a folder; None if there is none, or one of something else, or not whole."""
+    if not folder.exists():
+        return None
+    try:
+        raw = json.loads((folder / "meta.json").read_bytes())
+        if {name: raw.get(name) for name in asdict(key)} != asdict(key):
+            raise _NotThisError("it was made from something else")
+        num_pins, arrays = raw["num_pins"], key.arrays(raw["num_pins"])
+        if set(raw["files"]) != {*arrays, "pin_ids.arrow"}:
+            raise _NotThisError("its files are others")
+        for name, (size, sha256) in raw["files"].items():
+            if (folder / name).stat().st_size != size:
+                raise _NotThisError(f"{name} is not {size} bytes long")
+            if verify and _sha256(folder / name) != sha256:
+                raise _NotThisError(f"{name} was changed")
+        mapped = {name: _map_array(folder / name, *kind) for name, kind in arrays.items()}
+        pin_ids = _map_ids(folder / "pin_ids.arrow", num_pins)
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        pa.ArrowException,
+    ) as error:  # all damage raises
+        logger.warning("%s is not used, and made again: %s", folder, one_line(error))
+        return None
+    return MappedFiles(
+        num_pins=num_pins, vectors=mapped["vectors.npy"], scales=mapped.get("scales.npy"), pin_ids=pin_ids,
+        hashes=mapped["hashes.npy"], rows=mapped["rows.npy"],
+    )  # fmt: skip
+
+
+def collect_local(local_dir: Path, keep: set[str]) -> list[str]:
+    """Delete what this machine has made of releases that are not served any more; returns the folders' names.
+
+    These are all folders named `<release id>-...`, indexes too. Stores that are open go on: their files live until they
+    are unmapped.
+
+    Args:
+        local_dir: As in `PinStore.open`.
+        keep: Ids of releases whose folders stay.
+    """
+    dropped = []
+    for path in sorted(Path(local_dir).glob("*-*")):
+        match = _OF_A_RELEASE.fullmatch(path.name)
+        if match and match[1] not in keep and path.is_dir():
+            remove(path)
+            _lock_path(path).unlink(missing_ok=True)
+            dropped.append(path.name)
+    for path in Path(local_dir).glob(f"{TEMP_PREFIX}*"):  # of builders that were killed
+        if path.is_dir() and path.stat().st_mtime < time.time() - 3600:
+            shutil.rmtree(path, ignore_errors=True)
+    return dropped
+
+
+def _make(store: Storage, release: Release, folder: Path, key: StoreKey, hash_ids: HashIds, verify: bool) -> None:
+    """Write a folder beside its place and move it there; another's that came first stays."""
+    started = time.monotonic()
+    temp = folder.with_name(f"{TEMP_PREFIX}{folder.name}-{uuid.uuid4().hex}")
+    temp.mkdir()
+    try:
+        num_pins = _write_files(store, release, temp, key, hash_ids)
+        names = [*key.arrays(num_pins), "pin_ids.arrow"]
+        files = {name: [(temp / name).stat().st_size, _sha256(temp / name)] for name in names}
+        with (temp / "meta.json").open("w") as out:
+            json.dump(asdict(key) | {"num_pins": num_pins, "files": files}, out, indent=2)
+            _sync(out)
+        if folder.exists() and map_files(folder, key, verify) is None:
+            remove(folder)
+        try:
+            temp.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            logger.info("%s was made by another process meanwhile", folder)
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+    logger.info("%s: %d pins mapped after %.1f s", folder, num_pins, time.monotonic() - started)
+
+
+def _write_files(store: Storage, release: Release, temp: Path, key: StoreKey, hash_ids: HashIds) -> int:
+    """Write all files but meta.json, one part of the release in memory at a time; returns the number of pins."""
+    keys, ids, num_pins = [np.zeros(0, np.uint64)], [], 0
+    names: list[str] = [name for name in ("vectors.npy", "scales.npy") if name in key.arrays(0)]
+    with ExitStack() as stack:
+        files = {name: stack.enter_context((temp / name).open("wb")) for name in names}
+        for name, file in files.items():  # the number of pins is known at the end; a header is as long for any
+            file.write(_header(*key.arrays(0)[name]))
+        for part in read_parts(store, release):
+            for batch in part.to_batches(max_chunksize=_CHUNK_ROWS):
+                hashes = hash_ids(batch["pin_id"].to_pylist())
+                if key.shard is not None:
+                    mine = hashes % np.uint64(key.shard[1]) == key.shard[0]
+                    batch, hashes = batch.filter(pa.array(mine)), hashes[mine]
+                values = batch["embedding"].flatten().to_numpy(zero_copy_only=False).reshape(-1, key.dim)
+                for file, array in zip(files.values(), _encode(values, key.kind), strict=True):
+                    file.write(array.data)
+                keys.append(hashes)
+                ids.append(batch["pin_id"].cast(pa.large_binary()))
+                num_pins += len(hashes)
+        for name, file in files.items():
+            file.seek(0)
+            file.write(_header(*key.arrays(num_pins)[name]))
+            _sync(file)
+    assert num_pins <= np.iinfo(np.uint32).max, "rows.npy holds 32 bits"
+    all_keys = np.concatenate(keys)
+    order = np.argsort(all_keys, kind="stable")
+    for name, array in (("hashes.npy", all_keys[order]), ("rows.npy", order.astype(np.uint32))):
+        with (temp / name).open("wb") as out:
+            out.write(_header(*key.arrays(num_pins)[name]))
+            out.write(array.data)
+            _sync(out)
+    column = pa.concat_arrays(ids) if ids else pa.array([], pa.large_binary())
+    with (temp / "pin_ids.arrow").open("wb") as out:
+        with pa.ipc.new_file(out, pa.schema([("pin_id", pa.large_binary())])) as writer:
+            writer.write_batch(pa.record_batch({"pin_id": column}))
+        _sync(out)
+    return num_pins
+
+
+def _encode(values: NDArray[np.float32], kind: str) -> list[NDArray[Any]]:
+    """Vectors (n, dim) as they are stored, and for int8 their scales (n,).
+
+    int8 is symmetric: the largest number of a vector becomes 127. The scale is not that number / 127, but what gives the
+    vector its length back.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        if kind == "float16":
+            arrays: list[NDArray[Any]] = [values.astype(np.float16)]
+        else:
+            peak = np.abs(values).max(axis=1, keepdims=True)
+            whole = np.rint(values / np.where(peak > 0, peak, 1) * np.float32(127)).astype(np.int8)
+            length = np.linalg.norm(whole.astype(np.float32), axis=1)
+            scales = np.linalg.norm(values, axis=1) / np.where(length > 0, length, 1)
+            arrays = [whole, scales.astype(np.float32)]
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise UserError(
+            f"the release has numbers too large for {kind}; a student's vectors have length 1: run embed again"
+        )
+    return arrays
+
+
+def _header(dtype: DTypeLike, shape: tuple[int, ...]) -> bytes:
+    """First bytes of a .npy file. Equally long for any number of rows: numpy leaves room for them."""
+    out = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    np.lib.format.write_array_header_1_0(out, {"descr": descr, "fortran_order": False, "shape": shape})
+    return out.getvalue()
+
+
+class _NotThisError(ValueError):
+    """A folder is not the one that is wanted, or not whole."""
+
+
+def _map_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[Any]:
+    header = _header(dtype, shape)
+    with path.open("rb") as file:
+        if file.read(len(header)) != header:
+            raise _NotThisError(f"{path.name} is not {np.dtype(dtype)} of shape {shape}")
+    if 0 in shape:  # nothing to map
+        return np.zeros(shape, dtype)
+    return np.asarray(np.load(path, mmap_mode="r"))  # a plain array over the mapping: indexing it costs less
+
+
+def _map_ids(path: Path, num_pins: int) -> pa.Array:
+    with pa.memory_map(str(path)) as mapped:
+        table = pa.ipc.open_file(mapped).read_all()
+    ids = table["pin_id"].chunk(0)  # the only one
+    ids.validate()
+    if ids.type != pa.large_binary() or len(ids) != num_pins or ids.null_count:
+        raise _NotThisError(f"{path.name} does not hold {num_pins} ids")
+    return ids
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lock_path(folder: Path) -> Path:
+    return folder.with_name(f".lock-{folder.name}")
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[bool]:
+    """Wait until no other process or thread of this machine makes the folder.
+
+    Yields:
+        Whether that is sure; some network filesystems know no locks, and then the last rename decides.
+    """
+    with _lock_path(folder).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when this process dies
+        except OSError as error:
+            logger.warning("%s: no locks here (%s), several replicas may work at once", folder, one_line(error))
+            yield False
+        else:
+            yield True
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What builders of this folder that were killed have left; else a crash loop would fill the disk."""
+    for path in folder.parent.glob(f"{TEMP_PREFIX}{folder.name}-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove(folder: Path) -> None:
+    """Take a folder away in one step, so that nobody finds half of it, and delete it."""
+    gone = folder.with_name(f"{TEMP_PREFIX}{folder.name}-{uuid.uuid4().hex}")
+    try:
+        folder.rename(gone)
+    except FileNotFoundError:  # another process was faster
+        return
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _sync(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())  # else a power cut can leave files of the right size with no content

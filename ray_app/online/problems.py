@@ -1,0 +1,30 @@
+"""What can go wrong with a request, as the core says it; the HTTP layer maps each class to a status."""
+
+
+class RequestProblem(Exception):
+    """A request that cannot be answered.
+
+    Args:
+        code: Short and stable, for programs, such as `too_long`.
+        message: What is wrong and what to do, for people.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
+
+
+class BadRequest(RequestProblem):
+    """The caller can mend it."""
+
+
+class NotFound(RequestProblem):
+    """What the request names is not in this release."""
+
+
+class Overloaded(RequestProblem):
+    """Too many requests at once; trying again helps."""
+
+
+class Unavailable(RequestProblem):
+    """Nothing can be answered now: no release is loaded, or the answer took too long."""

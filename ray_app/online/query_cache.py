@@ -1,0 +1,206 @@
+"""Vectors of queries: remembered, encoded once however many ask, and encoded together when they wait together."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+
+from ray_app.config import CacheConfig
+
+logger = logging.getLogger(__name__)
+
+REDIS_SEC = 0.02  # a second level that answers later than that is slower than encoding
+_REDIS_WRITE_SEC = 1.0  # nobody waits for it
+_LOG_EVERY_SEC = 60.0
+
+
+class TextEncoder(Protocol):
+    """Texts -> vectors."""
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """(num_texts, width) float32; runs in a thread of its own."""
+
+
+class QueryVectors:
+    """Cache, single flight and batching before one encoder. Belongs to one event loop.
+
+    A lone query is encoded at once; those that arrive while the encoder works wait and go together.
+
+    Args:
+        encoder: Called from one thread, never twice at once.
+        cfg: Size, age, second level.
+        max_batch: Queries of one call of the encoder.
+        namespace: Says whose vectors these are, in a second level that others use too.
+        clock: Seconds; for tests.
+    """
+
+    def __init__(
+        self, encoder: TextEncoder, cfg: CacheConfig, *, max_batch: int = 32, namespace: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        from cachetools import TTLCache
+
+        self._encoder, self._max_batch = encoder, max_batch
+        self._kept: TTLCache[str, np.ndarray] = TTLCache(cfg.max_entries, cfg.ttl_sec, timer=clock)
+        self._flying: dict[str, asyncio.Future[np.ndarray]] = {}
+        self._waiting: list[str] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._worker: asyncio.Task[None] | None = None
+        self._writes: set[asyncio.Task[None]] = set()
+        self._second = _Redis(cfg.redis_url, namespace, cfg.ttl_sec) if cfg.redis_url else None
+        self.hits = self.joined = self.misses = self.second_level_hits = self.batches = 0
+
+    def counts(self) -> dict[str, float]:
+        """Queries by where their vectors came from, and the share that nothing had to be computed for."""
+        asked = self.hits + self.joined + self.misses
+        return {
+            "hits": self.hits, "joined": self.joined, "misses": self.misses, "batches": self.batches,
+            "second_level_hits": self.second_level_hits, "entries": len(self._kept),
+            "hit_rate": (self.hits + self.joined) / asked if asked else 0.0,
+        }  # fmt: skip
+
+    async def get(self, queries: Sequence[str]) -> tuple[np.ndarray, list[bool]]:
+        """Vectors (num_queries, width) float32, and whether each was remembered.
+
+        Raises:
+            Exception: what the encoder raised; nothing is remembered then, and the next one to ask tries again.
+        """
+        found: list[np.ndarray | asyncio.Future[np.ndarray]] = []
+        cached = []
+        for query in queries:
+            kept = self._kept.get(query)
+            cached.append(kept is not None)
+            if kept is not None:
+                self.hits += 1
+                found.append(kept)
+                continue
+            flying = self._flying.get(query)
+            if flying is None:
+                self.misses += 1
+                flying = self._start(query)
+            else:
+                self.joined += 1
+            found.append(flying)
+        # Shielded: one who goes away must not take the others' vector along.
+        rows = [one if isinstance(one, np.ndarray) else await asyncio.shield(one) for one in found]
+        return np.stack(rows), cached
+
+    async def close(self) -> None:
+        """Let the encoder finish what it does, and end."""
+        if self._worker is not None:
+            self._worker.cancel()
+        for future in self._flying.values():
+            future.cancel()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._second is not None:
+            await asyncio.gather(*self._writes)
+            await self._second.close()
+
+    def _start(self, query: str) -> asyncio.Future[np.ndarray]:
+        future: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_seen)
+        self._flying[query] = future
+        self._waiting.append(query)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return future
+
+    async def _work(self) -> None:
+        """Encode until nobody waits."""
+        while self._waiting:
+            batch, self._waiting = self._waiting[: self._max_batch], self._waiting[self._max_batch :]
+            try:
+                vectors = await self._vectors_of(batch)
+            except Exception as error:  # noqa: BLE001 - it is handed to all who wait
+                for query in batch:
+                    self._land(query, error)
+                continue
+            for query, vector in zip(batch, vectors, strict=True):
+                vector.flags.writeable = False
+                if self._kept.maxsize:
+                    self._kept[query] = vector
+                self._land(query, vector)
+
+    async def _vectors_of(self, batch: list[str]) -> list[np.ndarray]:
+        known = {} if self._second is None else await self._second.get(batch)
+        self.second_level_hits += len(known)
+        missing = [query for query in batch if query not in known]
+        if missing:
+            self.batches += 1
+            made = await asyncio.get_running_loop().run_in_executor(self._thread, self._encoder.encode, missing)
+            if len(made) != len(missing) or not np.isfinite(made).all():
+                raise ValueError("the query encoder gave no usable vectors")
+            fresh = {query: np.array(row, np.float32) for query, row in zip(missing, made, strict=True)}
+            known |= fresh
+            if self._second is not None:
+                self._writes.add(write := asyncio.create_task(self._second.put(fresh)))
+                write.add_done_callback(self._writes.discard)
+        return [known[query] for query in batch]
+
+    def _land(self, query: str, result: np.ndarray | BaseException) -> None:
+        future = self._flying.pop(query)
+        if future.done():
+            return
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+
+def _seen(future: "asyncio.Future[np.ndarray]") -> None:
+    """An error that nobody waits for any more is no error of the program."""
+    if not future.cancelled():
+        future.exception()
+
+
+class _Redis:
+    """The second level. Whatever is wrong with it, requests go on without."""
+
+    def __init__(self, url: str, namespace: str, ttl_sec: float) -> None:
+        import redis.asyncio
+
+        self._client: Any = redis.asyncio.from_url(
+            url, socket_timeout=_REDIS_WRITE_SEC, socket_connect_timeout=_REDIS_WRITE_SEC, max_connections=4
+        )
+        self._prefix, self._ttl = f"relevance:{namespace}:", max(1, round(ttl_sec))
+        self._width: int | None = None  # of this encoder's vectors; known after the first
+        self._logged = float("-inf")
+
+    async def get(self, queries: Sequence[str]) -> dict[str, np.ndarray]:
+        values = await self._try(lambda: self._client.mget([self._prefix + query for query in queries]))
+        found = {}
+        for query, value in zip(queries, values or [], strict=False):
+            if value is None or self._width is None or len(value) != 4 * self._width:
+                continue
+            vector = np.frombuffer(value, np.float32).copy()
+            if np.isfinite(vector).all():
+                found[query] = vector
+        return found
+
+    async def put(self, vectors: dict[str, np.ndarray]) -> None:
+        self._width = len(next(iter(vectors.values())))
+
+        async def write() -> None:
+            async with self._client.pipeline(transaction=False) as pipe:
+                for query, vector in vectors.items():
+                    pipe.set(self._prefix + query, vector.tobytes(), ex=self._ttl)
+                await pipe.execute()
+
+        await self._try(write, _REDIS_WRITE_SEC)
+
+    async def close(self) -> None:
+        await self._try(self._client.aclose)
+
+    async def _try(self, call: Callable[[], Any], seconds: float = REDIS_SEC) -> Any:
+        try:
+            async with asyncio.timeout(seconds):
+                return await call()
+        except Exception as error:  # noqa: BLE001 - the library's, the network's or the server's: vectors can be made again
+            if time.monotonic() - self._logged > _LOG_EVERY_SEC:
+                self._logged = time.monotonic()
+                logger.warning("the second level of the query cache is left out: %s", type(error).__name__)
+            return None

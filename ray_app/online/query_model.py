@@ -1,0 +1,91 @@
+"""What queries are embedded with: the student's query tower and, where features need it, the zero-shot encoder beside it."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ray_app.config import Config, section_hash
+from ray_app.distill.features import sides_of
+from ray_app.errors import UserError
+from ray_app.ledger.release import Release
+from ray_app.manifest import Output
+from ray_app.models.checkpoint import local_folder
+from ray_app.models.sources import model_identity
+from ray_app.models.text_encoder import TextEncoder
+from ray_app.online.query_engines import Engine, choose_engine
+from ray_app.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QueryModel:
+    """Texts -> rows of the query's vector and, behind it, its zero-shot vector; one forward pass of each per new query.
+
+    Args:
+        identity: All that decides the numbers; two models of one identity share their cache.
+        engine: Of the student's query tower.
+        dim: Of the query's vector.
+        zero_shot_encoder: None: no feature reads it.
+    """
+
+    identity: tuple[str, ...]
+    engine: Engine
+    dim: int
+    zero_shot_encoder: TextEncoder | None
+
+    @classmethod
+    def load(
+        cls, store: Storage, cfg: Config, student: Output, release: Release, local_dir: Path,
+        before: "QueryModel | None" = None,
+    ) -> "QueryModel":  # fmt: skip
+        """Load and warm; `before` itself if it gives the same numbers."""
+        features, serve = cfg.features, cfg.serve
+        zero_shot = model_identity(features.zero_shot_model, features.zero_shot_revision) if sides_of(cfg) else ""
+        identity = (release.student_id, str(release.dim), str(zero_shot), serve.engine)
+        if before is not None and before.identity == identity:
+            return before
+        folder = local_folder(store, student)
+        engine = choose_engine(folder, serve, release.student_id, local_dir / "engines", release.dim)
+        encoder = None
+        if zero_shot:
+            encoder = TextEncoder(
+                features.zero_shot_model, features.zero_shot_revision, features.zero_shot_max_tokens, "float32",
+                serve.cpu_threads,
+            )  # fmt: skip
+        model = cls(identity=identity, engine=engine, dim=release.dim, zero_shot_encoder=encoder)
+        found = model.encode(["warm up"])
+        if found.shape[1] < release.dim or not np.isfinite(found).all():
+            raise UserError(f"student {release.student_id} gives no usable query vectors; run distill again")
+        return model
+
+    @property
+    def space(self) -> str:
+        """Names the numbers for a cache that several releases and replicas share."""
+        return section_hash(*self.identity)
+
+    @property
+    def engine_name(self) -> str:
+        """Of the engine that was chosen."""
+        return self.engine.name
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """(num_texts, dim + zero-shot width) float32."""
+        own = self.engine.encode(texts)
+        if self.zero_shot_encoder is None:
+            return own
+        return np.concatenate([own, self.zero_shot_encoder.encode(texts)], 1)
+
+    def zero_shot(self, queries: Sequence[str]) -> np.ndarray:
+        """(num_queries, width) zero-shot vectors alone."""
+        assert self.zero_shot_encoder is not None
+        return self.zero_shot_encoder.encode(queries)
+
+    def zero_shot_part(self, rows: np.ndarray | None) -> np.ndarray | None:
+        """The zero-shot vectors in rows of `encode`; zeros, as "not known", for None; None if no feature reads them."""
+        if self.zero_shot_encoder is None:
+            return None
+        return np.zeros((1, self.zero_shot_encoder.dim), np.float32) if rows is None else rows[:, self.dim :]

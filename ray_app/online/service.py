@@ -1,0 +1,250 @@
+"""The online service without HTTP and without Ray: vectors of queries, rerank, search, related pins, boards, pictures.
+
+A request works on one `Served` release from start to end, so a swap to another one in between changes nothing for it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_app.config import ServeConfig, ServeLimits
+from ray_app.errors import UserError
+from ray_app.ledger.release import Release, current_release
+from ray_app.online.problems import BadRequest, Unavailable
+from ray_app.online.query_cache import QueryVectors
+from ray_app.online.served import Served
+from ray_app.storage import Storage
+from ray_app.text import normalise_query
+
+logger = logging.getLogger(__name__)
+
+LoadRelease = Callable[[Release, Served | None], Served]
+
+
+class Service:
+    """Answers requests from the release that CURRENT names.
+
+    Args:
+        cfg: Section `serve`.
+        store: The run's.
+        local_dir: Where this machine keeps what is made of a release.
+        load: Makes a `Served` of a release, given the one before; tests pass their own.
+    """
+
+    def __init__(self, cfg: ServeConfig, store: Storage, local_dir: Path, load: LoadRelease | None = None) -> None:
+        self.cfg, self.store = cfg, store
+        self._load = load or partial(Served.load, store, cfg, local_dir)
+        self._served: Served | None = None
+        self._vectors: QueryVectors | None = None
+        self._refused: tuple[str, str] | None = None  # release that could not be loaded, and why
+        # One thread: numpy and torch use the cores of a replica anyway, and more of them would only wait for each other.
+        self._rank_thread = ThreadPoolExecutor(1, thread_name_prefix="rank")
+        self._load_thread = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._polling: asyncio.Task[None] | None = None
+        self.num_degraded = 0
+
+    @property
+    def limits(self) -> ServeLimits:
+        """What requests may ask for."""
+        return self.cfg.limits
+
+    @property
+    def log_queries(self) -> bool:
+        """Whether query texts may be logged."""
+        return self.cfg.log_queries
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Load the current release, and follow CURRENT from then on.
+
+        Raises:
+            UserError: there is none, or it cannot be served; the message says why.
+        """
+        await self.refresh(must=True)
+        self._polling = asyncio.create_task(self._poll())
+
+    async def close(self) -> None:
+        """Stop following and give back the threads."""
+        if self._polling is not None:
+            self._polling.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._polling
+        if self._vectors is not None:
+            await self._vectors.close()
+        self._rank_thread.shutdown(wait=False, cancel_futures=True)
+        self._load_thread.shutdown(wait=False, cancel_futures=True)
+
+    async def refresh(self, must: bool = False) -> bool:
+        """Serve the release that CURRENT names, if it is another one; returns whether it changed.
+
+        A release that cannot be served is refused, with a log line that says why, and the old one goes on.
+
+        Args:
+            must: Raise instead.
+
+        Raises:
+            UserError: only with `must`.
+        """
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, self._load_thread)
+        name = "CURRENT"
+        try:
+            release = await in_thread(current_release, self.store)
+            name = name if release is None else release.id
+            if release is None:
+                raise UserError("there is no release yet: run `python pipelines/embed.py --config ...` first")
+            if self._served is not None and release.id == self._served.release.id:
+                self._refused = None  # as after a rollback
+                return False
+            if self._refused is not None and self._refused[0] == release.id and not must:
+                return False
+            served = await in_thread(self._load, release, self._served)
+        except UserError as error:
+            if must:
+                raise
+            if self._refused != (name, str(error)):
+                logger.error("release refused, the old one goes on: %s", error)
+            self._refused = (name, str(error))
+            return False
+        await self._swap(served)
+        return True
+
+    async def _swap(self, served: Served) -> None:
+        before, old_vectors = self._served, self._vectors
+        if before is None or served.encoder is not before.encoder or old_vectors is None:
+            vectors = QueryVectors(
+                served.encoder, self.cfg.cache, max_batch=self.cfg.max_batch, namespace=served.encoder.space
+            )
+            self._served, self._vectors = served, vectors
+            if old_vectors is not None:
+                await asyncio.sleep(self.limits.deadline_ms / 1000)  # requests that began with it end with it
+                await old_vectors.close()
+        else:
+            self._served = served
+        self._refused = None
+        logger.info("serving release %s: %d pins, student %s", served.release.id, served.num_pins, served.student_id)
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self.cfg.poll_sec)
+            try:
+                await self.refresh()
+            except Exception:  # storage may be away for a while; what is served does not need it
+                logger.exception("cannot look for a new release; the old one goes on")
+
+    # --- requests ---
+
+    async def encode(self, queries: Sequence[str]) -> dict[str, Any]:
+        """See serve.models.EncodeResponse."""
+        if len(queries) > self.limits.max_queries:
+            raise BadRequest("too_many", f"queries: at most {self.limits.max_queries} at once")
+        texts = [self._text(query) for query in queries]
+        served, cache = self._current()
+        vectors, cached = await cache.get(texts)
+        own = np.ascontiguousarray(vectors[:, : served.dim])
+        return {"student": served.student_id, "dim": served.dim, "embeddings": own, "cached": cached}
+
+    async def rerank(self, query: str, locale: str, pin_ids: Sequence[str], top_k: int | None) -> dict[str, Any]:
+        """See serve.models.RerankResponse."""
+        started = time.perf_counter()
+        if len(pin_ids) > self.limits.max_candidates:
+            raise BadRequest("too_many", f"pin_ids: at most {self.limits.max_candidates} candidates of one query")
+        text = self._text(query)
+        served, cache = self._current()
+        vector = await self._vector(cache, text)
+        ranked = await self._rank(served.rerank, text, vector, locale, list(pin_ids), top_k)
+        return ranked | {"degraded": vector is None, "took_ms": _ms(started)}
+
+    async def search(self, query: str, locale: str, top_k: int) -> dict[str, Any]:
+        """See serve.models.SearchResponse."""
+        started = time.perf_counter()
+        text = self._text(query)
+        served, cache = self._current()
+        vector = await self._vector(cache, text)
+        found = await self._rank(served.search, text, vector, locale, top_k)
+        return found | {"degraded": vector is None, "took_ms": _ms(started)}
+
+    async def related(self, pin_id: str, k: int) -> dict[str, Any]:
+        """See serve.models.RelatedResponse."""
+        served, _ = self._current()
+        return await self._rank(served.related, pin_id, k)
+
+    async def encode_board(self, title: str, pin_ids: Sequence[str]) -> dict[str, Any]:
+        """See serve.models.BoardResponse: the mean of the title's vector and of the pins' mean vector.
+
+        Source: boards are read as their title in the paper; pins that are in it say the rest.
+        """
+        served, cache = self._current()
+        title = normalise_query(title)
+        if len(title) > self.limits.max_query_chars:
+            raise BadRequest("too_long", f"title: at most {self.limits.max_query_chars} characters")
+        if len(pin_ids) > self.limits.max_candidates:
+            raise BadRequest("too_many", f"pin_ids: at most {self.limits.max_candidates}")
+        of_title = (await cache.get([title]))[0][0, : served.dim] if title else None
+        return await self._rank(served.board, of_title, list(pin_ids))
+
+    async def image(self, pin_id: str) -> bytes:
+        """A small JPEG of a pin's picture."""
+        served, _ = self._current()
+        return await asyncio.get_running_loop().run_in_executor(None, served.image, pin_id)
+
+    def about(self) -> dict[str, Any]:
+        """See serve.models.About."""
+        return self._current()[0].about()
+
+    def readiness(self) -> dict[str, Any]:
+        """Whether requests can be answered, by what, and which newer release was refused."""
+        refused = None if self._refused is None else {"release": self._refused[0], "why": self._refused[1]}
+        served = self._served
+        if served is None:
+            return {"ready": False, "refused": refused}
+        about = {"release": served.release.id, "student": served.student_id, "engine": served.encoder.engine_name}
+        cache = {} if self._vectors is None else self._vectors.counts()
+        return {"ready": True, "refused": refused, "cache": cache, "degraded": self.num_degraded} | about
+
+    @property
+    def cache(self) -> QueryVectors | None:
+        """Of the query vectors; for metrics."""
+        return self._vectors
+
+    # --- helpers ---
+
+    def _current(self) -> tuple[Served, QueryVectors]:
+        if self._served is None or self._vectors is None:
+            raise Unavailable("not_ready", "no release is loaded yet; try again")
+        return self._served, self._vectors
+
+    def _text(self, query: str) -> str:
+        text = normalise_query(query)
+        if not text:
+            raise BadRequest("empty_query", "query: it has no visible character")
+        if len(text) > self.limits.max_query_chars:
+            raise BadRequest("too_long", f"query: at most {self.limits.max_query_chars} characters")
+        return text
+
+    async def _vector(self, cache: QueryVectors, text: str) -> np.ndarray | None:
+        """The query's vector, or None if it is not there in time: then features alone rank."""
+        try:
+            async with asyncio.timeout(self.limits.degrade_after_ms / 1000):
+                return (await cache.get([text]))[0]
+        except TimeoutError:
+            logger.warning("a query is ranked without its vector: that took over %d ms", self.limits.degrade_after_ms)
+        except Exception:  # whatever is broken in the encoder, words and features can still rank
+            logger.exception("a query is ranked without its vector")
+        self.num_degraded += 1
+        return None
+
+    async def _rank(self, work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+        return await asyncio.get_running_loop().run_in_executor(self._rank_thread, work, *args)
+
+
+def _ms(started: float) -> float:
+    return round(1000 * (time.perf_counter() - started), 3)

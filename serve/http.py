@@ -1,0 +1,151 @@
+"""The HTTP API over a `Service`: plain FastAPI without Ray, so that tests run it in process."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, Response
+from starlette.exceptions import HTTPException
+
+from ray_app.online.problems import BadRequest, NotFound, Overloaded, RequestProblem, Unavailable
+from serve.guard import REQUEST_ID, Guard, Observe, TooLarge, problem_answer, too_large
+from serve.models import (
+    About,
+    BoardRequest,
+    BoardResponse,
+    EncodeRequest,
+    EncodeResponse,
+    Problem,
+    RelatedResponse,
+    RerankRequest,
+    RerankResponse,
+    SearchRequest,
+    SearchResponse,
+)
+
+if TYPE_CHECKING:
+    from ray_app.online.service import Service
+
+PAGE = Path(__file__).parent / "page"
+STATUS: dict[type[RequestProblem], int] = {BadRequest: 422, NotFound: 404, Overloaded: 429, Unavailable: 503}
+
+
+def build_http(service: "Service", observe: Observe | None = None, token: str | None = None) -> Guard:
+    """The whole ASGI app.
+
+    Args:
+        service: Answers.
+        observe: Told of each request; for metrics.
+        token: Bearer token that /v1 asks for; None: anyone may ask.
+    """
+    return Guard(build_routes(service), service.limits, observe, token, service.log_queries)
+
+
+def build_routes(service: "Service") -> FastAPI:
+    """Routes, OpenAPI and errors."""
+    app = FastAPI(title="Search relevance", version="1", description=__doc__, redoc_url=None, docs_url=None)
+    _add_errors(app, service.limits.max_body_bytes)
+    _add_api(app, service)
+    _add_page(app, service)
+    return app
+
+
+def _add_errors(app: FastAPI, max_body_bytes: int) -> None:
+    @app.exception_handler(RequestProblem)
+    async def _on_problem(_: Request, problem: RequestProblem) -> Response:
+        return problem_answer(STATUS[type(problem)], problem.code, problem.message)
+
+    @app.exception_handler(RequestValidationError)
+    async def _on_invalid(_: Request, error: RequestValidationError) -> Response:
+        return problem_answer(422, "invalid", _explained(error))
+
+    @app.exception_handler(HTTPException)
+    async def _on_http(_: Request, error: HTTPException) -> Response:
+        if isinstance(error, TooLarge):
+            return too_large(max_body_bytes)
+        return problem_answer(error.status_code, "http", str(error.detail))
+
+    @app.exception_handler(Exception)
+    async def _on_error(request: Request, _: Exception) -> Response:
+        # Starlette raises it again after this answer, and `Guard` logs it.
+        text = f"an error on our side; it is in the log as {request.scope[REQUEST_ID]}"
+        return problem_answer(500, "internal", text)
+
+
+def _add_api(app: FastAPI, service: "Service") -> None:
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem} for status in (401, 404, 413, 422, 429, 503)
+    }
+
+    @app.post("/v1/encode", response_model=EncodeResponse, responses=problems, tags=["vectors"])
+    async def encode(body: EncodeRequest) -> Response:
+        """Vectors of queries, in the space of the release's pins."""
+        return _json(await service.encode(body.queries))
+
+    @app.post("/v1/rerank", response_model=RerankResponse, responses=problems, tags=["search"])
+    async def rerank(body: RerankRequest) -> Response:
+        """Relevance of candidates that another system retrieved, best first."""
+        return _json(await service.rerank(body.query, body.locale, body.pin_ids, body.top_k))
+
+    @app.post("/v1/search", response_model=SearchResponse, responses=problems, tags=["search"])
+    async def search(body: SearchRequest) -> Response:
+        """Retrieve, rerank, blend."""
+        return _json(await service.search(body.query, body.locale, body.top_k))
+
+    @app.get("/v1/related/{pin_id:path}", response_model=RelatedResponse, responses=problems, tags=["vectors"])
+    async def related(pin_id: str, k: Annotated[int, Query(ge=1, le=200)] = 12) -> Response:
+        """Pins near a pin."""
+        return _json(await service.related(pin_id, k))
+
+    @app.post("/v1/boards/encode", response_model=BoardResponse, responses=problems, tags=["vectors"])
+    async def board(body: BoardRequest) -> Response:
+        """A board's vector: of its title, its pins, or both."""
+        return _json(await service.encode_board(body.title, body.pin_ids))
+
+    @app.get("/v1/about", response_model=About, responses=problems, tags=["page"])
+    async def about() -> Response:
+        """What is served."""
+        return _json(service.about())
+
+    @app.get("/v1/pins/{pin_id:path}/image", responses=problems, tags=["page"])
+    async def image(pin_id: str) -> Response:
+        """A pin's picture, made smaller."""
+        data = await service.image(pin_id)
+        return Response(data, media_type="image/jpeg", headers={"cache-control": "public, max-age=3600"})
+
+
+def _add_page(app: FastAPI, service: "Service") -> None:
+    @app.get("/healthz", include_in_schema=False)
+    async def healthz() -> Response:
+        return Response("ok\n", media_type="text/plain")
+
+    @app.get("/readyz", include_in_schema=False)
+    async def readyz() -> Response:
+        status = service.readiness()
+        return _json(status, 200 if status["ready"] else 503)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(PAGE / "index.html")
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def asset(name: str) -> Response:
+        if name not in ("app.js", "style.css"):
+            raise NotFound("not_found", "there is no such file")
+        return FileResponse(PAGE / name)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    # The core's answers have the models' shape (a test compares them), so they are not validated once more.
+    return Response(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), status, media_type="application/json")
+
+
+def _explained(error: RequestValidationError) -> str:
+    """Which field is wrong and how, without repeating what was sent."""
+    parts = []
+    for problem in error.errors()[:5]:
+        place = ".".join(str(part) for part in problem["loc"] if part != "body") or "body"
+        parts.append(f"{place}: {problem['msg']}")
+    return "; ".join(parts)

@@ -1,0 +1,169 @@
+"""Serve a finished run on this machine: a Ray cluster of its own, the app of serve/config.yaml, the page's URL.
+
+python -m serve.local --config configs/chorus.yaml --port 8000     (Ctrl-C ends it)
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ray_app.config import load_config
+from ray_app.errors import UserError
+from ray_app.ledger.release import current_release
+from ray_app.storage import Storage
+
+CONFIG = Path(__file__).parent / "config.yaml"
+START_SEC = 300
+
+
+def main() -> None:
+    """Parse, serve, wait."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default="configs/demo.yaml", help="config of a finished run")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key; repeatable")
+    parser.add_argument("--port", type=int, default=8000)
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends the cluster too
+    try:
+        with serving(args.config, args.set, args.port) as (url, process):
+            print(f"serving at {url} (Ctrl-C ends it)", flush=True)
+            process.wait()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped")
+
+
+@contextlib.contextmanager
+def serving(config: str, overrides: list[str], port: int, **options: Any) -> Iterator[tuple[str, subprocess.Popen]]:
+    """The app on a cluster of its own, ready to answer; the cluster ends with the context.
+
+    Args:
+        config: Config file of a finished run.
+        overrides: As `--set`.
+        port: Of the page.
+        options: Of the deployment, in place of those in serve/config.yaml.
+
+    Yields:
+        The URL, and the process to wait for.
+
+    Raises:
+        UserError: there is nothing to serve, the port is taken, or the app does not start.
+    """
+    cfg = load_config(config, overrides)
+    if current_release(Storage(cfg.output)) is None:
+        raise UserError(f"{cfg.output} has no release yet: run `make run CONFIG={config}` first")
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise UserError(f"port {port} is taken: choose another one with --port")
+    about = yaml.safe_load(CONFIG.read_text())
+    about["http_options"]["port"] = port
+    app = about["applications"][0]
+    app["args"] = {
+        "config": str(Path(config).absolute()),
+        "set": [*overrides, f"output={json.dumps(absolute(cfg.output))}"],
+    }
+    app["deployments"][0] |= options
+    with tempfile.TemporaryDirectory() as temp:
+        path = Path(temp) / "config.yaml"
+        path.write_text(yaml.safe_dump(about))
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"from serve.local import host; host({str(path)!r})"], env=environment(Path(temp)),
+            start_new_session=True,
+        )  # fmt: skip
+        url = f"http://127.0.0.1:{port}"
+        try:
+            _wait(url, process)
+            yield url, process
+        finally:
+            _stop(process)
+
+
+def host(path: str) -> None:
+    """In a process of its own: a cluster, and `serve run` on it, until SIGINT. Prints why the app does not start."""
+    import ray
+    from ray import serve
+    from ray.serve.scripts import run
+
+    def watch() -> None:
+        while True:
+            time.sleep(0.5)
+            with contextlib.suppress(Exception):  # Serve is not up yet, or is going down
+                for app in serve.status().applications.values():
+                    if app.status == "DEPLOY_FAILED":
+                        print(app.message.strip(), file=sys.stderr, flush=True)
+                        os.killpg(0, signal.SIGKILL)
+
+    # Logical CPUs for a batch job beside it: with as many as cores, one replica would leave too few for a chain of Ray Data.
+    ray.init(
+        address="local", namespace="serve", num_cpus=max(8, os.cpu_count() or 1), object_store_memory=500_000_000,
+        include_dashboard=True, log_to_driver=False, logging_level=logging.WARNING,
+    )  # fmt: skip
+    threading.Thread(target=watch, daemon=True).start()
+    run.main([path], standalone_mode=False)
+
+
+def environment(temp: Path) -> dict[str, str]:
+    """Of the cluster's processes: HAProxy before the replicas (4 to 5 times less latency), files apart from other clusters'."""
+    root = str(Path(__file__).parent.parent)
+    mine = {
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        # Requests that name their query in this header go where it is cached; the others to the least busy replica.
+        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "hdr(x-query-key)",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # 30 by default: so long would Ctrl-C take
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # 10 by default; a dead proxy is noticed after three
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(temp / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(temp / "haproxy.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(temp),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(temp / "haproxy.state"),
+    }
+    return {**os.environ, **mine}
+
+
+def absolute(output: str) -> str:
+    """A run's folder as any working directory understands it."""
+    return output if "://" in output else str(Path(output).absolute())
+
+
+def _wait(url: str, process: subprocess.Popen) -> None:
+    limit = time.monotonic() + START_SEC
+    while time.monotonic() < limit:
+        if process.poll() is not None:
+            raise UserError("the app did not start; the lines above say why")
+        with contextlib.suppress(OSError, urllib.error.URLError), urllib.request.urlopen(f"{url}/readyz", timeout=5):
+            return
+        time.sleep(0.2)
+    raise UserError(f"the app was not ready after {START_SEC} s; the lines above say why")
+
+
+def _stop(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""The app on a real Ray Serve behind a real HAProxy, over a tiny run: right answers, swaps, and deaths under load."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import yaml
+
+from ray_app.client import RelevanceClient
+from ray_app.config import load_config
+from ray_app.distill.features import StudentFeatures
+from ray_app.distill.student import Student
+from ray_app.embed.stage import student_tower
+from ray_app.ledger.ledger import Ledger
+from ray_app.ledger.release import current_release, open_release, promote, publish_release, rollback
+from ray_app.models.head import expected_grade
+from ray_app.schemas import embedding_results
+from ray_app.storage import Storage
+from ray_app.teach.pairs import load_catalogue
+from serve import models
+from serve.local import serving
+
+pytestmark = pytest.mark.timeout(420)
+
+QUERY = "green mug"
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def app(finished: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """Two replicas over a copy of the finished run."""
+    folder = tmp_path_factory.mktemp("served")
+    output = folder / "run"
+    shutil.copytree(finished[0].output, output)
+    config = yaml.safe_load((source / "config.yaml").read_text())
+    config["output"] = str(output)
+    config["serve"] = {"engine": "torch", "poll_sec": 0.3, "local_dir": str(folder / "local")}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    cfg = load_config(folder / "config.yaml")
+    with serving(str(folder / "config.yaml"), [], free_port(), autoscaling_config=None, num_replicas=2) as (url, _):
+        store = Storage(cfg.output)
+        release = current_release(store)
+        assert release is not None
+        yield SimpleNamespace(
+            url=url, cfg=cfg, store=store, release=release, pins=open_release(store, release)["pin_id"].to_pylist()
+        )
+
+
+def post(app: SimpleNamespace, path: str, body: Any) -> Any:
+    answer = httpx.post(f"{app.url}{path}", json=body, timeout=10)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_answers_have_the_documented_shapes(app: SimpleNamespace) -> None:
+    """The app does not validate its own answers, so this does."""
+    search = models.SearchResponse.model_validate(post(app, "/v1/search", {"query": QUERY, "top_k": 5}))
+    assert len(search.results) == 5
+    assert [hit.rank for hit in search.results] == [1, 2, 3, 4, 5]
+    assert "green-mug" in {hit.pin_id for hit in search.results if hit.matched.get("title") == ["green", "mug"]}
+    models.RerankResponse.model_validate(post(app, "/v1/rerank", {"query": QUERY, "pin_ids": app.pins[:3]}))
+    models.EncodeResponse.model_validate(post(app, "/v1/encode", {"queries": [QUERY]}))
+    board = models.BoardResponse.model_validate(post(app, "/v1/boards/encode", {"title": "mugs", "pin_ids": ["x"]}))
+    assert board.unknown_pin_ids == ["x"]
+    related = models.RelatedResponse.model_validate(httpx.get(f"{app.url}/v1/related/{app.pins[0]}?k=4").json())
+    assert len(related.results) == 4 and app.pins[0] not in {pin.pin_id for pin in related.results}
+    models.About.model_validate(httpx.get(f"{app.url}/v1/about").json())
+    assert httpx.get(app.url).headers["content-type"].startswith("text/html")
+    assert {"/v1/search", "/v1/rerank", "/v1/encode"} <= set(httpx.get(f"{app.url}/openapi.json").json()["paths"])
+
+
+def test_online_scores_are_those_of_the_batch_job(app: SimpleNamespace) -> None:
+    """The same features, vectors, head and calibration as `evaluate` measures; float16 vectors cost the third digit."""
+    cfg, store = app.cfg, app.store
+    features = StudentFeatures.load(load_catalogue(cfg, store)[0], store)
+    rows = features.catalogue.pairs.pin_rows(app.pins)
+    locales = ["en-US"] * len(rows)
+    student = app.release.sources["student"]
+    pins = student_tower(cfg, store, student, "pin").encode([features.catalogue.pairs.rendered[row] for row in rows])
+    query = student_tower(cfg, store, student, "query").encode([QUERY])
+    computed = features.compute([QUERY], np.zeros(len(rows), np.int64), rows, locales)
+    wanted = Student(store, student).score(query, pins, computed, locales)
+    answer = post(app, "/v1/rerank", {"query": f"  {QUERY.upper()} ", "pin_ids": app.pins})
+    found = {hit["pin_id"]: hit for hit in answer["results"]}
+    np.testing.assert_allclose([found[pin]["probs"] for pin in app.pins], wanted, atol=2e-3)
+    np.testing.assert_allclose([found[pin]["score"] for pin in app.pins], expected_grade(wanted), atol=5e-3)
+    scores = [hit["score"] for hit in answer["results"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_the_client_talks_to_the_app(app: SimpleNamespace) -> None:
+    with RelevanceClient(app.url) as client:
+        assert client.encode([QUERY, "cup"]).shape == (2, app.release.dim)
+        assert client.ready()
+
+
+class Load:
+    """Asks from several threads until told to stop; remembers each answer."""
+
+    def __init__(self, app: SimpleNamespace, clients: int = 4) -> None:
+        self.app, self.stop = app, threading.Event()
+        self.answers: list[tuple[int, Any]] = []
+        self.answered_at: list[float] = []
+        self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(clients)]
+
+    def __enter__(self) -> "Load":
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(30)
+
+    def _run(self) -> None:
+        body = {"query": QUERY, "pin_ids": self.app.pins}
+        with httpx.Client(timeout=10) as client:
+            while not self.stop.is_set():
+                try:
+                    answer = client.post(f"{self.app.url}/v1/rerank", json=body)
+                    self.answers.append((answer.status_code, answer.json() if answer.status_code == 200 else None))
+                    if answer.status_code == 200:
+                        self.answered_at.append(time.monotonic())
+                except httpx.HTTPError:
+                    self.answers.append((0, None))
+                    time.sleep(0.1)  # as a client would before it tries again
+
+    def wait(self, done: Callable[[], bool], seconds: float = 60) -> None:
+        limit = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < limit, "it did not happen in time"
+            time.sleep(0.1)
+
+    @property
+    def statuses(self) -> Counter:
+        return Counter(status for status, _ in self.answers)
+
+
+def releases_of(app: SimpleNamespace, num: int = 12) -> set[str]:
+    """Which releases new connections meet; two replicas, so some tries."""
+    return {httpx.get(f"{app.url}/readyz").json()["release"] for _ in range(num)}
+
+
+def refusals(app: SimpleNamespace, num: int = 12) -> list[Any]:
+    """What replicas say of a release that they do not serve."""
+    return [httpx.get(f"{app.url}/readyz").json()["refused"] for _ in range(num)]
+
+
+def publish(app: SimpleNamespace, num_pins: int) -> str:
+    """Another release of the same student, with fewer pins."""
+    release = app.release
+    table = open_release(app.store, release).select(["pin_id", "content_key"]).slice(0, num_pins)
+    ledger = Ledger(app.store, "pin_embeddings", release.info["recipe"], embedding_results(release.dim))
+    return publish_release(
+        app.store, table, ledger, release.dim, release.student_id, release.info, sources=release.sources,
+        config=release.config,
+    ).id  # fmt: skip
+
+
+def test_a_new_release_and_a_rollback_drop_no_request(app: SimpleNamespace) -> None:
+    with Load(app) as load:
+        smaller = publish(app, len(app.pins) - 5)
+        load.wait(lambda: releases_of(app) == {smaller})
+        assert rollback(app.store).id == app.release.id
+        load.wait(lambda: releases_of(app) == {app.release.id})
+    assert set(load.statuses) == {200}
+    for _, answer in load.answers:  # each answer is of one release, whole
+        missing = {smaller: 5, app.release.id: 0}[answer["release"]]
+        assert (len(answer["results"]), len(answer["unknown_pin_ids"])) == (len(app.pins) - missing, missing)
+
+
+def test_a_damaged_release_is_refused_and_the_old_one_goes_on(app: SimpleNamespace) -> None:
+    broken = publish(app, len(app.pins) - 3)
+    promote(app.store, app.release.id)
+    part = next(Path(app.cfg.output).glob(f"releases/{broken}/part-*.parquet"))
+    part.write_bytes(part.read_bytes()[:-10])
+    shutil.rmtree(Path(app.cfg.serve.local_dir), ignore_errors=True)  # what the machine kept of it
+    (Path(app.cfg.output) / "releases/CURRENT").write_text(json.dumps({"id": broken, "previous": app.release.id}))
+    with Load(app, clients=1) as load:
+        load.wait(lambda: {(refused or {}).get("release") for refused in refusals(app)} == {broken})
+    assert set(load.statuses) == {200}
+    assert {answer["release"] for _, answer in load.answers} == {app.release.id}
+    assert all("damaged" in refused["why"] for refused in refusals(app))
+    promote(app.store, app.release.id)
+
+
+def processes(name: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and name in (entry / "cmdline").read_text().replace("\0", " "):
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize("victim", ["ServeReplica:relevance", "haproxy -"])
+def test_a_death_under_load_costs_little_and_mends_itself(app: SimpleNamespace, victim: str) -> None:
+    """kill -9 of a replica, and of the proxy: no wrong answer, few errors, and both are back without a person."""
+    before = processes(victim)
+    assert before
+    with Load(app) as load:
+        load.wait(lambda: load.statuses[200] > 20)
+        os.kill(before[0], signal.SIGKILL)
+        load.wait(lambda: len([pid for pid in processes(victim) if pid != before[0]]) >= len(before), 120)
+        answered = load.statuses[200]
+        load.wait(lambda: load.statuses[200] > answered + 50)
+        time.sleep(1.0)
+        late = len(load.answers)
+        load.wait(lambda: len(load.answers) > late + 30)
+    assert {status for status, _ in load.answers[late:]} == {200}
+    for degraded in (False, True):  # those without the query's vector, while a new replica warms up, say so
+        found = [
+            answer["results"] for status, answer in load.answers if status == 200 and answer["degraded"] == degraded
+        ]
+        for results in found:
+            assert [hit["pin_id"] for hit in results] == [hit["pin_id"] for hit in found[0]]
+            np.testing.assert_allclose([h["score"] for h in results], [h["score"] for h in found[0]], atol=1e-3)
+    assert max(np.diff(load.answered_at)) < 20, "seconds without any answer"

@@ -1,0 +1,211 @@
+"""The cache before the query encoder: one vector per query however many ask, and none that is wrong."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ray_app.config import CacheConfig
+from ray_app.online.query_cache import QueryVectors
+
+
+class Lengths:
+    """A query's vector is [its length, 1]; remembers its batches; waits at the gate if there is one."""
+
+    def __init__(self, gate: threading.Event | None = None) -> None:
+        self.batches: list[list[str]] = []
+        self.gate = gate
+        self.broken = False
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        self.batches.append(list(texts))
+        if self.gate is not None:
+            assert self.gate.wait(10)
+        if self.broken:
+            raise RuntimeError("the model is broken")
+        return np.array([[len(text), 1] for text in texts], np.float32)
+
+
+def run(encoder: Any, talk: Callable[[QueryVectors], Awaitable[Any]], clock: Any = None, **cfg: Any) -> Any:
+    async def main() -> Any:
+        max_batch = cfg.pop("max_batch", 32)
+        options = {} if clock is None else {"clock": clock}
+        cache = QueryVectors(encoder, CacheConfig(**cfg), max_batch=max_batch, namespace="test", **options)
+        try:
+            return await talk(cache)
+        finally:
+            await cache.close()
+
+    return asyncio.run(main())
+
+
+async def until(done: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if done():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it never happened")
+
+
+def test_vectors_come_in_the_order_asked_and_the_second_time_from_memory() -> None:
+    async def talk(cache: QueryVectors) -> Any:
+        return [await cache.get(["aaa", "b", "aaa"]), await cache.get(["b", "cc"])]
+
+    encoder = Lengths()
+    (first, new), (second, known) = run(encoder, talk)
+    assert (first[:, 0].tolist(), new) == ([3, 1, 3], [False, False, False])
+    assert (second[:, 0].tolist(), known) == ([1, 2], [True, False])
+    assert sorted(query for batch in encoder.batches for query in batch) == ["aaa", "b", "cc"]
+
+
+def test_a_burst_of_one_query_is_encoded_once() -> None:
+    gate = threading.Event()
+    encoder = Lengths(gate)
+
+    async def talk(cache: QueryVectors) -> Any:
+        asked = [asyncio.create_task(cache.get(["hot"])) for _ in range(50)]
+        await until(lambda: bool(encoder.batches))
+        gate.set()
+        return await asyncio.gather(*asked), cache.counts()
+
+    answers, counts = run(encoder, talk)
+    assert encoder.batches == [["hot"]]
+    assert {float(vectors[0, 0]) for vectors, _ in answers} == {3.0}
+    assert (counts["misses"], counts["joined"], counts["hit_rate"]) == (1, 49, 0.98)
+
+
+def test_queries_that_wait_go_together_and_a_lone_one_at_once() -> None:
+    gate = threading.Event()
+    encoder = Lengths(gate)
+
+    async def talk(cache: QueryVectors) -> None:
+        first = asyncio.create_task(cache.get(["first"]))
+        await until(lambda: bool(encoder.batches))
+        rest = [asyncio.create_task(cache.get([f"q{i}"])) for i in range(5)]
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(first, *rest)
+
+    run(encoder, talk, max_batch=3)
+    assert [len(batch) for batch in encoder.batches] == [1, 3, 2]
+
+
+def test_a_failure_reaches_all_who_wait_and_is_not_remembered() -> None:
+    gate = threading.Event()
+    encoder = Lengths(gate)
+    encoder.broken = True
+
+    async def talk(cache: QueryVectors) -> Any:
+        asked = [asyncio.create_task(cache.get(["x"])) for _ in range(3)]
+        await until(lambda: bool(encoder.batches))
+        gate.set()
+        failed = await asyncio.gather(*asked, return_exceptions=True)
+        encoder.broken = False
+        return failed, await cache.get(["x"])
+
+    failed, (vectors, cached) = run(encoder, talk)
+    assert [str(error) for error in failed] == ["the model is broken"] * 3
+    assert (float(vectors[0, 0]), cached) == (1.0, [False])
+
+
+def test_one_who_goes_away_takes_nobodys_vector_along() -> None:
+    gate = threading.Event()
+    encoder = Lengths(gate)
+
+    async def talk(cache: QueryVectors) -> Any:
+        gone, stays = (asyncio.create_task(cache.get(["same"])) for _ in range(2))
+        await until(lambda: bool(encoder.batches))
+        gone.cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        return await stays, gone.cancelled()
+
+    (vectors, _), cancelled = run(encoder, talk)
+    assert cancelled and float(vectors[0, 0]) == 4.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_vector_that_is_no_number_is_an_error_and_not_remembered(bad: float) -> None:
+    encoder = Lengths()
+    encoder.encode = lambda texts: np.full((len(texts), 2), bad, np.float32)  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="no usable vectors"):
+        run(encoder, lambda cache: cache.get(["x"]))
+
+
+def test_old_vectors_are_made_again_and_the_least_used_make_room() -> None:
+    now = [0.0]
+    encoder = Lengths()
+
+    async def talk(cache: QueryVectors) -> list[bool]:
+        found = []
+        for query, at in (("a", 0), ("b", 1), ("a", 2), ("c", 3), ("a", 4), ("b", 5), ("b", 99)):
+            now[0] = at
+            found += (await cache.get([query]))[1]
+        return found
+
+    cached = run(encoder, talk, clock=lambda: now[0], max_entries=2, ttl_sec=50)
+    assert cached == [False, False, True, False, True, False, False]  # b made room for c; at 99 it is too old
+
+
+def test_switched_off_it_remembers_nothing() -> None:
+    async def talk(cache: QueryVectors) -> Any:
+        await cache.get(["a"])
+        return (await cache.get(["a"]))[1]
+
+    assert run(Lengths(), talk, max_entries=0) == [False]
+
+
+def test_nobody_can_change_what_is_remembered() -> None:
+    async def talk(cache: QueryVectors) -> Any:
+        (await cache.get(["abc"]))[0][:] = 0
+        return (await cache.get(["abc"]))[0]
+
+    assert float(run(Lengths(), talk)[0, 0]) == 3.0
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Any:
+    """A server that speaks Redis' protocol on a real socket."""
+    fakeredis = pytest.importorskip("fakeredis")
+    server = fakeredis.TcpFakeServer(("127.0.0.1", 0), server_type="redis")
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"redis://127.0.0.1:{server.server_address[1]}/0"
+    server.shutdown()
+    server.server_close()
+
+
+def test_replicas_share_a_second_level(redis_url: str) -> None:
+    async def warm(cache: QueryVectors) -> None:
+        await cache.get(["shared", "other"])
+
+    async def later(cache: QueryVectors) -> Any:
+        await cache.get(["own"])  # tells how wide vectors are
+        await asyncio.gather(*cache._writes)  # the connection is there
+        return (await cache.get(["shared"]))[0], cache.counts()
+
+    run(Lengths(), warm, redis_url=redis_url)
+    encoder = Lengths()
+    vectors, counts = run(encoder, later, redis_url=redis_url)
+    assert (vectors.tolist(), encoder.batches, counts["second_level_hits"]) == ([[6.0, 1.0]], [["own"]], 1)
+
+
+def test_a_vector_of_another_width_in_the_second_level_is_ignored(redis_url: str) -> None:
+    import redis
+
+    redis.Redis.from_url(redis_url).set("relevance:test:odd", b"\0" * 12)
+
+    async def talk(cache: QueryVectors) -> Any:
+        await cache.get(["own2"])
+        await asyncio.gather(*cache._writes)
+        return (await cache.get(["odd"]))[0]
+
+    assert run(Lengths(), talk, redis_url=redis_url).tolist() == [[3.0, 1.0]]
+
+
+def test_without_the_second_level_queries_are_answered_all_the_same() -> None:
+    found = run(Lengths(), lambda cache: cache.get(["abc"]), redis_url="redis://127.0.0.1:1/0")
+    assert found[0].tolist() == [[3.0, 1.0]]

@@ -1,0 +1,92 @@
+"""Engines of the query tower: the same vectors as the tower, and only whole files of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ray_app.config import DistillConfig, ServeConfig
+from ray_app.errors import UserError
+from ray_app.models.bi_encoder import BiEncoder, TowerEncoder
+from ray_app.models.head import FeatureScaler
+from ray_app.online.query_engines import PROBES, choose_engine
+
+TEXTS = [*PROBES, "red " * 300, "mug", "a", "赤い" * 40]
+SCALER = FeatureScaler(np.zeros(2), np.ones(2))
+
+
+def config(engine: str, **more: object) -> ServeConfig:
+    return ServeConfig.model_validate({"engine": engine} | more)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: str) -> Path:
+    cfg = DistillConfig(base_model=tiny_encoder, dim=16, nested_dims=[8], max_query_tokens=12)
+    path = tmp_path_factory.mktemp("student")
+    BiEncoder.from_base(cfg, SCALER).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("engines")
+
+
+@pytest.mark.parametrize(
+    ("name", "close"), [("torch", 1e-6), ("onnx", 1e-5), ("torch_bf16", 2e-2), ("onnx_int8", 2e-2)]
+)
+@pytest.mark.parametrize("dim", [None, 8])
+def test_every_engine_gives_the_towers_vectors(
+    folder: Path, cache_dir: Path, name: str, close: float, dim: int | None
+) -> None:
+    """A query that an engine reads otherwise (cut, padded, other ids) would meet the wrong pins, and nobody would notice."""
+    engine = choose_engine(folder, config(name, min_cosine=0.9), "student", cache_dir, dim)
+    wanted = TowerEncoder(folder, "query", "float32", 1, dim).encode(TEXTS, 4)
+    together = engine.encode(TEXTS)
+    alone = np.concatenate([engine.encode([text]) for text in reversed(TEXTS)])[::-1]
+    assert engine.name == name and together.dtype == np.float32
+    for found in (together, alone):
+        assert np.einsum("nd,nd->n", found, wanted).min() > 1 - close
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-3)
+
+
+def test_auto_takes_an_engine_that_is_exact_enough_and_the_next_replica_need_not_measure(
+    folder: Path, cache_dir: Path
+) -> None:
+    first = choose_engine(folder, config("auto", min_cosine=0.99999), "auto", cache_dir)
+    again = choose_engine(folder, config("auto", min_cosine=0.99999), "auto", cache_dir)
+    assert first.name in ("torch", "onnx")
+    assert {"torch", "torch_bf16", "onnx", "onnx_int8"} == set(first.report)
+    assert again.report == first.report  # timings are never equal twice
+
+
+def test_a_named_engine_that_is_not_exact_enough_is_refused(folder: Path, cache_dir: Path) -> None:
+    with pytest.raises(UserError, match=r"serve\.engine: torch_bf16 has cosine 0\.9"):
+        choose_engine(folder, config("torch_bf16", min_cosine=1.0), "student", cache_dir)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+def test_a_damaged_file_is_made_again_and_never_served(folder: Path, tmp_path: Path, damage: str) -> None:
+    wanted = choose_engine(folder, config("onnx"), "student", tmp_path).encode(TEXTS)
+    (path,) = tmp_path.glob("*/onnx.onnx")
+    data = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-50] if damage == "cut" else data[:-50] + bytes(50))
+    found = choose_engine(folder, config("onnx"), "student", tmp_path).encode(TEXTS)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_another_student_never_meets_this_ones_files(folder: Path, tmp_path: Path, tiny_encoder: str) -> None:
+    choose_engine(folder, config("onnx"), "one", tmp_path)
+    other = tmp_path / "other"
+    cfg = DistillConfig(base_model=tiny_encoder, dim=6, max_query_tokens=12)
+    BiEncoder.from_base(cfg, SCALER).save_pretrained(other)
+    assert choose_engine(other, config("onnx"), "two", tmp_path).encode(["mug"]).shape == (1, 6)
+
+
+def test_a_student_without_towers_cannot_embed_queries(tmp_path: Path) -> None:
+    BiEncoder.features_only(DistillConfig(base_model="none"), SCALER).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no query tower"):
+        choose_engine(tmp_path, config("auto"), "features", tmp_path / "kept")

@@ -1,0 +1,60 @@
+"""The teacher's scores for the page: of the right pair or of none."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from ray_app.manifest import Output, hash_files
+from ray_app.online import teacher_scores
+from ray_app.online.teacher_scores import TeacherScores
+from ray_app.schemas import SOFT_LABELS
+from ray_app.storage import Storage
+
+ROWS = [
+    ("Red  Mug", "en-US", "a", [0.0, 0.0, 0.0, 0.0, 1.0], None),
+    ("red mug", "de-DE", "a", [1.0, 0.0, 0.0, 0.0, 0.0], None),
+    ("lamp", "en-US", "b", [0.0, 0.5, 0.5, 0.0, 0.0], None),
+    ("lamp", "en-US", "c", None, "empty_pin: it says nothing"),
+]
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> tuple[Storage, Output]:
+    store = Storage(str(tmp_path))
+    names = ["query", "locale", "pin_id", "probs", "error"]
+    columns = dict(zip(names, map(list, zip(*ROWS, strict=True)), strict=True))
+    table = pa.table({"content_key": [str(i) for i in range(len(ROWS))], **columns}, schema=SOFT_LABELS)
+    file = store.write_table("tables/soft_labels/x/part-00000.parquet", table)
+    content = hash_files("tables/soft_labels/x", {file.path: file.sha256})
+    return store, Output(
+        name="soft_labels", path="tables/soft_labels/x", files=[file.path], rows=len(ROWS), content_hash=content
+    )
+
+
+@pytest.mark.parametrize(
+    ("pair", "score"),
+    [
+        (("red mug", "en-US", "a"), 5.0),  # labelled as it was typed, asked normalised
+        (("red mug", "de-DE", "a"), 1.0),
+        (("lamp", "en-US", "b"), 2.5),
+        (("lamp", "en-US", "c"), None),  # the teacher failed on it
+        (("lamp", "de-DE", "b"), None),
+        (("lamp", "en-USb", ""), None),  # the same letters, cut elsewhere
+    ],
+)
+def test_a_pair_has_its_own_score(labels: tuple[Storage, Output], pair: tuple[str, str, str], score: float) -> None:
+    assert TeacherScores.load(*labels).score(*pair) == score
+
+
+def test_too_many_labels_are_left_where_they_are(
+    labels: tuple[Storage, Output], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher_scores, "MAX_PAIRS", 3)
+    known = TeacherScores.load(*labels)
+    assert known.score("red mug", "en-US", "a") is None and known.examples(5) == []
+
+
+def test_examples_are_queries_that_were_labelled(labels: tuple[Storage, Output]) -> None:
+    assert TeacherScores.load(*labels).examples(5) == ["red mug", "lamp"]
+    assert TeacherScores.none().examples(5) == []

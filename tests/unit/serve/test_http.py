@@ -1,0 +1,225 @@
+"""The HTTP layer in process, over a service that answers by arithmetic: limits, errors, what reaches the log."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from ray_app.config import ServeLimits
+from ray_app.online.problems import BadRequest, NotFound, Overloaded, Unavailable
+from serve import models
+from serve.http import build_http
+
+REFERENCE = "secret-of-the-user"
+
+
+class CountingService:
+    """Vectors are [length of the query]; a query `sleep` waits until it is let go, `boom` breaks."""
+
+    def __init__(self, limits: ServeLimits | None = None, log_queries: bool = False) -> None:
+        self.limits = limits or ServeLimits()
+        self.log_queries = log_queries
+        self.go_on = asyncio.Event()
+        self.ready = True
+
+    async def encode(self, queries: list[str]) -> dict[str, Any]:
+        if "sleep" in queries:
+            await self.go_on.wait()
+        if "boom" in queries:
+            raise RuntimeError(f"weights of {REFERENCE} are broken")
+        problems = {"bad": BadRequest, "missing": NotFound, "busy": Overloaded, "down": Unavailable}
+        for name, problem in problems.items():
+            if name in queries:
+                raise problem(name, "say it otherwise")
+        return {"student": "s", "dim": 1, "embeddings": [[len(q)] for q in queries], "cached": [False] * len(queries)}
+
+    async def related(self, pin_id: str, k: int) -> dict[str, Any]:
+        return {"release": "r", "pin_id": pin_id, "results": []}
+
+    def readiness(self) -> dict[str, Any]:
+        return {"ready": self.ready, "refused": None}
+
+
+def ask(
+    service: CountingService, talk: Callable[[httpx.AsyncClient], Awaitable[Any]], token: str | None = None,
+    seen: list[tuple[str, int]] | None = None,
+) -> Any:  # fmt: skip
+    async def run() -> Any:
+        observe = None if seen is None else lambda route, status, _: seen.append((route, status))
+        app = build_http(service, observe, token)  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await talk(client)
+
+    return asyncio.run(run())
+
+
+def post(service: CountingService, body: Any, token: str | None = None, **options: Any) -> httpx.Response:
+    return ask(service, lambda client: client.post("/v1/encode", json=body, **options), token)
+
+
+def test_an_answer_has_the_documented_shape() -> None:
+    answer = post(CountingService(), {"queries": ["red mug", "a"]})
+    assert models.EncodeResponse.model_validate(answer.json()).embeddings == [[7.0], [1.0]]
+
+
+@pytest.mark.parametrize(("query", "status"), [("bad", 422), ("missing", 404), ("busy", 429), ("down", 503)])
+def test_problems_of_the_core_become_statuses(query: str, status: int) -> None:
+    answer = post(CountingService(), {"queries": [query]})
+    assert (answer.status_code, answer.json()) == (status, {"error": query, "message": "say it otherwise"})
+    assert ("retry-after" in answer.headers) == (status in (429, 503))
+
+
+def test_a_broken_part_shows_no_inside_to_the_caller_but_the_log_has_it(caplog: pytest.LogCaptureFixture) -> None:
+    answer = post(CountingService(), {"queries": ["boom"]}, headers={"x-request-id": "abc-1"})
+    assert answer.status_code == 500
+    assert REFERENCE not in answer.text and "Traceback" not in answer.text
+    assert "abc-1" in answer.json()["message"]
+    assert REFERENCE in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"queries": ["a"], "querys": 1}, "querys"),
+        ({"queries": []}, "queries"),
+        ({"queries": [7]}, "queries.0"),
+        ({}, "queries"),
+        ([], "body"),
+    ],
+)
+def test_a_bad_body_is_told_its_field(body: Any, field: str) -> None:
+    answer = post(CountingService(), body)
+    assert (answer.status_code, answer.json()["error"]) == (422, "invalid")
+    assert field in answer.json()["message"]
+
+
+def test_what_was_sent_is_not_repeated_in_an_error() -> None:
+    assert REFERENCE not in post(CountingService(), {"queries": [{"x": REFERENCE}]}).text
+
+
+def test_broken_json_is_the_callers_mistake() -> None:
+    answer = ask(CountingService(), lambda c: c.post("/v1/encode", content=b'{"queries": [', headers={"content-type": "application/json"}))  # fmt: skip
+    assert answer.status_code == 422
+
+
+def test_a_large_body_is_refused_by_its_declared_length() -> None:
+    answer = post(CountingService(ServeLimits(max_body_bytes=100)), {"queries": ["x" * 200]})
+    assert (answer.status_code, answer.json()["error"]) == (413, "too_large")
+
+
+def test_a_large_body_without_a_length_is_refused_while_it_comes() -> None:
+    async def chunks() -> Any:
+        for _ in range(10):
+            yield b" " * 50
+
+    service = CountingService(ServeLimits(max_body_bytes=100))
+    answer = ask(service, lambda c: c.post("/v1/encode", content=chunks()))
+    assert (answer.status_code, answer.json()["error"]) == (413, "too_large")
+
+
+def test_a_request_too_many_is_told_when_to_come_again_and_the_others_are_answered() -> None:
+    service = CountingService(ServeLimits(max_in_flight=2))
+
+    async def talk(client: httpx.AsyncClient) -> list[httpx.Response]:
+        slow = [asyncio.create_task(client.post("/v1/encode", json={"queries": ["sleep"]})) for _ in range(2)]
+        while len(await _waiting(slow)) and service_in_flight(client) < 2:
+            await asyncio.sleep(0)
+        refused = await client.post("/v1/encode", json={"queries": ["late"]})
+        healthy = await client.get("/healthz")
+        service.go_on.set()
+        after = [*(await asyncio.gather(*slow)), await client.post("/v1/encode", json={"queries": ["late"]})]
+        return [refused, healthy, *after]
+
+    refused, healthy, *answered = ask(service, talk)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert healthy.status_code == 200
+    assert [answer.status_code for answer in answered] == [200, 200, 200]
+
+
+async def _waiting(tasks: list[asyncio.Task]) -> list[asyncio.Task]:
+    await asyncio.sleep(0)
+    return [task for task in tasks if not task.done()]
+
+
+def service_in_flight(client: httpx.AsyncClient) -> int:
+    return client._transport.app.in_flight  # type: ignore[attr-defined]
+
+
+def test_a_request_beyond_its_deadline_ends_and_leaves_room() -> None:
+    service = CountingService(ServeLimits(max_in_flight=1))
+
+    async def talk(client: httpx.AsyncClient) -> list[httpx.Response]:
+        late = await client.post("/v1/encode", json={"queries": ["sleep"]}, headers={"x-deadline-ms": "10"})
+        return [late, await client.post("/v1/encode", json={"queries": ["next"]})]
+
+    late, after = ask(service, talk)
+    assert (late.status_code, late.json()["error"], after.status_code) == (503, "deadline", 200)
+
+
+@pytest.mark.parametrize("asked", ["999999", "soon", "-5", "", "9" * 400])
+def test_a_caller_cannot_lengthen_the_deadline(asked: str) -> None:
+    service = CountingService(ServeLimits(deadline_ms=10))
+    answer = post(service, {"queries": ["sleep"]}, headers={"x-deadline-ms": asked})
+    assert answer.json()["error"] == "deadline"
+
+
+@pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic right", "Bearer ", "right", "Bearer right2"])
+def test_without_the_token_nobody_gets_in(header: str | None) -> None:
+    headers = {} if header is None else {"authorization": header}
+    assert post(CountingService(), {"queries": ["a"]}, token="right", headers=headers).status_code == 401
+
+
+def test_the_token_opens_and_health_needs_none() -> None:
+    headers = {"authorization": "bearer right"}
+    assert post(CountingService(), {"queries": ["a"]}, token="right", headers=headers).status_code == 200
+    assert ask(CountingService(), lambda c: c.get("/readyz"), token="right").status_code == 200
+
+
+def test_not_ready_is_said_with_a_status() -> None:
+    service = CountingService()
+    service.ready = False
+    assert ask(service, lambda c: c.get("/readyz")).status_code == 503
+
+
+def test_query_texts_and_tokens_stay_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    headers = {"authorization": f"Bearer {REFERENCE}"}
+    for query in (REFERENCE, "bad", "boom2"):
+        post(CountingService(), {"queries": [query, REFERENCE]}, token=REFERENCE, headers=headers)
+    ours = [r.getMessage() for r in caplog.records if r.name.startswith(("relevance", "serve", "ray_app"))]
+    assert ours and not [line for line in ours if REFERENCE in line]
+
+
+def test_query_texts_are_logged_where_the_config_says_so_on_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    post(CountingService(log_queries=True), {"queries": ["red\nmug"]})
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "relevance.access"]
+    assert "red" in line and "\n" not in line
+
+
+@pytest.mark.parametrize("given", ["evil\x01id", "x" * 65, "a b"])
+def test_a_strange_request_id_is_replaced(given: str) -> None:
+    answer = post(CountingService(), {"queries": ["a"]}, headers={"x-request-id": given.encode("latin-1").decode()})
+    assert answer.headers["x-request-id"] != given
+
+
+def test_metrics_know_routes_not_paths() -> None:
+    """A label per pin id would make Prometheus grow without end."""
+    seen: list[tuple[str, int]] = []
+    ask(CountingService(), lambda c: c.get("/v1/related/some%2Fpin"), seen=seen)
+    ask(CountingService(), lambda c: c.get("/nowhere"), seen=seen)
+    assert seen == [("/v1/related/{pin_id:path}", 200), ("unknown", 404)]
+
+
+def test_the_page_loads_nothing_from_elsewhere() -> None:
+    answer = ask(CountingService(), lambda c: c.get("/healthz"))
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("name", ["../app.py", "%2e%2e/app.py", "secrets.txt"])
+def test_only_the_pages_own_files_are_served(name: str) -> None:
+    assert ask(CountingService(), lambda c: c.get(f"/page/{name}")).status_code == 404

@@ -1,0 +1,110 @@
+"""`pipelines/release.py`: what an operator sees, and that a wrong word changes nothing."""
+
+import json
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "pipelines"))
+
+from release import main
+
+from ray_app.ledger.ledger import Ledger
+from ray_app.ledger.release import current_release, promote, publish_release
+from ray_app.schemas import embedding_results
+from ray_app.storage import Storage
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "c.yaml"
+    models = {"teach": {"base_model": "m"}, "distill": {"base_model": "m"}, "features": {"zero_shot_model": "m"}}
+    pins = {"adapter": "table", "path": "p.csv"}
+    path.write_text(yaml.safe_dump({"output": str(tmp_path / "run"), "ingest": {"pins": pins}, **models}))
+    return path
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Storage(str(tmp_path / "run"))
+
+
+@pytest.fixture
+def releases(store):
+    """Three; the third is current."""
+    ledger = Ledger(store, "pin_embeddings", "r1", embedding_results(1))
+    keys = ["k0", "k1", "k2"]
+    ledger.commit(pa.table({"content_key": keys, "embedding": [[0.0], [1.0], [2.0]], "error": pa.nulls(3)}))
+    return [
+        publish_release(
+            store, pa.table({"pin_id": ["p"], "content_key": [key]}), ledger, 1, "s1", sources={}, config={}
+        )
+        for key in keys
+    ]
+
+
+@pytest.fixture
+def run(config, monkeypatch, capsys):
+    """Runs the program; returns its exit code, its lines of output, and what it said on stderr."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["release.py", *words, "--config", str(config)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err
+
+    return run
+
+
+def test_the_list_marks_what_is_served_and_what_was_before(run, releases):
+    code, lines, _ = run("list")
+    assert code == 0
+    assert [line.split()[0] for line in lines[1:-1]] == [release.id for release in releases]
+    assert [line.split()[-1] for line in lines[1:-1]] == ["s1", "previous", "current"]
+    assert json.loads(lines[-1]) == {
+        "stage": "release", "action": "list", "current": releases[2].id, "previous": releases[1].id,
+        "releases": [release.id for release in releases],
+    }  # fmt: skip
+
+
+def test_an_empty_list_is_no_error(run):
+    code, lines, _ = run("list")
+    assert (code, len(lines)) == (0, 2)
+    assert json.loads(lines[-1])["current"] is None
+
+
+def test_promote_and_rollback_move_current(run, store, releases):
+    code, lines, _ = run("promote", releases[0].id[:12])
+    assert (code, json.loads(lines[-1])["current"], current_release(store)) == (0, releases[0].id, releases[0])
+    code, lines, _ = run("rollback")
+    assert (code, json.loads(lines[-1])["current"], current_release(store)) == (0, releases[2].id, releases[2])
+
+
+def test_what_cannot_be_served_is_one_line_and_changes_nothing(run, store, releases):
+    store.write_bytes(next(iter(releases[0].files)), b"torn")
+    code, lines, err = run("promote", releases[0].id)
+    assert (code, lines) == (2, [])
+    assert "is damaged" in err
+    assert current_release(store) == releases[2]
+
+
+def test_an_unknown_release_is_one_line(run, releases):
+    code, _, err = run("promote", "nope")
+    assert code == 2
+    assert err.strip() == f"error: there is no release 'nope'; there are: {', '.join(r.id for r in releases)}"
+
+
+@pytest.mark.parametrize("words", [[], ["promote"], ["remove"], ["rollback", "x"]])
+def test_a_wrong_word_changes_nothing(run, store, releases, words):
+    promote(store, releases[0].id)
+    code, _, err = run(*words)
+    assert code == 2
+    assert "usage" in err
+    assert current_release(store) == releases[0]
