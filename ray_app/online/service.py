@@ -18,6 +18,7 @@ import numpy as np
 from ray_app.config import ServeConfig, ServeLimits
 from ray_app.errors import UserError
 from ray_app.ledger.release import Release, current_release
+from ray_app.online.pin_store import collect_local
 from ray_app.online.problems import BadRequest, Unavailable
 from ray_app.online.query_cache import QueryVectors
 from ray_app.online.served import Served
@@ -40,7 +41,7 @@ class Service:
     """
 
     def __init__(self, cfg: ServeConfig, store: Storage, local_dir: Path, load: LoadRelease | None = None) -> None:
-        self.cfg, self.store = cfg, store
+        self.cfg, self.store, self._local_dir = cfg, store, local_dir
         self._load = load or partial(Served.load, store, cfg, local_dir)
         self._served: Served | None = None
         self._vectors: QueryVectors | None = None
@@ -106,7 +107,10 @@ class Service:
                 return False
             if self._refused is not None and self._refused[0] == release.id and not must:
                 return False
-            served = await in_thread(self._load, release, self._served)
+            before = self._served
+            served = await in_thread(self._load, release, before)
+            keep = {release.id} if before is None else {release.id, before.release.id}
+            await in_thread(collect_local, self._local_dir, keep)
         except UserError as error:
             if must:
                 raise
