@@ -5,6 +5,7 @@ with RelevanceClient("http://127.0.0.1:8000") as client:
 """
 
 import hashlib
+import re
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -17,6 +18,8 @@ import numpy as np
 from ray_app.text import normalise_query
 
 _MAX_WAIT_SEC = 5.0  # however long a server asks for
+# The connection broke; not: the server is slow.
+_BROKEN = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
 
 
 class RelevanceError(Exception):
@@ -41,9 +44,15 @@ class RelevanceClient:
         token: Bearer token, if the app asks for one. Never shown.
         timeout_sec: Of one try.
         retries: Further tries after 429, 503 or a broken connection; all requests only read, so a second one is harmless.
+            A late answer is not asked for again: the server would do the same work twice while it is behind.
+
+    Raises:
+        ValueError: The token cannot stand in a header.
     """
 
     def __init__(self, url: str, token: str | None = None, timeout_sec: float = 5.0, retries: int = 2) -> None:
+        if token is not None and not re.fullmatch(r"[!-~]+", token):
+            raise ValueError("token: printable ASCII without spaces; perhaps it was read with the end of its line")
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         self._http = httpx.Client(base_url=url.rstrip("/"), timeout=timeout_sec, headers=headers)
         self._url, self._retries = url, retries
@@ -65,15 +74,15 @@ class RelevanceClient:
 
     def encode(self, queries: Sequence[str]) -> np.ndarray:
         """Vectors of queries, (num_queries, dim) float32, unit length."""
-        first = queries[0] if len(queries) == 1 else None
-        answer = self._ask("POST", "/v1/encode", {"queries": list(queries)}, first)
+        texts = _listed(queries, "queries")
+        answer = self._ask("POST", "/v1/encode", {"queries": texts}, texts[0] if len(texts) == 1 else None)
         return np.array(answer["embeddings"], np.float32)
 
     def rerank(
         self, query: str, pin_ids: Sequence[str], locale: str = "en-US", top_k: int | None = None
     ) -> dict[str, Any]:
         """Relevance of candidates, best first; see serve.models.RerankResponse."""
-        body = {"query": query, "pin_ids": list(pin_ids), "locale": locale, "top_k": top_k}
+        body = {"query": query, "pin_ids": _listed(pin_ids, "pin_ids"), "locale": locale, "top_k": top_k}
         return self._ask("POST", "/v1/rerank", body, query)
 
     def search(self, query: str, locale: str = "en-US", top_k: int = 20) -> dict[str, Any]:
@@ -87,7 +96,7 @@ class RelevanceClient:
 
     def encode_board(self, title: str = "", pin_ids: Sequence[str] = ()) -> np.ndarray:
         """A board's vector, (dim,) float32."""
-        answer = self._ask("POST", "/v1/boards/encode", {"title": title, "pin_ids": list(pin_ids)})
+        answer = self._ask("POST", "/v1/boards/encode", {"title": title, "pin_ids": _listed(pin_ids, "pin_ids")})
         return np.array(answer["embedding"], np.float32)
 
     def about(self) -> dict[str, Any]:
@@ -108,20 +117,33 @@ class RelevanceClient:
             try:
                 answer = self._http.request(method, path, json=body, headers=key)
             except httpx.TransportError as error:
-                if not left:
-                    raise RelevanceError(
-                        0, "no_answer", f"{self._url} does not answer: {type(error).__name__}"
-                    ) from None
+                if not left or not isinstance(error, _BROKEN):
+                    late = isinstance(error, httpx.TimeoutException)
+                    said = f"{self._url} does not answer: {type(error).__name__}"
+                    raise RelevanceError(0, "timeout" if late else "no_answer", said) from None
                 time.sleep(0.1 * 2 ** (self._retries - left))
                 continue
             if answer.status_code == 200:
-                found: dict[str, Any] = answer.json()
-                return found
+                return _found(answer)
             problem = _problem(answer)
             if problem.status not in (429, 503) or not left:
                 raise problem
             time.sleep(_wait_sec(answer))
         raise AssertionError("unreachable")
+
+
+def _listed(texts: Sequence[str], name: str) -> list[str]:
+    if isinstance(texts, str):  # would be sent letter by letter, and answered
+        raise ValueError(f"{name}: a list of texts, not one text")
+    return list(texts)
+
+
+def _found(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = answer.json()
+    except ValueError:
+        raise RelevanceError(answer.status_code, "http", "the answer is not JSON; is this the app's address?") from None
+    return found
 
 
 def _problem(answer: httpx.Response) -> RelevanceError:

@@ -135,7 +135,7 @@ def choose_engine(folder: Path, cfg: ServeConfig, student_id: str, cache_dir: Pa
             cosine = _cosine(engine, reference)
             if cosine < cfg.min_cosine:
                 raise UserError(
-                    f"serve.engine: {cfg.engine} has cosine {cosine:.4f} with float32, less than min_cosine"
+                    f"serve.engine: {cfg.engine} has cosine {cosine} with float32, less than serve.min_cosine ({cfg.min_cosine})"
                 )
             engine.report = {cfg.engine: {"cosine": cosine}}
             return engine

@@ -2,8 +2,10 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const PLAIN_URL = /^(https?:\/\/|\/(?!\/))/i; // of pictures: the web's, or our own
-let newest = 0; // number of the last search; a late answer of an older one is dropped
+let searching = new AbortController(); // the last search and the last look at related pins:
+let relating = new AbortController(); // a late answer of an older one is dropped
+let mayAskToken = true; // once for each thing that the user does
+let opener = null; // the button that opened the related pins; gets the focus back
 
 function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -20,39 +22,61 @@ class Problem extends Error {
   }
 }
 
-async function ask(path, body, query) {
-  const headers = { "content-type": "application/json" };
-  // A proxy may send equal queries to the replica that has them cached.
-  if (query) headers["x-query-key"] = encodeURIComponent(query.trim().toLowerCase()).slice(0, 200);
+// As in ray_app/client.py: a proxy may send equal queries to the replica that has them cached. Only the hash, because headers
+// are logged where bodies are not. Browsers hash over https and on localhost; elsewhere the header is left out.
+async function queryKey(query) {
+  if (!window.crypto.subtle) return {};
+  const plain = query.normalize("NFKC").toLowerCase().split(/\s+/).filter(Boolean).join(" ");
+  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(plain)));
+  return { "x-query-key": [...hash.slice(0, 8)].map((byte) => byte.toString(16).padStart(2, "0")).join("") };
+}
+
+async function ask(path, signal, body) {
+  const headers = { "content-type": "application/json", ...(body?.query && (await queryKey(body.query))) };
   const token = sessionStorage.getItem("token");
   if (token) headers.authorization = `Bearer ${token}`;
-  const answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
-  if (answer.status === 401 && !ask.refused) {
-    ask.refused = true; // ask once, not for ever
-    const given = window.prompt("This search needs a token:");
-    if (given) {
-      sessionStorage.setItem("token", given);
-      return ask(path, body, query);
-    }
-  }
+  const answer = await fetch(path, { method: body ? "POST" : "GET", headers, signal, body: body && JSON.stringify(body) });
+  if (answer.status === 401 && newToken(token)) return ask(path, signal, body);
   const found = await answer.json().catch(() => ({}));
+  signal.throwIfAborted();
   if (!answer.ok) throw new Problem(answer.status, found.message || `error ${answer.status}`, answer.headers.get("retry-after"));
-  ask.refused = false;
   return found;
+}
+
+// Whether there is another token to try than the one that was refused.
+function newToken(refused) {
+  if (sessionStorage.getItem("token") !== refused) return true; // another request has just asked
+  sessionStorage.removeItem("token");
+  if (!mayAskToken) return false;
+  mayAskToken = false;
+  const given = (window.prompt("This search needs a token:") || "").trim();
+  if (!/^[!-~]+$/.test(given)) return false; // fit for a header
+  sessionStorage.setItem("token", given);
+  return true;
+}
+
+const nameOf = (pin) => pin.title || pin.pin_id;
+
+// The web's pictures or our own, and nothing that runs; null: none.
+function pictureUrl(text) {
+  if (!text || !URL.canParse(text, location.origin)) return null;
+  return /^https?:$/.test(new URL(text, location.origin).protocol) ? text : null;
 }
 
 function picture(pin) {
   const box = element("div", "picture");
-  const letters = element("span", "letters", [...(pin.title || pin.pin_id)].slice(0, 1).join("").toUpperCase());
-  if (pin.image_url && PLAIN_URL.test(pin.image_url)) {
+  const letters = element("span", "letters", [...nameOf(pin)].slice(0, 1).join("").toUpperCase());
+  letters.setAttribute("aria-hidden", "true");
+  const url = pictureUrl(pin.image_url);
+  if (url) {
     const image = element("img");
-    image.alt = pin.title;
+    image.alt = nameOf(pin);
     image.loading = "lazy";
+    image.referrerPolicy = "no-referrer"; // whoever hosts it need not know who looks
     image.addEventListener("error", () => image.replaceWith(letters));
-    image.src = pin.image_url;
+    image.src = url;
     box.append(image);
   } else {
-    letters.setAttribute("aria-hidden", "true");
     box.append(letters);
   }
   return box;
@@ -85,7 +109,7 @@ function why(hit) {
     row.append(element("b", "", `${name} `), document.createTextNode(value));
     list.append(row);
   };
-  for (const [field, words] of Object.entries(hit.matched)) line(field.replace("_", " "), words.join(", "));
+  for (const [field, words] of Object.entries(hit.matched)) line(field.replaceAll("_", " "), words.join(", "));
   if (!Object.keys(hit.matched).length) line("meaning", "no word in common");
   if (hit.teacher_score !== null) line("teacher", hit.teacher_score.toFixed(1));
   if (hit.engagement !== null) line("engagement", `${Math.round(100 * hit.engagement)} of 100`);
@@ -100,12 +124,16 @@ function card(hit) {
   box.append(element("span", "rank", hit.rank));
   const words = element("div", "words");
   const grade = element("div", "grade");
-  grade.append(element("b", "", hit.score.toFixed(1)), bar(hit.probs));
+  grade.append(element("b", "", hit.score.toFixed(1)), bar(hit.probs), element("span", "likeliest", `grade ${hit.grade}`));
   grade.title = `expected grade ${hit.score.toFixed(2)}, likeliest ${hit.grade}`;
   const more = element("button", "more", "Related");
   more.type = "button";
-  more.addEventListener("click", () => go({ related: hit.pin_id }));
-  words.append(element("h3", "title", hit.title), element("p", "text", hit.text), grade, why(hit), more);
+  more.setAttribute("aria-label", `Related to ${nameOf(hit)}`);
+  more.addEventListener("click", () => {
+    opener = more;
+    go({ related: hit.pin_id });
+  });
+  words.append(element("h3", "title", nameOf(hit)), element("p", "text", hit.text), grade, why(hit), more);
   pin.append(box, words);
   return pin;
 }
@@ -113,60 +141,86 @@ function card(hit) {
 function say(text, isError) {
   $("status").textContent = text;
   $("status").className = isError ? "error" : "";
+  $("retry").hidden = !isError;
 }
 
-function failed(error) {
-  const again = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
-  say(error instanceof Problem ? `${error.message}.${again}`.replace("..", ".") : "The server does not answer.", true);
+function explained(error) {
+  if (!(error instanceof Problem)) return "The server does not answer.";
+  const again = error.retryAfter ? ` Try again ${/^\d+$/.test(error.retryAfter) ? `in ${error.retryAfter} s` : `after ${error.retryAfter}`}.` : "";
+  return `${error.message.replace(/\.$/, "")}.${again}`;
 }
 
 async function search(query, locale) {
-  const number = ++newest;
+  searching.abort();
+  searching = new AbortController();
+  const { signal } = searching;
+  if (!query) {
+    $("results").replaceChildren();
+    $("results").className = "";
+    say("");
+    return;
+  }
   $("results").classList.add("waiting");
   say("Searching …");
   try {
-    const found = await ask("/v1/search", { query, locale, top_k: 40 }, query);
-    if (number !== newest) return;
+    const found = await ask("/v1/search", signal, { query, locale, top_k: 40 });
     $("results").replaceChildren(...found.results.map(card));
     const said = [found.results.length ? `${found.results.length} of ${found.num_candidates} candidates` : "Nothing found"];
     said.push(`${found.took_ms.toFixed(1)} ms`);
     if (found.query.language) said.push(`language ${found.query.language}`);
+    said.push(`release ${found.release.slice(0, 8)}`);
     const meant = Object.values(found.query.corrections);
     if (meant.length) said.push(`also searched: ${meant.join(", ")}`);
     if (found.degraded) said.push("ranked without the language model, which was too slow");
     say(said.join(" · "));
   } catch (error) {
-    if (number !== newest) return;
+    if (signal.aborted) return;
     $("results").replaceChildren();
-    failed(error);
-  } finally {
-    if (number === newest) $("results").classList.remove("waiting");
+    say(explained(error), true);
   }
+  $("results").classList.remove("waiting");
+}
+
+function closeRelated() {
+  const inside = $("related").contains(document.activeElement);
+  $("related").hidden = true;
+  if (inside) (opener?.isConnected ? opener : $("query")).focus();
+  opener = null;
 }
 
 async function related(pinId) {
-  const panel = $("related");
+  relating.abort();
+  relating = new AbortController();
+  const { signal } = relating;
   if (!pinId) {
-    panel.hidden = true;
+    closeRelated();
     return;
   }
+  let problem = "";
+  let pins = [];
   try {
-    const found = await ask(`/v1/related/${encodeURIComponent(pinId)}?k=12`);
-    panel.querySelector("h2").textContent = "Related pins";
-    panel.querySelector("ol").replaceChildren(
-      ...found.results.map((pin) => {
-        const item = element("li", "pin");
-        item.dataset.pin = pin.pin_id;
-        const words = element("div", "words");
-        words.append(element("h3", "title", pin.title), element("span", "text", `cosine ${pin.cosine.toFixed(2)}`));
-        item.append(picture(pin), words);
-        return item;
-      }),
-    );
-    panel.hidden = false;
+    pins = (await ask(`/v1/related/${encodeURIComponent(pinId)}?k=12`, signal)).results;
+    if (!pins.length) problem = "None.";
   } catch (error) {
-    failed(error);
+    if (signal.aborted) return;
+    problem = explained(error);
   }
+  const from = opener?.closest(".pin")?.querySelector(".title").textContent;
+  const panel = $("related");
+  panel.querySelector("h2").textContent = from ? `Related to ${from}` : "Related pins";
+  panel.querySelector("p").textContent = problem;
+  panel.querySelector("ol").replaceChildren(...pins.map(nearPin));
+  panel.hidden = false;
+  if (opener) $("close").focus();
+}
+
+function nearPin(pin) {
+  const item = element("li", "pin");
+  item.dataset.pin = pin.pin_id;
+  const words = element("div", "words");
+  words.append(element("h3", "title", nameOf(pin)), element("span", "text", `cosine ${pin.cosine.toFixed(2)}`));
+  item.append(picture(pin), words);
+  return item;
 }
 
 // The address holds what is shown, so that it can be shared and gone back from.
@@ -177,46 +231,61 @@ function go(changes) {
   show();
 }
 
-let shown = "";
+let shown = "\n";
 function show() {
   const asked = new URL(location.href).searchParams;
   const query = asked.get("q") || "";
   const locale = asked.get("locale") || $("locale").value || "en-US";
   $("query").value = query;
-  if ([...$("locale").options].some((option) => option.value === locale)) $("locale").value = locale;
-  if (query && shown !== `${query}\n${locale}`) search(query, locale);
-  shown = `${query}\n${locale}`;
+  if (![...$("locale").options].some((option) => option.value === locale)) $("locale").add(new Option(locale, locale));
+  $("locale").value = locale;
+  if (shown !== `${query}\n${query && locale}`) search(query, locale);
+  shown = `${query}\n${query && locale}`;
   related(asked.get("related"));
+}
+
+function submit(query) {
+  shown = ""; // the same words again are a new search
+  mayAskToken = true;
+  if (!$("about").textContent) about();
+  go({ q: query.trim(), locale: $("locale").value, related: "" });
+}
+
+async function about() {
+  try {
+    const found = await ask("/v1/about", new AbortController().signal);
+    const here = new Set([...found.locales, ...[...$("locale").options].map((option) => option.value)]);
+    const chosen = $("locale").value;
+    $("locale").replaceChildren(...[...here].map((locale) => new Option(locale, locale)));
+    if (chosen) $("locale").value = chosen;
+    $("examples").replaceChildren(
+      ...found.examples.map((text) => {
+        const chip = element("button", "", text);
+        chip.type = "button";
+        chip.addEventListener("click", () => submit(text));
+        return chip;
+      }),
+    );
+    $("about").textContent =
+      `${found.num_pins.toLocaleString("en")} pins · release ${found.release.slice(0, 8)} · student ${found.student.slice(0, 8)} · queries by ${found.engine}`;
+  } catch (error) {
+    say(explained(error), true);
+  }
 }
 
 async function start() {
   $("search").addEventListener("submit", (event) => {
     event.preventDefault();
-    shown = ""; // the same words again are a new search
-    go({ q: $("query").value.trim(), locale: $("locale").value, related: "" });
+    submit($("query").value);
   });
+  $("retry").addEventListener("click", () => submit($("query").value));
+  $("locale").addEventListener("change", () => $("query").value.trim() && submit($("query").value));
   $("close").addEventListener("click", () => go({ related: "" }));
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !$("related").hidden) go({ related: "" });
   });
   window.addEventListener("popstate", show);
-  try {
-    const about = await ask("/v1/about");
-    const locales = about.locales.length ? about.locales : ["en-US"];
-    $("locale").replaceChildren(...locales.map((locale) => new Option(locale, locale)));
-    $("examples").replaceChildren(
-      ...about.examples.map((text) => {
-        const chip = element("button", "", text);
-        chip.type = "button";
-        chip.addEventListener("click", () => go({ q: text, related: "" }));
-        return chip;
-      }),
-    );
-    $("about").textContent =
-      `${about.num_pins.toLocaleString("en")} pins · release ${about.release.slice(0, 8)} · student ${about.student.slice(0, 8)} · queries by ${about.engine}`;
-  } catch (error) {
-    failed(error);
-  }
+  await about();
   show();
 }
 

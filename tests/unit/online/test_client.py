@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+from serve_world import Service, running
 
 from ray_app.client import RelevanceClient, RelevanceError
 
@@ -109,3 +111,85 @@ def test_the_token_is_sent_and_never_shown(server: Any) -> None:
         client.about()
     assert server.asked[0][1]["authorization"] == f"Bearer {SECRET}"
     assert SECRET not in repr(client) + str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda c: c.encode("red mug"), lambda c: c.rerank("red", "pin1"), lambda c: c.encode_board("", "pin1")]
+)
+def test_one_text_in_place_of_a_list_is_refused(ask: Any, server: Any) -> None:
+    """A str is a sequence of its letters: the answer would be seven vectors, of r, e, d and so on."""
+    server.answers = [VECTORS]
+    with RelevanceClient(server.url) as client, pytest.raises(ValueError, match="a list of"):
+        ask(client)
+    assert not server.asked
+
+
+def test_a_slow_server_is_not_asked_again() -> None:
+    """It would do the work again while it is behind with it, and the caller would wait three times `timeout_sec`."""
+    calls = []
+    client = RelevanceClient("http://test")
+
+    def late(request: httpx.Request) -> httpx.Response:
+        calls.append(request)
+        raise httpx.ReadTimeout("")
+
+    client._http = httpx.Client(base_url="http://test", transport=httpx.MockTransport(late))
+    with client, pytest.raises(RelevanceError, match="0 timeout"):
+        client.about()
+    assert len(calls) == 1
+
+
+def test_a_broken_connection_is_tried_again() -> None:
+    calls = []
+    client = RelevanceClient("http://test")
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        calls.append(request)
+        if len(calls) == 1:
+            raise httpx.ConnectError("")
+        return httpx.Response(200, json={"dim": 2})
+
+    client._http = httpx.Client(base_url="http://test", transport=httpx.MockTransport(answer))
+    with client:
+        assert client.about() == {"dim": 2}
+
+
+def test_no_server_makes_it_wait_long(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("ray_app.client.time.sleep", waits.append)
+    server.answers = [(503, {"retry-after": "86400"}, b"{}"), VECTORS]
+    with RelevanceClient(server.url) as client:
+        client.encode(["a"])
+    assert waits == [5.0]
+
+
+def test_an_answer_that_is_no_json_is_an_error_of_the_same_kind(server: Any) -> None:
+    server.answers = [(200, {}, b"<html>please log in")]
+    with RelevanceClient(server.url) as client, pytest.raises(RelevanceError, match="200 http"):
+        client.about()
+
+
+@pytest.mark.parametrize("token", [SECRET + "\n", "tökén", ""])
+def test_a_token_that_no_header_can_hold_is_refused_without_being_shown(token: str) -> None:
+    with pytest.raises(ValueError, match="token") as caught:
+        RelevanceClient("http://test", token=token)
+    assert "tök" not in str(caught.value) and SECRET not in str(caught.value)
+
+
+def test_nothing_logged_holds_a_query_or_the_token(server: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    server.answers = [BUSY, VECTORS]
+    with RelevanceClient(server.url, token=SECRET) as client:
+        client.encode(["confidential words"])
+    assert "confidential" not in caplog.text and SECRET not in caplog.text
+
+
+def test_every_method_against_the_app() -> None:
+    with running(Service(), token=SECRET) as world, RelevanceClient(world.url, token=SECRET) as client:
+        assert client.ready()
+        assert client.about()["num_pins"] == 2000
+        assert client.encode(["a", "b"]).shape == (2, 2)
+        assert [hit["pin_id"] for hit in client.rerank("a", ["x", "y"], top_k=1)["results"]] == ["x"]
+        assert client.search("mug", "de-DE")["results"][0]["locale"] == "de-DE"
+        assert client.related("mug/1", 3)[0]["title"] == "near mug/1"
+        assert client.encode_board("mugs", ["x"]).dtype == np.float32
