@@ -4,7 +4,11 @@
 
 Rerank requests of 100 candidates with new queries, so that encoder and ranking both work, first alone, then while
 `pipelines/embed.py` embeds all pins again (a copy of the run without its ledger) on the cluster that serves.
-What limits it: both want the same 2 cores; the job's processes step back (`embed.nice`), memory bandwidth does not.
+What limits it: both want the same 2 cores; the job's processes step back (`embed.nice`), caches and memory bandwidth do not.
+
+    one_thread    embed.cpu_threads: 1, a core left free for serving; "ratio" is its p99 over that alone
+    all_threads   the default, as many as cores
+    not_nice      the same with embed.nice: 0
 """
 
 import argparse
@@ -30,6 +34,7 @@ from ray_app.storage import Storage
 from serve.local import absolute, serving
 
 PORT = 8124
+WAYS = {"one_thread": ["embed.cpu_threads=1"], "all_threads": [], "not_nice": ["embed.nice=0"]}
 
 
 def main() -> None:
@@ -56,19 +61,17 @@ def main() -> None:
         with serving(args.config, [], PORT, autoscaling_config=None, num_replicas=1) as (url, _):
             load(url, _rerank(queries, pins), args.clients, 5)
             found["alone"] = load(url, _rerank(queries, pins), args.clients, args.seconds).summary()
-            for nice in (10, 19, 0):
-                job = _embed(args.config, copy, nice)
+            for name, settings in WAYS.items():
+                job = _embed(args.config, copy, settings)
                 try:
                     _wait(copy, job)
-                    found[f"beside_nice_{nice}"] = load(
-                        url, _rerank(queries, pins), args.clients, args.seconds
-                    ).summary()
+                    found[name] = load(url, _rerank(queries, pins), args.clients, args.seconds).summary()
                     assert job.poll() is None, "the job ended before the load did: more pins, or fewer seconds"
                 finally:
                     job.terminate()
                     job.wait(60)
                     shutil.rmtree(copy / "ledger/pin_embeddings", ignore_errors=True)
-    ratio = found["beside_nice_10"]["p99_ms"] / found["alone"]["p99_ms"]
+    ratio = found["one_thread"]["p99_ms"] / found["alone"]["p99_ms"]
     finish("bench_beside", ratio, clients=args.clients, **found)
 
 
@@ -79,9 +82,9 @@ def _rerank(queries: Queries, pins: list[str]) -> Iterator[Request]:
         yield Request(path="/v1/rerank", body={"query": query, "pin_ids": chosen, "top_k": 10})
 
 
-def _embed(config: str, output: Path, nice: int) -> subprocess.Popen:
+def _embed(config: str, output: Path, settings: list[str]) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "pipelines/embed.py"), "--config", config, "--set", f"output={output}"]
-    command += ["--set", f"embed.nice={nice}", "--set", "embed.rows_per_block=512"]
+    command += [part for setting in [*settings, "embed.rows_per_block=512"] for part in ("--set", setting)]
     env = os.environ | {"RAY_ADDRESS": "auto", "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
     return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

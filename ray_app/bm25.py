@@ -5,11 +5,12 @@ a look-up per query token. Equal to rank-bm25 to 1e-6 (tests/unit/test_bm25.py),
 """
 
 from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,22 +48,58 @@ class PairTerms:
     posting: Ints  # (num_pair_terms,) 1 + index into the index's postings; 0: the document lacks the term
 
 
+class CatalogueMatch(NamedTuple):
+    """How well a corpus can answer queries."""
+
+    best: Floats  # (num_queries,) the best score of any document
+    num_full: Ints  # (num_queries,) documents that have every token
+
+    @classmethod
+    def merged(cls, parts: Sequence["CatalogueMatch"]) -> "CatalogueMatch":
+        """Of a corpus whose documents are spread over several indexes with the same statistics."""
+        best = np.max([part.best for part in parts], axis=0)
+        return cls(best, np.sum([part.num_full for part in parts], axis=0))
+
+
+@dataclass(kw_only=True)
+class CorpusCounts:
+    """What documents that are not in an index add to its statistics; a few bytes per word, none per document."""
+
+    tokeniser: Tokeniser
+    num_docs: int = 0
+    num_tokens: int = 0
+    doc_frequency: Counter[str] = field(default_factory=Counter)
+
+    def add(self, texts: Iterable[str]) -> None:
+        """Count some more documents."""
+        for text in texts:
+            tokens = self.tokeniser(text)
+            self.num_docs += 1
+            self.num_tokens += len(tokens)
+            self.doc_frequency.update(set(tokens))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bm25Index:
-    """Okapi BM25 over a list of documents. Build it with `Bm25Index.build`."""
+    """Okapi BM25 over a list of documents. Build it with `Bm25Index.build`.
+
+    The list may be a part of the corpus: then words are weighed as in the whole of it, so that a document scores the same
+    wherever it is.
+    """
 
     tokeniser: Tokeniser
     vocabulary: dict[str, int]
     idf: Floats  # (num_terms,)
-    doc_frequency: Ints  # (num_terms,) documents that have the term
-    doc_length: Ints  # (num_docs,) tokens, repeats counted
-    postings: "csr_array"  # (num_docs, num_terms); a value is 1 + its index, so that 0 means absent
+    doc_frequency: Ints  # (num_terms,) documents of the corpus that have the term
+    num_docs: int  # of the corpus, empty ones included
+    doc_length: Ints  # (num_texts,) tokens, repeats counted
+    postings: "csr_array"  # (num_texts, num_terms); a value is 1 + its index, so that 0 means absent
     weight: Floats  # (1 + num_postings,) share of the score; [0] is for absent terms
 
     @classmethod
     def build(
         cls, texts: Sequence[str], k1: float = 1.5, b: float = 0.75, epsilon: float = 0.25,
-        tokeniser: Tokeniser = tokenise,
+        tokeniser: Tokeniser = tokenise, others: CorpusCounts | None = None,
     ) -> "Bm25Index":  # fmt: skip
         """Index `texts`; no text at all is a valid, always-zero index.
 
@@ -72,6 +109,7 @@ class Bm25Index:
             b: Share of the length normalisation.
             epsilon: Terms in over half of the documents get this share of the mean idf.
             tokeniser: Used for the documents and for every query.
+            others: The rest of the corpus, counted with the same tokeniser; None: `texts` is all of it.
         """
         from scipy.sparse import csr_array
 
@@ -82,31 +120,32 @@ class Bm25Index:
             tokens = tokeniser(text)
             doc_length[i] = len(tokens)
             term_ids.extend([vocabulary.setdefault(token, len(vocabulary)) for token in tokens])
-        num_docs, num_terms = len(texts), len(vocabulary)
+        others = others or CorpusCounts(tokeniser=tokeniser)
+        of_others = np.array(
+            [vocabulary.setdefault(token, len(vocabulary)) for token in others.doc_frequency], np.int64
+        )
+        num_docs, num_terms = len(texts) + others.num_docs, len(vocabulary)
         width = max(num_terms, 1)
-        doc_of_token = np.repeat(np.arange(num_docs, dtype=np.int64), doc_length)
+        doc_of_token = np.repeat(np.arange(len(texts), dtype=np.int64), doc_length)
         # Sorted by document, then term: exactly the canonical CSR order.
         keys, frequency = np.unique(doc_of_token * width + np.array(term_ids, np.int64), return_counts=True)
         doc, term = keys // width, keys % width
         doc_frequency = np.bincount(term, minlength=num_terms)
+        doc_frequency[of_others] += np.fromiter(others.doc_frequency.values(), np.int64)
         idf = _okapi_idf(doc_frequency, num_docs, epsilon)
-        mean_length = doc_length.mean() if len(keys) else 1.0
+        num_tokens = int(doc_length.sum()) + others.num_tokens
+        mean_length = num_tokens / num_docs if num_tokens else 1.0
         norm = k1 * (1 - b + b * doc_length / mean_length)
         weight = idf[term] * (frequency * (k1 + 1) / (frequency + norm[doc])) if len(keys) else np.zeros(0)
-        start = np.concatenate([[0], np.cumsum(np.bincount(doc, minlength=num_docs))])
+        start = np.concatenate([[0], np.cumsum(np.bincount(doc, minlength=len(texts)))])
         values = np.arange(1, len(keys) + 1, dtype=np.int32)
-        postings = csr_array((values, term.astype(np.int32), start.astype(np.int32)), shape=(num_docs, width))
+        postings = csr_array((values, term.astype(np.int32), start.astype(np.int32)), shape=(len(texts), width))
         postings.has_canonical_format = True
         weight = np.concatenate([[0.0], weight])
         return cls(
-            tokeniser=tokeniser, vocabulary=vocabulary, idf=idf, doc_frequency=doc_frequency, doc_length=doc_length,
-            postings=postings, weight=weight,
+            tokeniser=tokeniser, vocabulary=vocabulary, idf=idf, doc_frequency=doc_frequency, num_docs=num_docs,
+            doc_length=doc_length, postings=postings, weight=weight,
         )  # fmt: skip
-
-    @property
-    def num_docs(self) -> int:
-        """Number of documents, empty ones included."""
-        return len(self.doc_length)
 
     def score_pairs(self, queries: Sequence[str], query_index: NDArray, doc_index: NDArray) -> Floats:
         """BM25 of pair i = (queries[query_index[i]], document doc_index[i]).
@@ -161,7 +200,7 @@ class Bm25Index:
                 f"query_index {query_index.shape} and doc_index {doc_index.shape} must be equally long lists"
             )
         _check_index(query_index, len(start) - 1, "query_index")
-        _check_index(doc_index, self.num_docs, "doc_index")
+        _check_index(doc_index, len(self.doc_length), "doc_index")
         first = start[query_index]
         length = start[query_index + 1] - first
         pair = np.repeat(np.arange(len(query_index)), length)
@@ -172,18 +211,14 @@ class Bm25Index:
         return PairTerms(pair=pair, query_term=query_term, posting=np.where(unknown, 0, posting))
 
     def score_all(self, query: str) -> Floats:
-        """BM25 of one query with every document. Shape (num_docs,), float64."""
-        scores = np.zeros(self.num_docs)
+        """BM25 of one query with every document. Shape (num_texts,), float64."""
+        scores = np.zeros(len(self.doc_length))
         for docs, shares in self._columns(query):
             scores[docs] += shares
         return scores
 
-    def catalogue_match(self, queries: Sequence[str]) -> tuple[Floats, Ints]:
-        """How well the catalogue can answer each query.
-
-        Returns:
-            The best score of any document, and the number of documents that have every token; each (num_queries,).
-        """
+    def catalogue_match(self, queries: Sequence[str]) -> CatalogueMatch:
+        """How well these documents can answer each query."""
         best, full = np.zeros(len(queries)), np.zeros(len(queries), np.int64)
         all_terms = self.query_terms(queries)
         num_terms = np.diff(all_terms.start)
@@ -194,7 +229,7 @@ class Bm25Index:
             place = np.unique(np.concatenate([d for d, _ in columns]), return_inverse=True)[1]
             best[i] = max(np.bincount(place, weights=np.concatenate([s for _, s in columns])).max(), 0.0)
             full[i] = np.count_nonzero(np.bincount(place) == num_terms[i])
-        return best, full
+        return CatalogueMatch(best, full)
 
     def top_k(self, query: str, k: int) -> tuple[Ints, Floats]:
         """The `k` best documents that share a token with the query, best first, ties by the lower index.
@@ -216,11 +251,11 @@ class Bm25Index:
         return docs[order], scores[order]
 
     def _columns(self, query: str) -> list[tuple[NDArray, Floats]]:
-        """(documents, shares of the score) of each distinct known token of a query."""
+        """(documents, shares of the score) of each distinct token of a query that a document here has."""
         terms = self.query_terms([query])
         start, docs, shares = self._by_term
         spans = [(start[t], start[t + 1], c) for t, c in zip(terms.term, terms.count, strict=True) if t >= 0]
-        return [(docs[a:z], shares[a:z] * count) for a, z, count in spans]
+        return [(docs[a:z], shares[a:z] * count) for a, z, count in spans if a < z]
 
     @cached_property
     def _by_term(self) -> tuple[NDArray, NDArray, Floats]:

@@ -542,6 +542,8 @@ class EmbedConfig(Section):
     num_actors: PositiveInt = 1
     num_cpus: Annotated[float, Field(gt=0)] = 1.0
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    cpu_threads: PositiveInt | None = None
+    """Of one actor without a GPU; None: its share of the machine. Beside serving leave a core free, or requests stall."""
     nice: Annotated[int, Field(ge=0, le=19)] = 10
     """How far the job steps back where others want its cores, such as serving replicas; costs nothing where nobody does."""
     max_error_rate: Fraction = 0.01
@@ -587,11 +589,13 @@ class BlendConfig(Section):
 class ServeConfig(Section):
     """The online app."""
 
-    engine: Literal["auto", "onnx_int8", "onnx", "torch", "torch_bf16"] = "auto"
+    engine: Literal["auto", "compiled_bf16", "onnx", "torch", "torch_bf16"] = "auto"
     """What embeds queries; `auto`: the fastest on this machine among those within `min_cosine` of float32."""
     min_cosine: Fraction = 0.995
     cpu_threads: PositiveInt = 1
     """Per replica, of the query encoder."""
+    shards: PositiveInt = 1
+    """Processes that the pins are spread over, for catalogues that do not fit into one; 1: each replica holds all of them."""
     max_batch: PositiveInt = 32
     """Queries that wait together are encoded together, up to so many."""
     vectors: Literal["float16", "int8"] = "float16"

@@ -3,7 +3,7 @@
 One class for teach, distill, evaluate and serve, so that a model never sees a feature computed in two ways.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ray_app.bm25 import Bm25Index, PairTerms, QueryTerms, positive_idf
+from ray_app.bm25 import Bm25Index, CatalogueMatch, CorpusCounts, PairTerms, QueryTerms, positive_idf
 from ray_app.config import FeatureConfig, PinTextConfig
 from ray_app.errors import UserError
 from ray_app.text import char_grams, field_text, render_pin_texts, stem_tokens
@@ -28,24 +28,39 @@ class PairFeatures:
     """Features of (query, pin) pairs over one catalogue. Build once; `compute` is vectorised over pairs.
 
     A pin without text has zeros and its presence flags are 0. Everything is finite, and 0..about 3 in size.
+
+    It may hold a part of the catalogue's pins, with the whole catalogue's statistics: then a pair's features are the same
+    as from the whole, if `compute` is told how well the whole catalogue matches the queries.
     """
 
-    def __init__(self, pin_texts: pa.Table, features: FeatureConfig, pin_text: PinTextConfig) -> None:
+    def __init__(
+        self, pin_texts: pa.Table, features: FeatureConfig, pin_text: PinTextConfig, others: Iterable[pa.Table] = ()
+    ) -> None:
         """Index the catalogue.
 
         Args:
             pin_texts: One row per pin (schema PIN_TEXTS); row numbers are the `pin_index` of `compute`.
             features: Which fields get their own features.
             pin_text: How the whole text is rendered.
+            others: The catalogue's other pins, in tables of any size; they count in the statistics, and none is kept.
         """
         self.pin_ids: list[str] = pin_texts.column("pin_id").to_pylist()
         self.fields: list[str] = list(features.bm25_fields)
         self.rendered = render_pin_texts(pin_texts, pin_text)
         texts = {name: _field_texts(pin_texts, name) for name in {*self.fields, "title"}}
         self._stems = {name: [_padded(text) for text in texts[name]] for name in (*self.fields, "title")}
-        self._field_index = {name: Bm25Index.build(texts[name], tokeniser=stem_tokens) for name in self._stems}
-        self._all_index = Bm25Index.build(self.rendered, tokeniser=stem_tokens)
-        self._title_grams = Bm25Index.build(texts["title"], tokeniser=char_grams)
+        of_fields = {name: CorpusCounts(tokeniser=stem_tokens) for name in self._stems}
+        of_all, of_grams = CorpusCounts(tokeniser=stem_tokens), CorpusCounts(tokeniser=char_grams)
+        for table in others:
+            for name, counts in of_fields.items():
+                counts.add(_field_texts(table, name))
+            of_all.add(render_pin_texts(table, pin_text))
+            of_grams.add(_field_texts(table, "title"))
+        self._field_index = {
+            name: Bm25Index.build(texts[name], tokeniser=stem_tokens, others=of_fields[name]) for name in self._stems
+        }
+        self._all_index = Bm25Index.build(self.rendered, tokeniser=stem_tokens, others=of_all)
+        self._title_grams = Bm25Index.build(texts["title"], tokeniser=char_grams, others=of_grams)
 
     @property
     def names(self) -> list[str]:
@@ -75,13 +90,20 @@ class PairFeatures:
         except KeyError as error:
             raise UserError(f"pin {error.args[0]!r} is not in the catalogue (table pin_texts); leave it out") from None
 
-    def compute(self, queries: Sequence[str], query_index: NDArray, pin_index: NDArray) -> Floats:
+    def catalogue_match(self, queries: Sequence[str]) -> CatalogueMatch:
+        """How well the titles that are held here match each query."""
+        return self._field_index["title"].catalogue_match([query[:MAX_QUERY_CHARS] for query in queries])
+
+    def compute(
+        self, queries: Sequence[str], query_index: NDArray, pin_index: NDArray, match: CatalogueMatch | None = None
+    ) -> Floats:
         """Features of pair i = (queries[query_index[i]], pin pin_index[i]).
 
         Args:
             queries: Distinct query texts; pass only those that are used.
             query_index: (num_pairs,) into `queries`.
             pin_index: (num_pairs,) rows of the pin_texts table.
+            match: `catalogue_match` of the whole catalogue; None: all of it is here.
 
         Returns:
             (num_pairs, num_features) float32, columns as in `names`.
@@ -98,13 +120,12 @@ class PairFeatures:
         matches = {name: _Match(self._field_index[name], pairs) for name in self._stems}
         stems = [_padded(query) for query in queries]
         for field in self.fields:
-            match = matches[field]
-            columns += [match.bm25(), match.coverage(), match.coverage(match.idf())]
+            own = matches[field]
+            columns += [own.bm25(), own.coverage(), own.coverage(own.idf())]
             columns += [self._phrase(field, stems, pairs), self._field_index[field].doc_length[pin_index] > 0]
         raw = whole.raw()
         columns += [whole.bm25(), np.sign(raw) * np.log1p(np.abs(raw)), whole.coverage(), whole.coverage(token_weight)]
-        title = self._field_index["title"]
-        best, num_full = title.catalogue_match(queries)
+        best, num_full = self.catalogue_match(queries) if match is None else match
         columns.append(_ratio(matches["title"].raw(), best[query_index]))
         grams = _Match(self._title_grams, pairs)
         has_grams = grams.num_terms[query_index] > 0

@@ -16,6 +16,7 @@ import logging
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -112,15 +113,25 @@ def read_output(store: Storage, output: Output, columns: list[str] | None = None
         CorruptFileError: a file is not what the stage wrote.
         UserError: a file or a column is not there.
     """
-    parts, hashes = [], {}
+    return pa.concat_tables(read_output_files(store, output, columns))
+
+
+def read_output_files(store: Storage, output: Output, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The table of `read_output` file by file, so that one at a time is in memory.
+
+    Use nothing of it before the end: whether all files are what the stage wrote is known only then.
+
+    Raises:
+        UserError: as `read_output`.
+    """
+    hashes = {}
     for path in output.files:
         data = store.read_bytes(path)
         hashes[path] = hashlib.sha256(data).hexdigest()
-        parts.append(decode_table(data, f"{store.shown}/{path}", columns))
+        yield decode_table(data, f"{store.shown}/{path}", columns)
     if hash_files(output.path, hashes) != output.content_hash:
         where = f"{store.shown}/{output.path}"
         raise CorruptFileError(f"{where} was changed after it was written; delete that folder and run its stage again")
-    return pa.concat_tables(parts)
 
 
 def hash_files(folder: str, sha256_by_path: dict[str, str]) -> str:

@@ -1,7 +1,8 @@
 """The online app on Ray Serve: `serve deploy serve/config.yaml`, or `make serve`.
 
 One deployment: each replica answers HTTP itself, with encoder, vectors and ranking in one process. A second deployment
-behind it would cost more than all the work of a cached query (NOTES: a handle hop takes milliseconds).
+behind it would cost more than all the work of a cached query (NOTES: a handle hop takes milliseconds). Only pins that do
+not fit into one process (`serve.shards`) are in deployments of their own, Shard0, Shard1 and so on.
 """
 
 import asyncio
@@ -9,19 +10,34 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from ray import serve
+from ray.exceptions import RayError, RayTaskError
 from ray.serve import Application
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
 from ray.util import metrics
 
 from ray_app.config import Config, load_config
 from ray_app.errors import UserError
+from ray_app.online.pin_files import Shard
+from ray_app.online.problems import RequestProblem, Unavailable
 from ray_app.online.service import Service
+from ray_app.online.shards import ShardServer
+from ray_app.online.slice import SliceFacts
 from ray_app.storage import Storage
 
+logger = logging.getLogger("ray_app.serve")
+
+# Of a shard's deployment, where config.yaml says nothing else of it. Routers bound how much they ask at once.
+SHARD_OPTIONS: dict[str, Any] = {
+    "num_replicas": 1, "max_ongoing_requests": 256, "graceful_shutdown_timeout_s": 10, "health_check_period_s": 5,
+    "health_check_timeout_s": 10, "ray_actor_options": {"num_cpus": 1},
+}  # fmt: skip
 SECONDS = [0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0]
 
 
@@ -46,22 +62,23 @@ def build_app(args: AppArgs) -> Application:
     name = cfg.serve.token_env
     if name is not None and not os.environ.get(name):
         raise UserError(f"serve.token_env: the environment variable {name} is not set")
+    store, num = Storage(cfg.output), cfg.serve.shards
+    shards = [
+        serve.deployment(name=f"Shard{i}", **SHARD_OPTIONS)(ShardReplica).bind(cfg, store, (i, num))
+        for i in range(num if num > 1 else 0)
+    ]
     deployment = serve.deployment(name="Relevance")(serve.ingress()(Relevance))
-    return deployment.bind(cfg, Storage(cfg.output))
+    return deployment.bind(cfg, store, shards)
 
 
 class Relevance:
     """One replica."""
 
-    async def __init__(self, cfg: Config, store: Storage) -> None:  # type: ignore[misc]  # Serve awaits it
-        import torch
-
-        torch.set_num_threads(cfg.serve.cpu_threads)
-        # Threads that encode and rank hand Python back to the event loop after 0.5 ms, not 5.
-        sys.setswitchinterval(0.0005)
-        logging.getLogger("ray_app").setLevel(logging.INFO)
+    async def __init__(self, cfg: Config, store: Storage, shards: Sequence[DeploymentHandle]) -> None:  # type: ignore[misc]  # Serve awaits it
+        _set_up(cfg)
         self.cfg = cfg
-        self.service = Service(cfg.serve, store, local_dir(cfg, store))
+        handles = [_RemoteShard(f"Shard{i}", handle) for i, handle in enumerate(shards)]
+        self.service = Service(cfg.serve, store, local_dir(cfg, store), handles)
         self.metrics = _Metrics(self.service)
         await self.service.start()
         self._reporting = asyncio.create_task(self.metrics.report())
@@ -77,6 +94,73 @@ class Relevance:
         """Ray restarts a replica that raises here."""
         if not self.service.readiness()["ready"]:
             raise RuntimeError("no release is loaded")
+
+
+class ShardReplica:
+    """One replica of a shard. Any number of them may hold the same pins."""
+
+    async def __init__(self, cfg: Config, store: Storage, shard: Shard) -> None:  # type: ignore[misc]  # Serve awaits it
+        _set_up(cfg)
+        self.server = ShardServer(cfg.serve, store, local_dir(cfg, store), shard)
+        await self.server.start()
+
+    async def prepare(self, release_id: str) -> SliceFacts | Exception:
+        """See `ShardHandle`; what it raises is returned."""
+        return await _returned(self.server.prepare(release_id))
+
+    async def ask(self, release_id: str, question: str, *args: Any) -> Any:
+        """See `ShardHandle`; what it raises is returned."""
+        return await _returned(self.server.ask(release_id, question, *args))
+
+
+class _RemoteShard:
+    """A `ShardHandle` over the shard's deployment."""
+
+    def __init__(self, name: str, handle: DeploymentHandle) -> None:
+        self._name, self._handle, self._ask = name, handle, handle.ask
+
+    async def prepare(self, release_id: str) -> SliceFacts:
+        """Every replica of the shard holds it, before any is asked."""
+        facts = await self._reached(self._handle.broadcast("prepare", release_id).results_async())
+        if not facts:
+            raise self._away()
+        for one in facts:
+            _raised(one)
+        return facts[0]
+
+    async def ask(self, release_id: str, question: str, *args: Any) -> Any:
+        response = self._ask.remote(release_id, question, *args)
+        try:
+            return _raised(await self._reached(response))
+        except asyncio.CancelledError:  # the caller's time is over: nobody waits for the answer
+            response.cancel()
+            raise
+
+    async def _reached(self, answer: Awaitable[Any]) -> Any:
+        try:
+            return await answer
+        except RayTaskError:  # an error in the shard's code; its traceback goes into the log
+            raise
+        except (RayError, RayServeException) as error:
+            logger.warning("%s does not answer: %s", self._name, type(error).__name__)
+            raise self._away() from None
+
+    def _away(self) -> Unavailable:
+        return Unavailable("shard_away", f"{self._name} does not answer now; try again")
+
+
+async def _returned(answer: Awaitable[Any]) -> Any:
+    """What a shard answers, or what is wrong with the question: raised, Ray would wrap and log it."""
+    try:
+        return await answer
+    except (RequestProblem, UserError) as problem:
+        return problem
+
+
+def _raised(answer: Any) -> Any:
+    if isinstance(answer, RequestProblem | UserError):
+        raise answer
+    return answer
 
 
 class _Metrics:
@@ -102,6 +186,16 @@ class _Metrics:
             if (cache := self.service.cache) is not None:
                 for what, value in cache.counts().items():
                     self.cache.set(value, {"what": what})
+
+
+def _set_up(cfg: Config) -> None:
+    """Settings of a replica's process."""
+    import torch
+
+    torch.set_num_threads(cfg.serve.cpu_threads)
+    # Threads that encode and rank hand Python back to the event loop after 0.5 ms, not 5.
+    sys.setswitchinterval(0.0005)
+    logging.getLogger("ray_app").setLevel(logging.INFO)
 
 
 def local_dir(cfg: Config, store: Storage) -> Path:

@@ -39,7 +39,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key; repeatable")
     parser.add_argument("--port", type=int, default=8000)
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends the cluster too
+    for sign in (signal.SIGINT, signal.SIGTERM):  # `kill` ends the cluster too, and a script's `&` ignores SIGINT
+        signal.signal(sign, signal.default_int_handler)
     try:
         with serving(args.config, args.set, args.port) as (url, process):
             print(f"serving at {url} (Ctrl-C ends it)", flush=True)
@@ -85,8 +86,8 @@ def serving(config: str, overrides: list[str], port: int, **options: Any) -> Ite
         path = Path(temp) / "config.yaml"
         path.write_text(yaml.safe_dump(about))
         process = subprocess.Popen(
-            [sys.executable, "-c", f"from serve.local import host; host({str(path)!r})"], env=environment(Path(temp)),
-            start_new_session=True,
+            [sys.executable, "-c", f"from serve.local import host; host({str(path)!r}, {cfg.serve.shards})"],
+            env=environment(Path(temp)), start_new_session=True,
         )  # fmt: skip
         url = f"http://127.0.0.1:{port}"
         try:
@@ -96,8 +97,13 @@ def serving(config: str, overrides: list[str], port: int, **options: Any) -> Ite
             _stop(process)
 
 
-def host(path: str) -> None:
-    """In a process of its own: a cluster, and `serve run` on it, until SIGINT. Prints why the app does not start."""
+def host(path: str, shards: int) -> None:
+    """In a process of its own: a cluster, and `serve run` on it, until SIGINT. Prints why the app does not start.
+
+    Args:
+        path: Config file of Serve.
+        shards: See `serve.shards`; replicas of the router must leave room for a shard that comes back.
+    """
     import ray
     from ray import serve
     from ray.serve.scripts import run
@@ -111,9 +117,10 @@ def host(path: str) -> None:
                         print(app.message.strip(), file=sys.stderr, flush=True)
                         os.killpg(0, signal.SIGKILL)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Logical CPUs for a batch job beside it: with as many as cores, one replica would leave too few for a chain of Ray Data.
     ray.init(
-        address="local", namespace="serve", num_cpus=max(8, os.cpu_count() or 1), object_store_memory=500_000_000,
+        address="local", namespace="serve", num_cpus=max(8, os.cpu_count() or 1) + shards, object_store_memory=500_000_000,
         include_dashboard=True, log_to_driver=False, logging_level=logging.WARNING,
     )  # fmt: skip
     threading.Thread(target=watch, daemon=True).start()
@@ -123,20 +130,34 @@ def host(path: str) -> None:
 def environment(temp: Path) -> dict[str, str]:
     """Of the cluster's processes: HAProxy before the replicas (4 to 5 times less latency), files apart from other clusters'."""
     root = str(Path(__file__).parent.parent)
+    replicas = _free_port()  # the first one's
     mine = {
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
         "RAY_AUTH_MODE": "disabled",
+        "RAY_worker_niceness": "0",  # 15 by default: replicas would give way to whatever else runs, batch jobs too
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         # Requests that name their query in this header go where it is cached; the others to the least busy replica.
         "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "hdr(x-query-key)",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # 30 by default: so long would Ctrl-C take
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # 10 by default; a dead proxy is noticed after three
+        # Ports are fixed by default: a second app on this machine would fail, or share requests with the first one's replicas.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replicas),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replicas + 100),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(temp / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(temp / "haproxy.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(temp),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(temp / "haproxy.state"),
     }
     return {**os.environ, **mine}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def absolute(output: str) -> str:
@@ -163,6 +184,11 @@ def _stop(process: subprocess.Popen) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+    # HAProxy outlives a proxy that was killed, as those are that do not end in time, and would keep the port.
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.getsid(int(folder.name)) == process.pid:
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def vector(text):
     return np.eye(8, dtype=np.float32)[(ord(text[0].lower()) - ord("a")) % 8]
 
 
-def build(folder, pins=PINS, log=LOG, boards=BOARDS, labelled=("zebra",), **sections):
+def build(folder, pins=PINS, log=LOG, boards=BOARDS, labelled=("zebra",), rows_per_file=100_000, **sections):
     """(config, store)."""
     texts = {
         "pins": "pin_id,title\n" + "".join(f"{pin},{title}\n" for pin, title in pins.items()),
@@ -38,6 +38,7 @@ def build(folder, pins=PINS, log=LOG, boards=BOARDS, labelled=("zebra",), **sect
     for name, text in texts.items():
         (folder / f"{name}.csv").write_text(text)
     sources = {name: {"adapter": "table", "path": str(folder / f"{name}.csv")} for name in texts}
+    sources["rows_per_file"] = rows_per_file
     models = {"teach": {"base_model": "m"}, "distill": {"base_model": "m"}, "features": {"zero_shot_model": "m"}}
     cfg = Config.model_validate({"output": str(folder / "out"), "ingest": sources, **models, **sections})
     store = Storage(cfg.output)

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
+from ray_app.bm25 import CatalogueMatch
 from ray_app.config import Config
 from ray_app.embed.encode import matrix_or_zero
 from ray_app.engagement.rates import RATE_NAMES
@@ -23,6 +24,7 @@ SIDES = ("engagement", "graph")  # stages that give pins a vector, and queries o
 
 EncodeQueries = Callable[[Sequence[str]], np.ndarray]
 FindOutput = Callable[[str, str], Output]  # (stage, name) -> what that stage made
+ReadTable = Callable[[Storage, Output, list[str] | None], pa.Table]  # as `read_output`, of all pins or some of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,7 @@ class StudentFeatures:
     @classmethod
     def load(
         cls, catalogue: Catalogue, store: Storage, encode_queries: EncodeQueries | None = None,
-        find: FindOutput | None = None,
+        find: FindOutput | None = None, read: ReadTable = read_output,
     ) -> "StudentFeatures":  # fmt: skip
         """Read what the stages have made for these pins.
 
@@ -74,16 +76,17 @@ class StudentFeatures:
             store: The run's.
             encode_queries: See the class; None: the batch job that keeps its results in the ledger.
             find: Where the stages' outputs are, such as those of a release; None: the run's latest.
+            read: Gives the rows of the catalogue's pins.
 
         Raises:
             UserError: a stage has not run.
         """
         cfg, find = catalogue.cfg, find or partial(require_output, store)
-        pins = read_output(store, find("ingest", "pins"), ["pin_id", *cfg.features.named_vectors])
+        pins = read(store, find("ingest", "pins"), ["pin_id", *cfg.features.named_vectors])
         values, known = named_vector_block(pins, cfg.features.named_vectors)
         sides, rates = [], None
         for name in sides_of(cfg):
-            table = read_output(store, find(name, f"{name}_pins"))
+            table = read(store, find(name, f"{name}_pins"), None)
             table = aligned(table, catalogue.pin_texts["pin_id"])
             tower = SideTower.load(store, find(name, f"{name}_model"))
             sides.append(Side(name=name, pin_vectors=matrix_or_zero(table[f"{name}_embedding"]), tower=tower))
@@ -108,7 +111,7 @@ class StudentFeatures:
 
     def compute(
         self, queries: Sequence[str], query_index: np.ndarray, pin_index: np.ndarray, locales: Sequence[str],
-        zero_shot: np.ndarray | None = None,
+        zero_shot: np.ndarray | None = None, match: CatalogueMatch | None = None,
     ) -> np.ndarray:  # fmt: skip
         """Features of pairs (queries[query_index[i]], pin pin_index[i]), searched from locales[i].
 
@@ -119,11 +122,13 @@ class StudentFeatures:
             locales: num_pairs locales.
             zero_shot: (num_queries, width) the queries' zero-shot vectors, if they are there already; zeros where one
                 is not known, which the features say.
+            match: See `PairFeatures.compute`.
 
         Returns:
             (num_pairs, num_features) float32, columns as in `names`.
         """
-        columns = [self.catalogue.pairs.compute(queries, query_index, pin_index), self._locales(pin_index, locales)]
+        lexical = self.catalogue.pairs.compute(queries, query_index, pin_index, match)
+        columns = [lexical, self._locales(pin_index, locales)]
         columns += [self.vectors[pin_index], self.vector_known[pin_index]]
         if self.rates is not None:
             columns += [values[pin_index] for values in self.rates]

@@ -62,16 +62,24 @@ class EmbedUDF:
         build: Makes the encoder; picklable.
         batch_size: Texts per forward pass.
         nice: Steps that the process goes back in the operating system's order, 0..19.
+        with_texts: Fetches the texts of a block that comes without them, such as `PinTextFiles.with_texts`.
     """
 
-    def __init__(self, build: Callable[[], Encoder], batch_size: int, nice: int = 0) -> None:
+    def __init__(
+        self,
+        build: Callable[[], Encoder],
+        batch_size: int,
+        nice: int = 0,
+        with_texts: Callable[[pa.Table], pa.Table] | None = None,
+    ) -> None:
         os.nice(nice)  # before the model's threads start, which inherit it
         self.encoder = build()
         self.batch_size = batch_size
+        self.with_texts = with_texts
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Embed one block."""
-        return embed_batch(table, self.encoder, self.batch_size)
+        return embed_batch(self.with_texts(table) if self.with_texts else table, self.encoder, self.batch_size)
 
 
 def wanted_texts(recipe: str, texts: Sequence[str]) -> pa.Table:

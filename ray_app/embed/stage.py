@@ -1,6 +1,6 @@
 """Embed all pins with the student's pin tower on Ray Data, through the ledger, and publish a release."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -12,18 +12,19 @@ import pyarrow.compute as pc
 from ray_app.cluster import Pool
 from ray_app.config import Config
 from ray_app.embed.encode import EmbedUDF, Encoder, matrix_or_zero, wanted_texts
+from ray_app.embed.pin_files import PinTextFiles
 from ray_app.ledger.content_key import recipe_id
 from ray_app.ledger.garbage import collect_releases
 from ray_app.ledger.ledger import Ledger
 from ray_app.ledger.release import is_complete, publish_release
 from ray_app.ledger.stage import LedgerCounts, actor_chain, check_error_rate, run_missing
-from ray_app.manifest import Manifest, Output, StageRun, read_manifest, read_output, require_output
+from ray_app.manifest import Manifest, Output, StageRun, read_manifest, require_output
 from ray_app.models import versions
 from ray_app.models.checkpoint import local_folder
 from ray_app.models.text_encoder import actor_threads
 from ray_app.schemas import embedding_results
 from ray_app.storage import Storage
-from ray_app.text import TEXT_VERSION, render_pin_texts
+from ray_app.text import TEXT_VERSION
 
 VERSION = 2
 
@@ -55,27 +56,50 @@ class TextTower:
 
     def compute(self, texts: Sequence[str]) -> tuple[pa.Table, LedgerCounts]:
         """Make sure that each text has a result; returns (content_key, text) row by row, and what was computed."""
-        embed = self.cfg.embed
         wanted = wanted_texts(self.recipe, texts)
         # Neighbours in length share a block, so that batches hold little padding.
         order = pc.sort_indices(
             wanted.append_column("length", pc.utf8_length(wanted["text"])),
             sort_keys=[("length", "descending"), ("content_key", "ascending")],
         )
-        counts = run_missing(
+        return wanted, self._run(wanted.take(order), with_texts=None)
+
+    def compute_pins(self, pin_texts: Output) -> tuple[pa.Table, LedgerCounts]:
+        """Make sure that each pin's text has a result, without holding the texts.
+
+        Args:
+            pin_texts: Of `enrich`.
+
+        Returns:
+            A table with (pin_id, content_key) of all pins, in no order, and what was computed.
+        """
+        files = PinTextFiles(self.store, pin_texts, self.cfg.pin_text, self.recipe)
+        pins = files.keyed()
+        return pins, self._run(pins.drop_columns(["pin_id"]), files.with_texts)
+
+    def _run(self, wanted: pa.Table, with_texts: Callable[[pa.Table], pa.Table] | None) -> LedgerCounts:
+        embed = self.cfg.embed
+        settings = {
+            "build": self.build, "batch_size": embed.batch_size, "nice": embed.nice, "with_texts": with_texts
+        }  # fmt: skip
+        return run_missing(
             self.ledger,
-            wanted.take(order),
-            actor_chain(EmbedUDF, {"build": self.build, "batch_size": embed.batch_size, "nice": embed.nice}),
+            wanted,
+            actor_chain(EmbedUDF, settings),
             Pool(section="embed", num_actors=embed.num_actors, num_cpus=embed.num_cpus, num_gpus=embed.num_gpus),
             rows_per_block=embed.rows_per_block,
             max_error_rate=1.0,  # texts that are empty are no failure; `run` looks at the rest
         )
-        return wanted, counts
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors (num_texts, dim) float32, zeros for empty texts; known texts cost nothing."""
         wanted, _ = self.compute(texts)
         return matrix_or_zero(self.ledger.lookup(wanted["content_key"])["embedding"])
+
+
+def embed_threads(cfg: Config) -> int:
+    """CPU threads of one of the stage's actors."""
+    return cfg.embed.cpu_threads or actor_threads(cfg.embed.num_actors, cfg.embed.num_cpus)
 
 
 def student_tower(cfg: Config, store: Storage, student: Output, tower: Literal["pin", "query"]) -> TextTower:
@@ -94,7 +118,7 @@ def student_tower(cfg: Config, store: Storage, student: Output, tower: Literal["
         cfg=cfg, store=store, table=f"{tower}_embeddings", recipe=recipe, dim=dim,
         build=partial(
             build_tower, store, student, tower, dim, cfg.embed.dtype,
-            actor_threads(cfg.embed.num_actors, cfg.embed.num_cpus),
+            embed_threads(cfg),
         ),
     )  # fmt: skip
 
@@ -130,12 +154,11 @@ def run(cfg: Config, store: Storage) -> Manifest:
     run = StageRun("embed", cfg, store, VERSION, settings=[cfg.pin_text, tower.recipe], inputs=list(sources.values()))
     if (finished := run.finished) is not None and is_complete(store, finished.info["release"]):
         return finished
-    pins = read_output(store, pin_texts)
-    wanted, counts = tower.compute(render_pin_texts(pins, cfg.pin_text))
+    pins, counts = tower.compute_pins(pin_texts)
     check_error_rate(counts, cfg.embed.max_error_rate, "pin embeddings")
     release = publish_release(
         store,
-        pa.table({"pin_id": pins["pin_id"], "content_key": wanted["content_key"]}),
+        pins,
         tower.ledger,
         dim=tower.dim,
         student_id=student.content_hash,

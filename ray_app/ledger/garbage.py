@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.ledger.ledger import Ledger
-from ray_app.ledger.release import list_releases, open_release, read_current
+from ray_app.ledger.release import list_releases, read_current, read_parts
 from ray_app.manifest import manifest_path, read_manifest, read_output
 from ray_app.schemas import SOFT_LABEL_RESULTS, embedding_results
 from ray_app.storage import Storage
@@ -78,8 +78,8 @@ def collect_releases(store: Storage, keep: int) -> list[str]:
 
 def referenced_keys(store: Storage) -> pa.Array:
     """Content keys that some release holds: what `Ledger.collect_garbage` must keep."""
-    columns = [open_release(store, release)["content_key"] for release in list_releases(store)]
-    return pc.unique(pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()))
+    parts = (part for release in list_releases(store) for part in read_parts(store, release))
+    return pc.unique(pa.chunked_array([chunk for part in parts for chunk in part["content_key"].chunks], pa.string()))
 
 
 def _version(path: str) -> str:

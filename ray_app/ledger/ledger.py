@@ -11,9 +11,10 @@ overwritten when its block is computed again, since equal results give equal byt
 import hashlib
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -98,17 +99,30 @@ class Ledger:
             columns: Of the schema, with `content_key` among them; None: all.
         """
         columns = columns or self.schema.names
-        blocks, torn = [self.schema.empty_table().select(columns)], []
-        for path in self.store.list_files(self.folder, ".parquet"):
-            block = self._read_file(path, columns)
-            torn.append(path) if block is None else blocks.append(block)
+        torn: list[str] = []
+        table = pa.concat_tables([self.schema.empty_table().select(columns), *self.blocks(columns, torn)])
         if torn:
             logger.warning(
                 "%s: ignoring %d torn or damaged files (%s), their rows are computed again",
                 self.folder, len(torn), ", ".join(path.rpartition("/")[2] for path in torn[:3]),
             )  # fmt: skip
-        table = pa.concat_tables(blocks)
         return LedgerScan(table=table.take(_first_rows(table["content_key"])), torn_files=torn)
+
+    def blocks(self, columns: list[str] | None = None, torn: list[str] | None = None) -> Iterator[pa.Table]:
+        """What was committed, block by block in the order of file names, so that one at a time is in memory.
+
+        Of a key with several results the first one counts.
+
+        Args:
+            columns: Of the schema; None: all.
+            torn: Paths of torn files, which are left out, are added to it.
+        """
+        for path in self.store.list_files(self.folder, ".parquet"):
+            block = self._read_file(path, columns or self.schema.names)
+            if block is not None:
+                yield block
+            elif torn is not None:
+                torn.append(path)
 
     def present_keys(self) -> pa.ChunkedArray:
         """All content keys that have a result, errors included. A torn file counts as absent."""
@@ -182,13 +196,24 @@ class Ledger:
 
 def anti_join(wanted: pa.Table, present: pa.Array | pa.ChunkedArray) -> pa.Table:
     """Rows of `wanted` whose `content_key` is not `present`: the first row of each key, in the order given."""
-    todo = wanted.filter(pc.invert(pc.is_in(wanted["content_key"], value_set=present)))
-    return todo.take(_first_rows(todo["content_key"]))
+    return absent(distinct(wanted), present)
+
+
+def distinct(wanted: pa.Table) -> pa.Table:
+    """The first row of each `content_key`, in the order given; no copy where there are no others."""
+    rows = _first_rows(wanted["content_key"])
+    return wanted if len(rows) == wanted.num_rows else wanted.take(rows)
+
+
+def absent(wanted: pa.Table, present: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Rows of `wanted` whose `content_key` is not `present`, in the order given; no copy where that is all of them."""
+    chosen = pc.invert(pc.is_in(wanted["content_key"], value_set=present))
+    return wanted if pc.all(chosen).as_py() else wanted.filter(chosen)
 
 
 def _first_rows(keys: pa.ChunkedArray) -> pa.ChunkedArray:
     """Row numbers of the first occurrence of each key, ascending."""
-    numbered = pa.table({"key": keys, "row": pa.array(range(len(keys)), pa.int64())})
+    numbered = pa.table({"key": keys, "row": np.arange(len(keys))})
     return numbered.group_by("key").aggregate([("row", "min")])["row_min"].sort()
 
 

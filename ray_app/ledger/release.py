@@ -9,6 +9,7 @@ names all that serving it needs (models, texts, features), so it can be served, 
 """
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ import pyarrow.compute as pc
 from ray_app.config import section_hash
 from ray_app.errors import UserError
 from ray_app.ledger.ledger import Ledger
+from ray_app.ledger.vectors import GatheredVectors
 from ray_app.manifest import Output
 from ray_app.schemas import SCHEMA_VERSION, cast_to, release_schema
 from ray_app.storage import CorruptFileError, Storage, decode_table
@@ -29,7 +31,8 @@ from ray_app.storage import CorruptFileError, Storage, decode_table
 logger = logging.getLogger(__name__)
 
 CURRENT = "releases/CURRENT"
-ROWS_PER_PART = 262_144  # guessed: 400 MB of 384 numbers each, the most that a reader of parts holds at a time
+PART_BYTES = 16_000_000  # guessed: of vectors; a writer or reader of parts holds one at a time, in some five copies
+_ROWS = 65_536  # of ids and keys as Python objects at a time
 
 
 class Current(NamedTuple):
@@ -85,24 +88,32 @@ def publish_release(
         UserError: a pin was never embedded, an embedding is not finite, or no pin has one.
     """
     assert "student" not in sources or sources["student"].content_hash == student_id
-    table, num_missing = _join(pins, ledger, dim)
-    content_hash = _pairs_hash(table)
-    hashes = {name: source.content_hash for name, source in sources.items()}
-    release_id = section_hash(student_id, dim, content_hash, hashes, SCHEMA_VERSION)
-    release = _intact_release(store, release_id)
-    if release is None:
-        parts = [
-            store.write_table(f"releases/{release_id}/part-{i:05d}.parquet", table.slice(start, ROWS_PER_PART))
-            for i, start in enumerate(range(0, table.num_rows, ROWS_PER_PART))
-        ]
-        release = Release(
-            id=release_id, student_id=student_id, dim=dim, num_pins=table.num_rows, num_missing=num_missing,
-            content_hash=content_hash, files={part.path: part.sha256 for part in parts}, sources=dict(sources),
-            config=config, schema_version=SCHEMA_VERSION, created_at=time.time(), info=info or {},
-        )  # fmt: skip
-        store.write_json(f"{release.folder}/release.json", asdict(release))
+    pins = pins.select(["pin_id", "content_key"]).sort_by("pin_id").combine_chunks()
+    ids = pins["pin_id"]
+    if ids.null_count or pc.any(pc.equal(ids[1:], ids[:-1])).as_py():
+        raise ValueError("a release needs unique, non-null pin ids")
+    try:
+        vectors = GatheredVectors(ledger, pins["content_key"], dim)
+    except KeyError as error:
+        raise UserError(f"{error.args[0]}: run embed before publishing") from None
+    with vectors:
+        num_pins = int(vectors.good.sum())
+        if num_pins == 0:
+            raise UserError(f"none of {pins.num_rows} pins has an embedding, so there is nothing to publish")
+        content_hash = _pairs_hash(pins, vectors.good)
+        hashes = {name: source.content_hash for name, source in sources.items()}
+        release_id = section_hash(student_id, dim, content_hash, hashes, SCHEMA_VERSION)
+        release = _intact_release(store, release_id)
+        if release is None:
+            release = Release(
+                id=release_id, student_id=student_id, dim=dim, num_pins=num_pins, num_missing=pins.num_rows - num_pins,
+                content_hash=content_hash, files=_write_parts(store, f"releases/{release_id}", pins, vectors),
+                sources=dict(sources), config=config, schema_version=SCHEMA_VERSION, created_at=time.time(),
+                info=info or {},
+            )  # fmt: skip
+            store.write_json(f"{release.folder}/release.json", asdict(release))
     _move_current(store, release_id)
-    logger.info("release %s: %d pins, %d without embedding", release_id, release.num_pins, num_missing)
+    logger.info("release %s: %d pins, %d without embedding", release_id, release.num_pins, release.num_missing)
     return release
 
 
@@ -280,21 +291,17 @@ def list_releases(store: Storage) -> list[Release]:
     return sorted(found, key=lambda release: (release.created_at, release.id))
 
 
-def _join(pins: pa.Table, ledger: Ledger, dim: int) -> tuple[pa.Table, int]:
-    """The release's rows by pin_id, and how many pins have no embedding."""
-    if pc.count_distinct(pins["pin_id"]).as_py() != pins.num_rows or pins["pin_id"].null_count:
-        raise ValueError("a release needs unique, non-null pin ids")
-    try:
-        results = ledger.lookup(pins["content_key"])
-    except KeyError as error:
-        raise UserError(f"{error.args[0]}: run embed before publishing") from None
-    good = pc.and_(pc.is_null(results["error"]), pc.is_valid(results["embedding"]))
-    columns = {"pin_id": pins["pin_id"], "content_key": pins["content_key"], "embedding": results["embedding"]}
-    table = cast_to(pa.table(columns).filter(good), release_schema(dim), "release").sort_by("pin_id")
-    if table.num_rows == 0:
-        raise UserError(f"none of {pins.num_rows} pins has an embedding, so there is nothing to publish")
-    _require_finite(table, "the new release")
-    return table, pins.num_rows - table.num_rows
+def _write_parts(store: Storage, folder: str, pins: pa.Table, vectors: GatheredVectors) -> dict[str, str]:
+    """Path -> sha256."""
+    files = {}
+    schema = release_schema(vectors.dim)
+    for number, (rows, some) in enumerate(vectors.batches(max(1, PART_BYTES // (4 * vectors.dim)))):
+        part = pins.take(rows).append_column(
+            "embedding", pa.FixedSizeListArray.from_arrays(pa.array(some.reshape(-1)), vectors.dim)
+        )
+        written = store.write_table(f"{folder}/part-{number:05d}.parquet", cast_to(part, schema, "release"))
+        files[written.path] = written.sha256
+    return files
 
 
 def _require_finite(table: pa.Table, where: str) -> None:
@@ -306,9 +313,14 @@ def _require_finite(table: pa.Table, where: str) -> None:
         )
 
 
-def _pairs_hash(table: pa.Table) -> str:
-    pairs = zip(table["pin_id"].to_pylist(), table["content_key"].to_pylist(), strict=True)
-    return section_hash({pin_id: key for pin_id, key in pairs})
+def _pairs_hash(pins: pa.Table, good: np.ndarray) -> str:
+    """Of the (pin_id, content_key) pairs with a vector, in the order of pin ids."""
+    digest = hashlib.sha256()
+    for start in range(0, pins.num_rows, _ROWS):
+        some = pins.slice(start, _ROWS).filter(pa.array(good[start : start + _ROWS]))
+        for pair in zip(some["pin_id"].to_pylist(), some["content_key"].to_pylist(), strict=True):
+            digest.update(json.dumps(pair).encode())
+    return digest.hexdigest()[:16]
 
 
 def _move_current(store: Storage, release_id: str) -> None:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from ray_app.cluster import Plan, Pool, cluster_nodes, plan_pool
 from ray_app.errors import UserError
-from ray_app.ledger.ledger import Ledger, anti_join
+from ray_app.ledger.ledger import Ledger, absent, distinct
 from ray_app.progress import Progress
 from ray_app.quote import Timing, timing
 
@@ -104,21 +104,22 @@ def run_missing(
     if wanted["content_key"].null_count:
         raise ValueError(f"{ledger.table}: {wanted['content_key'].null_count} wanted rows have no content key")
     before = ledger.scan(["content_key", "error"])
-    unique = pc.count_distinct(wanted["content_key"]).as_py()
-    todo = anti_join(wanted, before.table["content_key"])
-    blocks = cut_blocks(todo, rows_per_block)
+    firsts = distinct(wanted)
+    unique = firsts.num_rows
+    todo = absent(firsts, before.table["content_key"])
+    num_blocks = -(-todo.num_rows // rows_per_block)
     logger.info(
         "%s: %d rows, %d distinct; %d have a result, %d to compute in %d blocks",
-        ledger.table, wanted.num_rows, unique, unique - todo.num_rows, todo.num_rows, len(blocks),
+        ledger.table, wanted.num_rows, unique, unique - todo.num_rows, todo.num_rows, num_blocks,
     )  # fmt: skip
     progress = Progress(ledger.table, todo.num_rows, progress_sec, prefix_hits)
     plan, stats = None, []
     began = ended = time.time()
-    if blocks:
-        plan = start_plan(pool, len(blocks))
+    if num_blocks:
+        plan = start_plan(pool, num_blocks)
         logger.info("%s: plan: %s", ledger.table, plan)
         ledger.open_claims(before.table.num_rows)
-        for row in _compute(ledger, blocks, chain, plan, rows_per_block):
+        for row in _compute(ledger, todo, chain, plan, rows_per_block):
             stats.append(row)
             ended = time.time()  # what Ray does to stop its workers afterwards is no labelling
             progress.add(row["rows"], row["errors"], row["tokens"], row["computed_tokens"], row["started"])
@@ -136,7 +137,7 @@ def run_missing(
         computed=progress.rows,
         errors=len(old) + progress.errors,
         blocks=len(stats),
-        repeated_rows=ledger.settle_claims(before.table.num_rows + progress.rows) if blocks else 0,
+        repeated_rows=ledger.settle_claims(before.table.num_rows + progress.rows) if num_blocks else 0,
         torn_files=len(before.torn_files),
         first_error=shown[0] if shown else None,
         tokens=progress.tokens,
@@ -184,11 +185,6 @@ def check_error_rate(counts: LedgerCounts, max_rate: float, what: str) -> None:
             f"{what}: {counts.errors} of {counts.unique} rows failed ({share:.1%}, max_error_rate is {max_rate:.1%}), "
             f"such as {_line(counts.first_error or 'unknown')!r}; mend the cause or raise max_error_rate"
         )
-
-
-def cut_blocks(rows: pa.Table, rows_per_block: int) -> list[pa.Table]:
-    """Consecutive slices of `rows_per_block` rows; only the last may be shorter."""
-    return [rows.slice(start, rows_per_block).combine_chunks() for start in range(0, rows.num_rows, rows_per_block)]
 
 
 def actor_chain(udf_class: Callable[..., BlockFn], udf_kwargs: dict[str, Any]) -> Chain:
@@ -270,15 +266,18 @@ def commit_block(ledger: Ledger, keys: pa.ChunkedArray, results: pa.Table, start
     return pa.Table.from_pylist([row], schema=STATS)
 
 
-def _compute(
-    ledger: Ledger, blocks: list[pa.Table], chain: Chain, plan: Plan, rows_per_block: int
-) -> Iterator[dict[str, Any]]:
-    """One row of STATS per block, as they are committed."""
+def _compute(ledger: Ledger, todo: pa.Table, chain: Chain, plan: Plan, rows_per_block: int) -> Iterator[dict[str, Any]]:
+    """One row of STATS per block, as they are committed. Only the last block is shorter than `rows_per_block`."""
     import ray
     import ray.data
 
-    marked = [b.append_column(_BLOCK_ROWS, pa.array([b.num_rows] * b.num_rows, pa.int64())) for b in blocks]
-    dataset = chain(ray.data.from_arrow(marked), ledger, plan, blocks[0].num_rows)  # each table becomes a block
+    size = min(rows_per_block, todo.num_rows)
+    slices = (todo.slice(start, size).combine_chunks() for start in range(0, todo.num_rows, size))
+    # Put one by one: a list of tables would be in memory twice.
+    blocks: Any = [
+        ray.put(b.append_column(_BLOCK_ROWS, pa.array([b.num_rows] * b.num_rows, pa.int64()))) for b in slices
+    ]
+    dataset = chain(ray.data.from_arrow_refs(blocks), ledger, plan, size)
     dataset.set_name(ledger.table)
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

@@ -20,7 +20,7 @@ from ray_app.models.head import FeatureScaler, build_head
 from ray_app.models.pooling import pool
 from ray_app.models.sources import load_backbone
 from ray_app.models.text_encoder import autocast, pick_device, pick_dtype, run_bucketed, use_cpu_threads
-from ray_app.models.tokens import encode_single
+from ray_app.models.tokens import encode_single, pad_rows, token_rows
 from ray_app.schemas import NUM_GRADES
 
 STATE_BATCH = 64  # texts per forward pass before training
@@ -342,11 +342,11 @@ class TowerEncoder:
 
     def encode(self, texts: Sequence[str], batch_size: int) -> np.ndarray:
         """Vectors (num_texts, dim), float32, unit length, row i for text i."""
-        return run_bucketed(texts, batch_size, self._encode_batch)
+        return run_bucketed(token_rows(self.student.tokenizer, texts, self.max_tokens), batch_size, self._encode_batch)
 
-    def _encode_batch(self, texts: Sequence[str]) -> np.ndarray:
+    def _encode_batch(self, rows: Sequence[list[int]]) -> np.ndarray:
         use_cpu_threads()
-        tokens = encode_single(self.student.tokenizer, texts, self.max_tokens)
+        tokens = pad_rows(self.student.tokenizer, rows)
         with self._torch.inference_mode(), autocast(self.device, self.dtype):
             vectors = self.student.embed(self.tower, **{name: t.to(self.device) for name, t in tokens.items()})
         if self.dim < vectors.shape[-1]:

@@ -167,13 +167,8 @@ def read_weights(folder: Path) -> "BiEncoder":
     return student.eval()
 
 
-def write_onnx(student: "BiEncoder", path: Path) -> None:
-    """Write the query tower as ONNX: input_ids, attention_mask (B, T) int64 -> sentence_embedding (B, dim) float32.
-
-    Raises:
-        UserError: a package is missing, the model cannot be traced, or onnxruntime computes other vectors.
-    """
-    _require_onnx()
+def query_tower(student: "BiEncoder") -> Any:
+    """The query tower as a module of its own: input_ids, attention_mask (B, T) int64 -> (B, dim) float32."""
     import torch
 
     class QueryTower(torch.nn.Module):
@@ -184,6 +179,18 @@ def write_onnx(student: "BiEncoder", path: Path) -> None:
         def forward(self, input_ids: Any, attention_mask: Any) -> Any:
             return self.student.embed("query", input_ids, attention_mask)
 
+    return QueryTower().eval()
+
+
+def write_onnx(student: "BiEncoder", path: Path) -> None:
+    """Write the query tower as ONNX: input_ids, attention_mask (B, T) int64 -> sentence_embedding (B, dim) float32.
+
+    Raises:
+        UserError: a package is missing, the model cannot be traced, or onnxruntime computes other vectors.
+    """
+    _require_onnx()
+    import torch
+
     path.parent.mkdir(parents=True, exist_ok=True)
     sizes = {0: "batch", 1: "sequence"}
     num_bytes = sum(p.numel() * p.element_size() for p in student.tower("query").backbone.parameters())
@@ -191,7 +198,7 @@ def write_onnx(student: "BiEncoder", path: Path) -> None:
         warnings.simplefilter("ignore")  # of torch and copyreg, about their own future
         try:
             torch.onnx.export(
-                QueryTower().eval(), _token_batch(student, 3, 7), path, dynamo=True, verbose=False,
+                query_tower(student), token_batch(student, 3, 7), path, dynamo=True, verbose=False,
                 input_names=["input_ids", "attention_mask"], output_names=[ONNX_OUTPUT],
                 dynamic_shapes=(sizes, sizes), external_data=num_bytes > _ONE_FILE_BYTES,
             )  # fmt: skip
@@ -218,7 +225,7 @@ def onnx_difference(student: "BiEncoder", path: Path) -> float:
     longest = _max_tokens(student, "query")
     worst = 0.0
     for batch, tokens in ((1, 1), (1, 5), (2, 2), (5, longest), (8, min(12, longest)), (1, longest)):
-        right = _token_batch(student, batch, tokens)
+        right = token_batch(student, batch, tokens)
         for ids, mask in (right, tuple(tensor.flip(1) for tensor in right)):
             with torch.no_grad():
                 ours = student.embed("query", ids, mask).numpy()
@@ -229,7 +236,7 @@ def onnx_difference(student: "BiEncoder", path: Path) -> float:
     return worst
 
 
-def _token_batch(student: "BiEncoder", batch: int, tokens: int) -> tuple[Any, Any]:
+def token_batch(student: "BiEncoder", batch: int, tokens: int) -> tuple[Any, Any]:
     """Random input_ids and attention_mask, (batch, tokens) int64; row i lacks its last i tokens, the first one stays."""
     import torch
 

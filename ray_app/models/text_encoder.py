@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ray_app.models.sources import load_backbone
+from ray_app.models.tokens import pad_rows, token_rows
 
 
 class TextEncoder:
@@ -35,30 +36,33 @@ class TextEncoder:
 
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
         """Vectors of shape (num_texts, dim), float32, unit length, row i for text i."""
-        return run_bucketed(texts, batch_size, self._encode_batch)
+        return run_bucketed(token_rows(self.tokenizer, texts, self.max_tokens), batch_size, self._encode_batch)
 
-    def _encode_batch(self, texts: Sequence[str]) -> np.ndarray:
+    def _encode_batch(self, rows: Sequence[list[int]]) -> np.ndarray:
         from ray_app.models.pooling import pool
 
         use_cpu_threads()
-        batch = self.tokenizer(
-            list(texts), truncation=True, max_length=self.max_tokens, padding=True, return_tensors="pt"
-        ).to(self.device)
+        batch = {name: t.to(self.device) for name, t in pad_rows(self.tokenizer, rows).items()}
         with self._torch.inference_mode(), autocast(self.device, self.dtype):
             hidden = self.model(**batch).last_hidden_state
         vectors = pool(hidden.float(), batch["attention_mask"], "mean")
         return self._torch.nn.functional.normalize(vectors, dim=-1).cpu().numpy()
 
 
-def run_bucketed(texts: Sequence[str], batch_size: int, forward: Any) -> np.ndarray:
+def run_bucketed(rows: Sequence[Any], batch_size: int, forward: Any) -> np.ndarray:
     """Apply `forward` to batches of similar length and put the rows back in order.
 
-    The batches depend on the texts alone, so that equal blocks give equal bytes.
+    The batches depend on the rows alone, so that equal blocks give equal bytes.
+
+    Args:
+        rows: Texts, or better lists of their tokens: on product texts batches by characters held 40% padding.
+        batch_size: Rows per batch.
+        forward: Rows of a batch -> array, row i for row i.
     """
-    order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), texts[i], i))
+    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), rows[i], i))
     results: list[np.ndarray] = []
     for start in range(0, len(order), batch_size):
-        results.append(forward([texts[i] for i in order[start : start + batch_size]]))
+        results.append(forward([rows[i] for i in order[start : start + batch_size]]))
     stacked = np.concatenate(results)
     back = np.empty_like(stacked)
     back[order] = stacked

@@ -13,6 +13,24 @@ def encode_single(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> dict
     return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
 
 
+def token_rows(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+    """Token ids of one text each, with the tokenizer's special tokens, not padded yet: see `pad_rows`."""
+    rows: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
+    return rows
+
+
+def pad_rows(tokenizer: Any, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Rows of `token_rows` as `encode_single` gives them: input_ids and attention_mask, (B, T) int64."""
+    import torch
+
+    ids = np.full((len(rows), max(map(len, rows))), tokenizer.pad_token_id, np.int64)
+    mask = np.zeros_like(ids)
+    for i, row in enumerate(rows):
+        part = slice(None, len(row)) if tokenizer.padding_side == "right" else slice(ids.shape[1] - len(row), None)
+        ids[i, part], mask[i, part] = row, 1
+    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+
 @dataclass(frozen=True, slots=True)
 class PairIds:
     """One pair as the language model reads it."""

@@ -13,7 +13,9 @@ _RATE_WEIGHTS = {"click_rate": 1.0, "long_click_rate": 2.0, "save_rate": 3.0, "h
 UNKNOWN = 0.5  # the mean of `engagement_scores` over all pins that have one
 
 
-def engagement_scores(rates: NDArray[np.floating], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+def engagement_scores(
+    rates: NDArray[np.floating], known: NDArray[np.bool_], among: NDArray[np.floating] | None = None
+) -> NDArray[np.float32]:
     """How engaging each pin is among those that people have met: 0 the least, 1 the most, 0.5 the middle.
 
     A percentile, so that it means the same in any catalogue, and one viral pin does not flatten all others. The rates
@@ -22,18 +24,24 @@ def engagement_scores(rates: NDArray[np.floating], known: NDArray[np.bool_]) -> 
     Args:
         rates: (num_pins, 5), columns RATE_NAMES.
         known: (num_pins,) whether a pin was ever shown.
+        among: (n, 5) rates of all pins that were ever shown, these among them; None: these are all.
 
     Returns:
-        (num_pins,) float32, NaN where unknown. Equal rates give equal scores, and the mean is UNKNOWN.
+        (num_pins,) float32, NaN where unknown. Equal rates give equal scores, and the mean over all is UNKNOWN.
     """
-    from scipy.stats import rankdata
-
-    weights = np.array([_RATE_WEIGHTS.get(name, 0.0) for name in RATE_NAMES])
     scores = np.full(len(rates), np.nan, np.float32)
-    engaged = np.asarray(rates, np.float64)[known] @ weights
-    if len(engaged):
-        scores[known] = (rankdata(engaged) - 0.5) / len(engaged)
+    own = _engaged(rates[known])
+    all_engaged = np.sort(own if among is None else _engaged(among))
+    if len(own):
+        places = np.searchsorted(all_engaged, own, "left") + np.searchsorted(all_engaged, own, "right")
+        scores[known] = places / 2 / len(all_engaged)  # the middle of those that are equal
     return scores
+
+
+def _engaged(rates: NDArray[np.floating]) -> NDArray[np.float64]:
+    """How much people did with each pin; (num_pins,). Summed pin by pin: a product's rounding depends on the row."""
+    weights = np.array([_RATE_WEIGHTS.get(name, 0.0) for name in RATE_NAMES])
+    return np.asarray((np.asarray(rates, np.float64) * weights).sum(axis=1))
 
 
 def blend(scores: NDArray[np.floating], engagement: NDArray[np.floating], cfg: BlendConfig) -> NDArray[np.float32]:

@@ -10,8 +10,11 @@ class RequestProblem(Exception):
     """
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(code, message)  # both, so that it can be pickled
         self.code, self.message = code, message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class BadRequest(RequestProblem):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -16,11 +17,12 @@ from ray_app.config import ServeConfig, section_hash
 from ray_app.errors import UserError
 from ray_app.manifest import package_versions
 from ray_app.models.text_encoder import run_bucketed
+from ray_app.online.compiled_tower import CompiledTower, compile_tower
 from ray_app.online.pin_files import one_at_a_time
 
 logger = logging.getLogger(__name__)
 
-ENGINES_VERSION = 1  # raised when files or measurements of another version must not be used
+ENGINES_VERSION = 2  # raised when files or measurements of another version must not be used
 BATCH = 16  # texts of similar length in one pass; more gain nothing on a CPU
 # In several scripts and lengths, as users type them: what engines are timed and compared on.
 PROBES = (
@@ -29,9 +31,9 @@ PROBES = (
     "nike air max 90", "coffee table", "vegan dinner recipes for two", "диван угловой", "blue dress with long sleeves",
 )  # fmt: skip
 _REPEATS = 5
-_LAST_LAYER = 2  # matrix products of a feed-forward
 
 Build = Callable[[], "Engine"]
+Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Engine(Protocol):
@@ -66,28 +68,21 @@ class TorchEngine:
         return self._tower.encode(texts, BATCH)
 
 
-class OnnxEngine:
-    """The tower in onnxruntime.
+class FileEngine:
+    """The tower in a file that needs no model code; token ids come from a tokenizer.json that cuts and pads by itself.
 
     Args:
-        path: ONNX file.
-        tokenizer: tokenizer.json that cuts and pads by itself.
-        threads: CPU threads.
+        name: Of the engine.
+        tokenizer: Path of tokenizer.json.
+        run: input_ids, attention_mask (B, T) int64 -> (B, width) float32, arrays.
         dim: Length of the vectors; None: as the file gives them.
     """
 
-    def __init__(self, name: str, path: Path, tokenizer: Path, threads: int, dim: int | None) -> None:
-        import onnxruntime
+    def __init__(self, name: str, tokenizer: Path, run: Run, dim: int | None) -> None:
         from tokenizers import Tokenizer
 
-        self.name, self._dim = name, dim
+        self.name, self._run, self._dim = name, run, dim
         self.report: dict[str, dict[str, float]] = {}
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # A thread that spins between two queries takes its core from HTTP and ranking.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -96,15 +91,24 @@ class OnnxEngine:
 
     def _encode_batch(self, texts: Sequence[str]) -> np.ndarray:
         encoded = self._tokenizer.encode_batch(list(texts))
-        inputs = {
-            "input_ids": np.array([e.ids for e in encoded], np.int64),
-            "attention_mask": np.array([e.attention_mask for e in encoded], np.int64),
-        }
-        (vectors,) = self._session.run(None, inputs)
+        ids = np.array([e.ids for e in encoded], np.int64)
+        vectors = self._run(ids, np.array([e.attention_mask for e in encoded], np.int64))
         if self._dim is not None and self._dim < vectors.shape[1]:
             vectors = vectors[:, : self._dim]
             vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors, np.float32)
+
+
+def _onnx_run(path: Path, threads: int) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A thread that spins between two queries takes its core from HTTP and ranking.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda ids, mask: session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
 
 def choose_engine(folder: Path, cfg: ServeConfig, student_id: str, cache_dir: Path, dim: int | None = None) -> Engine:
@@ -126,7 +130,7 @@ def choose_engine(folder: Path, cfg: ServeConfig, student_id: str, cache_dir: Pa
         raise UserError("the feature-only student has no query tower: serve a release of the whole student")
     kept = cache_dir / section_hash(student_id, ENGINES_VERSION, package_versions())
     kept.mkdir(parents=True, exist_ok=True)
-    measured = kept / f"measured-{cfg.cpu_threads}-{os.cpu_count()}-{dim}.json"
+    measured = kept / f"measured-{_this_cpu()}-{cfg.cpu_threads}-{dim}.json"
     with one_at_a_time(kept):  # else replicas would measure each other
         builds = _builds(folder, kept, cfg.cpu_threads, dim)
         if cfg.engine != "auto":
@@ -154,15 +158,22 @@ def choose_engine(folder: Path, cfg: ServeConfig, student_id: str, cache_dir: Pa
 
 
 def _builds(folder: Path, kept: Path, threads: int, dim: int | None) -> dict[str, Build]:
-    def onnx(name: str) -> Build:
-        return lambda: OnnxEngine(name, *_onnx_files(folder, kept, name), threads, dim)
+    def torch_engine(name: str, dtype: str) -> Build:
+        return lambda: TorchEngine(name, folder, dtype, threads, dim)
+
+    def onnx() -> Engine:
+        path = _made(kept / "model.onnx", lambda temp: _write_onnx(folder, temp))
+        return FileEngine("onnx", _tokenizer(folder, kept), _onnx_run(path, threads), dim)
+
+    def compiled() -> Engine:
+        name = f"{_this_cpu()}-{threads}.pt2"  # code for another CPU would end the process
+        path = _made(kept / name, lambda temp: compile_tower(folder, temp, threads))
+        return FileEngine("compiled_bf16", _tokenizer(folder, kept), CompiledTower(path), dim)
 
     return {
-        "torch": lambda: TorchEngine("torch", folder, "float32", threads, dim),
-        "torch_bf16": lambda: TorchEngine("torch_bf16", folder, "bfloat16", threads, dim),
-        "onnx": onnx("onnx"),
-        "onnx_int8": onnx("onnx_int8"),
-    }
+        "torch": torch_engine("torch", "float32"), "torch_bf16": torch_engine("torch_bf16", "bfloat16"), "onnx": onnx,
+        "compiled_bf16": compiled,
+    }  # fmt: skip
 
 
 def _tried(name: str, build: Build) -> Engine:
@@ -171,6 +182,8 @@ def _tried(name: str, build: Build) -> Engine:
         engine.encode(PROBES)
     except ImportError as error:
         raise UserError(f"serve.engine: {name} needs {error.name}: pip install -e '.[serve]'") from None
+    except UserError as error:
+        raise UserError(f"serve.engine: {name} does not work here: {error}") from None
     return engine
 
 
@@ -211,46 +224,43 @@ def _cosine(engine: Engine, reference: np.ndarray) -> float:
     return round(lowest, 6) if np.isfinite(lowest) else -1.0
 
 
-def _onnx_files(folder: Path, kept: Path, name: str) -> tuple[Path, Path]:
-    """Paths of the ONNX file and its tokenizer.json, made from the student if they are not there or damaged."""
-    path, tokenizer = kept / f"{name}.onnx", kept / "tokenizer.json"
-    if not (_intact(path) and _intact(tokenizer)):
+def _tokenizer(folder: Path, kept: Path) -> Path:
+    """Path of the student's tokenizer.json, with its limit of tokens in it."""
+
+    def write(path: Path) -> None:
         from ray_app.models.bi_encoder import BiEncoder
-        from ray_app.models.exports import tokenizer_with_limit, write_onnx
+        from ray_app.models.exports import tokenizer_with_limit
 
         student = BiEncoder.from_pretrained(folder)
-        with tempfile.TemporaryDirectory(dir=kept) as temp:
-            exact = kept / "onnx.onnx"
-            if not _intact(exact):
-                write_onnx(student, Path(temp) / "model.onnx")
-                _keep(Path(temp) / "model.onnx", exact)
-            if name == "onnx_int8" and not _intact(path):
-                _quantise(exact, Path(temp) / "int8.onnx", student.backbone.config.hidden_size)
-                _keep(Path(temp) / "int8.onnx", path)
-            limited = tokenizer_with_limit(student.tokenizer, student.cfg.max_query_tokens)
-            limited.backend_tokenizer.save(str(Path(temp) / "tokenizer.json"))
-            _keep(Path(temp) / "tokenizer.json", tokenizer)
-    return path, tokenizer
+        limited = tokenizer_with_limit(student.tokenizer, student.cfg.max_query_tokens)
+        limited.backend_tokenizer.save(str(path))
+
+    return _made(kept / "tokenizer.json", write)
 
 
-def _quantise(exact: Path, target: Path, hidden: int) -> None:
-    """8-bit weights and activations of the matrix products of attention, and of the last layer.
+def _write_onnx(folder: Path, path: Path) -> None:
+    from ray_app.models.bi_encoder import BiEncoder
+    from ray_app.models.exports import write_onnx
 
-    Not of the other layers' feed-forward: their activations have outliers. MiniLM's lowest cosine with float32 on 600
-    queries in eight languages (measured): .997 so, .982 with all.
-    """
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    write_onnx(BiEncoder.from_pretrained(folder), path)
 
-    graph = onnx.load(str(exact)).graph
-    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    weights = [(node.name, shapes.get(node.input[1])) for node in graph.node if node.op_type == "MatMul"]
-    forward = [name for name, shape in weights if shape is not None and shape != [hidden, hidden]]
-    others = [name for name, shape in weights if shape is None] + forward[:-_LAST_LAYER]
-    quantize_dynamic(
-        str(exact), str(target), op_types_to_quantize=["MatMul"], nodes_to_exclude=others, per_channel=True,
-        weight_type=QuantType.QInt8,
-    )  # fmt: skip
+
+def _this_cpu() -> str:
+    """Names what native code, and a choice by time, depend on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    flags = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    return section_hash(platform.machine(), os.cpu_count(), *flags)
+
+
+def _made(path: Path, write: Callable[[Path], None]) -> Path:
+    """The file itself, after making it if it is not there or damaged."""
+    if not _intact(path):
+        with tempfile.TemporaryDirectory(dir=path.parent) as temp:
+            made = Path(temp) / path.name
+            write(made)
+            _keep(made, path)
+    return path
 
 
 def _keep(temporary: Path, target: Path) -> None:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,6 @@ from ray_app.errors import UserError
 from ray_app.filesystem import one_line
 from ray_app.online.index_files import IndexKey, OpenIndexes, open_indexes, write_indexes
 from ray_app.online.pin_files import one_at_a_time
-from ray_app.online.understanding import UnderstoodQuery
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +25,32 @@ _RRF_K = 60  # published: Cormack et al. 2009
 BM25, VECTORS = "bm25", "vectors"  # names of the sources
 
 
+class Ranked(NamedTuple):
+    """Pins that one search has found, best first, ties by row."""
+
+    rows: NDArray[np.int64]  # (n,)
+    scores: NDArray[np.float32]  # (n,)
+
+    @classmethod
+    def nothing(cls) -> "Ranked":
+        """No pin."""
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+    @classmethod
+    def merged(cls, parts: Sequence["Ranked"], k: int) -> "Ranked":
+        """The `k` best of several retrievers; row r of retriever i of n becomes row r * n + i."""
+        rows = np.concatenate([part.rows * len(parts) + i for i, part in enumerate(parts)])
+        scores = np.concatenate([part.scores for part in parts])
+        best = np.lexsort((rows, -scores))[:k]
+        return cls(rows[best], scores[best])
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidates:
     """Pins to rank, best first.
 
     Args:
-        rows: (n,) int64, no row twice.
+        rows: (n,) int64 as `Ranked.merged` numbers them, no row twice.
         sources: Who found each: BM25, VECTORS or both, in this order.
     """
 
@@ -131,26 +150,8 @@ class Retriever:
 
     # --- search ---
 
-    def retrieve(
-        self, query: UnderstoodQuery, query_vector: NDArray[Any] | None, *, num_bm25: int, num_vectors: int, limit: int
-    ) -> Candidates:
-        """Pins that share a word with the query and pins near its vector, by reciprocal rank fusion; ties by row.
-
-        Args:
-            query: Its own words and the corrected ones are looked for.
-            query_vector: (dim,); None, or zeros: words alone.
-            num_bm25: At most so many by words.
-            num_vectors: At most so many by vector.
-            limit: At most so many of both.
-        """
-        by_words = self.by_words(query.stems, num_bm25)[0]
-        by_vector = np.zeros(0, np.int64)
-        if query_vector is not None:
-            by_vector = self.nearest(query_vector, num_vectors)[0]
-        return fuse({BM25: by_words, VECTORS: by_vector}, limit)
-
-    def by_words(self, stems: Sequence[str], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The `k` best pins by BM25 that have one of the stems, ties by row; rows and scores, each (<= k,).
+    def by_words(self, stems: Sequence[str], k: int) -> Ranked:
+        """The `k` best pins by BM25 that have one of the stems.
 
         Lucene's BM25: its idf is positive however common a word is, so whoever shares a word with the query has a score.
         (Robertson's idf is 0 or less for words that half of the pins have, and a catalogue of shoes says shoe.)
@@ -158,7 +159,7 @@ class Retriever:
         known = (self._bm25.vocab_dict.get(stem) for stem in set(stems))
         terms = sorted(term for term in known if term is not None)  # summed in one order, whatever the query's
         if not terms or k <= 0:
-            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+            return Ranked.nothing()
         scores = self._bm25.get_scores_from_ids(terms)
         rows = np.flatnonzero(scores)
         if len(rows) > k:
@@ -166,17 +167,17 @@ class Retriever:
             better, equal = rows[scores[rows] > kth], rows[scores[rows] == kth]
             rows = np.concatenate([better, equal[: k - len(better)]])
         rows = rows[np.lexsort((rows, -scores[rows]))]
-        return rows, scores[rows]
+        return Ranked(rows, scores[rows])
 
-    def nearest(self, query: NDArray[Any] | int, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The `k` pins nearest to a vector, or to a pin (then itself among them), ties by row.
+    def nearest(self, query: NDArray[Any] | int, k: int) -> Ranked:
+        """The `k` pins nearest to a vector, or to a pin (then itself among them); scores are cosines.
 
         Args:
             query: (dim,), or a row.
             k: How many.
 
         Returns:
-            Rows (<= k,), and their cosines; none for a vector of zeros, or of a pin that has none.
+            None for a vector of zeros, or of a pin that has none.
 
         Raises:
             ValueError: a vector of another dimension.
@@ -188,7 +189,7 @@ class Retriever:
         k = min(k, len(self._rows))
         peak = float(np.abs(vector).max(initial=0.0))
         if k <= 0 or not np.isfinite(peak) or peak == 0:
-            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+            return Ranked.nothing()
         asked = _as_type(vector / peak, self._dtype)
         if isinstance(self._vectors, np.ndarray):
             from usearch.index import MetricKind, search
@@ -201,7 +202,7 @@ class Retriever:
             rows = found.keys.astype(np.int64)
         cosines = (1 - found.distances).astype(np.float32)
         order = np.lexsort((rows, -cosines))
-        return rows[order], cosines[order]
+        return Ranked(rows[order], cosines[order])
 
     def _vector_of(self, row: int) -> NDArray[np.float32]:
         if not 0 <= row < self.num_pins:

@@ -1,129 +1,120 @@
-"""One release with all that answering from it takes: vectors, texts, features, models, indexes."""
+"""One release as requests see it: query encoder, vocabulary and the slices that its pins are spread over."""
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import pyarrow as pa
-from pydantic import ValidationError
 
+from ray_app.bm25 import CatalogueMatch
 from ray_app.config import Config, ServeConfig
-from ray_app.distill.features import StudentFeatures
-from ray_app.distill.student import Student
 from ray_app.errors import UserError
 from ray_app.ledger.release import Release
-from ray_app.manifest import Output, read_output
 from ray_app.models.head import expected_grade
-from ray_app.online.blend import blend, engagement_scores, order
-from ray_app.online.matched import matched_fields
-from ray_app.online.pictures import PinPictures
-from ray_app.online.pin_store import PinStore
+from ray_app.online.blend import order
+from ray_app.online.pin_store import shards_of
 from ray_app.online.problems import BadRequest, NotFound
 from ray_app.online.query_model import QueryModel
-from ray_app.online.retrieval import Retriever
+from ray_app.online.retrieval import BM25, VECTORS, Ranked, fuse
+from ray_app.online.slice import Asked, Found, Hit, Near, SliceFacts, relevance
+from ray_app.online.sources import Sources, config_of
 from ray_app.online.teacher_scores import TeacherScores
 from ray_app.online.understanding import Vocabulary, understand
 from ray_app.storage import Storage
-from ray_app.text import field_text
 
-logger = logging.getLogger(__name__)
-
-SHOWN_CHARS = 160  # of a pin's text
 _EXAMPLES = 6
+
+Answer = TypeVar("Answer")
+
+
+class Slices(Protocol):
+    """The slices of one release, wherever they are. Pins are spread over them by `shards_of`."""
+
+    num: int
+
+    async def ask(self, question: str, args: Mapping[int, tuple[Any, ...]]) -> dict[int, Any]:
+        """Call a method of `Slice` on some slices at once.
+
+        Args:
+            question: The method.
+            args: Number of the slice -> arguments.
+
+        Returns:
+            Number of the slice -> answer.
+
+        Raises:
+            Unavailable: a slice cannot answer now.
+        """
+        ...
+
+    async def aside(self, work: Callable[..., Answer], *args: Any) -> Answer:
+        """Do CPU work of this process where it holds up no other request."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """A loaded release. Rows are those of the release: its pins by pin_id.
+    """A loaded release. The answers are the same however many slices there are.
+
+    A request takes at most two rounds of questions to the slices. Pins have numbers over all slices: row * number of
+    slices + number of the slice.
 
     Args:
         release: What it was loaded from.
         cfg: The release's, with the section `serve` of today.
-        pins: Vectors.
-        catalogue_rows: (num_pins,) row of each pin in the features' catalogue.
-        features: The student's.
-        student: Scores pairs.
-        feature_student: Scores pairs of queries that have no vector.
+        slices: Its pins.
         encoder: Embeds queries.
-        retriever: Finds candidates.
         vocabulary: Of the pins' words.
-        engagement: (num_pins,) 0..1, NaN where nobody met the pin.
+        locales: Of the pins, most frequent first.
         teacher: What the teacher said of pairs, for the page.
-        pictures: By row of the catalogue.
         examples: Queries to try.
     """
 
     release: Release
     cfg: Config
-    pins: PinStore
-    catalogue_rows: np.ndarray
-    features: StudentFeatures
-    student: Student
-    feature_student: Student
+    slices: Slices
     encoder: QueryModel
-    retriever: Retriever
     vocabulary: Vocabulary
-    engagement: np.ndarray
+    locales: list[str]
     teacher: TeacherScores
-    pictures: PinPictures
     examples: list[str]
 
     @classmethod
     def load(
-        cls, store: Storage, serve: ServeConfig, local_dir: Path, release: Release, before: "Served | None" = None
-    ) -> "Served":
-        """Load a release, all of it checked, or raise.
+        cls, store: Storage, serve: ServeConfig, local_dir: Path, release: Release, slices: Slices, facts: SliceFacts,
+        before: "Served | None" = None,
+    ) -> "Served":  # fmt: skip
+        """Load what requests need beside the pins, or raise.
 
         Args:
             store: The run's.
             serve: Settings.
             local_dir: Where this machine keeps what it makes of releases.
             release: Which.
+            slices: Its pins.
+            facts: What they say of themselves.
             before: What is served now; its query encoder goes on if the student is the same.
 
         Raises:
             UserError: a part is missing, damaged, or made by another student; the message says which.
         """
-        from ray_app.teach.catalogue import Catalogue
-
-        find = _Sources(release)
-        cfg = _config_of(release).model_copy(update={"serve": serve})
-        student_output = find("distill", "student")
-        if student_output.content_hash != release.student_id:
+        if facts.num_pins != release.num_pins:
             raise UserError(
-                f"release {release.id} was made by student {release.student_id}, but names "
-                f"{student_output.content_hash}; run embed again"
+                f"the shards hold {facts.num_pins} of the {release.num_pins} pins of release {release.id}; "
+                "do all of them run with the same serve.shards?"
             )
-        pins = PinStore.open(store, release, local_dir, serve.vectors)
-        pin_texts = read_output(store, find("enrich", "pin_texts"))
-        catalogue = Catalogue.of_texts(cfg, pin_texts)
-        encoder = QueryModel.load(store, cfg, student_output, release, local_dir, before.encoder if before else None)
-        features = StudentFeatures.load(catalogue, store, encoder.zero_shot, find)
-        student = Student(store, student_output)
-        if student.model.cfg.dim != release.dim and release.dim not in student.model.cfg.nested_dims:
-            raise UserError(
-                f"release {release.id} has vectors of {release.dim} numbers, its student {student.model.cfg.dim}"
-            )
-        rows = catalogue.pairs.pin_rows(pins.all_pin_ids())
-        rendered = catalogue.pairs.rendered
-        retriever = Retriever.open_or_build(
-            local_dir / f"{release.id}-retrieval", [rendered[row] for row in rows], pins.matrix
-        )
-        known_rates = features.rates
-        engagement = np.full(len(rows), np.nan, np.float32)
-        if known_rates is not None:
-            engagement = engagement_scores(known_rates[0][rows], known_rates[1][rows, 0] > 0)
+        find, cfg = Sources(release), config_of(release).model_copy(update={"serve": serve})
+        student = find("distill", "student")
         labels = release.sources.get("soft_labels")
         teacher = TeacherScores.load(store, labels) if labels else TeacherScores.none()
+        by_pins = sorted(facts.locales.items(), key=lambda pair: (-pair[1], pair[0] or ""))
+        locales = [locale for locale, _ in by_pins if locale]
         return cls(
-            release=release, cfg=cfg, pins=pins, catalogue_rows=rows, features=features, student=student,
-            feature_student=Student(store, find("distill", "feature_student")), encoder=encoder, retriever=retriever,
-            vocabulary=Vocabulary.of(rendered, _languages(pin_texts)), engagement=engagement, teacher=teacher,
-            pictures=PinPictures(read_output(store, find("ingest", "pins"), ["image", "image_bytes"]), cfg.caption.limits),
-            examples=teacher.examples(_EXAMPLES),
+            release=release, cfg=cfg, slices=slices,
+            encoder=QueryModel.load(store, cfg, student, release, local_dir, before.encoder if before else None),
+            vocabulary=Vocabulary.of(facts.words, sorted({locale.split("-")[0] for locale in locales})),
+            locales=locales, teacher=teacher, examples=teacher.examples(_EXAMPLES),
         )  # fmt: skip
 
     # --- what it is ---
@@ -136,7 +127,7 @@ class Served:
     @property
     def num_pins(self) -> int:
         """Pins with a vector."""
-        return self.pins.num_pins
+        return self.release.num_pins
 
     @property
     def student_id(self) -> str:
@@ -145,178 +136,141 @@ class Served:
 
     def about(self) -> dict[str, Any]:
         """See serve.models.About."""
-        counts = self.features.catalogue.pin_texts["locale"].value_counts().to_pylist()
-        locales = [c["values"] for c in sorted(counts, key=lambda c: (-c["counts"], c["values"] or "")) if c["values"]]
         return {
             "release": self.release.id, "student": self.student_id, "num_pins": self.num_pins, "dim": self.dim,
-            "engine": self.encoder.engine_name, "locales": locales, "examples": self.examples,
+            "engine": self.encoder.engine_name, "locales": self.locales, "examples": self.examples,
         }  # fmt: skip
 
-    # --- requests; each is CPU work of one thread ---
+    # --- requests ---
 
-    def score(self, query: str, vector: np.ndarray | None, locale: str, rows: np.ndarray) -> np.ndarray:
-        """Calibrated probabilities of grades 1..5 of one query's candidates, (len(rows), 5) float32.
+    async def rerank(
+        self, query: str, vector: np.ndarray | None, locale: str, pin_ids: Sequence[str], top_k: int | None
+    ) -> dict[str, Any]:
+        """Candidates by expected grade; ties by pin id. A pin that is named twice is ranked once.
 
         Args:
             query: Normalised.
             vector: (1, width) as `encoder` makes it; None: the feature-only student answers.
             locale: From where it is asked.
-            rows: Candidates.
+            pin_ids: Candidates.
+            top_k: At most so many; None: all.
         """
-        n = len(rows)
-        if n == 0:
-            return np.zeros((0, 5), np.float32)
-        locales = [locale] * n
-        zero_shot = self.encoder.zero_shot_part(vector)
-        features = self.features.compute(
-            [query], np.zeros(n, np.int64), self.catalogue_rows[rows], locales, zero_shot=zero_shot
-        )
-        if vector is None:
-            nothing = np.zeros((n, 0), np.float32)
-            return self.feature_student.score(nothing, nothing, features, locales)
-        return self.student.score(vector[:, : self.dim], self.pins.vectors(rows), features, locales)
-
-    def rerank(
-        self, query: str, vector: np.ndarray | None, locale: str, pin_ids: Sequence[str], top_k: int | None
-    ) -> dict[str, Any]:
-        """Candidates by expected grade; ties by pin id. A pin that is named twice is ranked once."""
-        distinct = list(dict.fromkeys(pin_ids))
-        rows = self.pins.rows(distinct)
-        known = rows >= 0
-        names = np.array(distinct, dtype=object)
-        probs = self.score(query, vector, locale, rows[known])
+        names = np.array(list(dict.fromkeys(pin_ids)), dtype=object)
+        asked = self._asked(query, vector, locale)
+        match = CatalogueMatch.merged(await self._ask_all("match", query))
+        places = self._spread(names)
+        parts = await self.slices.ask("grade", {i: (asked, names[at].tolist(), match) for i, at in places.items()})
+        known, all_probs = np.zeros(len(names), bool), np.zeros((len(names), 5), np.float32)
+        for i, (here, probs_of_slice) in parts.items():
+            known[places[i]] = here
+            all_probs[places[i][here]] = probs_of_slice
+        probs, found = all_probs[known], names[known]
         scores = expected_grade(probs)
-        best = order(scores, names[known])[:top_k]
+        best = order(scores, found)[:top_k]
         return {
             "release": self.release.id, "student": self.student_id,
-            "results": [_relevance(names[known][i], scores[i], probs[i]) for i in best],
+            "results": [relevance(found[i], scores[i], probs[i]) for i in best],
             "unknown_pin_ids": names[~known].tolist(),
         }  # fmt: skip
 
-    def search(self, query: str, vector: np.ndarray | None, locale: str, top_k: int) -> dict[str, Any]:
-        """Understand, retrieve, rerank, blend."""
-        serve = self.cfg.serve
-        said = understand(query, self.vocabulary)
-        own = None if vector is None else vector[0, : self.dim]
-        found = self.retriever.retrieve(
-            said, own, num_bm25=serve.retrieve_bm25, num_vectors=serve.retrieve_vectors, limit=serve.candidates
+    async def search(self, query: str, vector: np.ndarray | None, locale: str, top_k: int) -> dict[str, Any]:
+        """Understand, retrieve, rerank, blend. Arguments: see `rerank`."""
+        serve, num = self.cfg.serve, self.slices.num
+        said = await self.slices.aside(understand, query, self.vocabulary)
+        asked = self._asked(query, vector, locale)
+        found: list[Found] = await self._ask_all("find", asked, said.stems)
+        match = CatalogueMatch.merged([part.match for part in found])
+        by_words = Ranked.merged([part.by_words for part in found], serve.retrieve_bm25)
+        by_vector = Ranked.merged([part.by_vector for part in found], serve.retrieve_vectors)
+        candidates = fuse({BM25: by_words.rows, VECTORS: by_vector.rows}, serve.candidates)
+        slice_of = candidates.rows % num
+        parts: dict[int, list[Hit]] = await self.slices.ask(
+            "rank",
+            {
+                int(i): (asked, said.tokens, candidates.rows[slice_of == i] // num, match, top_k)
+                for i in np.unique(slice_of)
+            },
         )
-        rows = found.rows
-        probs = self.score(query, vector, locale, rows)
-        scores = expected_grade(probs)
-        blended = blend(scores, self.engagement[rows], serve.blend)
-        names = np.array(self.pins.pin_ids(rows), dtype=object)
-        best = [i for i in order(blended, names) if scores[i] >= serve.blend.min_score][:top_k]
-        hits = []
-        for rank, i in enumerate(best, 1):
-            row = int(rows[i])
-            engagement = float(self.engagement[row])
-            hits.append(
-                _relevance(names[i], scores[i], probs[i])
-                | self._shown(row)
-                | {
-                    "rank": rank,
-                    "blended": round(float(blended[i]), 4),
-                    "engagement": None if np.isnan(engagement) else round(engagement, 4),
-                    "text": self._text(row),
-                    "matched": matched_fields(said.tokens, self._texts_of(row), self.cfg.pin_text.fields),
-                    "sources": list(found.sources[i]),
-                    "teacher_score": self.teacher.score(query, locale, names[i]),
-                }
-            )
+        hits = [(hit, hit.row * num + i) for i, part in parts.items() for hit in part]
+        hits.sort(key=lambda pair: (-pair[0].blended, pair[0].shown["pin_id"]))
+        sources = dict(zip(candidates.rows.tolist(), candidates.sources, strict=True))
+        results = [
+            hit.shown | {
+                "rank": rank, "sources": sources[row],
+                "teacher_score": self.teacher.score(query, locale, hit.shown["pin_id"]),
+            }
+            for rank, (hit, row) in enumerate(hits[:top_k], 1)
+        ]  # fmt: skip
         return {
-            "release": self.release.id, "student": self.student_id, "results": hits, "num_candidates": len(rows),
+            "release": self.release.id, "student": self.student_id, "results": results,
+            "num_candidates": len(candidates.rows),
             "query": {"text": query, "language": said.language, "corrections": said.corrections},
         }  # fmt: skip
 
-    def related(self, pin_id: str, k: int) -> dict[str, Any]:
+    async def related(self, pin_id: str, k: int) -> dict[str, Any]:
         """Pins nearest to a pin, without itself."""
-        row = int(self.pins.rows([pin_id])[0])
-        if row < 0:
-            raise NotFound("unknown_pin", f"pin_id: release {self.release.id} has no such pin")
-        rows, cosines = self.retriever.nearest(self.pins.vectors(np.array([row]))[0], k + 1)
-        pairs = [(int(r), float(c)) for r, c in zip(rows, cosines, strict=True) if r != row][:k]
+        known, vectors = await self._ask_one(pin_id, "vectors", [pin_id])
+        if not known[0]:
+            raise self._no_such_pin()
+        parts: list[list[Near]] = await self._ask_all("near", vectors[0], k, pin_id)
+        found = [(near, near.row * self.slices.num + i) for i, part in enumerate(parts) for near in part]
+        found.sort(key=lambda pair: (-pair[0].cosine, pair[1]))
         return {
-            "release": self.release.id, "pin_id": pin_id,
-            "results": [{"cosine": round(c, 4)} | self._shown(r) | self._named(r) for r, c in pairs],
+            "release": self.release.id, "pin_id": pin_id, "results": [near.shown for near, _ in found[:k]],
         }  # fmt: skip
 
-    def board(self, of_title: np.ndarray | None, pin_ids: Sequence[str]) -> dict[str, Any]:
+    async def board(self, of_title: np.ndarray | None, pin_ids: Sequence[str]) -> dict[str, Any]:
         """The mean of the title's vector and the pins' mean vector, unit length."""
-        distinct = list(dict.fromkeys(pin_ids))
-        rows = self.pins.rows(distinct)
-        known = rows[rows >= 0]
+        names = np.array(list(dict.fromkeys(pin_ids)), dtype=object)
+        known, all_vectors = np.zeros(len(names), bool), np.zeros((len(names), self.dim), np.float32)
+        places = self._spread(names)
+        found = await self.slices.ask("vectors", {i: (names[at].tolist(),) for i, at in places.items()})
+        for i, (here, vectors) in found.items():
+            known[places[i]] = here
+            all_vectors[places[i][here]] = vectors
         parts = [] if of_title is None else [of_title]
-        if len(known):
-            parts.append(_unit(self.pins.vectors(known).mean(0)))
+        if known.any():
+            parts.append(_unit(all_vectors[known].mean(0)))
         if not parts:
             raise BadRequest("empty_board", "title, pin_ids: neither says anything that this release knows")
         return {
             "student": self.student_id, "dim": self.dim, "embedding": _unit(np.mean(parts, 0)).tolist(),
-            "num_pins": len(known), "unknown_pin_ids": [p for p, r in zip(distinct, rows, strict=True) if r < 0],
+            "num_pins": int(known.sum()), "unknown_pin_ids": names[~known].tolist(),
         }  # fmt: skip
 
-    def image(self, pin_id: str) -> bytes:
+    async def image(self, pin_id: str) -> bytes:
         """A small JPEG of a pin's picture."""
-        row = int(self.pins.rows([pin_id])[0])
-        if row < 0:
-            raise NotFound("unknown_pin", f"pin_id: release {self.release.id} has no such pin")
-        return self.pictures.jpeg(int(self.catalogue_rows[row]))
+        found: bytes | None = await self._ask_one(pin_id, "image", pin_id)
+        if found is None:
+            raise self._no_such_pin()
+        return found
 
     # --- helpers ---
 
-    def _named(self, row: int) -> dict[str, Any]:
-        return {"pin_id": self.pins.pin_ids(np.array([row]))[0]}
+    def _asked(self, query: str, vector: np.ndarray | None, locale: str) -> Asked:
+        own = None if vector is None else vector[:, : self.dim]
+        return Asked(query, locale, own, self.encoder.zero_shot_part(vector))
 
-    def _shown(self, row: int) -> dict[str, Any]:
-        """Title, picture and locale of a pin."""
-        at = int(self.catalogue_rows[row])
-        texts = self.features.catalogue.pin_texts
-        pin_id = texts["pin_id"][at].as_py()
-        title = field_text(texts["title"][at].as_py()) or self._text(row)[:80]
-        return {"title": title, "image_url": self.pictures.url(pin_id, at), "locale": texts["locale"][at].as_py()}
+    async def _ask_all(self, question: str, *args: Any) -> list[Any]:
+        """Answers by number of the slice."""
+        return list((await self.slices.ask(question, dict.fromkeys(range(self.slices.num), args))).values())
 
-    def _text(self, row: int) -> str:
-        return self.features.catalogue.pairs.rendered[int(self.catalogue_rows[row])][:SHOWN_CHARS]
+    async def _ask_one(self, pin_id: str, question: str, *args: Any) -> Any:
+        """The answer of the slice that may hold a pin."""
+        (number,) = self._spread(np.array([pin_id], dtype=object))
+        return (await self.slices.ask(question, {number: args}))[number]
 
-    def _texts_of(self, row: int) -> dict[str, Any]:
-        return self.features.catalogue.pin_texts.slice(int(self.catalogue_rows[row]), 1).to_pylist()[0]
+    def _spread(self, pin_ids: np.ndarray) -> dict[int, np.ndarray]:
+        """Number of a slice -> places of the pins that it may hold; only slices that may hold one."""
+        if self.slices.num == 1:
+            return {0: np.arange(len(pin_ids))} if len(pin_ids) else {}
+        slice_of = shards_of(pin_ids.tolist(), self.slices.num)
+        return {int(i): np.flatnonzero(slice_of == i) for i in np.unique(slice_of)}
 
-
-@dataclass(frozen=True)
-class _Sources:
-    """A release's inputs by name; whoever asks also names the stage, which does not matter here."""
-
-    release: Release
-
-    def __call__(self, stage: str, name: str) -> Output:
-        if name not in self.release.sources:
-            raise UserError(f"release {self.release.id} does not say which {name} it belongs to; run embed again")
-        return self.release.sources[name]
-
-
-def _config_of(release: Release) -> Config:
-    try:
-        return Config.model_validate(release.config)
-    except ValidationError as error:
-        fields = sorted({".".join(str(part) for part in problem["loc"]) for problem in error.errors()})
-        raise UserError(
-            f"release {release.id} was published with settings that this version does not know ({', '.join(fields)}); "
-            "run embed again"
-        ) from None
-
-
-def _relevance(pin_id: str, score: float, probs: np.ndarray) -> dict[str, Any]:
-    return {
-        "pin_id": str(pin_id), "score": round(float(score), 4), "probs": [round(float(p), 5) for p in probs],
-        "grade": int(np.argmax(probs)) + 1,
-    }  # fmt: skip
+    def _no_such_pin(self) -> NotFound:
+        return NotFound("unknown_pin", f"pin_id: release {self.release.id} has no such pin")
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
     length = float(np.linalg.norm(vector))
     return np.asarray(vector / length if length else vector, np.float32)
-
-
-def _languages(pin_texts: pa.Table) -> list[str]:
-    return sorted({locale.split("-")[0] for locale in pin_texts["locale"].to_pylist() if locale})

@@ -7,11 +7,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,13 +21,19 @@ from ray_app.ledger.release import Release, current_release
 from ray_app.online.pin_store import collect_local
 from ray_app.online.problems import BadRequest, Unavailable
 from ray_app.online.query_cache import QueryVectors
-from ray_app.online.served import Served
+from ray_app.online.served import Served, Slices
+from ray_app.online.shards import LocalSlice, RemoteSlices, ShardHandle, at_once
+from ray_app.online.slice import Slice, SliceFacts
 from ray_app.storage import Storage
 from ray_app.text import normalise_query
 
 logger = logging.getLogger(__name__)
 
-LoadRelease = Callable[[Release, Served | None], Served]
+LoadRelease = Callable[[Release, Served | None], Awaitable[Served]]
+
+Answer = TypeVar("Answer")
+
+_WAIT_SEC = 1.0  # between two looks whether the shards are there
 
 
 class Service:
@@ -37,12 +43,16 @@ class Service:
         cfg: Section `serve`.
         store: The run's.
         local_dir: Where this machine keeps what is made of a release.
+        shards: Hold the pins, shard i of len(shards) the i-th; empty: this process does.
         load: Makes a `Served` of a release, given the one before; tests pass their own.
     """
 
-    def __init__(self, cfg: ServeConfig, store: Storage, local_dir: Path, load: LoadRelease | None = None) -> None:
-        self.cfg, self.store, self._local_dir = cfg, store, local_dir
-        self._load = load or partial(Served.load, store, cfg, local_dir)
+    def __init__(
+        self, cfg: ServeConfig, store: Storage, local_dir: Path, shards: Sequence[ShardHandle] = (),
+        load: LoadRelease | None = None,
+    ) -> None:  # fmt: skip
+        self.cfg, self.store, self._local_dir, self._shards = cfg, store, local_dir, shards
+        self._load = load or self._load_release
         self._served: Served | None = None
         self._vectors: QueryVectors | None = None
         self._refused: tuple[str, str] | None = None  # release that could not be loaded, and why
@@ -65,12 +75,18 @@ class Service:
     # --- life ---
 
     async def start(self) -> None:
-        """Load the current release, and follow CURRENT from then on.
+        """Load the current release, as soon as the shards are there, and follow CURRENT from then on.
 
         Raises:
             UserError: there is none, or it cannot be served; the message says why.
         """
-        await self.refresh(must=True)
+        while True:
+            try:
+                await self.refresh(must=True)
+                break
+            except Unavailable as problem:
+                logger.info("waiting for the shards: %s", problem)
+                await asyncio.sleep(_WAIT_SEC)
         self._polling = asyncio.create_task(self._poll())
 
     async def close(self) -> None:
@@ -94,6 +110,7 @@ class Service:
 
         Raises:
             UserError: only with `must`.
+            Unavailable: a shard cannot be reached now.
         """
         in_thread = partial(asyncio.get_running_loop().run_in_executor, self._load_thread)
         name = "CURRENT"
@@ -108,7 +125,7 @@ class Service:
             if self._refused is not None and self._refused[0] == release.id and not must:
                 return False
             before = self._served
-            served = await in_thread(self._load, release, before)
+            served = await self._load(release, before)
             keep = {release.id} if before is None else {release.id, before.release.id}
             await in_thread(collect_local, self._local_dir, keep)
         except UserError as error:
@@ -120,6 +137,19 @@ class Service:
             return False
         await self._swap(served)
         return True
+
+    async def _load_release(self, release: Release, before: Served | None) -> Served:
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, self._load_thread)
+        slices: Slices
+        if self._shards:
+            facts = SliceFacts.merged(await asyncio.gather(*(shard.prepare(release.id) for shard in self._shards)))
+            slices = RemoteSlices(self._shards, release.id)
+        else:
+            whole = await in_thread(Slice.load, self.store, self.cfg, self._local_dir, release)
+            facts, slices = await in_thread(whole.facts), LocalSlice(whole)
+        return await in_thread(
+            Served.load, self.store, self.cfg, self._local_dir, release, slices, facts, before
+        )  # fmt: skip
 
     async def _swap(self, served: Served) -> None:
         before, old_vectors = self._served, self._vectors
@@ -141,6 +171,8 @@ class Service:
             await asyncio.sleep(self.cfg.poll_sec)
             try:
                 await self.refresh()
+            except Unavailable as problem:
+                logger.warning("cannot load a new release now; the old one goes on: %s", problem)
             except Exception:  # storage may be away for a while; what is served does not need it
                 logger.exception("cannot look for a new release; the old one goes on")
 
@@ -198,7 +230,7 @@ class Service:
     async def image(self, pin_id: str) -> bytes:
         """A small JPEG of a pin's picture."""
         served, _ = self._current()
-        return await asyncio.get_running_loop().run_in_executor(None, served.image, pin_id)
+        return await self._run(None, served.image, pin_id)  # it may come over the network: no other request waits
 
     def about(self) -> dict[str, Any]:
         """See serve.models.About."""
@@ -246,8 +278,15 @@ class Service:
         self.num_degraded += 1
         return None
 
-    async def _rank(self, work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-        return await asyncio.get_running_loop().run_in_executor(self._rank_thread, work, *args)
+    async def _rank(self, work: Callable[..., Coroutine[Any, Any, dict[str, Any]]], *args: Any) -> dict[str, Any]:
+        return await self._run(self._rank_thread, work, *args)
+
+    async def _run(
+        self, thread: ThreadPoolExecutor | None, work: Callable[..., Coroutine[Any, Any, Answer]], *args: Any
+    ) -> Answer:
+        if self._shards:
+            return await work(*args)
+        return await asyncio.get_running_loop().run_in_executor(thread, partial(at_once, work, *args))
 
 
 def _ms(started: float) -> float:

@@ -75,16 +75,13 @@ class Vocabulary:
     starts: list[int]
 
     @classmethod
-    def of(cls, texts: Iterable[str], languages: Sequence[str]) -> "Vocabulary":
-        """The words of a catalogue's texts.
+    def of(cls, counts: Counter[str], languages: Sequence[str]) -> "Vocabulary":
+        """A catalogue's words.
 
         Args:
-            texts: One per pin.
+            counts: From `count_words`, or the sum of several.
             languages: ISO 639 codes of the pins; those that py3langid does not know are left out.
         """
-        counts: Counter[str] = Counter()
-        for text in texts:
-            counts.update(set(tokenise(text)))
         wanted = [word for word in counts if _is_plain(word) and _MIN_LETTERS - 1 <= len(word) <= _MAX_LETTERS + 2]
         wanted = sorted(wanted, key=lambda word: (-counts[word], word))[:_MAX_WORDS]
         lengths = np.fromiter(map(len, wanted), np.int64, len(wanted))
@@ -131,6 +128,14 @@ class Vocabulary:
             return None
         best = close[edits == edits.min()]
         return str(self.words[best[np.argmin(self.ranks[best])]])
+
+
+def count_words(texts: Iterable[str]) -> Counter[str]:
+    """How many of the texts have each word."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(set(tokenise(text)))
+    return counts
 
 
 def understand(text: str, vocabulary: Vocabulary) -> UnderstoodQuery:

@@ -1,6 +1,6 @@
 """The catalogue as the teacher sees it: texts, lexical features and zero-shot vectors, row by row for the same pins."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,10 +54,16 @@ class Catalogue:
         )
 
     @classmethod
-    def of_texts(cls, cfg: Config, pin_texts: pa.Table) -> "Catalogue":
-        """Without zero-shot vectors, for the student, which reads none of pins."""
+    def of_texts(cls, cfg: Config, pin_texts: pa.Table, others: Iterable[pa.Table] = ()) -> "Catalogue":
+        """Without zero-shot vectors, for the student, which reads none of pins.
+
+        Args:
+            cfg: The run's.
+            pin_texts: All pins, or a part of them.
+            others: The texts of the other pins; see `PairFeatures`.
+        """
         nothing = np.zeros((pin_texts.num_rows, 0), np.float32)
-        pairs = PairFeatures(pin_texts, cfg.features, cfg.pin_text)
+        pairs = PairFeatures(pin_texts, cfg.features, cfg.pin_text, others)
         return cls(cfg=cfg, pin_texts=pin_texts, pairs=pairs, title_vectors=nothing, text_vectors=nothing)
 
     def with_texts(self, pin_texts: pa.Table) -> "Catalogue":

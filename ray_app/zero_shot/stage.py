@@ -8,12 +8,12 @@ import pyarrow.compute as pc
 
 from ray_app.config import Config, FeatureConfig
 from ray_app.embed.encode import Encoder, matrix_or_zero
-from ray_app.embed.stage import TextTower
+from ray_app.embed.stage import TextTower, embed_threads
 from ray_app.ledger.content_key import recipe_id
 from ray_app.manifest import Manifest, StageRun, read_output, require_output
 from ray_app.models import versions
 from ray_app.models.sources import model_identity, resolve
-from ray_app.models.text_encoder import TextEncoder, actor_threads
+from ray_app.models.text_encoder import TextEncoder
 from ray_app.storage import Storage
 from ray_app.text import TEXT_VERSION, normalise_query, render_pin_texts
 from ray_app.training.examples import matrix_column
@@ -44,7 +44,7 @@ def zero_shot_tower(cfg: Config, store: Storage) -> TextTower:
             resolve(features.zero_shot_model), revision=features.zero_shot_revision
         ).hidden_size,
         build=partial(
-            build_zero_shot, features, cfg.embed.dtype, actor_threads(cfg.embed.num_actors, cfg.embed.num_cpus)
+            build_zero_shot, features, cfg.embed.dtype, embed_threads(cfg)
         ),
     )  # fmt: skip
 

@@ -1,11 +1,14 @@
 """The app on a real Ray Serve behind a real HAProxy, over a tiny run: right answers, swaps, and deaths under load."""
 
+import asyncio
 import contextlib
 import json
 import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -16,6 +19,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -36,6 +40,7 @@ from serve.local import serving
 pytestmark = pytest.mark.timeout(420)
 
 QUERY = "green mug"
+ROOT = Path(__file__).parents[2]
 
 
 def free_port() -> int:
@@ -52,16 +57,44 @@ def app(finished: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -
     shutil.copytree(finished[0].output, output)
     config = yaml.safe_load((source / "config.yaml").read_text())
     config["output"] = str(output)
-    config["serve"] = {"engine": "torch", "poll_sec": 0.3, "local_dir": str(folder / "local")}
+    config["serve"] = {
+        "engine": "torch", "poll_sec": 0.3, "local_dir": str(folder / "local"), "limits": {"max_in_flight": 8}
+    }  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     cfg = load_config(folder / "config.yaml")
-    with serving(str(folder / "config.yaml"), [], free_port(), autoscaling_config=None, num_replicas=2) as (url, _):
+    with serving(str(folder / "config.yaml"), [], free_port(), autoscaling_config=None, num_replicas=2) as (
+        url, process,
+    ):  # fmt: skip
         store = Storage(cfg.output)
         release = current_release(store)
         assert release is not None
         yield SimpleNamespace(
-            url=url, cfg=cfg, store=store, release=release, pins=open_release(store, release)["pin_id"].to_pylist()
-        )
+            url=url, cfg=cfg, store=store, release=release, cluster=address_of(process.pid),
+            pins=open_release(store, release)["pin_id"].to_pylist(),
+        )  # fmt: skip
+    deadline = time.monotonic() + 10
+    while (left := alive_in_session(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.1)  # a killed process takes a moment
+    assert not left, "what was started is stopped"
+
+
+def alive_in_session(session: int) -> list[list[str]]:
+    """Commands of a session's processes."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.cmdline())
+    return found
+
+
+def address_of(pid: int) -> str:
+    """Of the Ray cluster that a process started; another test's may run beside it."""
+    for child in psutil.Process(pid).children(recursive=True):
+        for part in child.cmdline():
+            if part.startswith("--gcs-address="):  # of a raylet; the GCS itself was told to find a free port
+                return part.partition("=")[2]
+    raise AssertionError("that process started no cluster")
 
 
 def post(app: SimpleNamespace, path: str, body: Any) -> Any:
@@ -110,6 +143,31 @@ def test_the_client_talks_to_the_app(app: SimpleNamespace) -> None:
     with RelevanceClient(app.url) as client:
         assert client.encode([QUERY, "cup"]).shape == (2, app.release.dim)
         assert client.ready()
+
+
+def test_more_than_the_app_can_take_is_refused_and_told_when_to_come_back(app: SimpleNamespace) -> None:
+    """200 at once, 8 per replica: each is answered right or refused, none is lost, and afterwards all is as before."""
+    body = {"query": QUERY, "pin_ids": app.pins}
+
+    async def burst() -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(timeout=30, limits=limits) as client:
+            return await asyncio.gather(*(client.post(f"{app.url}/v1/rerank", json=body) for _ in range(200)))
+
+    answers = asyncio.run(burst())
+    counts = Counter(answer.status_code for answer in answers)
+    assert set(counts) <= {200, 429, 503} and counts[200] and counts[429]
+    assert all("retry-after" in answer.headers for answer in answers if answer.status_code != 200)
+    assert_right([post(app, "/v1/rerank", body), *(answer.json() for answer in answers if answer.status_code == 200)])
+
+
+def assert_right(answers: list[Any]) -> None:
+    """All to one question: equal but for the rounding of batches; those without the query's vector say so."""
+    for degraded in (False, True):
+        found = [answer["results"] for answer in answers if answer["degraded"] == degraded]
+        for results in found:
+            assert [hit["pin_id"] for hit in results] == [hit["pin_id"] for hit in found[0]]
+            np.testing.assert_allclose([h["score"] for h in results], [h["score"] for h in found[0]], atol=1e-3)
 
 
 class Load:
@@ -227,11 +285,36 @@ def test_a_death_under_load_costs_little_and_mends_itself(app: SimpleNamespace, 
         late = len(load.answers)
         load.wait(lambda: len(load.answers) > late + 30)
     assert {status for status, _ in load.answers[late:]} == {200}
-    for degraded in (False, True):  # those without the query's vector, while a new replica warms up, say so
-        found = [
-            answer["results"] for status, answer in load.answers if status == 200 and answer["degraded"] == degraded
-        ]
-        for results in found:
-            assert [hit["pin_id"] for hit in results] == [hit["pin_id"] for hit in found[0]]
-            np.testing.assert_allclose([h["score"] for h in results], [h["score"] for h in found[0]], atol=1e-3)
+    assert_right([answer for status, answer in load.answers if status == 200])
     assert max(np.diff(load.answered_at)) < 20, "seconds without any answer"
+
+
+def embed_command(app: SimpleNamespace) -> list[str]:
+    """Embeds all pins anew, in blocks of two: another dtype is another recipe."""
+    config = Path(app.cfg.output).parent / "config.yaml"
+    settings = ["embed.dtype=bfloat16", "embed.rows_per_block=2"]
+    command = [sys.executable, str(ROOT / "pipelines/embed.py"), "--config", str(config)]
+    return [*command, *(part for setting in settings for part in ("--set", setting))]
+
+
+def test_the_death_of_the_batch_job_under_load_changes_nothing_that_is_served(app: SimpleNamespace) -> None:
+    """kill -9 of the embed job's driver on the cluster that serves: every request is answered; the next run goes on."""
+    env = os.environ | {"RAY_ADDRESS": app.cluster}
+    folder = Path(app.cfg.output) / "ledger/pin_embeddings"
+    before = set(folder.rglob("*.parquet"))
+    with Load(app) as load:
+        job = subprocess.Popen(embed_command(app), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        load.wait(lambda: bool(set(folder.rglob("*.parquet")) - before) or job.poll() is not None, 120)
+        job.kill()
+        assert job.wait() == -signal.SIGKILL, "the job was over before it was killed"
+        answered = load.statuses[200]
+        load.wait(lambda: load.statuses[200] > answered + 50)
+        assert releases_of(app) == {app.release.id}
+        subprocess.run(embed_command(app), env=env, check=True, capture_output=True, timeout=240)
+        newest = current_release(app.store)
+        assert newest is not None and newest.id != app.release.id and newest.num_pins == app.release.num_pins
+        load.wait(lambda: releases_of(app) == {newest.id})
+    assert set(load.statuses) == {200}
+    promote(app.store, app.release.id)
+    with Load(app, clients=1) as load:
+        load.wait(lambda: releases_of(app) == {app.release.id})

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
-from ray_app.bm25 import Bm25Index
+from ray_app.bm25 import Bm25Index, CatalogueMatch, CorpusCounts
 from ray_app.text import tokenise
 
 WORDS = ["red", "blue", "laptop", "bag", "the", "hp", "15"]
@@ -89,3 +89,26 @@ def test_catalogue_match_gives_the_best_score_and_the_full_matches():
     best, full = index.catalogue_match(["laptop bag", "laptop zebra", ""])
     np.testing.assert_allclose(best, [index.score_all("laptop bag").max(), index.score_all("laptop").max(), 0])
     assert full.tolist() == [1, 0, 0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts=texts, queries=queries, cut=st.integers(0, 12))
+def test_parts_of_a_corpus_score_as_the_whole(texts, queries, cut):
+    """Else a pin's score would depend on which shard holds it."""
+    whole = Bm25Index.build(texts)
+    parts = []
+    for own, other in ((texts[:cut], texts[cut:]), (texts[cut:], texts[:cut])):
+        others = CorpusCounts(tokeniser=tokenise)
+        others.add(other[:1])
+        others.add(other[1:])
+        parts.append(Bm25Index.build(own, others=others))
+    assert [part.num_docs for part in parts] == [whole.num_docs] * 2
+    for query in queries:
+        scores = np.concatenate([part.score_all(query) for part in parts])
+        np.testing.assert_allclose(scores, whole.score_all(query), atol=1e-9)
+    expected, merged = (
+        whole.catalogue_match(queries),
+        CatalogueMatch.merged([p.catalogue_match(queries) for p in parts]),
+    )
+    np.testing.assert_allclose(merged.best, expected.best, atol=1e-9)
+    assert merged.num_full.tolist() == expected.num_full.tolist()

@@ -2,6 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ray_app.bm25 import CatalogueMatch
 from ray_app.config import FeatureConfig, PinTextConfig
 from ray_app.errors import UserError
 from ray_app.features import PairFeatures, named_vector_block
@@ -103,6 +104,26 @@ def test_features_of_a_pair_do_not_depend_on_the_batch(features):
     together = features.compute(queries, np.array([1, 0, 2, 0]), np.array([0, 2, 1, 1]))
     alone = features.compute(["laptop"], np.array([0]), np.array([2]))
     np.testing.assert_array_equal(together[1], alone[0])
+
+
+def taken(rows):
+    return PINS.take(pa.array(rows, pa.int64()))
+
+
+@pytest.mark.parametrize("own", [[0, 2], [3], [], [0, 1, 2, 3]])
+def test_features_of_a_part_are_rows_of_the_whole(features, own):
+    """A shard holds a part of the pins, and must grade them as if it held all."""
+    others = [row for row in range(4) if row not in own]
+    cfg = FeatureConfig(zero_shot_model="none")
+    first, second = taken(others[:1]), taken(others[1:])
+    part = PairFeatures(taken(own), cfg, PinTextConfig(), [first, second])
+    rest = PairFeatures(taken(others), cfg, PinTextConfig(), [taken(own)])
+    queries = ["laptop bag", "smart watch", "acme", "zebra laptop laptop", ""]
+    match = CatalogueMatch.merged([part.catalogue_match(queries), rest.catalogue_match(queries)])
+    query_index = np.repeat(np.arange(5), len(own))
+    found = part.compute(queries, query_index, np.tile(np.arange(len(own)), 5), match)
+    wanted = features.compute(queries, query_index, np.tile(np.array(own, int), 5))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
 def test_no_pairs_and_no_pins_work():

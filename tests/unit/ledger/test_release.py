@@ -232,14 +232,14 @@ def test_a_release_without_sources_is_of_another_version(store, ledger):
 
 
 def test_a_large_release_is_written_and_read_in_parts(store, ledger, monkeypatch):
-    monkeypatch.setattr(release_module, "ROWS_PER_PART", 2)
+    monkeypatch.setattr(release_module, "PART_BYTES", 2 * 2 * 4)
     release = publish(store, ledger, a="k1", b="k2", c="k3", d="k4", e="k1")
     assert len(release.files) == 3
     assert open_release(store, release)["embedding"].to_pylist() == [[n, 1.0] for n in (1.0, 2.0, 3.0, 4.0, 1.0)]
 
 
 def test_a_release_that_lacks_a_part_is_refused(store, ledger, monkeypatch):
-    monkeypatch.setattr(release_module, "ROWS_PER_PART", 1)
+    monkeypatch.setattr(release_module, "PART_BYTES", 2 * 4)
     release = publish(store, ledger, a="k1", b="k2")
     path = min(release.files)
     fewer = replace(release, files={path: release.files[path]})

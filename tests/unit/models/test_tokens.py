@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from ray_app.models.tokens import pad_pairs, pair_ids
+from ray_app.models.tokens import encode_single, pad_pairs, pad_rows, pair_ids, token_rows
 
 
 @pytest.fixture
@@ -52,3 +52,12 @@ def test_a_decoder_reads_the_pin_first_and_ends_with_the_query(tiny_decoder: str
 def test_an_empty_pin_text_is_a_valid_pair(encoder_tokens: AutoTokenizer) -> None:
     batch = padded(encoder_tokens, ["cup"], [""], max_tokens=8, query_last=False)
     assert words(encoder_tokens, batch["input_ids"][0].tolist()) == ["[CLS]", "cup", "[SEP]", "[SEP]"]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_rows_padded_later_are_what_the_tokenizer_pads(encoder_tokens: AutoTokenizer, side: str) -> None:
+    encoder_tokens.padding_side = side
+    texts = ["red cup", "cup", "laptop hub " * 20]
+    wanted = encode_single(encoder_tokens, texts, 16)
+    found = pad_rows(encoder_tokens, token_rows(encoder_tokens, texts, 16))
+    assert {name: t.tolist() for name, t in found.items()} == {name: t.tolist() for name, t in wanted.items()}

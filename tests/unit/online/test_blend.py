@@ -76,6 +76,15 @@ def test_the_mean_of_the_catalogue_is_what_unknown_pins_get():
     assert engagement_scores(table, np.ones(101, bool)).mean() == pytest.approx(UNKNOWN)
 
 
+def test_a_part_of_the_pins_is_as_engaging_as_in_the_whole():
+    """Else a pin's place in a search would depend on which shard holds it."""
+    table = np.random.default_rng(0).random((60, 5)).round(1).astype(np.float32)
+    known = np.arange(60) % 4 > 0
+    whole = engagement_scores(table, known)
+    for part in (slice(0, 7), slice(7, 60)):
+        np.testing.assert_array_equal(engagement_scores(table[part], known[part], table[known]), whole[part])
+
+
 def test_equal_rates_are_equally_engaging():
     """Pins that differ in nothing must not differ here by their row."""
     assert engagement_scores(rates(0.2, 0.2, 0.2), np.ones(3, bool)).tolist() == [0.5, 0.5, 0.5]

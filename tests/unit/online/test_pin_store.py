@@ -234,7 +234,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(store, release, local):
 
 
 def test_a_large_release_is_read_part_by_part(store, local, monkeypatch):
-    monkeypatch.setattr(release_module, "ROWS_PER_PART", 7)
+    monkeypatch.setattr(release_module, "PART_BYTES", 7 * VECTORS.shape[1] * 4)
     release = publish(store, VECTORS, IDS)
     assert len(release.files) == 8
     pins = PinStore.open(store, release, local)

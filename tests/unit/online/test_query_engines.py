@@ -33,7 +33,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "close"), [("torch", 1e-6), ("onnx", 1e-5), ("torch_bf16", 2e-2), ("onnx_int8", 2e-2)]
+    ("name", "close"), [("torch", 1e-6), ("onnx", 1e-5), ("torch_bf16", 2e-2), ("compiled_bf16", 2e-2)]
 )
 @pytest.mark.parametrize("dim", [None, 8])
 def test_every_engine_gives_the_towers_vectors(
@@ -56,7 +56,7 @@ def test_auto_takes_an_engine_that_is_exact_enough_and_the_next_replica_need_not
     first = choose_engine(folder, config("auto", min_cosine=0.99999), "auto", cache_dir)
     again = choose_engine(folder, config("auto", min_cosine=0.99999), "auto", cache_dir)
     assert first.name in ("torch", "onnx")
-    assert {"torch", "torch_bf16", "onnx", "onnx_int8"} == set(first.report)
+    assert {"torch", "torch_bf16", "onnx", "compiled_bf16"} == set(first.report)
     assert again.report == first.report  # timings are never equal twice
 
 
@@ -68,7 +68,7 @@ def test_a_named_engine_that_is_not_exact_enough_is_refused(folder: Path, cache_
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
 def test_a_damaged_file_is_made_again_and_never_served(folder: Path, tmp_path: Path, damage: str) -> None:
     wanted = choose_engine(folder, config("onnx"), "student", tmp_path).encode(TEXTS)
-    (path,) = tmp_path.glob("*/onnx.onnx")
+    (path,) = tmp_path.glob("*/model.onnx")
     data = path.read_bytes()
     if damage == "gone":
         path.unlink()
@@ -90,3 +90,12 @@ def test_a_student_without_towers_cannot_embed_queries(tmp_path: Path) -> None:
     BiEncoder.features_only(DistillConfig(base_model="none"), SCALER).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="no query tower"):
         choose_engine(tmp_path, config("auto"), "features", tmp_path / "kept")
+
+
+def test_without_a_compiler_the_other_engines_serve(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert choose_engine(folder, config("auto"), "student", tmp_path).name != "compiled_bf16"
+    with pytest.raises(UserError, match=r"serve\.engine: compiled_bf16 does not work here: .*C\+\+ compiler"):
+        choose_engine(folder, config("compiled_bf16"), "student", tmp_path)

@@ -43,7 +43,7 @@ class Release:
         self.release = SimpleNamespace(id=name)
         self.student_id, self.encoder = "student", encoder
 
-    def rerank(self, text: str, vector: np.ndarray | None, locale: str, pin_ids: list[str], top_k: Any) -> Any:
+    async def rerank(self, text: str, vector: np.ndarray | None, locale: str, pin_ids: list[str], top_k: Any) -> Any:
         return {"release": self.release.id, "vector": None if vector is None else float(vector[0, 0]), "text": text}
 
 
@@ -57,9 +57,9 @@ class World:
         self.loads: list[str] = []
         cfg = ServeConfig.model_validate({"poll_sec": 1000, "limits": limits})
         monkeypatch.setattr(module, "current_release", lambda _: self.current and SimpleNamespace(id=self.current))
-        self.service = Service(cfg, Storage(str(tmp_path)), tmp_path, self.load)
+        self.service = Service(cfg, Storage(str(tmp_path)), tmp_path, load=self.load)
 
-    def load(self, release: Any, _: Any) -> Any:
+    async def load(self, release: Any, _: Any) -> Any:
         self.loads.append(release.id)
         if release.id in self.bad:
             raise UserError(self.bad[release.id])

@@ -1,0 +1,267 @@
+"""A release in one slice and in several: the same answers, whatever is asked."""
+
+import itertools
+import pickle
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import side_world
+import torch
+
+from ray_app.bm25 import CatalogueMatch
+from ray_app.config import ServeConfig
+from ray_app.engagement import stage as engagement_stage
+from ray_app.errors import UserError
+from ray_app.ledger.ledger import Ledger
+from ray_app.ledger.release import publish_release
+from ray_app.manifest import Output, require_output
+from ray_app.online import served as served_module
+from ray_app.online import slice as slice_module
+from ray_app.online.pin_store import shards_of
+from ray_app.online.problems import BadRequest, NotFound
+from ray_app.online.served import Served
+from ray_app.online.shards import LocalSlice, at_once
+from ray_app.online.slice import Asked, Slice, SliceFacts
+from ray_app.training.examples import matrix_column
+
+COLOURS = ("red", "green", "blue", "black", "small", "large")
+THINGS = ("cup", "mug", "shoe", "laptop", "usb hub", "cables")
+PINS = {
+    f"{c}-{t}".replace(" ", "_"): f"the {c} {t}{' and another cup' * (i % 3)}"
+    for i, (c, t) in enumerate(itertools.product(COLOURS, THINGS))
+} | {"p1": "a toaster"}  # which `side_world` has a label of
+BOARDS = [("b1", "red-cup", "My kitchen"), ("b1", "blue-mug", "My kitchen")]
+NO_VECTOR = "green-mug"  # in the catalogue, not in the release
+LOG = [
+    (f"{c} {t}", f"{c}-{t}", action)
+    for n, (c, t) in enumerate(itertools.product(COLOURS[:4], THINGS[:3]))
+    for action in ("impression", "click", "save")[: 1 + n % 3]
+]
+DIM = 8
+EVERYTHING = ServeConfig(engine="torch")
+MANY = 17  # shards of 37 pins: some of them are empty
+
+
+class Student:
+    """Grades by all that it is given, so that any other number shows."""
+
+    def __init__(self, store, output):
+        self.model = SimpleNamespace(cfg=SimpleNamespace(dim=DIM, nested_dims=[]))
+
+    def score(self, query_vectors, pin_vectors, features, locales):
+        base = features.astype(np.float64) @ np.linspace(1, 2, features.shape[1])
+        if query_vectors.shape[1]:
+            base += (query_vectors * pin_vectors).sum(1)
+        logits = np.exp(np.sin(base[:, None] / np.arange(1, 6)))
+        return (logits / logits.sum(1, keepdims=True)).astype(np.float32)
+
+
+class Encoder:
+    """Random vectors that follow from the text, and the zero-shot vectors of `side_world`."""
+
+    engine_name = "random"
+
+    @classmethod
+    def load(cls, *_):
+        return cls()
+
+    def encode(self, texts):
+        own = [np.random.default_rng(zlib.crc32(text.encode())).standard_normal(DIM) for text in texts]
+        return np.concatenate([own, [side_world.vector(text) for text in texts]], 1).astype(np.float32)
+
+    def zero_shot_part(self, rows):
+        return np.zeros((1, 8), np.float32) if rows is None else rows[:, DIM:]
+
+
+class Spread:
+    """Slices in this process; all that goes in and out is pickled, as between processes."""
+
+    def __init__(self, parts):
+        self.parts, self.num = parts, len(parts)
+
+    async def ask(self, question, args):
+        return {i: copied(getattr(self.parts[i], question)(*copied(own))) for i, own in args.items()}
+
+    async def aside(self, work, *args):
+        return work(*args)
+
+
+def copied(value):
+    return pickle.loads(pickle.dumps(value))
+
+
+class World:
+    """A release of all pins but one, and slices of it."""
+
+    def __init__(self, folder):
+        self.cfg, self.store = side_world.build(
+            folder, pins=PINS, log=LOG, boards=BOARDS, rows_per_file=10, engagement={"epochs": 1, "dim": 4, "hidden": 8}
+        )
+        engagement_stage.run(self.cfg, self.store)
+        named = [("ingest", "pins"), ("enrich", "pin_texts"), ("engagement", "engagement_pins")]
+        sources = {name: require_output(self.store, stage, name) for stage, name in named}
+        sources["engagement_model"] = require_output(self.store, "engagement", "engagement_model")
+        for name in ("student", "feature_student"):
+            sources[name] = Output(name=name, path=f"models/{name}", files=[], rows=0, content_hash="5" * 16)
+        self.pins = [pin for pin in PINS if pin != NO_VECTOR]
+        vectors = np.random.default_rng(0).standard_normal((len(self.pins), DIM)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        columns = {"content_key": self.pins, "embedding": matrix_column(vectors), "error": [None] * len(self.pins)}
+        ledger = Ledger(self.store, "pin_embeddings", "r", embedding_results(DIM))
+        ledger.commit(pa.table(columns))
+        table = pa.table({"pin_id": self.pins, "content_key": self.pins})
+        self.release = publish_release(
+            self.store, table, ledger, DIM, "5" * 16, sources=sources, config=self.cfg.model_dump(mode="json")
+        )
+        self.folder = folder / "local"
+        self.slices = {num: [self.slice(i, num) for i in range(num)] for num in (1, 3, MANY)}
+        self.served = {num: self.serve(num, parts) for num, parts in self.slices.items()}
+
+    def slice(self, i, num):
+        return Slice.load(self.store, EVERYTHING, self.folder, self.release, (i, num) if num > 1 else None)
+
+    def serve(self, num, parts):
+        slices = LocalSlice(parts[0]) if num == 1 else Spread(parts)
+        facts = SliceFacts.merged([copied(part.facts()) for part in parts])
+        return Served.load(self.store, EVERYTHING, self.folder, self.release, slices, facts)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        side_world.without_ray(patch, engagement_stage)
+        patch.setattr(slice_module, "Student", Student)
+        patch.setattr(served_module, "QueryModel", Encoder)
+        yield World(tmp_path_factory.mktemp("slices"))
+
+
+QUERIES = ["red mug", "cup", "usb hub", "smal laptops", "zebra", "the", "black shoe cup cup"]
+SHARDS = pytest.mark.parametrize("num", [3, MANY])
+
+
+def vector_of(query):
+    return Encoder().encode([query])
+
+
+def assert_same(found, wanted):
+    """Equal, but for the rounding of numbers that are written with 4 or 5 digits."""
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys()
+        for key in wanted:
+            assert_same(found[key], wanted[key])
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted)
+        for one, other in zip(found, wanted, strict=True):
+            assert_same(one, other)
+    elif isinstance(wanted, float):
+        assert found == pytest.approx(wanted, abs=1.5e-4)
+    else:
+        assert found == wanted
+
+
+def test_the_world_has_all_kinds_of_pins(world):
+    """Else the tests below would pass for the wrong reason."""
+    engagement = world.slices[1][0].engagement
+    assert 0 < np.isnan(engagement).sum() < len(engagement)
+    assert len(np.unique(engagement[~np.isnan(engagement)])) > 2
+    assert 0 in [part.pins.num_pins for part in world.slices[MANY]]
+    assert len(require_output(world.store, "enrich", "pin_texts").files) == 4
+
+
+@SHARDS
+@pytest.mark.parametrize("query", QUERIES)
+def test_a_pair_is_graded_as_from_the_whole_release(world, num, query):
+    """To more digits than answers have, with the query's vector and without."""
+    whole, parts = world.slices[1][0], world.slices[num]
+    match = CatalogueMatch.merged([part.match(query) for part in parts])
+    for vector in (vector_of(query)[:, :DIM], None):
+        asked = Asked(query, "en-US", vector, vector_of(query)[:, DIM:])
+        known, wanted = whole.grade(asked, world.pins, whole.match(query))
+        assert known.all()
+        shard = shards_of(world.pins, num)
+        for i, part in enumerate(parts):
+            known, found = part.grade(asked, world.pins, match)
+            assert known.tolist() == (shard == i).tolist()
+            np.testing.assert_allclose(found, wanted[shard == i], atol=1e-6)
+
+
+@SHARDS
+@pytest.mark.parametrize("query", QUERIES)
+def test_rerank_is_the_same(world, num, query):
+    pins = [*world.pins[:20], "nowhere", NO_VECTOR, world.pins[3]]
+    for vector, top_k in ((vector_of(query), None), (None, 5)):
+        one, several = (at_once(world.served[n].rerank, query, vector, "de-DE", pins, top_k) for n in (1, num))
+        assert_same(several, one)
+        assert several["unknown_pin_ids"] == ["nowhere", NO_VECTOR]
+        assert len(several["results"]) == (top_k or 20)
+
+
+@SHARDS
+@pytest.mark.parametrize("query", QUERIES)
+def test_search_is_the_same(world, num, query):
+    """There are fewer pins than candidates are asked for, so all that can be found is found."""
+    for vector in (vector_of(query), None):
+        one, several = (at_once(world.served[n].search, query, vector, "en-US", 12) for n in (1, num))
+        assert_same(several, one)
+    assert [hit["rank"] for hit in several["results"]] == list(range(1, len(several["results"]) + 1))
+
+
+@SHARDS
+def test_few_candidates_are_the_best_of_all_shards(world, num):
+    """Not the best of each: that would rank `num` times as many pins as the config says."""
+    cfg = world.served[num].cfg
+    few = cfg.model_copy(update={"serve": EVERYTHING.model_copy(update={"retrieve_vectors": 4})})
+    answers = []
+    for n in (1, num):
+        before = world.served[n]
+        again = Served(**{name: getattr(before, name) for name in before.__dataclass_fields__} | {"cfg": few})
+        answers.append(at_once(again.search, "zebra", vector_of("zebra"), "en-US", 12))
+    assert_same(answers[1], answers[0])
+    assert answers[1]["num_candidates"] == len(answers[1]["results"]) == 4
+
+
+@SHARDS
+def test_related_pins_are_the_same(world, num):
+    for pin in world.pins[:5]:
+        one, several = (at_once(world.served[n].related, pin, 7) for n in (1, num))
+        assert_same(several, one)
+        assert len(several["results"]) == 7 and pin not in [found["pin_id"] for found in several["results"]]
+
+
+@SHARDS
+def test_a_board_is_the_same(world, num):
+    of_title = vector_of("mugs")[0, :DIM]
+    for title, pins in ((of_title, [*world.pins[:6], "nowhere"]), (None, world.pins[:1]), (of_title, [])):
+        one, several = (at_once(world.served[n].board, title, pins) for n in (1, num))
+        np.testing.assert_array_equal(several.pop("embedding"), one.pop("embedding"))
+        assert several == one
+    with pytest.raises(BadRequest, match="neither"):
+        at_once(world.served[num].board, None, ["nowhere"])
+
+
+@pytest.mark.parametrize("num", [1, 3, MANY])
+@pytest.mark.parametrize(("pin", "code"), [("nowhere", "unknown_pin"), ("red-cup", "no_picture")])
+def test_what_is_not_there_is_named(world, num, pin, code):
+    with pytest.raises(NotFound) as caught:
+        at_once(world.served[num].image, pin)
+    assert caught.value.code == code
+    with pytest.raises(NotFound, match="no such pin"):
+        at_once(world.served[num].related, NO_VECTOR, 3)
+
+
+@SHARDS
+def test_what_is_said_of_the_catalogue_is_the_same(world, num):
+    """Slips are mended by words of all shards."""
+    assert world.served[num].about() == world.served[1].about()
+    search = at_once(world.served[num].search, "lapptop", None, "en-US", 3)
+    assert search["query"]["corrections"] == {"lapptop": "laptop"}
+
+
+def test_a_missing_shard_is_refused(world):
+    """Half of the pins would be gone without a word."""
+    with pytest.raises(UserError, match=r"serve\.shards"):
+        world.serve(3, world.slices[3][:2])
