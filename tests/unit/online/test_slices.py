@@ -25,6 +25,7 @@ from ray_app.online.problems import BadRequest, NotFound
 from ray_app.online.served import Served
 from ray_app.online.shards import LocalSlice, at_once
 from ray_app.online.slice import Asked, Slice, SliceFacts
+from ray_app.schemas import embedding_results
 from ray_app.training.examples import matrix_column
 
 COLOURS = ("red", "green", "blue", "black", "small", "large")
