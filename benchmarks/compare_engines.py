@@ -40,6 +40,7 @@ from ray_app.models.checkpoint import local_folder
 from ray_app.online.pin_files import Kind
 from ray_app.online.pin_store import PinStore
 from ray_app.online.query_engines import choose_engine
+from ray_app.online.sources import Sources
 from ray_app.storage import Storage
 from ray_app.teach.pairs import LabelledPairs, load_catalogue
 
@@ -78,7 +79,7 @@ def _compare(cfg: Config, release: Release) -> dict[str, Any]:
     locales = judged.table["locale"].to_pylist()
     student_output = release.sources["student"]
     student = Student(store, student_output)
-    features = StudentFeatures.load(catalogue, store, find=lambda _, output: release.sources[output])
+    features = StudentFeatures.load(catalogue, store, find=Sources(release))
     computed = features.compute(judged.queries, judged.query_index, judged.pin_index, locales)
     exact = open_release(store, release)
     pin_ids = judged.table["pin_id"].to_pylist()

@@ -130,7 +130,7 @@ def host(path: str, shards: int) -> None:
 def environment(temp: Path) -> dict[str, str]:
     """Of the cluster's processes: HAProxy before the replicas (4 to 5 times less latency), files apart from other clusters'."""
     root = str(Path(__file__).parent.parent)
-    replicas = _free_port()  # the first one's
+    replicas = free_port()  # the first one's
     mine = {
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
         "RAY_AUTH_MODE": "disabled",
@@ -143,8 +143,8 @@ def environment(temp: Path) -> dict[str, str]:
         # Ports are fixed by default: a second app on this machine would fail, or share requests with the first one's replicas.
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replicas),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replicas + 100),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(temp / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(temp / "haproxy.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(temp),
@@ -153,7 +153,8 @@ def environment(temp: Path) -> dict[str, str]:
     return {**os.environ, **mine}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nothing listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

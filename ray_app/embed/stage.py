@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from ray_app.cluster import Pool
 from ray_app.config import Config
-from ray_app.embed.encode import EmbedUDF, Encoder, matrix_or_zero, wanted_texts
-from ray_app.embed.pin_files import PinTextFiles
+from ray_app.embed.encode import EmbedUDF, Encoder, longest_first, matrix_or_zero, wanted_texts
+from ray_app.embed.text_files import PinTextFiles
 from ray_app.ledger.content_key import recipe_id
 from ray_app.ledger.garbage import collect_releases
 from ray_app.ledger.ledger import Ledger
@@ -57,11 +57,7 @@ class TextTower:
     def compute(self, texts: Sequence[str]) -> tuple[pa.Table, LedgerCounts]:
         """Make sure that each text has a result; returns (content_key, text) row by row, and what was computed."""
         wanted = wanted_texts(self.recipe, texts)
-        # Neighbours in length share a block, so that batches hold little padding.
-        order = pc.sort_indices(
-            wanted.append_column("length", pc.utf8_length(wanted["text"])),
-            sort_keys=[("length", "descending"), ("content_key", "ascending")],
-        )
+        order = longest_first(wanted.append_column("length", pc.utf8_length(wanted["text"])))
         return wanted, self._run(wanted.take(order), with_texts=None)
 
     def compute_pins(self, pin_texts: Output) -> tuple[pa.Table, LedgerCounts]:

@@ -62,10 +62,6 @@ class QueryFigures:
         """The same queries as if no teacher had labelled them."""
         return replace(self, teacher=np.zeros(len(self.teacher)))
 
-    def in_one_stratum(self) -> "QueryFigures":
-        """The same queries without strata."""
-        return replace(self, stratum=np.zeros(len(self.stratum), np.int64), shares=None)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -105,6 +101,15 @@ class StrataSummary:
     teacher_variance: np.ndarray  # among the labelled
     teacher_weight: float
 
+    @property
+    def floor(self) -> np.ndarray:
+        """(num_strata,) variance that stays when humans label all queries: they are themselves a sample."""
+        return self.share**2 * self.deviation**2 / self.num_queries
+
+    def drawn(self, num_labelled: np.ndarray) -> np.ndarray:
+        """(num_strata,) variance that is there because humans label only so many queries."""
+        return sampling_lever(self.share, num_labelled, self.num_queries) * self.residual_deviation**2
+
 
 def estimate(figures: QueryFigures, confidence: float = 0.95) -> Estimate:
     """The mean over the traffic that the queries are a sample of.
@@ -128,8 +133,8 @@ def estimate(figures: QueryFigures, confidence: float = 0.95) -> Estimate:
     means = strata.human_mean + weight * shift
     value = float(share @ means)
     total = len(kept.human)
-    floor = share**2 * strata.deviation**2 / strata.num_queries
-    terms = share**2 * strata.residual_deviation**2 * _shortfall(strata) + floor
+    floor = strata.floor
+    terms = strata.drawn(strata.num_labelled) + floor
     freedom = strata.num_labelled - 1
     if figures.shares is None:
         among = share @ (means - value) ** 2 / total  # the shares are estimates too
@@ -165,7 +170,7 @@ def summarise(figures: QueryFigures) -> StrataSummary:
     human_variance, teacher_variance = (np.array([part.var(ddof=1) for part in parts]) for parts in (human, teacher))
     both = np.array([np.cov(y, f)[0, 1] for y, f in zip(human, teacher, strict=True)])
     # One weight for all strata: one of each would be noise where a stratum has few labels.
-    lever = share**2 * np.maximum(1.0 / num_labelled - 1.0 / num_queries, 0.0)
+    lever = sampling_lever(share, num_labelled, num_queries)
     spread = float(lever @ teacher_variance)
     weight = float(lever @ both) / spread if spread > 0 else 0.0
     residual = human_variance - 2.0 * weight * both + weight**2 * teacher_variance
@@ -216,13 +221,14 @@ def merge_small_strata(figures: QueryFigures) -> tuple[QueryFigures, int]:
     return replace(figures, stratum=stratum, shares=shares), num_joined
 
 
-def _shortfall(strata: StrataSummary) -> np.ndarray:
-    return np.maximum(1.0 / strata.num_labelled - 1.0 / strata.num_queries, 0.0)
+def sampling_lever(share: np.ndarray, num_labelled: np.ndarray, num_queries: np.ndarray) -> np.ndarray:
+    """(num_strata,) how much a figure's variance within a stratum counts in that of the whole; 0: all are labelled."""
+    return np.asarray(share**2 * np.maximum(1.0 / num_labelled - 1.0 / num_queries, 0.0))
 
 
 def _weight_variance(strata: StrataSummary) -> float:
     """Of the teacher's weight, as of any slope that is fitted by least squares."""
-    lever = strata.share**2 * _shortfall(strata)
+    lever = sampling_lever(strata.share, strata.num_labelled, strata.num_queries)
     spread = float(lever @ strata.teacher_variance)
     if spread == 0:
         return 0.0

@@ -6,8 +6,7 @@ import numpy as np
 
 from ray_app.measurement.estimate import MIN_PER_STRATUM, StrataSummary
 from ray_app.sample.allocation import weighted_rates
-
-_DEVIATION_FLOOR = 0.25  # of the mean one, as in sampling: a pilot that saw no variation in a stratum did not see all
+from ray_app.sample.pilot import LEAST_DEVIATION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +39,7 @@ def study(
         confidence: Of the interval that must leave out zero.
     """
     by_stratum = _spread(pilot, num_labelled, neyman)
-    shortfall = np.maximum(1.0 / by_stratum - 1.0 / pilot.num_queries, 0.0)
-    drawn = pilot.share**2 * pilot.residual_deviation**2 * shortfall
-    error = float(np.sum(drawn) + _floor(pilot)) ** 0.5
+    error = float(np.sum(pilot.drawn(by_stratum) + pilot.floor)) ** 0.5
     total = int(by_stratum.sum())
     df = max(total - len(by_stratum), 1)
     return Study(
@@ -86,14 +83,9 @@ def _reach(df: float, power: float, confidence: float) -> float:
     return float(stats.t.ppf((1 + confidence) / 2, df) + stats.t.ppf(power, df))
 
 
-def _floor(pilot: StrataSummary) -> float:
-    """Variance that stays when all queries are labelled: they are themselves a sample."""
-    return float(np.sum(pilot.share**2 * pilot.deviation**2 / pilot.num_queries))
-
-
 def _spread(pilot: StrataSummary, num_labelled: int, neyman: bool) -> np.ndarray:
     least = np.minimum(pilot.num_queries, MIN_PER_STRATUM)
-    deviation = np.maximum(pilot.residual_deviation, _DEVIATION_FLOOR * pilot.residual_deviation.mean())
+    deviation = np.maximum(pilot.residual_deviation, LEAST_DEVIATION * pilot.residual_deviation.mean())
     if not neyman or deviation.max() == 0:
         deviation = np.ones(len(least))
     # Rates among a stratum's queries that make its part of the whole proportional to share x deviation.

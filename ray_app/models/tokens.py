@@ -9,8 +9,7 @@ import numpy as np
 
 def encode_single(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> dict[str, Any]:
     """Tokens of one text each, with the tokenizer's special tokens: input_ids and attention_mask, (B, T) int64."""
-    batch = tokenizer(list(texts), truncation=True, max_length=max_tokens, padding=True, return_tensors="pt")
-    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    return pad_rows(tokenizer, token_rows(tokenizer, texts, max_tokens))
 
 
 def token_rows(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
@@ -20,7 +19,7 @@ def token_rows(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[li
 
 
 def pad_rows(tokenizer: Any, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Rows of `token_rows` as `encode_single` gives them: input_ids and attention_mask, (B, T) int64."""
+    """Rows of `token_rows`, padded on the tokenizer's side: input_ids and attention_mask, (B, T) int64."""
     import torch
 
     ids = np.full((len(rows), max(map(len, rows))), tokenizer.pad_token_id, np.int64)

@@ -160,11 +160,8 @@ class Served:
         match = CatalogueMatch.merged(await self._ask_all("match", query))
         places = self._spread(names)
         parts = await self.slices.ask("grade", {i: (asked, names[at].tolist(), match) for i, at in places.items()})
-        known, all_probs = np.zeros(len(names), bool), np.zeros((len(names), 5), np.float32)
-        for i, (here, probs_of_slice) in parts.items():
-            known[places[i]] = here
-            all_probs[places[i][here]] = probs_of_slice
-        probs, found = all_probs[known], names[known]
+        known, probs = _gathered(len(names), 5, places, parts)
+        found = names[known]
         scores = expected_grade(probs)
         best = order(scores, found)[:top_k]
         return {
@@ -222,15 +219,12 @@ class Served:
     async def board(self, of_title: np.ndarray | None, pin_ids: Sequence[str]) -> dict[str, Any]:
         """The mean of the title's vector and the pins' mean vector, unit length."""
         names = np.array(list(dict.fromkeys(pin_ids)), dtype=object)
-        known, all_vectors = np.zeros(len(names), bool), np.zeros((len(names), self.dim), np.float32)
         places = self._spread(names)
         found = await self.slices.ask("vectors", {i: (names[at].tolist(),) for i, at in places.items()})
-        for i, (here, vectors) in found.items():
-            known[places[i]] = here
-            all_vectors[places[i][here]] = vectors
+        known, vectors = _gathered(len(names), self.dim, places, found)
         parts = [] if of_title is None else [of_title]
         if known.any():
-            parts.append(_unit(all_vectors[known].mean(0)))
+            parts.append(_unit(vectors.mean(0)))
         if not parts:
             raise BadRequest("empty_board", "title, pin_ids: neither says anything that this release knows")
         return {
@@ -269,6 +263,17 @@ class Served:
 
     def _no_such_pin(self) -> NotFound:
         return NotFound("unknown_pin", f"pin_id: release {self.release.id} has no such pin")
+
+
+def _gathered(
+    num_pins: int, width: int, places: Mapping[int, np.ndarray], parts: Mapping[int, tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What slices say of the pins at `places`: which are known, (num_pins,) bool, and these ones' rows, float32."""
+    known, rows = np.zeros(num_pins, bool), np.zeros((num_pins, width), np.float32)
+    for i, (here, of_slice) in parts.items():
+        known[places[i]] = here
+        rows[places[i][here]] = of_slice
+    return known, rows[known]
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

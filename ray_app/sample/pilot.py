@@ -20,9 +20,8 @@ from ray_app.training.examples import matrix_of
 
 _PRIOR_LABELS = 20.0  # guessed: with so many labels a stratum's own deviation and the overall one count alike
 _LEAST_VARIANCE = 1e-12  # below that the grades differ by rounding
-_LEAST_SHARE = (
-    0.25  # guessed: of the overall deviation. A teacher may be surely wrong; with rate 0 nobody would see it.
-)
+# Guessed: of the overall deviation. A teacher may be surely wrong; with rate 0 nobody would see it.
+LEAST_DEVIATION = 0.25
 
 Floats = NDArray[np.float64]
 
@@ -103,6 +102,6 @@ def stratum_deviations(strata: Sequence[str], grades: Floats, weights: Floats) -
     deviation = float(np.sqrt(overall))
     return Deviations(
         overall=deviation,
-        by_stratum=dict(zip(names.tolist(), np.maximum(shrunk, _LEAST_SHARE * deviation).tolist(), strict=True)),
+        by_stratum=dict(zip(names.tolist(), np.maximum(shrunk, LEAST_DEVIATION * deviation).tolist(), strict=True)),
         num_labels=len(grade),
     )

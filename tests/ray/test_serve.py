@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -35,7 +34,7 @@ from ray_app.schemas import embedding_results
 from ray_app.storage import Storage
 from ray_app.teach.pairs import load_catalogue
 from serve import models
-from serve.local import serving
+from serve.local import free_port, serving
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -43,26 +42,12 @@ QUERY = "green mug"
 ROOT = Path(__file__).parents[2]
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def app(finished: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """Two replicas over a copy of the finished run."""
-    folder = tmp_path_factory.mktemp("served")
-    output = folder / "run"
-    shutil.copytree(finished[0].output, output)
-    config = yaml.safe_load((source / "config.yaml").read_text())
-    config["output"] = str(output)
-    config["serve"] = {
-        "engine": "torch", "poll_sec": 0.3, "local_dir": str(folder / "local"), "limits": {"max_in_flight": 8}
-    }  # fmt: skip
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    cfg = load_config(folder / "config.yaml")
-    with serving(str(folder / "config.yaml"), [], free_port(), autoscaling_config=None, num_replicas=2) as (
+    config = copied_run(tmp_path_factory.mktemp("served"), finished, source, limits={"max_in_flight": 8})
+    cfg = load_config(config)
+    with serving(str(config), [], free_port(), autoscaling_config=None, num_replicas=2) as (
         url, process,
     ):  # fmt: skip
         store = Storage(cfg.output)
@@ -76,6 +61,17 @@ def app(finished: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -
     while (left := alive_in_session(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.1)  # a killed process takes a moment
     assert not left, "what was started is stopped"
+
+
+def copied_run(folder: Path, finished: Any, source: Path, **serve: Any) -> Path:
+    """Config of a copy of the finished run, with these settings in section `serve`."""
+    shutil.copytree(finished[0].output, folder / "run")
+    config = yaml.safe_load((source / "config.yaml").read_text())
+    config["output"] = str(folder / "run")
+    config["serve"] = {"engine": "torch", "poll_sec": 0.3, "local_dir": str(folder / "local")} | serve
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
 
 
 def alive_in_session(session: int) -> list[list[str]]:

@@ -1,7 +1,6 @@
 """The app with its pins in two shards: the tests of one process again, and what happens when a shard dies or hangs."""
 
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import yaml
 from test_serve import (  # the tests among these run here too, over the `app` of this file
     QUERY,
     Load,
-    free_port,
+    copied_run,
     processes,
     test_a_damaged_release_is_refused_and_the_old_one_goes_on,  # noqa: F401
     test_a_new_release_and_a_rollback_drop_no_request,  # noqa: F401
@@ -38,20 +37,15 @@ SHARD = "ServeReplica:relevance:Shard1"
 def app(finished: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """Two replicas that ask two shards, one of them of two replicas, over a copy of the finished run."""
     folder = tmp_path_factory.mktemp("sharded")
-    output = folder / "run"
-    shutil.copytree(finished[0].output, output)
-    config = yaml.safe_load((source / "config.yaml").read_text())
-    config["output"] = str(output)
-    config["serve"] = {"engine": "torch", "poll_sec": 0.3, "local_dir": str(folder / "local"), "shards": 2}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    cfg = load_config(folder / "config.yaml")
+    config = copied_run(folder, finished, source, shards=2)
+    cfg = load_config(config)
     about = yaml.safe_load(local.CONFIG.read_text())
     about["applications"][0]["deployments"].append({"name": "Shard0", "num_replicas": 2})
     (folder / "serve.yaml").write_text(yaml.safe_dump(about))
     options = {"autoscaling_config": None, "num_replicas": 2}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "CONFIG", folder / "serve.yaml")
-        with local.serving(str(folder / "config.yaml"), [], free_port(), **options) as (url, _):
+        with local.serving(str(config), [], local.free_port(), **options) as (url, _):
             store = Storage(cfg.output)
             release = current_release(store)
             assert release is not None

@@ -92,7 +92,7 @@ def test_a_teacher_on_another_scale_changes_nothing(wrong):
 def test_a_good_teacher_narrows_and_a_useless_one_hardly_widens():
     rng = np.random.default_rng(2)
     truth, human, stratum = world(rng)
-    alone = estimate(figures(human, stratum=stratum)).std_error
+    alone = estimate(figures(human, truth, stratum).without_teacher()).std_error
     good = estimate(figures(human, truth + rng.normal(0, 0.03, len(truth)), stratum)).std_error
     useless = estimate(figures(human, rng.normal(0, 1, len(truth)), stratum)).std_error
     assert good < 0.6 * alone

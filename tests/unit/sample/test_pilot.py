@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ray_app.sample.pilot import _LEAST_SHARE, _PRIOR_LABELS, stratum_deviations
+from ray_app.sample.pilot import _PRIOR_LABELS, LEAST_DEVIATION, stratum_deviations
 
 WIDE, NARROW = "en/head/engaged", "en/head/deep"
 
@@ -38,7 +38,7 @@ def test_one_label_and_an_unknown_stratum_have_the_overall_deviation():
 
 def test_a_stratum_of_equal_grades_is_still_sampled():
     found = deviations([NARROW] * 10_000 + [WIDE] * 10_000, [3] * 10_000 + [1, 5] * 5_000)
-    assert found.by_stratum[NARROW] == pytest.approx(_LEAST_SHARE * found.overall)
+    assert found.by_stratum[NARROW] == pytest.approx(LEAST_DEVIATION * found.overall)
 
 
 def test_a_label_counts_for_the_pairs_that_it_stands_for():

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 
 from ray_app.config import PinTextConfig
-from ray_app.embed import pin_files
+from ray_app.embed import text_files
 from ray_app.embed.encode import wanted_texts
-from ray_app.embed.pin_files import PinTextFiles
+from ray_app.embed.text_files import PinTextFiles
 from ray_app.errors import UserError
 from ray_app.manifest import Output, hash_files
 from ray_app.schemas import PIN_TEXTS
@@ -42,7 +42,7 @@ def written(store, titles, rows_per_file):
 
 @pytest.mark.parametrize("rows_per_file", [1, 2, 4, 100])
 def test_keys_and_texts_are_those_of_the_whole_table(store, monkeypatch, rows_per_file):
-    monkeypatch.setattr(pin_files, "_ROWS", 3)
+    monkeypatch.setattr(text_files, "_ROWS", 3)
     files = PinTextFiles(store, written(store, TITLES, rows_per_file), CFG, "recipe")
     whole = table_of(TITLES)
     expected = wanted_texts("recipe", render_pin_texts(whole, CFG))

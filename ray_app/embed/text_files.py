@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.config import PinTextConfig
-from ray_app.embed.encode import wanted_texts
+from ray_app.embed.encode import longest_first, wanted_texts
 from ray_app.ledger.content_key import content_keys
 from ray_app.manifest import Output, read_output_files
 from ray_app.storage import CorruptFileError, Storage
@@ -40,8 +40,7 @@ class PinTextFiles:
         """Key all pins; one file is in memory at a time, besides some 70 bytes of each pin.
 
         Returns:
-            Table (pin_id, content_key, file, row), file by file, long texts first within each: neighbours in length
-            share a batch, which then holds little padding, and the order is the same in each run.
+            Table (pin_id, content_key, file, row), file by file, within each as `longest_first`.
 
         Raises:
             CorruptFileError: a file is not what `enrich` wrote.
@@ -50,7 +49,7 @@ class PinTextFiles:
         for number, table in enumerate(read_output_files(self.store, self.output)):
             slices = [table.slice(start, _ROWS) for start in range(0, table.num_rows, _ROWS)]
             keyed = pa.concat_tables([_NO_ROWS, *(self._keyed(part) for part in slices)])
-            rows = pc.sort_indices(keyed, sort_keys=[("length", "descending"), ("content_key", "ascending")])
+            rows = longest_first(keyed)
             columns = {
                 "pin_id": table["pin_id"].take(rows),
                 "content_key": keyed["content_key"].take(rows),
