@@ -45,7 +45,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def app(finished: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """Two replicas over a copy of the finished run."""
-    config = copied_run(tmp_path_factory.mktemp("served"), finished, source, limits={"max_in_flight": 8})
+    # A deadline so late that no request meets it, however busy the machine: a 503 here is an answer that was lost.
+    limits = {"max_in_flight": 8, "deadline_ms": 10_000}
+    config = copied_run(tmp_path_factory.mktemp("served"), finished, source, limits=limits)
     cfg = load_config(config)
     with serving(str(config), [], free_port(), autoscaling_config=None, num_replicas=2) as (
         url, process,
@@ -191,11 +193,11 @@ class Load:
             while not self.stop.is_set():
                 try:
                     answer = client.post(f"{self.app.url}/v1/rerank", json=body)
-                    self.answers.append((answer.status_code, answer.json() if answer.status_code == 200 else None))
+                    self.answers.append((answer.status_code, answer.json() if answer.status_code == 200 else answer.text))
                     if answer.status_code == 200:
                         self.answered_at.append(time.monotonic())
                 except httpx.HTTPError:
-                    self.answers.append((0, None))
+                    self.answers.append((0, "no answer"))
                     time.sleep(0.1)  # as a client would before it tries again
 
     def wait(self, done: Callable[[], bool], seconds: float = 60) -> None:
@@ -207,6 +209,10 @@ class Load:
     @property
     def statuses(self) -> Counter:
         return Counter(status for status, _ in self.answers)
+
+    def assert_all_answered(self) -> None:
+        refused = [said for status, said in self.answers if status != 200]
+        assert not refused, refused[:3]
 
 
 def releases_of(app: SimpleNamespace, num: int = 12) -> set[str]:
@@ -236,7 +242,7 @@ def test_a_new_release_and_a_rollback_drop_no_request(app: SimpleNamespace) -> N
         load.wait(lambda: releases_of(app) == {smaller})
         assert rollback(app.store).id == app.release.id
         load.wait(lambda: releases_of(app) == {app.release.id})
-    assert set(load.statuses) == {200}
+    load.assert_all_answered()
     for _, answer in load.answers:  # each answer is of one release, whole
         missing = {smaller: 5, app.release.id: 0}[answer["release"]]
         assert (len(answer["results"]), len(answer["unknown_pin_ids"])) == (len(app.pins) - missing, missing)
@@ -251,7 +257,7 @@ def test_a_damaged_release_is_refused_and_the_old_one_goes_on(app: SimpleNamespa
     (Path(app.cfg.output) / "releases/CURRENT").write_text(json.dumps({"id": broken, "previous": app.release.id}))
     with Load(app, clients=1) as load:
         load.wait(lambda: {(refused or {}).get("release") for refused in refusals(app)} == {broken})
-    assert set(load.statuses) == {200}
+    load.assert_all_answered()
     assert {answer["release"] for _, answer in load.answers} == {app.release.id}
     assert all("damaged" in refused["why"] for refused in refusals(app))
     promote(app.store, app.release.id)
@@ -310,7 +316,7 @@ def test_the_death_of_the_batch_job_under_load_changes_nothing_that_is_served(ap
         newest = current_release(app.store)
         assert newest is not None and newest.id != app.release.id and newest.num_pins == app.release.num_pins
         load.wait(lambda: releases_of(app) == {newest.id})
-    assert set(load.statuses) == {200}
+    load.assert_all_answered()
     promote(app.store, app.release.id)
     with Load(app, clients=1) as load:
         load.wait(lambda: releases_of(app) == {app.release.id})
