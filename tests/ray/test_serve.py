@@ -193,7 +193,9 @@ class Load:
             while not self.stop.is_set():
                 try:
                     answer = client.post(f"{self.app.url}/v1/rerank", json=body)
-                    self.answers.append((answer.status_code, answer.json() if answer.status_code == 200 else answer.text))
+                    self.answers.append(
+                        (answer.status_code, answer.json() if answer.status_code == 200 else answer.text)
+                    )
                     if answer.status_code == 200:
                         self.answered_at.append(time.monotonic())
                 except httpx.HTTPError:
