@@ -6,6 +6,7 @@ of relevance only when position is accounted for.
 """
 
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -107,19 +108,50 @@ def _noise(cfg: DemoConfig, search: Codes, found: Candidates) -> tuple[Numbers, 
     return noise, numbers(cfg.seed, Draw.SEARCH_STRAY, search[:, None], at) < share
 
 
+class Wishes(NamedTuple):
+    """What people would do with pins that they look at; bool arrays of one shape."""
+
+    click: NDArray[np.bool_]
+    long_click: NDArray[np.bool_]  # having clicked
+    save: NDArray[np.bool_]  # having clicked
+    hide: NDArray[np.bool_]  # not having clicked
+
+
+def examines(seed: int, search: Codes, num_shown: int) -> NDArray[np.bool_]:
+    """Whether the person of each search looks at each position; (num_searches, num_shown)."""
+    at = np.arange(num_shown)[None, :]
+    return numbers(seed, Draw.EXAMINED, search[:, None], at) < (at + 1.0) ** -ETA
+
+
+def wishes(seed: int, search: Codes, key: Codes, grade: Codes) -> Wishes:
+    """What the person of each search would do with pins of these grades.
+
+    Args:
+        seed: Of the draws.
+        search: (num_searches,).
+        key: What the draws belong to, (num_searches or 1, num_shown): the position, as in the log, or the pin, so that
+            a person likes a pin or does not wherever it stands.
+        grade: 1..5, (num_searches, num_shown).
+    """
+
+    def would(what: Draw, rates: tuple[float, ...]) -> NDArray[np.bool_]:
+        return numbers(seed, what, search[:, None], key) < np.array(rates)[grade - 1]
+
+    return Wishes(
+        click=would(Draw.CLICK, CLICK),
+        long_click=would(Draw.LONG_CLICK, LONG_CLICK),
+        save=would(Draw.SAVE, SAVE),
+        hide=would(Draw.HIDE, HIDE),
+    )
+
+
 def _act(seed: int, search: Codes, grade: Codes) -> tuple[NDArray[np.bool_], Codes]:
     """What happened, (num_searches, SHOWN, len(ACTIONS)) as in `ACTIONS`, and how many seconds after the search."""
-    at, rows = np.arange(grade.shape[1])[None, :], search[:, None]
-
-    def chance(what: Draw) -> Numbers:
-        return numbers(seed, what, rows, at)
-
-    examined = chance(Draw.EXAMINED) < (at + 1.0) ** -ETA
-    click = examined & (chance(Draw.CLICK) < np.array(CLICK)[grade - 1])
-    long_click = click & (chance(Draw.LONG_CLICK) < np.array(LONG_CLICK)[grade - 1])
-    save = click & (chance(Draw.SAVE) < np.array(SAVE)[grade - 1])
-    hide = examined & ~click & (chance(Draw.HIDE) < np.array(HIDE)[grade - 1])
-    clicked_at = 2 + 4 * at + (chance(Draw.DELAY) * 20).astype(np.int64)
+    at = np.arange(grade.shape[1])[None, :]
+    examined, wish = examines(seed, search, grade.shape[1]), wishes(seed, search, at, grade)
+    click = examined & wish.click
+    hide = examined & ~wish.click & wish.hide
+    clicked_at = 2 + 4 * at + (numbers(seed, Draw.DELAY, search[:, None], at) * 20).astype(np.int64)
     none = np.zeros_like(clicked_at)
-    happened = np.stack([np.ones_like(click), click, long_click, save, hide], axis=2)
+    happened = np.stack([np.ones_like(click), click, click & wish.long_click, click & wish.save, hide], axis=2)
     return happened, np.stack([none, clicked_at, clicked_at + 30, clicked_at + 12, clicked_at], axis=2)
