@@ -674,6 +674,20 @@ class EvaluateConfig(Section):
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
 
+class ReuseConfig(Section):
+    """How the student's vectors are measured on what they were not trained for (docs/reuse.md)."""
+
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Share of the boards that are measured; pin texts are made again without their titles."""
+    max_boards: PositiveInt = 1000
+    """More boards than that are not held out."""
+    queries_per_board: PositiveInt = 10
+    """Of each task at most, drawn at random; the board's figure is their mean."""
+    min_saves: Annotated[int, Field(ge=2)] = 5
+    """Boards with fewer saves are never held out."""
+    recall_at: PositiveInt = 10
+
+
 class Config(Section):
     """One run of the system."""
 
@@ -702,6 +716,7 @@ class Config(Section):
     serve: ServeConfig = ServeConfig()
     lessons: LessonsConfig = LessonsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    reuse: ReuseConfig = ReuseConfig()
 
     @model_validator(mode="after")
     def _splits_leave_training_queries(self) -> "Config":
