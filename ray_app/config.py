@@ -106,6 +106,8 @@ class IngestConfig(Section):
     boards: Source | None = None
     search_log: Source | None = None
     human_labels: Source | None = None
+    adjudicated: str | None = None
+    """Filled sheets of pipelines/agreement.py (file, folder or glob), whose grades replace the raters'; None: none."""
     limits: IngestLimits = IngestLimits()
     rows_per_file: PositiveInt = 100_000
 
@@ -688,6 +690,14 @@ class ReuseConfig(Section):
     recall_at: PositiveInt = 10
 
 
+class AuditConfig(Section):
+    """The sheet of labelled pairs to adjudicate, which pipelines/agreement.py writes (docs/agreement.md)."""
+
+    rows: PositiveInt = 100
+    """Pairs at most."""
+    rows_per_query: PositiveInt = 5
+
+
 class Config(Section):
     """One run of the system."""
 
@@ -716,6 +726,7 @@ class Config(Section):
     serve: ServeConfig = ServeConfig()
     lessons: LessonsConfig = LessonsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    audit: AuditConfig = AuditConfig()
     reuse: ReuseConfig = ReuseConfig()
 
     @model_validator(mode="after")

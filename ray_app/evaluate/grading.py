@@ -107,13 +107,27 @@ def linear_kappa(predicted: np.ndarray, grades: np.ndarray) -> float | None:
     Returns:
         1 full agreement, 0 chance; None where chance alone agrees fully (both sides know one grade).
     """
-    levels = NUM_GRADES + 1
-    table = np.zeros((levels, levels))
-    np.add.at(table, (predicted, grades), 1.0)
-    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
-    distance = np.abs(np.subtract.outer(np.arange(levels), np.arange(levels)))
-    chance = (expected * distance).sum()
-    return None if chance == 0 else float(1.0 - (table * distance).sum() / chance)
+    table = np.zeros((1, NUM_GRADES + 1, NUM_GRADES + 1))
+    np.add.at(table[0], (predicted, grades), 1.0)
+    kappa = linear_kappas(table)[0]
+    return None if np.isnan(kappa) else float(kappa)
+
+
+def linear_kappas(tables: np.ndarray) -> np.ndarray:
+    """Linear-weighted kappa of many tables of counts at once.
+
+    Args:
+        tables: (samples, levels, levels) float64, how often one side said the row and the other the column.
+
+    Returns:
+        float64 (samples,); NaN where chance alone agrees fully, or nothing was counted.
+    """
+    total = tables.sum(axis=(1, 2))
+    distance = np.abs(np.subtract.outer(np.arange(tables.shape[1]), np.arange(tables.shape[2])))
+    # Times the total, which spares a division by 0: expected counts are row sum x column sum / total.
+    chance = np.einsum("si,sj,ij->s", tables.sum(axis=2), tables.sum(axis=1), distance)
+    apart = (tables * distance).sum(axis=(1, 2)) * total
+    return 1.0 - np.divide(apart, chance, out=np.full(len(tables), np.nan), where=chance > 0)
 
 
 def confusion(predicted: np.ndarray, grades: np.ndarray) -> np.ndarray:

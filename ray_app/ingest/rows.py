@@ -23,6 +23,8 @@ UNKNOWN_ACTION = "unknown_action"
 UNKNOWN_PIN = "unknown_pin"
 BAD_VECTOR = "bad_vector"
 CORRUPT_ROW = "corrupt_row"
+UNLABELLED_PAIR = "unlabelled_pair"
+REPLACED = "replaced"  # no fault: a rater's grade of a pair that was adjudicated
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,7 @@ import pyarrow as pa
 from ray_app.config import ChorusSource, Config, Source, TableSource, UbiSource
 from ray_app.errors import UserError
 from ray_app.ingest import chorus
+from ray_app.ingest.adjudicated import SHEET
 from ray_app.ingest.files import SourceFile, find_files
 from ray_app.ingest.rows import RawBatch
 from ray_app.ingest.table import read_table_file
@@ -82,6 +83,21 @@ def open_human_labels(cfg: Config, path: str, key: str) -> SourceTable:
         moved = TableSource(path=path)  # the pins' column map says nothing about labels
     rules = table_rules("human_labels", cfg.ingest.limits, moved.grade_map)
     return SourceTable(table="human_labels", source=moved, files=find_files(path, key), rules=rules)
+
+
+def open_adjudicated(cfg: Config) -> SourceTable | None:
+    """The sheets of `ingest.adjudicated`; None: not configured.
+
+    Raises:
+        UserError: there is no such file, or no raters whose grades it could replace.
+    """
+    path, key = cfg.ingest.adjudicated, "ingest.adjudicated"
+    if path is None:
+        return None
+    if cfg.ingest.human_labels is None:
+        raise UserError(f"{key}: there are no raters' grades to replace; set ingest.human_labels, or leave {key} out")
+    rules = table_rules(SHEET, cfg.ingest.limits)
+    return SourceTable(table=SHEET, source=TableSource(path=path), files=find_files(path, key), rules=rules)
 
 
 def read_human_labels(opened: SourceTable) -> pa.Table:

@@ -9,17 +9,19 @@ import pyarrow as pa
 
 from ray_app.config import Config, section_hash
 from ray_app.errors import UserError
+from ray_app.ingest.adjudicated import SHEET, read_sheet, refuse_replaced, refuse_unlabelled
 from ray_app.ingest.files import SourceFile
-from ray_app.ingest.rows import quarantine_table
+from ray_app.ingest.rows import REPLACED, quarantine_table
 from ray_app.ingest.sources import (
     ReadFile,
     SourceTable,
+    open_adjudicated,
     open_human_labels,
     open_source,
     read_human_labels,
     read_source,
 )
-from ray_app.ingest.validate import TABLES, settle, table_rules
+from ray_app.ingest.validate import KEYS, TABLES, settle, table_rules
 from ray_app.manifest import Manifest, Output, StageRun
 from ray_app.storage import Storage
 
@@ -34,46 +36,46 @@ def run(cfg: Config, store: Storage) -> Manifest:
     """Read, check and write the four source tables.
 
     Of N files each is read by its own Ray task; what compares rows of different files happens here. An absent source
-    is an empty table.
+    is an empty table. Rows of adjudicated sheets take the place of the raters' rows of their pairs, which go to
+    quarantine as `replaced`; rows of a sheet that nobody has filled in yet are counted as ignored.
 
     Raises:
         UserError: a source is missing or corrupt, there are no pins, or more than `ingest.limits.max_error_rate` of a
             table's rows are bad. In the last case the counts and the quarantine table are written before.
     """
     opened = {table: open_source(cfg, table) for table in TABLES}
+    sheets = open_adjudicated(cfg)
     stage = StageRun(
         "ingest",
         cfg,
         store,
         version=VERSION,
         settings=[cfg.ingest, cfg.features.named_vectors],
-        inputs=[_identify(source) for source in opened.values() if source],
+        inputs=[_identify(source) for source in (*opened.values(), sheets) if source],
     )
     if (finished := stage.finished) is not None:
         return finished
 
     tables: dict[str, pa.Table] = {}
-    quarantines: list[pa.Table] = []
-    counts: dict[str, int] = {}
+    quarantines: dict[str, pa.Table] = {}
+    ignored: dict[str, int] = {}
     for table, source in opened.items():
-        tables[table], quarantine, ignored = _ingest(cfg, table, source, tables.get("pins"))
-        quarantines.append(quarantine)
-        counts[f"{table}_in"] = tables[table].num_rows + quarantine.num_rows
-        counts[f"{table}_out"] = tables[table].num_rows
-        counts[f"{table}_quarantined"] = quarantine.num_rows
-        if table == "search_log":
-            counts["search_log_ignored"] = ignored  # lines that are no rows of this table, such as page views
-    for total in ("in", "out", "quarantined"):
-        counts[f"rows_{total}"] = sum(counts[f"{table}_{total}"] for table in TABLES)
-
-    reasons = {table: _reasons(rows) for table, rows in zip(TABLES, quarantines, strict=True)}
-    written = stage.write_table("quarantine", pa.concat_tables(quarantines))
+        if table == "human_labels" and source and sheets:
+            _adjudicate(source, sheets, tables, quarantines, ignored)
+        else:
+            tables[table], quarantines[table], ignored[table] = _ingest(cfg, table, source, tables.get("pins"))
+    counts = _counts(tables, quarantines, ignored)
+    reasons = {table: _reasons(rows) for table, rows in quarantines.items()}
+    written = stage.write_table("quarantine", pa.concat_tables(quarantines.values()))
     try:
         _refuse_bad_sources(cfg, store, counts, reasons, written)
     except UserError as error:
         failure = {"error": str(error), "counts": counts, "reasons": reasons, "quarantine": written.files}
         store.write_json(FAILED, failure)
         raise
+    if (verdicts := tables.pop(SHEET, None)) is not None:
+        labels = pa.concat_tables([tables["human_labels"], verdicts])
+        tables["human_labels"] = labels.sort_by([(name, "ascending") for name in KEYS["human_labels"]]).combine_chunks()
     for table, rows in tables.items():
         stage.write_table(table, _parts(rows, cfg.ingest.rows_per_file))
     store.delete(FAILED)
@@ -114,15 +116,47 @@ def _ingest(
     return valid, quarantine, ignored
 
 
+def _adjudicate(
+    raters: SourceTable, sheets: SourceTable, tables: dict[str, pa.Table], quarantines: dict[str, pa.Table],
+    ignored: dict[str, int],
+) -> None:  # fmt: skip
+    """Add the verdicts of the sheets, and the raters' rows without those that a verdict replaces."""
+    pin_ids = tables["pins"]["pin_id"]
+    checked, _ = read_source(raters, _spread)
+    labels, _ = settle(checked, raters.rules, pin_ids)
+    read = [read_sheet(file, sheets.rules) for file in sheets.files]
+    judged = refuse_unlabelled(pa.concat_tables([rows for rows, _ in read]), labels, pin_ids)
+    tables[SHEET], quarantines[SHEET] = settle([judged], sheets.rules, pin_ids)
+    ignored[SHEET] = sum(num_blank for _, num_blank in read)
+    remaining = refuse_replaced(pa.concat_tables(checked), tables[SHEET])
+    tables["human_labels"], quarantines["human_labels"] = settle([remaining], raters.rules, pin_ids)
+    logger.info("ingest: %d pairs adjudicated, %d rows not yet", tables[SHEET].num_rows, ignored[SHEET])
+
+
+def _counts(tables: dict[str, pa.Table], quarantines: dict[str, pa.Table], ignored: dict[str, int]) -> dict[str, int]:
+    """Rows in, out and in quarantine, by table and in total."""
+    counts: dict[str, int] = {}
+    for table, valid in tables.items():
+        num_bad = quarantines[table].num_rows
+        counts |= {f"{table}_in": valid.num_rows + num_bad, f"{table}_out": valid.num_rows}
+        counts[f"{table}_quarantined"] = num_bad
+        if table in ("search_log", SHEET):  # lines that are no rows of it: page views, pairs that nobody decided yet
+            counts[f"{table}_ignored"] = ignored[table]
+    for total in ("in", "out", "quarantined"):
+        counts[f"rows_{total}"] = sum(counts[f"{table}_{total}"] for table in tables)
+    return counts
+
+
 def _refuse_bad_sources(
     cfg: Config, store: Storage, counts: dict[str, int], reasons: dict[str, dict[str, int]], quarantine: Output
 ) -> None:
     limit = cfg.ingest.limits.max_error_rate
     where = f"{store.shown}/{quarantine.files[0]}"
-    for table in TABLES:
-        num_rows, num_bad = counts[f"{table}_in"], counts[f"{table}_quarantined"]
+    for table, by_reason in reasons.items():
+        faults = {code: times for code, times in by_reason.items() if code != REPLACED}
+        num_rows, num_bad = counts[f"{table}_in"], sum(faults.values())
         if num_bad > limit * num_rows:
-            common, times = max(reasons[table].items(), key=lambda item: (item[1], item[0]))
+            common, times = max(faults.items(), key=lambda item: (item[1], item[0]))
             raise UserError(
                 f"ingest.{table}: {num_bad:,} of {num_rows:,} rows are bad, more than ingest.limits.max_error_rate "
                 f"({limit:g}) allows; most often {common} ({times:,}); the rows and reasons are in {where}"

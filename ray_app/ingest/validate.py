@@ -25,6 +25,7 @@ KEYS = {
     "human_labels": ["query", "locale", "pin_id", "rater_id"],
 }
 TABLES = tuple(KEYS)
+KEYS["adjudicated"] = ["query", "locale", "pin_id"]  # human labels of which a pair has one
 
 # Columns of a checked table beside its own: where a row comes from, and why it is refused (null: it is not).
 _PROVENANCE = [
@@ -39,7 +40,7 @@ _PROVENANCE = [
 class TableRules:
     """What rows of one table must be like; picklable."""
 
-    table: str  # one of TABLES
+    table: str  # one of KEYS
     schema: pa.Schema
     limits: IngestLimits
     grade_map: dict[int, int] | None = None
@@ -62,8 +63,8 @@ def table_rules(
     named_vectors: dict[str, int] | None = None,
 ) -> TableRules:
     """Rules of a source table; pins have one more column per named vector."""
-    schemas = {"pins": PINS, "boards": BOARDS, "search_log": SEARCH_LOG, "human_labels": HUMAN_LABELS}
-    schema = schemas[table]
+    schemas = {"pins": PINS, "boards": BOARDS, "search_log": SEARCH_LOG}
+    schema = schemas.get(table, HUMAN_LABELS)
     if table == "pins":
         schema = with_vectors(schema, named_vectors or {})
     return TableRules(table=table, schema=schema, limits=limits, grade_map=grade_map)

@@ -1,0 +1,25 @@
+"""How far raters, teacher and student agree, and a sheet of labelled pairs to adjudicate; the last line is one JSON document.
+
+python pipelines/agreement.py --config configs/demo.yaml
+"""
+
+import json
+
+from runner import run_program
+
+from ray_app.config import Config
+from ray_app.evaluate.agreement_stage import run
+from ray_app.storage import Storage
+
+
+def main(cfg: Config, store: Storage) -> None:
+    """Run the stage, then print the tables and the JSON line."""
+    manifest = run(cfg, store)
+    print(manifest.info["text"])
+    print(f"\nfigures: {store.shown}/{manifest.info['figures']}")
+    print(f"{manifest.counts['sheet_rows']:,} pairs to adjudicate: {store.shown}/{manifest.info['sheet']}")
+    print(json.dumps({"stage": manifest.stage, "counts": manifest.counts, "rows": manifest.info["rows"]}))
+
+
+if __name__ == "__main__":
+    run_program(main, __doc__)
