@@ -698,6 +698,66 @@ class AuditConfig(Section):
     rows_per_query: PositiveInt = 5
 
 
+class AppealConfig(Section):
+    """Pins that draw clicks whatever they show: people of the simulation fall for them, those of the world's log do not."""
+
+    share: Fraction = 0.1
+    """Of the pins."""
+    pull: Fraction = 0.35
+    """Chance that a person who looks at one clicks it for its looks alone."""
+
+
+class SimulateConfig(Section):
+    """The online experiment in simulation, on the demo world (docs/simulation.md)."""
+
+    num_searches: PositiveInt = 30_000
+    """Each of them is shown to both arms."""
+    logged_searches: PositiveInt = 10_000
+    """Before the experiment: the engagement model learns from their clicks."""
+    unseen_share: Fraction = 0.3
+    """Of the searches, for queries that neither log nor labels know."""
+    unseen_queries: PositiveInt = 2_000
+    """How many of those there are."""
+    candidates: Annotated[int, Field(ge=20, le=1000)] = 150
+    """Pins per query at most that the upstream retrieval gives to every arm."""
+    seed: Annotated[int, Field(ge=0, lt=1_000_000)] = 0
+    """Of the people and their searches."""
+    appeal: AppealConfig | None = AppealConfig()
+    """Of pins in the trade-off; None: people act by relevance alone there too, as they do in the comparison of the arms."""
+    log_noise: Annotated[float, Field(ge=0)] = 0.5
+    """Gumbel noise, in grades, on the scores of the ranker that made the log: without it only its favourites are seen."""
+    min_scores: list[float] = [2.0, 3.0, 3.5, 4.0, 4.5]
+    """Use `filter`: expected grade below which a pin is dropped."""
+    feature_scales: list[float] = [0.5, 1.0, 2.0, 4.0]
+    """Use `feature`: factor on what the engagement model has learned of the relevance score; 1: as learned."""
+    loss_powers: list[float] = [0.5, 1.0, 2.0, 4.0]
+    """Use `loss_weight`: a click counts ((score - 1) / 4) to this power."""
+    boost_weights: list[float] = [0.15, 0.5, 1.0, 2.0, 4.0]
+    """Use `boost`: `serve.blend.engagement_weight`."""
+
+
+class ReuseConfig(Section):
+    """How the student's vectors are measured on what they were not trained for (docs/reuse.md)."""
+
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Share of the boards that are measured; pin texts are made again without their titles."""
+    max_boards: PositiveInt = 1000
+    """More boards than that are not held out."""
+    queries_per_board: PositiveInt = 10
+    """Of each task at most, drawn at random; the board's figure is their mean."""
+    min_saves: Annotated[int, Field(ge=2)] = 5
+    """Boards with fewer saves are never held out."""
+    recall_at: PositiveInt = 10
+
+
+class AuditConfig(Section):
+    """The sheet of labelled pairs to adjudicate, which pipelines/agreement.py writes (docs/agreement.md)."""
+
+    rows: PositiveInt = 100
+    """Pairs at most."""
+    rows_per_query: PositiveInt = 5
+
+
 class Config(Section):
     """One run of the system."""
 
@@ -726,6 +786,7 @@ class Config(Section):
     serve: ServeConfig = ServeConfig()
     lessons: LessonsConfig = LessonsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    simulate: SimulateConfig = SimulateConfig()
     audit: AuditConfig = AuditConfig()
     reuse: ReuseConfig = ReuseConfig()
 

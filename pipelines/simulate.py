@@ -1,0 +1,26 @@
+"""The online experiment in simulation, on the built-in world: both students before the same people (docs/simulation.md).
+
+python pipelines/simulate.py --config configs/demo.yaml
+"""
+
+import json
+
+from runner import run_program
+
+from ray_app.config import Config
+from ray_app.simulate.stage import run
+from ray_app.storage import Storage
+
+
+def main(cfg: Config, store: Storage) -> None:
+    """Run the stage, then print both tables and the JSON line."""
+    manifest = run(cfg, store)
+    print("\n".join(manifest.info["tables"]))
+    folder = manifest.outputs["simulation"].path
+    print(f"all figures: {cfg.output}/{folder}/")
+    line = {"stage": manifest.stage, "wall_sec": manifest.wall_sec, "counts": manifest.counts}
+    print(json.dumps(line | {"all_searches": manifest.info["all_searches"]}))
+
+
+if __name__ == "__main__":
+    run_program(main, __doc__)

@@ -1,0 +1,1 @@
+"""The online experiment in simulation: two rankers meet the same people of the demo world."""
