@@ -4,7 +4,7 @@ PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
 
-.PHONY: help install run serve test check docs fix bench demo-models clean
+.PHONY: help install run experiments serve test check docs fix bench demo-models clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -22,6 +22,9 @@ install: .venv/installed  ## make .venv and install everything into it
 run: install  ## the whole pipeline on the built-in world; real data: make run CONFIG=configs/chorus.yaml
 	$(BIN)/python pipelines/run_all.py --config $(CONFIG)
 
+experiments: install  ## the lessons as tables, over several seeds, after `make run`; also CONFIG=configs/chorus.yaml
+	$(BIN)/python pipelines/experiment.py --config $$(grep -l '^base: .*/$(notdir $(CONFIG))$$' configs/experiments/*.yaml)
+
 serve: install  ## the search page over a finished run, at http://127.0.0.1:8000; also CONFIG=..., PORT=...
 	$(BIN)/python -m serve.local --config $(CONFIG) --port $(PORT)
 
@@ -33,7 +36,7 @@ check: install  ## lint and types
 
 docs: install  ## the documentation as a site/ of HTML, every link of it checked
 	$(BIN)/python -m pytest tests/unit/test_docs.py
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs build --strict
 
 fix: install  ## format and mend what the linter can
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -15,14 +15,22 @@ from ray_app.embed.stage import run as embed
 from ray_app.engagement.stage import run as engagement
 from ray_app.enrich.stage import run as enrich
 from ray_app.evaluate.stage import run as evaluate
+from ray_app.experiment.spec import load_experiment
+from ray_app.experiment.stage import run as experiment
 from ray_app.graph.stage import run as graph
 from ray_app.ingest.stage import run as ingest
 from ray_app.label.stage import run as label
-from ray_app.lessons.stage import run as lessons
+from ray_app.manifest import Manifest
 from ray_app.sample.stage import run as sample
 from ray_app.storage import Storage
 from ray_app.teach.stage import run as teach
 from ray_app.zero_shot.stage import run as zero_shot
+
+
+def lessons(cfg: Config, store: Storage) -> Manifest:
+    """The experiments of `lessons`, each arm trained once."""
+    return [experiment(*load_experiment(path)[:2], cfg, store, quick=True) for path in cfg.lessons][-1]
+
 
 STAGES = {
     "demo": demo,
@@ -49,7 +57,7 @@ def stages_of(cfg: Config) -> dict[str, StageFn]:
         "caption": cfg.caption.model is None,
         "engagement": cfg.engagement is None,
         "graph": cfg.graph is None,
-        "lessons": not (cfg.lessons.text_features or cfg.lessons.label_multiples),
+        "lessons": not cfg.lessons,
     }
     return {name: stage for name, stage in STAGES.items() if not left_out.get(name)}
 

@@ -5,7 +5,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import ray
@@ -38,22 +39,40 @@ def run_program(body: Body, description: str, flags: dict[str, tuple[Body, str]]
         description: For `--help`.
         flags: Name -> what to do instead of `body` when that flag is given, and its help.
     """
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--config", required=True, help="YAML file, such as configs/chorus.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key; repeatable")
+    parser = program_parser(description)
     parser.set_defaults(body=body)
     for name, (other, text) in (flags or {}).items():
         parser.add_argument(f"--{name}", action="store_const", dest="body", const=other, help=text)
     args = parser.parse_args()
+    run_parsed(args, args.body)
+
+
+def program_parser(description: str) -> argparse.ArgumentParser:
+    """The arguments of every program, `--config` and `--set`; a program with more adds them, and calls `run_parsed`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="YAML file, such as configs/chorus.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key; repeatable")
+    return parser
+
+
+def run_parsed(args: argparse.Namespace, body: Body) -> None:
+    """Connect to Ray, and run `body`; a `UserError` becomes one line on stderr, and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    try:
+    with errors_in_one_line():
         cfg = load_config(args.config, args.set)
         leave_copy()
         store = Storage(cfg.output)
         connect(cfg)
         if store.is_local and len(ray.nodes()) > 1:
             logging.warning("output is the local folder %s: every node of the cluster must see it", store.full_path(""))
-        args.body(cfg, store)
+        body(cfg, store)
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """A `UserError` becomes one line on stderr, and exit code 2."""
+    try:
+        yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

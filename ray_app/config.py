@@ -8,6 +8,7 @@ The resolved tree is stored in every manifest.
 import difflib
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -125,6 +126,9 @@ class ImageLimits(Section):
     max_redirects: Annotated[int, Field(ge=0)] = 3
     allow_hosts: list[str] = []
     """Hosts that http(s) URLs may reach although their address is private, link-local or loopback."""
+    allow_roots: list[str] | None = None
+    """Folders and bucket prefixes (`/data/pins`, `s3://bucket/pins`) that pictures may be read from; null: all that this
+    process may read. Set it where others than you write the catalogue."""
     max_side: PositiveInt = 512
     """Pictures are scaled down to that many pixels per side before they reach the model."""
 
@@ -285,6 +289,8 @@ class TrainConfig(Section):
     """Where training curves go besides the log and history.json: `<output>/tracking`, and the server at MLFLOW_TRACKING_URI."""
     track_steps: PositiveInt = 20
     """Steps between two points of the curve."""
+    seed: int | None = None
+    """Of new weights, the order of the examples and dropout; None: the run's. Splits and samples are always the run's."""
 
 
 class WorkersConfig(Section):
@@ -521,6 +527,11 @@ class DistillConfig(WorkersConfig):
     """Of the compared vectors: a student that has seen few queries otherwise learns them by heart."""
     human_label_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the human-labelled training pairs beside the teacher's; 0: soft labels only."""
+    soft_label_multiple: Annotated[float, Field(ge=0)] | None = None
+    """Learn from only so many times the human-labelled pairs of soft labels, in up to 8 times as many epochs, to see what
+    more labels are worth; 0: human labels alone, whatever their weight; None: all."""
+    feature_student: bool = True
+    """Train the feature-only student too, which serving falls back on; False: for an experiment with the student alone."""
     valid_share: Fraction = 0.05
     train: TrainConfig = TrainConfig()
     feature_train: TrainConfig = TrainConfig(epochs=10, batch_size=256, head_learning_rate=2e-3, patience=3)
@@ -656,15 +667,6 @@ class DemoConfig(Section):
     """A file per picture, or bytes in the pins table: better beyond some 100,000 pins."""
 
 
-class LessonsConfig(Section):
-    """More models, trained only to show what text features and numbers of labels are worth; tables of the report."""
-
-    text_features: list[list[TextField]] = []
-    """One more teacher for each list of fields, which is all that it reads of a pin; the run's own comes last."""
-    label_multiples: list[PositiveInt] = []
-    """One more student for each, on so many times the human-labelled pairs; and one on the human labels alone."""
-
-
 class EvaluateConfig(Section):
     """What is measured, on which pairs."""
 
@@ -674,28 +676,6 @@ class EvaluateConfig(Section):
     """What the BM25 baseline reads; None: what the zero-shot embedding reads."""
     bootstrap_samples: PositiveInt = 1000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-
-
-class ReuseConfig(Section):
-    """How the student's vectors are measured on what they were not trained for (docs/reuse.md)."""
-
-    held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    """Share of the boards that are measured; pin texts are made again without their titles."""
-    max_boards: PositiveInt = 1000
-    """More boards than that are not held out."""
-    queries_per_board: PositiveInt = 10
-    """Of each task at most, drawn at random; the board's figure is their mean."""
-    min_saves: Annotated[int, Field(ge=2)] = 5
-    """Boards with fewer saves are never held out."""
-    recall_at: PositiveInt = 10
-
-
-class AuditConfig(Section):
-    """The sheet of labelled pairs to adjudicate, which pipelines/agreement.py writes (docs/agreement.md)."""
-
-    rows: PositiveInt = 100
-    """Pairs at most."""
-    rows_per_query: PositiveInt = 5
 
 
 class AppealConfig(Section):
@@ -784,11 +764,12 @@ class Config(Section):
     distill: DistillConfig
     embed: EmbedConfig = EmbedConfig()
     serve: ServeConfig = ServeConfig()
-    lessons: LessonsConfig = LessonsConfig()
+    lessons: list[str] = []
+    """Experiments that `run_all.py` runs too, with the run's seed alone, for the report; files, seen from the config's folder."""
     evaluate: EvaluateConfig = EvaluateConfig()
-    simulate: SimulateConfig = SimulateConfig()
     audit: AuditConfig = AuditConfig()
     reuse: ReuseConfig = ReuseConfig()
+    simulate: SimulateConfig = SimulateConfig()
 
     @model_validator(mode="after")
     def _splits_leave_training_queries(self) -> "Config":
@@ -798,10 +779,6 @@ class Config(Section):
             raise ValueError(
                 f"embed.dim must be distill.dim or one of distill.nested_dims, not {self.embed.dim}: "
                 "vectors that were not trained to be cut lose much"
-            )
-        if self.lessons.text_features and self.teach.use_features:
-            raise ValueError(
-                "lessons.text_features needs teach.use_features: false; features would show it every field"
             )
         return self
 
@@ -815,13 +792,32 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     Raises:
         UserError: names the file or key, and for an unknown key the nearest known one.
     """
-    tree = _read_tree(Path(path), seen=())
+    tree = read_tree(Path(path))
     for text in overrides or []:
         _apply_override(tree, text)
     try:
         return Config.model_validate(_filled(tree, str(tree.get("output", ""))))
     except ValidationError as error:
-        raise UserError(_explain(error, str(path))) from None
+        raise UserError(explain(error, str(path))) from None
+
+
+def with_overrides(cfg: Config, overrides: Mapping[str, Any]) -> Config:
+    """The config with some keys changed, as by `--set`.
+
+    Args:
+        cfg: Any.
+        overrides: `section.key` -> its new value.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    tree = cfg.model_dump(mode="json")
+    for key, value in overrides.items():
+        _apply_override(tree, f"{key}={json.dumps(value)}")
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(explain(error, "with " + ", ".join(overrides))) from None
 
 
 def section_hash(*sections: BaseModel | dict[str, Any] | str | int | float | None) -> str:
@@ -841,7 +837,12 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A YAML file's mapping, with what it extends.
+
+    Raises:
+        UserError: it cannot be read, or is no mapping.
+    """
     if path.resolve() in seen:
         raise UserError(f"{path}: `extends` goes in a circle; remove one of them")
     try:
@@ -854,10 +855,12 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise UserError(f"config {path} must be a mapping of keys, found {type(tree).__name__}")
+    if isinstance(tree.get("lessons"), list):
+        tree["lessons"] = [str((path.parent / str(name)).resolve()) for name in tree["lessons"]]
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
-    return _merge(_read_tree(path.parent / str(parent), (*seen, path.resolve())), tree)
+    return _merge(read_tree(path.parent / str(parent), (*seen, path.resolve())), tree)
 
 
 def _filled(value: Any, output: str) -> Any:
@@ -899,15 +902,16 @@ def _apply_override(tree: dict[str, Any], text: str) -> None:
         raise UserError(f"--set {text!r}: the value is not valid YAML") from None
 
 
-def _explain(error: ValidationError, path: str) -> str:
+def explain(error: ValidationError, path: str, root: type[BaseModel] | None = None) -> str:
     """One line for the first problem, naming the key and, for an unknown one, its nearest neighbour."""
-    first = error.errors()[0]
+    found = error.errors()  # a mistyped key is often missing too: what was written says more than what was not
+    first = next((problem for problem in found if problem["type"] == "extra_forbidden"), found[0])
     # Union tags and pydantic's own markers are part of `loc`, but not of the YAML.
     keys = [str(k) for k in first["loc"] if k not in ("table", "ubi", "chorus")]
     where = ".".join(keys) or "top level"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(keys[-1], _known_keys(first["loc"]), n=1, cutoff=0.4)
+        near = difflib.get_close_matches(keys[-1], _known_keys(first["loc"], root or Config), n=1, cutoff=0.4)
         hint = f"; did you mean {'.'.join([*keys[:-1], near[0]])!r}?" if near else ""
         return f"config {path}: unknown key {where!r}{hint}{more}"
     if first["type"] == "missing":
@@ -916,10 +920,10 @@ def _explain(error: ValidationError, path: str) -> str:
     return f"config {path}: {where!r}: {message}{more}"
 
 
-def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+def _known_keys(loc: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:
     """Keys allowed beside the last one of `loc`, found by walking the tree of sections."""
     by_tag: dict[str, type[BaseModel]] = {"table": TableSource, "ubi": UbiSource, "chorus": ChorusSource}
-    model: type[BaseModel] = Config
+    model = root
     for part in loc[:-1]:
         if part in by_tag:
             model = by_tag[str(part)]

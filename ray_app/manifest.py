@@ -9,6 +9,10 @@ recomputes nothing downstream.
         return finished
     run.write_table("pin_texts", table)
     return run.finish(counts={"rows_in": ..., "rows_out": ...})
+
+A variant of a run, such as an arm of an experiment, is a view: its manifests lie apart, in `manifests/<view>/`, and a
+stage that it has none of is the run's. Whatever the run or another view has made with the same fingerprint is taken over,
+so that variants share all that they have in common.
 """
 
 import hashlib
@@ -72,16 +76,27 @@ class Manifest:
         return self.outputs[name]
 
 
-def manifest_path(stage: str) -> str:
+VIEWS = "views"  # folder of the manifests of all views
+
+
+def manifest_path(stage: str, view: str = "") -> str:
     """Where a stage's manifest lies."""
-    return f"manifests/{stage}.json"
+    return f"manifests/{VIEWS}/{view}/{stage}.json" if view else f"manifests/{stage}.json"
 
 
 def read_manifest(store: Storage, stage: str) -> Manifest | None:
-    """The manifest of a finished stage, or None if it never finished, or finished with other code's tables."""
-    if not store.exists(manifest_path(stage)):
+    """The manifest of a finished stage, or None if it never finished, or finished with other code's tables.
+
+    In a view: its own, or else the run's.
+    """
+    found = _read(store, manifest_path(stage, store.view), stage)
+    return _read(store, manifest_path(stage), stage) if found is None and store.view else found
+
+
+def _read(store: Storage, path: str, stage: str) -> Manifest | None:
+    if not store.exists(path):
         return None
-    raw = store.read_json(manifest_path(stage))
+    raw = store.read_json(path)
     made_with = raw.get("schema_version") if isinstance(raw, dict) else None
     if made_with != SCHEMA_VERSION:
         logger.warning("%s was made with schema version %s; it will be made again", stage, made_with)
@@ -199,20 +214,40 @@ class StageRun:
 
     @property
     def finished(self) -> Manifest | None:
-        """The manifest of an earlier run with the same fingerprint, or one that `drift` tolerates, if its files exist."""
-        manifest = read_manifest(self.store, self.name or self.stage)
-        if manifest is None or manifest.settings != self.settings_hash:
-            return None
+        """The manifest of an earlier run with the same fingerprint, or one that `drift` tolerates, if its files exist.
+
+        A view takes one over from the run or another view.
+        """
+        name = self.name or self.stage
+        own = manifest_path(name, self.store.view)
+        for path in [own, *self._others(own, name)]:
+            manifest = _read(self.store, path, name)
+            if manifest is None or not self._is_wanted(manifest):
+                continue
+            logger.info("%s: up to date", self.stage)
+            if path != own:
+                self.store.write_json(own, asdict(manifest))
+            return manifest
+        return None
+
+    def _others(self, own: str, name: str) -> list[str]:
+        """Where else a view may find what it wants: in the run, and in other views."""
+        if not self.store.view:
+            return []
+        views = self.store.list_files(f"manifests/{VIEWS}", f"/{name}.json")
+        return [manifest_path(name), *(path for path in views if path != own)]
+
+    def _is_wanted(self, manifest: Manifest) -> bool:
+        if manifest.settings != self.settings_hash:
+            return False
         if manifest.fingerprint != self.fingerprint and not (
             self.drift and self.drift.tolerates(self.store, manifest, self.input_hashes)
         ):
-            return None
+            return False
         gone = [f for out in manifest.outputs.values() for f in out.files if not self.store.exists(f)]
         if gone:
             logger.warning("%s: %d output files are gone (%s ...); making them again", self.stage, len(gone), gone[0])
-            return None
-        logger.info("%s: up to date", self.stage)
-        return manifest
+        return not gone
 
     def write_table(self, name: str, tables: pa.Table | list[pa.Table]) -> Output:
         """Write a table output, one Parquet file per part."""
@@ -250,7 +285,7 @@ class StageRun:
             versions=package_versions(),
             git_commit=git_commit(),
         )
-        self.store.write_json(manifest_path(self.name or self.stage), asdict(manifest))
+        self.store.write_json(manifest_path(self.name or self.stage, self.store.view), asdict(manifest))
         logger.info("%s: done in %.1f s, %s", self.stage, wall, counts)
         return manifest
 

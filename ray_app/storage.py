@@ -42,9 +42,12 @@ class Storage:
 
     Args:
         uri: Local path or pyarrow.fs URI. `s3://bucket/prefix?endpoint_override=http://host:port` reaches other S3s.
+        view: Name of a variant of the run, whose manifests lie apart while all else is shared (`ray_app.manifest`);
+            empty: the run itself.
     """
 
     uri: str
+    view: str = ""
 
     @cached_property
     def _fs_and_root(self) -> tuple[pafs.FileSystem, str]:
@@ -67,10 +70,11 @@ class Storage:
 
     def __getstate__(self) -> dict[str, str]:
         # Filesystem handles do not travel between processes, and a relative path means another folder in another one.
-        return {"uri": self.full_path("") if "://" not in self.uri else self.uri}
+        return {"uri": self.full_path("") if "://" not in self.uri else self.uri, "view": self.view}
 
     def __setstate__(self, state: dict[str, str]) -> None:
-        object.__setattr__(self, "uri", state["uri"])
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
 
     def full_path(self, path: str) -> str:
         """Path inside the filesystem, as `fs` wants it."""

@@ -1,13 +1,14 @@
 """Train the student on the teacher's soft labels with Ray Train, and the feature-only student beside it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_app.config import Config, DistillConfig
+from ray_app.config import Config, DistillConfig, TrainConfig
 from ray_app.distill.features import STUDENT_FEATURES_VERSION, StudentFeatures, drifting_inputs, feature_inputs
 from ray_app.errors import UserError
 from ray_app.features import FEATURES_VERSION
@@ -35,57 +36,94 @@ def build_student(cfg: DistillConfig, scaler: FeatureScaler, towers: bool) -> ob
     return BiEncoder.from_base(cfg, scaler) if towers else BiEncoder.features_only(cfg, scaler)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Distilling:
+    """A student to be trained, or one that is there already."""
+
+    cfg: Config
+    store: Storage
+    run: StageRun
+
+    @classmethod
+    def of(cls, cfg: Config, store: Storage) -> "_Distilling":
+        pin_texts = require_output(store, "enrich", "pin_texts")
+        distill = cfg.distill
+        run = StageRun(
+            "distill", cfg, store, VERSION,
+            settings=[
+                distill.recipe, cfg.features, cfg.pin_text, cfg.seed, FEATURES_VERSION, STUDENT_FEATURES_VERSION,
+                model_identity(distill.base_model, distill.revision),
+            ],
+            inputs=[
+                require_output(store, "label", "soft_labels"), require_output(store, "ingest", "human_labels"),
+                require_output(store, "teach", "splits"), pin_texts, *feature_inputs(cfg, store),
+            ],
+            drift=Drift(
+                pin_texts=pin_texts,
+                inputs=("pin_texts", *drifting_inputs(cfg)),
+                max_share=cfg.retrain.max_changed_share,
+            ),
+        )  # fmt: skip
+        return cls(cfg=cfg, store=store, run=run)
+
+    @property
+    def folder(self) -> str:
+        return f"models/{{name}}/{self.run.fingerprint}"
+
+    def jobs(self) -> tuple[dict[str, TrainJob], dict[str, int], list[str]]:
+        """The training of both students, the counts for the manifest, and the features' names."""
+        cfg, store = self.cfg, self.store
+        features = StudentFeatures.load(load_catalogue(cfg, store)[0], store)
+        taught, skipped = soft_examples(features, read_output(store, require_output(store, "label", "soft_labels")))
+        labels = read_output(store, require_output(store, "ingest", "human_labels"))
+        splits = read_output(store, require_output(store, "teach", "splits"))
+        human, multiple = human_examples(features, labels, splits), cfg.distill.soft_label_multiple
+        num_soft_labels = len(taught)
+        if multiple is not None:
+            alone = human_examples(features, labels, splits, weight=1.0)
+            order = np.random.default_rng(cfg.seed).permutation(len(taught))  # smaller sets are parts of larger ones
+            taught = taught.rows(np.sort(order[: round(multiple * len(alone))]))
+            human = human if multiple else alone
+        jobs, num_train, num_valid = student_jobs(
+            cfg, features.names, taught, human, self.folder, num_soft_labels=num_soft_labels
+        )
+        used = num_train + num_valid
+        counts = {
+            "rows_in": used + skipped,
+            "rows_out": used,
+            "train_pairs": num_train,
+            "valid_pairs": num_valid,
+            "error_rows": skipped,
+        }
+        return jobs, counts, features.names
+
+
+def pending_jobs(cfg: Config, store: Storage) -> list[TrainJob]:
+    """The training that `run` would start, for a caller that trains many models on one group of workers."""
+    distilling = _Distilling.of(cfg, store)
+    return [] if distilling.run.finished is not None else list(distilling.jobs()[0].values())
+
+
 def run(cfg: Config, store: Storage) -> Manifest:
-    """Write the models `student` and `feature_student`."""
-    soft_labels = require_output(store, "label", "soft_labels")
-    human_labels = require_output(store, "ingest", "human_labels")
-    splits = require_output(store, "teach", "splits")
-    pin_texts = require_output(store, "enrich", "pin_texts")
-    beside = feature_inputs(cfg, store)
-    distill = cfg.distill
-    run = StageRun(
-        "distill", cfg, store, VERSION,
-        settings=[
-            distill.recipe, cfg.features, cfg.pin_text, cfg.seed, FEATURES_VERSION, STUDENT_FEATURES_VERSION,
-            model_identity(distill.base_model, distill.revision),
-        ],
-        inputs=[soft_labels, human_labels, splits, pin_texts, *beside],
-        drift=Drift(
-            pin_texts=pin_texts,
-            inputs=("pin_texts", *drifting_inputs(cfg)),
-            max_share=cfg.retrain.max_changed_share,
-        ),
-    )  # fmt: skip
+    """Write the models `student` and, if it is wanted, `feature_student`."""
+    distilling = _Distilling.of(cfg, store)
+    run = distilling.run
     if (finished := run.finished) is not None:
         return finished
-    features = StudentFeatures.load(load_catalogue(cfg, store)[0], store)
-    taught, skipped = soft_examples(features, read_output(store, soft_labels))
-    human = human_examples(features, read_output(store, human_labels), read_output(store, splits))
-    folder = f"models/{{name}}/{run.fingerprint}"
-    jobs, num_train, num_valid = student_jobs(cfg, features.names, taught, human, folder)
-    train_on_ray(f"distill-{run.fingerprint}", list(jobs.values()), cfg.seed, store, distill)
+    jobs, counts, features = distilling.jobs()
+    train_on_ray(f"distill-{run.fingerprint}", list(jobs.values()), cfg.seed, store, cfg.distill)
     history, calibration = {}, {}
     for name, job in jobs.items():
         files = model_files(store, job.model_folder)
         assert files is not None
         calibration[name] = calibration_info(store, run.add_output(name, job.model_folder, files))
         history[name] = store.read_json(f"{job.model_folder}/history.json")
-    used = num_train + num_valid
-    return run.finish(
-        counts={
-            "rows_in": used + skipped,
-            "rows_out": used,
-            "train_pairs": num_train,
-            "valid_pairs": num_valid,
-            "error_rows": skipped,
-        },
-        info={"history": history, "calibration": calibration, "features": features.names},
-    )
+    return run.finish(counts, info={"history": history, "calibration": calibration, "features": features})
 
 
 def student_jobs(
     cfg: Config, features: Sequence[str], taught: Examples, human: Examples, folder: str,
-    names: Sequence[Kind] = ("student", "feature_student"),
+    names: Sequence[Kind] | None = None, num_soft_labels: int = 0,
 ) -> tuple[dict[str, TrainJob], int, int]:  # fmt: skip
     """The training of a student, and of the feature-only student, the baseline without towers, on the same pairs.
 
@@ -96,7 +134,8 @@ def student_jobs(
             human-labelled queries does.
         human: Human-labelled pairs of training queries, trained on too.
         folder: Of the models, with `{name}` in it.
-        names: Which of the two.
+        names: Which of the two; None: as `distill.feature_student` says.
+        num_soft_labels: That there are, if `soft_label_multiple` leaves some out.
 
     Returns:
         name -> job, and the numbers of training and validation pairs.
@@ -107,8 +146,11 @@ def student_jobs(
         train = Examples.concatenate([train, human])
     else:
         train, valid = _split(human, 0.1, cfg.seed)
+    names = names or (("student", "feature_student") if distill.feature_student else ("student",))
     scaler = FeatureScaler.fit(train.features)
     loops = {"student": distill.train, "feature_student": distill.feature_train}
+    if distill.soft_label_multiple is not None:
+        loops["student"] = _longer(distill.train, num_soft_labels // max(len(train), 1))
     jobs: dict[str, TrainJob] = {
         name: TrainJob(
             build=partial(build_student, distill, scaler, name == "student"),
@@ -129,6 +171,15 @@ def student_jobs(
         for name in names
     }
     return jobs, len(train), len(valid)
+
+
+def _longer(train: TrainConfig, times: int) -> TrainConfig:
+    """More epochs, at most 8 times as many, so that a student with few pairs may finish learning.
+
+    Its best epoch is chosen on validation pairs, so more epochs do not hurt it.
+    """
+    times = min(max(times, 1), 8)
+    return train.model_copy(update={"epochs": train.epochs * times, "patience": train.patience * times})
 
 
 def soft_examples(features: StudentFeatures, soft: pa.Table) -> tuple[Examples, int]:

@@ -36,11 +36,7 @@ def score_systems(
     cfg: Config, store: Storage, features: StudentFeatures, models: Models, judged: LabelledPairs,
     calibration: LabelledPairs,
 ) -> dict[str, SystemScores]:  # fmt: skip
-    """Every system's scores, row by row as `judged.table`.
-
-    BM25 and the cosine read the same text, the zero-shot fields, unless `evaluate.bm25_fields` says otherwise. They
-    and the vectors of `engagement` and `graph` know no grades, so for accuracy their scores are cut into grades by
-    thresholds fitted on training queries. Models' probabilities are calibrated.
+    """Every system's scores, row by row as `judged.table`. Models' probabilities are calibrated.
 
     Args:
         cfg: The run's.
@@ -50,27 +46,8 @@ def score_systems(
         judged: Pairs to score.
         calibration: Human-labelled pairs of training queries.
     """
-    catalogue, zero_shot = features.catalogue, zero_shot_tower(cfg, store)
-    bm25 = Bm25Index.build(_bm25_texts(cfg, catalogue.pin_texts))
-
-    def baselines(pairs: LabelledPairs) -> dict[str, np.ndarray]:
-        vectors = zero_shot.encode(pairs.queries)
-        cosine = np.einsum("nd,nd->n", vectors[pairs.query_index], catalogue.text_vectors[pairs.pin_index])
-        scores = {
-            "bm25": bm25.score_pairs(pairs.queries, pairs.query_index, pairs.pin_index),
-            "embedding_cosine": cosine.astype(np.float64),
-        }
-        for side in features.sides:
-            beside = side.tower.encode(vectors)[pairs.query_index], side.pin_vectors[pairs.pin_index]
-            scores[f"{side.name}_cosine"] = np.einsum("nd,nd->n", *beside).astype(np.float64)
-        return scores
-
-    systems = {}
-    known = baselines(calibration)
-    grades = calibration.table["grade"].to_numpy().astype(np.int64)
-    for name, score in baselines(judged).items():
-        thresholds = fit_grade_thresholds(known[name], grades) if len(grades) else None
-        systems[name] = SystemScores(score=score, thresholds=thresholds)
+    catalogue = features.catalogue
+    systems = score_baselines(cfg, store, features, judged, calibration)
 
     locales = judged.table["locale"].to_pylist()
     computed = features.compute(judged.queries, judged.query_index, judged.pin_index, locales)
@@ -91,6 +68,43 @@ def score_systems(
     student = Student(store, models.student)
     systems["student"] = graded(student.score(query_vectors[judged.query_index], pin_vectors[place], computed, locales))
     return systems
+
+
+def score_baselines(
+    cfg: Config, store: Storage, features: StudentFeatures, judged: LabelledPairs, calibration: LabelledPairs
+) -> dict[str, SystemScores]:
+    """Scores of BM25, the zero-shot cosine, and the vectors of `engagement` and `graph` where those are switched on.
+
+    BM25 and the cosine read the same text, the zero-shot fields, unless `evaluate.bm25_fields` says otherwise. None of
+    them knows grades, so for accuracy their scores are cut into grades by thresholds fitted on training queries.
+
+    Args:
+        cfg: The run's.
+        store: Storage.
+        features: See `score_systems`.
+        judged: Pairs to score.
+        calibration: See `score_systems`.
+    """
+    catalogue, zero_shot = features.catalogue, zero_shot_tower(cfg, store)
+    bm25 = Bm25Index.build(_bm25_texts(cfg, catalogue.pin_texts))
+
+    def score(pairs: LabelledPairs) -> dict[str, np.ndarray]:
+        vectors = zero_shot.encode(pairs.queries)
+        cosine = np.einsum("nd,nd->n", vectors[pairs.query_index], catalogue.text_vectors[pairs.pin_index])
+        scores = {
+            "bm25": bm25.score_pairs(pairs.queries, pairs.query_index, pairs.pin_index),
+            "embedding_cosine": cosine.astype(np.float64),
+        }
+        for side in features.sides:
+            beside = side.tower.encode(vectors)[pairs.query_index], side.pin_vectors[pairs.pin_index]
+            scores[f"{side.name}_cosine"] = np.einsum("nd,nd->n", *beside).astype(np.float64)
+        return scores
+
+    known, grades = score(calibration), calibration.table["grade"].to_numpy().astype(np.int64)
+    return {
+        name: SystemScores(score=found, thresholds=fit_grade_thresholds(known[name], grades) if len(grades) else None)
+        for name, found in score(judged).items()
+    }
 
 
 def _bm25_texts(cfg: Config, pin_texts: pa.Table) -> list[str]:

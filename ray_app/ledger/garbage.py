@@ -27,8 +27,8 @@ class GarbageCounts:
 def collect_all(store: Storage) -> GarbageCounts:
     """Delete unreferenced data under a run's root. Must not run beside a job that writes there.
 
-    Kept are: every file that a manifest or a release names, ledger rows that a release or the `soft_labels` table
-    holds, and the zero-shot vectors, which any later stage may look up again. Whatever else is needed later is computed
+    Kept are: every file that a manifest or a release names, those of experiments included (delete `manifests/views/NAME`
+    to let go of one), ledger rows that a release or a `soft_labels` table holds, and the zero-shot vectors, which any later stage may look up again. Whatever else is needed later is computed
     again.
     """
     names = [path.removeprefix("manifests/").removesuffix(".json") for path in store.list_files("manifests", ".json")]
@@ -45,11 +45,11 @@ def collect_all(store: Storage) -> GarbageCounts:
     released = referenced_keys(store)
     for release in releases[:1]:
         rows += _collect(store, "pin_embeddings", embedding_results(release.dim), released)
-    label = read_manifest(store, "label")
-    if label is not None:
-        rows += _collect(
-            store, "soft_labels", SOFT_LABEL_RESULTS, read_output(store, label.outputs["soft_labels"])["content_key"]
-        )
+    labels = {made.content_hash: made for m in manifests if (made := m.outputs.get("soft_labels")) is not None}
+    if labels:
+        keys = [read_output(store, made, ["content_key"])["content_key"] for made in labels.values()]
+        kept = pa.chunked_array([chunk for column in keys for chunk in column.chunks], pa.string())
+        rows += _collect(store, "soft_labels", SOFT_LABEL_RESULTS, pc.unique(kept))
     counts = GarbageCounts(folders=len(dropped), ledger_rows=rows, temporary_files=store.delete_temporary_files())
     logger.info("garbage: %s (manifests kept: %s)", counts, [manifest_path(m.stage) for m in manifests])
     return counts
@@ -83,7 +83,7 @@ def referenced_keys(store: Storage) -> pa.Array:
 
 
 def _version(path: str) -> str:
-    """The folder of one version of a table, a model, or the models of all lessons."""
+    """The folder of one version of a table or a model."""
     return "/".join(path.split("/")[:3])
 
 

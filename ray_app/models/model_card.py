@@ -54,7 +54,7 @@ def model_card(
         f"# Search relevance: {kind.replace('_', ' ')}",
         _what(kind, cfg),
         "## Training",
-        _training(kind, section, train, cfg.seed, num_train, num_valid, history),
+        _training(kind, section, train, cfg.seed if train.seed is None else train.seed, num_train, num_valid, history),
         "## Loading",
         _loading(kind, cfg),
     ]

@@ -1,6 +1,7 @@
 """Fine-tune the teacher on human labels with Ray Train."""
 
 import logging
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -39,35 +40,69 @@ def build_teacher(cfg: TeachConfig, scaler: FeatureScaler, store: Storage, warm_
     return CrossEncoder.from_pretrained(local_folder(store, finished_model(store, warm_folder)), scaler)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Teaching:
+    """A teacher to be trained, or one that is there already."""
+
+    cfg: Config
+    store: Storage
+    catalogue: Catalogue
+    pairs: LabelledPairs
+    run: StageRun
+
+    @classmethod
+    def of(cls, cfg: Config, store: Storage) -> "_Teaching":
+        labels = require_output(store, "ingest", "human_labels")
+        catalogue, catalogue_outputs = load_catalogue(cfg, store)
+        pairs = LabelledPairs.of(catalogue, read_output(store, labels), cfg.teach.target_smoothing)
+        if len(pairs.queries) < 3:
+            raise UserError(
+                f"ingest.human_labels has {len(pairs.queries)} queries; a teacher needs at least 3 (train, valid, test)"
+            )
+        # Only the labelled pins' texts count: a new pin elsewhere in the catalogue is no reason to train again.
+        labelled_pins = Output(name="labelled_pins", path="", files=[], rows=0, content_hash=_content(catalogue, pairs))
+        run = StageRun(
+            "teach", cfg, store, VERSION,
+            settings=[
+                cfg.teach.recipe, cfg.features, cfg.pin_text, cfg.seed,
+                model_identity(cfg.teach.base_model, cfg.teach.revision),
+            ],
+            inputs=[labels, labelled_pins],
+            drift=Drift(
+                pin_texts=catalogue_outputs[0], inputs=("labelled_pins",), max_share=cfg.retrain.max_changed_share
+            ),
+        )  # fmt: skip
+        return cls(cfg=cfg, store=store, catalogue=catalogue, pairs=pairs, run=run)
+
+    @property
+    def folder(self) -> str:
+        return f"models/teacher/{self.run.fingerprint}"
+
+    @property
+    def splits(self) -> pa.Table:
+        return split_queries(self.pairs.queries, self.cfg.teach.test_share, self.cfg.teach.valid_share, self.cfg.seed)
+
+    def jobs(self) -> list[TrainJob]:
+        if model_files(self.store, self.folder) is not None:
+            return []
+        return teacher_jobs(self.cfg, self.store, self.catalogue, self.pairs, self.splits, self.folder)
+
+
+def pending_jobs(cfg: Config, store: Storage) -> list[TrainJob]:
+    """The training that `run` would start, for a caller that trains many models on one group of workers."""
+    teaching = _Teaching.of(cfg, store)
+    return [] if teaching.run.finished is not None else teaching.jobs()
+
+
 def run(cfg: Config, store: Storage) -> Manifest:
     """Write the `teacher` model and the table `splits`."""
-    labels = require_output(store, "ingest", "human_labels")
-    catalogue, catalogue_outputs = load_catalogue(cfg, store)
-    pairs = LabelledPairs.of(catalogue, read_output(store, labels), cfg.teach.target_smoothing)
-    if len(pairs.queries) < 3:
-        raise UserError(
-            f"ingest.human_labels has {len(pairs.queries)} queries; a teacher needs at least 3 (train, valid, test)"
-        )
-    # Only the labelled pins' texts count: a new pin elsewhere in the catalogue is no reason to train again.
-    labelled_pins = Output(name="labelled_pins", path="", files=[], rows=0, content_hash=_content(catalogue, pairs))
-    run = StageRun(
-        "teach", cfg, store, VERSION,
-        settings=[
-            cfg.teach.recipe, cfg.features, cfg.pin_text, cfg.seed,
-            model_identity(cfg.teach.base_model, cfg.teach.revision),
-        ],
-        inputs=[labels, labelled_pins],
-        drift=Drift(
-            pin_texts=catalogue_outputs[0], inputs=("labelled_pins",), max_share=cfg.retrain.max_changed_share
-        ),
-    )  # fmt: skip
+    teaching = _Teaching.of(cfg, store)
+    run, pairs, folder = teaching.run, teaching.pairs, teaching.folder
     if (finished := run.finished) is not None:
         return finished
-    splits = split_queries(pairs.queries, cfg.teach.test_share, cfg.teach.valid_share, cfg.seed)
+    splits = teaching.splits
     run.write_table("splits", splits)
-    folder = f"models/teacher/{run.fingerprint}"
-    if model_files(store, folder) is None:
-        jobs = teacher_jobs(cfg, store, catalogue, pairs, splits, folder)
+    if jobs := teaching.jobs():
         train_on_ray(f"teach-{run.fingerprint}", jobs, cfg.seed, store, cfg.teach)
     files = model_files(store, folder)
     assert files is not None

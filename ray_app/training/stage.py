@@ -58,6 +58,10 @@ class TrainJob:
     extra_files: dict[str, str] = field(default_factory=dict)
     card: Callable[..., str] | None = None
 
+    def seed_of(self, run: int) -> int:
+        """The job's own seed, or that of the run."""
+        return run if self.cfg.seed is None else self.cfg.seed
+
 
 def train_on_ray(
     name: str, jobs: Sequence[TrainJob], seed: int, store: Storage, workers: WorkersConfig | None = None
@@ -71,7 +75,7 @@ def train_on_ray(
     Args:
         name: Identity of the run, such as stage and fingerprint.
         jobs: In order; a job may build on the models of those before it.
-        seed: Decides data order and dropout.
+        seed: Decides data order and dropout of the jobs whose settings have none.
         store: Where checkpoints and the models go.
         workers: How many, and what happens when they die; None: one.
 
@@ -84,7 +88,7 @@ def train_on_ray(
     cfg = workers or WorkersConfig()
     sent = []
     for job in jobs:
-        examples = _write_examples(job, f"training/{name}/examples/{job.model_folder}", seed, store)
+        examples = _write_examples(job, f"training/{name}/examples/{job.model_folder}", job.seed_of(seed), store)
         nothing = job.train.rows(np.arange(0))
         sent.append((examples, replace(job, train=nothing, valid=nothing)))
     rescued = _rescue(f"training/{name}", store)
@@ -185,7 +189,7 @@ def _train_job(job: TrainJob, where: _Files, config: dict[str, Any], device: Any
     import torch
     import torch.distributed as dist
 
-    name, seed, store = config["name"], config["seed"], config["store"]
+    name, seed, store = config["name"], job.seed_of(config["seed"]), config["store"]
     torch.manual_seed(seed)  # the head starts the same on every worker
     model = job.build().to(device)
     peer = _Peer(job, device)

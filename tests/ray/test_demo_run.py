@@ -7,7 +7,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from ray_app.config import Config, load_config
-from ray_app.manifest import Manifest, read_manifest, read_output
+from ray_app.evaluate import stage as evaluate
+from ray_app.experiment import stage as experiment
+from ray_app.experiment.spec import ExperimentSpec
+from ray_app.manifest import Manifest, read_manifest, read_output, require_output
 from ray_app.storage import Storage
 
 pytestmark = pytest.mark.timeout(900)
@@ -15,18 +18,30 @@ pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).parents[2]
 STAGES = (
     "demo", "ingest", "caption", "enrich", "zero_shot", "engagement", "graph", "teach", "sample", "label", "distill",
-    "embed", "lessons", "evaluate",
+    "embed",
 )  # fmt: skip
 SMALL = [
     "demo.num_pins=300", "demo.truth_queries=60", "demo.labelled_queries=12", "sample.num_pairs=1500",
     "engagement.epochs=1", "graph.epochs=1", "teach.train.epochs=1", "distill.train.epochs=1", "distill.feature_train.epochs=1",
-    "lessons.text_features=[[caption]]", "lessons.label_multiples=[5]", "evaluate.bootstrap_samples=40",
+    "evaluate.bootstrap_samples=40",
 ]  # fmt: skip
+HUMAN_ONLY = {"name": "human labels only", "set": {"distill.soft_label_multiple": 0}}
+EXPERIMENTS = {
+    "text_features": {
+        "title": "What is each text worth?", "system": "teacher", "compare": "above",
+        "arms": [{"name": "BM25", "system": "bm25"}, {"name": "caption", "set": {"pin_text.fields": ["caption"]}}, {"name": "all"}],
+    },
+    "label_scaling": {"title": "What are more labels worth?", "compare": "above", "arms": [HUMAN_ONLY, {"name": "all"}]},
+    "languages": {"title": "And languages that nobody labelled?", "compare": "languages", "arms": [HUMAN_ONLY, {"name": "all"}]},
+}  # fmt: skip
 
 
 def run_stages(cfg: Config) -> dict[str, Manifest]:
     store = Storage(cfg.output)
-    return {name: import_module(f"ray_app.{name}.stage").run(cfg, store) for name in STAGES}
+    found = {name: import_module(f"ray_app.{name}.stage").run(cfg, store) for name in STAGES}
+    for key, spec in EXPERIMENTS.items():
+        found[key] = experiment.run(key, ExperimentSpec.model_validate({"base": "x", **spec}), cfg, store, quick=True)
+    return found | {"evaluate": evaluate.run(cfg, store)}
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +63,11 @@ def test_captions_reach_the_texts_that_models_read(finished: tuple[Config, dict[
     assert sum(row["colour"] in said[row["pin_id"]] for row in seen) >= 0.95 * len(seen)
 
 
-def test_the_report_has_the_four_lessons_and_pictures(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_the_report_has_the_experiments_and_pictures(finished: tuple[Config, dict[str, Manifest]]) -> None:
     cfg, manifests = finished
     html = Storage(cfg.output).read_bytes(manifests["evaluate"].info["report"]).decode()
-    for question in (
-        "How good are",
-        "What is each text",
-        "What are more labels worth",
-        "languages that nobody labelled",
-    ):
-        assert question in html
+    for spec in EXPERIMENTS.values():
+        assert str(spec["title"]) in html
     assert html.count('<img class="pin" src="data:image/jpeg;base64,') >= 20
 
 
@@ -95,8 +105,35 @@ def test_one_changed_picture_is_one_caption_and_one_embedding(finished: tuple[Co
     again = run_stages(cfg)
     assert again["caption"].counts["computed"] == 1
     assert again["embed"].counts["computed"] == 1
-    for name in ("teach", "sample", "label", "distill", "lessons"):
+    for name in ("teach", "sample", "label", "distill"):
         assert again[name].created_at == first[name].created_at, name
-    store = Storage(cfg.output)
-    scores = read_manifest(store, "lesson_scores")
-    assert scores is not None and scores.created_at < again["embed"].created_at
+    for view, name in (("text_features/caption", "scores-teacher"), ("label_scaling/human-labels-only", "distill")):
+        made = read_manifest(Storage(cfg.output, view), name)
+        assert made is not None and made.created_at < again["embed"].created_at, view
+
+
+def test_two_experiments_share_what_they_have_in_common(finished: tuple[Config, dict[str, Manifest]]) -> None:
+    """A model that is trained once per experiment would cost as many GPU days as there are tables."""
+    cfg, _ = finished
+    views = [Storage(cfg.output, f"{key}/human-labels-only") for key in ("label_scaling", "languages")]
+    models = [require_output(view, "distill", "student").path for view in views]
+    assert models[0] == models[1] != require_output(Storage(cfg.output), "distill", "student").path
+
+
+def test_an_experiment_leaves_the_run_alone(finished: tuple[Config, dict[str, Manifest]]) -> None:
+    cfg, manifests = finished
+    for name in ("teach", "distill"):
+        assert read_manifest(Storage(cfg.output), name) == manifests[name]
+
+
+def test_figures_of_an_experiment_are_those_of_the_report(finished: tuple[Config, dict[str, Manifest]]) -> None:
+    """The run itself is an arm; one system with two figures would make both worthless."""
+    _, manifests = finished
+    reported = {row["system"]: row["accuracy"] for row in manifests["evaluate"].info["rows"]}
+    for key, row, system in (
+        ("text_features", 0, "bm25"),
+        ("text_features", 2, "teacher"),
+        ("label_scaling", 1, "student"),
+    ):
+        shown = manifests[key].info["table"]["rows"][row]["cells"][0][0]
+        assert shown == pytest.approx(reported[system], abs=0.005), system

@@ -1,5 +1,7 @@
 """Manifests: "up to date" must mean that the very output which would be made is there, whole."""
 
+import pickle
+
 import pyarrow as pa
 import pytest
 
@@ -183,3 +185,33 @@ def test_drift_excuses_neither_settings_nor_other_inputs(store, ingest):
     other = Output(name="pins", path="", files=[], rows=0, content_hash="other")
     assert sample_run(store, changed, ingest, settings=["new"]).finished is None
     assert sample_run(store, changed, other).finished is None
+
+
+def test_a_view_has_what_the_run_has_until_it_makes_its_own(store, ingest):
+    made = finish(enrich(store, [ingest]))
+    view = Storage(store.uri, "text_features/caption")
+    assert require_output(view, "enrich", "pin_texts") == made.output("pin_texts")
+    other = make_config(enrich={"top_boards": 1})
+    own = finish(enrich(view, [ingest], cfg=other))
+    assert read_manifest(view, "enrich") == own
+    assert read_manifest(store, "enrich") == made, "an arm of an experiment must not change the run"
+
+
+def test_a_view_takes_over_what_the_run_or_another_view_has_made(store, ingest):
+    """Nothing is trained twice: two experiments may share an arm, and an arm may be the run."""
+    other = make_config(enrich={"top_boards": 1})
+    of_run, of_view = finish(enrich(store, [ingest])), finish(enrich(Storage(store.uri, "a/x"), [ingest], cfg=other))
+    for cfg, made in ((make_config(), of_run), (other, of_view)):
+        view = Storage(store.uri, "b/y")
+        assert enrich(view, [ingest], cfg=cfg).finished == made
+        assert read_manifest(view, "enrich") == made
+
+
+def test_the_run_takes_over_nothing_from_views(store, ingest):
+    """What a run publishes hangs on its own manifests alone."""
+    finish(enrich(Storage(store.uri, "a/x"), [ingest]))
+    assert enrich(store, [ingest]).finished is None
+
+
+def test_a_view_travels_to_other_processes(store):
+    assert pickle.loads(pickle.dumps(Storage(store.uri, "a/x"))).view == "a/x"

@@ -73,13 +73,21 @@ def test_what_a_release_is_served_with_stays_as_long_as_the_release(tmp_path: Pa
     assert store.list_files("tables") == ["tables/pin_texts/v2/part", "tables/pin_texts/v3/part"]
 
 
-def test_models_of_the_lessons_stay(tmp_path: Path) -> None:
-    """They lie one folder deeper than others."""
+def test_what_experiments_made_stays(tmp_path: Path) -> None:
+    """Their models and labels cost money, and their manifests lie deeper than others."""
     cfg = make_config(tmp_path)
-    store = Storage(cfg.output)
-    run = StageRun("lessons", cfg, store, 1, [], [])
-    run.add_output("arm", "models/lessons/v2/arm", [store.write_bytes("models/lessons/v2/arm/weights", b"x")])
+    store, view = Storage(cfg.output), Storage(cfg.output, "losses/hard")
+    run = StageRun("teach", cfg, view, 1, [], [])
+    run.add_output("teacher", "models/teacher/v2", [view.write_bytes("models/teacher/v2/weights", b"x")])
     run.finish({})
-    store.write_bytes("models/lessons/v1/arm/weights", b"x")
-    assert collect_all(store).folders == 1
-    assert store.list_files("models") == ["models/lessons/v2/arm/weights"]
+    ledger = Ledger(store, "soft_labels", "r1", SOFT_LABEL_RESULTS)
+    ledger.commit(labels("of the run", "of the arm", "of nobody"))
+    for of, key in ((store, "of the run"), (view, "of the arm")):
+        run = StageRun("label", cfg, of, 1, [key], [])
+        run.write_table("soft_labels", labels(key))
+        run.finish({"rows_out": 1})
+    store.write_bytes("models/teacher/v1/weights", b"x")
+    counts = collect_all(store)
+    assert (counts.folders, counts.ledger_rows) == (1, 1)
+    assert store.list_files("models") == ["models/teacher/v2/weights"]
+    assert sorted(ledger.present_keys().to_pylist()) == ["of the arm", "of the run"]

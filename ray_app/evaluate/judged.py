@@ -1,0 +1,113 @@
+"""The judged pairs that systems are measured on, and the settings of the measuring: the same for reports and experiments."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+
+from ray_app.config import Config
+from ray_app.enrich.engaged_queries import drop_engaged_queries
+from ray_app.errors import UserError
+from ray_app.evaluate.inputs import rating_of_grade
+from ray_app.evaluate.measured import EvaluationSettings
+from ray_app.ingest.stage import load_human_labels
+from ray_app.manifest import Output, read_output, require_output
+from ray_app.storage import Storage
+from ray_app.teach.catalogue import Catalogue
+from ray_app.teach.pairs import LabelledPairs, load_catalogue
+from ray_app.teach.splits import queries_of
+from ray_app.text import normalise_query
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedLabels:
+    """Human labels of the queries that are measured.
+
+    Args:
+        labels: Schema HUMAN_LABELS.
+        num_unusable: Rows of the file that were no labels.
+        name: Of what is written about them.
+        content: Hash of the labels.
+        catalogue: The run's, in whose texts the judged queries may occur.
+        all_labels: Of the run, for training too.
+        splits: Which of the run's queries train, choose and test.
+        inputs: What all this was read from.
+    """
+
+    labels: pa.Table
+    num_unusable: int
+    name: str
+    content: str
+    catalogue: Catalogue
+    all_labels: pa.Table
+    splits: pa.Table
+    inputs: list[Output]
+
+    @classmethod
+    def of(cls, cfg: Config, store: Storage) -> "JudgedLabels":
+        """Those of `evaluate.human_labels`, or of the test split if there is none.
+
+        Raises:
+            UserError: there is no usable label, or a stage has not run.
+        """
+        labels_output, splits = (
+            require_output(store, "ingest", "human_labels"),
+            require_output(store, "teach", "splits"),
+        )
+        catalogue, read_from = load_catalogue(cfg, store)
+        split_table, all_labels = read_output(store, splits), read_output(store, labels_output)
+        name, num_unusable, path = "evaluate", 0, cfg.evaluate.human_labels
+        if path is None:
+            labels = of_queries(all_labels, queries_of(split_table, "test"))
+        else:
+            labels, quarantine = load_human_labels(cfg, path, catalogue.pin_texts["pin_id"])
+            num_unusable, name = quarantine.num_rows, f"evaluate-{PurePosixPath(path).stem}"
+        if labels.num_rows == 0:
+            where = path or "the test split (teach.test_share)"
+            raise UserError(f"evaluate.human_labels: {where} has no usable label ({num_unusable} rows are unusable)")
+        content = hashlib.sha256(json.dumps(labels.to_pylist(), sort_keys=True, default=str).encode()).hexdigest()
+        return cls(
+            labels=labels,
+            num_unusable=num_unusable,
+            name=name,
+            content=content,
+            catalogue=catalogue,
+            all_labels=all_labels,
+            splits=split_table,
+            inputs=[*read_from, labels_output, splits],
+        )
+
+    def without_judged_queries(self, catalogue: Catalogue) -> Catalogue:
+        """The catalogue with texts that hold none of the judged queries."""
+        pin_texts = drop_engaged_queries(catalogue.pin_texts, set(self.labels["query"].to_pylist()))
+        return catalogue if pin_texts.equals(catalogue.pin_texts) else catalogue.with_texts(pin_texts)
+
+    def pairs(self, catalogue: Catalogue) -> LabelledPairs:
+        """The judged pairs."""
+        return LabelledPairs.of(catalogue, self.labels, smoothing=0.0)
+
+    def calibration(self, catalogue: Catalogue) -> LabelledPairs:
+        """Human-labelled pairs of training queries, for systems that have a score and no grades."""
+        train = of_queries(self.all_labels, queries_of(self.splits, "train", "valid"))
+        return LabelledPairs.of(catalogue, train, smoothing=0.0)
+
+    def seen_in_training(self, pairs: LabelledPairs) -> list[str]:
+        """Judged queries that were trained on, sorted."""
+        return sorted(set(pairs.queries) & queries_of(self.splits, "train", "valid"))
+
+
+def of_queries(labels: pa.Table, queries: set[str]) -> pa.Table:
+    """The labels of some normalised queries."""
+    return labels.filter(pa.array([normalise_query(q) in queries for q in labels["query"].to_pylist()], pa.bool_()))
+
+
+def evaluation_settings(cfg: Config) -> EvaluationSettings:
+    """How the run's figures are measured."""
+    return EvaluationSettings(
+        samples=cfg.evaluate.bootstrap_samples,
+        confidence=cfg.evaluate.confidence,
+        seed=cfg.seed,
+        rating_of_grade=rating_of_grade(getattr(cfg.ingest.human_labels, "grade_map", None)),
+    )
