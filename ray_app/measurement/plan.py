@@ -8,6 +8,8 @@ from ray_app.measurement.estimate import MIN_PER_STRATUM, StrataSummary
 from ray_app.sample.allocation import weighted_rates
 from ray_app.sample.pilot import LEAST_DEVIATION
 
+_ROUNDING = 1e-6  # deviations below are those of a teacher that is always right
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -86,7 +88,7 @@ def _reach(df: float, power: float, confidence: float) -> float:
 def _spread(pilot: StrataSummary, num_labelled: int, neyman: bool) -> np.ndarray:
     least = np.minimum(pilot.num_queries, MIN_PER_STRATUM)
     deviation = np.maximum(pilot.residual_deviation, LEAST_DEVIATION * pilot.residual_deviation.mean())
-    if not neyman or deviation.max() == 0:
+    if not neyman or deviation.max() < _ROUNDING:
         deviation = np.ones(len(least))
     # Rates among a stratum's queries that make its part of the whole proportional to share x deviation.
     rates = weighted_rates(

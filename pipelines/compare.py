@@ -1,0 +1,100 @@
+"""Is a treatment's ranking better than a control's? By the run's teacher on all queries, and by humans on some.
+
+python pipelines/compare.py --config configs/demo.yaml --control a.csv --treatment b.csv
+python pipelines/compare.py --config configs/demo.yaml --control a.csv --treatment b.csv --human grades.csv --next 100
+
+Columns of a ranked file: query, pin_id, rank or score, maybe locale; or a TREC run. See docs/measurement.md.
+"""
+
+import argparse
+import json
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+from runner import program_parser, run_parsed
+
+from ray_app.config import Config
+from ray_app.errors import UserError
+from ray_app.measurement.compare import FIGURES, CompareSettings, Comparison, compare
+from ray_app.measurement.contest import Contest
+from ray_app.measurement.figures import Figure
+from ray_app.measurement.next_queries import draw_queries, pairs_to_grade
+from ray_app.measurement.rankings import read_ranking, read_topics
+from ray_app.measurement.stage import Sources, gather, trained_groups
+from ray_app.measurement.table import comparison_json, render_comparison
+from ray_app.storage import Storage
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The program's arguments."""
+    parser = program_parser(__doc__ or "")
+    parser.add_argument("--control", required=True, metavar="FILE", help="ranked results as they are")
+    parser.add_argument("--treatment", required=True, metavar="FILE", help="ranked results as they could be")
+    parser.add_argument(
+        "--human", metavar="FILE", help="human labels, read as ingest.human_labels says; default: the run's"
+    )
+    parser.add_argument("--locale", default="en-US", help="of files that have no locale; default: %(default)s")
+    parser.add_argument("--topics", metavar="FILE", help="of TREC runs: lines of id<TAB>query[<TAB>locale]")
+    parser.add_argument(
+        "--missing", choices=("refuse", "zero", "drop"), default="refuse", help="a query in one file only"
+    )
+    parser.add_argument("--k", type=int, help="also measure nDCG@k and P@k")
+    parser.add_argument("--change", type=float, default=0.01, help="to plan for; default: %(default)s")
+    parser.add_argument(
+        "--max-unjudged", type=float, default=0.1, metavar="SHARE", help="of a top k; default: %(default)s"
+    )
+    parser.add_argument(
+        "--use-training-labels", action="store_true", help="keep queries that the teacher was trained on"
+    )
+    parser.add_argument("--next", type=int, metavar="N", help="write the N queries that humans should label next")
+    parser.add_argument("--seed", type=int, help="of that draw; default: the run's")
+    return parser
+
+
+def main(cfg: Config, store: Storage, args: argparse.Namespace) -> None:
+    """Print the comparison for people, then as one JSON line."""
+    if args.k is not None and args.k < 1:
+        raise UserError(f"--k must be at least 1, got {args.k}")
+    more = () if args.k is None else (Figure(kind="ndcg", k=args.k), Figure(kind="p", k=args.k))
+    settings = CompareSettings(
+        figures=tuple(dict.fromkeys((*FIGURES, *more))), max_unjudged=args.max_unjudged, change=args.change
+    )
+    topics = read_topics(args.topics, "--topics") if args.topics else None
+    control = read_ranking(args.control, "--control", args.locale, topics)
+    treatment = read_ranking(args.treatment, "--treatment", args.locale, topics)
+    contest = Contest.of(control, treatment, args.missing, () if args.use_training_labels else trained_groups(store))
+    sources = gather(cfg, store, contest, settings.depth, args.human)
+    found = compare(contest, sources.teacher, sources.human, sources.stratum_of, settings)
+    notes = list(sources.notes)
+    if args.use_training_labels:
+        notes.append(
+            "queries that the teacher was trained on are in: it looks better than it is, and so do the intervals"
+        )
+    print(render_comparison(found, notes))
+    line: dict[str, Any] = {"stage": "compare", **comparison_json(found, notes)}
+    line |= {"num_pairs": sources.counts.unique, "num_labelled_now": sources.counts.computed}
+    if args.next is not None:
+        line["next"] = _write_next(store, found, sources, args.next, cfg.seed if args.seed is None else args.seed)
+    print(json.dumps(line))
+
+
+def _write_next(store: Storage, found: Comparison, sources: Sources, number: int, seed: int) -> dict[str, Any]:
+    chosen = draw_queries(found, number, seed)
+    pairs = pairs_to_grade(found, chosen, sources.human, seed)
+    paths = {}
+    for name, table in (("queries", chosen), ("pairs", pairs)):
+        sink = pa.BufferOutputStream()
+        pacsv.write_csv(table, sink)
+        paths[name] = (
+            f"{store.shown}/{store.write_bytes(f'compare/next_{name}.csv', sink.getvalue().to_pybytes()).path}"
+        )
+    print(f"\nto label next: {chosen.num_rows:,} queries, drawn at random: {paths['queries']}")
+    print(f"their {pairs.num_rows:,} pairs, to be graded: {paths['pairs']}")
+    return {"num_queries": chosen.num_rows, "num_pairs": pairs.num_rows, "seed": seed, **paths}
+
+
+if __name__ == "__main__":
+    arguments = build_parser().parse_args()
+    run_parsed(arguments, partial(main, args=arguments))
