@@ -2,9 +2,10 @@
 CONFIG ?= configs/demo.yaml
 PYTHON ?= python3
 PORT ?= 8000
+SEED ?= 1
 BIN := .venv/bin
 
-.PHONY: help install run experiments serve test check docs fix bench demo-models clean
+.PHONY: help install run experiments serve test check docs fix bench demo-models faults soak clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -47,6 +48,12 @@ demo-models: install  ## train the tiny models of the built-in world from scratc
 
 bench: install  ## benchmarks; each ends with one JSON line
 	$(BIN)/python benchmarks/bench_bm25.py && $(BIN)/python benchmarks/bench_caption.py
+
+faults: install  ## strike at running stages and at the app, and compare with an undisturbed run; also MINUTES=10 SEED=1
+	$(BIN)/python tests/faults/run.py --minutes $(or $(MINUTES),10) --seed $(SEED)
+
+soak: install  ## days of work against an app that serves; memory, files and disk must stay flat; also MINUTES=30
+	$(BIN)/python tests/faults/soak.py --minutes $(or $(MINUTES),30) --seed $(SEED)
 
 clean:  ## remove what runs have written
 	rm -rf runs

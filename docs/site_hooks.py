@@ -12,9 +12,14 @@ _LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)]*)?\)")
 
 
 def on_config(config: Any) -> Any:
-    """The navigation: every page that index.md links, in its order."""
-    linked = re.findall(r"\[([^\]]+)\]\(([^)#\s]+\.md)\)", (ROOT / "docs" / "index.md").read_text(encoding="utf-8"))
-    config.nav = [{"Home": "index.md"}, *({title: _page(ROOT / "docs", target)} for title, target in linked)]
+    """The navigation: a menu for each table of index.md, with the pages that it links."""
+    menus: dict[str, list[dict[str, str]]] = {}
+    for line in (ROOT / "docs" / "index.md").read_text(encoding="utf-8").splitlines():
+        if head := re.fullmatch(r"\| ([^|]+) \| \|", line):
+            menus[head[1].capitalize()] = []
+        elif link := re.match(r"\| \[([^\]]+)\]\(([^)#\s]+\.md)\)", line):
+            menus[list(menus)[-1]].append({link[1]: _page(ROOT / "docs", link[2])})
+    config.nav = [{"Home": "index.md"}, *({name: pages} for name, pages in menus.items())]
     return config
 
 

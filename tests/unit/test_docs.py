@@ -4,7 +4,12 @@ import re
 from functools import cache
 from pathlib import Path
 
+import pyarrow.dataset as ds
 import pytest
+
+from ray_app.config import load_config
+from ray_app.ingest.stage import run as ingest
+from ray_app.storage import Storage
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "deploy" / "README.md"]
@@ -88,3 +93,30 @@ def test_make_targets_that_pages_name_are_there(page):
         re.findall(r"`make ([a-z-]+)", page.read_text())
     )
     assert named <= targets
+
+
+def block(page: str, language: str) -> str:
+    """The one code block of a language."""
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.M | re.S)
+    return found
+
+
+def test_the_worked_example_reads_its_files_as_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block("own_data.md", "python"), "shop.py", "exec"), {})
+    config = block("own_data.md", "yaml").replace("extends: base.yaml", f"extends: {ROOT}/configs/base.yaml")
+    Path("mine.yaml").write_text(config)
+    cfg = load_config("mine.yaml")
+    counts = ingest(cfg, Storage(cfg.output)).counts
+    shown = (ROOT / "docs" / "own_data.md").read_text()
+    assert (counts["pins_out"], counts["search_log_out"]) == (240, 4_800) and counts["boards_in"] == 0
+    refused = ds.dataset("runs/mine/tables/quarantine").to_table(columns=["table", "row", "reason"])
+    assert refused.num_rows == counts["rows_quarantined"] == 5
+    for row in refused.to_pylist():
+        assert re.search(rf"{row['table']} +{row['row']} +{re.escape(row['reason'])}\n", shown)
+
+
+def test_commands_of_the_worked_example_name_its_files():
+    text = (ROOT / "docs" / "own_data.md").read_text()
+    for ids in re.findall(r'"pin_ids": \[([^\]]*)\]', text):
+        assert {int(number) < 240 for number in re.findall(r"S(\d+)", ids)} == {True}
