@@ -23,6 +23,7 @@ from ray_app.evaluate.bootstrap import Interval, percentile_interval, resample_q
 from ray_app.evaluate.measured import plain
 from ray_app.evaluate.rater_counts import RaterCounts
 from ray_app.evaluate.reliability import FIGURES, LEVELS, agreement_figures, both_orders, coincidences_of
+from ray_app.ingest.adjudicated import is_adjudicator
 
 RATERS = "raters"
 
@@ -58,7 +59,7 @@ class AgreementTable:
     value: str | None
     num_pairs: int
     num_queries: int
-    num_raters: int
+    num_raters: int  # adjudicators are none
     rows: list[AgreementRow]  # the raters first
     notes: list[str]  # what a reader must know to read the figures rightly
 
@@ -193,7 +194,8 @@ def _measure(
         )
     return AgreementTable(
         column=column, value=value, num_pairs=len(given), num_queries=num_queries,
-        num_raters=len(frozenset().union(*(counts.raters[i] for i in places))), rows=rows, notes=list(notes),
+        num_raters=sum(not is_adjudicator(rater) for rater in frozenset().union(*(counts.raters[i] for i in places))),
+        rows=rows, notes=list(notes),
     )  # fmt: skip
 
 

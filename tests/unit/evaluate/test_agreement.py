@@ -237,7 +237,8 @@ def test_a_final_grade_is_no_rater_beside_those_who_came_to_it():
 
 def test_adjudicated_pairs_are_pointed_out():
     rows = [("q", "a", "adjudicated:anna", 1), ("q", "b", "x", 2), ("q", "b", "y", 2)]
-    assert "1 pairs were adjudicated" in agreement_tables(labels_of(rows), {}, FAST)[0].notes[0]
+    table = agreement_tables(labels_of(rows), {}, FAST)[0]
+    assert (table.num_raters, "1 pairs were adjudicated" in table.notes[0]) == (2, True)
 
 
 def test_a_column_that_says_two_things_of_a_pair_is_a_slice_of_its_own():
