@@ -68,6 +68,44 @@ def weighted_auroc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray
     return np.divide(wins, total, out=np.full(len(weights), np.nan), where=total > 0)
 
 
+class QueryAuroc:
+    """`weighted_auroc` under many weightings of whole queries: the same numbers, from one table of queries by queries.
+
+    auroc = QueryAuroc(scores, positive, query_index, num_queries)
+    auroc(counts)                                          # (samples,) for counts (samples, num_queries)
+    """
+
+    def __init__(self, scores: np.ndarray, positive: np.ndarray, query_index: np.ndarray, num_queries: int) -> None:
+        """Args: as `weighted_auroc`; (n,) int query of each row, ascending; queries in all."""
+        if np.isnan(scores).any():
+            raise ValueError("QueryAuroc: a score is NaN; rank missing scores last with -inf instead")
+        self._rows = scores, positive, query_index
+        self._positives = np.bincount(query_index[positive], minlength=num_queries).astype(np.float64)
+        self._negatives = np.bincount(query_index[~positive], minlength=num_queries).astype(np.float64)
+        # A matrix product is some 50 times as fast per number as sums over sorted rows; beyond that the table costs more.
+        self._wins = self._table(num_queries) if num_queries**2 <= 50 * len(scores) else None
+
+    def __call__(self, counts: np.ndarray) -> np.ndarray:
+        """Args: (samples, num_queries) float64, whole numbers. Returns: (samples,), NaN where a class is absent."""
+        if self._wins is None:
+            scores, positive, query_index = self._rows
+            return weighted_auroc(scores, positive, counts[:, query_index])
+        wins = np.einsum("sq,sq->s", counts @ self._wins, counts)
+        total = (counts @ self._positives) * (counts @ self._negatives)
+        return np.divide(wins, total, out=np.full(len(counts), np.nan), where=total > 0)
+
+    def _table(self, num_queries: int) -> np.ndarray:
+        """[a, b]: how often a positive of query a scores above a negative of query b, ties counting half."""
+        scores, positive, query_index = self._rows
+        winners, winner_query = scores[positive], query_index[positive]
+        table = np.zeros((num_queries, num_queries))
+        for query in np.flatnonzero(self._negatives):
+            losers = np.sort(scores[~positive & (query_index == query)])
+            above = np.searchsorted(losers, winners, "left") + np.searchsorted(losers, winners, "right")
+            table[:, query] = np.bincount(winner_query, weights=above / 2.0, minlength=num_queries)
+        return table
+
+
 def percentile_interval(value: float, samples: np.ndarray, confidence: float) -> Interval:
     """The figure with its percentile interval over the resamples in which it is defined.
 

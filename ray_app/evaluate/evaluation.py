@@ -3,32 +3,44 @@
 evaluation = evaluate_systems(pairs, {"bm25": SystemScores(score=...), "student": SystemScores(score=..., probs=...)})
 evaluation.rows()                                       # one dict per system, as the evaluate command prints them
 evaluation.difference("student", "bm25", "auroc_3")     # Interval(value, lo, hi)
+evaluation.beyond_chance("student", "bm25", "auroc_3")  # after Holm's correction over all comparisons
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ray_app.evaluate import grading
+from ray_app.evaluate.corrections import enough_samples, holm
 from ray_app.evaluate.measured import EvaluationSettings, Measured, measure, plain
 from ray_app.evaluate.metrics import (
     AUROC_GRADES,
+    JUDGED_CUTOFFS,
+    KEY,
     METRICS,
+    NDCG,
+    PRECISION,
     JudgedPairs,
     SystemScores,
     judge,
+    judged_at,
     random_ranking,
     ranking_ideal,
 )
+from ray_app.evaluate.probabilities import calibration_by_locale, detail_intervals
+from ray_app.evaluate.slices import cuts_queries, in_order
+from ray_app.evaluate.worst import WorstSlices, worst_slices
 
 logger = logging.getLogger(__name__)
 
 _MAX_SLICES = 50
+_MAX_RAISED = 10_000  # resamples that the correction may ask for, beyond what the settings say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +50,10 @@ class Evaluation(Measured):
     settings: EvaluationSettings
     pairs: JudgedPairs
     systems: dict[str, SystemScores]  # rows in the order of `pairs`
-    details: dict[str, dict[str, Any]]  # system -> num_missing, log_loss, ece, kappa
-    slices: list[dict[str, Any]]  # rows, with `slice` and `value`
+    details: dict[str, dict[str, Any]]  # system -> num_missing, judged@k, log_loss, ece, kappa, with _lo and _hi
+    slices: list[dict[str, Any]]  # rows, with `slice` and `value`; ranking metrics null where a query is cut
+    calibration: list[dict[str, Any]]  # rows by locale and system
+    worst: WorstSlices | None  # of the hero
     random_order: dict[str, float]  # ranking metric -> expected value of a random order
     notes: list[str]  # what a reader must know to read the figures rightly
 
@@ -53,16 +67,44 @@ class Evaluation(Measured):
         defined = {b: value for b, value in found.items() if np.isfinite(value)}
         return max(defined, key=lambda b: defined[b]) if defined else None
 
+    @property
+    def hero(self) -> str:
+        """The system that the report is about."""
+        return hero_of(list(self.systems))
+
     def differences(self) -> list[dict[str, Any]]:
-        """Every other system against the strongest baseline of each metric, and the student against the teacher."""
-        out = []
+        """All comparisons that are shown, each pair of systems once a metric, with Holm's correction over them all.
+
+        They are: every other system against the strongest baseline, the student against the teacher, and every system
+        against the highest.
+        """
+        return list(self._comparisons.values())
+
+    def beyond_chance(self, system_a: str, system_b: str, metric: str) -> bool:
+        """Whether two systems differ more than chance would, among all comparisons shown; False: not compared."""
+        row = self._comparisons.get((frozenset((system_a, system_b)), metric))
+        return row is not None and row["beyond_chance"]
+
+    def leader(self, metric: str) -> str | None:
+        """The system with the highest figure; None: it is undefined for all."""
+        defined = {s: self.points[s][metric] for s in self.systems if np.isfinite(self.points[s][metric])}
+        return max(defined, key=lambda s: defined[s]) if defined else None
+
+    @cached_property
+    def _comparisons(self) -> dict[tuple[frozenset[str], str], dict[str, Any]]:
+        out: dict[tuple[frozenset[str], str], dict[str, Any]] = {}
         for system in self.systems:
             for metric in METRICS:
                 rivals = [] if system in self.settings.baselines else [self.best_baseline(metric)]
                 rivals += ["teacher"] if system == "student" and "teacher" in self.systems else []
-                for rival in rivals:
-                    if rival is not None:
-                        out.append(self._difference_row(system, rival, metric))
+                for rival in [*rivals, self.leader(metric)]:
+                    key = frozenset((system, rival or system)), metric
+                    if len(key[0]) == 2 and rival is not None and key not in out:
+                        out[key] = self._difference_row(system, rival, metric)
+        p_values = [self.p_value(r["system"], r["against"], r["metric"]) for r in out.values()]
+        for row, p, adjusted in zip(out.values(), p_values, holm(p_values), strict=True):
+            sure = adjusted is not None and adjusted < 1.0 - self.confidence
+            row |= {"p": plain(p), "p_adjusted": plain(adjusted), "beyond_chance": sure}
         return out
 
     def json_line(self) -> str:
@@ -76,20 +118,40 @@ class Evaluation(Measured):
             "differences": self.differences(),
             "details": self.details,
             "slices": self.slices,
+            "worst_slices": [found.to_json() for found in self.worst.slices] if self.worst else [],
+            "calibration": self.calibration,
             "random_order": {k: plain(v) for k, v in self.random_order.items()},
             "notes": self.notes,
             "protocol": {
-                "bootstrap_samples": self.settings.samples,
+                "bootstrap_samples": self.num_samples,
                 "confidence": self.settings.confidence,
                 "seed": self.settings.seed,
                 "resampled": "queries",
+                "correction": f"Holm, over {len(self._comparisons)} comparisons",
                 "relevant_grade": self.settings.relevant_grade,
                 "calibration_grade": self.settings.calibration_grade,
                 "rating_of_grade": {str(k): v for k, v in sorted(self.settings.rating_of_grade.items())},
+                "num_queries": self.num_queries,
+                "num_pairs": self.num_pairs,
                 "num_relevant_pairs": int((self.pairs.grade >= self.settings.relevant_grade).sum()),
+                "judged_pairs": judged_hash(self.pairs),
             },
             "provenance": dict(provenance or {}),
         }
+
+    def pair_scores(self) -> pa.Table:
+        """What the figures were made of, pair by pair, so that another run can be compared with this one, query by query.
+
+        query, locale, pin_id, grade, gain_rating; of each system `score/NAME` (null: none) and, if it predicts grades,
+        `grade/NAME` (0: none).
+        """
+        rating = np.log2(self.pairs.gain + 1).round().astype(np.int8)
+        table = self.pairs.table.select([*KEY, "grade"]).append_column("gain_rating", pa.array(rating))
+        for name, scores in self.systems.items():
+            table = table.append_column(f"score/{name}", pa.array(scores.score, mask=scores.missing))
+            if scores.grades is not None:
+                table = table.append_column(f"grade/{name}", pa.array(scores.grades.astype(np.int8)))
+        return table
 
     def _difference_row(self, system: str, rival: str, metric: str) -> dict[str, Any]:
         difference, kept = self.difference(system, rival, metric), self.ratio(system, rival, metric)
@@ -99,11 +161,24 @@ class Evaluation(Measured):
         return row
 
 
+def hero_of(systems: Sequence[str]) -> str:
+    """The student, else the teacher, else the last one."""
+    return next((name for name in ("student", "teacher") if name in systems), systems[-1])
+
+
+def judged_hash(pairs: JudgedPairs) -> str:
+    """Identity of the judged pairs with their grades and gains, in whatever order they came."""
+    digest = hashlib.sha256(json.dumps([pairs.table[c].to_pylist() for c in KEY]).encode())
+    digest.update(pairs.grade.tobytes() + pairs.gain.tobytes())
+    return digest.hexdigest()
+
+
 def evaluate_systems(
     pairs: pa.Table,
     systems: Mapping[str, SystemScores],
     settings: EvaluationSettings | None = None,
     notes: Sequence[str] = (),
+    rankings: Mapping[str, pa.Table] | None = None,
 ) -> Evaluation:
     """Measure every system on all judged pairs.
 
@@ -112,6 +187,8 @@ def evaluate_systems(
         systems: name -> scores, row by row as `pairs` (see `align_scores` for tables in another order).
         settings: None: the defaults.
         notes: What else a reader must know, such as queries that were seen in training; put before our own notes.
+        rankings: System -> query, locale, pin_id, score: all that it ranks for these queries, for a system that ranks
+            more than judged pairs. Only judged@k is measured on it; the other figures are of the judged pairs alone.
 
     Raises:
         UserError: the pairs are empty or wrong; the message names the problem.
@@ -125,29 +202,36 @@ def evaluate_systems(
         if len(scores.score) != len(order):
             raise ValueError(f"system {name} has {len(scores.score)} scores for {len(order)} judged pairs")
     ordered = {name: scores.take(order) for name, scores in systems.items()}
-    whole = measure(judged, ordered, settings)
+    # Each metric compares a system with the highest, the best baseline, and (the student) with the teacher.
+    enough = enough_samples(len(METRICS) * 2 * len(ordered), settings.confidence)
+    whole = measure(judged, ordered, replace(settings, samples=max(settings.samples, min(enough, _MAX_RAISED))))
     all_notes = [*notes, *_notes(judged, ordered, whole)]
     for note in all_notes:
         logger.info("evaluate: %s", note)
+    hero = hero_of(list(ordered))
+    rankings = rankings or {}
     return Evaluation(
         **{name: getattr(whole, name) for name in Measured.__dataclass_fields__},
         settings=settings,
         pairs=judged,
         systems=ordered,
-        details={name: _details(judged, scores, settings) for name, scores in ordered.items()},
+        details={name: _details(judged, scores, settings, rankings.get(name)) for name, scores in ordered.items()},
         slices=_slices(judged, ordered, settings),
+        calibration=calibration_by_locale(judged, ordered, settings),
+        worst=worst_slices(judged, hero, ordered[hero], settings),
         random_order=random_ranking(judged, settings.relevant_grade),
         notes=all_notes,
     )
 
 
-def _details(judged: JudgedPairs, scores: SystemScores, settings: EvaluationSettings) -> dict[str, Any]:
-    out: dict[str, Any] = {"num_missing": int(scores.missing.sum()), "log_loss": None, "ece": None, "kappa": None}
-    if scores.probs is not None:
-        out["log_loss"] = plain(grading.log_loss(scores.probs, judged.grade))
-        out["ece"] = plain(grading.calibrate(scores.probs, judged.grade, settings.calibration_grade).error)
-    if scores.grades is not None:
-        out["kappa"] = plain(grading.linear_kappa(scores.grades, judged.grade))
+def _details(
+    judged: JudgedPairs, scores: SystemScores, settings: EvaluationSettings, ranking: pa.Table | None
+) -> dict[str, Any]:
+    out: dict[str, Any] = {"num_missing": int(scores.missing.sum())}
+    for cutoff in JUDGED_CUTOFFS:
+        out[f"judged@{cutoff}"] = plain(float(judged_at(judged, scores, cutoff, ranking).mean()))
+    for name, found in detail_intervals(judged, scores, settings).items():
+        out |= {name: plain(found.value), f"{name}_lo": plain(found.lo), f"{name}_hi": plain(found.hi)}
     if scores.thresholds is not None and scores.probs is None:
         out["thresholds"] = [plain(t) for t in scores.thresholds.tolist()]
     return out
@@ -164,11 +248,14 @@ def _slices(
         names, counts = np.unique(values, return_counts=True)
         if len(names) < 2:
             continue
-        for value in names[np.argsort(-counts, kind="stable")][:_MAX_SLICES]:
+        # A ranking of part of a query's pins is not the query's ranking, and easier the smaller the part.
+        blank = (NDCG, PRECISION) if cuts_queries(values, judged.query_index) else ()
+        undefined = {f"{metric}{end}": None for metric in blank for end in ("", "_lo", "_hi")}
+        for value in names[in_order(names, counts)][:_MAX_SLICES]:
             mask = values == value
             part = {name: scores.take(mask) for name, scores in systems.items()}
             measured = measure(judged.take(mask), part, settings)
-            rows += [{"slice": column, "value": value} | measured.row(name) for name in systems]
+            rows += [{"slice": column, "value": value} | measured.row(name) | undefined for name in systems]
     return rows
 
 

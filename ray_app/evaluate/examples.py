@@ -64,13 +64,29 @@ def example_queries(
 
 
 def worst_disagreements(
-    evaluation: Evaluation, system: str, titles: Mapping[str, str], num_pairs: int = 12, per_query: int = 2
-) -> list[ExamplePair]:
-    """Pairs whose expected grade is farthest from the human one, at most `per_query` of each query."""
+    evaluation: Evaluation, system: str, titles: Mapping[str, str], num_pairs: int = 12, per_query: int = 2,
+    within: np.ndarray | None = None,
+) -> list[ExamplePair]:  # fmt: skip
+    """Pairs whose expected grade is farthest from the human one, at most `per_query` of each query.
+
+    Args:
+        evaluation: The result.
+        system: Whose grades; without probabilities its likeliest grade counts, and without grades there are no pairs.
+        titles: pin_id -> title.
+        num_pairs: At most.
+        per_query: At most of one query.
+        within: (num_pairs,) bool, pairs to choose from; None: all.
+    """
     scores = evaluation.systems[system]
-    if scores.probs is None:
+    if scores.probs is not None:
+        said = scores.probs @ np.arange(1.0, 6.0)
+    elif scores.grades is not None:
+        said = np.where(scores.missing, np.nan, scores.grades)
+    else:
         return []
-    distance = np.abs(scores.probs @ np.arange(1.0, 6.0) - evaluation.pairs.grade)
+    distance = np.abs(said - evaluation.pairs.grade)
+    if within is not None:
+        distance = np.where(within, distance, np.nan)
     order = np.argsort(-np.nan_to_num(distance, nan=-1.0), kind="stable")
     used: dict[int, int] = {}
     out: list[ExamplePair] = []

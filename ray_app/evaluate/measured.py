@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ray_app.evaluate.bootstrap import Interval, percentile_interval, resample_queries, weighted_auroc
+from ray_app.evaluate.bootstrap import Interval, QueryAuroc, percentile_interval, resample_queries
+from ray_app.evaluate.corrections import bootstrap_p
 from ray_app.evaluate.metrics import (
     AUROC_GRADES,
     METRICS,
@@ -17,6 +18,7 @@ from ray_app.evaluate.metrics import (
     ranking_ideal,
     ranking_metrics,
 )
+from ray_app.evaluate.slices import SLICE_COLUMNS
 
 BASELINES = ("bm25", "embedding_cosine", "engagement_cosine", "graph_cosine", "feature_student")
 GRADE_AS_RATING = {1: 0, 2: 1, 3: 2, 4: 3, 5: 4}
@@ -27,6 +29,7 @@ class EvaluationSettings:
     """What decides the figures besides the pairs and scores."""
 
     samples: int = 1000
+    """Resamples at least; the whole is drawn more often where the correction for several comparisons needs it."""
     confidence: float = 0.95
     seed: int = 17
     relevant_grade: int = 4
@@ -36,7 +39,7 @@ class EvaluationSettings:
     rating_of_grade: Mapping[int, int] = field(default_factory=lambda: dict(GRADE_AS_RATING))
     """grade -> rating of nDCG's gain 2^rating - 1; `rating_of_grade` makes it from a source's grade_map."""
     baselines: Sequence[str] = BASELINES
-    slice_columns: Sequence[str] = ("locale", "frequency_band")
+    slice_columns: Sequence[str] = SLICE_COLUMNS
     """Columns of the pairs to slice by; those that are absent or have one value are left out."""
 
 
@@ -50,6 +53,11 @@ class Measured:
     samples: dict[str, dict[str, np.ndarray]]  # system -> metric -> (samples,), NaN where undefined
     per_query: dict[str, dict[str, np.ndarray]]  # system -> ranking metric -> (num_queries,)
     confidence: float
+
+    @property
+    def num_samples(self) -> int:
+        """Resamples that were drawn."""
+        return next(len(drawn) for of in self.samples.values() for drawn in of.values())
 
     def interval(self, system: str, metric: str) -> Interval:
         """The metric of a system."""
@@ -66,6 +74,12 @@ class Measured:
         below = self.samples[system_b][metric]
         kept = np.divide(self.samples[system_a][metric], below, out=np.full(len(below), np.nan), where=below > 0)
         return self._interval(a / b if b > 0 else np.nan, kept)
+
+    def p_value(self, system_a: str, system_b: str, metric: str) -> float | None:
+        """Chance of such a difference between equal systems, two-sided, uncorrected; None: undefined, or one query."""
+        if self.num_queries == 1:
+            return None
+        return bootstrap_p(self.samples[system_a][metric] - self.samples[system_b][metric])
 
     def row(self, system: str) -> dict[str, Any]:
         """The system's figures, each with `_lo` and `_hi`; null where undefined."""
@@ -96,14 +110,20 @@ def measure(judged: JudgedPairs, systems: Mapping[str, SystemScores], settings: 
         right = np.full(num_pairs, np.nan) if grades is None else (grades == judged.grade).astype(np.float64)
         ratios[name]["accuracy"] = (np.bincount(judged.query_index, weights=right), size)
 
+    aurocs = {
+        name: {
+            f"auroc_{g}": QueryAuroc(scores.order_score, judged.grade >= g, judged.query_index, num_queries)
+            for g in AUROC_GRADES
+        }
+        for name, scores in systems.items()
+    }
+
     def figures(counts: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-        weights = counts[:, judged.query_index]
-        out: dict[str, dict[str, np.ndarray]] = {}
-        for name, scores in systems.items():
-            order_score = scores.order_score
-            aurocs = {f"auroc_{g}": weighted_auroc(order_score, judged.grade >= g, weights) for g in AUROC_GRADES}
-            out[name] = aurocs | {m: _ratio(counts @ top, counts @ below) for m, (top, below) in ratios[name].items()}
-        return out
+        return {
+            name: {metric: auroc(counts) for metric, auroc in aurocs[name].items()}
+            | {metric: _ratio(counts @ top, counts @ below) for metric, (top, below) in ratios[name].items()}
+            for name in systems
+        }
 
     points = figures(np.ones((1, num_queries)))
     blocks = [figures(c) for c in resample_queries(num_queries, settings.samples, settings.seed, num_pairs)]

@@ -1,6 +1,7 @@
 """What is measured on judged pairs: the protocol is decided here, once, for every system.
 
-- Only judged pairs are ranked, so judged@k is 1. Every judged query counts, also one without a relevant pin, for which
+- Only judged pairs are ranked, so judged@k is 1 for a system that scores them all. For one that ranks more, judged@k is
+  measured on its own ranking (`judged_at`), and nDCG and P are those of its judged pins alone. Every judged query counts, also one without a relevant pin, for which
   nDCG and P are 0 whatever a system does (as in trec_eval).
 - Ties are broken by pin_id, ascending, before any ranking metric sees them.
 - A pair that a system did not score stays in: not retrieved (no gain), below every scored pair in AUROC, and a wrong
@@ -21,6 +22,7 @@ from ray_app.schemas import NUM_GRADES
 
 NDCG_CUTOFF = 20
 PRECISION_CUTOFF = 8
+JUDGED_CUTOFFS = (PRECISION_CUTOFF, NDCG_CUTOFF)
 AUROC_GRADES = (3, 4, 5)
 METRICS = ("auroc_3", "auroc_4", "auroc_5", "accuracy", f"ndcg@{NDCG_CUTOFF}", f"p@{PRECISION_CUTOFF}")
 NDCG, PRECISION = METRICS[4], METRICS[5]
@@ -177,6 +179,41 @@ def rank_rows(judged: JudgedPairs, system: SystemScores) -> np.ndarray:
     """Scored rows, query after query, best first, ties by pin_id; int64 (num_scored,)."""
     order = np.lexsort((np.arange(len(judged.grade)), -system.order_score, judged.query_index))
     return order[~system.missing[order]]
+
+
+def judged_at(judged: JudgedPairs, system: SystemScores, cutoff: int, ranking: pa.Table | None = None) -> np.ndarray:
+    """Share of a system's first places that hold a judged pin, by query.
+
+    A query has `cutoff` places, or as many as there are pins in its ranking or judged for it, if those are fewer. So a
+    judged pin that the system did not score leaves a place empty.
+
+    Args:
+        judged: The truth.
+        system: Its scores of the judged pairs, which are its ranking if `ranking` is None.
+        cutoff: Places.
+        ranking: query, locale, pin_id, score: all that the system ranks for these queries; pairs with a null or NaN
+            score, and other queries, are left out.
+
+    Returns:
+        float64 (num_queries,), 0..1.
+    """
+    judged_sizes = np.bincount(judged.query_index, minlength=len(judged.queries))
+    if ranking is None:
+        ranked = judged.query_index[~system.missing]
+        found = np.minimum(np.bincount(ranked, minlength=len(judged.queries)), cutoff)
+        return found / np.minimum(judged_sizes, cutoff)
+    query_of = {key: i for i, key in enumerate(judged.queries)}
+    known = set(zip(judged.query_index.tolist(), judged.table["pin_id"].to_pylist(), strict=True))
+    lists: list[list[tuple[float, str]]] = [[] for _ in judged.queries]
+    for query, locale, pin_id, score in zip(*(ranking[c].to_pylist() for c in (*KEY, "score")), strict=True):
+        index = query_of.get((query, locale))
+        if index is not None and score is not None and not np.isnan(score):
+            lists[index].append((-score, pin_id))
+    out = np.zeros(len(lists))
+    for index, pins in enumerate(lists):
+        places = min(cutoff, max(len(pins), int(judged_sizes[index])))
+        out[index] = sum((index, pin_id) in known for _, pin_id in sorted(pins)[:cutoff]) / places
+    return out
 
 
 def random_ranking(judged: JudgedPairs, relevant_grade: int) -> dict[str, float]:

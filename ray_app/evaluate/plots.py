@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ray_app.evaluate.bootstrap import Interval
-from ray_app.evaluate.grading import Calibration
+from ray_app.evaluate.probabilities import CurvePoint
 
 # matplotlib knows no CSS variables: it draws in these stand-ins, which are replaced in its output.
 _STAND_INS = {"#0a0001": "var(--ink)", "#0a0002": "var(--muted)", "#0a0003": "var(--line)"}
@@ -64,15 +64,21 @@ def roc_plot(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], colors: Mappin
     return _inline(out)
 
 
-def reliability_plot(calibrations: Mapping[str, Calibration], colors: Mapping[str, int]) -> str:
-    """Observed against predicted share; the area of a dot is its share of the pairs."""
+def reliability_plot(curves: Mapping[str, Sequence[CurvePoint]], colors: Mapping[str, int]) -> str:
+    """Observed against predicted share, with intervals; the area of a dot is its share of the pairs."""
     with _figure(4.4, 3.9) as (fig, ax, out):
         ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
-        for name, found in calibrations.items():
+        for name, points in curves.items():
             color = series_color(colors[name])
-            ax.plot(found.predicted, found.observed, color=color, linewidth=1.5, label=name)
-            size = 10 + 250 * found.count / found.count.sum()
-            ax.scatter(found.predicted, found.observed, s=size, color=color, alpha=0.55, linewidths=0)
+            predicted, observed = [p.predicted for p in points], [p.observed.value for p in points]
+            ax.plot(predicted, observed, color=color, linewidth=1.5, label=name)
+            for point in points:
+                if point.observed.lo is not None:
+                    ends = [point.observed.lo, point.observed.hi]
+                    ax.plot([point.predicted] * 2, ends, color=color, linewidth=1.2, alpha=0.8)
+            total = sum(p.num_pairs for p in points)
+            sizes = [10 + 250 * p.num_pairs / total for p in points]
+            ax.scatter(predicted, observed, s=sizes, color=color, alpha=0.55, linewidths=0)
         _square(ax, "predicted probability", "observed share")
         _legend(ax, "upper left")
         fig.savefig(out, format="svg", metadata={"Date": None})

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ray_app.evaluate.bootstrap import Interval
 from ray_app.evaluate.evaluation import Evaluation
 from ray_app.evaluate.metrics import METRICS, NDCG
@@ -40,18 +42,19 @@ def in_text(system: str) -> str:
     return NAMES[system] if system == "bm25" else f"the {NAMES[system].lower()}"
 
 
-def hero(evaluation: Evaluation) -> str:
-    """The system that the report is about: the student, else the teacher, else the last one."""
-    for name in ("student", "teacher"):
-        if name in evaluation.systems:
-            return name
-    return list(evaluation.systems)[-1]
+def what_more_than_chance_means(evaluation: Evaluation) -> str:
+    """One sentence, said once in the report and in the table."""
+    level, number = f"{1 - evaluation.confidence:.2g}", len(evaluation.differences())
+    return (
+        f'"More than chance": p-value below {level} after Holm\'s correction over all {number} comparisons of systems shown '
+        f"here; p-values come from {evaluation.num_samples:,} resamples. Intervals are those of each figure alone."
+    )
 
 
 def summarise(evaluation: Evaluation) -> list[str]:
     """A few sentences: who is best, by how much, whether that could be chance, what the student keeps."""
     sentences = []
-    leaders = {metric: leader for metric in HEADLINE if (leader := _leader(evaluation, metric))}
+    leaders = {metric: leader for metric in HEADLINE if (leader := evaluation.leader(metric))}
     figures = {m: f"{LABELS[m]} {_figure(evaluation.interval(s, m))}" for m, s in leaders.items()}
     if len(set(leaders.values())) == 1:
         best = next(iter(leaders.values()))
@@ -69,7 +72,7 @@ def summarise(evaluation: Evaluation) -> list[str]:
 
 def key_figures(evaluation: Evaluation) -> list[KeyFigure]:
     """What stands in large type at the top."""
-    system = hero(evaluation)
+    system = evaluation.hero
     out = []
     for metric in HEADLINE:
         figure = evaluation.interval(system, metric)
@@ -97,25 +100,18 @@ def key_figures(evaluation: Evaluation) -> list[KeyFigure]:
 
 
 def standings(evaluation: Evaluation) -> dict[str, dict[str, str]]:
-    """Marks by system and metric: `best`, `tied` (the paired difference to the best may be zero) or nothing."""
+    """Marks by system and metric: `best`, `tied` (the difference from the best may be chance) or nothing."""
     out: dict[str, dict[str, str]] = {system: {} for system in evaluation.systems}
     for metric in METRICS:
-        best = _leader(evaluation, metric)
+        best = evaluation.leader(metric)
         if best is None:
             continue
         for system in evaluation.systems:
-            gap = evaluation.difference(system, best, metric)
             if system == best:
                 out[system][metric] = "best"
-            elif gap.hi is not None and gap.hi >= 0:
+            elif np.isfinite(evaluation.points[system][metric]) and not evaluation.beyond_chance(system, best, metric):
                 out[system][metric] = "tied"
     return out
-
-
-def _leader(evaluation: Evaluation, metric: str) -> str | None:
-    found = {s: evaluation.interval(s, metric).value for s in evaluation.systems}
-    defined = {s: value for s, value in found.items() if value is not None}
-    return max(defined, key=lambda s: defined[s]) if defined else None
 
 
 def _against_baselines(evaluation: Evaluation, system: str) -> str:
@@ -131,7 +127,8 @@ def _against_baselines(evaluation: Evaluation, system: str) -> str:
         last = rival
         text = f"{abs(gap.value):.3f} {side} {'it' if same else in_text(rival)} in {LABELS[metric]}"
         if gap.lo is not None and gap.hi is not None:
-            verdict = "which could be chance" if gap.lo <= 0 <= gap.hi else "more than chance"
+            sure = evaluation.beyond_chance(system, rival, metric)
+            verdict = "more than chance" if sure else "which could be chance"
             text += f" ({_bounds(gap, with_sign=True)}, {verdict})"
         parts.append(text)
     return f"Against the strongest baseline, the {system} is {' and '.join(parts)}." if parts else ""

@@ -17,12 +17,38 @@ def render_table(evaluation: Evaluation) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     heading = (
         f"{evaluation.num_pairs:,} judged pairs of {evaluation.num_queries:,} queries; only judged pairs are ranked; "
-        f"[{settings.confidence:.0%} interval, {settings.samples:,} bootstrap samples of the queries]"
+        f"[{settings.confidence:.0%} interval, {evaluation.num_samples:,} bootstrap samples of the queries]"
     )
     rule = "-" * max(map(len, lines))
     body = [heading, "", lines[0], rule, *lines[1:], rule]
     kept = retention_line(evaluation)
-    return "\n".join([*body, *([kept] if kept else []), *(f"note: {note}" for note in evaluation.notes)])
+    gaps = difference_lines(evaluation)
+    return "\n".join([*body, *gaps, *([kept] if kept else []), *(f"note: {note}" for note in evaluation.notes)])
+
+
+def difference_lines(evaluation: Evaluation) -> list[str]:
+    """Student and teacher against the strongest baseline, and whether that is more than chance; judged@k where below 1."""
+    lines = []
+    for system in ("student", "teacher"):
+        parts = []
+        for metric in ("auroc_3", NDCG):
+            rival = evaluation.best_baseline(metric)
+            gap = evaluation.difference(system, rival, metric) if rival and system in evaluation.systems else None
+            if gap is None or gap.value is None:
+                continue
+            verdict = "more than chance" if evaluation.beyond_chance(system, rival or "", metric) else "may be chance"
+            parts.append(f"{LABELS[metric]} {gap.value:+.3f} over {rival} ({verdict})")
+        if parts:
+            lines.append(f"{system}: {', '.join(parts)}")
+    if lines:
+        lines.append(
+            f"more than chance: p below {1 - evaluation.confidence:.2g}, Holm over {len(evaluation.differences())} comparisons"
+        )
+    for system, details in evaluation.details.items():
+        judged = {name: value for name, value in details.items() if name.startswith("judged@") and value < 1}
+        if judged:
+            lines.append(f"{system}: {', '.join(f'{name} {value:.3f}' for name, value in judged.items())}")
+    return lines
 
 
 def retention_line(evaluation: Evaluation) -> str | None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from ray_app.evaluate.bootstrap import percentile_interval, resample_queries, weighted_auroc
+from ray_app.evaluate.bootstrap import QueryAuroc, percentile_interval, resample_queries, weighted_auroc
 
 
 def test_auroc_of_a_hand_computed_case_with_a_tie():
@@ -36,6 +36,24 @@ def test_missing_scores_tie_with_each_other_below_all_others():
 def test_auroc_refuses_nan_whose_order_would_be_arbitrary():
     with pytest.raises(ValueError, match="NaN"):
         weighted_auroc(np.array([np.nan, 1.0]), np.array([True, False]), np.ones((1, 2)))
+
+
+@pytest.mark.parametrize(("num_queries", "num_pairs"), [(12, 300), (60, 70)], ids=["table", "rows"])
+def test_auroc_by_queries_equals_auroc_by_rows(num_queries, num_pairs):
+    """Two ways to one number, chosen by size: they must not differ in a digit, or figures would jump with the data."""
+    rng = np.random.default_rng(num_queries)
+    scores = np.where(rng.random(num_pairs) < 0.1, -np.inf, rng.integers(0, 9, num_pairs).astype(float))
+    positive, query = rng.random(num_pairs) < 0.3, np.sort(rng.integers(0, num_queries, num_pairs))
+    counts = np.concatenate(list(resample_queries(num_queries, 40, seed=1, row_cells=1)))
+    found = QueryAuroc(scores, positive, query, num_queries)
+    assert np.array_equal(found(counts), weighted_auroc(scores, positive, counts[:, query]))
+
+
+def test_auroc_by_queries_is_undefined_without_a_class_and_refuses_nan():
+    found = QueryAuroc(np.array([1.0, 2.0]), np.array([True, False]), np.array([0, 1]), 2)
+    assert np.isnan(found(np.array([[2.0, 0.0], [1.0, 1.0]]))).tolist() == [True, False]
+    with pytest.raises(ValueError, match="NaN"):
+        QueryAuroc(np.array([np.nan]), np.array([True]), np.array([0]), 1)
 
 
 def test_resamples_do_not_depend_on_the_memory_block():

@@ -178,3 +178,71 @@ def test_the_mean_ndcg_leaves_out_queries_where_nothing_is_relevant(make_pairs, 
     evaluation = evaluate_systems(pairs, {"s": make_system([1, 1])}, FAST)
     assert evaluation.rows()[0]["ndcg@20"] == 1.0
     assert any("no relevant pin" in note for note in evaluation.notes)
+
+
+def test_a_p_value_is_corrected_for_all_comparisons_shown(synthetic):
+    rows = evaluate_systems(*synthetic, FAST).differences()
+    assert all(row["p_adjusted"] >= row["p"] for row in rows if row["p"] is not None)
+    best = min(rows, key=lambda row: (row["p"] is None, row["p"]))
+    assert best["p_adjusted"] == pytest.approx(best["p"] * sum(row["p"] is not None for row in rows), abs=1e-5)
+
+
+def test_no_comparison_is_counted_twice(synthetic):
+    rows = evaluate_systems(*synthetic, FAST).differences()
+    pairs = [(frozenset((row["system"], row["against"])), row["metric"]) for row in rows]
+    assert len(set(pairs)) == len(pairs)
+
+
+def test_a_clear_difference_survives_the_correction_whatever_the_samples_asked_for(synthetic):
+    """50 resamples cannot tell 18 comparisons from chance: more are drawn."""
+    found = evaluate_systems(*synthetic, FAST)
+    assert found.beyond_chance("student", "bm25", "auroc_3") and found.beyond_chance("bm25", "student", "auroc_3")
+    assert found.num_samples > FAST.samples
+
+
+def test_twenty_equal_systems_do_not_beat_each_other(make_pairs, make_system):
+    """Uncorrected, of some hundred comparisons several would be called more than chance."""
+    rng = np.random.default_rng(4)
+    rows = [(f"q{q:02d}", f"p{p}", int(rng.integers(1, 6))) for q in range(40) for p in range(6)]
+    systems = {f"s{i}": make_system(rng.random(len(rows))) for i in range(12)}
+    settings = EvaluationSettings(samples=50, baselines=("s0", "s1"))
+    assert [
+        row for row in evaluate_systems(make_pairs(rows), systems, settings).differences() if row["beyond_chance"]
+    ] == []
+
+
+def test_one_query_has_no_p_values(make_pairs, make_system):
+    systems = {"bm25": make_system([1, 2]), "student": make_system([2, 1])}
+    found = evaluate_systems(make_pairs([("q", "a", 5), ("q", "b", 1)]), systems, FAST)
+    assert {row["p_adjusted"] for row in found.differences()} == {None}
+    assert not found.beyond_chance("student", "bm25", "ndcg@20")
+
+
+def test_slices_of_parts_of_queries_have_no_ranking_metrics(make_pairs, make_system):
+    """nDCG of the old half of a query's pins is easier than that of all, and says nothing of the query."""
+    rows = [(q, p, g) for q in ("q", "r") for p, g in (("a", 5), ("b", 1), ("c", 5), ("d", 1))]
+    pairs = make_pairs(rows, pin_age=["x", "x", "y", "y"] * 2, query_length=["1 word"] * 4 + ["2 words"] * 4)
+    slices = evaluate_systems(pairs, {"s": make_system(range(8))}, FAST).slices
+    by_column = {row["slice"]: row for row in slices}
+    assert by_column["pin_age"]["ndcg@20"] is None and by_column["pin_age"]["auroc_3"] is not None
+    assert by_column["query_length"]["ndcg@20"] is not None
+
+
+def test_judged_at_k_is_computed_for_each_system(make_pairs, make_system):
+    pairs = make_pairs([("q", "a", 5), ("q", "b", 1)])
+    shown = pa.table({"query": ["q"] * 2, "locale": ["en-US"] * 2, "pin_id": ["x", "a"], "score": [2.0, 1.0]})
+    systems = {"narrow": make_system([1, 2]), "wide": make_system([1, np.nan])}
+    details = evaluate_systems(pairs, systems, FAST, rankings={"wide": shown}).details
+    assert (details["narrow"]["judged@8"], details["wide"]["judged@8"]) == (1.0, 0.5)
+
+
+def test_the_hash_of_judged_pairs_follows_grades_and_not_order(synthetic):
+    pairs, systems = synthetic
+    order = np.random.default_rng(1).permutation(pairs.num_rows)
+    shuffled = evaluate_systems(pairs.take(pa.array(order)), {n: s.take(order) for n, s in systems.items()}, FAST)
+    other = pairs.set_column(3, "grade", pa.array([5] * pairs.num_rows, pa.int8()))
+    hashes = [
+        found.to_json()["protocol"]["judged_pairs"]
+        for found in (evaluate_systems(pairs, systems, FAST), shuffled, evaluate_systems(other, systems, FAST))
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]

@@ -1,5 +1,6 @@
 """What the report says in words, and which pairs it shows."""
 
+import numpy as np
 import pytest
 
 from ray_app.evaluate.evaluation import evaluate_systems
@@ -62,3 +63,14 @@ def test_the_best_system_is_marked(synthetic):
 
 def test_a_clearly_worse_system_is_not_marked_as_tied(synthetic):
     assert "auroc_3" not in standings(evaluate_systems(*synthetic, FAST))["bm25"]
+
+
+def test_examples_of_a_slice_come_from_that_slice(good_and_bad):
+    within = np.array([q == "none" for q in good_and_bad.pairs.table["query"].to_pylist()])
+    assert {p.query for p in worst_disagreements(good_and_bad, "student", {}, within=within)} == {"none"}
+
+
+def test_a_system_of_thresholds_has_examples_too(make_pairs, make_system):
+    scores = make_system([0.9, 0.1], thresholds=np.array([0.5] * 4))
+    found = evaluate_systems(make_pairs([("q", "a", 1), ("q", "b", 1)]), {"student": scores}, FAST)
+    assert next(p.pin_id for p in worst_disagreements(found, "student", {})) == "a"

@@ -3,11 +3,12 @@
 from math import log2
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ray_app.errors import UserError
 from ray_app.evaluate.measured import GRADE_AS_RATING
-from ray_app.evaluate.metrics import NDCG, PRECISION, SystemScores, judge, random_ranking, ranking_metrics
+from ray_app.evaluate.metrics import NDCG, PRECISION, SystemScores, judge, judged_at, random_ranking, ranking_metrics
 
 CHORUS = {1: 0, 3: 1, 4: 2, 5: 3}
 
@@ -113,3 +114,47 @@ def test_a_grade_without_a_rating_is_refused(make_pairs):
 def test_logits_in_place_of_probs_are_refused():
     with pytest.raises(ValueError, match="logits"):
         SystemScores(score=np.array([1.0]), probs=np.array([[0.0, 1.0, 2.0, 3.0, 4.0]]))
+
+
+def judged_share(table, system, cutoff, ranking=None):
+    judged, order = judge(table, CHORUS)
+    return judged_at(judged, system.take(order), cutoff, ranking).tolist()
+
+
+def ranking_of(rows):
+    query, pin, score = zip(*rows, strict=True)
+    return pa.table(
+        {"query": query, "locale": ["en-US"] * len(rows), "pin_id": pin, "score": pa.array(score, pa.float64())}
+    )
+
+
+def test_judged_at_is_1_where_only_judged_pairs_are_ranked(make_pairs, make_system):
+    """Also for a query with fewer judged pins than places."""
+    pairs = make_pairs([("q", "a", 5), ("r", "a", 5), ("r", "b", 1), ("r", "c", 1)])
+    assert judged_share(pairs, make_system([1, 1, 2, 3]), 2) == [1.0, 1.0]
+
+
+def test_a_missing_score_leaves_a_place_empty(make_pairs, make_system):
+    pairs = make_pairs([("q", "a", 5), ("q", "b", 1), ("q", "c", 1), ("q", "d", 1)])
+    assert judged_share(pairs, make_system([1, np.nan, np.nan, np.nan]), 2) == [0.5]
+    assert judged_share(pairs, make_system([1, np.nan, np.nan, np.nan]), 8) == [0.25]
+
+
+def test_unjudged_pins_in_the_first_places_are_counted(make_pairs, make_system):
+    """A ranking of pins that nobody judged would look as well known as any other."""
+    pairs = make_pairs([("q", "a", 5), ("q", "b", 1)])
+    shown = ranking_of(
+        [("q", "x", 4), ("q", "a", 3), ("q", "y", 2), ("q", "b", 1), ("q", "z", None), ("other", "a", 9)]
+    )
+    scores = make_system([3, 1])
+    assert [judged_share(pairs, scores, k, shown)[0] for k in (1, 2, 4, 8)] == [0.0, 0.5, 0.5, 0.5]
+
+
+def test_ties_of_a_ranking_are_broken_by_pin_id(make_pairs, make_system):
+    pairs = make_pairs([("q", "b", 5), ("q", "d", 1)])
+    assert judged_share(pairs, make_system([1, 1]), 1, ranking_of([("q", "b", 1), ("q", "a", 1)])) == [0.0]
+
+
+def test_a_query_that_a_system_does_not_answer_has_nothing_judged(make_pairs, make_system):
+    pairs = make_pairs([("q", "a", 5), ("r", "a", 5)])
+    assert judged_share(pairs, make_system([1, 1]), 8, ranking_of([("q", "a", 1)])) == [1.0, 0.0]

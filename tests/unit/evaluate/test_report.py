@@ -2,15 +2,22 @@
 
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from ray_app.config import PriceConfig
+from ray_app.evaluate.agreement import AgreementSettings, agreement_tables
 from ray_app.evaluate.bootstrap import Interval
 from ray_app.evaluate.evaluation import evaluate_systems
 from ray_app.evaluate.measured import EvaluationSettings
+from ray_app.evaluate.metrics import SystemScores
 from ray_app.evaluate.plots import difference_plot, interval_plot, roc_points
-from ray_app.evaluate.report import render_report
+from ray_app.evaluate.report import lineage, render_report, stage_row
+from ray_app.evaluate.sampling import SampleSummary, StrataTable, StratumRow
+from ray_app.manifest import Manifest, Output
 
 FAST = EvaluationSettings(samples=50)
 EVIL = "<script>alert(1)</script>"
@@ -43,46 +50,132 @@ def page_of(make_pairs, make_system, make_probs, query=EVIL, **kwargs):
     return render_report(evaluate_systems(pairs, systems, FAST), **kwargs)
 
 
-def test_a_query_cannot_inject_html(make_pairs, make_system, make_probs):
-    tags = Tags(page_of(make_pairs, make_system, make_probs)).found
-    assert [tag for tag, _ in tags if tag == "script"] == []
+def manifest_of(info, stage="label"):
+    output = Output(name="labels", path="x", files=[], rows=3, content_hash="c" * 64)
+    return Manifest(
+        stage=stage, fingerprint="f", schema_version=1, outputs={EVIL: output}, counts={"rows_in": 3}, info=info, config={},
+        settings="s", inputs={EVIL: EVIL}, pin_texts=[], wall_sec=1.0, device_sec=0.5, rows_per_sec=3.0, created_at=0.0,
+        versions={}, git_commit=EVIL,
+    )  # fmt: skip
 
 
-def test_the_malicious_query_is_still_shown_as_text(make_pairs, make_system, make_probs):
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page_of(make_pairs, make_system, make_probs)
+@pytest.fixture(scope="module")
+def full_page(module_world):
+    """Every section, and all text from outside hostile."""
+    pairs, systems = module_world
+    evaluation = evaluate_systems(pairs, systems, FAST)
+    grades = HasGrades([3] * pairs.num_rows)
+    labels = pa.table(
+        {
+            **{c: pairs[c] for c in ("query", "locale", "pin_id")},
+            "rater_id": [EVIL] * pairs.num_rows,
+            "grade": pairs["grade"],
+            "guideline_version": pa.nulls(pairs.num_rows, pa.string()),
+        }
+    )
+    lesson = SimpleNamespace(
+        title=EVIL, about=EVIL, verdict=EVIL, columns=[EVIL, "gain"], num_gains=1,
+        rows=[SimpleNamespace(name=EVIL, marked=True, cells=[Interval(0.5, 0.4, 0.6), Interval(None, None, None)])],
+    )  # fmt: skip
+    strata = StrataTable(title=EVIL, rest=None, rows=[
+        StratumRow(name=EVIL, num_pairs=2, num_sampled=1, estimated_pairs=2.0, effective_size=1.0)
+    ])  # fmt: skip
+    sample = SampleSummary(
+        num_pairs=1, num_queries=1, num_by_source={EVIL: 1}, effective_size=1.0, effective_size_log=1.0, allocation=EVIL,
+        window=EVIL, num_trending=1, trending=[EVIL], notes=[EVIL], tables=[strata],
+    )  # fmt: skip
+    manifest = manifest_of(info={"recipe": EVIL, "cost": {"gpu_hours": 1.0, "cpu_hours": 1.0}}, stage=EVIL)
+    return render_report(
+        evaluation,
+        title=EVIL,
+        titles=dict.fromkeys(pairs["pin_id"].to_pylist(), EVIL),
+        lessons=[lesson],
+        picture_of=lambda pin_id: "data:image/png;base64,AA==",
+        agreement=agreement_tables(labels, {EVIL: grades}, AgreementSettings(samples=20)),
+        simulation={"title": EVIL, "columns": [EVIL], "rows": [[EVIL, 3, None, (0.5, 0.4, 0.6)]], "notes": [EVIL]},
+        sample=sample,
+        stages=[stage_row(manifest, PriceConfig(gpu_hour=2.0))],
+        provenance={"config": {EVIL: EVIL}} | lineage([manifest]),
+    )
 
 
-@pytest.mark.parametrize(
-    "kwargs",
-    [
-        {"title": EVIL},
-        {"titles": {"a": EVIL, "b": EVIL}},
-        {"provenance": {EVIL: EVIL, "config": {"x": [EVIL]}}},
-        {"stages": [dict.fromkeys(("rows_in", "rows_out", "rows_quarantined"), 1) | {"stage": EVIL, "wall_sec": 1.0, "device_sec": None, "rows_per_sec": 1.0}]},
-    ],
-    ids=["title", "pin title", "provenance", "stage"],
-)  # fmt: skip
-def test_other_text_cannot_inject_html(make_pairs, make_system, make_probs, kwargs):
-    tags = Tags(page_of(make_pairs, make_system, make_probs, query="q", **kwargs)).found
-    assert [tag for tag, _ in tags if tag == "script"] == []
+class HasGrades:
+    def __init__(self, grades):
+        self.grades = np.array(grades)
 
 
-def test_a_system_name_cannot_inject_html(make_pairs, make_system):
-    pairs = make_pairs([("q", "a", 5), ("r", "b", 1)])
-    html = render_report(evaluate_systems(pairs, {EVIL: make_system([1, 2])}, FAST))
-    assert [tag for tag, _ in Tags(html).found if tag == "script"] == []
+@pytest.fixture(scope="module")
+def module_world():
+    """24 queries in two locales; the student guesses in one of them."""
+    rng = np.random.default_rng(0)
+    rows = [(f"{EVIL}{q:02d}", f"p{p}", int(rng.choice([1, 5]))) for q in range(24) for p in range(8)]
+    query, pin, grade = (list(column) for column in zip(*rows, strict=True))
+    locale = ["de-DE" if int(q[-2:]) < 12 else f"en{EVIL}" for q in query]
+    pairs = pa.table({"query": query, "locale": locale, "pin_id": pin, "grade": pa.array(grade, pa.int8())})
+    said = np.where(np.array(locale) == "de-DE", rng.choice([1, 5], len(rows)), np.array(grade))
+    probs = np.full((len(rows), 5), 0.05)
+    probs[np.arange(len(rows)), said - 1] = 0.8
+    student = SystemScores(score=probs @ np.arange(1.0, 6.0), probs=probs)
+    return pairs, {EVIL: SystemScores(score=rng.random(len(rows))), "student": student}
 
 
-def test_the_page_fetches_nothing(make_pairs, make_system, make_probs):
-    html = page_of(make_pairs, make_system, make_probs)
-    loads = [v for _, a in Tags(html).found for k, v in a.items() if k in ("src", "href", "xlink:href", "data")]
-    outside = [v for v in loads if not v.startswith(("#", "data:"))] + re.findall(r"@import|url\((?!#)", html)
-    assert outside == []
-
-
-def test_tags_are_balanced(make_pairs, make_system, make_probs):
-    tags = Tags(page_of(make_pairs, make_system, make_probs))
+def test_tags_are_balanced(full_page):
+    tags = Tags(full_page)
     assert (tags.unbalanced, tags.open) == ([], [])
+
+
+def test_every_table_has_a_caption(full_page):
+    """A screen reader, or a page of a print, has nothing else to say which table it is."""
+    tables, captions = (len(re.findall(f"<{tag}[ >]", full_page)) for tag in ("table", "caption"))
+    assert tables == captions > 10
+
+
+def test_links_lead_to_sections_of_the_page(full_page):
+    tags = Tags(full_page).found
+    ids = {a["id"] for _, a in tags if "id" in a}
+    links = [a["href"].removeprefix("#") for tag, a in tags if tag == "a"]
+    assert len(links) > 8 and set(links) <= ids
+
+
+def test_the_full_page_names_no_address(full_page):
+    loads = [v for _, a in Tags(full_page).found for k, v in a.items() if k in ("src", "href", "xlink:href", "data")]
+    assert [v for v in loads if not v.startswith(("#", "data:"))] == []
+    assert re.findall(r"@import|url\((?!#)|<(?:link|script|iframe|object)", full_page) == []
+
+
+def test_hostile_text_of_every_section_is_text(full_page):
+    assert "<script" not in full_page and full_page.count("&lt;script&gt;") > 15
+
+
+def test_sections_come_in_the_order_of_a_readers_questions(full_page):
+    ids = re.findall(r'<section id="(\w+)"', full_page)
+    expected = "systems lessons slices worst calibration confusion examples agreement simulation sample cost provenance"
+    assert ids == expected.split()
+
+
+def test_worst_slices_have_pairs_to_read_with_pictures(full_page):
+    worst = full_page[full_page.index('id="worst"') : full_page.index('id="calibration"')]
+    assert worst.count('<img class="pin" src="data:image/png;base64,AA=="') >= 3
+
+
+def test_the_page_says_once_what_more_than_chance_means(full_page):
+    assert full_page.count("Holm&#39;s correction over all") == 1
+
+
+def test_money_is_there_only_with_prices():
+    made = manifest_of(info={"cost": {"gpu_hours": 0.0, "cpu_hours": 2.0, "money": None, "currency": "USD"}})
+    priced = stage_row(made, PriceConfig(cpu_hour=0.5, currency="EUR"))
+    assert (priced["money"], priced["currency"], stage_row(made)["money"]) == (1.0, "EUR", None)
+
+
+def test_a_gpu_without_a_price_has_no_cost():
+    """Its CPUs' price alone would be a bill that is far too small."""
+    made = manifest_of(info={"actual": {"cost": {"gpu_hours": 3.0, "cpu_hours": 2.0}}})
+    assert stage_row(made, PriceConfig(cpu_hour=0.5))["money"] is None
+
+
+def test_a_stage_that_does_not_say_what_it_held_has_no_cost():
+    assert stage_row(manifest_of(info={}), PriceConfig(cpu_hour=0.5))["money"] is None
 
 
 def test_a_very_long_query_does_not_fill_the_page(make_pairs, make_system, make_probs):

@@ -1,8 +1,11 @@
 """What people see on the terminal."""
 
+import numpy as np
+
 from ray_app.evaluate.bootstrap import Interval
 from ray_app.evaluate.evaluation import evaluate_systems
 from ray_app.evaluate.measured import EvaluationSettings
+from ray_app.evaluate.metrics import SystemScores
 from ray_app.evaluate.table import format_interval, render_table, retention_line
 
 FAST = EvaluationSettings(samples=50)
@@ -54,3 +57,17 @@ def test_without_a_teacher_nothing_is_said_about_keeping(synthetic):
 
 def test_a_caution_of_the_caller_is_shown(synthetic):
     assert "note: seen in training" in render_table(evaluate_systems(*synthetic, FAST, notes=["seen in training"]))
+
+
+def test_chance_is_judged_after_the_correction(synthetic):
+    table = render_table(evaluate_systems(*synthetic, FAST))
+    assert "(more than chance)" in table and "Holm over" in table
+
+
+def test_judged_at_k_is_shown_where_pins_are_not_judged_or_not_scored(synthetic):
+    pairs, systems = synthetic
+    assert "judged@8" not in render_table(evaluate_systems(pairs, systems, FAST))
+    gappy = systems["bm25"].score.copy()
+    gappy[:5] = np.nan
+    table = render_table(evaluate_systems(pairs, systems | {"bm25": SystemScores(score=gappy)}, FAST))
+    assert any(line.startswith("bm25: judged@8 0.9") for line in table.splitlines())
