@@ -103,7 +103,8 @@ def build_sheet(
     """
     row_of = {pin_id: row for row, pin_id in enumerate(pin_texts["pin_id"].to_pylist())}
     opinions = [f"{name}_{what}" for name in systems for what in ("expected_grade", "likeliest_grade")]
-    columns = [*KEY, "title", "caption", *TO_FILL, "present_grade", "raters_grades", *opinions, "split", "surprise", "why"]
+    columns = [*KEY, "title", "caption", *TO_FILL, "present_grade", "raters_grades", *opinions]
+    columns += ["split", "surprise", "why"]
     rows = []
     for suspect in suspects:
         key, place = counts.keys[suspect.place], suspect.place
