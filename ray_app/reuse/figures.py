@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from ray_app.evaluate.bootstrap import Interval, percentile_interval, resample_queries
 from ray_app.reuse.systems import System
@@ -11,6 +12,19 @@ from ray_app.reuse.tasks import Task
 
 NDCG_CUTOFF = 20
 NOT_FOUND = np.iinfo(np.int64).max
+FIGURES = pa.schema(
+    [
+        pa.field("system", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64()),  # 0..1; null: the task has no query
+        pa.field("lo", pa.float64()),
+        pa.field("hi", pa.float64()),
+        pa.field("num_queries", pa.int64(), nullable=False),
+        pa.field("num_boards", pa.int64(), nullable=False),
+        pa.field("mark", pa.string()),  # what is to be said of the system
+    ]
+)
 _MAX_SCORES = 8_000_000  # of a block of queries with all pins: 32 MB
 
 
@@ -135,9 +149,9 @@ def _mean(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.divide(counts @ np.nan_to_num(values), below, out=np.full(len(counts), np.nan), where=below > 0)
 
 
-def rows_of(figures: Figures, marks: Mapping[str, str]) -> list[dict[str, object]]:
-    """One row per system, task and metric, for a table; `marks` tells why a system is not comparable."""
-    rows: list[dict[str, object]] = []
+def figures_table(figures: Figures, marks: Mapping[str, str]) -> pa.Table:
+    """FIGURES, one row per system, task and metric; `marks`: system -> what is to be said of it."""
+    rows = []
     for system, task, metric in figures.points:
         value, lo, hi = figures.interval(system, task, metric)
         rows.append(
@@ -147,4 +161,4 @@ def rows_of(figures: Figures, marks: Mapping[str, str]) -> list[dict[str, object
                 "mark": marks.get(system),
             }
         )  # fmt: skip
-    return rows
+    return pa.Table.from_pylist(rows, schema=FIGURES)

@@ -17,7 +17,7 @@ from ray_app.graph.sage import Graph, train
 from ray_app.graph.stage import board_edges
 from ray_app.manifest import Manifest, Output, StageRun, read_manifest, read_output, require_output
 from ray_app.models.side_tower import SideTower, aligned
-from ray_app.reuse.figures import measure, rows_of
+from ray_app.reuse.figures import figures_table, measure
 from ray_app.reuse.systems import System, bm25, popularity, random_vectors, vectors
 from ray_app.reuse.table import lesson_table
 from ray_app.reuse.tasks import Saves, build_tasks, held_out_boards, readable
@@ -112,14 +112,19 @@ def run(cfg: Config, store: Storage) -> Manifest:
         tasks, systems, len(held_out), cfg.reuse.recall_at, cfg.evaluate.bootstrap_samples, cfg.evaluate.confidence,
         cfg.seed,
     )  # fmt: skip
-    rows = rows_of(figures, marks)
-    run.write_table("reuse_figures", pa.Table.from_pylist(rows))
+    table = figures_table(figures, marks)
+    run.write_table("reuse_figures", table)
     names = [system.name for system in systems]
     return run.finish(
         counts={
-            "rows_in": len(saves.board), "rows_out": len(rows), "boards": len(saves.board_ids),
-            "held_out_boards": len(held_out), "pins": saves.num_pins,
-        } | {f"queries, {task.name}": len(task) for task in tasks},
+            "rows_in": table.num_rows,
+            "rows_out": table.num_rows,
+            "pins": saves.num_pins,
+            "boards": len(saves.board_ids),
+            "saves": len(saves.board),
+            "held_out_boards": len(held_out),
+        }
+        | {f"{task.name.replace(' ', '_')}_queries": len(task) for task in tasks},
         info={"table": lesson_table(figures, names, BASE, STUDENT, cfg.reuse.recall_at, marks)},
     )  # fmt: skip
 

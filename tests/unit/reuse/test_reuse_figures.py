@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 
 from ray_app.config import ReuseConfig
 from ray_app.reuse import figures as figures_file
-from ray_app.reuse.figures import NOT_FOUND, measure, query_figures, ranks_of_wanted, rows_of
+from ray_app.reuse.figures import NOT_FOUND, figures_table, measure, query_figures, ranks_of_wanted
 from ray_app.reuse.systems import System, random_vectors
 from ray_app.reuse.tasks import Saves, Task, build_tasks
 
@@ -94,4 +94,6 @@ def test_a_task_without_queries_is_undefined_not_zero():
     empty = build_tasks(Saves.of(boards_table({"b1": "a"}, {"b1": None}), PINS), np.array([0]), ReuseConfig(), seed=1)
     found = measure([tasks[0], empty[1]], [knows], 2, 10, samples=5, confidence=0.9, seed=1)
     assert found.interval("knows", "board from its title", "MRR") == (None, None, None)
-    assert {row["num_queries"] for row in rows_of(found, {})} == {0, 6}
+    table = figures_table(found, {})
+    assert set(table["num_queries"].to_pylist()) == {0, 6}
+    assert table["value"].null_count == 3

@@ -88,7 +88,7 @@ def test_the_table_has_a_row_for_each_system_and_the_figures_are_kept(world, emb
     ]  # fmt: skip
     rows = read_output(store, manifest.output("reuse_figures"))
     assert rows.num_rows == len(names) * 9
-    assert manifest.counts["queries, next save"] == 0  # these saves have no time
+    assert manifest.counts["next_save_queries"] == 0  # these saves have no time
     assert manifest.info["table"]["num_gains"] == 2
 
 
