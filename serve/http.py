@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ray_app.online.service import Service
 
 PAGE = Path(__file__).parent / "page"
+_SHOWN_CHARS = 100  # of an unknown key, which may be as long as a body
 STATUS: dict[type[RequestProblem], int] = {BadRequest: 422, NotFound: 404, Overloaded: 429, Unavailable: 503}
 
 
@@ -76,7 +77,7 @@ def _add_errors(app: FastAPI, max_body_bytes: int) -> None:
 
 def _add_api(app: FastAPI, service: "Service") -> None:
     problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem} for status in (401, 404, 413, 422, 429, 503)
+        status: {"model": Problem} for status in (400, 401, 404, 413, 422, 429, 500, 503)
     }
 
     @app.post("/v1/encode", response_model=EncodeResponse, responses=problems, tags=["vectors"])
@@ -146,6 +147,6 @@ def _explained(error: RequestValidationError) -> str:
     """Which field is wrong and how, without repeating what was sent."""
     parts = []
     for problem in error.errors()[:5]:
-        place = ".".join(str(part) for part in problem["loc"] if part != "body") or "body"
-        parts.append(f"{place}: {problem['msg']}")
+        place = ".".join(str(part)[:_SHOWN_CHARS] for part in problem["loc"] if part != "body") or "body"
+        parts.append(f"{place}: {problem['msg'][:_SHOWN_CHARS]}")
     return "; ".join(parts)

@@ -43,7 +43,7 @@ def read_picture(location: str, limits: ImageLimits) -> bytes:
         limits: Bytes, time, redirects and allowed hosts.
 
     Raises:
-        PictureError: bad_location, not_found, unreadable, too_many_bytes, or what `fetch_url` raises.
+        PictureError: bad_location, forbidden_path, not_found, unreadable, too_many_bytes, or what `fetch_url` raises.
     """
     if is_url(location):
         return fetch_url(location, limits)
@@ -69,9 +69,10 @@ def open_location(location: str, limits: ImageLimits) -> tuple[pafs.FileSystem, 
     """Filesystem and path of a location that is not a URL.
 
     Raises:
-        PictureError: bad_location.
+        PictureError: bad_location, or forbidden_path: it is not below one of `limits.allow_roots`.
     """
     if "://" not in location:
+        _require_allowed(location, limits)
         return _open_root(""), location
     try:
         parts = urlsplit(location)
@@ -80,7 +81,10 @@ def open_location(location: str, limits: ImageLimits) -> tuple[pafs.FileSystem, 
                 "bad_location", f"unknown scheme {parts.scheme!r}; known: {', '.join(_SCHEMES)}, http, https"
             )
         if parts.scheme == "file":
-            return open_uri(f"file://{parts.path}")
+            fs, path = open_uri(f"file://{parts.path}")
+            _require_allowed(path, limits)
+            return fs, path
+        _require_allowed(f"{parts.scheme}://{parts.netloc}{parts.path}", limits)
         _refuse_endpoint(parts.query, limits)
         query = f"?{parts.query}" if parts.query else ""
         return _open_root(f"{parts.scheme}://{parts.netloc}{query}"), f"{parts.netloc}{parts.path}"
@@ -126,6 +130,19 @@ def _require_file(info: pafs.FileInfo, location: str) -> None:
         raise PictureError("not_found", shown(location))
     if info.type != pafs.FileType.File:
         raise PictureError("unreadable", f"{shown(location)} is not a regular file")
+
+
+def _require_allowed(location: str, limits: ImageLimits) -> None:
+    """A catalogue that others write must not be a way to files, or buckets, that this process can read."""
+    if limits.allow_roots is not None and not any(_is_below(location, root) for root in limits.allow_roots):
+        raise PictureError("forbidden_path", f"{shown(location)} is not below one of caption.limits.allow_roots")
+
+
+def _is_below(location: str, root: str) -> bool:
+    if "://" in location:  # a bucket: names there are compared as they are, but somebody may resolve `..` on the way
+        return ".." not in location.split("/") and f"{location}/".startswith(f"{root.rstrip('/')}/")
+    # With links followed: one in a picture folder may lead anywhere.
+    return "://" not in root and Path(location).resolve().is_relative_to(Path(root).expanduser().resolve())
 
 
 def _refuse_endpoint(query: str, limits: ImageLimits) -> None:

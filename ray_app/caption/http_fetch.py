@@ -19,6 +19,12 @@ from ray_app.config import ImageLimits
 _HEADERS = {"User-Agent": "ray-app-relevance", "Accept": "image/*", "Accept-Encoding": "identity"}
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address in its last 32 bits
+_REFUSED = tuple(
+    ipaddress.ip_network(network)
+    # Public by their number, but not of the internet: the host of a virtual machine at Azure, which hands out its settings;
+    # protocol assignments; relays of 6to4; documentation. Python 3.11 lets some of them pass.
+    for network in ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "3fff::/20")
+)
 _CHUNK = 1 << 16
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -37,7 +43,10 @@ def fetch_url(url: str, limits: ImageLimits) -> bytes:
         body = _get(parts, limits, deadline)
         if isinstance(body, bytes):
             return body
-        url = urljoin(url, body.location)
+        try:
+            url = urljoin(url, body.location)
+        except ValueError:
+            raise PictureError("bad_location", f"{parts.hostname} redirects to what is not a URL") from None
     raise PictureError("too_many_redirects", f"more than {limits.max_redirects}")
 
 
@@ -142,7 +151,7 @@ def is_public(address: Address) -> bool:
     refused = (
         address.is_private or address.is_loopback or address.is_link_local or address.is_multicast
         or address.is_reserved or address.is_unspecified or getattr(address, "is_site_local", False)
-        or not address.is_global
+        or not address.is_global or any(address in network for network in _REFUSED)
     )  # fmt: skip
     return (not refused or address in _NAT64) and all(is_public(inner) for inner in wrapped if inner is not None)
 

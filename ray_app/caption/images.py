@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ray_app.config import ImageLimits
+from ray_app.errors import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,7 +33,7 @@ class PictureError(Exception):
 
     def __init__(self, code: str, text: str) -> None:
         self.code = code
-        super().__init__(f"{code}: {' '.join(text.split())[:300]}")
+        super().__init__(f"{code}: {printable(' '.join(text.split()))[:300]}")
 
     def __reduce__(self) -> tuple[type["PictureError"], tuple[str, str]]:
         return PictureError, (self.code, str(self).removeprefix(f"{self.code}: "))

@@ -138,8 +138,10 @@ def _position(value: Any) -> int | None:
 
 
 def _action(value: Any) -> str | None:
-    if value in ACTIONS or _is_absent(value) or value == "":
-        return value or None
+    if _is_absent(value) or value == "":
+        return None
+    if isinstance(value, str) and value in ACTIONS:
+        return value
     raise CellError(rows.UNKNOWN_ACTION, f"{str(value)[:80]!r} is none of {', '.join(ACTIONS)}")
 
 
@@ -181,8 +183,9 @@ def _vector(name: str, dim: int) -> Check:
         if _is_absent(value):
             return None
         try:
-            vector = np.asarray(value, dtype=np.float32)
-        except (TypeError, ValueError):
+            with np.errstate(over="ignore"):  # becomes infinite, which is refused below
+                vector = np.asarray(value, dtype=np.float32)
+        except (TypeError, ValueError, OverflowError):  # the last: an integer beyond all floats
             raise CellError(rows.BAD_VECTOR, f"{name} is not a list of numbers") from None
         if vector.shape != (dim,):
             raise CellError(rows.BAD_VECTOR, f"{name} has shape {vector.shape}, it must be ({dim},)")

@@ -5,7 +5,6 @@ Files are found by name anywhere below the folder, so a clone of the project (`d
 """
 
 import csv
-import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -218,7 +217,7 @@ def read_labels(files: Sequence[SourceFile], locale: str) -> Iterator[RawBatch]:
 
 def _header(file: SourceFile) -> list[str]:
     with file.open_plain() as raw:
-        return next(csv.reader(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")), [])
+        return next(csv.reader(file.text_lines(raw)), [])
 
 
 def _read_ratings(file: SourceFile, locale: str, raters: dict[str, str], skip: set[tuple[str, str]]) -> RawBatch:
@@ -227,7 +226,7 @@ def _read_ratings(file: SourceFile, locale: str, raters: dict[str, str], skip: s
     numbers: list[int] = []
     broken: list[BrokenRow] = []
     with file.open_plain() as raw:
-        reader = csv.DictReader(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline=""))
+        reader = csv.DictReader(file.text_lines(raw))
         names = reader.fieldnames or []
         for name in ("query", "docid", *raters):
             if name not in names:

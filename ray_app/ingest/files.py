@@ -7,12 +7,14 @@ import fnmatch
 import gzip
 import hashlib
 import io
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -25,6 +27,10 @@ HASHED_WHOLE_BYTES = 64_000_000
 
 MAX_LINE_BYTES = 16_000_000  # guessed: more than any honest row, less than what hurts
 MAX_DOCUMENT_BYTES = 4_000_000_000  # of a file that must be decoded whole; a zip can claim to be anything
+MAX_RATIO = 300  # guessed: text packs 5 to 30 times, zeros a thousand times
+FREE_BYTES = 256_000_000  # guessed: whatever unpacks to less harms nobody
+
+_ENCRYPTED = 0x1  # flag of a zip's member
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,18 +64,21 @@ class SourceFile:
         """The content behind `.gz` or `.zip` (whose only file it is), or the bytes as they are.
 
         Raises:
-            UserError: it cannot be read, or is not the archive that its name says.
+            UserError: it cannot be read, is not the archive that its name says, or is a bomb: it unpacks to more than
+                MAX_RATIO times its size, and more than FREE_BYTES.
         """
         with self.open() as raw:
             if self.path.endswith(".gz"):
-                yield cast(BinaryIO, gzip.GzipFile(fileobj=raw))
+                yield cast(BinaryIO, io.BufferedReader(_Unpacked(self, gzip.GzipFile(fileobj=raw)), 1 << 16))
             elif self.path.endswith(".zip"):
                 with zipfile.ZipFile(raw) as archive:
                     members = [info for info in archive.infolist() if not info.is_dir()]
                     if len(members) != 1:
                         raise UserError(f"{self.key}: {self.path} must hold exactly one file, it holds {len(members)}")
+                    if members[0].flag_bits & _ENCRYPTED:
+                        raise UserError(f"{self.key}: {self.path} is encrypted; unpack it, and name what was in it")
                     with archive.open(members[0]) as member:
-                        yield cast(BinaryIO, member)
+                        yield cast(BinaryIO, io.BufferedReader(_Unpacked(self, member), 1 << 16))
             else:
                 yield raw
 
@@ -86,6 +95,15 @@ class SourceFile:
                 if not line.isspace():
                     yield number, line
                 number += 1
+
+    def text_lines(self, plain: BinaryIO) -> Iterator[str]:
+        """Lines of `open_plain`, with their ends, for `csv`; bytes that are not UTF-8 become lone surrogates.
+
+        Cut like those of `lines`: csv refuses the pieces as fields that are too large, or records with too few fields.
+        """
+        text = io.TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        while line := text.readline(MAX_LINE_BYTES):
+            yield line
 
     def read_document(self) -> bytes:
         """The whole plain content.
@@ -105,6 +123,36 @@ class SourceFile:
             return f"{self.size_bytes}@{self.mtime_ns}"
         with self.open() as raw:
             return hashlib.sha256(raw.read()).hexdigest()
+
+
+class _Unpacked(io.RawIOBase):
+    """The content of a packed file, as long as it is no bomb."""
+
+    def __init__(self, file: SourceFile, inner: gzip.GzipFile | zipfile.ZipExtFile) -> None:
+        self._file, self._inner = file, inner
+        self._limit = max(FREE_BYTES, MAX_RATIO * file.size_bytes)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._inner.seekable()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._inner.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._inner.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._inner.read1(len(buffer))
+        buffer[: len(data)] = data
+        if self._inner.tell() > self._limit:
+            raise UserError(
+                f"{self._file.key}: {self._file.path} unpacks to more than {MAX_RATIO} times its size; if that is what it "
+                "should do, unpack it yourself and name what was in it"
+            )
+        return len(data)
 
 
 def find_files(uri: str, key: str) -> list[SourceFile]:
@@ -163,13 +211,19 @@ def _split_glob(uri: str) -> tuple[str, str]:
     return folder + question + options, "/".join(parts[first:])
 
 
+# What damaged archives and Parquet files have been seen to raise, and lzma, which a zip may use. Bytes of rows that are not
+# UTF-8 never raise UnicodeDecodeError: what does is the name of a column, or of a zip's member.
+_CORRUPT = (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, pa.ArrowInvalid,
+            UnicodeDecodeError)  # fmt: skip
+
+
 @contextmanager
 def _explained(file: SourceFile) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
         raise UserError(f"{file.key}: {file.path} does not exist; set {file.key} to where the data is") from None
-    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, pa.ArrowInvalid) as error:
+    except _CORRUPT as error:
         raise UserError(_corrupt(file, error)) from None
     except OSError as error:
         if error.errno is None:  # what pyarrow and gzip raise for a damaged page, not the operating system

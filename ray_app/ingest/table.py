@@ -2,7 +2,6 @@
 
 import csv
 import difflib
-import io
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -115,9 +114,7 @@ def _python_value(scalar: pa.Scalar) -> Any:
 
 def _read_csv(file: SourceFile, theirs: dict[str, str], rules: TableRules) -> Iterator[RawBatch]:
     with file.open_plain() as raw:
-        # Bytes that are not UTF-8 become lone surrogates, which validation finds in the very cell.
-        text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv.reader(text)
+        reader = csv.reader(file.text_lines(raw))  # its lone surrogates are found by validation in the very cell
         header = next(reader, None)
         if header is None:
             return

@@ -49,9 +49,10 @@ def read_ubi_file(file: SourceFile, source: UbiSource) -> pa.Table:
     for number, line in file.lines():
         tag, tab, rest = line.partition(b"\t")
         document = parse_json_object(rest if tab and tag.startswith(b"ubi_") else line)
-        if isinstance(document, dict):
-            document = document.get("_source", document)
-        found = _digest(document, source)
+        if isinstance(document, str):  # why it is none; a text in the log itself must not pass for a reason
+            found: tuple[str, dict[str, Any]] | None = ("broken", {"reason": document})
+        else:
+            found = _digest(document.get("_source", document), source)
         if found is None:
             ignored += 1
             continue
@@ -111,8 +112,6 @@ def join_ubi(
 
 def _digest(document: Any, source: UbiSource) -> tuple[str, dict[str, Any]] | None:
     """Kind and compact content of a document; None: it is no row of a search log."""
-    if isinstance(document, str):
-        return "broken", {"reason": document}
     if not isinstance(document, dict):
         return "broken", {"reason": f"{rows.CORRUPT_ROW}: not a JSON object"}
     if "action_name" in document:

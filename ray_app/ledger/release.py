@@ -11,6 +11,7 @@ names all that serving it needs (models, texts, features), so it can be served, 
 import hashlib
 import json
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 CURRENT = "releases/CURRENT"
 PART_BYTES = 16_000_000  # guessed: of vectors; a writer or reader of parts holds one at a time, in some five copies
+_ID = re.compile(r"[0-9a-f]{8,64}")
 _ROWS = 65_536  # of ids and keys as Python objects at a time
 
 
@@ -335,16 +337,22 @@ def _there(store: Storage) -> str:
 
 
 def _read_release(store: Storage, release_id: str) -> Release | None:
+    if not _ID.fullmatch(release_id):  # it becomes the name of folders, here and on the machines that serve it
+        logger.warning("ignoring a release with the id %r: it is none of ours", release_id)
+        return None
     path = f"releases/{release_id}/release.json"
     if not store.exists(path):
         return None
     raw = store.read_json(path)
     try:
         sources = {name: Output(**source) for name, source in raw.pop("sources").items()}
-        return Release(sources=sources, **raw)
+        release = Release(sources=sources, **raw)
     except (KeyError, TypeError, AttributeError) as error:
         logger.warning("ignoring %s, written by another version of this code: %s", path, error)
         return None
+    if release.id != release_id:
+        raise CorruptFileError(f"{store.shown}/{path} is of another release; delete its folder and run embed again")
+    return release
 
 
 def _intact_release(store: Storage, release_id: str) -> Release | None:

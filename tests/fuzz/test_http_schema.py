@@ -1,0 +1,131 @@
+# ruff: noqa: E402  -- without schemathesis nothing below is imported
+"""Requests made up from the app's own OpenAPI, valid and broken, by schemathesis, over real HTTP.
+
+The routes answer from a real release (the world of tests/unit/online/test_slices.py), so what gets through the models is
+understood, retrieved, ranked and shown. Whatever is sent: a documented status, a body of the documented shape, and no error
+on our side. HYPOTHESIS_PROFILE=long sends many more.
+"""
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: pip install -e '.[fuzz]'")
+
+import hypothesis
+from hypothesis import HealthCheck
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "online"))
+
+import serve_world
+import side_world
+import test_slices as slices
+
+from ray_app.online.service import Service
+from serve.http import build_http, build_routes
+
+LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+TOKEN = "token-of-the-test"
+statuses: dict[int, int] = {}
+
+
+class Encoder(slices.Encoder):
+    space = "random"
+
+
+class World(slices.World):
+    """Only the release in one slice."""
+
+    def slice(self, i: int, num: int) -> Any:
+        return super().slice(i, num) if num == 1 else None
+
+    def serve(self, num: int, parts: Any) -> Any:
+        return super().serve(num, parts) if num == 1 else None
+
+
+class App:
+    """The app over a release, which is loaded by the first request: in the loop that answers."""
+
+    def __init__(self, folder: Path) -> None:
+        world = World(folder)
+        self.served = world.served[1]
+        self.service = Service(slices.EVERYTHING, world.store, folder, load=self._load)
+        self._http = build_http(self.service, lambda route, status, _: self._count(status), TOKEN)
+        self._loaded = False
+
+    async def _load(self, *_: Any) -> Any:
+        return self.served
+
+    def _count(self, status: int) -> None:
+        statuses[status] = statuses.get(status, 0) + 1
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and not self._loaded:
+            self._loaded = await self.service.refresh(must=True)
+        await self._http(scope, receive, send)
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        side_world.without_ray(patch, slices.engagement_stage)
+        patch.setattr(slices.slice_module, "Student", slices.Student)
+        patch.setattr(slices.served_module, "QueryModel", Encoder)
+        app = App(tmp_path_factory.mktemp("schema"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.01)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    yield schemathesis.openapi.from_url(f"{url}/openapi.json")
+    server.should_exit = True
+    thread.join(10)
+
+
+def operations() -> list[str]:
+    """Such as `POST /v1/search`."""
+    paths = build_routes(serve_world.Service()).openapi()["paths"]  # type: ignore[arg-type]
+    return [f"{method.upper()} {path}" for path, methods in paths.items() for method in methods]
+
+
+NOTHING_TO_BREAK = ("GET /v1/about", "GET /v1/pins/{pin_id}/image")  # any text is a pin id
+KINDS = [
+    pytest.param(operation, mode, id=f"{operation} {mode.value}")
+    for operation in operations() for mode in GenerationMode
+    if mode == GenerationMode.POSITIVE or operation not in NOTHING_TO_BREAK
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("operation", "mode"), KINDS)
+def test_every_answer_is_as_the_openapi_says(schema: Any, operation: str, mode: GenerationMode) -> None:
+    method, _, path = operation.partition(" ")
+
+    @hypothesis.given(case=schema[path][method].as_strategy(generation_mode=mode))
+    @hypothesis.settings(
+        max_examples=2000 if LONG else 20, derandomize=not LONG, database=None, deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    def check(case: Any) -> None:
+        # Words that say nothing (`empty_query`) are refused although no schema can say so.
+        case.call_and_validate(
+            headers={"authorization": f"Bearer {TOKEN}"}, excluded_checks=[positive_data_acceptance]
+        )  # fmt: skip
+
+    check()
+
+
+def test_requests_reached_the_core() -> None:
+    """Else all of the above could have been refused at the door."""
+    print(statuses)
+    assert statuses.get(200, 0) > 20 and statuses.get(422, 0) > 20, statuses
+    assert not [status for status in statuses if status >= 500]

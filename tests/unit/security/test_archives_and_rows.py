@@ -1,0 +1,172 @@
+"""Sources that are made to hurt: bombs, archives that lie, rows that are meant to reach a terminal or pass for our words."""
+
+import bz2
+import gzip
+import io
+import json
+import zipfile
+
+import pytest
+
+from ray_app.config import IngestLimits, TableSource, UbiSource
+from ray_app.errors import UserError, printable
+from ray_app.ingest import files
+from ray_app.ingest.chorus import product_files, read_products_file
+from ray_app.ingest.files import find_files
+from ray_app.ingest.table import read_table_file
+from ray_app.ingest.ubi import join_ubi, read_ubi_file
+from ray_app.ingest.validate import check_batch, settle, table_rules
+
+KEY = "ingest.pins.path"
+
+
+def load(path, table="pins", vectors=None):
+    """Valid rows and quarantine."""
+    rules = table_rules(table, IngestLimits(), None, vectors)
+    batches = [b for f in find_files(str(path), KEY) for b in read_table_file(f, TableSource(path=str(path)), rules)]
+    return settle([check_batch(batch, rules) for batch in batches], rules)
+
+
+def zipped(path, content, name="a.json"):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return path
+
+
+# --- bombs ---
+
+
+@pytest.fixture
+def small_limits(monkeypatch):
+    monkeypatch.setattr(files, "FREE_BYTES", 1_000_000)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_a_gzip_bomb_is_left_where_it_goes_off(tmp_path, small_limits, ending):
+    bomb = tmp_path / f"a.{ending}.gz"
+    bomb.write_bytes(gzip.compress(b"pin_id\n" + b"x\n" * 10_000_000))
+    with pytest.raises(UserError, match="unpacks to more than 300 times"):
+        load(bomb)
+
+
+def test_a_zip_bomb_of_products_is_not_unpacked_whole(tmp_path, small_limits):
+    zipped(tmp_path / "1.json.zip", b"[" + b" " * 20_000_000 + b"]")
+    with pytest.raises(UserError, match="unpacks to more than 300 times"):
+        list(read_products_file(product_files(str(tmp_path), KEY)[0], "en-US"))
+
+
+def test_a_file_that_packs_well_but_is_small_is_read(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"pin_id": "p", "title": "' + b"x" * 1000 + b'"}\n' + b"\n" * 1_000_000))
+    assert load(path)[0].num_rows == 1
+
+
+def test_a_packed_parquet_file_can_be_read_in_any_order(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = io.BytesIO()
+    pq.write_table(pa.table({"pin_id": [f"p{i:06d}" for i in range(50_000)]}), out, row_group_size=1000)
+    (tmp_path / "a.parquet.gz").write_bytes(gzip.compress(out.getvalue()))
+    assert load(tmp_path / "a.parquet.gz")[0].num_rows == 50_000
+
+
+def test_a_csv_without_line_ends_does_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_LINE_BYTES", 1000)
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"pin_id\n" + b"x" * 50_000 + b"\np1\n")
+    (file,) = find_files(str(path), KEY)
+    with file.open_plain() as plain:
+        assert max(map(len, file.text_lines(plain))) == 1000
+
+
+# --- archives that lie ---
+
+
+def test_an_encrypted_zip_says_so(tmp_path):
+    data = bytearray(zipped(tmp_path / "1.json.zip", b"[]").read_bytes())
+    data[data.rindex(b"PK\x01\x02") + 8] |= 1  # the flag in the directory
+    (tmp_path / "1.json.zip").write_bytes(data)
+    with pytest.raises(UserError, match="encrypted"):
+        list(read_products_file(product_files(str(tmp_path), KEY)[0], "en-US"))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_damaged_zip_of_another_method_is_named(tmp_path, method):
+    path = tmp_path / "1.json.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a.json", json.dumps([{"id": str(i)} for i in range(500)]))
+    data = bytearray(path.read_bytes())
+    data[60:160] = bytes(100)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="corrupt"):
+        list(read_products_file(product_files(str(tmp_path), KEY)[0], "en-US"))
+
+
+def test_names_in_an_archive_decide_nothing(tmp_path):
+    """Nothing is unpacked to disk, so a member called ../../x is just read."""
+    path = zipped(tmp_path / "a.jsonl.zip", b'{"pin_id": "p1"}', "../../etc/evil.jsonl")
+    assert load(path)[0]["pin_id"].to_pylist() == ["p1"]
+    assert [found.name for found in tmp_path.iterdir()] == ["a.jsonl.zip"]
+
+
+def test_bz2_is_not_opened_at_all(tmp_path):
+    (tmp_path / "a.jsonl.bz2").write_bytes(bz2.compress(b'{"pin_id": "p1"}'))
+    with pytest.raises(UserError, match="cannot tell it from the name"):
+        load(tmp_path / "a.jsonl.bz2")
+
+
+# --- rows that once stopped the job ---
+
+
+def test_nan_as_an_action_costs_one_row_of_nothing_else(tmp_path):
+    line = '{"event_id": "%s", "timestamp": 1717527761, "query": "q", "locale": "en", "action": %s}\n'
+    (tmp_path / "a.jsonl").write_text(line % ("a", "NaN") + line % ("b", '"impression"'))
+    valid, refused = load(tmp_path / "a.jsonl", "search_log")
+    assert (valid["event_id"].to_pylist(), refused["row"].to_pylist()) == (["b"], [0])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("number", ["9" * 400, "1e39", "-1e308"])
+def test_a_number_beyond_all_floats_costs_one_vector(tmp_path, number):
+    (tmp_path / "a.jsonl").write_text(
+        f'{{"pin_id": "a", "style": [1, {number}]}}\n{{"pin_id": "b", "style": [1, 2]}}\n'
+    )
+    valid, refused = load(tmp_path / "a.jsonl", "pins", {"style": 2})
+    assert (valid["pin_id"].to_pylist(), refused["reason"][0].as_py().partition(":")[0]) == (["b"], "bad_vector")
+
+
+def test_a_log_cannot_write_its_own_reason(tmp_path):
+    """`_source` that is a text was taken for the reason why its line is refused, and stood in the quarantine as our words."""
+    (tmp_path / "log.jsonl").write_text('{"_source": "all is well"}\n')
+    source = UbiSource(path=str(tmp_path))
+    batches, _ = join_ubi([read_ubi_file(f, source) for f in find_files(source.path, KEY)], source, None)
+    rules = table_rules("search_log", IngestLimits())
+    _, refused = settle([check_batch(batch, rules) for batch in batches], rules)
+    assert refused["reason"].to_pylist() == ["corrupt_row: not a JSON object"]
+
+
+# --- what reaches the terminal ---
+
+
+def test_columns_of_a_file_cannot_write_to_the_terminal(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'"sku\x1b]0;owned\x07","\ndone, all is well"\n1,2\n')
+    with pytest.raises(UserError) as caught:
+        load(path)
+    assert str(caught.value).isprintable() and "\\x1b]0;owned\\x07" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("für 日本", "für 日本"),
+        ("a\nb", "a\\nb"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("\u202eevil", "\\u202eevil"),
+        ("\udc80", "\\udc80"),
+    ],
+)
+def test_printable(text, shown):
+    assert printable(text) == shown
+    assert printable(shown) == shown

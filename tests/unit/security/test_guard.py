@@ -1,0 +1,119 @@
+"""The HTTP app before its routes: ways past the token, headers that break it, text that forges the log."""
+
+import asyncio
+import logging
+
+import httpx
+import pytest
+import serve_world
+from fastapi import FastAPI
+
+from ray_app.config import ServeLimits
+from serve.guard import route_path
+from serve.http import build_http
+
+TOKEN = "right"
+JSON = {"authorization": "Bearer right", "content-type": "application/json"}
+
+
+def ask(method, path, prefix="", app=None, **options):
+    """One request to the app as Serve calls it: under a `route_prefix` the path holds it, and so does root_path."""
+    guard = app or build_http(serve_world.Service(), token=TOKEN)
+
+    async def run():
+        transport = httpx.ASGITransport(app=guard, root_path=prefix)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, prefix + path, **options)
+
+    return asyncio.run(run())
+
+
+SECRET = [
+    ("POST", "/v1/encode", {"queries": ["a"]}), ("POST", "/v1/search", {"query": "a"}),
+    ("POST", "/v1/rerank", {"query": "a", "pin_ids": ["p"]}), ("GET", "/v1/related/p", None), ("GET", "/v1/about", None),
+    ("POST", "/v1/boards/encode", {"title": "a"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["", "/relevance", "/a/b"])
+@pytest.mark.parametrize(("method", "path", "body"), SECRET)
+def test_the_token_is_asked_for_under_any_prefix(prefix, method, path, body):
+    """Under a `route_prefix` the path did not begin with /v1/, so every route was open."""
+    assert ask(method, path, prefix, json=body).status_code == 401
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    assert ask(method, path, prefix, json=body, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["//v1/about", "/v1//about", "/V1/about", "/v1/about/", "/./v1/about", "/page/../v1/about", "/v1/pins/../about"])  # fmt: skip
+def test_no_spelling_of_a_path_gets_past_the_token(path):
+    assert ask("GET", path).status_code in (401, 404)
+
+
+@pytest.mark.parametrize("prefix", ["", "/relevance"])
+@pytest.mark.parametrize("path", ["/", "/page/app.js", "/healthz", "/readyz", "/v1/pins/p/image"])
+def test_the_page_and_health_need_no_token(prefix, path):
+    assert ask("GET", path, prefix).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "seen"),
+    [("/a", "", "/a"), ("/p/a", "/p", "/a"), ("/pa", "/p", "/pa"), ("/p", "/p", "/p"), ("/a", "/p", "/a")],
+)
+def test_the_guard_sees_the_path_that_the_routes_see(path, root, seen):
+    assert route_path({"path": path, "root_path": root}) == seen
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "-1", "1e3", "", "0x10", "１０"])
+def test_an_odd_content_length_is_refused_with_an_answer(length):
+    """Python refuses to read thousands of digits: that was an error without an answer."""
+    headers = [(b"content-length", length.encode()), (b"authorization", b"Bearer right")]
+    assert ask("POST", "/v1/encode", headers=headers, content=b"{}").status_code == 413
+
+
+def test_a_key_that_is_no_unicode_gets_an_answer():
+    content = b'{"queries": ["a"], "\\ud800": 1}'
+    answer = ask("POST", "/v1/encode", content=content, headers=JSON)
+    assert (answer.status_code, answer.json()["error"]) == (422, "invalid")
+
+
+def test_an_error_is_short_however_long_the_key():
+    content = b'{"' + b"k" * 200_000 + b'": 1}'
+    answer = ask("POST", "/v1/encode", content=content, headers=JSON)
+    assert answer.status_code == 422 and len(answer.content) < 2000
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"9" * 5000, b"\xff\xfe", b"NaN", b'{"queries": [1e999]}', b""])
+def test_odd_json_is_the_callers_mistake(content):
+    assert ask("POST", "/v1/encode", content=content, headers=JSON).status_code in (400, 422)
+
+
+def test_a_path_cannot_forge_a_line_of_the_log(caplog):
+    caplog.set_level(logging.INFO)
+    for path in ("/v1/related/x%0a12:00:00%20POST%20/v1/search%20200", "/%1b[2Jnowhere", "/v1/pins/a%0d%0ab/image"):
+        ask("GET", path, headers={"x-request-id": "a\tb"})
+    lines = [record.getMessage() for record in caplog.records if record.name == "relevance.access"]
+    assert len(lines) == 3 and all(line.isprintable() for line in lines)
+
+
+def test_a_query_cannot_forge_a_line_of_the_log_where_queries_are_logged(caplog):
+    caplog.set_level(logging.INFO)
+    service = serve_world.Service()
+    service.log_queries = True
+    ask(
+        "POST",
+        "/v1/search",
+        app=build_http(service),
+        content='{"query": "a\x1b[2J\u2028\\n12:00 all is well"}'.encode(),
+    )
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "relevance.access"]
+    assert line.isprintable() and "all is well" in line
+
+
+def test_guard_counts_no_request_twice():
+    """A refused one must not hold a place."""
+    guard = build_http(serve_world.Service(), token=TOKEN)
+    guard.limits = ServeLimits(max_in_flight=1)
+    for _ in range(3):
+        assert ask("GET", "/v1/about", app=guard).status_code == 401
+    assert guard.in_flight == 0
+    assert isinstance(guard.app, FastAPI)
