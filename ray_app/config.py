@@ -706,13 +706,13 @@ class SimulateConfig(Section):
     """Of pins in the trade-off; None: people act by relevance alone there too, as they do in the comparison of the arms."""
     log_noise: Annotated[float, Field(ge=0)] = 0.5
     """Gumbel noise, in grades, on the scores of the ranker that made the log: without it only its favourites are seen."""
-    min_scores: list[float] = [2.0, 3.0, 3.5, 4.0, 4.5]
+    min_scores: list[float] = [2.0, 3.0, 3.5, 4.0]
     """Use `filter`: expected grade below which a pin is dropped."""
-    feature_scales: list[float] = [0.5, 1.0, 2.0, 4.0]
+    feature_scales: list[float] = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0]
     """Use `feature`: factor on what the engagement model has learned of the relevance score; 1: as learned."""
     loss_powers: list[float] = [0.5, 1.0, 2.0, 4.0]
     """Use `loss_weight`: a click counts ((score - 1) / 4) to this power."""
-    boost_weights: list[float] = [0.15, 0.5, 1.0, 2.0, 4.0]
+    boost_weights: list[float] = [0.15, 0.5, 1.0, 2.0, 4.0, 8.0]
     """Use `boost`: `serve.blend.engagement_weight`."""
 
 

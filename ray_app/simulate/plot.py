@@ -12,7 +12,10 @@ _INK = "#1d1f21"
 
 
 def trade_off_svg(points: Sequence[TradeOff]) -> str:
-    """Engagement, and fulfilment, over relevance: a line per use, weak to strong relevance; both scores alone as marks."""
+    """Engagement, and fulfilment, over relevance: a line per use, both scores alone as marks.
+
+    The numbers are the strengths; the second panel has the points of the first.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -31,18 +34,15 @@ def trade_off_svg(points: Sequence[TradeOff]) -> str:
                 found = [point for point in points if point.use == use]
                 x, y = ([point.figures[name].value for point in found] for name in (NDCG, metric))
                 ax.plot(x, y, "o-", color=color, markersize=4, linewidth=1.5, label=use)
-                for point, at in zip(found, zip(x, y, strict=True), strict=True):
-                    ax.annotate(f"{point.strength:g}", at, (4, 4), textcoords="offset points", fontsize=7, color=color)
+                if metric == CLICKS:
+                    for point in found:
+                        at = point.figures[NDCG].value, point.figures[metric].value
+                        ax.annotate(
+                            f"{point.strength:g}", at, (4, 4), textcoords="offset points", fontsize=7, color=color
+                        )
             for name, mark in ((RELEVANCE, "*"), (ENGAGEMENT, "X")):
-                figures = alone[name].figures
-                ax.plot(
-                    [figures[NDCG].value],
-                    [figures[metric].value],
-                    mark,
-                    color=_INK,
-                    markersize=9,
-                    label=f"{name} alone",
-                )
+                place = [[alone[name].figures[figure].value] for figure in (NDCG, metric)]
+                ax.plot(*place, mark, color=_INK, markersize=9, label=f"{name} alone")
             ax.set_xlabel("nDCG@20")
             ax.set_ylabel(label)
             ax.grid(color="#dddddd", linewidth=0.8)

@@ -137,3 +137,26 @@ def test_figures_of_an_experiment_are_those_of_the_report(finished: tuple[Config
     ):
         shown = manifests[key].info["table"]["rows"][row]["cells"][0][0]
         assert shown == pytest.approx(reported[system], abs=0.005), system
+
+
+def test_the_simulation_shows_both_students_to_the_same_people(finished: tuple[Config, dict[str, Manifest]]) -> None:
+    """Its figures must add up, and not depend on how the scoring was cut into tasks."""
+    from ray_app.simulate import stage
+
+    cfg, _ = finished
+    few = {"num_searches": 600, "logged_searches": 400, "unseen_queries": 60, "candidates": 60}
+    small = cfg.model_copy(update={"simulate": cfg.simulate.model_copy(update=few)})
+    store = Storage(cfg.output)
+    manifest = stage.run(small, store)
+    found = store.read_json("simulate/simulation.json")
+    rows = {row["slice"]: row for row in found["by_country"]["as_in_the_log"]}
+    assert sum(row["searches"] for row in rows.values() if row["is_country"]) == 600 == rows["all"]["searches"]
+    assert [name for name, row in rows.items() if row["is_country"] and row["has_labels"]] == ["US"]
+    alone = next(row for row in found["tradeoff"] if row["use"] == "relevance")
+    assert alone["ndcg@20"] == rows["all"]["ndcg@20_treatment"]
+    assert stage.run(small, store) == manifest  # up to date
+
+    store.delete("manifests/simulate.json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "_QUERIES_PER_TASK", 37)
+        assert stage.run(small, store).info["tables"] == manifest.info["tables"]
