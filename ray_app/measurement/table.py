@@ -109,13 +109,16 @@ def _verdict(line: Line) -> str:
 def _plan_text(name: str, plan: Plan | None) -> list[str]:
     if plan is None:
         return []
-    start = f"to see a difference of {plan.change:g} in {name}, humans must label"
+    start = f"to see a difference of {plan.change:g} in {name}"
     alone = "not even all are enough" if plan.humans_alone is None else f"{plan.humans_alone.num_labelled:,}"
     guess = " (guessed from the teacher's figures: there are no human ones)" if plan.assumed else ""
     if plan.with_teacher is None:
-        needed = f"about {plan.num_queries_needed:,} queries" if plan.num_queries_needed else "more queries"
-        return [f"{start} more queries than the files have: {needed}{guess}"]
-    needed = f"{start} {plan.with_teacher.num_labelled:,} queries; without the teacher: {alone}{guess}"
+        return [
+            f"{start}, these queries are too few even if humans label all; about {plan.num_queries_needed:,} would do{guess}"
+        ]
+    needed = (
+        f"{start}, humans must label {plan.with_teacher.num_labelled:,} queries; without the teacher: {alone}{guess}"
+    )
     return [needed, f"  spread as {_spread(plan, plan.with_teacher)}"]
 
 

@@ -1,0 +1,85 @@
+"""The program that compares two rankings, on a run whose labels it may use and must complete."""
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from pipeline_world import COLOURS, THINGS, write_csv
+
+from ray_app.config import Config
+from ray_app.manifest import Manifest, read_manifest, read_output
+from ray_app.storage import Storage
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "pipelines"))
+
+from compare import build_parser, main
+
+pytestmark = pytest.mark.timeout(900)  # the first test pays for the whole pipeline
+
+TOP = 10
+
+
+def write_rankings(folder: Path) -> None:
+    """Treatment shows first what fits the query, control last; both leave out the pin that says nothing."""
+    pins = [f"{c}-{t}" for c in COLOURS for t in THINGS][1:]
+    for name, sign in (("control", 1), ("treatment", -1)):
+        rows = [
+            {"query": q, "pin_id": pin, "rank": rank}
+            for q in (*THINGS, *COLOURS)
+            for rank, pin in enumerate(sorted(pins, key=lambda pin: (sign * (q in pin), pin))[:TOP], 1)
+        ]
+        write_csv(folder / f"{name}.csv", rows)
+
+
+def test_it_labels_what_is_missing_once_and_uses_only_human_labels_of_unseen_queries(
+    finished: tuple[Config, dict[str, Manifest]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = finished[0]
+    shutil.copytree(cfg.output, tmp_path / "run")
+    store = Storage(str(tmp_path / "run"))
+    write_rankings(tmp_path)
+    manifest = read_manifest(store, "teach")
+    assert manifest is not None
+    splits = read_output(store, manifest.outputs["splits"])["split"].to_pylist()
+
+    def run(*more: str) -> dict:
+        files = ["--control", str(tmp_path / "control.csv"), "--treatment", str(tmp_path / "treatment.csv")]
+        main(
+            cfg.model_copy(update={"output": store.uri}),
+            store,
+            build_parser().parse_args(["--config", "", *files, *more]),
+        )
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    unseen = run()
+    assert unseen["num_labelled_now"] > 0
+    assert unseen["num_queries"] == splits.count("test") == unseen["num_human_queries"]
+    assert unseen["num_trained"] == len(splits) - splits.count("test")
+
+    first = run("--use-training-labels", "--k", "5")
+    again = run("--use-training-labels", "--k", "5")
+    assert again["num_labelled_now"] == 0
+    assert again["figures"] == first["figures"]
+    assert first["num_human_queries"] == len(splits)
+    difference = next(f for f in first["figures"] if f["of"] == "difference" and f["figure"] == "P@5")
+    assert difference["humans_alone"]["value"] == 1.0  # five of six pins fit, and control shows none of them
+    assert "looks better than it is" in first["cautions"][-1]
+
+    # The same queries without human labels: these are what humans are asked to grade.
+    write_csv(
+        tmp_path / "few.csv",
+        [{"query": "no such", "pin_id": "red-mug", "rater_id": "x", "grade": 5, "locale": "en-US"}],
+    )
+    asked = run("--use-training-labels", "--human", str(tmp_path / "few.csv"), "--next", "5")
+    with Path(asked["next"]["pairs"]).open() as file:
+        pairs = list(csv.DictReader(file))
+    chosen = {row["query"] for row in pairs}
+    shown = set()
+    for name in ("control", "treatment"):
+        with (tmp_path / f"{name}.csv").open() as file:
+            shown |= {(row["query"], row["pin_id"]) for row in csv.DictReader(file) if row["query"] in chosen}
+    assert len(chosen) == 5
+    assert sorted((row["query"], row["pin_id"]) for row in pairs) == sorted(shown)
