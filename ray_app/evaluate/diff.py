@@ -234,7 +234,9 @@ def _rows(
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[Change]]:
     """What differs in config, code, data and protocol, key by key."""
     old, new = before.get("provenance", {}), after.get("provenance", {})
-    data = [_lineage(side.get("data", {})) for side in (old, new)]
+    kept = [side.get("data", {}) for side in (old, new)]
+    # A run from before reports kept this differs in everything, which says nothing.
+    data = [_lineage(side) if all(kept) or not side else ({"all stages": "kept"},) * 2 for side in kept]
     rest = [{k: v for k, v in side.items() if k not in ("config", "versions", "data")} for side in (old, new)]
     parts = {
         "config": (old.get("config", {}), new.get("config", {})),

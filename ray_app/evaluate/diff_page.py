@@ -6,6 +6,7 @@ from ray_app.evaluate.page import environment
 from ray_app.evaluate.table import LABELS
 
 _LABELS = LABELS | {"ece": "ECE", "kappa": "kappa", "log_loss": "log loss"}
+_MAX_LINE, _MAX_CHANGES = 200, 12  # characters; lines of a heading on a terminal
 
 
 def summarise_diff(diff: ReportDiff) -> list[str]:
@@ -67,9 +68,9 @@ def diff_text(diff: ReportDiff) -> str:
         lines.append([row["system"], _LABELS[row["metric"]], *figures, gap, p])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     table = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-    changed = [
-        f"{heading}: {c.name}: {c.before} -> {c.after}"[:200] for heading, found in diff.changes.items() for c in found
-    ]
-    return "\n".join(
-        [f"before: {diff.before}", f"after:  {diff.after}", "", *table, "", *changed, "", *summarise_diff(diff)]
-    )
+    blocks = [[f"before: {diff.before}", f"after:  {diff.after}"], table if len(lines) > 1 else []]
+    for heading, found in diff.changes.items():
+        shown = [f"{heading}: {c.name}: {c.before} -> {c.after}"[:_MAX_LINE] for c in found[:_MAX_CHANGES]]
+        rest = len(found) - len(shown)
+        blocks.append([*shown, f"{heading}: {rest} more in diff.html"] if rest else shown)
+    return "\n\n".join("\n".join(block) for block in [*blocks, summarise_diff(diff)] if block)

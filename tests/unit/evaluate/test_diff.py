@@ -114,18 +114,30 @@ def test_systems_of_one_side_are_named_and_missing_scores_survive(synthetic, tmp
     assert {row["difference"] for row in found.rows} == {0.0} and found.equal == ["teacher"]
 
 
-def test_changes_of_config_data_and_versions_are_named_key_by_key(run_a, synthetic, tmp_path):
-    stage = {"recipe": "r", "inputs": {"pins": "h1"}, "outputs": {}, "counts": {"rows_in": 3}}
-    later = {
-        "config": {"seed": 2, "teach": {"x": EVIL}, "new": [1]},
-        "versions": {"numpy": "1"},
-        "data": {"label": stage},
-    }
-    changes = diff_of(run_a, write_run(tmp_path / "b", *synthetic, later)).changes
+def test_changes_of_config_data_and_versions_are_named_key_by_key(synthetic, tmp_path):
+    def provenance(recipe, pins, rows, config):
+        stage = {"recipe": recipe, "inputs": {"pins": pins}, "outputs": {}, "counts": {"rows_in": rows}}
+        return {"config": config, "versions": {"numpy": "1"}, "data": {"label": stage}}
+
+    earlier = write_run(tmp_path / "a", *synthetic, provenance("r", "h1", 3, {"seed": 1, "teach": {"x": 0}}))
+    later = write_run(tmp_path / "b", *synthetic, provenance("s", "h2", 4, {"seed": 2, "teach": {"x": 0}, "new": [1]}))
+    changes = diff_of(earlier, later).changes
     assert {c.name: (c.before, c.after) for c in changes["config"]} == {"seed": (1, 2), "new": ("(not there)", [1])}
     assert changes["versions"] == []
     assert {c.name for c in changes["data and recipes"]} == {"label.recipe", "label.read.pins"}
-    assert [c.name for c in changes["counts"]] == ["label.rows_in"]
+    assert [(c.name, c.before, c.after) for c in changes["counts"]] == [("label.rows_in", 3, 4)]
+
+
+def test_a_run_from_before_data_was_kept_is_one_change_and_not_hundreds(run_a, synthetic, tmp_path):
+    stages = {f"s{i}": {"recipe": "r", "inputs": {}, "outputs": {}, "counts": {"rows_in": 3}} for i in range(50)}
+    changes = diff_of(run_a, write_run(tmp_path / "b", *synthetic, {"data": stages})).changes
+    assert [len(changes[heading]) for heading in ("data and recipes", "counts")] == [1, 1]
+
+
+def test_a_thousand_changes_do_not_fill_a_terminal(run_a, synthetic, tmp_path):
+    later = write_run(tmp_path / "b", *synthetic, {"config": {f"key{i}": "x" * 500 for i in range(1000)}})
+    text = diff_text(diff_of(run_a, later))
+    assert len(text.splitlines()) < 40 and max(map(len, text.splitlines())) < 300 and "more in diff.html" in text
 
 
 def test_the_page_escapes_runs_nothing_and_fetches_nothing(run_a, synthetic, tmp_path):

@@ -2,7 +2,6 @@
 
 import re
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +16,7 @@ from ray_app.evaluate.metrics import SystemScores
 from ray_app.evaluate.plots import difference_plot, interval_plot, roc_points
 from ray_app.evaluate.report import lineage, render_report, stage_row
 from ray_app.evaluate.sampling import SampleSummary, StrataTable, StratumRow
+from ray_app.experiment.tables import LessonRow, LessonTable
 from ray_app.manifest import Manifest, Output
 
 FAST = EvaluationSettings(samples=50)
@@ -73,9 +73,10 @@ def full_page(module_world):
             "guideline_version": pa.nulls(pairs.num_rows, pa.string()),
         }
     )
-    lesson = SimpleNamespace(
-        title=EVIL, about=EVIL, verdict=EVIL, columns=[EVIL, "gain"], num_gains=1,
-        rows=[SimpleNamespace(name=EVIL, marked=True, cells=[Interval(0.5, 0.4, 0.6), Interval(None, None, None)])],
+    cells = [Interval(0.5, 0.4, 0.6), Interval(None, None, None)]
+    lesson = LessonTable(
+        key="k", title=EVIL, about=EVIL, verdict=EVIL, columns=[EVIL, "gain"], num_gains=1, cost_columns=[EVIL],
+        rows=[LessonRow(name=EVIL, marked=True, cells=cells, costs=[EVIL])],
     )  # fmt: skip
     strata = StrataTable(title=EVIL, rest=None, rows=[
         StratumRow(name=EVIL, num_pairs=2, num_sampled=1, estimated_pairs=2.0, effective_size=1.0)
