@@ -9,24 +9,16 @@ them the teacher's figure would be another measure where humans labelled, and wh
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from ray_app.errors import UserError
 from ray_app.evaluate.metrics import NDCG_CUTOFF, PRECISION_CUTOFF
+from ray_app.measurement.change_plan import Plan, as_if_human, plan_change
 from ray_app.measurement.contest import Contest
-from ray_app.measurement.estimate import (
-    MIN_PER_STRATUM,
-    Estimate,
-    QueryFigures,
-    StrataSummary,
-    estimate,
-    merge_small_strata,
-    summarise,
-)
+from ray_app.measurement.estimate import MIN_PER_STRATUM, Estimate, QueryFigures, estimate
 from ray_app.measurement.figures import Figure, Judgements, judged_share, measure_ranking
-from ray_app.measurement.plan import Study, queries_needed, study
 from ray_app.measurement.rankings import QueryKey
 
 CONTROL, TREATMENT, DIFFERENCE = "control", "treatment", "difference"
@@ -85,33 +77,6 @@ class Line:
     teacher: Estimate
     judged_teacher: float | None = None
     judged_humans: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How many queries humans must label to see `change`; None: not even labels on all these queries would do.
-
-    Args:
-        figure: Of whose difference.
-        change: In the figure's unit.
-        with_teacher: The study needed.
-        humans_alone: The same without the teacher.
-        num_queries_needed: Queries that the files would have to hold, with human labels on all, where `with_teacher` is None.
-        strata: Names, in the order of the studies' `by_stratum`.
-        pilot: What it was made from.
-        stratum: (num_queries,) into `strata`.
-        assumed: There are too few human labels: as if their figures varied as the teacher's do, and it helped nothing.
-    """
-
-    figure: Figure
-    change: float
-    with_teacher: Study | None
-    humans_alone: Study | None
-    num_queries_needed: int | None
-    strata: list[str]
-    pilot: StrataSummary
-    stratum: np.ndarray
-    assumed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +145,7 @@ def compare(
     for figure in settings.figures:
         own, data = _figure_lines(figure, contest, teacher, human, queries, stratum, settings)
         lines += own
-        plans.append(_plan(figure, data, names, settings))
+        plans.append(plan_change(figure, data, names, settings.change, settings.power, settings.confidence))
         labelled.append(data.labelled)
     return Comparison(
         contest=contest,
@@ -219,7 +184,7 @@ def _figure_lines(
                 of=of,
                 together=None if few else estimate(data, settings.confidence),
                 humans=None if few else estimate(data.without_teacher(), settings.confidence),
-                teacher=estimate(_as_if_human(data), settings.confidence),
+                teacher=estimate(as_if_human(data), settings.confidence),
                 judged_teacher=float(judged[0][number].mean()) if single else None,
                 judged_humans=float(judged[1][number][labelled].mean()) if single and labelled.any() else None,
             )
@@ -227,41 +192,5 @@ def _figure_lines(
     return lines, data
 
 
-def _plan(figure: Figure, data: QueryFigures, names: list[str], settings: CompareSettings) -> Plan | None:
-    assumed = bool(data.labelled.sum() < MIN_PER_STRATUM)
-    kept, _ = merge_small_strata(_as_if_human(data) if assumed else data)
-    pilot = summarise(kept)
-    if not pilot.deviation.any():
-        return None
-    needed, alone = (
-        queries_needed(summary, settings.change, power=settings.power, confidence=settings.confidence)
-        for summary in (pilot, summarise(kept.without_teacher()))
-    )
-    num_queries = len(data.teacher)
-    more = None
-    if needed is None:
-        all_labelled = study(pilot, num_queries, power=settings.power, confidence=settings.confidence)
-        more = int(np.ceil(num_queries * (all_labelled.detectable / settings.change) ** 2))
-    strata = [
-        " + ".join(sorted({names[old] for old in data.stratum[kept.stratum == new]})) for new in range(len(pilot.share))
-    ]
-    return Plan(
-        figure=figure,
-        change=settings.change,
-        with_teacher=needed,
-        humans_alone=alone,
-        num_queries_needed=more,
-        strata=strata,
-        pilot=pilot,
-        stratum=kept.stratum,
-        assumed=assumed,
-    )
-
-
 def _enough(shares: list[np.ndarray], settings: CompareSettings) -> np.ndarray:
     return np.minimum(shares[0], shares[1]) >= 1 - settings.max_unjudged - _ROUNDING
-
-
-def _as_if_human(data: QueryFigures) -> QueryFigures:
-    """The teacher's figures as if humans had said so on every query."""
-    return replace(data, teacher=np.zeros(len(data.teacher)), human=data.teacher)

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from ray_app.errors import UserError
 from ray_app.hashing import text_keys, uniform
-from ray_app.measurement.compare import Comparison, Plan
+from ray_app.measurement.change_plan import Plan
+from ray_app.measurement.compare import Comparison
 from ray_app.measurement.estimate import MIN_PER_STRATUM
 from ray_app.measurement.figures import Judgements
 from ray_app.measurement.plan import study

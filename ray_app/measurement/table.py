@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ray_app.evaluate.measured import plain
-from ray_app.measurement.compare import CONTROL, DIFFERENCE, Comparison, Line, Plan
+from ray_app.measurement.change_plan import Plan
+from ray_app.measurement.compare import CONTROL, DIFFERENCE, Comparison, Line
 from ray_app.measurement.estimate import Estimate
 from ray_app.measurement.plan import Study
 
