@@ -25,7 +25,10 @@ run: install  ## the whole pipeline on the built-in world; real data: make run C
 	$(BIN)/python pipelines/run_all.py --config $(CONFIG)
 
 experiments: install  ## the lessons as tables, over several seeds, after `make run`; also CONFIG=configs/chorus.yaml
-	$(BIN)/python pipelines/experiment.py --config $$(grep -l '^base: .*/$(notdir $(CONFIG))$$' configs/experiments/*.yaml)
+	$(BIN)/python pipelines/experiment.py $$(grep -l '^base: .*/$(notdir $(CONFIG))$$' configs/experiments/*.yaml | sed '1s/^/--config /')
+	$(BIN)/python pipelines/agreement.py --config $(CONFIG)
+	if grep -q '^demo:' $(CONFIG); then $(BIN)/python pipelines/simulate.py --config $(CONFIG); fi
+	$(BIN)/python pipelines/evaluate.py --config $(CONFIG)
 
 serve: install  ## the search page over a finished run, at http://127.0.0.1:8000; also CONFIG=..., PORT=...
 	$(BIN)/python -m serve.local --config $(CONFIG) --port $(PORT)

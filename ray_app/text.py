@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ray_app.config import PinTextConfig
 
-TEXT_VERSION = 1  # part of every recipe that contains text
+TEXT_VERSION = 2  # part of every recipe that contains text
 
 FIELD_SEPARATOR = ". "
 LIST_SEPARATOR = ", "
@@ -40,15 +40,18 @@ def normalise_text(text: str | None) -> str:
 
 
 def normalise_query(text: str | None) -> str:
-    """`normalise_text` and casefold: the form under which queries are counted, joined and de-duplicated."""
-    return normalise_text(normalise_text(text).casefold())
+    """`normalise_text` in lower case: the form under which queries are counted, joined and de-duplicated, and that models read.
+
+    Not casefolded: that spells `weiße` as `weisse`, which language models have hardly ever read.
+    """
+    return normalise_text(normalise_text(text).lower())
 
 
 def tokenise(text: str | None) -> list[str]:
     """Unicode word tokens of the casefolded text, in order, repeats kept (what BM25 and text match see)."""
     if text and text.isascii():  # the same tokens, ten times as fast
         return _ASCII_WORD.findall(text.lower())
-    return _WORD.findall(normalise_query(text))
+    return _WORD.findall(normalise_text(normalise_text(text).casefold()))
 
 
 def stem_tokens(text: str | None) -> list[str]:

@@ -88,6 +88,25 @@ class AgreementTable:
         numbers = {"num_pairs": self.num_pairs, "num_queries": self.num_queries, "num_raters": self.num_raters}
         return {"slice": self.column, "value": self.value, **numbers, "rows": rows, "notes": self.notes}
 
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "AgreementTable":
+        """What `to_json` gave."""
+        rows = [
+            AgreementRow(
+                subject=row["subject"],
+                num_pairs=row["num_pairs"],
+                num_comparisons=row["num_comparisons"],
+                num_missing=row["num_missing"],
+                figures=_intervals(row),
+                above_raters=_intervals(row["above_raters"]),
+                undefined=row["undefined"],
+                confusion=row["confusion"],
+            )
+            for row in found["rows"]
+        ]
+        numbers = {name: found[name] for name in ("num_pairs", "num_queries", "num_raters")}
+        return cls(column=found["slice"], value=found["value"], **numbers, rows=rows, notes=found["notes"])
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AgreementSettings:
@@ -224,3 +243,7 @@ def _flat(figures: Mapping[str, Interval]) -> dict[str, float | None]:
     return {
         f"{name}{end}": plain(x) for name, i in figures.items() for end, x in zip(("", "_lo", "_hi"), i, strict=True)
     }
+
+
+def _intervals(flat: Mapping[str, Any]) -> dict[str, Interval]:
+    return {name: Interval(*(flat[f"{name}{end}"] for end in ("", "_lo", "_hi"))) for name in FIGURES if name in flat}

@@ -3,17 +3,15 @@
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from ray_app.config import Config
 from ray_app.distill.features import StudentFeatures, feature_inputs
+from ray_app.evaluate.agreement import AgreementTable
 from ray_app.evaluate.evaluation import evaluate_systems
 from ray_app.evaluate.judged import JudgedLabels, evaluation_settings
 from ray_app.evaluate.pictures import thumbnail
-from ray_app.evaluate.report import render_report, stage_row
+from ray_app.evaluate.report import lineage, render_report, stage_row
 from ray_app.evaluate.sampling import summarise_sample
+from ray_app.evaluate.slices import slice_columns
 from ray_app.evaluate.systems import Models, score_systems
 from ray_app.evaluate.table import render_table
 from ray_app.experiment.tables import LessonTable, lesson_text
@@ -28,16 +26,13 @@ from ray_app.manifest import (
     require_output,
 )
 from ray_app.storage import Storage
-from ray_app.teach.pairs import LabelledPairs
-from ray_app.text import normalise_query
 
-VERSION = 3
+VERSION = 4
 STAGES = (
     "demo", "ingest", "caption", "enrich", "zero_shot", "engagement", "graph",
     "teach", "sample", "label", "distill", "embed",
 )  # fmt: skip
 TRUTH = "truth"  # rater of the demo world's own grades
-HEAD_SEARCHES = 5  # guessed: a query searched at least that often in the log counts as frequent
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
@@ -52,6 +47,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         feature_student=require_output(store, "distill", "feature_student"),
     )
     lessons = _lessons(cfg, store, models)
+    beside = {name: made for name in ("agreement", "simulate") if (made := _made_with(store, name, models)) is not None}
     found = JudgedLabels.of(cfg, store)
     labels, num_quarantined, name = found.labels, found.num_unusable, found.name
     run = StageRun(
@@ -60,6 +56,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         inputs=[
             *found.inputs, log_output, models.teacher, models.student, models.feature_student,
             *(manifest.outputs[key] for key, manifest in lessons.items()), *feature_inputs(cfg, store),
+            *(output for made in beside.values() for output in made.outputs.values()),
         ],
         name=name,
     )  # fmt: skip
@@ -71,16 +68,17 @@ def run(cfg: Config, store: Storage) -> Manifest:
     features = StudentFeatures.load(catalogue, store)
     systems = score_systems(cfg, store, features, models, judged, found.calibration(catalogue))
 
-    bands = _frequency_bands(judged, read_output(store, log_output, ["query", "event_id"]))
     seen = found.seen_in_training(judged)
     caution = f"CAUTION: {len(seen)} of these queries were used in training, such as {seen[:1]}: the figures flatter."
     notes = [caution] if seen else []
     if set(labels["rater_id"].to_pylist()) == {TRUTH}:
         notes.append('The grades are the known truth of the demo world; where the report says "human", read "truth".')
-    pairs = judged.table.append_column("frequency_band", bands)
+    log = read_output(store, log_output, ["query", "timestamp"])
+    pairs = slice_columns(judged.table, log, read_output(store, pins_output, ["pin_id", "created_at"]))
     evaluation = evaluate_systems(pairs, systems, evaluation_settings(cfg), notes=notes)
     tables = [LessonTable.from_json(manifest.info["table"]) for manifest in lessons.values()]
     table = "\n\n".join([render_table(evaluation), *map(lesson_text, tables)])
+    manifests = [m for stage in STAGES if (m := read_manifest(store, stage)) is not None]
     provenance = {
         "human_labels": cfg.evaluate.human_labels or "test split",
         "label_rows": labels.num_rows,
@@ -88,8 +86,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         "config": cfg.model_dump(mode="json"),
         "versions": package_versions(),
         "commit": git_commit(),
-    }
-    manifests = [m for stage in STAGES if (m := read_manifest(store, stage)) is not None]
+    } | lineage(manifests)
     said = (catalogue.pin_texts[name].to_pylist() for name in ("pin_id", "title", "caption"))
     titles = {pin_id: title or caption for pin_id, title, caption in zip(*said, strict=True)}
     html = render_report(
@@ -97,8 +94,10 @@ def run(cfg: Config, store: Storage) -> Manifest:
         titles={pin_id: title for pin_id, title in titles.items() if title},
         lessons=tables,
         picture_of=_pictures(cfg, store, pins_output),
+        agreement=_agreement(store, beside.get("agreement")),
+        simulation=beside["simulate"].info["report"] if "simulate" in beside else None,
         sample=next((summarise_sample(m) for m in manifests if m.stage == "sample"), None),
-        stages=[stage_row(manifest) for manifest in manifests],
+        stages=[stage_row(manifest, cfg.prices) for manifest in manifests],
         provenance=provenance,
     )
     folder = "report" if name == "evaluate" else name
@@ -107,6 +106,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
             f"{folder}/metrics.json", evaluation.to_json(provenance) | {"lessons": [t.to_json() for t in tables]}
         ),
         store.write_bytes(f"{folder}/report.html", html.encode()),
+        store.write_table(f"{folder}/pairs.parquet", evaluation.pair_scores()),
     ]
     run.add_output("report", folder, files)
     return run.finish(
@@ -127,13 +127,25 @@ def _lessons(cfg: Config, store: Storage, models: Models) -> dict[str, Manifest]
     found = {}
     for key in sorted(keys, key=lambda key: (order.get(key, len(order)), key)):
         for name in (f"experiment-{key}", f"experiment-{key}-quick"):
-            manifest = read_manifest(store, name)
-            if manifest is not None and all(
-                manifest.inputs.get(model.name) == model.content_hash for model in (models.teacher, models.student)
-            ):
-                found[key] = manifest
+            if (made := _made_with(store, name, models)) is not None:
+                found[key] = made
                 break
     return found
+
+
+def _made_with(store: Storage, name: str, models: Models) -> Manifest | None:
+    """The manifest of what was made of these models; None: there is none, or it is of others."""
+    made = read_manifest(store, name)
+    if made is None or "student" not in made.inputs:
+        return None
+    own = {model.name: model.content_hash for model in (models.teacher, models.student, models.feature_student)}
+    return made if all(made.inputs.get(model, content) == content for model, content in own.items()) else None
+
+
+def _agreement(store: Storage, made: Manifest | None) -> list[AgreementTable]:
+    if made is None:
+        return []
+    return [AgreementTable.from_json(table) for table in store.read_json(made.info["figures"])["tables"]]
 
 
 def _pictures(cfg: Config, store: Storage, pins: Output) -> Callable[[str], str | None]:
@@ -148,12 +160,3 @@ def _pictures(cfg: Config, store: Storage, pins: Output) -> Callable[[str], str 
         return thumbnail(row["image"], row["image_bytes"], cfg.caption.limits)
 
     return picture
-
-
-def _frequency_bands(judged: LabelledPairs, log: pa.Table) -> pa.Array:
-    """How often each pair's query was searched: `frequent`, `rare` or `not in the log`."""
-    searched = pc.value_counts(pa.array([normalise_query(q) for q in log["query"].to_pylist()], pa.string()))
-    times = {row["values"]: row["counts"] for row in searched.to_pylist()}
-    count = np.array([times.get(query, 0) for query in judged.queries])[judged.query_index]
-    names = np.select([count >= HEAD_SEARCHES, count > 0], ["frequent", "rare"], "not in the log")
-    return pa.array(names.tolist(), pa.string())

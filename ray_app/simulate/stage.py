@@ -16,7 +16,7 @@ from ray_app.simulate.by_country import compare_arms
 from ray_app.simulate.outcome import outcomes
 from ray_app.simulate.plot import trade_off_svg
 from ray_app.simulate.scoring import Arms, Request, Scored
-from ray_app.simulate.tables import country_markdown, country_rows, csv_text, trade_markdown, trade_rows
+from ray_app.simulate.tables import country_markdown, country_rows, csv_text, report_section, trade_markdown, trade_rows
 from ray_app.simulate.trade_off import Scores, learn_engagement, people, trade_offs
 from ray_app.simulate.traffic import Retrieved, Traffic, draw_traffic, retrieve
 from ray_app.storage import Storage
@@ -96,7 +96,10 @@ def run(cfg: Config, store: Storage) -> Manifest:
     files = [store.write_bytes(f"{FOLDER}/{name}", text.encode()) for name, text in texts.items()]
     files.append(store.write_json(f"{FOLDER}/simulation.json", document))
     run.add_output("simulation", FOLDER, files)
-    info = {"tables": [texts["by_country.md"], texts["tradeoff.md"]], "all_searches": countries["as_in_the_log"][0]}
+    info = {
+        "tables": [texts["by_country.md"], texts["tradeoff.md"]], "all_searches": countries["as_in_the_log"][0],
+        "report": report_section(main, settings, texts["tradeoff.svg"]),
+    }  # fmt: skip
     return run.finish(counts, info=info)
 
 

@@ -15,6 +15,11 @@ LABELS = {
     NDCG: "nDCG@20", PRECISION: "P@8", CLICKS: "clicks", LONG_CLICKS: "long clicks", FULFILLED: "fulfilled",
 }  # fmt: skip
 
+_REPORT_NOTE = (
+    "fulfilled: share of searches with a long click or a save. The picture: what uses of the score together with "
+    "engagement give and cost, where some pins are clicked whatever they show (docs/simulation.md)."
+)
+
 
 def country_rows(slices: Sequence[Slice]) -> list[dict[str, Any]]:
     """One flat row per slice; gains are relative, .01 is one percent."""
@@ -100,6 +105,36 @@ def trade_markdown(points: Sequence[TradeOff], settings: EvaluationSettings, has
         f"intervals of each figure by itself; the same people meet all rows. {who}"
     )
     return f"{_table(lines)}\n\n{note}\n"
+
+
+def report_section(slices: Sequence[Slice], settings: EvaluationSettings, picture: str) -> dict[str, Any]:
+    """What the report shows of the experiment; gains are relative.
+
+    Args:
+        slices: All searches first.
+        settings: Of the intervals.
+        picture: SVG of the trade-off.
+    """
+    columns = ["", "human labels", "searches", "queries"]
+    columns += [name for m in COMPARED for name in (f"{LABELS[m]}, control", f"{LABELS[m]}, relative gain")]
+    rows: list[list[Any]] = []
+    for part in slices:
+        labels = {True: "yes", False: "no", None: ""}[part.has_labels]
+        row: list[Any] = [part.name, labels, part.num_searches, part.num_queries]
+        for metric in COMPARED:
+            found = part.gains[metric]
+            row += [plain(found.control), [plain(value) for value in found.gain]]
+        rows.append(row)
+    return {
+        "title": "What would an online experiment show?",
+        "about": "A simulation: people of the built-in world search, and click as its log was made. Control reranks by the "
+        "feature-only student, treatment by the student; the same people meet both.",
+        "caption": f"Gains of the treatment by country, with {settings.confidence:.0%} intervals of each row alone",
+        "columns": columns,
+        "rows": rows,
+        "svg": picture[picture.index("<svg") :],
+        "notes": [_REPORT_NOTE],
+    }
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from ray_app.errors import UserError
-from ray_app.evaluate.agreement import RATERS, AgreementSettings, agreement_tables
+from ray_app.evaluate.agreement import RATERS, AgreementSettings, AgreementTable, agreement_tables
 from ray_app.evaluate.agreement_text import render_agreement
 from ray_app.evaluate.reliability import FIGURES, coincidences_of, krippendorff_alphas
 from ray_app.schemas import HUMAN_LABELS
@@ -275,3 +275,9 @@ def test_labels_that_cannot_be_counted_are_refused(rows, message):
 def test_json_has_no_nan():
     table = agreement_tables(labels_of([("q", "a", "x", 3)]), {"s": Grades([3])}, FAST)[0]
     assert json.loads(json.dumps(table.to_json(), allow_nan=False))["rows"][0]["kappa"] is None
+
+
+def test_the_report_reads_back_what_was_written(random_labels):
+    rows, _, system = random_labels
+    for table in agreement_tables(labels_of(rows), {"teacher": Grades(system)}, FAST):
+        assert AgreementTable.from_json(json.loads(json.dumps(table.to_json()))).to_json() == table.to_json()
