@@ -8,10 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +19,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-import yaml
+from serve_load import QUERY, Load, assert_right, copied_run
 
 from ray_app.client import RelevanceClient
 from ray_app.config import load_config
@@ -38,7 +37,6 @@ from serve.local import free_port, serving
 
 pytestmark = pytest.mark.timeout(420)
 
-QUERY = "green mug"
 ROOT = Path(__file__).parents[2]
 
 
@@ -47,7 +45,7 @@ def app(finished: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -
     """Two replicas over a copy of the finished run."""
     # A deadline so late that no request meets it, however busy the machine: a 503 here is an answer that was lost.
     limits = {"max_in_flight": 8, "deadline_ms": 10_000}
-    config = copied_run(tmp_path_factory.mktemp("served"), finished, source, limits=limits)
+    config = copied_run(tmp_path_factory.mktemp("served"), finished[0].output, source, limits=limits)
     cfg = load_config(config)
     with serving(str(config), [], free_port(), autoscaling_config=None, num_replicas=2) as (
         url, process,
@@ -63,17 +61,6 @@ def app(finished: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -
     while (left := alive_in_session(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.1)  # a killed process takes a moment
     assert not left, "what was started is stopped"
-
-
-def copied_run(folder: Path, finished: Any, source: Path, **serve: Any) -> Path:
-    """Config of a copy of the finished run, with these settings in section `serve`."""
-    shutil.copytree(finished[0].output, folder / "run")
-    config = yaml.safe_load((source / "config.yaml").read_text())
-    config["output"] = str(folder / "run")
-    config["serve"] = {"engine": "torch", "poll_sec": 0.3, "local_dir": str(folder / "local")} | serve
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
 
 
 def alive_in_session(session: int) -> list[list[str]]:
@@ -157,64 +144,6 @@ def test_more_than_the_app_can_take_is_refused_and_told_when_to_come_back(app: S
     assert set(counts) <= {200, 429, 503} and counts[200] and counts[429]
     assert all("retry-after" in answer.headers for answer in answers if answer.status_code != 200)
     assert_right([post(app, "/v1/rerank", body), *(answer.json() for answer in answers if answer.status_code == 200)])
-
-
-def assert_right(answers: list[Any]) -> None:
-    """All to one question: equal but for the rounding of batches; those without the query's vector say so."""
-    for degraded in (False, True):
-        found = [answer["results"] for answer in answers if answer["degraded"] == degraded]
-        for results in found:
-            assert [hit["pin_id"] for hit in results] == [hit["pin_id"] for hit in found[0]]
-            np.testing.assert_allclose([h["score"] for h in results], [h["score"] for h in found[0]], atol=1e-3)
-
-
-class Load:
-    """Asks from several threads until told to stop; remembers each answer."""
-
-    def __init__(self, app: SimpleNamespace, clients: int = 4) -> None:
-        self.app, self.stop = app, threading.Event()
-        self.answers: list[tuple[int, Any]] = []
-        self.answered_at: list[float] = []
-        self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(clients)]
-
-    def __enter__(self) -> "Load":
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        for thread in self.threads:
-            thread.join(30)
-
-    def _run(self) -> None:
-        body = {"query": QUERY, "pin_ids": self.app.pins}
-        with httpx.Client(timeout=10) as client:
-            while not self.stop.is_set():
-                try:
-                    answer = client.post(f"{self.app.url}/v1/rerank", json=body)
-                    self.answers.append(
-                        (answer.status_code, answer.json() if answer.status_code == 200 else answer.text)
-                    )
-                    if answer.status_code == 200:
-                        self.answered_at.append(time.monotonic())
-                except httpx.HTTPError:
-                    self.answers.append((0, "no answer"))
-                    time.sleep(0.1)  # as a client would before it tries again
-
-    def wait(self, done: Callable[[], bool], seconds: float = 60) -> None:
-        limit = time.monotonic() + seconds
-        while not done():
-            assert time.monotonic() < limit, "it did not happen in time"
-            time.sleep(0.1)
-
-    @property
-    def statuses(self) -> Counter:
-        return Counter(status for status, _ in self.answers)
-
-    def assert_all_answered(self) -> None:
-        refused = [said for status, said in self.answers if status != 200]
-        assert not refused, refused[:3]
 
 
 def releases_of(app: SimpleNamespace, num: int = 12) -> set[str]:

@@ -37,7 +37,7 @@ SHARD = "ServeReplica:relevance:Shard1"
 def app(finished: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """Two replicas that ask two shards, one of them of two replicas, over a copy of the finished run."""
     folder = tmp_path_factory.mktemp("sharded")
-    config = copied_run(folder, finished, source, shards=2)
+    config = copied_run(folder, finished[0].output, source, shards=2)
     cfg = load_config(config)
     about = yaml.safe_load(local.CONFIG.read_text())
     about["applications"][0]["deployments"].append({"name": "Shard0", "num_replicas": 2})

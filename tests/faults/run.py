@@ -1,0 +1,79 @@
+"""Strike at running stages with faults, run them again, and compare with a run that nothing disturbed.
+
+    python tests/faults/run.py --minutes 10 --seed 1
+    python tests/faults/run.py --seed 1 --case 17        one case of that seed again
+    python tests/faults/run.py --minutes 3 --only raylet
+
+One line per case: what was struck at which moment, how the stage took it, and whether its tables are equal after a rerun.
+Ends with a table and one JSON line; exit code 1 if a row was lost or doubled, or anything else differs.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import paths  # noqa: F401
+from _bench import finish
+from records import Record, summarise, table
+from stage_cases import Runner
+
+
+def main() -> None:
+    """Parse, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0, help="no case begins later")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", help="one kind of fault")
+    parser.add_argument("--case", type=int, help="this case of the seed, and no other")
+    parser.add_argument(
+        "--keep",
+        help="a folder for what is written, and for the undisturbed run of a next time; by default a temporary one",
+    )
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped then, too
+    folder = Path(args.keep or tempfile.mkdtemp(prefix="faults-"))
+    records: list[Record] = []
+    started = time.monotonic()
+    try:
+        with Runner(folder, args.seed, args.only) as runner:
+            print(
+                f"seed {args.seed}: {len(runner.deck)} kinds of case; undisturbed run: {runner.made_in_sec:.0f} s",
+                flush=True,
+            )
+            for note in runner.left_out:
+                print(f"left out: {note}", flush=True)
+            number = args.case or 0
+            limit = time.monotonic() + 60 * args.minutes
+            while args.case is None or number == args.case:
+                records.append(runner.run_case(number))
+                print(records[-1].line(args.seed), flush=True)
+                number += 1
+                if time.monotonic() > limit:
+                    break
+            left_out = runner.left_out
+    finally:
+        if not args.keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    figures = summarise(records)
+    print()
+    print(table(records))
+    failed = [record.number for record in records if not record.good]
+    if failed:
+        print(f"\nfailed: {failed}; again with: python tests/faults/run.py --seed {args.seed} --case {failed[0]}")
+    about = {"seed": args.seed, "minutes": round((time.monotonic() - started) / 60, 1), "left_out": left_out}
+    if args.only is None and args.case is None:
+        finish("faults", figures["survived"] / max(1, figures["injected"]), **about, **figures)
+    else:
+        print(json.dumps({"bench": "faults", **about, **figures}))
+    sys.stdout.flush()
+    os._exit(1 if failed else 0)  # threads of servers that were killed would be waited for
+
+
+if __name__ == "__main__":
+    main()
