@@ -54,7 +54,7 @@ ACTORS = (1, 4, 16, 64)
 SLEEP_SEC, BLOCKS_PER_ACTOR, ROWS_PER_BLOCK = 3.0, 12, 256
 DIM = 64
 FILE_ROWS = 100_000
-WORDS = "red blue green ceramic oak steel small large cup mug shoe lamp chair table for home garden office gift".split()
+WORDS = np.array([f"word{i}" for i in range(50_000)], object)
 ACTIONS = np.array(["impression"] * 8 + ["click", "save"])
 
 
@@ -80,7 +80,7 @@ def main() -> None:
             stages[stage] = measure_stage(stage, sizes)
             print(stage, json.dumps(stages[stage]), flush=True)
     if args.only != "scale":
-        actors = measure_actors(args.actors)
+        actors |= measure_actors(args.actors)
     stages = {name: _shape(measured) for name, measured in stages.items()}
     growths = [stage["growth"] for stage in stages.values()]
     finish(
@@ -189,8 +189,12 @@ def _write(path: Path, tables: Any) -> None:
 
 
 def _titles(start: int, num: int) -> list[str]:
-    rng = np.random.default_rng(start)
-    return [" ".join(some) for some in rng.choice(WORDS, (num, 6))]
+    return [" ".join(some) for some in _words(np.random.default_rng(start).random((num, 6)))]
+
+
+def _words(numbers: np.ndarray) -> np.ndarray:
+    """Words for numbers in [0, 1): the commonest is one in 37, the rarest one in 150,000."""
+    return WORDS[(len(WORDS) * numbers**3).astype(np.int64)]
 
 
 def _pins(start: int, num: int) -> pa.Table:
@@ -207,7 +211,7 @@ def _log(start: int, num: int, num_pins: int, num_queries: int) -> pa.Table:
         {
             "event_id": [f"e{i:010d}" for i in range(start, start + num)],
             "timestamp": pa.array(times, pa.timestamp("ms", tz="UTC")),
-            "query": [f"{WORDS[q % 19]} {WORDS[q // 19 % 19]} {q}" for q in query.tolist()],
+            "query": [" ".join(some) for some in _words(np.column_stack([query * 0.618034 % 1, query * 0.414214 % 1]))],
             "locale": ["en-US"] * num,
             "pin_id": [f"pin{p:09d}" for p in pin.tolist()],
             "position": pa.array(rng.integers(1, 21, num), pa.int32()),
@@ -325,7 +329,8 @@ def _vectors(seed: int, num: int) -> pa.Array:
 
 
 def _pairs(rows: int) -> tuple[list[str], list[str]]:
-    return [f"{WORDS[i % 19]} {i // 20}" for i in range(rows)], [f"pin {i % 997} {WORDS[i % 17]}" for i in range(rows)]
+    queries = [f"{WORDS[i % 4999]} {i // 5000}" for i in range(rows)]
+    return queries, [f"pin {i % 997} {WORDS[i % 30_011]} and what else it says, field by field" for i in range(rows)]
 
 
 def run_plan(folder: Path, rows: int) -> Callable[[], object]:
