@@ -13,7 +13,7 @@ from ray_app.config import load_config
 from ray_app.manifest import read_manifest
 from ray_app.storage import Storage
 
-KEPT = ("calibration", "recall_at_10", "recall_at_10_zero_shot", "measured_queries", "measured_saves")
+KEPT = ("all_searches", "calibration", "recall_at_10", "recall_at_10_zero_shot", "measured_queries", "measured_saves")
 
 
 def main() -> None:
@@ -25,7 +25,8 @@ def main() -> None:
     args = parser.parse_args()
     store = Storage(load_config(args.config, args.set).output)
     stages: dict[str, dict[str, Any]] = {}
-    for path in store.list_files("manifests"):
+    own = [path for path in store.list_files("manifests") if path.count("/") == 1]  # not those of experiments' arms
+    for path in own:
         name = path.rsplit("/", 1)[-1].removesuffix(".json")
         manifest = read_manifest(store, name)
         if manifest is not None:

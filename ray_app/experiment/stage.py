@@ -89,19 +89,30 @@ def run(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, quick: bool
 
 
 def _reuse(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, folder: str, name: str) -> Manifest:
-    """The student's vectors in other uses: there are no arms, and nothing to train."""
+    """Vectors in other uses: those of the run's student beside its rivals, and those of other students, the arms."""
     from ray_app.reuse.stage import run as reuse
+    from ray_app.reuse.table import STUDENT
 
+    trainings = trainings_of(key, spec, cfg, [])
+    _train(trainings, store)
     measured = reuse(cfg, store)
+    others = {training.arm: reuse(training.cfg, Storage(store.uri, training.view)) for training in trainings}
+    fingerprints = ",".join(manifest.fingerprint for manifest in (measured, *others.values()))
     run = StageRun(
-        "experiment", cfg, store, VERSION, settings=[spec.model_dump(mode="json"), measured.fingerprint],
+        "experiment", cfg, store, VERSION, settings=[spec.model_dump(mode="json"), fingerprints],
         inputs=own_models(store), name=name,
     )  # fmt: skip
     if (finished := run.finished) is not None:
         return finished
     table = LessonTable.from_json(measured.info["table"] | {"key": key, "title": spec.title})
-    if spec.about:
-        table = replace(table, about=f"{spec.about} {table.about}")
+    rows, verdicts = list(table.rows), [table.verdict]
+    place = next(i for i, row in enumerate(rows) if row.name == STUDENT) + 1
+    for arm, manifest in others.items():
+        found = LessonTable.from_json(manifest.info["table"])
+        rows.insert(place, replace(next(row for row in found.rows if row.name == STUDENT), name=arm))
+        verdicts.append(f"{arm}: {found.verdict}")
+        place += 1
+    table = replace(table, rows=rows, verdict=" ".join(verdicts), about=f"{spec.about} {table.about}".strip())
     run.add_output(key, folder, table_files(store, folder, table))
     return run.finish(measured.counts, info={"table": table.to_json()})
 

@@ -19,7 +19,7 @@ from ray_app.manifest import Manifest, Output, StageRun, read_manifest, read_out
 from ray_app.models.side_tower import SideTower, aligned
 from ray_app.reuse.figures import figures_table, measure
 from ray_app.reuse.systems import System, bm25, popularity, random_vectors, vectors
-from ray_app.reuse.table import lesson_table
+from ray_app.reuse.table import STUDENT, lesson_table
 from ray_app.reuse.tasks import Saves, build_tasks, held_out_boards, readable
 from ray_app.storage import Storage
 from ray_app.text import TEXT_VERSION, render_pin_texts
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1
 
-BASE, STUDENT = "base encoder", "student"
+BASE = "base encoder"
 
 
 @ray.remote(num_cpus=1)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from ray_app.evaluate.bootstrap import Interval
 from ray_app.reuse.figures import NDCG_CUTOFF, Figures
 
+STUDENT = "student"
 KEY = "embeddings"
 TITLE = "Are the student's vectors good for other tasks?"
 
