@@ -43,7 +43,8 @@ def published_half(store: Storage, stage: str) -> list[str]:
         release = current_release(store)
         if release is not None:
             open_release(store, release)
-            if not is_complete(store, release.id):
+            # Of another stage's outputs, which the harness has taken away, the release may lack some before the fault.
+            if stage == "embed" and not is_complete(store, release.id):
                 found.append(f"CURRENT names {release.id}, which lacks files")
     except UserError as error:
         found.append(f"CURRENT: {error}")
@@ -60,7 +61,7 @@ def compare(world: World, store: Storage, stage: str) -> Verdict:
         if manifest is None:
             verdict.wrong.append(f"{stage} never finished")
             return verdict
-        _compare_outputs(world, store, reference, manifest, verdict)
+        _compare_outputs(stage, world, store, reference, manifest, verdict)
         verdict.wrong += published_half(store, stage)
     except UserError as error:
         verdict.wrong.append(str(error))
@@ -80,7 +81,9 @@ def compare(world: World, store: Storage, stage: str) -> Verdict:
     return verdict
 
 
-def _compare_outputs(world: World, store: Storage, reference: Manifest, manifest: Manifest, verdict: Verdict) -> None:
+def _compare_outputs(
+    stage: str, world: World, store: Storage, reference: Manifest, manifest: Manifest, verdict: Verdict
+) -> None:
     if manifest.outputs.keys() != reference.outputs.keys():
         verdict.wrong.append(f"outputs are {sorted(manifest.outputs)}, not {sorted(reference.outputs)}")
         return
@@ -90,7 +93,8 @@ def _compare_outputs(world: World, store: Storage, reference: Manifest, manifest
         if found.content_hash == wanted.content_hash:
             continue
         if not _is_table(wanted):
-            verdict.wrong.append(f"{name} is another one")
+            if stage != "evaluate":  # its report tells how long things took; its figures are compared below
+                verdict.wrong.append(f"{name} is another one")
             continue
         theirs = _rows(read_output(Storage(str(world.reference)), wanted))
         ours = _rows(read_output(store, found))

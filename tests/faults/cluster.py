@@ -22,6 +22,7 @@ from serve.local import free_port
 HEAD_CPUS, WORKER_CPUS = 4, 4
 _ENV = {
     "RAY_AUTH_MODE": "disabled",
+    "RAY_worker_niceness": "0",  # 15 by default: on a busy machine a stage would last for minutes
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_DISABLE_IMPORT_WARNING": "1",

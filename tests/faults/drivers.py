@@ -10,11 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import paths  # noqa: F401
-
 JUMP = "FAULTS_CLOCK_JUMP_SEC"  # environment: what SIGUSR1 adds to the program's clock
 PROGRAMS = ("run_all", "collect_garbage")  # of pipelines/ that are no stage
-_PRELOAD = ["torch", "transformers", "pyarrow.parquet", "ray.data", "ray.train.torch", "runner", "drivers"]
+_PRELOAD = ["__main__", "torch", "transformers", "pyarrow.parquet", "ray.data", "ray.train.torch", "runner", "drivers"]
 
 
 def start_forkserver() -> Any:

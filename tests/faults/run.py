@@ -23,14 +23,17 @@ from _bench import finish
 from records import Record, summarise, table
 from stage_cases import Runner
 
+QUICK = [("driver", "label"), ("worker", "embed"), ("full_disk", "label"), ("s3_errors", "sample")]
+
 
 def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="no case begins later")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", help="one kind of fault")
+    parser.add_argument("--only", help="kinds of fault, with commas between")
     parser.add_argument("--case", type=int, help="this case of the seed, and no other")
+    parser.add_argument("--quick", action="store_true", help="a handful of cases, for CI")
     parser.add_argument(
         "--keep",
         help="a folder for what is written, and for the undisturbed run of a next time; by default a temporary one",
@@ -41,7 +44,7 @@ def main() -> None:
     records: list[Record] = []
     started = time.monotonic()
     try:
-        with Runner(folder, args.seed, args.only) as runner:
+        with Runner(folder, args.seed, args.only, QUICK if args.quick else None) as runner:
             print(
                 f"seed {args.seed}: {len(runner.deck)} kinds of case; undisturbed run: {runner.made_in_sec:.0f} s",
                 flush=True,
@@ -50,7 +53,7 @@ def main() -> None:
                 print(f"left out: {note}", flush=True)
             number = args.case or 0
             limit = time.monotonic() + 60 * args.minutes
-            while args.case is None or number == args.case:
+            while args.case in (None, number) and not (args.quick and number == len(QUICK)):
                 records.append(runner.run_case(number))
                 print(records[-1].line(args.seed), flush=True)
                 number += 1
@@ -67,7 +70,7 @@ def main() -> None:
     if failed:
         print(f"\nfailed: {failed}; again with: python tests/faults/run.py --seed {args.seed} --case {failed[0]}")
     about = {"seed": args.seed, "minutes": round((time.monotonic() - started) / 60, 1), "left_out": left_out}
-    if args.only is None and args.case is None:
+    if args.only is None and args.case is None and not args.quick:
         finish("faults", figures["survived"] / max(1, figures["injected"]), **about, **figures)
     else:
         print(json.dumps({"bench": "faults", **about, **figures}))

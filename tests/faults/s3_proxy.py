@@ -5,12 +5,15 @@ What a request meets is a function of the seed and of its number since `begin`, 
 
 import contextlib
 import http.client
+import logging
 import random
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
@@ -35,7 +38,8 @@ _HOP = {"connection", "transfer-encoding", "keep-alive", "date", "server"}
 class S3Proxy:
     """Address of the proxy, and what is wrong with it at this moment."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, client: Any) -> None:
+        self._client = client
         self.server = _Server(self, port)
         self.port: int = self.server.server_address[1]
         self.wrong, self.until, self.seed, self.number, self.hit = "", 0.0, 0, 0, 0
@@ -46,6 +50,13 @@ class S3Proxy:
     def uri(self, prefix: str) -> str:
         """Of a run's output."""
         return f"s3://{BUCKET}/{prefix}?endpoint_override=http://127.0.0.1:{self.port}&scheme=http&region=us-east-1"
+
+    def upload(self, folder: Path, prefix: str) -> None:
+        """Put a folder's files under `prefix`, past the proxy."""
+        for path in folder.rglob("*"):
+            if path.is_file():
+                key = f"{prefix}/{path.relative_to(folder)}"
+                self._client.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
 
     def begin(self, wrong: str, seconds: float, seed: int) -> None:
         """Misbehave for so long."""
@@ -107,7 +118,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         if length := self.headers.get("content-length"):
             return self.rfile.read(int(length))
-        return b""
+        parts = []
+        if self.headers.get("transfer-encoding", "").lower() == "chunked":
+            while size := int(self.rfile.readline().partition(b";")[0], 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            while self.rfile.readline().strip():
+                pass
+        return b"".join(parts)
 
     def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         server = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=60)
@@ -155,6 +173,7 @@ class _Server(ThreadingHTTPServer):
 @contextlib.contextmanager
 def s3_proxy() -> Iterator[S3Proxy]:
     """A fresh S3 with the bucket BUCKET; `KEYS` must be in the environment of whoever talks to it."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it would print each request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -162,7 +181,7 @@ def s3_proxy() -> Iterator[S3Proxy]:
         keys = {"aws_access_key_id": KEYS["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": KEYS["AWS_SECRET_ACCESS_KEY"]}
         client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1", **keys)
         client.create_bucket(Bucket=BUCKET)
-        proxy = S3Proxy(port)
+        proxy = S3Proxy(port, client)
         yield proxy
         proxy.server.shutdown()
     finally:

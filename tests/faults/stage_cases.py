@@ -4,11 +4,11 @@ import os
 import random
 import shutil
 import time
+import traceback
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs as pafs
 from checks import Verdict, compare, published_half
 from cluster import Cluster, wait_until
 from drivers import Driver, start_forkserver
@@ -31,7 +31,7 @@ class Runner:
     Args:
         folder: For all that is written.
         seed: Of the cases.
-        only: One kind of fault; None: all.
+        only: Kinds of fault, with commas between; None: all.
         pairs: (fault, stage) to choose from; None: all.
     """
 
@@ -42,12 +42,20 @@ class Runner:
         self.left_out: list[str] = []
         every = [(name, stage) for name, fault in FAULTS.items() for stage in fault.stages]
         every += [(name, "app" if name.startswith("serve") else "label") for name in OTHERS]
-        self.deck = [pair for pair in pairs or every if only in (None, pair[0])]
+        self.deck = [pair for pair in pairs or every if only is None or pair[0] in only.split(",")]
         assert self.deck, f"no such fault: {only}; there are {sorted({name for name, _ in every})}"
         self.made_in_sec = 0.0
         self._stack = ExitStack()
 
     def __enter__(self) -> "Runner":
+        try:
+            self._prepare()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _prepare(self) -> None:
         os.environ.update(KEYS)  # the cluster's workers need them too
         self.folder.mkdir(parents=True, exist_ok=True)
         self.context = start_forkserver()
@@ -60,7 +68,6 @@ class Runner:
         self.world: World = make_world(self.folder / "world", self._undisturbed)
         self.made_in_sec = time.monotonic() - started
         self.others = self._stack.enter_context(Others(self.folder / "others", self.world))
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -79,16 +86,21 @@ class Runner:
         record = Record(number=number, fault=fault, stage=stage)
         started = time.monotonic()
         folder = self.folder / f"case-{number}"
-        if fault in OTHERS:
-            self.others.run(record, rng, folder)
-        else:
-            self.others.stop()
-            self._strike(record, rng, folder)
+        try:
+            if fault in OTHERS:
+                self.others.run(record, rng, folder)
+            else:
+                self.others.stop()
+                self._strike(record, rng, folder)
+        except Exception as error:  # noqa: BLE001 the cases after it are still worth running
+            traceback.print_exc()
+            record.verdict.wrong.append(f"the harness failed: {type(error).__name__}: {error}")
         record.sec = time.monotonic() - started
         return record
 
     def _strike(self, record: Record, rng: random.Random, folder: Path) -> None:
         fault, stage = FAULTS[record.fault](), record.stage
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         disk = folder / "disk"
         self.cluster.heal()
@@ -101,11 +113,13 @@ class Runner:
             output = str(scene.run)
             if fault.storage == "s3":
                 scene.proxy = self._s3()
+                scene.proxy.upload(scene.run, f"case-{record.number}")
                 output = scene.proxy.uri(f"case-{record.number}")
-                store = Storage(output)
-                pafs.copy_files(str(scene.run), store.full_path(""), destination_filesystem=store.fs)
             self._disturb(record, fault, scene, output, folder)
             fault.mend(scene)
+            if fault.storage == "s3":
+                hit = scene.requests_hit
+                record.target = f"{record.target}, {hit} requests" if hit else ""
             store = Storage(output)
             half = published_half(store, stage)
             if record.outcome != "went on":

@@ -39,6 +39,21 @@ class World:
     num_blocks: dict[str, int] = field(default_factory=dict)  # stage -> that its ledger gets
     old_release: str = ""
 
+    @classmethod
+    def of(cls, folder: Path) -> "World":
+        """A world that is made."""
+        world = cls(folder=folder)
+        store = Storage(str(world.reference))
+        for stage in STAGES:
+            manifest = world.manifests[stage] = store.read_json(manifest_path(stage))
+            world.seconds[stage] = manifest["wall_sec"]
+            if stage in LEDGERS:
+                world.num_blocks[stage] = -(-manifest["counts"]["computed"] // ROWS_PER_BLOCK)
+        current = read_current(store)
+        assert current is not None and current.previous is not None
+        world.old_release = current.previous
+        return world
+
     @property
     def config(self) -> Path:
         """The YAML file."""
@@ -75,21 +90,13 @@ def make_world(folder: Path, run_stage: Callable[[str, list[str]], None]) -> Wor
     folder.mkdir(parents=True, exist_ok=True)
     write_source(folder, str(save_tiny_encoder(folder / "encoder")))
     _make_longer(folder)
-    world = World(folder=folder)
-    store = Storage(str(world.reference))
+    store = Storage(str(folder / "run"))
     for stage in STAGES:
-        if stage == "embed" and read_manifest(store, stage) is None:
-            run_stage(stage, OLD_RELEASE)
         if read_manifest(store, stage) is None:
+            if stage == "embed":
+                run_stage(stage, OLD_RELEASE)
             run_stage(stage, [])
-        world.manifests[stage] = store.read_json(manifest_path(stage))
-        world.seconds[stage] = world.manifests[stage]["wall_sec"]
-        if stage in LEDGERS:
-            world.num_blocks[stage] = -(-world.manifests[stage]["counts"]["computed"] // ROWS_PER_BLOCK)
-    current = read_current(store)
-    assert current is not None and current.previous is not None
-    world.old_release = current.previous
-    return world
+    return World.of(folder)
 
 
 def _make_longer(folder: Path) -> None:

@@ -1,0 +1,84 @@
+"""A few faults of each kind that are cheap, from a seed: the whole harness is `make faults`."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from checks import compare, published_half
+from stage_cases import Runner
+from world import World
+
+from ray_app.config import load_config
+from ray_app.manifest import Output, StageRun, read_output
+from ray_app.storage import Storage
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
+
+RUN = Path(__file__).parent / "run.py"
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """The folder and the JSON line of a short run."""
+    folder = tmp_path_factory.mktemp("faults")
+    command = [sys.executable, str(RUN), "--seed", "1", "--quick", "--keep", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=390, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder, json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture
+def world(quick):
+    return World.of(quick[0] / "world")
+
+
+def test_no_fault_leaves_a_trace(quick):
+    figures = quick[1]
+    assert figures["injected"] >= 3
+    assert figures["survived"] == figures["injected"]
+    assert figures["lost_rows"] == figures["duplicated_rows"] == figures["other_differences"] == 0
+
+
+def test_lost_and_doubled_rows_are_seen(world, tmp_path):
+    """Else the harness would find nothing for ever."""
+    store = Storage(str(world.copy_before("label", tmp_path / "run")))
+    labels = read_output(Storage(str(world.reference)), Output(**world.manifests["label"]["outputs"]["soft_labels"]))
+    run = StageRun("label", load_config(world.config), store, 1, settings=[], inputs=[])
+    run.write_table("soft_labels", pa.concat_tables([labels.slice(2), labels.slice(5, 1)]))
+    run.finish(world.manifests["label"]["counts"])
+    verdict = compare(world, store, "label")
+    assert (verdict.lost, verdict.duplicated) == (2, 1)
+
+
+def test_a_row_that_stands_twice_in_a_ledger_is_seen(world, tmp_path):
+    """As two jobs would leave it that cut their blocks differently; tables show one of them."""
+    shutil.copytree(world.reference, tmp_path / "run")
+    store = Storage(str(tmp_path / "run"))
+    path = store.list_files("ledger/soft_labels", ".parquet")[0]
+    store.write_table(f"{path.rpartition('/')[0]}/other.parquet", store.read_table(path).slice(0, 1))
+    assert compare(world, store, "label").duplicated == 1
+
+
+@pytest.mark.parametrize("harm", ["table", "release"])
+def test_what_is_published_half_is_seen(harm, world, tmp_path):
+    shutil.copytree(world.reference, tmp_path / "run")
+    store = Storage(str(tmp_path / "run"))
+    assert published_half(store, "embed") == published_half(store, "label") == []
+    release = world.manifests["embed"]["info"]["release"]
+    table = world.manifests["label"]["outputs"]["soft_labels"]["files"][0]
+    store.delete(table if harm == "table" else f"releases/{release}/part-00000.parquet")
+    assert published_half(store, "label" if harm == "table" else "embed")
+
+
+def test_a_case_of_a_seed_is_the_same_again(tmp_path):
+    """A failure that cannot be had again cannot be mended."""
+    one, other = Runner(tmp_path, 1), Runner(tmp_path, 1)
+    dealt = [one.deal(number)[:2] for number in range(3 * len(one.deck))]
+    assert dealt == [other.deal(number)[:2] for number in range(3 * len(one.deck))]
+    assert one.deal(5)[2].random() == other.deal(5)[2].random()
+    assert sorted(dealt[: len(one.deck)]) == sorted(one.deck)
+    assert dealt != [Runner(tmp_path, 2).deal(number)[:2] for number in range(3 * len(one.deck))]
