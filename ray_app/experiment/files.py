@@ -5,7 +5,7 @@ import io
 
 from ray_app.config import PriceConfig
 from ray_app.evaluate.table import format_interval
-from ray_app.experiment.tables import LessonTable
+from ray_app.experiment.tables import ABSENT, LessonTable
 from ray_app.storage import Storage, StoredFile
 
 
@@ -74,19 +74,19 @@ def cost_columns(prices: PriceConfig) -> list[str]:
 def costs_of(num_weights: int, num_pairs: int | None, pairs_per_sec: float, prices: PriceConfig) -> list[str]:
     """An arm's size, training pairs and speed; with a price of CPU hours, also money per million pairs."""
     texts = [
-        f"{num_weights:,}" if num_weights else "–",
-        "–" if num_pairs is None else f"{num_pairs:,}",
-        f"{pairs_per_sec:,.0f}" if pairs_per_sec else "–",
+        f"{num_weights:,}" if num_weights else ABSENT,
+        ABSENT if num_pairs is None else f"{num_pairs:,}",
+        f"{pairs_per_sec:,.0f}" if pairs_per_sec else ABSENT,
     ]
     if prices.cpu_hour is not None:
         money = 1e6 / pairs_per_sec / 3600 * prices.cpu_hour if pairs_per_sec else None
-        texts.append("–" if money is None else f"{money:.2f} {prices.currency}")
+        texts.append(ABSENT if money is None else f"{money:.2f} {prices.currency}")
     return texts
 
 
 def shown(share: float | None) -> str:
     """Four digits of a share."""
-    return "–" if share is None else f"{share:.4f}".removeprefix("0")
+    return ABSENT if share is None else f"{share:.4f}".removeprefix("0")
 
 
 def _gain(cell: tuple[float | None, float | None, float | None]) -> str:

@@ -17,6 +17,8 @@ FIGURES = ("accuracy", "auroc_3", "auroc_4", "auroc_5", NDCG)
 GAINS = ("accuracy", "auroc_3")
 MIN_PAIRS = 100  # guessed: a language with fewer has intervals that say nothing
 
+ABSENT = "–"  # what a cost is that a row does not have
+
 Trained = Sequence[SystemScores]  # of one arm, one per seed
 
 
@@ -74,9 +76,10 @@ class LessonTable:
         return cls(**dict(found) | {"rows": rows})
 
     def with_costs(self, columns: list[str], costs: Mapping[str, list[str]]) -> "LessonTable":
-        """The table with what each row costs, by name."""
-        rows = [replace(row, costs=costs[row.name]) for row in self.rows]
-        return replace(self, rows=rows, cost_columns=columns)
+        """The table with what each row costs, by name; columns in which no row has anything are left out."""
+        told = [i for i in range(len(columns)) if any(costs[row.name][i] != ABSENT for row in self.rows)]
+        rows = [replace(row, costs=[costs[row.name][i] for i in told]) for row in self.rows]
+        return replace(self, rows=rows, cost_columns=[columns[i] for i in told])
 
 
 def ladder(

@@ -110,7 +110,7 @@ def test_arms_against_the_first_say_which_differ_and_which_way():
 def test_a_table_survives_its_files():
     pairs = judged()
     table = ladder("k", "Is 1 | 2?", "a", pairs, {"x": [scores(pairs, 0.6)], "y": [scores(pairs, 0.9)]}, FAST)
-    table = table.with_costs(["weights"], {"x": ["1,000"], "y": ["–"]})
+    table = table.with_costs(["weights", "nothing"], {"x": ["1,000", "–"], "y": ["–", "–"]})
     again = LessonTable.from_json(table.to_json())
     assert [row.costs for row in again.rows] == [["1,000"], ["–"]]
     assert again.rows[1].cells[0].value == pytest.approx(table.rows[1].cells[0].value, abs=1e-6)
