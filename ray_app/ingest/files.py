@@ -128,7 +128,7 @@ class SourceFile:
 class _Unpacked(io.RawIOBase):
     """The content of a packed file, as long as it is no bomb."""
 
-    def __init__(self, file: SourceFile, inner: gzip.GzipFile | zipfile.ZipExtFile) -> None:
+    def __init__(self, file: SourceFile, inner: Any) -> None:
         self._file, self._inner = file, inner
         self._limit = max(FREE_BYTES, MAX_RATIO * file.size_bytes)
 
