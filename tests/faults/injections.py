@@ -18,6 +18,7 @@ from s3_proxy import S3Proxy
 from world import STAGES
 
 ON_RAY = ("zero_shot", "engagement", "graph", "teach", "label", "distill", "embed")
+_MODEL_WORKERS = ("MapWorker", "RayTrainWorker", "_train")
 _DISK_MB = 96
 DAY = 86_400
 
@@ -323,7 +324,12 @@ def _a_worker(scene: Scene) -> tuple[psutil.Process | None, str]:
     wait_until(some, 20)
     if not found:
         return None, ""
-    worker = scene.rng.choice(found)
+    titles = {}
+    for process in found:
+        with contextlib.suppress(psutil.Error):
+            titles[process] = process.cmdline()[0]
+    models = [process for process, title in titles.items() if any(name in title for name in _MODEL_WORKERS)]
+    worker = scene.rng.choice(models if models and scene.rng.random() < 0.7 else found)
     with contextlib.suppress(psutil.Error):
         return worker, worker.cmdline()[0]
     return None, ""

@@ -12,6 +12,7 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -34,19 +35,28 @@ _WARM = 2  # cycles before caches, pools and the number of kept releases are ful
 # Name of a figure -> how much a cycle may add, as a share of its mean, beyond what its scatter explains.
 _FLAT = {"replica_mb": 0.01, "other_mb": 0.01, "handles": 0.01, "output_mb": 0.01, "local_mb": 0.01, "driver_mb": 0.01}
 
+SETTINGS = [
+    "embed.keep_releases=2", "label.rows_per_block=64", "embed.rows_per_block=64", "evaluate.bootstrap_samples=10",
+    "teach.train.epochs=1", "teach.train.checkpoint_sec=60", "distill.train.epochs=1", "distill.train.checkpoint_sec=60",
+    "distill.feature_train.epochs=1", "distill.feature_train.checkpoint_sec=60",
+]  # fmt: skip  # short days: many of them show a slope, long ones do not
+
 
 def main() -> None:
     """Parse, make a run, serve it, live through days, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0, help="of cycles; no cycle begins later")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", help="a folder for what is written, and for the first run of a next time")
     args = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped then, too
+    folder = Path(args.keep or tempfile.mkdtemp(prefix="soak-"))
     started = time.monotonic()
     try:
         cycles, traffic = _live(folder, args.minutes, args.seed)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not args.keep:
+            shutil.rmtree(folder, ignore_errors=True)
     slopes = {name: slope([cycle[name] for cycle in cycles[_WARM:]]) for name in _FLAT}
     growing = [
         name for name, found in slopes.items() if found["per_cycle"] - 2 * found["error"] > _FLAT[name] * found["mean"]
@@ -80,6 +90,8 @@ def _live(folder: Path, minutes: float, seed: int) -> tuple[list[dict[str, Any]]
                 raise RuntimeError(f"{stage} failed:\n{driver.log[-3000:]}")
 
         world = make_world(folder / "world", undisturbed)
+    for old in ("run", "local", *(path.name for path in folder.glob("day-*"))):
+        shutil.rmtree(folder / old, ignore_errors=True)
     config = copied_run(folder, str(world.reference), world.folder, limits={"deadline_ms": 10_000})
     store = Storage(str(folder / "run"))
     options = {"autoscaling_config": None, "num_replicas": 2}
@@ -93,9 +105,7 @@ def _live(folder: Path, minutes: float, seed: int) -> tuple[list[dict[str, Any]]
             advance(world.folder, day, rng)
             peak = 0.0
             for program in ("run_all", "collect_garbage"):
-                driver = Driver(
-                    context, program, config, ["embed.keep_releases=2"], folder / f"day-{day}-{program}", env
-                )
+                driver = Driver(context, program, config, SETTINGS, folder / f"day-{day}-{program}", env)
                 if driver.wait(900) != 0:
                     raise RuntimeError(f"{program} failed on day {day}:\n{driver.log[-3000:]}")
                 peak = max(peak, driver.peak_mb)
