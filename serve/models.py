@@ -10,9 +10,9 @@ Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$", ma
 
 
 class Body(BaseModel):
-    """Base of request bodies: an unknown key is an error."""
+    """Base of request bodies: an unknown key is an error, and so is `true` or "3" where a number is wanted."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class EncodeRequest(Body):

@@ -21,7 +21,7 @@ schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not i
 import hypothesis
 from hypothesis import HealthCheck
 from schemathesis import GenerationMode
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "online"))
 
@@ -120,10 +120,11 @@ def test_every_answer_is_as_the_openapi_says(schema: Any, operation: str, mode: 
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     def check(case: Any) -> None:
-        # Words that say nothing (`empty_query`) are refused although no schema can say so.
-        case.call_and_validate(
-            headers={"authorization": f"Bearer {TOKEN}"}, excluded_checks=[positive_data_acceptance]
-        )  # fmt: skip
+        answer = case.call(headers={"authorization": f"Bearer {TOKEN}"})
+        # Words that say nothing (`empty_query`) are refused although no schema can say so; and that 413 is a refusal of what
+        # breaks the schema by its size, schemathesis does not know.
+        excluded = [positive_data_acceptance, *([negative_data_rejection] if answer.status_code == 413 else [])]
+        case.validate_response(answer, excluded_checks=excluded)
 
     check()
 

@@ -87,6 +87,13 @@ def test_odd_json_is_the_callers_mistake(content):
     assert ask("POST", "/v1/encode", content=content, headers=JSON).status_code in (400, 422)
 
 
+@pytest.mark.parametrize("top_k", [True, "3", 2.5, [1], "١"])
+def test_a_number_is_a_number(top_k):
+    """`true` was taken for 1."""
+    answer = ask("POST", "/v1/search", json={"query": "mug", "top_k": top_k}, headers=JSON)
+    assert answer.status_code == 422 and "top_k" in answer.json()["message"]
+
+
 def test_a_path_cannot_forge_a_line_of_the_log(caplog):
     caplog.set_level(logging.INFO)
     for path in ("/v1/related/x%0a12:00:00%20POST%20/v1/search%20200", "/%1b[2Jnowhere", "/v1/pins/a%0d%0ab/image"):
