@@ -104,7 +104,11 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        shutil.rmtree(self.temp, ignore_errors=True)
+        for _ in range(50):  # those that die at this moment still write
+            shutil.rmtree(self.temp, ignore_errors=True)
+            if not self.temp.exists():
+                break
+            time.sleep(0.1)
 
     def nodes(self) -> list[Node]:
         """Those that should be alive."""

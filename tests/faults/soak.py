@@ -57,6 +57,9 @@ def main() -> None:
     finally:
         if not args.keep:
             shutil.rmtree(folder, ignore_errors=True)
+    if len(cycles) < _WARM + 3:
+        print(f"only {len(cycles)} cycles: a slope takes {_WARM + 3}; give it more --minutes", flush=True)
+        os._exit(1)
     slopes = {name: slope([cycle[name] for cycle in cycles[_WARM:]]) for name in _FLAT}
     growing = [
         name for name, found in slopes.items() if found["per_cycle"] - 2 * found["error"] > _FLAT[name] * found["mean"]

@@ -95,9 +95,7 @@ class Traffic(threading.Thread):
 
 
 def slope(series: list[float]) -> dict[str, float]:
-    """Mean, least-squares slope per cycle and its standard error; of less than three cycles the error is infinite."""
-    if len(series) < 3:
-        return {"mean": float(np.mean(series or [0.0])), "per_cycle": 0.0, "error": float("inf")}
+    """Mean, least-squares slope per cycle and its standard error, of three cycles or more."""
     x, y = np.arange(len(series), dtype=float), np.array(series, float)
     (gradient, _), covariance = np.polyfit(x, y, 1, cov="unscaled")
     residual = y - np.polyval(np.polyfit(x, y, 1), x)

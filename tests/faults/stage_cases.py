@@ -16,7 +16,7 @@ from injections import FAULTS, Scene, end_driver, may_mount, mount_disk, unmount
 from other_cases import OTHERS, Others
 from records import Record
 from s3_proxy import KEYS, S3Proxy, s3_proxy
-from world import LEDGERS, World, make_world
+from world import LEDGERS, STAGES, World, make_world
 
 from ray_app.storage import Storage
 
@@ -65,7 +65,8 @@ class Runner:
             self.deck = [pair for pair in self.deck if pair[0] not in ("full_disk", "read_only")]
         self.proxy: S3Proxy | None = None
         started = time.monotonic()
-        self.world: World = make_world(self.folder / "world", self._undisturbed)
+        last = max(STAGES.index("embed" if stage == "app" else stage) for _, stage in self.deck)
+        self.world: World = make_world(self.folder / "world", self._undisturbed, STAGES[: last + 1])
         self.made_in_sec = time.monotonic() - started
         self.others = self._stack.enter_context(Others(self.folder / "others", self.world))
 

@@ -13,7 +13,10 @@ from stage_cases import Runner
 from world import World
 
 from ray_app.config import load_config
+from ray_app.ledger.ledger import Ledger
+from ray_app.ledger.release import publish_release
 from ray_app.manifest import Output, StageRun, read_output
+from ray_app.schemas import embedding_results
 from ray_app.storage import Storage
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
@@ -45,12 +48,12 @@ def test_no_fault_leaves_a_trace(quick):
 
 def test_lost_and_doubled_rows_are_seen(world, tmp_path):
     """Else the harness would find nothing for ever."""
-    store = Storage(str(world.copy_before("label", tmp_path / "run")))
-    labels = read_output(Storage(str(world.reference)), Output(**world.manifests["label"]["outputs"]["soft_labels"]))
-    run = StageRun("label", load_config(world.config), store, 1, settings=[], inputs=[])
-    run.write_table("soft_labels", pa.concat_tables([labels.slice(2), labels.slice(5, 1)]))
-    run.finish(world.manifests["label"]["counts"])
-    verdict = compare(world, store, "label")
+    store = Storage(str(world.copy_before("enrich", tmp_path / "run")))
+    texts = read_output(Storage(str(world.reference)), Output(**world.manifests["enrich"]["outputs"]["pin_texts"]))
+    run = StageRun("enrich", load_config(world.config), store, 1, settings=[], inputs=[])
+    run.write_table("pin_texts", pa.concat_tables([texts.slice(2), texts.slice(5, 1)]))
+    run.finish(world.manifests["enrich"]["counts"])
+    verdict = compare(world, store, "enrich")
     assert (verdict.lost, verdict.duplicated) == (2, 1)
 
 
@@ -58,20 +61,29 @@ def test_a_row_that_stands_twice_in_a_ledger_is_seen(world, tmp_path):
     """As two jobs would leave it that cut their blocks differently; tables show one of them."""
     shutil.copytree(world.reference, tmp_path / "run")
     store = Storage(str(tmp_path / "run"))
-    path = store.list_files("ledger/soft_labels", ".parquet")[0]
+    assert compare(world, store, "zero_shot").good
+    path = store.list_files("ledger/text_embeddings", ".parquet")[0]
     store.write_table(f"{path.rpartition('/')[0]}/other.parquet", store.read_table(path).slice(0, 1))
-    assert compare(world, store, "label").duplicated == 1
+    assert compare(world, store, "zero_shot").duplicated == 1
 
 
-@pytest.mark.parametrize("harm", ["table", "release"])
-def test_what_is_published_half_is_seen(harm, world, tmp_path):
+def test_a_table_that_is_published_half_is_seen(world, tmp_path):
     shutil.copytree(world.reference, tmp_path / "run")
     store = Storage(str(tmp_path / "run"))
-    assert published_half(store, "embed") == published_half(store, "label") == []
-    release = world.manifests["embed"]["info"]["release"]
-    table = world.manifests["label"]["outputs"]["soft_labels"]["files"][0]
-    store.delete(table if harm == "table" else f"releases/{release}/part-00000.parquet")
-    assert published_half(store, "label" if harm == "table" else "embed")
+    assert published_half(store, "enrich") == []
+    store.delete(world.manifests["enrich"]["outputs"]["pin_texts"]["files"][0])
+    assert published_half(store, "enrich")
+
+
+def test_a_release_that_is_published_half_is_seen(tmp_path):
+    store = Storage(str(tmp_path))
+    ledger = Ledger(store, "pin_embeddings", "r" * 16, embedding_results(1))
+    ledger.commit(pa.table({"content_key": ["k"], "embedding": [[1.0]], "error": [None]}))
+    pins = pa.table({"pin_id": ["p"], "content_key": ["k"]})
+    release = publish_release(store, pins, ledger, 1, "student", sources={}, config={})
+    assert published_half(store, "embed") == []
+    store.delete(next(iter(release.files)))
+    assert published_half(store, "embed")
 
 
 def test_a_case_of_a_seed_is_the_same_again(tmp_path):

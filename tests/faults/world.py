@@ -41,17 +41,19 @@ class World:
 
     @classmethod
     def of(cls, folder: Path) -> "World":
-        """A world that is made."""
+        """What is made of it."""
         world = cls(folder=folder)
         store = Storage(str(world.reference))
         for stage in STAGES:
+            if read_manifest(store, stage) is None:
+                break
             manifest = world.manifests[stage] = store.read_json(manifest_path(stage))
             world.seconds[stage] = manifest["wall_sec"]
             if stage in LEDGERS:
                 world.num_blocks[stage] = -(-manifest["counts"]["computed"] // ROWS_PER_BLOCK)
-        current = read_current(store)
-        assert current is not None and current.previous is not None
-        world.old_release = current.previous
+        if current := read_current(store):
+            assert current.previous is not None
+            world.old_release = current.previous
         return world
 
     @property
@@ -80,18 +82,19 @@ class World:
         return target
 
 
-def make_world(folder: Path, run_stage: Callable[[str, list[str]], None]) -> World:
-    """Write the catalogue and its config, and run all stages without a fault; goes on with what is there.
+def make_world(folder: Path, run_stage: Callable[[str, list[str]], None], stages: tuple[str, ...] = STAGES) -> World:
+    """Write the catalogue and its config, and run the stages without a fault; goes on with what is there.
 
     Args:
         folder: Where to.
         run_stage: Runs one stage of `folder`/config.yaml with these overrides to its end.
+        stages: The first ones, in order.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_source(folder, str(save_tiny_encoder(folder / "encoder")))
     _make_longer(folder)
     store = Storage(str(folder / "run"))
-    for stage in STAGES:
+    for stage in stages:
         if read_manifest(store, stage) is None:
             if stage == "embed":
                 run_stage(stage, OLD_RELEASE)
