@@ -84,6 +84,36 @@ class Node:
                 process.kill()
 
 
+class Watchdog:
+    """A process that kills the nodes it was told of once this one is gone, even by SIGKILL: `ray start` outlives both."""
+
+    _CODE = (
+        "import os, signal, sys\n"
+        "sessions = {int(line) for line in sys.stdin}\n"  # to the end: until nobody holds the other end of the pipe
+        "for name in filter(str.isdigit, os.listdir('/proc')):\n"
+        "    try:\n"
+        "        os.getsid(int(name)) in sessions and os.kill(int(name), signal.SIGKILL)\n"
+        "    except OSError:\n"
+        "        pass\n"
+    )
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-c", self._CODE]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+    def note(self, node: Node) -> None:
+        """Another one to kill."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{node.session}\n".encode())
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        """Kill them now, what is left of them."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
 class Cluster:
     """Starts both nodes, tells what runs, mends what a fault has killed, and leaves nothing behind."""
 
@@ -93,6 +123,7 @@ class Cluster:
         self.worker: Node | None = None
         self.address = ""
         self.starts = 0
+        self._watchdog = Watchdog()
 
     def __enter__(self) -> "Cluster":
         try:
@@ -104,6 +135,7 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._watchdog.close()
         for _ in range(50):  # those that die at this moment still write
             shutil.rmtree(self.temp, ignore_errors=True)
             if not self.temp.exists():
@@ -158,7 +190,13 @@ class Cluster:
         with log.open("ab") as out:
             process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
         node = Node(process.pid)
-        if process.wait(300) != 0:
+        self._watchdog.note(node)
+        try:
+            code = process.wait(300)
+        except BaseException:  # a signal to stop, too
+            node.kill()
+            raise
+        if code != 0:
             node.kill()
             raise RuntimeError(f"ray start failed:\n{log.read_text()[-3000:]}")
         return node
