@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import threading
 import time
 from functools import partial
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -103,11 +103,12 @@ class KillOne(threading.Thread):
             time.sleep(0.02)
             if len(list(self.folder.glob("training/*/checkpoint_*"))) < 2:
                 continue
-            for entry in Path("/proc").iterdir():
-                with contextlib.suppress(OSError, ValueError):
-                    if entry.name.isdigit() and "RayTrainWorker" in (entry / "cmdline").read_text():
-                        os.kill(int(entry.name), signal.SIGKILL)
-                        self.killed = int(entry.name)
+            # Of this session's cluster: another one on the machine may be training, too.
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if any("RayTrainWorker" in part for part in process.cmdline()):
+                        process.kill()
+                        self.killed = process.pid
                         return
 
 
