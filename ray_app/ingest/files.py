@@ -72,7 +72,7 @@ class SourceFile:
                 yield cast(BinaryIO, io.BufferedReader(_Unpacked(self, gzip.GzipFile(fileobj=raw)), 1 << 16))
             elif self.path.endswith(".zip"):
                 with zipfile.ZipFile(raw) as archive:
-                    members = [info for info in archive.infolist() if not info.is_dir()]
+                    members = [info for info in archive.infolist() if not info.filename.endswith("/")]
                     if len(members) != 1:
                         raise UserError(f"{self.key}: {self.path} must hold exactly one file, it holds {len(members)}")
                     if members[0].flag_bits & _ENCRYPTED:

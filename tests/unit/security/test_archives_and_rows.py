@@ -110,6 +110,23 @@ def test_names_in_an_archive_decide_nothing(tmp_path):
     assert [found.name for found in tmp_path.iterdir()] == ["a.jsonl.zip"]
 
 
+def test_a_member_without_a_name_is_one(tmp_path):
+    """`ZipInfo.is_dir` raises an IndexError for it."""
+    with zipfile.ZipFile(tmp_path / "a.jsonl.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo("x"), b'{"pin_id": "p1"}')
+    data = (tmp_path / "a.jsonl.zip").read_bytes()
+    local, central = data.index(b"PK\x03\x04"), data.index(b"PK\x01\x02")
+    data = bytearray(data)
+    for at in (central + 46, local + 30):  # the names, last one first
+        del data[at]
+    data[local + 26] = data[central - 1 + 28] = 0  # their lengths
+    end = data.index(b"PK\x05\x06")
+    data[end + 12] -= 1  # size of the directory
+    data[end + 16] -= 1  # its place
+    (tmp_path / "a.jsonl.zip").write_bytes(data)
+    assert load(tmp_path / "a.jsonl.zip")[0]["pin_id"].to_pylist() == ["p1"]
+
+
 def test_bz2_is_not_opened_at_all(tmp_path):
     (tmp_path / "a.jsonl.bz2").write_bytes(bz2.compress(b'{"pin_id": "p1"}'))
     with pytest.raises(UserError, match="cannot tell it from the name"):
