@@ -95,9 +95,8 @@ def test_the_dashboard_and_its_jobs_need_the_token(head: Head) -> None:
         assert head.status("/nodes?view=summary", token) == refused
 
 
-@pytest.mark.parametrize("token", [None, "wrong"])
-def test_nobody_joins_without_the_token(head: Head, token: str | None) -> None:
-    done = head.run(sys.executable, "-c", DRIVER, head.address, token=token)
+def test_nobody_joins_without_the_token(head: Head) -> None:
+    done = head.run(sys.executable, "-c", DRIVER, head.address, token=None)
     assert done.returncode != 0 and "42" not in done.stdout
     assert "auth" in (done.stdout + done.stderr).lower() or "token" in (done.stdout + done.stderr).lower()
 

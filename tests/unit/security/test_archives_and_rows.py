@@ -127,6 +127,17 @@ def test_a_member_without_a_name_is_one(tmp_path):
     assert load(tmp_path / "a.jsonl.zip")[0]["pin_id"].to_pylist() == ["p1"]
 
 
+def test_a_parquet_file_whose_column_has_no_readable_name_is_named(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"pin_id": ["p1"], "zqzq": ["x"]}), tmp_path / "a.parquet", store_schema=False)
+    data = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(data.replace(b"zqzq", b"\xff\xfe\xff\xfe"))
+    with pytest.raises(UserError, match="corrupt"):
+        load(tmp_path / "a.parquet")
+
+
 def test_bz2_is_not_opened_at_all(tmp_path):
     (tmp_path / "a.jsonl.bz2").write_bytes(bz2.compress(b'{"pin_id": "p1"}'))
     with pytest.raises(UserError, match="cannot tell it from the name"):
