@@ -5,11 +5,11 @@ import pyarrow as pa
 
 from ray_app.config import Config
 from ray_app.distill.features import StudentFeatures, feature_inputs
-from ray_app.enrich.engaged_queries import drop_engaged_queries
 from ray_app.errors import UserError
 from ray_app.evaluate.agreement import AgreementSettings, agreement_tables
 from ray_app.evaluate.agreement_text import render_agreement
 from ray_app.evaluate.audit import build_sheet, find_suspects
+from ray_app.evaluate.judged import without_queries
 from ray_app.evaluate.rater_counts import RaterCounts
 from ray_app.evaluate.systems import Models, score_systems
 from ray_app.ingest.adjudicated import num_filled
@@ -36,11 +36,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     """
     labels_output = require_output(store, "ingest", "human_labels")
     splits = require_output(store, "teach", "splits")
-    models = Models(
-        teacher=require_output(store, "teach", "teacher"),
-        student=require_output(store, "distill", "student"),
-        feature_student=require_output(store, "distill", "feature_student"),
-    )
+    models = Models.of(store)
     catalogue, read_from = load_catalogue(cfg, store)
     run = StageRun(
         "agreement", cfg, store, VERSION,
@@ -55,9 +51,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     labels = read_output(store, labels_output)
     counts = RaterCounts.of(labels)
 
-    pin_texts = drop_engaged_queries(catalogue.pin_texts, set(labels["query"].to_pylist()))
-    if not pin_texts.equals(catalogue.pin_texts):
-        catalogue = catalogue.with_texts(pin_texts)
+    catalogue = without_queries(catalogue, labels)
     pairs = LabelledPairs.of(catalogue, labels, smoothing=0.0)
     scored = score_systems(cfg, store, StudentFeatures.load(catalogue, store), models, pairs, calibration=pairs)
     systems = {name: scored[name] for name in SYSTEMS}

@@ -79,11 +79,6 @@ class JudgedLabels:
             inputs=[*read_from, labels_output, splits],
         )
 
-    def without_judged_queries(self, catalogue: Catalogue) -> Catalogue:
-        """The catalogue with texts that hold none of the judged queries."""
-        pin_texts = drop_engaged_queries(catalogue.pin_texts, set(self.labels["query"].to_pylist()))
-        return catalogue if pin_texts.equals(catalogue.pin_texts) else catalogue.with_texts(pin_texts)
-
     def pairs(self, catalogue: Catalogue) -> LabelledPairs:
         """The judged pairs."""
         return LabelledPairs.of(catalogue, self.labels, smoothing=0.0)
@@ -96,6 +91,12 @@ class JudgedLabels:
     def seen_in_training(self, pairs: LabelledPairs) -> list[str]:
         """Judged queries that were trained on, sorted."""
         return sorted(set(pairs.queries) & queries_of(self.splits, "train", "valid"))
+
+
+def without_queries(catalogue: Catalogue, labels: pa.Table) -> Catalogue:
+    """The catalogue with texts that hold none of the labelled queries."""
+    pin_texts = drop_engaged_queries(catalogue.pin_texts, set(labels["query"].to_pylist()))
+    return catalogue if pin_texts.equals(catalogue.pin_texts) else catalogue.with_texts(pin_texts)
 
 
 def of_queries(labels: pa.Table, queries: set[str]) -> pa.Table:

@@ -7,7 +7,7 @@ from ray_app.config import Config
 from ray_app.distill.features import StudentFeatures, feature_inputs
 from ray_app.evaluate.agreement import AgreementTable
 from ray_app.evaluate.evaluation import evaluate_systems
-from ray_app.evaluate.judged import JudgedLabels, evaluation_settings
+from ray_app.evaluate.judged import JudgedLabels, evaluation_settings, without_queries
 from ray_app.evaluate.pictures import thumbnail
 from ray_app.evaluate.report import lineage, render_report, stage_row
 from ray_app.evaluate.sampling import summarise_sample
@@ -41,11 +41,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     The manifest's info holds `table` (text), `rows` (the JSON rows) and `report` (path under the output).
     """
     pins_output, log_output = require_output(store, "ingest", "pins"), require_output(store, "ingest", "search_log")
-    models = Models(
-        teacher=require_output(store, "teach", "teacher"),
-        student=require_output(store, "distill", "student"),
-        feature_student=require_output(store, "distill", "feature_student"),
-    )
+    models = Models.of(store)
     lessons = _lessons(cfg, store, models)
     beside = {name: made for name in ("agreement", "simulate") if (made := _made_with(store, name, models)) is not None}
     found = JudgedLabels.of(cfg, store)
@@ -63,7 +59,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     if (finished := run.finished) is not None:
         return finished
 
-    catalogue = found.without_judged_queries(found.catalogue)
+    catalogue = without_queries(found.catalogue, labels)
     judged = found.pairs(catalogue)
     features = StudentFeatures.load(catalogue, store)
     systems = score_systems(cfg, store, features, models, judged, found.calibration(catalogue))

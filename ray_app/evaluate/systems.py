@@ -14,7 +14,7 @@ from ray_app.embed.stage import student_tower
 from ray_app.evaluate.grading import fit_grade_thresholds
 from ray_app.evaluate.metrics import SystemScores
 from ray_app.label.stage import Labeller
-from ray_app.manifest import Output
+from ray_app.manifest import Output, require_output
 from ray_app.models.checkpoint import load_calibration
 from ray_app.models.head import expected_grade
 from ray_app.storage import Storage
@@ -30,6 +30,19 @@ class Models:
     teacher: Output
     student: Output
     feature_student: Output
+
+    @classmethod
+    def of(cls, store: Storage) -> "Models":
+        """Those of a finished run.
+
+        Raises:
+            UserError: a stage has not run.
+        """
+        return cls(
+            teacher=require_output(store, "teach", "teacher"),
+            student=require_output(store, "distill", "student"),
+            feature_student=require_output(store, "distill", "feature_student"),
+        )
 
 
 def score_systems(

@@ -10,7 +10,7 @@ import numpy as np
 from ray_app.config import Config, section_hash
 from ray_app.distill.features import StudentFeatures, feature_inputs
 from ray_app.errors import UserError
-from ray_app.evaluate.judged import JudgedLabels
+from ray_app.evaluate.judged import JudgedLabels, without_queries
 from ray_app.evaluate.metrics import SystemScores
 from ray_app.evaluate.systems import score_baselines
 from ray_app.experiment.arms import TRAINED_BY, Training
@@ -77,7 +77,7 @@ class Inputs:
         key = section_hash(cfg.features, cfg.pin_text, cfg.engagement, cfg.graph, *read)
         if key not in self._made:
             catalogue, _ = load_catalogue(cfg, view)
-            catalogue = self.judged.without_judged_queries(catalogue)
+            catalogue = without_queries(catalogue, self.judged.labels)
             features, pairs = StudentFeatures.load(catalogue, view), self.judged.pairs(catalogue)
             locales = pairs.table["locale"].to_pylist()
             computed = features.compute(pairs.queries, pairs.query_index, pairs.pin_index, locales)
