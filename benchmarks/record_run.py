@@ -43,7 +43,7 @@ def main() -> None:
             system: {name: found.get(name) for name in ("ece", "log_loss", "kappa")}
             for system, found in report["details"].items()
         },
-        "lessons": report["lessons"],
+        "experiments": report["experiments"],
         "protocol": report["protocol"],
         "versions": report["provenance"]["versions"],
         "commit": report["provenance"]["commit"],

@@ -8,7 +8,7 @@ import json
 from runner import run_program
 
 from ray_app.config import Config
-from ray_app.evaluate.agreement_stage import run
+from ray_app.evaluate.agreement.stage import run
 from ray_app.storage import Storage
 
 

@@ -11,16 +11,15 @@ import json
 from functools import partial
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv as pacsv
 from runner import program_parser, run_parsed
 
 from ray_app.config import Config
 from ray_app.errors import UserError
+from ray_app.ingest.adjudicated import TO_GRADE, write_sheet
 from ray_app.measurement.compare import FIGURES, CompareSettings, Comparison, compare
 from ray_app.measurement.contest import Contest
 from ray_app.measurement.figures import Figure
-from ray_app.measurement.next_queries import draw_queries, pairs_to_grade
+from ray_app.measurement.next_queries import NEXT_QUERIES, draw_queries, pairs_to_grade
 from ray_app.measurement.rankings import read_ranking, read_topics
 from ray_app.measurement.stage import Sources, gather, trained_groups
 from ray_app.measurement.table import comparison_json, render_comparison
@@ -33,7 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--control", required=True, metavar="FILE", help="ranked results as they are")
     parser.add_argument("--treatment", required=True, metavar="FILE", help="ranked results as they could be")
     parser.add_argument(
-        "--human", metavar="FILE", help="human labels, read as ingest.human_labels says; default: the run's"
+        "--human",
+        metavar="FILE",
+        help="a sheet of --next, or labels read as ingest.human_labels says; default: the run's",
     )
     parser.add_argument("--locale", default="en-US", help="of files that have no locale; default: %(default)s")
     parser.add_argument("--topics", metavar="FILE", help="of TREC runs: lines of id<TAB>query[<TAB>locale]")
@@ -83,16 +84,15 @@ def main(cfg: Config, store: Storage, args: argparse.Namespace) -> None:
 def _write_next(store: Storage, found: Comparison, sources: Sources, number: int, seed: int) -> dict[str, Any]:
     chosen = draw_queries(found, number, seed)
     pairs = pairs_to_grade(found, chosen, sources.human, seed)
-    paths = {}
-    for name, table in (("queries", chosen), ("pairs", pairs)):
-        sink = pa.BufferOutputStream()
-        pacsv.write_csv(table, sink)
-        paths[name] = (
-            f"{store.shown}/{store.write_bytes(f'compare/next_{name}.csv', sink.getvalue().to_pybytes()).path}"
-        )
-    print(f"\nto label next: {chosen.num_rows:,} queries, drawn at random: {paths['queries']}")
-    print(f"their {pairs.num_rows:,} pairs, to be graded: {paths['pairs']}")
-    return {"num_queries": chosen.num_rows, "num_pairs": pairs.num_rows, "seed": seed, **paths}
+    rows = [pair | sources.texts_of.get(pair["pin_id"], {}) for pair in pairs]
+    sheets = {"queries": write_sheet(NEXT_QUERIES, chosen), "pairs": write_sheet(TO_GRADE, rows)}
+    paths = {
+        name: f"{store.shown}/{store.write_bytes(f'compare/next_{name}.csv', sheet).path}"
+        for name, sheet in sheets.items()
+    }
+    print(f"\nto label next: {len(chosen):,} queries, drawn at random: {paths['queries']}")
+    print(f"their {len(pairs):,} pairs, to be graded, and then given back by --human: {paths['pairs']}")
+    return {"num_queries": len(chosen), "num_pairs": len(pairs), "seed": seed, **paths}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from ray_app.config import Config
 from ray_app.errors import UserError
 from ray_app.experiment.spec import load_experiment
 from ray_app.experiment.stage import run
-from ray_app.experiment.tables import LessonTable, lesson_text
+from ray_app.experiment.tables import ExperimentTable, table_text
 from ray_app.storage import Storage
 
 
@@ -38,7 +38,7 @@ def main() -> None:
         for key, spec, _ in experiments:
             started = time.monotonic()
             manifest = run(key, spec, cfg, store, args.quick)
-            print(lesson_text(LessonTable.from_json(manifest.info["table"])))
+            print(table_text(ExperimentTable.from_json(manifest.info["table"])))
             folder = manifest.outputs[key].path
             print(f"  {cfg.output}/{folder}/table.md   {time.monotonic() - started:.0f} s\n", flush=True)
             lines[key] = {"wall_sec": manifest.wall_sec, "table": manifest.info["table"]}

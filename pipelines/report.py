@@ -8,8 +8,8 @@ import json
 from runner import program_parser, run_parsed
 
 from ray_app.config import Config
-from ray_app.evaluate.diff import compare_reports, read_report
-from ray_app.evaluate.diff_page import diff_text, render_diff
+from ray_app.evaluate.report.diff import compare_reports, read_report
+from ray_app.evaluate.report.diff_page import diff_text, render_diff
 from ray_app.evaluate.stage import run
 from ray_app.storage import Storage
 

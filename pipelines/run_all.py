@@ -27,9 +27,9 @@ from ray_app.teach.stage import run as teach
 from ray_app.zero_shot.stage import run as zero_shot
 
 
-def lessons(cfg: Config, store: Storage) -> Manifest:
-    """The experiments of `lessons`, each arm trained once."""
-    return [experiment(*load_experiment(path)[:2], cfg, store, quick=True) for path in cfg.lessons][-1]
+def experiments(cfg: Config, store: Storage) -> Manifest:
+    """The experiments that the config names, each arm trained once."""
+    return [experiment(*load_experiment(path)[:2], cfg, store, quick=True) for path in cfg.experiments][-1]
 
 
 STAGES = {
@@ -45,7 +45,7 @@ STAGES = {
     "label": label,
     "distill": distill,
     "embed": embed,
-    "lessons": lessons,
+    "experiments": experiments,
     "evaluate": evaluate,
 }
 
@@ -57,7 +57,7 @@ def stages_of(cfg: Config) -> dict[str, StageFn]:
         "caption": cfg.caption.model is None,
         "engagement": cfg.engagement is None,
         "graph": cfg.graph is None,
-        "lessons": not cfg.lessons,
+        "experiments": not cfg.experiments,
     }
     return {name: stage for name, stage in STAGES.items() if not left_out.get(name)}
 

@@ -764,7 +764,7 @@ class Config(Section):
     distill: DistillConfig
     embed: EmbedConfig = EmbedConfig()
     serve: ServeConfig = ServeConfig()
-    lessons: list[str] = []
+    experiments: list[str] = []
     """Experiments that `run_all.py` runs too, with the run's seed alone, for the report; files, seen from the config's folder."""
     evaluate: EvaluateConfig = EvaluateConfig()
     audit: AuditConfig = AuditConfig()
@@ -855,8 +855,8 @@ def read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise UserError(f"config {path} must be a mapping of keys, found {type(tree).__name__}")
-    if isinstance(tree.get("lessons"), list):
-        tree["lessons"] = [str((path.parent / str(name)).resolve()) for name in tree["lessons"]]
+    if isinstance(tree.get("experiments"), list):
+        tree["experiments"] = [str((path.parent / str(name)).resolve()) for name in tree["experiments"]]
     parent = tree.pop("extends", None)
     if parent is None:
         return tree

@@ -5,16 +5,17 @@ from pathlib import PurePosixPath
 
 from ray_app.config import Config
 from ray_app.distill.features import StudentFeatures, feature_inputs
-from ray_app.evaluate.agreement import AgreementTable
+from ray_app.evaluate.agreement.tables import AgreementTable
 from ray_app.evaluate.evaluation import evaluate_systems
 from ray_app.evaluate.judged import JudgedLabels, evaluation_settings, without_queries
-from ray_app.evaluate.pictures import thumbnail
-from ray_app.evaluate.report import lineage, render_report, stage_row
+from ray_app.evaluate.report.pictures import thumbnail
+from ray_app.evaluate.report.render import lineage, render_report, stage_row
 from ray_app.evaluate.sampling import summarise_sample
 from ray_app.evaluate.slices import slice_columns
 from ray_app.evaluate.systems import Models, score_systems
 from ray_app.evaluate.table import render_table
-from ray_app.experiment.tables import LessonTable, lesson_text
+from ray_app.experiment.spec import experiments_run, manifest_name
+from ray_app.experiment.tables import ExperimentTable, table_text
 from ray_app.manifest import (
     Manifest,
     Output,
@@ -42,7 +43,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     """
     pins_output, log_output = require_output(store, "ingest", "pins"), require_output(store, "ingest", "search_log")
     models = Models.of(store)
-    lessons = _lessons(cfg, store, models)
+    experiments = _experiments(cfg, store, models)
     beside = {name: made for name in ("agreement", "simulate") if (made := _made_with(store, name, models)) is not None}
     found = JudgedLabels.of(cfg, store)
     labels, num_quarantined, name = found.labels, found.num_unusable, found.name
@@ -51,7 +52,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         settings=[cfg.evaluate.model_copy(update={"human_labels": None}), cfg.ingest.human_labels, found.content],
         inputs=[
             *found.inputs, log_output, models.teacher, models.student, models.feature_student,
-            *(manifest.outputs[key] for key, manifest in lessons.items()), *feature_inputs(cfg, store),
+            *(manifest.outputs[key] for key, manifest in experiments.items()), *feature_inputs(cfg, store),
             *(output for made in beside.values() for output in made.outputs.values()),
         ],
         name=name,
@@ -72,8 +73,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
     log = read_output(store, log_output, ["query", "timestamp"])
     pairs = slice_columns(judged.table, log, read_output(store, pins_output, ["pin_id", "created_at"]))
     evaluation = evaluate_systems(pairs, systems, evaluation_settings(cfg), notes=notes)
-    tables = [LessonTable.from_json(manifest.info["table"]) for manifest in lessons.values()]
-    table = "\n\n".join([render_table(evaluation), *map(lesson_text, tables)])
+    tables = [ExperimentTable.from_json(manifest.info["table"]) for manifest in experiments.values()]
+    table = "\n\n".join([render_table(evaluation), *map(table_text, tables)])
     manifests = [m for stage in STAGES if (m := read_manifest(store, stage)) is not None]
     provenance = {
         "human_labels": cfg.evaluate.human_labels or "test split",
@@ -88,7 +89,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     html = render_report(
         evaluation,
         titles={pin_id: title for pin_id, title in titles.items() if title},
-        lessons=tables,
+        experiments=tables,
         picture_of=_pictures(cfg, store, pins_output),
         agreement=_agreement(store, beside.get("agreement")),
         simulation=beside["simulate"].info["report"] if "simulate" in beside else None,
@@ -99,7 +100,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     folder = "report" if name == "evaluate" else name
     files = [
         store.write_json(
-            f"{folder}/metrics.json", evaluation.to_json(provenance) | {"lessons": [t.to_json() for t in tables]}
+            f"{folder}/metrics.json", evaluation.to_json(provenance) | {"experiments": [t.to_json() for t in tables]}
         ),
         store.write_bytes(f"{folder}/report.html", html.encode()),
         store.write_table(f"{folder}/pairs.parquet", evaluation.pair_scores()),
@@ -114,16 +115,13 @@ def run(cfg: Config, store: Storage) -> Manifest:
     )  # fmt: skip
 
 
-def _lessons(cfg: Config, store: Storage, models: Models) -> dict[str, Manifest]:
+def _experiments(cfg: Config, store: Storage, models: Models) -> dict[str, Manifest]:
     """Experiments that were made with these models, by key: those of the config first, with more seeds if they were run."""
-    order = {PurePosixPath(path).stem: place for place, path in enumerate(cfg.lessons)}
-    prefix, quick = "manifests/experiment-", "-quick.json"
-    keys = {path.removeprefix(prefix).removesuffix(quick).removesuffix(".json") for path in store.list_files("manifests")
-            if path.startswith(prefix)}  # fmt: skip
+    order = {PurePosixPath(path).stem: place for place, path in enumerate(cfg.experiments)}
     found = {}
-    for key in sorted(keys, key=lambda key: (order.get(key, len(order)), key)):
-        for name in (f"experiment-{key}", f"experiment-{key}-quick"):
-            if (made := _made_with(store, name, models)) is not None:
+    for key in sorted(experiments_run(store), key=lambda key: order.get(key, len(order))):
+        for quick in (False, True):
+            if (made := _made_with(store, manifest_name(key, quick), models)) is not None:
                 found[key] = made
                 break
     return found

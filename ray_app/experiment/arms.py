@@ -14,7 +14,7 @@ _LOOP_OF = {"teacher": "teach.train", "student": "distill.train", "feature_stude
 CHAIN = ("caption", "enrich", "zero_shot", "engagement", "graph", "teach", "sample", "label", "distill")
 # Config section -> the first stage that it decides; sections that are not here change no model.
 _DECIDES = {name: name for name in CHAIN} | {"features": "zero_shot", "pin_text": "teach"}
-_WITHOUT_EFFECT = ("output", "ray", "prices", "embed", "serve", "lessons", "evaluate")
+_WITHOUT_EFFECT = ("output", "ray", "prices", "embed", "serve", "experiments", "evaluate")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,15 @@
-"""A lesson's table as files: CSV, Markdown, a picture, JSON; and what an arm costs, in words."""
+"""An experiment's table as files: CSV, Markdown, a picture, JSON; and what an arm costs, in words."""
 
 import csv
 import io
 
 from ray_app.config import PriceConfig
 from ray_app.evaluate.table import format_interval
-from ray_app.experiment.tables import ABSENT, LessonTable
+from ray_app.experiment.tables import ABSENT, ExperimentTable
 from ray_app.storage import Storage, StoredFile
 
 
-def table_files(store: Storage, folder: str, table: LessonTable) -> list[StoredFile]:
+def table_files(store: Storage, folder: str, table: ExperimentTable) -> list[StoredFile]:
     """Write `table.csv` (all digits), `table.md` (for people), `table.png` and `table.json` into a folder."""
     return [
         store.write_bytes(f"{folder}/table.csv", to_csv(table).encode()),
@@ -19,7 +19,7 @@ def table_files(store: Storage, folder: str, table: LessonTable) -> list[StoredF
     ]
 
 
-def to_csv(table: LessonTable) -> str:
+def to_csv(table: ExperimentTable) -> str:
     """One line per row; each figure with its `lo` and `hi`, empty where undefined."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -31,7 +31,7 @@ def to_csv(table: LessonTable) -> str:
     return out.getvalue()
 
 
-def to_markdown(table: LessonTable) -> str:
+def to_markdown(table: ExperimentTable) -> str:
     """Title, table, verdict, how to read it."""
     heads = ["", *table.columns, *table.cost_columns]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
@@ -43,7 +43,7 @@ def to_markdown(table: LessonTable) -> str:
     return "\n".join([f"## {table.title}", "", *lines, "", table.verdict, "", table.about, ""])
 
 
-def to_png(table: LessonTable) -> bytes:
+def to_png(table: ExperimentTable) -> bytes:
     """The first figure of each row with its interval."""
     from matplotlib.figure import Figure
 

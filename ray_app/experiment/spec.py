@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ray_app.config import Section, explain, read_tree
 from ray_app.errors import UserError
+from ray_app.storage import Storage
 
 System = Literal[
     "bm25", "embedding_cosine", "engagement_cosine", "graph_cosine", "feature_student", "student", "teacher"
@@ -73,3 +74,15 @@ def load_experiment(path: str | Path) -> tuple[str, ExperimentSpec, Path]:
     except ValidationError as error:
         raise UserError(explain(error, str(path), ExperimentSpec)) from None
     return path.stem, spec, path.parent / spec.base
+
+
+def manifest_name(key: str, quick: bool) -> str:
+    """Name of the manifest of an experiment's table; `quick`: of one training of each arm."""
+    return f"experiment-{key}" + ("-quick" if quick else "")
+
+
+def experiments_run(store: Storage) -> list[str]:
+    """Keys of the experiments that have a table, in alphabetical order."""
+    names = (path.removeprefix("manifests/").removesuffix(".json") for path in store.list_files("manifests"))
+    prefix, quick = manifest_name("", False), "-quick"
+    return sorted({name.removeprefix(prefix).removesuffix(quick) for name in names if name.startswith(prefix)})

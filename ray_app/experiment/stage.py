@@ -18,8 +18,15 @@ from ray_app.evaluate.systems import graded
 from ray_app.experiment.arms import TRAINED_BY, Training, trainings_of
 from ray_app.experiment.files import cost_columns, costs_of, shown, table_files
 from ray_app.experiment.scores import Asked, Inputs, score_pairs
-from ray_app.experiment.spec import ExperimentSpec
-from ray_app.experiment.tables import LessonTable, Trained, by_language, calibration_error, deviation_over_seeds, ladder
+from ray_app.experiment.spec import ExperimentSpec, manifest_name
+from ray_app.experiment.tables import (
+    ExperimentTable,
+    Trained,
+    by_language,
+    calibration_error,
+    deviation_over_seeds,
+    ladder,
+)
 from ray_app.manifest import Drift, Manifest, Output, StageRun, read_manifest, read_output, require_output
 from ray_app.storage import Storage
 from ray_app.training.examples import matrix_column, matrix_of
@@ -30,11 +37,6 @@ logger = logging.getLogger(__name__)
 VERSION = 1
 SCORES_VERSION = 1
 _JOBS_AT_ONCE = 8  # models of one Ray Train run: each keeps its examples in the driver until it is sent
-
-
-def name_of(key: str, quick: bool) -> str:
-    """Name of an experiment's manifest."""
-    return f"experiment-{key}" + ("-quick" if quick else "")
 
 
 def run(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, quick: bool = False) -> Manifest:
@@ -52,7 +54,7 @@ def run(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, quick: bool
     Raises:
         UserError: a stage of the run is missing, or an arm cannot be run.
     """
-    folder, name = f"experiments/{key}" + ("-quick" if quick else ""), name_of(key, quick)
+    folder, name = f"experiments/{key}" + ("-quick" if quick else ""), manifest_name(key, quick)
     if spec.compare == "reuse":
         return _reuse(key, spec, cfg, store, folder, name)
     trainings = trainings_of(key, spec, cfg, [] if quick else spec.seeds)
@@ -104,11 +106,11 @@ def _reuse(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, folder: 
     )  # fmt: skip
     if (finished := run.finished) is not None:
         return finished
-    table = LessonTable.from_json(measured.info["table"] | {"key": key, "title": spec.title})
+    table = ExperimentTable.from_json(measured.info["table"] | {"key": key, "title": spec.title})
     rows, verdicts = list(table.rows), [table.verdict]
     place = next(i for i, row in enumerate(rows) if row.name == STUDENT) + 1
     for arm, manifest in others.items():
-        found = LessonTable.from_json(manifest.info["table"])
+        found = ExperimentTable.from_json(manifest.info["table"])
         rows.insert(place, replace(next(row for row in found.rows if row.name == STUDENT), name=arm))
         verdicts.append(f"{arm}: {found.verdict}")
         place += 1
@@ -120,7 +122,7 @@ def _reuse(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, folder: 
 def _table(
     key: str, spec: ExperimentSpec, pairs: pa.Table, trained: Mapping[str, Trained], judged: JudgedLabels,
     settings: EvaluationSettings,
-) -> LessonTable:  # fmt: skip
+) -> ExperimentTable:  # fmt: skip
     if spec.compare == "languages":
         human_only, distilled = trained.values()
         locales = sorted(set(judged.all_labels["locale"].to_pylist()))
@@ -243,9 +245,9 @@ def _score_on_ray(cfg: Config, store: Storage, asked: Mapping[int, Asked]) -> di
 
 
 def _with_costs(
-    table: LessonTable, trainings: Sequence[Training], trained: Mapping[str, Sequence[_Scored]], pairs: pa.Table,
+    table: ExperimentTable, trainings: Sequence[Training], trained: Mapping[str, Sequence[_Scored]], pairs: pa.Table,
     settings: EvaluationSettings, cfg: Config, store: Storage,
-) -> LessonTable:  # fmt: skip
+) -> ExperimentTable:  # fmt: skip
     """The table with how far each arm's seeds differ, its calibration, its size, what it learned from, and its speed here."""
     costs = {}
     for training in trainings:

@@ -1,4 +1,4 @@
-"""The lessons as tables: what each arm of an experiment is worth, with intervals, gains and costs."""
+"""An experiment as a table: what each arm is worth, with intervals, gains and costs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,8 +23,8 @@ Trained = Sequence[SystemScores]  # of one arm, one per seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LessonRow:
-    """One line of a lesson's table."""
+class ExperimentRow:
+    """One line of an experiment's table."""
 
     name: str
     cells: list[Interval]
@@ -33,8 +33,8 @@ class LessonRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LessonTable:
-    """One lesson.
+class ExperimentTable:
+    """One experiment.
 
     Args:
         key: Short name.
@@ -50,7 +50,7 @@ class LessonTable:
     title: str
     columns: list[str]
     num_gains: int
-    rows: list[LessonRow]
+    rows: list[ExperimentRow]
     verdict: str
     about: str
     cost_columns: list[str] = field(default_factory=list)
@@ -70,12 +70,12 @@ class LessonTable:
         }  # fmt: skip
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "LessonTable":
+    def from_json(cls, found: Mapping[str, Any]) -> "ExperimentTable":
         """What `to_json` gave."""
-        rows = [LessonRow(**row | {"cells": [Interval(*cell) for cell in row["cells"]]}) for row in found["rows"]]
+        rows = [ExperimentRow(**row | {"cells": [Interval(*cell) for cell in row["cells"]]}) for row in found["rows"]]
         return cls(**dict(found) | {"rows": rows})
 
-    def with_costs(self, columns: list[str], costs: Mapping[str, list[str]]) -> "LessonTable":
+    def with_costs(self, columns: list[str], costs: Mapping[str, list[str]]) -> "ExperimentTable":
         """The table with what each row costs, by name; columns in which no row has anything are left out."""
         told = [i for i in range(len(columns)) if any(costs[row.name][i] != ABSENT for row in self.rows)]
         rows = [replace(row, costs=[costs[row.name][i] for i in told]) for row in self.rows]
@@ -85,7 +85,7 @@ class LessonTable:
 def ladder(
     key: str, title: str, about: str, pairs: pa.Table, arms: Mapping[str, Trained], settings: EvaluationSettings,
     against: str = "above",
-) -> LessonTable:  # fmt: skip
+) -> ExperimentTable:  # fmt: skip
     """A table of arms. Gains are differences on the same resamples; intervals cover queries and seeds.
 
     Args:
@@ -110,10 +110,10 @@ def ladder(
             gains = [measured.difference(name, rival, metric) for metric in GAINS]
             steps.append((f"{name} over {rival}", gains))
             gains.append(Interval(*(None if value is None else value - 1.0 for value in relative)))
-        rows.append(LessonRow(name=name, cells=[*(measured.interval(name, metric) for metric in FIGURES), *gains]))
+        rows.append(ExperimentRow(name=name, cells=[*(measured.interval(name, metric) for metric in FIGURES), *gains]))
         before = name
     over = "the row above" if against == "above" else "the first row"
-    return LessonTable(
+    return ExperimentTable(
         key=key,
         title=title,
         columns=[
@@ -131,7 +131,7 @@ def ladder(
 def by_language(
     key: str, title: str, about: str, pairs: pa.Table, human_only: Trained, distilled: Trained,
     labelled: Sequence[str], settings: EvaluationSettings,
-) -> LessonTable:  # fmt: skip
+) -> ExperimentTable:  # fmt: skip
     """The distilled student against the one on human labels, per language.
 
     Args:
@@ -160,14 +160,14 @@ def by_language(
         for metric in GAINS:
             gains.append(measured.difference("distilled", "human", metric))
             cells += [measured.interval("human", metric), measured.interval("distilled", metric)]
-        rows.append(LessonRow(name=name, cells=[*cells, *gains], marked=name in known))
+        rows.append(ExperimentRow(name=name, cells=[*cells, *gains], marked=name in known))
         if name not in known:
             steps.append((name, gains))
     columns = [f"{LABELS[m]}, {who}" for m in GAINS for who in ("human labels only", "distilled")]
     left_out = (
         f"Human labels are {', '.join(labelled) or 'absent'}; languages with fewer than {MIN_PAIRS} pairs are left out."
     )
-    return LessonTable(
+    return ExperimentTable(
         key=key,
         title=title,
         columns=[*columns, *(f"{LABELS[m]}, gain" for m in GAINS)],
@@ -178,7 +178,7 @@ def by_language(
     )
 
 
-def lesson_text(table: LessonTable) -> str:
+def table_text(table: ExperimentTable) -> str:
     """The table for a terminal: accuracy and AUROC 3+ only, with the gains' verdict."""
     heads = tuple(LABELS[metric] for metric in GAINS)
     shown = [i for i, column in enumerate(table.columns) if column.startswith(heads) and "relative" not in column]

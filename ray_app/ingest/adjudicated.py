@@ -1,7 +1,8 @@
-"""Sheets of labelled pairs to adjudicate: how one is written, and how its grades come back in place of the raters'.
+"""Sheets that people fill in with a spreadsheet: how one is written, and how its grades come back.
 
-A sheet is a CSV file that people fill in with a spreadsheet: a row per pair, whose grade is left empty until somebody
-has decided it. `ray_app/evaluate/audit.py` chooses the pairs.
+A sheet is a CSV file, a row per pair, whose grade is left empty until somebody has decided it. Verdicts on labelled pairs
+take the place of the raters' grades (`ray_app/evaluate/agreement/audit.py` chooses the pairs); first grades of pairs that
+nobody has labelled are rows of human labels (`ray_app/measurement/next_queries.py` chooses them).
 """
 
 import csv
@@ -26,6 +27,8 @@ RATER = "adjudicated"  # rater_id of a verdict; `adjudicated:NAME` if the sheet 
 KEY = tuple(KEYS[SHEET])
 GRADE, ADJUDICATOR, NOTE = "adjudicated_grade", "adjudicator", "note"
 TO_FILL = (GRADE, ADJUDICATOR, NOTE)
+TO_GRADE = (*KEY, "title", "caption", "grade", "rater_id")  # the header by which a sheet of first grades is known
+UNNAMED = "unnamed"  # rater_id of a first grade whose row does not say whose it is
 
 # What spreadsheets take for the start of a formula, also behind blanks or in full width, maybe defused already.
 _FORMULA = re.compile(r"'*(?:[\t\r\n]|\s*[=+\-@＝＋－＠])")
@@ -84,6 +87,18 @@ def read_sheet(file: SourceFile, rules: TableRules) -> tuple[pa.Table, int]:
     return pa.concat_tables(checked), num_blank
 
 
+def is_grading_sheet(file: SourceFile) -> bool:
+    """Whether it is a sheet of first grades, as `write_sheet(TO_GRADE, ...)` makes them."""
+    return _header(file)[: len(TO_GRADE)] == list(TO_GRADE)
+
+
+def read_grading_sheet(file: SourceFile, rules: TableRules) -> pa.Table:
+    """Checked rows of human labels: those of a sheet of first grades that have one."""
+    source = TableSource(path=file.uri, format="csv")
+    batches = (_graded(batch) for batch in read_table_file(file, source, rules))
+    return pa.concat_tables([rules.checked_schema.empty_table(), *(check_batch(batch, rules) for batch in batches)])
+
+
 def refuse_unlabelled(checked: pa.Table, labels: pa.Table, pin_ids: pa.Array | pa.ChunkedArray) -> pa.Table:
     """Refuse verdicts on pairs that no rater graded: mostly a query or id that the spreadsheet has changed.
 
@@ -110,11 +125,7 @@ def refuse_replaced(checked: pa.Table, verdicts: pa.Table) -> pa.Table:
 
 
 def _require_columns(file: SourceFile) -> None:
-    _, line = next(file.lines(), (0, b""))
-    try:
-        header = next(csv.reader([line.decode("utf-8-sig", "replace")]), [])
-    except csv.Error:  # such as line ends of the Macintosh
-        header = []
+    header = _header(file)
     missing = [name for name in (*KEY, GRADE, ADJUDICATOR) if name not in header]
     if missing:
         raise UserError(
@@ -123,12 +134,28 @@ def _require_columns(file: SourceFile) -> None:
         )
 
 
+def _header(file: SourceFile) -> list[str]:
+    _, line = next(file.lines(), (0, b""))
+    try:
+        return next(csv.reader([line.decode("utf-8-sig", "replace")]), [])
+    except csv.Error:  # such as line ends of the Macintosh
+        return []
+
+
 def _judged(batch: RawBatch) -> RawBatch:
+    """Verdicts: the rows with a grade, as labels; nothing checked."""
+    graded = _graded(batch)
+    graded.columns["rater_id"] = [
+        RATER if name == UNNAMED else f"{RATER}:{name}" for name in graded.columns["rater_id"]
+    ]
+    return graded
+
+
+def _graded(batch: RawBatch) -> RawBatch:
     """The rows with a grade, as labels; nothing checked."""
     columns: dict[str, list[Any]] = {name: [restore(str(c)) for c in batch.columns[name]] for name in KEY}
     columns["grade"] = [_grade(restore(str(cell))) for cell in batch.columns["grade"]]
-    names = [restore(str(cell)).strip() for cell in batch.columns["rater_id"]]
-    columns["rater_id"] = [f"{RATER}:{name}" if name else RATER for name in names]
+    columns["rater_id"] = [restore(str(cell)).strip() or UNNAMED for cell in batch.columns["rater_id"]]
     judged = [i for i, grade in enumerate(columns["grade"]) if grade]
     return RawBatch(
         source=batch.source,

@@ -9,7 +9,7 @@ import pyarrow as pa
 from ray_app.config import ChorusSource, Config, Source, TableSource, UbiSource
 from ray_app.errors import UserError
 from ray_app.ingest import chorus
-from ray_app.ingest.adjudicated import SHEET
+from ray_app.ingest.adjudicated import SHEET, is_grading_sheet, read_grading_sheet
 from ray_app.ingest.files import SourceFile, find_files
 from ray_app.ingest.rows import RawBatch
 from ray_app.ingest.table import read_table_file
@@ -72,6 +72,8 @@ def read_source(opened: SourceTable, spread: Spread) -> tuple[list[pa.Table], in
 def open_human_labels(cfg: Config, path: str, key: str) -> SourceTable:
     """A file of human labels read as `ingest.human_labels` says: same column map, locale and grade map.
 
+    A sheet that `pipelines/compare.py --next` wrote is known by its header, and has our columns and grades.
+
     Raises:
         UserError: there is no such file.
     """
@@ -81,8 +83,11 @@ def open_human_labels(cfg: Config, path: str, key: str) -> SourceTable:
     moved = source.model_copy(update={"path": path})
     if isinstance(source, TableSource) and cfg.ingest.human_labels is None:
         moved = TableSource(path=path)  # the pins' column map says nothing about labels
+    files = find_files(path, key)
+    if all(is_grading_sheet(file) for file in files):
+        moved = TableSource(path=path, format="csv")
     rules = table_rules("human_labels", cfg.ingest.limits, moved.grade_map)
-    return SourceTable(table="human_labels", source=moved, files=find_files(path, key), rules=rules)
+    return SourceTable(table="human_labels", source=moved, files=files, rules=rules)
 
 
 def open_adjudicated(cfg: Config) -> SourceTable | None:
@@ -106,7 +111,11 @@ def read_human_labels(opened: SourceTable) -> pa.Table:
     if isinstance(source, ChorusSource):
         return _check((chorus.read_rated_csv(file, source.locale) for file in opened.files), rules)
     assert isinstance(source, TableSource)
-    return pa.concat_tables([_read_table(file, source=source, rules=rules) for file in opened.files])
+    parts = [
+        read_grading_sheet(file, rules) if is_grading_sheet(file) else _read_table(file, source=source, rules=rules)
+        for file in opened.files
+    ]
+    return pa.concat_tables(parts)
 
 
 def _find(cfg: Config, table: str, source: Source, key: str) -> tuple[list[SourceFile], list[SourceFile]]:

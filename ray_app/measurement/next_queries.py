@@ -4,8 +4,9 @@ Where labels do not suffice for MIN_PER_STRATUM in each, the draw is a plain one
 as drawn at one rate, and with a plain draw they are.
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
-import pyarrow as pa
 
 from ray_app.errors import UserError
 from ray_app.hashing import text_keys, uniform
@@ -15,18 +16,17 @@ from ray_app.measurement.estimate import MIN_PER_STRATUM
 from ray_app.measurement.figures import Judgements
 from ray_app.measurement.plan import study
 
-NEXT_QUERIES = pa.schema([("query", pa.string()), ("locale", pa.string()), ("stratum", pa.string())])
-NEXT_PAIRS = pa.schema([("query", pa.string()), ("locale", pa.string()), ("pin_id", pa.string()), ("grade", pa.int8())])
+NEXT_QUERIES = ("query", "locale", "stratum")
 
 
-def draw_queries(found: Comparison, number: int, seed: int) -> pa.Table:
+def draw_queries(found: Comparison, number: int, seed: int) -> list[dict[str, str]]:
     """`number` queries without human labels, or all that are left.
 
     A query's random number belongs to the query and the seed. So a second round, after the first is labelled, goes on where
     the first ended, and both together are one random draw.
 
     Returns:
-        Table of schema NEXT_QUERIES, sorted.
+        Rows of NEXT_QUERIES, sorted.
 
     Raises:
         UserError: `number` is below 1, or the rankings do not differ.
@@ -51,17 +51,18 @@ def draw_queries(found: Comparison, number: int, seed: int) -> pa.Table:
         {"query": found.queries[i][0], "locale": found.queries[i][1], "stratum": plan.strata[plan.stratum[i]]}
         for i in chosen
     ]
-    table = pa.Table.from_pylist(rows, NEXT_QUERIES)
-    return table.sort_by([("stratum", "ascending"), ("query", "ascending"), ("locale", "ascending")])
+    return sorted(rows, key=lambda row: (row["stratum"], row["query"], row["locale"]))
 
 
-def pairs_to_grade(found: Comparison, chosen: pa.Table, human: Judgements, seed: int) -> pa.Table:
+def pairs_to_grade(
+    found: Comparison, chosen: Sequence[Mapping[str, str]], human: Judgements, seed: int
+) -> list[dict[str, str]]:
     """What is to be graded of the chosen queries: the top of both rankings without what humans have graded.
 
     Returns:
-        Table of schema NEXT_PAIRS, grades empty; the pins of a query in random order, so that nobody sees whose they are.
+        Rows with query, locale, pin_id; the pins of a query in random order, so that nobody sees whose they are.
     """
-    wanted = set(zip(chosen["query"].to_pylist(), chosen["locale"].to_pylist(), strict=True))
+    wanted = {(row["query"], row["locale"]) for row in chosen}
     pairs = [
         (query, pin)
         for query, pin in found.contest.pairs(found.settings.depth)
@@ -69,8 +70,7 @@ def pairs_to_grade(found: Comparison, chosen: pa.Table, human: Judgements, seed:
     ]
     lots = uniform(text_keys([f"{query[1]}\0{query[0]}\0{pin}" for query, pin in pairs], "pairs to grade"), seed)
     order = sorted(range(len(pairs)), key=lambda i: (pairs[i][0], lots[i]))
-    rows = [{"query": pairs[i][0][0], "locale": pairs[i][0][1], "pin_id": pairs[i][1], "grade": None} for i in order]
-    return pa.Table.from_pylist(rows, NEXT_PAIRS)
+    return [{"query": pairs[i][0][0], "locale": pairs[i][0][1], "pin_id": pairs[i][1]} for i in order]
 
 
 def next_counts(plan: Plan, labelled: np.ndarray, number: int) -> np.ndarray | None:

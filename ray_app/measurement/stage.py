@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_app.config import Config
 from ray_app.embed.encode import matrix_or_zero
@@ -26,7 +27,7 @@ from ray_app.teach.catalogue import Catalogue, index_queries
 from ray_app.teach.pairs import load_catalogue
 from ray_app.teach.splits import queries_of
 from ray_app.teach.targets import combine_raters
-from ray_app.text import normalise_query, query_group
+from ray_app.text import normalise_query, normalise_text, query_group
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Sources:
         teacher: Of the top pins of both rankings, calibrated.
         human: Of all that humans graded.
         stratum_of: Of each query, see `name_strata`.
+        texts_of: Title and caption of each pin of the rankings' top, for people.
         counts: What the teacher had to label.
         notes: Cautions.
     """
@@ -48,6 +50,7 @@ class Sources:
     teacher: Judgements
     human: Judgements
     stratum_of: dict[QueryKey, str]
+    texts_of: dict[str, dict[str, str]]
     counts: LedgerCounts
     notes: list[str]
 
@@ -73,12 +76,16 @@ def gather(cfg: Config, store: Storage, contest: Contest, depth: int, human_path
     """
     catalogue, _ = load_catalogue(cfg, store)
     human, notes = _human(cfg, store, catalogue, human_path)
-    teacher, counts, unknown = _teacher(cfg, store, catalogue, contest.pairs(depth))
+    pairs = contest.pairs(depth)
+    teacher, counts, unknown = _teacher(cfg, store, catalogue, pairs)
     if unknown:
         notes.append(
             f"{len(unknown):,} pins of the rankings are not in the catalogue, such as {unknown[0]!r}: not judged"
         )
-    return Sources(teacher=teacher, human=human, stratum_of=_strata(store, contest.queries), counts=counts, notes=notes)
+    return Sources(
+        teacher=teacher, human=human, stratum_of=_strata(store, contest.queries),
+        texts_of=_texts(catalogue.pin_texts, {pin for _, pin in pairs}), counts=counts, notes=notes,
+    )  # fmt: skip
 
 
 def _teacher(
@@ -118,6 +125,15 @@ def _human(cfg: Config, store: Storage, catalogue: Catalogue, path: str | None) 
     normalised = pa.array([normalise_query(query) for query in labels["query"].to_pylist()], pa.string())
     labels = labels.set_column(labels.column_names.index("query"), "query", normalised)
     return judge_by_grades(combine_raters(labels, 0.0), _ratings(cfg), RELEVANT_GRADE), notes
+
+
+def _texts(pin_texts: pa.Table, pins: set[str]) -> dict[str, dict[str, str]]:
+    rows = pin_texts.select(["pin_id", "title", "caption"]).filter(
+        pc.is_in(pin_texts["pin_id"], pa.array(sorted(pins), pa.string()))
+    )
+    return {
+        row["pin_id"]: {name: normalise_text(row[name]) for name in ("title", "caption")} for row in rows.to_pylist()
+    }
 
 
 def _strata(store: Storage, queries: list[QueryKey]) -> dict[QueryKey, str]:

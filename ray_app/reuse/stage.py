@@ -19,7 +19,7 @@ from ray_app.manifest import Manifest, Output, StageRun, read_manifest, read_out
 from ray_app.models.side_tower import SideTower, aligned
 from ray_app.reuse.figures import figures_table, measure
 from ray_app.reuse.systems import System, bm25, popularity, random_vectors, vectors
-from ray_app.reuse.table import STUDENT, lesson_table
+from ray_app.reuse.table import STUDENT, reuse_table
 from ray_app.reuse.tasks import Saves, build_tasks, held_out_boards, readable
 from ray_app.storage import Storage
 from ray_app.text import TEXT_VERSION, render_pin_texts
@@ -68,7 +68,7 @@ class Towers:
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
-    """Write `reuse_figures` (system, task, metric, value, lo, hi, ...); the lesson's table is `info["table"]`.
+    """Write `reuse_figures` (system, task, metric, value, lo, hi, ...); a table of them is `info["table"]`.
 
     Raises:
         UserError: a stage has not run, or no board can be held out.
@@ -125,7 +125,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
             "held_out_boards": len(held_out),
         }
         | {f"{task.name.replace(' ', '_')}_queries": len(task) for task in tasks},
-        info={"table": lesson_table(figures, names, BASE, STUDENT, cfg.reuse.recall_at, marks)},
+        info={"table": reuse_table(figures, names, BASE, STUDENT, cfg.reuse.recall_at, marks)},
     )  # fmt: skip
 
 

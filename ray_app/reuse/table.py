@@ -1,4 +1,4 @@
-"""The lesson's table: what the student's vectors add to those of the encoder that they come from."""
+"""A table of what the student's vectors add to those of the encoder that they come from."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ KEY = "embeddings"
 TITLE = "Are the student's vectors good for other tasks?"
 
 
-def lesson_table(
+def reuse_table(
     figures: Figures, systems: Sequence[str], base: str, student: str, recall_at: int, marks: Mapping[str, str]
 ) -> dict[str, object]:
     """The table as plain data: key, title, columns, num_gains, rows, verdict, about.

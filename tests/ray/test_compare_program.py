@@ -74,7 +74,7 @@ def test_it_labels_what_is_missing_once_and_uses_only_human_labels_of_unseen_que
         [{"query": "no such", "pin_id": "red-mug", "rater_id": "x", "grade": 5, "locale": "en-US"}],
     )
     asked = run("--use-training-labels", "--human", str(tmp_path / "few.csv"), "--next", "5")
-    with Path(asked["next"]["pairs"]).open() as file:
+    with Path(asked["next"]["pairs"]).open(encoding="utf-8-sig") as file:
         pairs = list(csv.DictReader(file))
     chosen = {row["query"] for row in pairs}
     shown = set()
@@ -83,3 +83,12 @@ def test_it_labels_what_is_missing_once_and_uses_only_human_labels_of_unseen_que
             shown |= {(row["query"], row["pin_id"]) for row in csv.DictReader(file) if row["query"] in chosen}
     assert len(chosen) == 5
     assert sorted((row["query"], row["pin_id"]) for row in pairs) == sorted(shown)
+
+    # The sheet as it was written, filled in, is what --human takes.
+    for row in pairs:
+        row["grade"] = "5" if row["query"] in row["pin_id"] else "1"
+    with Path(asked["next"]["pairs"]).open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, list(pairs[0]))
+        writer.writeheader()
+        writer.writerows(pairs)
+    assert run("--use-training-labels", "--human", asked["next"]["pairs"])["num_human_queries"] == 5

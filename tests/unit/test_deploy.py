@@ -259,7 +259,7 @@ def test_there_is_a_job_for_each_stage():
     stages = set(re.findall(r'^    "(\w+)": \w+,$', text, re.M))
     assert len(stages) > 10
     # A built-in world and models that only teach are not for a cluster.
-    assert {Path(file).stem for file, _ in jobs()} == stages - {"demo", "lessons"}
+    assert {Path(file).stem for file, _ in jobs()} == stages - {"demo", "experiments"}
 
 
 def test_the_daily_job():

@@ -9,9 +9,9 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from ray_app.errors import UserError
-from ray_app.evaluate.agreement import RATERS, AgreementSettings, AgreementTable, agreement_tables
-from ray_app.evaluate.agreement_text import render_agreement
-from ray_app.evaluate.reliability import FIGURES, coincidences_of, krippendorff_alphas
+from ray_app.evaluate.agreement.reliability import FIGURES, coincidences_of, krippendorff_alphas
+from ray_app.evaluate.agreement.tables import RATERS, AgreementSettings, AgreementTable, agreement_tables
+from ray_app.evaluate.agreement.text import render_agreement
 from ray_app.schemas import HUMAN_LABELS
 
 FAST = AgreementSettings(samples=40)

@@ -9,8 +9,8 @@ import pytest
 
 from ray_app.config import Config
 from ray_app.errors import UserError
-from ray_app.evaluate import agreement_stage
-from ray_app.evaluate.agreement_stage import FIGURES, SHEET
+from ray_app.evaluate.agreement import stage as agreement_stage
+from ray_app.evaluate.agreement.stage import FIGURES, SHEET
 from ray_app.evaluate.systems import graded
 from ray_app.ingest.stage import run as ingest
 from ray_app.manifest import StageRun

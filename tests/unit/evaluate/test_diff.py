@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 
 from ray_app.errors import UserError
-from ray_app.evaluate.diff import compare_reports, read_report
-from ray_app.evaluate.diff_page import diff_text, render_diff, summarise_diff
 from ray_app.evaluate.evaluation import evaluate_systems
 from ray_app.evaluate.measured import EvaluationSettings
+from ray_app.evaluate.report.diff import compare_reports, read_report
+from ray_app.evaluate.report.diff_page import diff_text, render_diff, summarise_diff
 from ray_app.storage import Storage
 
 FAST = EvaluationSettings(samples=50, confidence=0.8)  # the lower, the fewer resamples the correction asks for

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from ray_app.evaluate.evaluation import evaluate_systems
-from ray_app.evaluate.examples import example_queries, query_changes, worst_disagreements
 from ray_app.evaluate.measured import EvaluationSettings
-from ray_app.evaluate.summary import standings, summarise
+from ray_app.evaluate.report.examples import example_queries, query_changes, worst_disagreements
+from ray_app.evaluate.report.summary import standings, summarise
 
 FAST = EvaluationSettings(samples=200)
 

@@ -8,15 +8,15 @@ import pyarrow as pa
 import pytest
 
 from ray_app.config import PriceConfig
-from ray_app.evaluate.agreement import AgreementSettings, agreement_tables
+from ray_app.evaluate.agreement.tables import AgreementSettings, agreement_tables
 from ray_app.evaluate.bootstrap import Interval
 from ray_app.evaluate.evaluation import evaluate_systems
 from ray_app.evaluate.measured import EvaluationSettings
 from ray_app.evaluate.metrics import SystemScores
-from ray_app.evaluate.plots import difference_plot, interval_plot, roc_points
-from ray_app.evaluate.report import lineage, render_report, stage_row
+from ray_app.evaluate.report.plots import difference_plot, interval_plot, roc_points
+from ray_app.evaluate.report.render import lineage, render_report, stage_row
 from ray_app.evaluate.sampling import SampleSummary, StrataTable, StratumRow
-from ray_app.experiment.tables import LessonRow, LessonTable
+from ray_app.experiment.tables import ExperimentRow, ExperimentTable
 from ray_app.manifest import Manifest, Output
 
 FAST = EvaluationSettings(samples=50)
@@ -74,9 +74,9 @@ def full_page(module_world):
         }
     )
     cells = [Interval(0.5, 0.4, 0.6), Interval(None, None, None)]
-    lesson = LessonTable(
+    experiment = ExperimentTable(
         key="k", title=EVIL, about=EVIL, verdict=EVIL, columns=[EVIL, "gain"], num_gains=1, cost_columns=[EVIL],
-        rows=[LessonRow(name=EVIL, marked=True, cells=cells, costs=[EVIL])],
+        rows=[ExperimentRow(name=EVIL, marked=True, cells=cells, costs=[EVIL])],
     )  # fmt: skip
     strata = StrataTable(title=EVIL, rest=None, rows=[
         StratumRow(name=EVIL, num_pairs=2, num_sampled=1, estimated_pairs=2.0, effective_size=1.0)
@@ -90,7 +90,7 @@ def full_page(module_world):
         evaluation,
         title=EVIL,
         titles=dict.fromkeys(pairs["pin_id"].to_pylist(), EVIL),
-        lessons=[lesson],
+        experiments=[experiment],
         picture_of=lambda pin_id: "data:image/png;base64,AA==",
         agreement=agreement_tables(labels, {EVIL: grades}, AgreementSettings(samples=20)),
         simulation={"title": EVIL, "columns": [EVIL], "rows": [[EVIL, 3, None, (0.5, 0.4, 0.6)]], "notes": [EVIL]},
@@ -150,7 +150,9 @@ def test_hostile_text_of_every_section_is_text(full_page):
 
 def test_sections_come_in_the_order_of_a_readers_questions(full_page):
     ids = re.findall(r'<section id="(\w+)"', full_page)
-    expected = "systems lessons slices worst calibration confusion examples agreement simulation sample cost provenance"
+    expected = (
+        "systems experiments slices worst calibration confusion examples agreement simulation sample cost provenance"
+    )
     assert ids == expected.split()
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from ray_app.evaluate.evaluation import evaluate_systems
 from ray_app.evaluate.measured import EvaluationSettings
-from ray_app.evaluate.report import render_report
+from ray_app.evaluate.report.render import render_report
 from ray_app.evaluate.sampling import MAX_SEEN, summarise_sample
 from ray_app.manifest import Manifest
 

@@ -1,4 +1,4 @@
-"""The lessons' tables: what they claim must follow from the scores."""
+"""The experiments' tables: what they claim must follow from the scores."""
 
 import csv
 import io
@@ -10,9 +10,9 @@ import pytest
 from ray_app.evaluate.evaluation import evaluate_systems
 from ray_app.evaluate.measured import EvaluationSettings
 from ray_app.evaluate.metrics import SystemScores
-from ray_app.evaluate.report import render_report
+from ray_app.evaluate.report.render import render_report
 from ray_app.experiment.files import to_csv, to_markdown, to_png
-from ray_app.experiment.tables import LessonTable, by_language, deviation_over_seeds, ladder, lesson_text
+from ray_app.experiment.tables import ExperimentTable, by_language, deviation_over_seeds, ladder, table_text
 
 FAST = EvaluationSettings(samples=60)
 RNG = np.random.default_rng(0)
@@ -54,7 +54,7 @@ def test_a_step_down_is_named_and_not_hidden():
     pairs = judged()
     table = ladder("k", "t", "a", pairs, {"good": [scores(pairs, 0.95)], "bad": [scores(pairs, 0.6)]}, FAST)
     assert "not shown: bad over good" in table.verdict
-    assert table.verdict in lesson_text(table)
+    assert table.verdict in table_text(table)
 
 
 def test_languages_without_labels_are_judged_apart_from_those_with():
@@ -73,7 +73,7 @@ def test_the_report_shows_lessons_and_pictures():
     table = ladder("k", "What is <this> worth?", "a", pairs, {name: [found] for name, found in systems.items()}, FAST)
     html = render_report(
         evaluate_systems(pairs, systems, FAST),
-        lessons=[table],
+        experiments=[table],
         picture_of=lambda pin_id: f"data:image/png;base64,{pin_id}",
     )
     assert "What is &lt;this&gt; worth?" in html
@@ -111,7 +111,7 @@ def test_a_table_survives_its_files():
     pairs = judged()
     table = ladder("k", "Is 1 | 2?", "a", pairs, {"x": [scores(pairs, 0.6)], "y": [scores(pairs, 0.9)]}, FAST)
     table = table.with_costs(["weights", "nothing"], {"x": ["1,000", "–"], "y": ["–", "–"]})
-    again = LessonTable.from_json(table.to_json())
+    again = ExperimentTable.from_json(table.to_json())
     assert [row.costs for row in again.rows] == [["1,000"], ["–"]]
     assert again.rows[1].cells[0].value == pytest.approx(table.rows[1].cells[0].value, abs=1e-6)
     rows = list(csv.DictReader(io.StringIO(to_csv(table))))

@@ -2,11 +2,13 @@
 
 import json
 
+import pyarrow as pa
 import pytest
 
 from ray_app.config import Config
 from ray_app.errors import UserError
-from ray_app.ingest.adjudicated import write_sheet
+from ray_app.ingest.adjudicated import TO_GRADE, write_sheet
+from ray_app.ingest.stage import load_human_labels
 from ray_app.ingest.stage import run as ingest
 from ray_app.manifest import read_output
 from ray_app.storage import Storage
@@ -180,3 +182,33 @@ def test_a_sheet_without_raters_is_refused(tmp_path, store):
     models = {"features": {"zero_shot_model": "m"}, "teach": {"base_model": "m"}, "distill": {"base_model": "m"}}
     with pytest.raises(UserError, match=r"ingest\.adjudicated: there are no raters' grades to replace"):
         ingest(Config.model_validate({"output": store.uri, "ingest": section, **models}), store)
+
+
+def test_first_grades_come_back_whatever_the_query_looks_like_and_blanks_are_no_labels(tmp_path, run):
+    run()
+    cfg = Config.model_validate(
+        {
+            "output": str(tmp_path / "out"),
+            "ingest": {
+                "pins": {"adapter": "table", "path": str(tmp_path / "pins.csv")},
+                "human_labels": {
+                    "adapter": "table", "path": str(tmp_path / "labels.csv"), "columns": {"grade": "stars"},
+                    "grade_map": {0: 5},
+                },
+            },
+            "features": {"zero_shot_model": "m"}, "teach": {"base_model": "m"}, "distill": {"base_model": "m"},
+        }
+    )  # fmt: skip
+    cells = [
+        {"query": "=cmd|x", "locale": "en-US", "pin_id": "p3", "grade": "4.0", "rater_id": "-ann"},
+        {"query": "boot", "locale": "de-DE", "pin_id": "p2", "grade": "1"},
+        {"query": "boot", "locale": "de-DE", "pin_id": "p1"},
+    ]
+    (tmp_path / "next.csv").write_bytes(write_sheet(TO_GRADE, cells))
+    assert b"=cmd" not in (tmp_path / "next.csv").read_bytes().replace(b"'=cmd", b"")
+    found, refused = load_human_labels(cfg, str(tmp_path / "next.csv"), pa.array(["p1", "p2", "p3"]))
+    rows = sorted(
+        tuple(row[name] for name in ("query", "locale", "pin_id", "rater_id", "grade")) for row in found.to_pylist()
+    )
+    assert rows == [("=cmd|x", "en-US", "p3", "-ann", 4), ("boot", "de-DE", "p2", "unnamed", 1)]
+    assert refused.num_rows == 0

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from ray_app.errors import UserError
@@ -171,14 +170,14 @@ def test_next_queries_are_new_and_a_second_round_goes_on_where_the_first_ended()
     contest, teacher, human, strata, _ = world()
     found = compare(contest, teacher, human, strata, SETTINGS)
     drawn = draw_queries(found, 50, seed=3)
-    chosen = set(zip(drawn["query"].to_pylist(), drawn["locale"].to_pylist(), strict=True))
+    chosen = {(row["query"], row["locale"]) for row in drawn}
     assert len(chosen) == 50
     assert not chosen & human.keys()
     counts = dict(zip(found.plans[0].strata, next_counts(found.plans[0], found.labelled, 50), strict=True))
-    assert {name: drawn["stratum"].to_pylist().count(name) for name in counts} == counts
-    assert draw_queries(found, 20, seed=4)["query"].to_pylist() != draw_queries(found, 20, seed=3)["query"].to_pylist()
-    fewer = set(draw_queries(found, 20, seed=3)["query"].to_pylist())
-    assert fewer < set(drawn["query"].to_pylist())
+    assert {name: [row["stratum"] for row in drawn].count(name) for name in counts} == counts
+    assert draw_queries(found, 20, seed=4) != draw_queries(found, 20, seed=3)
+    fewer = {row["query"] for row in draw_queries(found, 20, seed=3)}
+    assert fewer < {row["query"] for row in drawn}
 
 
 def test_the_next_queries_make_all_labels_spread_as_neyman_says():
@@ -194,15 +193,15 @@ def test_the_next_queries_make_all_labels_spread_as_neyman_says():
 
 def test_more_queries_than_there_are_gives_all():
     contest, teacher, human, strata, _ = world(num=40, labelled=30)
-    assert draw_queries(compare(contest, teacher, human, strata, SETTINGS), 99, seed=1).num_rows == 10
+    assert len(draw_queries(compare(contest, teacher, human, strata, SETTINGS), 99, seed=1)) == 10
 
 
 def test_pairs_to_grade_are_those_of_both_rankings_that_no_human_graded_and_in_no_order_of_theirs():
     contest, teacher, human, strata, _ = world(num=40, labelled=20)
     found = compare(contest, teacher, human, strata, SETTINGS)
-    chosen = pa.table({"query": [key(i)[0] for i in range(40)], "locale": ["en-US"] * 40})
+    chosen = [{"query": key(i)[0], "locale": "en-US"} for i in range(40)]
     table = pairs_to_grade(found, chosen, {key(1): {"t0": Judged(0, 0)}}, seed=1)
-    of = {q: [r["pin_id"] for r in table.to_pylist() if r["query"] == q] for q in chosen["query"].to_pylist()}
+    of = {q: [r["pin_id"] for r in table if r["query"] == q] for q, _ in map(key, range(40))}
     assert sorted(of[key(0)[0]]) == ["c0", "c1", "t0", "t1"]
     assert sorted(of[key(1)[0]]) == ["c0", "c1", "t1"]
     assert len({tuple(pins) for pins in of.values()}) > 10

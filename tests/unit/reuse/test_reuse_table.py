@@ -6,7 +6,7 @@ from reuse_world import boards_and_vectors
 
 from ray_app.evaluate.bootstrap import Interval
 from ray_app.reuse.figures import measure
-from ray_app.reuse.table import lesson_table, verdict
+from ray_app.reuse.table import reuse_table, verdict
 
 
 def test_the_verdict_tells_gains_losses_and_chance_apart():
@@ -28,7 +28,7 @@ def test_a_gain_without_an_interval_is_no_gain():
 def test_the_table_is_plain_data_with_a_cell_per_column():
     tasks, knows, mixed = boards_and_vectors()
     found = measure(tasks, [knows, mixed], 2, 10, samples=20, confidence=0.9, seed=1)
-    table = lesson_table(found, ["mixed", "knows"], "mixed", "knows", 10, {"knows": "too much"})
+    table = reuse_table(found, ["mixed", "knows"], "mixed", "knows", 10, {"knows": "too much"})
     assert json.loads(json.dumps(table)) == table
     assert {"key", "title", "columns", "num_gains", "rows", "verdict", "about"} == set(table)
     assert [row["name"] for row in table["rows"]] == ["mixed", "knows (too much)"]

@@ -111,7 +111,6 @@ CSV_WRITERS = {
     "ray_app/ingest/adjudicated.py": "texts for people with spreadsheets: `defuse`",
     "ray_app/experiment/files.py": "figures under our own names",
     "ray_app/simulate/tables.py": "figures under our own names",
-    "pipelines/compare.py": "queries, for raters: docs/security.md says what remains",
 }
 
 

@@ -5,17 +5,17 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ray_app.config import PriceConfig
-from ray_app.evaluate import examples, report_parts, summary
 from ray_app.evaluate.evaluation import Evaluation, judged_hash
 from ray_app.evaluate.metrics import METRICS
-from ray_app.evaluate.page import environment
+from ray_app.evaluate.report import examples, parts, summary
+from ray_app.evaluate.report.page import environment
 from ray_app.evaluate.sampling import SampleSummary
 from ray_app.evaluate.table import LABELS
 from ray_app.manifest import Manifest
 
 if TYPE_CHECKING:
-    from ray_app.evaluate.agreement import AgreementTable
-    from ray_app.experiment.tables import LessonTable
+    from ray_app.evaluate.agreement.tables import AgreementTable
+    from ray_app.experiment.tables import ExperimentTable
 
 _OPTIONAL = {"about": "", "columns": (), "rows": (), "caption": "", "svg": "", "notes": ()}  # of a simulation
 
@@ -25,7 +25,7 @@ def render_report(
     *,
     title: str = "Search relevance report",
     titles: Mapping[str, str] | None = None,
-    lessons: "Sequence[LessonTable]" = (),
+    experiments: "Sequence[ExperimentTable]" = (),
     picture_of: Callable[[str], str | None] = lambda pin_id: None,
     agreement: "Sequence[AgreementTable]" = (),
     simulation: Mapping[str, Any] | None = None,
@@ -39,7 +39,7 @@ def render_report(
         evaluation: From `evaluate_systems`.
         title: Heading of the page.
         titles: pin_id -> title, for the examples; a pin without one is shown by its id.
-        lessons: Tables shown after that of all systems.
+        experiments: Tables shown after that of all systems.
         picture_of: pin_id -> data URI, for the examples; None: no picture.
         agreement: From `agreement_tables`; empty: no such section.
         simulation: `title`, and optionally `about` (text), `columns` and `rows` (texts, or (value, lo, hi)), `caption`,
@@ -64,7 +64,7 @@ def render_report(
             evaluation=evaluation,
             settings=evaluation.settings,
             names={s: summary.display_name(s) for s in evaluation.systems},
-            colors=report_parts.colors_of(evaluation),
+            colors=parts.colors_of(evaluation),
             metrics=LABELS,
             sentences=[s.replace("AUROC ", "AUROC\N{NO-BREAK SPACE}") for s in summary.summarise(evaluation)],
             meaning=summary.what_more_than_chance_means(evaluation) if comparisons else "",
@@ -72,20 +72,20 @@ def render_report(
             cells={s: {m: evaluation.interval(s, m) for m in METRICS} for s in evaluation.systems},
             standings=summary.standings(evaluation),
             comparisons=comparisons,
-            panels=report_parts.panels(evaluation),
-            roc=report_parts.roc(evaluation),
-            reliability=report_parts.reliability(evaluation),
-            confusions=report_parts.confusions(evaluation),
-            changes=report_parts.changes(evaluation),
-            slices=report_parts.slices(evaluation),
-            worst=report_parts.worst(evaluation, titles),
+            panels=parts.panels(evaluation),
+            roc=parts.roc(evaluation),
+            reliability=parts.reliability(evaluation),
+            confusions=parts.confusions(evaluation),
+            changes=parts.changes(evaluation),
+            slices=parts.slices(evaluation),
+            worst=parts.worst(evaluation, titles),
             hero=hero,
             hero_text=summary.in_text(hero),
-            graders=[s for s in report_parts.graded_systems(evaluation) if evaluation.systems[s].probs is not None],
+            graders=[s for s in parts.graded_systems(evaluation) if evaluation.systems[s].probs is not None],
             examples=[asdict(q) for q in examples.example_queries(evaluation, hero, titles)],
             disagreements=[asdict(p) for p in examples.worst_disagreements(evaluation, hero, titles)],
-            lessons=lessons,
-            agreement=report_parts.agreement_blocks(agreement),
+            experiments=experiments,
+            agreement=parts.agreement_blocks(agreement),
             simulation=None if simulation is None else _OPTIONAL | dict(simulation),
             picture_of=picture_of,
             sample=sample,

@@ -1,8 +1,8 @@
 """Two reports side by side, for people: a few sentences, an HTML page, a table for the terminal."""
 
-from ray_app.evaluate import summary
-from ray_app.evaluate.diff import ReportDiff
-from ray_app.evaluate.page import environment
+from ray_app.evaluate.report import summary
+from ray_app.evaluate.report.diff import ReportDiff
+from ray_app.evaluate.report.page import environment
 from ray_app.evaluate.table import LABELS
 
 _LABELS = LABELS | {"ece": "ECE", "kappa": "kappa", "log_loss": "log loss"}

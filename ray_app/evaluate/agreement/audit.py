@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from ray_app.evaluate.agreement.rater_counts import RaterCounts
+from ray_app.evaluate.agreement.reliability import both_orders
 from ray_app.evaluate.metrics import SystemScores
-from ray_app.evaluate.rater_counts import RaterCounts
-from ray_app.evaluate.reliability import both_orders
 from ray_app.ingest.adjudicated import KEY, TO_FILL, write_sheet
 from ray_app.models.head import expected_grade
 from ray_app.schemas import NUM_GRADES

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from ray_app.evaluate.agreement import RATERS, AgreementRow, AgreementTable
-from ray_app.evaluate.reliability import FIGURES
+from ray_app.evaluate.agreement.reliability import FIGURES
+from ray_app.evaluate.agreement.tables import RATERS, AgreementRow, AgreementTable
 from ray_app.evaluate.table import format_interval
 
 _HEADS = ("exact", "within one", "linear kappa", "alpha, ordinal", "alpha, interval")

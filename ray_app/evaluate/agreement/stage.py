@@ -6,11 +6,11 @@ import pyarrow as pa
 from ray_app.config import Config
 from ray_app.distill.features import StudentFeatures, feature_inputs
 from ray_app.errors import UserError
-from ray_app.evaluate.agreement import AgreementSettings, agreement_tables
-from ray_app.evaluate.agreement_text import render_agreement
-from ray_app.evaluate.audit import build_sheet, find_suspects
+from ray_app.evaluate.agreement.audit import build_sheet, find_suspects
+from ray_app.evaluate.agreement.rater_counts import RaterCounts
+from ray_app.evaluate.agreement.tables import AgreementSettings, agreement_tables
+from ray_app.evaluate.agreement.text import render_agreement
 from ray_app.evaluate.judged import without_queries
-from ray_app.evaluate.rater_counts import RaterCounts
 from ray_app.evaluate.systems import Models, score_systems
 from ray_app.ingest.adjudicated import num_filled
 from ray_app.manifest import Manifest, StageRun, read_output, require_output

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_app.evaluate import summary
 from ray_app.evaluate.bootstrap import Interval
+from ray_app.evaluate.report import summary
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -19,10 +19,10 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from ray_app.evaluate.agreement.rater_counts import RaterCounts
+from ray_app.evaluate.agreement.reliability import FIGURES, LEVELS, agreement_figures, both_orders, coincidences_of
 from ray_app.evaluate.bootstrap import Interval, percentile_interval, resample_queries
 from ray_app.evaluate.measured import plain
-from ray_app.evaluate.rater_counts import RaterCounts
-from ray_app.evaluate.reliability import FIGURES, LEVELS, agreement_figures, both_orders, coincidences_of
 from ray_app.ingest.adjudicated import is_adjudicator
 
 RATERS = "raters"

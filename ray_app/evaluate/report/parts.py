@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from ray_app.evaluate import examples, grading, plots, summary
+from ray_app.evaluate import grading
 from ray_app.evaluate.bootstrap import Interval
 from ray_app.evaluate.evaluation import Evaluation
 from ray_app.evaluate.metrics import NDCG
-from ray_app.evaluate.page import number, of_row
 from ray_app.evaluate.probabilities import calibration_curve
+from ray_app.evaluate.report import examples, plots, summary
+from ray_app.evaluate.report.page import number, of_row
 from ray_app.evaluate.table import LABELS
 
 _SERIES = {
