@@ -249,11 +249,15 @@ class StageRun:
             logger.warning("%s: %d output files are gone (%s ...); making them again", self.stage, len(gone), gone[0])
         return not gone
 
+    def table_folder(self, name: str) -> str:
+        """Where the files of a table output belong."""
+        return f"tables/{name}/{self.fingerprint}"
+
     def write_table(self, name: str, tables: pa.Table | list[pa.Table]) -> Output:
         """Write a table output, one Parquet file per part."""
         parts = tables if isinstance(tables, list) else [tables]
         assert parts, f"{name}: an empty output is one empty table, so that its schema is known"
-        folder = f"tables/{name}/{self.fingerprint}"
+        folder = self.table_folder(name)
         files = [self.store.write_table(f"{folder}/part-{i:05d}.parquet", part) for i, part in enumerate(parts)]
         return self.add_output(name, folder, files, rows=sum(part.num_rows for part in parts))
 

@@ -20,7 +20,7 @@ from ray_app.ingest import rows
 from ray_app.ingest.files import SourceFile
 from ray_app.ingest.rows import RawBatch, content_of
 from ray_app.ingest.table import read_table_file
-from ray_app.ingest.validate import KEYS, TableRules, check_batch
+from ray_app.ingest.validate import KEYS, PinIds, TableRules, check_batch
 
 SHEET = "adjudicated"  # as a table of ingest: in counts and in quarantine
 RATER = "adjudicated"  # rater_id of a verdict; `adjudicated:NAME` if the sheet names who gave it
@@ -99,7 +99,7 @@ def read_grading_sheet(file: SourceFile, rules: TableRules) -> pa.Table:
     return pa.concat_tables([rules.checked_schema.empty_table(), *(check_batch(batch, rules) for batch in batches)])
 
 
-def refuse_unlabelled(checked: pa.Table, labels: pa.Table, pin_ids: pa.Array | pa.ChunkedArray) -> pa.Table:
+def refuse_unlabelled(checked: pa.Table, labels: pa.Table, pin_ids: PinIds) -> pa.Table:
     """Refuse verdicts on pairs that no rater graded: mostly a query or id that the spreadsheet has changed.
 
     Args:
@@ -107,8 +107,8 @@ def refuse_unlabelled(checked: pa.Table, labels: pa.Table, pin_ids: pa.Array | p
         labels: The raters' valid rows.
         pin_ids: All pins; that a pin is unknown is the better reason, and found later.
     """
-    known, pins = _keys(labels), set(pin_ids.to_pylist())
-    lost = [key not in known and key[2] in pins for key in _key_rows(checked)]
+    known, pins = _keys(labels), pin_ids.known(checked["pin_id"]).to_pylist()
+    lost = [key not in known and bool(pin) for key, pin in zip(_key_rows(checked), pins, strict=True)]
     return _with_reason(checked, lost, f"{rows.UNLABELLED_PAIR}: no rater graded this query and pin")
 
 

@@ -1,13 +1,16 @@
-"""From a configured source to checked rows: which adapter reads what, one file at a time."""
+"""From a configured source to checked rows: which adapter reads what, one file at a time, and which rows must meet."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from ray_app.config import ChorusSource, Config, Source, TableSource, UbiSource
 from ray_app.errors import UserError
+from ray_app.exchange import part_of
 from ray_app.ingest import chorus
 from ray_app.ingest.adjudicated import SHEET, is_grading_sheet, read_grading_sheet
 from ray_app.ingest.files import SourceFile, find_files
@@ -15,10 +18,6 @@ from ray_app.ingest.rows import RawBatch
 from ray_app.ingest.table import read_table_file
 from ray_app.ingest.ubi import join_ubi, read_ubi_file
 from ray_app.ingest.validate import TableRules, check_batch, table_rules
-
-ReadFile = Callable[[SourceFile], pa.Table]
-Spread = Callable[[ReadFile, Sequence[SourceFile]], list[pa.Table]]
-"""Runs a function over files, here or on a cluster; results in any order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +29,60 @@ class SourceTable:
     files: list[SourceFile]
     rules: TableRules
     ean_files: list[SourceFile] = field(default_factory=list)  # products whose EANs the log uses as ids
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all its files."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def is_log_of_documents(self) -> bool:
+        """Whether its files hold queries and events that must be joined first."""
+        return self.table == "search_log" and not isinstance(self.source, TableSource)
+
+    @property
+    def reads_files_together(self) -> bool:
+        """Whether its files say something only all together: they are few and small."""
+        return self.table == "human_labels" and isinstance(self.source, ChorusSource)
+
+    def read(self, file: SourceFile) -> pa.Table:
+        """Rows of one file: checked ones, or those of a log of documents as they are (UBI_RECORDS).
+
+        Raises:
+            UserError: the file is corrupt, or lacks a column.
+        """
+        if self.is_log_of_documents:
+            return read_ubi_file(file, self._ubi)
+        if isinstance(self.source, TableSource):
+            return _read_table(file, source=self.source, rules=self.rules)
+        assert isinstance(self.source, ChorusSource)
+        return _read_products(file, self.source.locale, self.rules)
+
+    def part_of(self, read: pa.Table, num_parts: int) -> NDArray[np.int64]:
+        """Part of each row of `read`: rows of one key, or queries and events that belong together, meet in one."""
+        if self.is_log_of_documents:
+            return part_of(read["group"].to_pylist(), num_parts)
+        key = (read[name].to_pylist() for name in self.rules.key)
+        whole = ["\0".join(map(str, values)) for values in zip(*key, strict=True)]
+        parts = part_of(whole, num_parts)
+        refused = pc.is_valid(read["_reason"]).to_numpy(zero_copy_only=False)
+        return np.where(refused, read["_row"].to_numpy() % num_parts, parts)  # their keys may all be null
+
+    def check(self, read: Sequence[pa.Table]) -> tuple[list[pa.Table], int]:
+        """Checked rows of a part, in any order, and how many of its lines are no rows of this table."""
+        if not self.is_log_of_documents:
+            return list(read), 0
+        pin_id_of = chorus.read_ean_map(self.ean_files) if self.ean_files else None
+        batches, ignored = join_ubi(read, self._ubi, pin_id_of)
+        return [check_batch(batch, self.rules) for batch in batches], ignored
+
+    @property
+    def _ubi(self) -> UbiSource:
+        source = self.source
+        if isinstance(source, UbiSource):
+            return source
+        assert isinstance(source, ChorusSource)
+        return UbiSource(path=source.path, locale=source.locale)
 
 
 def open_source(cfg: Config, table: str) -> SourceTable | None:
@@ -48,25 +101,16 @@ def open_source(cfg: Config, table: str) -> SourceTable | None:
     return SourceTable(table=table, source=source, files=files, rules=rules, ean_files=eans)
 
 
-def read_source(opened: SourceTable, spread: Spread) -> tuple[list[pa.Table], int]:
-    """Checked rows of a source, in any order, and how many of its lines are no rows of this table.
+def read_source(opened: SourceTable) -> tuple[list[pa.Table], int]:
+    """Checked rows of a source in this process, and how many of its lines are no rows of this table.
 
     Raises:
         UserError: a file is corrupt, or lacks a column.
     """
-    source, rules = opened.source, opened.rules
-    if isinstance(source, TableSource):
-        return spread(partial(_read_table, source=source, rules=rules), opened.files), 0
-    if opened.table == "search_log":
-        ubi = source if isinstance(source, UbiSource) else UbiSource(path=source.path, locale=source.locale)
-        records = spread(partial(read_ubi_file, source=ubi), opened.files)
-        pin_id_of = chorus.read_ean_map(opened.ean_files) if opened.ean_files else None
-        batches, ignored = join_ubi(records, ubi, pin_id_of)
-        return [check_batch(batch, rules) for batch in batches], ignored
-    assert isinstance(source, ChorusSource)
-    if opened.table == "pins":
-        return spread(partial(_read_products, locale=source.locale, rules=rules), opened.files), 0
-    return [_check(chorus.read_labels(opened.files, source.locale), rules)], 0
+    if opened.reads_files_together:
+        assert isinstance(opened.source, ChorusSource)
+        return [_check(chorus.read_labels(opened.files, opened.source.locale), opened.rules)], 0
+    return opened.check([opened.read(file) for file in opened.files])
 
 
 def open_human_labels(cfg: Config, path: str, key: str) -> SourceTable:

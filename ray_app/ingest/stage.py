@@ -2,18 +2,20 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from ray_app.config import Config, section_hash
 from ray_app.errors import UserError
+from ray_app.exchange import cut, exchange, num_parts
 from ray_app.ingest.adjudicated import SHEET, read_sheet, refuse_replaced, refuse_unlabelled
 from ray_app.ingest.files import SourceFile
 from ray_app.ingest.rows import REPLACED, quarantine_table
 from ray_app.ingest.sources import (
-    ReadFile,
     SourceTable,
     open_adjudicated,
     open_human_labels,
@@ -21,22 +23,22 @@ from ray_app.ingest.sources import (
     read_human_labels,
     read_source,
 )
-from ray_app.ingest.validate import KEYS, TABLES, settle, table_rules
+from ray_app.ingest.validate import KEYS, TABLES, PinIds, hash_pin_ids, settle, table_rules
 from ray_app.manifest import Manifest, Output, StageRun
-from ray_app.storage import Storage
+from ray_app.storage import Storage, StoredFile
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1
 FAILED = "manifests/ingest.failed.json"  # counts and reasons of the last run, if it failed
-_USER_ERROR = "_user_error"
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
     """Read, check and write the four source tables.
 
-    Of N files each is read by its own Ray task; what compares rows of different files happens here. An absent source
-    is an empty table. Rows of adjudicated sheets take the place of the raters' rows of their pairs, which go to
+    Of N files each is read by its own Ray task. Rows of different files are compared in parts of `bytes_per_part` of the
+    source, cut by a hash of the key, each in a task that writes its own files; a source of one part is put together here.
+    An absent source is an empty table. Rows of adjudicated sheets take the place of the raters' rows of their pairs, which go to
     quarantine as `replaced`; rows of a sheet that nobody has filled in yet are counted as ignored.
 
     Raises:
@@ -56,30 +58,35 @@ def run(cfg: Config, store: Storage) -> Manifest:
     if (finished := stage.finished) is not None:
         return finished
 
-    tables: dict[str, pa.Table] = {}
-    quarantines: dict[str, pa.Table] = {}
-    ignored: dict[str, int] = {}
+    settled: dict[str, _Settled] = {}
     for table, source in opened.items():
+        pin_ids = settled["pins"].pin_ids if "pins" in settled else None
         if table == "human_labels" and source and sheets:
-            _adjudicate(source, sheets, tables, quarantines, ignored)
+            assert pin_ids is not None
+            settled |= _adjudicate(source, sheets, pin_ids)
         else:
-            tables[table], quarantines[table], ignored[table] = _ingest(cfg, table, source, tables.get("pins"))
-    counts = _counts(tables, quarantines, ignored)
-    reasons = {table: _reasons(rows) for table, rows in quarantines.items()}
-    written = stage.write_table("quarantine", pa.concat_tables(quarantines.values()))
+            settled[table] = _ingest(stage, table, source, pin_ids)
+    counts = _counts(settled)
+    reasons = {table: _reasons(found.quarantine) for table, found in settled.items()}
+    written = stage.write_table("quarantine", pa.concat_tables(found.quarantine for found in settled.values()))
     try:
         _refuse_bad_sources(cfg, store, counts, reasons, written)
     except UserError as error:
         failure = {"error": str(error), "counts": counts, "reasons": reasons, "quarantine": written.files}
         store.write_json(FAILED, failure)
         raise
-    if (verdicts := tables.pop(SHEET, None)) is not None:
-        labels = pa.concat_tables([tables["human_labels"], verdicts])
-        tables["human_labels"] = labels.sort_by([(name, "ascending") for name in KEYS["human_labels"]]).combine_chunks()
-    for table, rows in tables.items():
-        stage.write_table(table, _parts(rows, cfg.ingest.rows_per_file))
+    if (verdicts := settled.pop(SHEET, None)) is not None:
+        raters = settled["human_labels"]
+        labels = pa.concat_tables([raters.whole, verdicts.whole])
+        raters.table = labels.sort_by([(name, "ascending") for name in KEYS["human_labels"]]).combine_chunks()
+    for table, found in settled.items():
+        if found.table is not None:
+            stage.write_table(table, rows_in_files(found.table, cfg.ingest.rows_per_file))
+        else:
+            stage.add_output(table, stage.table_folder(table), found.files, rows=found.num_rows)
     store.delete(FAILED)
-    return stage.finish(counts, info={"reasons": reasons})
+    parts = {table: found.num_parts for table, found in settled.items()}
+    return stage.finish(counts, info={"reasons": reasons, "parts": parts})
 
 
 def load_human_labels(
@@ -100,50 +107,111 @@ def load_human_labels(
         UserError: there is no such file, or it lacks a column.
     """
     opened = open_human_labels(cfg, path, key)
-    return settle([read_human_labels(opened)], opened.rules, pin_ids)
+    return settle([read_human_labels(opened)], opened.rules, PinIds.of(pin_ids))
 
 
-def _ingest(
-    cfg: Config, table: str, source: SourceTable | None, pins: pa.Table | None
-) -> tuple[pa.Table, pa.Table, int]:
-    """Valid rows, quarantined rows and ignored lines of one table."""
+@dataclass(kw_only=True, slots=True)
+class _Settled:
+    """A table, or a part of one: its valid rows, in memory or in files already, and what is beside them."""
+
+    num_rows: int
+    quarantine: pa.Table
+    ignored: int = 0  # lines that are no rows of it
+    table: pa.Table | None = None
+    files: list[StoredFile] = field(default_factory=list)
+    pin_hashes: NDArray[np.uint64] | None = None  # of pins
+    num_parts: int = 1
+
+    @property
+    def whole(self) -> pa.Table:
+        """The rows of a table in memory."""
+        assert self.table is not None
+        return self.table
+
+    @property
+    def pin_ids(self) -> PinIds:
+        """Of the table of pins."""
+        assert self.pin_hashes is not None
+        return PinIds(self.pin_hashes)
+
+
+def _ingest(stage: StageRun, table: str, source: SourceTable | None, pin_ids: PinIds | None) -> _Settled:
+    ingest = stage.cfg.ingest
     if source is None:
-        rules = table_rules(table, cfg.ingest.limits, None, cfg.features.named_vectors)
-        return rules.schema.empty_table(), quarantine_table(table, []), 0
-    checked, ignored = read_source(source, _spread)
-    valid, quarantine = settle(checked, source.rules, None if pins is None else pins["pin_id"])
-    logger.info("ingest: %s: %d rows, %d in quarantine", table, valid.num_rows, quarantine.num_rows)
-    return valid, quarantine, ignored
+        rules = table_rules(table, ingest.limits, None, stage.cfg.features.named_vectors)
+        return _settled([rules.schema.empty_table(), quarantine_table(table, [])], 0, table)
+    if source.reads_files_together:
+        checked, ignored = read_source(source)
+        return _settled(settle(checked, source.rules, pin_ids), ignored, table)
+    parts = num_parts(source.size_bytes, ingest.bytes_per_part)
+    folder, store, rows_per_file = stage.table_folder(table), stage.store, ingest.rows_per_file
+    reader = replace(source, files=[])  # what a task needs of it
+
+    def split(file: SourceFile) -> list[pa.Table]:
+        read = reader.read(file)
+        return cut(read, reader.part_of(read, parts), parts)
+
+    def join(number: int, read: list[pa.Table], pin_ids: PinIds | None) -> _Settled:
+        checked, ignored = reader.check(read)
+        found = _settled(settle(checked, reader.rules, pin_ids), ignored, table)
+        if parts > 1:
+            slices = rows_in_files(found.whole, rows_per_file)
+            names = [f"{folder}/part-{number:05d}-{i:05d}.parquet" for i in range(len(slices))]
+            found.files = [store.write_table(name, rows) for name, rows in zip(names, slices, strict=True)]
+            found.table = None
+        return found
+
+    found = exchange(source.files, split, join, parts, pin_ids)
+    whole = found[0] if parts == 1 else _together(found)
+    logger.info("ingest: %s: %d rows, %d in quarantine", table, whole.num_rows, whole.quarantine.num_rows)
+    return whole
 
 
-def _adjudicate(
-    raters: SourceTable, sheets: SourceTable, tables: dict[str, pa.Table], quarantines: dict[str, pa.Table],
-    ignored: dict[str, int],
-) -> None:  # fmt: skip
-    """Add the verdicts of the sheets, and the raters' rows without those that a verdict replaces."""
-    pin_ids = tables["pins"]["pin_id"]
-    checked, _ = read_source(raters, _spread)
+def _settled(found: Sequence[pa.Table], ignored: int, table: str) -> _Settled:
+    valid, quarantine = found
+    hashes = hash_pin_ids(valid["pin_id"]) if table == "pins" else None
+    return _Settled(
+        num_rows=valid.num_rows, quarantine=quarantine, ignored=ignored, table=valid, pin_hashes=hashes
+    )  # fmt: skip
+
+
+def _together(parts: Sequence[_Settled]) -> _Settled:
+    """Parts that are in files already, as one table. Rows in quarantine are in the order of their source again."""
+    quarantine = pa.concat_tables([part.quarantine for part in parts])
+    hashes = [part.pin_hashes for part in parts if part.pin_hashes is not None]
+    return _Settled(
+        num_rows=sum(part.num_rows for part in parts),
+        quarantine=quarantine.sort_by([("source", "ascending"), ("row", "ascending")]),
+        ignored=sum(part.ignored for part in parts),
+        files=[file for part in parts for file in part.files],
+        pin_hashes=np.concatenate(hashes) if hashes else None,
+        num_parts=len(parts),
+    )
+
+
+def _adjudicate(raters: SourceTable, sheets: SourceTable, pin_ids: PinIds) -> dict[str, _Settled]:
+    """The verdicts of the sheets, and the raters' rows without those that a verdict replaces."""
+    checked, _ = read_source(raters)
     labels, _ = settle(checked, raters.rules, pin_ids)
     read = [read_sheet(file, sheets.rules) for file in sheets.files]
     judged = refuse_unlabelled(pa.concat_tables([rows for rows, _ in read]), labels, pin_ids)
-    tables[SHEET], quarantines[SHEET] = settle([judged], sheets.rules, pin_ids)
-    ignored[SHEET] = sum(num_blank for _, num_blank in read)
-    remaining = refuse_replaced(pa.concat_tables(checked), tables[SHEET])
-    tables["human_labels"], quarantines["human_labels"] = settle([remaining], raters.rules, pin_ids)
-    logger.info("ingest: %d pairs adjudicated, %d rows not yet", tables[SHEET].num_rows, ignored[SHEET])
+    verdicts = _settled(settle([judged], sheets.rules, pin_ids), sum(num_blank for _, num_blank in read), SHEET)
+    remaining = refuse_replaced(pa.concat_tables(checked), verdicts.whole)
+    logger.info("ingest: %d pairs adjudicated, %d rows not yet", verdicts.num_rows, verdicts.ignored)
+    return {SHEET: verdicts, "human_labels": _settled(settle([remaining], raters.rules, pin_ids), 0, "human_labels")}
 
 
-def _counts(tables: dict[str, pa.Table], quarantines: dict[str, pa.Table], ignored: dict[str, int]) -> dict[str, int]:
+def _counts(settled: Mapping[str, _Settled]) -> dict[str, int]:
     """Rows in, out and in quarantine, by table and in total."""
     counts: dict[str, int] = {}
-    for table, valid in tables.items():
-        num_bad = quarantines[table].num_rows
-        counts |= {f"{table}_in": valid.num_rows + num_bad, f"{table}_out": valid.num_rows}
+    for table, found in settled.items():
+        num_bad = found.quarantine.num_rows
+        counts |= {f"{table}_in": found.num_rows + num_bad, f"{table}_out": found.num_rows}
         counts[f"{table}_quarantined"] = num_bad
         if table in ("search_log", SHEET):  # lines that are no rows of it: page views, pairs that nobody decided yet
-            counts[f"{table}_ignored"] = ignored[table]
+            counts[f"{table}_ignored"] = found.ignored
     for total in ("in", "out", "quarantined"):
-        counts[f"rows_{total}"] = sum(counts[f"{table}_{total}"] for table in tables)
+        counts[f"rows_{total}"] = sum(counts[f"{table}_{total}"] for table in settled)
     return counts
 
 
@@ -172,7 +240,7 @@ def _reasons(quarantine: pa.Table) -> dict[str, int]:
     return dict(sorted(Counter(codes).items()))
 
 
-def _parts(rows: pa.Table, rows_per_file: int) -> list[pa.Table]:
+def rows_in_files(rows: pa.Table, rows_per_file: int) -> list[pa.Table]:
     """Slices of at most `rows_per_file` rows; one empty slice of an empty table."""
     return [rows.slice(start, rows_per_file) for start in range(0, max(rows.num_rows, 1), rows_per_file)]
 
@@ -183,31 +251,3 @@ def _identify(source: SourceTable) -> Output:
     content = section_hash({f.path: f.content_id() for f in files})
     name = f"source:{source.table}"
     return Output(name=name, path=source.source.path, files=[f.path for f in files], rows=0, content_hash=content)
-
-
-def _spread(read: ReadFile, files: Sequence[SourceFile]) -> list[pa.Table]:
-    """Read files, each in its own Ray task if there are several and a cluster runs."""
-    if len(files) > 1:
-        import ray
-
-        if ray.is_initialized():
-            return _spread_on_ray(read, files)
-    return [read(file) for file in files]
-
-
-def _spread_on_ray(read: ReadFile, files: Sequence[SourceFile]) -> list[pa.Table]:
-    import ray
-
-    def read_one(batch: dict[str, Any]) -> pa.Table:
-        try:
-            return read(files[int(batch["file"][0])])
-        except UserError as error:  # as data: Ray would wrap it in its own errors and a page of traceback
-            return pa.table({_USER_ERROR: [str(error)]})
-
-    numbers = [{"file": i} for i in range(len(files))]
-    ds = ray.data.from_items(numbers, override_num_blocks=len(files)).map_batches(read_one, batch_size=1)
-    tables = [block for block in ray.get(ds.to_arrow_refs()) if block.num_rows]
-    errors = sorted(text for t in tables if _USER_ERROR in t.column_names for text in t[_USER_ERROR].to_pylist())
-    if errors:
-        raise UserError(errors[0])
-    return tables

@@ -30,6 +30,9 @@ UBI_RECORDS = pa.schema(
         pa.field("source", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
         pa.field("payload", pa.string(), nullable=False),
+        pa.field(
+            "group", pa.string(), nullable=False
+        ),  # records that meet in the join, or whose event ids may be equal
     ]
 )
 
@@ -59,8 +62,10 @@ def read_ubi_file(file: SourceFile, source: UbiSource) -> pa.Table:
         kind, payload = found
         if kind == "broken":
             payload["content"] = printable_bytes(line)
-        records.append({"kind": kind, "source": file.name, "row": number, "payload": json.dumps(payload)})
-    records.append({"kind": "ignored", "source": file.name, "row": ignored, "payload": "{}"})
+        group = payload.get("query_id") or payload.get("client_id") or number
+        record = {"kind": kind, "source": file.name, "row": number, "payload": json.dumps(payload), "group": str(group)}
+        records.append(record)
+    records.append({"kind": "ignored", "source": file.name, "row": ignored, "payload": "{}", "group": ""})
     return pa.Table.from_pylist(records, schema=UBI_RECORDS)
 
 

@@ -1,7 +1,7 @@
 """The one validation of each source table: raw rows in, valid rows and quarantined rows out, none lost.
 
-Two steps, so that files can be checked anywhere and compared in one place: `check_batch` looks at rows one by one
-(any file, any machine), `settle` at all rows of a table together (duplicates, references, order).
+Two steps, so that files can be checked anywhere and compared where they meet: `check_batch` looks at rows one by one
+(any file, any machine), `settle` at all rows with equal keys together (duplicates, references, order).
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from ray_app.config import IngestLimits
+from ray_app.hashing import text_keys
 from ray_app.ingest import rows
 from ray_app.ingest.cells import CellError, cell_check
 from ray_app.ingest.rows import RawBatch, content_of, quarantine_table
@@ -104,16 +106,44 @@ def check_batch(batch: RawBatch, rules: TableRules) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=rules.checked_schema)
 
 
-def settle(
-    checked: Sequence[pa.Table], rules: TableRules, pin_ids: pa.Array | pa.ChunkedArray | None = None
-) -> tuple[pa.Table, pa.Table]:
-    """Compare all rows of a table: unknown pins and repeated keys are refused, the rest is put in the key's order.
+class PinIds:
+    """The pins that rows may name, as sorted 64-bit hashes: 8 bytes each, which the tasks of a machine share.
+
+    Args:
+        hashes: (num_pins,) uint64, in any order.
+    """
+
+    def __init__(self, hashes: NDArray[np.uint64]) -> None:
+        self._hashes = np.sort(hashes)
+
+    @classmethod
+    def of(cls, pin_ids: pa.Array | pa.ChunkedArray) -> "PinIds":
+        """Of a column of ids."""
+        return cls(hash_pin_ids(pin_ids))
+
+    def known(self, pin_ids: pa.ChunkedArray) -> pa.Array:
+        """Whether each id is one of them; null where there is none. One in 10^9 other ids passes among 10^10 pins."""
+        found = np.zeros(len(pin_ids), bool)
+        if len(self._hashes):
+            wanted = hash_pin_ids(pin_ids)
+            place = np.minimum(np.searchsorted(self._hashes, wanted), len(self._hashes) - 1)
+            found = self._hashes[place] == wanted
+        return pa.array(found, mask=pc.is_null(pin_ids).to_numpy(zero_copy_only=False))
+
+
+def hash_pin_ids(pin_ids: pa.Array | pa.ChunkedArray) -> NDArray[np.uint64]:
+    """(num_ids,) uint64; of a null anything."""
+    return text_keys([pin_id or "" for pin_id in pin_ids.to_pylist()], "pin_id")
+
+
+def settle(checked: Sequence[pa.Table], rules: TableRules, pin_ids: PinIds | None = None) -> tuple[pa.Table, pa.Table]:
+    """Compare all rows of a part: unknown pins and repeated keys are refused, the rest is put in the key's order.
 
     Of rows with one key the first stays: lowest source name, then lowest row. The result does not depend on the
     order in which files or batches arrive.
 
     Args:
-        checked: Results of `check_batch`.
+        checked: Results of `check_batch`, with all rows of each key that they have.
         rules: The table's.
         pin_ids: The pins that may be named; None: not checked.
 
@@ -127,8 +157,7 @@ def settle(
     rows_ = rows_.filter(pc.is_null(rows_["_reason"]))
     quarantined = [_as_quarantine(refused, rules)]
     if pin_ids is not None and "pin_id" in rules.schema.names:
-        named = rows_["pin_id"]
-        known = pc.or_(pc.is_null(named), pc.is_in(named, value_set=_flat(pin_ids)))
+        known = pc.fill_null(pin_ids.known(rows_["pin_id"]), True)
         quarantined.append(_refuse(rows_.filter(pc.invert(known)), rules, rows.UNKNOWN_PIN, "pin_id is not in pins"))
         rows_ = rows_.filter(known)
     repeated = pa.array(rows_.select(rules.key).to_pandas().duplicated(keep="first").to_numpy(), pa.bool_())
@@ -197,7 +226,3 @@ def _as_quarantine(refused: pa.Table, rules: TableRules) -> pa.Table:
     table = pa.array([rules.table] * refused.num_rows, pa.string())
     columns = [table, refused["_source"], refused["_row"], refused["_reason"], refused["_content"]]
     return pa.Table.from_arrays(columns, names=QUARANTINE.names).cast(QUARANTINE)
-
-
-def _flat(ids: pa.Array | pa.ChunkedArray) -> pa.Array:
-    return ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids

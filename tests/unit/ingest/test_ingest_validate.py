@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ray_app.config import IngestLimits
 from ray_app.ingest.rows import RawBatch, rows_to_columns
-from ray_app.ingest.validate import check_batch, settle, table_rules
+from ray_app.ingest.validate import PinIds, check_batch, settle, table_rules
 from ray_app.schemas import HUMAN_LABELS, PINS, QUARANTINE
 
 LIMITS = IngestLimits(max_id_chars=10, max_query_chars=20, max_text_chars=30)
@@ -25,7 +25,7 @@ def batch(rows, source="a.csv", start=0):
 
 def validate(table, rows, pin_ids=None, **rules):
     made = table_rules(table, LIMITS, **rules)
-    ids = None if pin_ids is None else pa.array(pin_ids, pa.string())
+    ids = None if pin_ids is None else PinIds.of(pa.array(pin_ids, pa.string()))
     return settle([check_batch(batch(rows), made)], made, ids)
 
 

@@ -252,7 +252,7 @@ def test_a_log_partitioned_by_day_is_read(tmp_path):
     def events(path):
         source = {"adapter": "table", "path": str(tmp_path / "log") + path}
         cfg = config(tmp_path, ingest={"pins": {"adapter": "table", "path": "unused.csv"}, "search_log": source})
-        tables, _ = read_source(open_source(cfg, "search_log"), lambda read, files: [read(file) for file in files])
+        tables, _ = read_source(open_source(cfg, "search_log"))
         return sorted(event for table in tables for event in table["event_id"].to_pylist())
 
     assert events("") == ["e1", "e2"]

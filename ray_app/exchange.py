@@ -1,0 +1,104 @@
+"""Rows of many files brought together by key, in parts that fit one process: an all-to-all exchange over Ray's object store.
+
+Stages that compare rows of different files (duplicates, references, what a pin's users did) cut them by a hash of the key:
+each file is read and cut by one task, and each part is put together by another. No process holds more than a file or a
+part, and rows pass from task to task without the driver. Which rows meet depends on their keys and the number of parts
+alone, so the result does not depend on the cluster. One part is the same work without an exchange.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ray_app.errors import UserError
+from ray_app.hashing import text_keys
+
+_SALT = "exchange"
+Parts = list[pa.Table]
+Result = TypeVar("Result")
+
+
+def num_parts(num_bytes: int, bytes_per_part: int) -> int:
+    """Parts of about this size; at least one."""
+    return max(1, -(-num_bytes // bytes_per_part))
+
+
+def part_of(keys: Sequence[str], num_parts: int) -> NDArray[np.int64]:
+    """Part of each key, 0 .. num_parts - 1. Shape (num_keys,), int64."""
+    if num_parts == 1:
+        return np.zeros(len(keys), np.int64)
+    return (text_keys(keys, _SALT) % np.uint64(num_parts)).astype(np.int64)
+
+
+def cut(table: pa.Table, parts: NDArray[np.int64], num_parts: int) -> Parts:
+    """The rows of each part, in the order given; a copy, so that a part does not hold the memory of all.
+
+    Args:
+        table: Any rows.
+        parts: (num_rows,) the part of each.
+        num_parts: How many there are; one without rows is an empty table.
+    """
+    if num_parts == 1:
+        return [table]
+    order = np.argsort(parts, kind="stable")
+    bounds = np.searchsorted(parts[order], np.arange(num_parts + 1))
+    return [table.take(pa.array(order[a:b])) for a, b in itertools.pairwise(bounds)]
+
+
+def exchange(
+    items: Sequence[Any],
+    split: Callable[[Any], Parts],
+    join: Callable[[int, Parts, Any], Result],
+    num_parts: int,
+    shared: Any = None,
+) -> list[Result]:
+    """Cut each item into parts, and put each part together.
+
+    Args:
+        items: Whatever `split` takes, such as files; in the order in which `join` shall see them.
+        split: Item -> its rows of each part. Runs in a Ray task, or here if there is one part and one item, or no cluster.
+        join: Number of a part, its tables, one per item, and `shared` -> a small result. Runs in a Ray task if there are
+            several parts.
+        num_parts: Parts.
+        shared: What all of `join` read; in memory once per machine, as far as it is arrays.
+
+    Returns:
+        One result per part.
+
+    Raises:
+        UserError: of `split` or `join`; any of several.
+    """
+    import ray
+
+    if num_parts > 1 and not ray.is_initialized():
+        ray.init()
+    if not ray.is_initialized() or (num_parts == 1 and len(items) == 1):
+        return [join(0, [split(item)[0] for item in items], shared)]
+
+    def split_one(item: Any) -> Any:
+        found = split(item)
+        return found if num_parts > 1 else found[0]
+
+    def join_one(number: int, shared: Any, *tables: pa.Table) -> Result:
+        return join(number, list(tables), shared)
+
+    on_ray = ray.remote(num_cpus=1, num_returns=num_parts)(split_one)
+    cuts: list[Any] = [on_ray.remote(item) for item in items]  # of one part its reference, of several a list
+    try:
+        if num_parts == 1:
+            return [join(0, ray.get(cuts), shared)]
+        join_on_ray, everywhere = ray.remote(num_cpus=1)(join_one), ray.put(shared)
+        joined = [join_on_ray.remote(i, everywhere, *(parts[i] for parts in cuts)) for i in range(num_parts)]
+        del cuts  # so that Ray may free each part as soon as it is joined
+        return list(ray.get(joined))
+    except ray.exceptions.RayTaskError as error:
+        cause = error
+        while isinstance(cause, ray.exceptions.RayTaskError):
+            cause = cause.cause
+        if isinstance(cause, UserError):  # else the user reads a page of traceback
+            raise UserError(str(cause)) from None
+        raise
