@@ -15,7 +15,6 @@ stage that it has none of is the run's. Whatever the run or another view has mad
 so that variants share all that they have in common.
 """
 
-import hashlib
 import logging
 import platform
 import subprocess
@@ -32,7 +31,7 @@ from pydantic import BaseModel
 from ray_app.config import Config, section_hash
 from ray_app.errors import UserError
 from ray_app.schemas import SCHEMA_VERSION
-from ray_app.storage import CorruptFileError, Storage, StoredFile, decode_table
+from ray_app.storage import CorruptFileError, Storage, StoredFile
 
 logger = logging.getLogger(__name__)
 
@@ -141,10 +140,18 @@ def read_output_files(store: Storage, output: Output, columns: list[str] | None 
     """
     hashes = {}
     for path in output.files:
-        data = store.read_bytes(path)
-        hashes[path] = hashlib.sha256(data).hexdigest()
-        yield decode_table(data, f"{store.shown}/{path}", columns)
-    if hash_files(output.path, hashes) != output.content_hash:
+        table, hashes[path] = store.read_table_and_hash(path, columns)
+        yield table
+    check_output(store, output, hashes)
+
+
+def check_output(store: Storage, output: Output, sha256_by_path: dict[str, str]) -> None:
+    """Compare what was read with what the stage wrote.
+
+    Raises:
+        CorruptFileError: a file is another one.
+    """
+    if hash_files(output.path, sha256_by_path) != output.content_hash:
         where = f"{store.shown}/{output.path}"
         raise CorruptFileError(f"{where} was changed after it was written; delete that folder and run its stage again")
 

@@ -1,6 +1,6 @@
 """The pin_texts table: what each pin says, field by field."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.config import TEXT_FIELDS, EnrichConfig
-from ray_app.enrich.board_titles import top_board_titles
+from ray_app.enrich.board_titles import title_forms, top_board_titles
 from ray_app.enrich.engaged_queries import top_engaged_queries
 from ray_app.schemas import BOARDS, CAPTIONS, PIN_TEXTS, PINS, SEARCH_LOG, cast_to, require_columns
 from ray_app.text import FIELD_SEPARATOR, normalise_text
@@ -23,6 +23,7 @@ def build_pin_texts(
     excluded_queries: Collection[str],
     cfg: EnrichConfig,
     captions: pa.Table | None = None,
+    forms: Mapping[str, str] | None = None,
 ) -> pa.Table:
     """One row per pin, in the order of `pins`; a pin without any text stays, with nulls.
 
@@ -33,6 +34,7 @@ def build_pin_texts(
         excluded_queries: Queries under evaluation, never among the engaged queries.
         cfg: How many titles and queries, and how they are weighted.
         captions: CAPTIONS; None: there are none.
+        forms: Of `title_forms`, if `boards` are only those of some pins.
 
     Returns:
         PIN_TEXTS; texts normalised, empty ones null.
@@ -46,6 +48,7 @@ def build_pin_texts(
     if captions is not None:
         require_columns(captions, CAPTIONS, "enrich")
         caption_of = dict(zip(captions["pin_id"].to_pylist(), captions["caption"].to_pylist(), strict=True))
+    forms = title_forms(boards) if forms is None else forms
     links = zip(pins["link_title"].to_pylist(), pins["link_description"].to_pylist(), strict=True)
     texts = pa.table(
         {
@@ -54,7 +57,7 @@ def build_pin_texts(
             "description": _texts(map(normalise_text, pins["description"].to_pylist())),
             "caption": _texts(normalise_text(caption_of.get(pin_id)) for pin_id in pins["pin_id"].to_pylist()),
             "link_text": _texts(_link_text(title, description) for title, description in links),
-            "board_titles": _lists(pins["pin_id"], top_board_titles(boards, cfg.top_boards)),
+            "board_titles": _lists(pins["pin_id"], top_board_titles(boards, cfg.top_boards, forms)),
             "engaged_queries": _lists(pins["pin_id"], top_engaged_queries(search_log, excluded_queries, cfg)),
             "locale": pins["locale"],
         }

@@ -1,49 +1,136 @@
 """enrich: pins, captions, boards and search log -> pin_texts."""
 
+from collections import Counter
+from dataclasses import dataclass
+
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.config import Config
+from ray_app.enrich.board_titles import title_forms, title_keys
 from ray_app.enrich.pin_texts import PIN_COLUMNS, build_pin_texts, num_without_text
-from ray_app.manifest import Manifest, StageRun, read_output, require_output
-from ray_app.storage import Storage
+from ray_app.exchange import cut, exchange, part_of
+from ray_app.ingest.stage import rows_in_files
+from ray_app.manifest import Manifest, Output, StageRun, check_output, read_manifest, read_output, require_output
+from ray_app.schemas import BOARDS, CAPTIONS, SEARCH_LOG
+from ray_app.storage import Storage, StoredFile
 from ray_app.text import TEXT_VERSION
 
 VERSION = 1
+_SCHEMAS = {"pins": PIN_COLUMNS, "boards": BOARDS, "search_log": SEARCH_LOG, "captions": CAPTIONS}
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
     """Write pin_texts. Every human-labelled query counts as under evaluation: which of them train is decided later.
 
-    It is group-bys over columns, seconds for millions of rows, so it runs here and starts no Ray task.
+    It is group-bys over columns, by pin: of tables that ingest cut into parts, in as many parts, each by its own Ray task;
+    else here. In a part pins are in the order of their ids.
 
     Raises:
         UserError: ingest has not run, or the caption stage, if there is a model for captions.
     """
-    names = ("pins", "boards", "search_log", "human_labels")
-    outputs = {name: require_output(store, "ingest", name) for name in names}
+    tables = {name: require_output(store, "ingest", name) for name in ("pins", "boards", "search_log")}
+    human = require_output(store, "ingest", "human_labels")
     captions = None if cfg.caption.model is None else require_output(store, "caption", "captions")
-    inputs = [*outputs.values(), *([captions] if captions else [])]
+    inputs = [*tables.values(), human, *([captions] if captions else [])]
     stage = StageRun("enrich", cfg, store, version=VERSION, settings=[cfg.enrich, TEXT_VERSION], inputs=inputs)
     if (finished := stage.finished) is not None:
         return finished
 
-    pins = read_output(store, outputs["pins"], PIN_COLUMNS.names)
-    boards, log = read_output(store, outputs["boards"]), read_output(store, outputs["search_log"])
-    labelled = pc.unique(read_output(store, outputs["human_labels"], columns=["query"])["query"]).to_pylist()
-    texts = build_pin_texts(
-        pins, boards, log, set(labelled), cfg.enrich, read_output(store, captions) if captions else None
-    )
-    rows_per_file = cfg.ingest.rows_per_file
-    parts = [texts.slice(start, rows_per_file) for start in range(0, max(texts.num_rows, 1), rows_per_file)]
-    stage.write_table("pin_texts", parts)
-    counts = {
-        "rows_in": pins.num_rows,
-        "rows_out": texts.num_rows,
-        "rows_quarantined": 0,
-        "pins_without_text": num_without_text(texts),
-        "pins_with_caption": texts.num_rows - texts["caption"].null_count,
-        "pins_with_board_titles": texts.num_rows - texts["board_titles"].null_count,
-        "pins_with_engaged_queries": texts.num_rows - texts["engaged_queries"].null_count,
-        "excluded_queries": len(labelled),
-    }
-    return stage.finish(counts)
+    labelled = set(pc.unique(read_output(store, human, columns=["query"])["query"]).to_pylist())
+    num_parts = _num_parts(store)
+    job = _Job(
+        cfg=cfg, store=store, folder=stage.table_folder("pin_texts"), num_parts=num_parts,
+        tables=tables | ({"captions": captions} if captions else {}), labelled=labelled,
+    )  # fmt: skip
+    items = [(name, path) for name, output in job.tables.items() for path in output.files]
+    if num_parts == 1:
+        built = [job.build(0, [job.split_by_pin(item)[0] for item in items], None)]
+    else:
+        titles = exchange(tables["boards"].files, job.split_by_title, _forms, num_parts)
+        forms = {title: form for part in titles for title, form in part.items()}
+        built = exchange(items, job.split_by_pin, job.build, num_parts, forms)
+    for output in job.tables.values():
+        check_output(store, output, {path: sha for path, sha in built[0].read.items() if path in output.files})
+    rows = sum(part.counts["rows_out"] for part in built)
+    stage.add_output("pin_texts", job.folder, [file for part in built for file in part.files], rows=rows)
+    counts: Counter[str] = Counter()
+    for part in built:
+        counts.update(part.counts)
+    return stage.finish({**counts, "excluded_queries": len(labelled)})
+
+
+def _num_parts(store: Storage) -> int:
+    """As many as the most that ingest put one of the tables together in."""
+    ingest = read_manifest(store, "ingest")
+    return max([1, *(ingest.info.get("parts", {}).values() if ingest else [])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What a part came to."""
+
+    files: list[StoredFile]
+    counts: dict[str, int]
+    read: dict[str, str]  # SHA-256 of each file that rows were taken from
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What the tasks need."""
+
+    cfg: Config
+    store: Storage
+    folder: str
+    num_parts: int
+    tables: dict[str, Output]
+    labelled: set[str]
+
+    def split_by_title(self, path: str) -> list[pa.Table]:
+        """A file of saves, cut so that all saves under a title meet."""
+        saves = self.store.read_table(path)
+        return cut(saves, part_of(title_keys(saves["board_title"]), self.num_parts), self.num_parts)
+
+    def split_by_pin(self, item: tuple[str, str]) -> list[pa.Table]:
+        """A file of one of the tables, cut so that all rows of a pin meet; the tables carry their name and the file's hash."""
+        name, path = item
+        rows, sha = self.store.read_table_and_hash(path, _SCHEMAS[name].names)
+        rows = rows.filter(pc.is_valid(rows["pin_id"]))  # a search that showed nothing
+        parts = cut(rows, part_of(rows["pin_id"].to_pylist(), self.num_parts), self.num_parts)
+        return [part.replace_schema_metadata({"table": name, "path": path, "sha256": sha}) for part in parts]
+
+    def build(self, number: int, read: list[pa.Table], forms: dict[str, str] | None) -> _Part:
+        """The texts of one part's pins."""
+        marks = [{key.decode(): value.decode() for key, value in rows.schema.metadata.items()} for rows in read]
+        found = {
+            name: pa.concat_tables(
+                [_SCHEMAS[name].empty_table(), *(r.replace_schema_metadata() for r, m in zip(read, marks, strict=True) if m["table"] == name)],
+                promote_options="permissive",
+            )
+            for name in self.tables
+        }  # fmt: skip
+        pins = found["pins"] if self.num_parts == 1 else found["pins"].sort_by("pin_id")
+        texts = build_pin_texts(
+            pins, found["boards"], found["search_log"], self.labelled, self.cfg.enrich, found.get("captions"), forms
+        )
+        slices = rows_in_files(texts, self.cfg.ingest.rows_per_file)
+        prefix = "part-" if self.num_parts == 1 else f"part-{number:05d}-"
+        return _Part(
+            files=[
+                self.store.write_table(f"{self.folder}/{prefix}{i:05d}.parquet", rows) for i, rows in enumerate(slices)
+            ],
+            counts={
+                "rows_in": pins.num_rows,
+                "rows_out": texts.num_rows,
+                "rows_quarantined": 0,
+                "pins_without_text": num_without_text(texts),
+                "pins_with_caption": texts.num_rows - texts["caption"].null_count,
+                "pins_with_board_titles": texts.num_rows - texts["board_titles"].null_count,
+                "pins_with_engaged_queries": texts.num_rows - texts["engaged_queries"].null_count,
+            },
+            read={mark["path"]: mark["sha256"] for mark in marks},
+        )
+
+
+def _forms(number: int, saves: list[pa.Table], shared: None) -> dict[str, str]:
+    return title_forms(pa.concat_tables(saves))
