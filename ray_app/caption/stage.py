@@ -19,7 +19,7 @@ from ray_app.caption.results import Done, clean_answers, join_captions
 from ray_app.cluster import Plan, Pool
 from ray_app.config import CaptionConfig, Config
 from ray_app.errors import UserError
-from ray_app.ledger.ledger import Ledger, anti_join
+from ray_app.ledger.ledger import Ledger
 from ray_app.ledger.stage import check_error_rate, explain_failure, start_plan
 from ray_app.manifest import Manifest, Output, StageRun, read_output, require_output
 from ray_app.models.sources import resolve
@@ -250,7 +250,7 @@ def _held(cfg: CaptionConfig) -> Held:
 
 
 def _missing(pictures: Pictures, ledger: Ledger) -> pa.Table:
-    missing = anti_join(pictures.sources, ledger.present_keys())
+    missing = ledger.missing(pictures.sources)
     logger.info("captions: %d distinct pictures, %d to caption", pictures.sources.num_rows, missing.num_rows)
     return missing
 

@@ -98,7 +98,7 @@ class Labeller:
         pin_keys = catalogue.pin_keys(pin_index.tolist())
         by_pair = [pin_keys[row] for row in pin_index.tolist()]
         pair_queries = [queries[i] for i in query_index]
-        order = np.array(sorted(range(len(by_pair)), key=lambda i: (by_pair[i], pair_queries[i])), np.int64)
+        order = np.lexsort((_ranks(queries)[query_index], _ranks(by_pair)))
         return content_keys(self.recipe, pair_queries, by_pair), order
 
     def compute(
@@ -152,6 +152,12 @@ class Labeller:
         threads = actor_threads(label.num_actors, label.num_cpus or 1.0)
         build = partial(Teacher, self.store, self.teacher, label.dtype, label.batch_size, threads, label.share_prefix)
         return actor_chain(LabelUDF, {"build": build}), None
+
+
+def _ranks(texts: list[str]) -> np.ndarray:
+    """Place of each text among the distinct ones, sorted. Shape (num_texts,), int64."""
+    place = {text: i for i, text in enumerate(sorted(set(texts)))}
+    return np.fromiter((place[text] for text in texts), np.int64, len(texts))
 
 
 def _nothing(*_: Any) -> Any:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.errors import UserError
+from ray_app.ledger.keys import KeySet, first_rows, key_numbers
 from ray_app.schemas import cast_to
 from ray_app.storage import CorruptFileError, Storage, decode_table, encode_table
 
@@ -35,12 +36,21 @@ class LedgerScan:
     torn_files: list[str]  # paths of files that are ignored
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LedgerKeys:
+    """Which keys a ledger had when it was read."""
+
+    keys: KeySet  # that have a result, errors included
+    errors: pa.Table  # content_key, error: of those whose result is an error
+    torn_files: list[str]  # paths of files that are ignored
+
+
 @dataclass(frozen=True)
 class Ledger:
     """Results of one recipe. Picklable: Ray workers commit blocks themselves.
 
-    Every read takes the whole folder: right for tens of millions of rows; beyond that the keys need an index or
-    partitions. `collect_garbage` and `drop_errors` must not run beside a job on the same recipe.
+    What is wanted of a ledger is looked for block by block: in memory are 16 bytes for each key that it holds, and the
+    rows that were asked for. `collect_garbage` and `drop_errors` must not run beside a job on the same recipe.
 
     Args:
         store: Where the ledger lives.
@@ -101,12 +111,8 @@ class Ledger:
         columns = columns or self.schema.names
         torn: list[str] = []
         table = pa.concat_tables([self.schema.empty_table().select(columns), *self.blocks(columns, torn)])
-        if torn:
-            logger.warning(
-                "%s: ignoring %d torn or damaged files (%s), their rows are computed again",
-                self.folder, len(torn), ", ".join(path.rpartition("/")[2] for path in torn[:3]),
-            )  # fmt: skip
-        return LedgerScan(table=table.take(_first_rows(table["content_key"])), torn_files=torn)
+        self._warn_of(torn)
+        return LedgerScan(table=table.take(first_rows(key_numbers(table["content_key"]))), torn_files=torn)
 
     def blocks(self, columns: list[str] | None = None, torn: list[str] | None = None) -> Iterator[pa.Table]:
         """What was committed, block by block in the order of file names, so that one at a time is in memory.
@@ -124,13 +130,31 @@ class Ledger:
             elif torn is not None:
                 torn.append(path)
 
+    def keys(self) -> LedgerKeys:
+        """Which keys have a result. Torn files are left out, named, and warned about."""
+        torn: list[str] = []
+        numbers, errors, rows, num_rows = [], [], [], 0
+        for block in self.blocks(["content_key", "error"], torn):
+            numbers.append(key_numbers(block["content_key"]))
+            failed = np.flatnonzero(pc.is_valid(block["error"]).to_numpy())
+            errors.append(block.take(failed))
+            rows.append(failed + num_rows)
+            num_rows += block.num_rows
+        self._warn_of(torn)
+        together = np.concatenate(numbers) if numbers else np.zeros((0, 2), np.uint64)
+        error_table = pa.concat_tables([self.schema.empty_table().select(["content_key", "error"]), *errors])
+        if error_table.num_rows:  # of a key with several results the first one counts
+            counts = np.isin(np.concatenate(rows), first_rows(together), assume_unique=True)
+            error_table = error_table.filter(pa.array(counts))
+        return LedgerKeys(keys=KeySet(together), errors=error_table, torn_files=torn)
+
     def present_keys(self) -> pa.ChunkedArray:
         """All content keys that have a result, errors included. A torn file counts as absent."""
         return self.scan(["content_key"]).table["content_key"]
 
     def missing(self, wanted: pa.Table) -> pa.Table:
         """Rows of `wanted` (needs `content_key`) that have no result yet, one per key, in the order given."""
-        return anti_join(wanted, self.present_keys())
+        return missing_rows(wanted, self.keys().keys)
 
     def lookup(self, keys: pa.Array | pa.ChunkedArray) -> pa.Table:
         """Results for `keys`, row i for key i.
@@ -138,7 +162,9 @@ class Ledger:
         Raises:
             KeyError: a key has no result.
         """
-        found = self.scan().table
+        asked = KeySet(key_numbers(keys))
+        kept = [block.filter(pa.array(asked.contains(key_numbers(block["content_key"])))) for block in self.blocks()]
+        found = pa.concat_tables([self.schema.empty_table(), *kept])
         index = pc.index_in(keys, value_set=found["content_key"])
         if index.null_count:
             raise KeyError(f"ledger {self.table}/{self.recipe}: {index.null_count} of {len(keys)} keys have no result")
@@ -156,6 +182,13 @@ class Ledger:
     def drop_errors(self) -> int:
         """Forget failed rows, so that the next run tries them again; returns how many."""
         return self._keep(lambda block: pc.is_null(block["error"]))
+
+    def _warn_of(self, torn: list[str]) -> None:
+        if torn:
+            logger.warning(
+                "%s: ignoring %d torn or damaged files (%s), their rows are computed again",
+                self.folder, len(torn), ", ".join(path.rpartition("/")[2] for path in torn[:3]),
+            )  # fmt: skip
 
     def _keep(self, wanted_rows: Callable[[pa.Table], pa.ChunkedArray]) -> int:
         """Rewrite the files that hold other rows too; returns the number of rows dropped.
@@ -194,27 +227,12 @@ class Ledger:
             ) from None
 
 
-def anti_join(wanted: pa.Table, present: pa.Array | pa.ChunkedArray) -> pa.Table:
-    """Rows of `wanted` whose `content_key` is not `present`: the first row of each key, in the order given."""
-    return absent(distinct(wanted), present)
-
-
-def distinct(wanted: pa.Table) -> pa.Table:
-    """The first row of each `content_key`, in the order given; no copy where there are no others."""
-    rows = _first_rows(wanted["content_key"])
+def missing_rows(wanted: pa.Table, present: KeySet) -> pa.Table:
+    """Rows of `wanted` whose `content_key` is not `present`: the first of each key, in the order given; maybe no copy."""
+    numbers = key_numbers(wanted["content_key"])
+    firsts = first_rows(numbers)
+    rows = firsts[~present.contains(numbers[firsts])]
     return wanted if len(rows) == wanted.num_rows else wanted.take(rows)
-
-
-def absent(wanted: pa.Table, present: pa.Array | pa.ChunkedArray) -> pa.Table:
-    """Rows of `wanted` whose `content_key` is not `present`, in the order given; no copy where that is all of them."""
-    chosen = pc.invert(pc.is_in(wanted["content_key"], value_set=present))
-    return wanted if pc.all(chosen).as_py() else wanted.filter(chosen)
-
-
-def _first_rows(keys: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Row numbers of the first occurrence of each key, ascending."""
-    numbered = pa.table({"key": keys, "row": np.arange(len(keys))})
-    return numbered.group_by("key").aggregate([("row", "min")])["row_min"].sort()
 
 
 def _file_name(data: bytes) -> str:

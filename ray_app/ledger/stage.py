@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 
 from ray_app.cluster import Plan, Pool, cluster_nodes, plan_pool
 from ray_app.errors import UserError
-from ray_app.ledger.ledger import Ledger, absent, distinct
+from ray_app.ledger.keys import KeySet, key_numbers
+from ray_app.ledger.ledger import Ledger, missing_rows
 from ray_app.progress import Progress
 from ray_app.quote import Timing, timing
 
@@ -84,7 +85,7 @@ def run_missing(
 ) -> LedgerCounts:
     """Compute and commit the rows of `wanted` that the ledger lacks. Ray is not touched when none is missing.
 
-    The missing rows pass through the driver and the keys present are read by it: fine for tens of millions of rows.
+    The missing rows pass through the driver, and the keys present are read by it: 16 bytes each.
 
     Args:
         ledger: Where results are looked up and committed.
@@ -103,10 +104,10 @@ def run_missing(
     """
     if wanted["content_key"].null_count:
         raise ValueError(f"{ledger.table}: {wanted['content_key'].null_count} wanted rows have no content key")
-    before = ledger.scan(["content_key", "error"])
-    firsts = distinct(wanted)
-    unique = firsts.num_rows
-    todo = absent(firsts, before.table["content_key"])
+    before = ledger.keys()
+    asked = KeySet(key_numbers(wanted["content_key"]))
+    unique = len(asked)
+    todo = missing_rows(wanted, before.keys)
     num_blocks = -(-todo.num_rows // rows_per_block)
     logger.info(
         "%s: %d rows, %d distinct; %d have a result, %d to compute in %d blocks",
@@ -118,7 +119,7 @@ def run_missing(
     if num_blocks:
         plan = start_plan(pool, num_blocks)
         logger.info("%s: plan: %s", ledger.table, plan)
-        ledger.open_claims(before.table.num_rows)
+        ledger.open_claims(len(before.keys))
         for row in _compute(ledger, todo, chain, plan, rows_per_block):
             stats.append(row)
             ended = time.time()  # what Ray does to stop its workers afterwards is no labelling
@@ -126,9 +127,7 @@ def run_missing(
             _give_up_over(max_error_rate, progress, row["first_error"])
         logger.info("%s: done: %s", ledger.table, progress)
     spans = [(row["started"], row["finished"]) for row in stats]
-    old = before.table.filter(pc.is_in(before.table["content_key"], value_set=wanted["content_key"]))[
-        "error"
-    ].drop_null()
+    old = before.errors.filter(pa.array(asked.contains(key_numbers(before.errors["content_key"]))))["error"]
     shown = [*old.slice(0, 1).to_pylist(), *(row["first_error"] for row in stats if row["errors"])]
     return LedgerCounts(
         wanted=wanted.num_rows,
@@ -137,7 +136,7 @@ def run_missing(
         computed=progress.rows,
         errors=len(old) + progress.errors,
         blocks=len(stats),
-        repeated_rows=ledger.settle_claims(before.table.num_rows + progress.rows) if num_blocks else 0,
+        repeated_rows=ledger.settle_claims(len(before.keys) + progress.rows) if num_blocks else 0,
         torn_files=len(before.torn_files),
         first_error=shown[0] if shown else None,
         tokens=progress.tokens,

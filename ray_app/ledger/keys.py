@@ -1,0 +1,80 @@
+"""Content keys as numbers: 16 bytes each, sorted, so that what a ledger holds and lacks is known in little memory."""
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.uint64]
+"""Keys as numbers of 128 bits. Shape (num_keys, 2): high, low."""
+
+_DIGITS = 32
+_CHUNK = 1_000_000  # keys whose digits are in memory at a time
+_VALUE = np.full(256, 255, np.uint8)
+_VALUE[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
+
+
+def key_numbers(keys: pa.Array | pa.ChunkedArray) -> Numbers:
+    """The number that 32 hex digits are, or a hash of any other key; none may be null."""
+    parts = [_numbers(keys.slice(start, _CHUNK)) for start in range(0, len(keys), _CHUNK)]
+    return np.concatenate(parts) if parts else np.zeros((0, 2), np.uint64)
+
+
+def first_rows(numbers: Numbers) -> NDArray[np.int64]:
+    """Row of the first occurrence of each key, ascending. Shape (num_distinct,), int64."""
+    order, new = _sorted(numbers)
+    return np.sort(order[new])
+
+
+class KeySet:
+    """A set of keys.
+
+    Args:
+        numbers: Of its keys, in any order, repeats allowed.
+    """
+
+    def __init__(self, numbers: Numbers) -> None:
+        order, new = _sorted(numbers)
+        self._high, self._low = numbers[order[new]].T.copy()
+
+    def __len__(self) -> int:
+        return len(self._high)
+
+    def contains(self, numbers: Numbers) -> NDArray[np.bool_]:
+        """Whether each key is in the set. Shape (num_keys,), bool."""
+        high, low = numbers.T
+        place, end = np.searchsorted(self._high, high, "left"), np.searchsorted(self._high, high, "right")
+        found = np.zeros(len(high), bool)
+        while (rows := np.flatnonzero((place < end) & ~found)).size:  # twice only if two keys share 64 bits
+            found[rows] = self._low[place[rows]] == low[rows]
+            place[rows] += 1
+        return found
+
+
+def _numbers(keys: pa.Array | pa.ChunkedArray) -> Numbers:
+    texts = keys.cast(pa.binary()).to_numpy(zero_copy_only=False)
+    joined = b"".join(texts)
+    if len(joined) == _DIGITS * len(texts) and all(len(text) == _DIGITS for text in texts):
+        values = _VALUE[np.frombuffer(joined, np.uint8)].reshape(-1, _DIGITS)
+        if (values < 16).all():
+            digits = values[:, 0::2] << 4 | values[:, 1::2]
+            return digits.view(">u8").astype(np.uint64)
+    return np.array([_number(text) for text in texts], np.uint64).reshape(-1, 2)
+
+
+def _number(key: bytes) -> tuple[int, int]:
+    """One key's: the same, whatever keys are beside it."""
+    digits = key if len(key) == _DIGITS and set(key) <= set(b"0123456789abcdef") else None
+    data = bytes.fromhex(digits.decode()) if digits else hashlib.blake2b(key, digest_size=16).digest()
+    return int.from_bytes(data[:8], "big"), int.from_bytes(data[8:], "big")
+
+
+def _sorted(numbers: Numbers) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The order of the keys, equal ones in the order given, and whether each, in that order, is the first of its kind."""
+    order = np.lexsort((numbers[:, 1], numbers[:, 0]))
+    new = np.ones(len(order), bool)
+    if len(order):
+        ordered = numbers[order]
+        new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    return order, new
