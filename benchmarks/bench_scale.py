@@ -7,7 +7,8 @@
 
 Rows: each stage at each size in a process of its own, after a small run that loads what it loads lazily. Memory is what
 the process has allocated (RssAnon of Linux), asked for from outside 20 times a second; "base_mb" is before the stage
-begins. No Ray: what is measured is what happens in a stage's own program, on a cluster too.
+begins. "worker_mb" is the same of the largest Ray worker, of stages that put large tables together in parts (ingest,
+enrich; from one part of `ingest.bytes_per_part` up); their processor time counts.
 
     ingest     rows of a search log and a tenth as many pins: read, check, settle, write
     enrich     pins, saves and events, one each of three rows: rank titles and queries, write
@@ -44,6 +45,7 @@ import pyarrow.parquet as pq
 from _bench import ROOT, finish
 
 from ray_app.config import Config, load_config
+from ray_app.exchange import num_parts
 from ray_app.ledger.content_key import content_keys
 from ray_app.ledger.ledger import Ledger
 from ray_app.schemas import HUMAN_LABELS, PIN_TEXTS, SOFT_LABEL_RESULTS, embedding_results
@@ -106,9 +108,12 @@ def measure_stage(stage: str, sizes: list[int]) -> dict[str, Any]:
     for rows in sizes:
         with tempfile.TemporaryFile("w+") as out:
             process = subprocess.Popen([sys.executable, __file__, "--one", stage, str(rows)], stdout=out)
-            peak = 0.0
+            peak, worker_peak, workers, looked = 0.0, 0.0, [], 0.0
             while process.poll() is None:
                 peak = max(peak, _allocated(process.pid))
+                if time.monotonic() - looked > 1.0:
+                    workers, looked = _ray_workers(process.pid), time.monotonic()
+                worker_peak = max([worker_peak, *map(_allocated, workers)])
                 time.sleep(0.05)
             out.seek(0)
             told = out.read().splitlines()
@@ -117,6 +122,8 @@ def measure_stage(stage: str, sizes: list[int]) -> dict[str, Any]:
         one = json.loads(told[-1])
         one["peak_mb"] = round(max(peak / 1e6, one["base_mb"]), 1)
         one["load_1min"] = round(os.getloadavg()[0], 1)
+        if worker_peak:
+            one["worker_mb"] = round(worker_peak / 1e6, 1)
         found[str(rows)] = one
     return {"rows": found}
 
@@ -130,9 +137,13 @@ def _shape(measured: dict[str, Any]) -> dict[str, Any]:
         "growth": round(per_row[-1] / per_row[0], 2), "spread": round(max(per_row) / min(per_row), 2)
     }  # fmt: skip
     if len(sizes) > 1:
-        more = rows[str(sizes[-1])]["peak_mb"] - rows[str(sizes[-2])]["peak_mb"]
+        more = _largest_mb(rows[str(sizes[-1])]) - _largest_mb(rows[str(sizes[-2])])
         shape["bytes_per_more_row"] = round(more * 1e6 / (sizes[-1] - sizes[-2]))
     return shape | {"rows": rows}
+
+
+def _largest_mb(one: dict[str, Any]) -> float:
+    return float(max(one["peak_mb"], one.get("worker_mb", 0.0)))
 
 
 def measure_one(stage: str, rows: int) -> None:
@@ -155,12 +166,40 @@ def measure_one(stage: str, rows: int) -> None:
             started, used = time.perf_counter(), time.process_time()
             call()
             seconds.append(time.perf_counter() - started)
-            cpu.append(time.process_time() - used)
+            cpu.append(time.process_time() - used + _workers_cpu_sec())
     median, used = float(np.median(seconds)), float(np.median(cpu))
     print(json.dumps({
         "us_per_row": round(used / rows * 1e6, 2), "cpu_sec": round(used, 3), "sec": round(median, 3),
         "rows_per_sec": round(rows / median), "base_mb": round(base, 1), "repeats": repeats,
     }))  # fmt: skip
+
+
+def _ray_workers(pid: int) -> list[int]:
+    """Below a process, at this moment."""
+    import psutil
+
+    try:
+        found = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+    return [child.pid for child in found if _command(child).startswith("ray::")]
+
+
+def _command(process: Any) -> str:
+    import psutil
+
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _workers_cpu_sec() -> float:
+    """Processor time of the Ray workers of this process, if it started any: theirs is the stage's work too."""
+    import psutil
+
+    times = [psutil.Process(pid).cpu_times() for pid in _ray_workers(os.getpid())]
+    return float(sum(found.user + found.system for found in times))
 
 
 def _allocated(pid: int) -> float:
@@ -260,7 +299,10 @@ def _write_ingested(cfg: Config, num_pins: int, num_boards: int, num_events: int
     for name, (schema, make, num, more) in made.items():
         ingest.write_table(name, [_filled(make(*chunk, *more), schema) for chunk in _chunks(num)])  # type: ignore[operator]
     ingest.write_table("human_labels", _labels())
-    ingest.finish({})
+    store = Storage(cfg.output)
+    sizes = (sum(len(store.read_bytes(path)) for path in store.list_files(f"tables/{name}")) for name in made)
+    parts = {name: num_parts(size, cfg.ingest.bytes_per_part) for name, size in zip(made, sizes, strict=True)}
+    ingest.finish({}, info={"parts": parts})
 
 
 def _filled(table: pa.Table, schema: pa.Schema) -> pa.Table:

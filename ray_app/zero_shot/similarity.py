@@ -49,14 +49,17 @@ class CosineBackground:
         return z.astype(np.float32)
 
 
-def top_neighbours(queries: np.ndarray, pins: np.ndarray, k: int, chunk: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """Exact nearest pins by cosine, for unit vectors; ties go to the lower index.
+def top_neighbours(
+    queries: np.ndarray, pins: np.ndarray, k: int, chunk: int = 256, block: int = 32_768
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exact nearest pins by cosine, for unit vectors; ties go to the lower index, except for the last place.
 
     Args:
         queries: (num_queries, dim) float32.
         pins: (num_pins, dim) float32.
         k: Neighbours per query, cut to num_pins.
-        chunk: Queries that are compared at a time.
+        chunk: Queries that are compared at a time,
+        block: with so many pins: beside the pins, memory depends on these two alone.
 
     Returns:
         (indices, cosines), each (num_queries, min(k, num_pins)), best first.
@@ -67,13 +70,22 @@ def top_neighbours(queries: np.ndarray, pins: np.ndarray, k: int, chunk: int = 2
     if k == 0:
         return indices, cosines
     for start in range(0, len(queries), chunk):
-        scores = queries[start : start + chunk] @ pins.T
-        nearest = (
-            np.argpartition(-scores, k - 1, axis=1)[:, :k] if k < len(pins) else np.tile(np.arange(k), (len(scores), 1))
-        )
-        nearest.sort(axis=1)  # so that the stable sort below leaves ties in index order
-        found = np.take_along_axis(scores, nearest, 1)
+        some = queries[start : start + chunk]
+        nearest, found = np.zeros((len(some), 0), np.int64), np.zeros((len(some), 0), np.float32)
+        for first in range(0, len(pins), block):
+            place, score = _top(some @ pins[first : first + block].T, k)
+            nearest, found = np.hstack([nearest, place + first]), np.hstack([found, score])
+            best, found = _top(found, k)
+            nearest = np.take_along_axis(nearest, best, 1)
         order = np.argsort(-found, axis=1, kind="stable")
         indices[start : start + chunk] = np.take_along_axis(nearest, order, 1)
         cosines[start : start + chunk] = np.take_along_axis(found, order, 1)
     return indices, cosines
+
+
+def _top(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and scores of the `k` highest of each row, in the order of the columns."""
+    if k >= scores.shape[1]:
+        return np.tile(np.arange(scores.shape[1]), (len(scores), 1)), scores
+    best = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)
+    return best, np.take_along_axis(scores, best, 1)

@@ -28,9 +28,9 @@ def test_an_empty_catalogue_gives_zeros() -> None:
     assert background.z_score(QUERIES, np.ones(4)).tolist() == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_neighbours_do_not_depend_on_the_chunk(chunk: int) -> None:
-    indices, cosines = top_neighbours(QUERIES, PINS, 5, chunk)
+@pytest.mark.parametrize(("chunk", "block"), [(1, 1000), (3, 300), (100, 7), (100, 3)])
+def test_neighbours_do_not_depend_on_chunk_and_block(chunk: int, block: int) -> None:
+    indices, cosines = top_neighbours(QUERIES, PINS, 5, chunk, block)
     exact = np.argsort(-(QUERIES @ PINS.T), axis=1)[:, :5]
     np.testing.assert_array_equal(indices, exact)
     assert (np.diff(cosines, axis=1) <= 0).all()
