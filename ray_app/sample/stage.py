@@ -171,10 +171,10 @@ def zero_shot_neighbours(pins: pa.Table, queries: pa.Table) -> Neighbours:
     def nearest(texts: list[str], k: int) -> tuple[np.ndarray, np.ndarray]:
         rows = np.array([row_of.get(text, -1) for text in texts], np.int64)
         # Queries and pins whose vector is zero are near nothing.
-        usable = (rows >= 0) & query_vectors.any(1)[rows] if len(query_vectors) else rows >= 0
+        usable = (rows >= 0) & np.any(query_vectors, axis=1)[rows] if len(query_vectors) else rows >= 0
         indices, cosines = np.full((len(texts), k), -1, np.int64), np.zeros((len(texts), k), np.float32)
         found, scores = top_neighbours(query_vectors[rows[usable]], pin_vectors, k)
-        has_text = pin_vectors.any(1)
+        has_text = np.any(pin_vectors, axis=1)
         indices[usable, : found.shape[1]] = np.where(has_text[found], found, -1)
         cosines[usable, : found.shape[1]] = scores
         return indices, cosines
