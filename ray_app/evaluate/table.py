@@ -66,13 +66,15 @@ def retention_line(evaluation: Evaluation) -> str | None:
 
 
 def format_interval(interval: Interval) -> str:
-    """Such as `.889 [.84, .93]`; a dash where undefined."""
+    """Such as `.889 [.84, .93]`; with a digit more where a bound would round to 0; a dash where undefined."""
     if interval.value is None:
         return "-"
     if interval.lo is None or interval.hi is None:
         return _short(interval.value, 3)
-    return f"{_short(interval.value, 3)} [{_short(interval.lo, 2)}, {_short(interval.hi, 2)}]"
+    digits = 2 if min(abs(interval.lo), abs(interval.hi)) >= 0.005 else 3
+    return f"{_short(interval.value, 3)} [{_short(interval.lo, digits)}, {_short(interval.hi, digits)}]"
 
 
 def _short(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}".removeprefix("0")
+    sign = "-" if round(value, digits) < 0 else ""
+    return sign + f"{abs(value):.{digits}f}".removeprefix("0")
