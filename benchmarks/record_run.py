@@ -1,6 +1,7 @@
 """Keep the figures of a finished run as a JSON line in results/, for the README and the docs.
 
 python benchmarks/record_run.py --config configs/demo.yaml --name demo_run --note "make run in a fresh clone"
+python benchmarks/record_run.py --config configs/demo.yaml --name experiments_demo --note "make experiments after it"
 """
 
 import argparse
@@ -34,6 +35,7 @@ def main() -> None:
             stages[name] = {"wall_sec": round(manifest.wall_sec, 1), "counts": manifest.counts} | info
             if "report" in manifest.info:
                 report = store.read_json(manifest.info["report"].replace("report.html", "metrics.json"))
+    agreement, simulate = read_manifest(store, "agreement"), read_manifest(store, "simulate")
     result = {
         "bench": args.name,
         "note": args.note,
@@ -44,6 +46,8 @@ def main() -> None:
             for system, found in report["details"].items()
         },
         "experiments": report["experiments"],
+        "agreement": store.read_json(agreement.info["figures"])["tables"] if agreement else None,
+        "simulation": simulate.info["report"] if simulate else None,
         "protocol": report["protocol"],
         "versions": report["provenance"]["versions"],
         "commit": report["provenance"]["commit"],
