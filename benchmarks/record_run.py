@@ -33,7 +33,7 @@ def main() -> None:
         if manifest is not None:
             info = {key: manifest.info[key] for key in KEPT if key in manifest.info}
             stages[name] = {"wall_sec": round(manifest.wall_sec, 1), "counts": manifest.counts} | info
-            if "report" in manifest.info:
+            if name.startswith("evaluate"):
                 report = store.read_json(manifest.info["report"].replace("report.html", "metrics.json"))
     agreement, simulate = read_manifest(store, "agreement"), read_manifest(store, "simulate")
     result = {

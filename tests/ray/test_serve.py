@@ -195,11 +195,12 @@ def test_a_damaged_release_is_refused_and_the_old_one_goes_on(app: SimpleNamespa
 
 
 def processes(name: str) -> list[int]:
+    """Of this test's own cluster: beside it others may run."""
     found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and name in (entry / "cmdline").read_text().replace("\0", " "):
-                found.append(int(entry.name))
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if name in " ".join(process.cmdline()):
+                found.append(process.pid)
     return found
 
 
