@@ -1,9 +1,12 @@
 """The one identity function: what a result depends on, hashed. Nothing is skipped on anything else."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 
 import pyarrow as pa
+
+_ROWS = 65_536  # that are Python objects at a time
 
 Part = str | bytes | bool | int | float | None | Sequence["Part"]
 
@@ -38,8 +41,18 @@ def recipe_id(**parts: Part) -> str:
 
 def content_keys(recipe: str, *columns: Sequence[Part] | pa.Array | pa.ChunkedArray) -> pa.Array:
     """`content_key` row by row over equally long columns. Shape (num_rows,), string."""
-    plain = [col.to_pylist() if isinstance(col, pa.Array | pa.ChunkedArray) else col for col in columns]
-    return pa.array([content_key(recipe, *row) for row in zip(*plain, strict=True)], pa.string())
+    rows = zip(*map(_values, columns), strict=True)
+    parts = [pa.array([], pa.string())]
+    while some := [content_key(recipe, *row) for row in islice(rows, _ROWS)]:
+        parts.append(pa.array(some, pa.string()))
+    return pa.concat_arrays(parts)
+
+
+def _values(column: Sequence[Part] | pa.Array | pa.ChunkedArray) -> Iterable[Part]:
+    if not isinstance(column, pa.Array | pa.ChunkedArray):
+        return column
+    slices = (column.slice(start, _ROWS) for start in range(0, len(column), _ROWS))
+    return chain.from_iterable(some.to_pylist() for some in slices)
 
 
 def _update(digest: hashlib.blake2b, part: Part) -> None:
