@@ -70,7 +70,7 @@ def exchange(
         One result per part.
 
     Raises:
-        UserError: of `split` or `join`; any of several.
+        UserError: of `split` or `join`; any of several. Or the tasks died.
     """
     import ray
 
@@ -102,3 +102,8 @@ def exchange(
         if isinstance(cause, UserError):  # else the user reads a page of traceback
             raise UserError(str(cause)) from None
         raise
+    except ray.exceptions.RayError as error:
+        raise UserError(
+            "a task that reads or joins a part of the tables died again and again, most often for lack of memory: lower "
+            f"ingest.bytes_per_part, or run fewer tasks at once, and run again ({' '.join(str(error).split())[:300]})"
+        ) from error

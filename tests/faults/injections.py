@@ -17,7 +17,7 @@ from drivers import JUMP, Driver
 from s3_proxy import S3Proxy
 from world import STAGES
 
-ON_RAY = ("zero_shot", "engagement", "graph", "teach", "label", "distill", "embed")
+ON_RAY = ("ingest", "enrich", "zero_shot", "engagement", "graph", "teach", "label", "distill", "embed")
 _MODEL_WORKERS = ("MapWorker", "RayTrainWorker", "_train")
 _DISK_MB = 96
 DAY = 86_400
