@@ -1,0 +1,74 @@
+"""Sections about what answers requests."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ray_app.config.section import Fraction, PositiveInt, Section
+
+
+class CacheConfig(Section):
+    """Vectors of queries that were asked before."""
+
+    max_entries: Annotated[int, Field(ge=0)] = 100_000
+    """Per replica; 0 switches it off. A query of 384 numbers takes some 2 kB."""
+    ttl_sec: Annotated[float, Field(gt=0)] = 86_400.0
+    redis_url: str | None = None
+    """`redis://host:6379/0`: a second level that replicas share; out of order, it is left out."""
+
+
+class ServeLimits(Section):
+    """What a request may ask for, and what the app does when it is asked too much."""
+
+    max_query_chars: PositiveInt = 500
+    max_queries: PositiveInt = 64
+    """Of one encode request."""
+    max_candidates: PositiveInt = 1000
+    """Of one rerank request."""
+    max_body_bytes: PositiveInt = 256_000
+    max_in_flight: PositiveInt = 64
+    """Requests in work per replica; beyond it the answer is 429 with Retry-After."""
+    deadline_ms: PositiveInt = 1000
+    """A request that takes longer is answered 503; header X-Deadline-Ms shortens it."""
+    degrade_after_ms: PositiveInt = 200
+    """A query whose vector is not there by then is ranked by BM25 and features alone (`degraded` in the answer)."""
+
+
+class BlendConfig(Section):
+    """How relevance and engagement make one order."""
+
+    engagement_weight: Annotated[float, Field(ge=0)] = 0.15
+    """Grades that a pin with the best engagement gains over one with none; guessed, tune it by experiment."""
+    min_score: Annotated[float, Field(ge=1, le=5)] = 1.0
+    """Results below that expected grade are left out."""
+
+
+class ServeConfig(Section):
+    """The online app."""
+
+    engine: Literal["auto", "compiled_bf16", "onnx", "torch", "torch_bf16"] = "auto"
+    """What embeds queries; `auto`: the fastest on this machine among those within `min_cosine` of float32."""
+    min_cosine: Fraction = 0.995
+    cpu_threads: PositiveInt = 1
+    """Per replica, of the query encoder."""
+    shards: PositiveInt = 1
+    """Processes that the pins are spread over, for catalogues that do not fit into one; 1: each replica holds all of them."""
+    max_batch: PositiveInt = 32
+    """Queries that wait together are encoded together, up to so many."""
+    vectors: Literal["float16", "int8"] = "float16"
+    """Pin vectors in memory-mapped files."""
+    local_dir: str | None = None
+    """Where nodes keep what they make of a release (mapped vectors, indexes); None: a folder of the temporary one."""
+    poll_sec: Annotated[float, Field(gt=0)] = 5.0
+    """How often a replica looks whether CURRENT names another release."""
+    retrieve_bm25: PositiveInt = 200
+    retrieve_vectors: PositiveInt = 200
+    candidates: PositiveInt = 300
+    """Of both together, that are reranked."""
+    cache: CacheConfig = CacheConfig()
+    limits: ServeLimits = ServeLimits()
+    blend: BlendConfig = BlendConfig()
+    token_env: str | None = None
+    """Name of the environment variable with the bearer token that requests must carry; None: anyone may ask."""
+    log_queries: bool = False
+    """Write query texts into the access log."""
