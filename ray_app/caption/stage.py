@@ -211,6 +211,7 @@ def _with_transformers(
         num_gpus=cfg.num_gpus or None,
         max_restarts=cfg.max_restarts,
         max_task_retries=cfg.max_restarts,
+        **({"accelerator_type": cfg.accelerator_type} if cfg.accelerator_type else {}),
     )
 
 
@@ -240,6 +241,7 @@ def _pool(cfg: CaptionConfig) -> Pool:
         num_cpus=cfg.num_cpus,
         num_gpus=cfg.num_gpus,
         num_processes=max(1, int(cfg.num_gpus)) if cfg.engine == "vllm" else 1,
+        accelerator_type=cfg.accelerator_type,
         max_restarts=cfg.max_restarts,
         feeders=True,
     )

@@ -67,6 +67,8 @@ class WorkersConfig(Section):
     """Go on with as few workers when the cluster has no more, and with more when it grows; None: always num_workers."""
     use_gpu: bool | Literal["auto"] = "auto"
     """auto: if the cluster has as many GPUs as there are workers."""
+    accelerator_type: str | None = None
+    """Such as H100, as Ray calls it; None: any."""
     keep_checkpoints: PositiveInt = 2
     """Of a training that runs; a finished one leaves its model alone."""
     max_failures: int = 2
@@ -321,6 +323,8 @@ class EmbedConfig(Section):
     num_actors: PositiveInt = 1
     num_cpus: Annotated[float, Field(gt=0)] = 1.0
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    accelerator_type: str | None = None
+    """Such as H100, as Ray calls it; None: any."""
     cpu_threads: PositiveInt | None = None
     """Of one actor without a GPU; None: its share of the machine. Beside serving leave a core free, or requests stall."""
     nice: Annotated[int, Field(ge=0, le=19)] = 10

@@ -117,6 +117,8 @@ class CaptionConfig(Section):
     """Logical CPUs per copy of the model."""
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
     """GPUs per copy of the model; with vllm more than one means tensor parallelism."""
+    accelerator_type: str | None = None
+    """Such as H100, as Ray calls it; None: any."""
     num_decoders: PositiveInt = 2
     """Tasks at most that read and decode pictures while the model generates."""
     engine_args: dict[str, Any] = {}

@@ -82,7 +82,13 @@ class TextTower:
             self.ledger,
             wanted,
             actor_chain(EmbedUDF, settings),
-            Pool(section="embed", num_actors=embed.num_actors, num_cpus=embed.num_cpus, num_gpus=embed.num_gpus),
+            Pool(
+                section="embed",
+                num_actors=embed.num_actors,
+                num_cpus=embed.num_cpus,
+                num_gpus=embed.num_gpus,
+                accelerator_type=embed.accelerator_type,
+            ),
             rows_per_block=embed.rows_per_block,
             max_error_rate=1.0,  # texts that are empty are no failure; `run` looks at the rest
         )

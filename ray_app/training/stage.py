@@ -102,6 +102,7 @@ def train_on_ray(
             num_workers=num_workers,
             use_gpu=use_gpu,
             resources_per_worker={"CPU": 1},
+            accelerator_type=cfg.accelerator_type if use_gpu else None,
         ),
         run_config=ray.train.RunConfig(
             name=name,
