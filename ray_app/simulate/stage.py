@@ -60,8 +60,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
         return finished
 
     before, traffic = draw_traffic(demo, simulate)
-    found, rows = _known(retrieve(demo, traffic.queries, simulate.candidates), catalogue, demo)
-    scores = _score(cfg, store, catalogue, traffic, found, rows, control, treatment)
+    found, rows = known_candidates(retrieve(demo, traffic.queries, simulate.candidates), catalogue, demo)
+    scores = score_candidates(cfg, store, catalogue, traffic, found, rows, control, treatment)
     plain, lured = people(demo.seed, demo.num_pins, simulate)
     labelled = sorted(set(read_output(store, labels, ["locale"])["locale"].to_pylist()))
     logger.info("simulate: %d searches meet both arms", len(traffic.search))
@@ -122,14 +122,14 @@ def _world(cfg: Config, store: Storage) -> DemoConfig:
     return cfg.demo
 
 
-def _known(found: Retrieved, catalogue: Catalogue, demo: DemoConfig) -> tuple[Retrieved, np.ndarray]:
+def known_candidates(found: Retrieved, catalogue: Catalogue, demo: DemoConfig) -> tuple[Retrieved, np.ndarray]:
     """The candidates that the catalogue has, and the catalogue's row of each pin number, -1 where it has none."""
     row_of = {name: row for row, name in enumerate(catalogue.pin_texts["pin_id"].to_pylist())}
     rows = np.array([row_of.get(pin_id(number), -1) for number in range(demo.num_pins)], np.int64)
     return found.only(rows >= 0), rows
 
 
-def _score(
+def score_candidates(
     cfg: Config, store: Storage, catalogue: Catalogue, traffic: Traffic, found: Retrieved, rows: np.ndarray,
     control: Output, treatment: Output,
 ) -> Scores:  # fmt: skip
