@@ -75,7 +75,7 @@ class IngestConfig(Section):
     """Filled sheets of pipelines/agreement.py (file, folder or glob), whose grades replace the raters'; None: none."""
     limits: IngestLimits = IngestLimits()
     rows_per_file: PositiveInt = 100_000
-    bytes_per_part: PositiveInt = 64_000_000
+    bytes_per_part: PositiveInt = 32_000_000
     """Of a source: larger ones are put together in parts of about this size, each by its own Ray task."""
 
 
