@@ -2,7 +2,7 @@
 
     python benchmarks/demo_compare.py --config configs/demo.yaml [--set output=COPY]
 
-Needs a finished run. 600 queries, drawn at random from those that the simulation's people ask, are ranked by the feature-only
+Needs a finished run. 600 queries, drawn at random from those of the simulation, are ranked by the feature-only
 student (control) and by the student (treatment). The run's teacher labels what they show; of 60 queries, drawn by `--next`,
 the truth fills in the sheet, which goes back by `--human`. The truth of each figure is its mean over all queries that could
 have been drawn. The labels stay in the run's ledger, the sheet in its folder `compare`.
