@@ -75,7 +75,7 @@ def main(cfg: Config, store: Storage, args: argparse.Namespace) -> None:
         )
     print(render_comparison(found, notes))
     line: dict[str, Any] = {"stage": "compare", **comparison_json(found, notes)}
-    line |= {"num_pairs": sources.counts.unique, "num_labelled_now": sources.counts.computed}
+    line |= {"num_pairs": sources.counts.wanted, "num_labelled_now": sources.counts.computed}
     if args.next is not None:
         line["next"] = _write_next(store, found, sources, args.next, cfg.seed if args.seed is None else args.seed)
     print(json.dumps(line))

@@ -10,7 +10,7 @@ Numbers = NDArray[np.uint64]
 """Keys as numbers of 128 bits. Shape (num_keys, 2): high, low."""
 
 _DIGITS = 32
-_CHUNK = 1_000_000  # keys whose digits are in memory at a time
+_CHUNK = 65_536  # keys that are Python objects at a time
 _VALUE = np.full(256, 255, np.uint8)
 _VALUE[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
 
@@ -25,6 +25,14 @@ def first_rows(numbers: Numbers) -> NDArray[np.int64]:
     """Row of the first occurrence of each key, ascending. Shape (num_distinct,), int64."""
     order, new = _sorted(numbers)
     return np.sort(order[new])
+
+
+def split_by_presence(numbers: Numbers, present: "KeySet") -> tuple[NDArray[np.int64], int]:
+    """Rows of the first occurrence of each key that is not present, ascending, and how many distinct keys there are."""
+    order, new = _sorted(numbers)
+    firsts = order[new]
+    found = present.contains(numbers[firsts])  # in order: a search through memory from its start to its end
+    return np.sort(firsts[~found]), len(firsts)
 
 
 class KeySet:
@@ -72,9 +80,11 @@ def _number(key: bytes) -> tuple[int, int]:
 
 def _sorted(numbers: Numbers) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """The order of the keys, equal ones in the order given, and whether each, in that order, is the first of its kind."""
-    order = np.lexsort((numbers[:, 1], numbers[:, 0]))
-    new = np.ones(len(order), bool)
-    if len(order):
-        ordered = numbers[order]
-        new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    return order, new
+    order = np.argsort(numbers[:, 0], kind="stable")
+    high, low = numbers[order].T
+    same_high, same_low = high[1:] == high[:-1], low[1:] == low[:-1]
+    if (same_high & ~same_low).any():  # two keys that share 64 bits
+        order = np.lexsort((numbers[:, 1], numbers[:, 0]))
+        high, low = numbers[order].T
+        same_high, same_low = high[1:] == high[:-1], low[1:] == low[:-1]
+    return order, np.concatenate([np.ones(min(1, len(order)), bool), ~(same_high & same_low)])

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.errors import UserError
-from ray_app.ledger.keys import KeySet, first_rows, key_numbers
+from ray_app.ledger.keys import KeySet, first_rows, key_numbers, split_by_presence
 from ray_app.schemas import cast_to
 from ray_app.storage import CorruptFileError, Storage, decode_table, encode_table
 
@@ -154,7 +154,7 @@ class Ledger:
 
     def missing(self, wanted: pa.Table) -> pa.Table:
         """Rows of `wanted` (needs `content_key`) that have no result yet, one per key, in the order given."""
-        return missing_rows(wanted, self.keys().keys)
+        return missing_rows(wanted, self.keys().keys)[0]
 
     def lookup(self, keys: pa.Array | pa.ChunkedArray) -> pa.Table:
         """Results for `keys`, row i for key i.
@@ -227,12 +227,15 @@ class Ledger:
             ) from None
 
 
-def missing_rows(wanted: pa.Table, present: KeySet) -> pa.Table:
-    """Rows of `wanted` whose `content_key` is not `present`: the first of each key, in the order given; maybe no copy."""
-    numbers = key_numbers(wanted["content_key"])
-    firsts = first_rows(numbers)
-    rows = firsts[~present.contains(numbers[firsts])]
-    return wanted if len(rows) == wanted.num_rows else wanted.take(rows)
+def missing_rows(wanted: pa.Table, present: KeySet) -> tuple[pa.Table, int]:
+    """What of `wanted` is to be computed.
+
+    Returns:
+        Rows whose `content_key` is not present: the first of each key, in the order given; maybe no copy. And the number of
+        distinct keys.
+    """
+    rows, num_distinct = split_by_presence(key_numbers(wanted["content_key"]), present)
+    return wanted if len(rows) == wanted.num_rows else wanted.take(rows), num_distinct
 
 
 def _file_name(data: bytes) -> str:

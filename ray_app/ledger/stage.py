@@ -105,9 +105,7 @@ def run_missing(
     if wanted["content_key"].null_count:
         raise ValueError(f"{ledger.table}: {wanted['content_key'].null_count} wanted rows have no content key")
     before = ledger.keys()
-    asked = KeySet(key_numbers(wanted["content_key"]))
-    unique = len(asked)
-    todo = missing_rows(wanted, before.keys)
+    todo, unique = missing_rows(wanted, before.keys)
     num_blocks = -(-todo.num_rows // rows_per_block)
     logger.info(
         "%s: %d rows, %d distinct; %d have a result, %d to compute in %d blocks",
@@ -127,7 +125,10 @@ def run_missing(
             _give_up_over(max_error_rate, progress, row["first_error"])
         logger.info("%s: done: %s", ledger.table, progress)
     spans = [(row["started"], row["finished"]) for row in stats]
-    old = before.errors.filter(pa.array(asked.contains(key_numbers(before.errors["content_key"]))))["error"]
+    old = before.errors["error"]
+    if len(old):
+        asked = KeySet(key_numbers(wanted["content_key"]))
+        old = old.filter(pa.array(asked.contains(key_numbers(before.errors["content_key"]))))
     shown = [*old.slice(0, 1).to_pylist(), *(row["first_error"] for row in stats if row["errors"])]
     return LedgerCounts(
         wanted=wanted.num_rows,

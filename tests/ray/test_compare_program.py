@@ -62,6 +62,7 @@ def test_it_labels_what_is_missing_once_and_uses_only_human_labels_of_unseen_que
     again = run("--use-training-labels", "--k", "5")
     assert first["num_labelled_now"] > 0
     assert again["num_labelled_now"] == 0
+    assert again["num_pairs"] == first["num_pairs"] > first["num_labelled_now"]
     assert again["figures"] == first["figures"]
     assert first["num_human_queries"] == len(splits)
     difference = next(f for f in first["figures"] if f["of"] == "difference" and f["figure"] == "P@5")
