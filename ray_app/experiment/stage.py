@@ -112,7 +112,7 @@ def _reuse(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, folder: 
     for arm, manifest in others.items():
         found = ExperimentTable.from_json(manifest.info["table"])
         rows.insert(place, replace(next(row for row in found.rows if row.name == STUDENT), name=arm))
-        verdicts.append(f"{arm}: {found.verdict}")
+        verdicts.append(f"{arm[:1].upper()}{arm[1:]}: {found.verdict.partition(': ')[2] or found.verdict}")
         place += 1
     table = replace(table, rows=rows, verdict=" ".join(verdicts), about=f"{spec.about} {table.about}".strip())
     run.add_output(key, folder, table_files(store, folder, table))

@@ -44,6 +44,7 @@ class ExperimentTable:
         verdict: Which of the expected steps the figures show.
         about: How to read it.
         cost_columns: One label per cost of a row.
+        measured_on: What, if not the judged pairs of all systems.
     """
 
     key: str
@@ -54,6 +55,7 @@ class ExperimentTable:
     verdict: str
     about: str
     cost_columns: list[str] = field(default_factory=list)
+    measured_on: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` reads them back."""
@@ -66,7 +68,7 @@ class ExperimentTable:
         ]  # fmt: skip
         return {
             "key": self.key, "title": self.title, "columns": self.columns, "num_gains": self.num_gains, "rows": rows,
-            "verdict": self.verdict, "about": self.about, "cost_columns": self.cost_columns,
+            "verdict": self.verdict, "about": self.about, "cost_columns": self.cost_columns, "measured_on": self.measured_on,
         }  # fmt: skip
 
     @classmethod

@@ -13,7 +13,7 @@ TITLE = "Are the student's vectors good for other tasks?"
 def reuse_table(
     figures: Figures, systems: Sequence[str], base: str, student: str, recall_at: int, marks: Mapping[str, str]
 ) -> dict[str, object]:
-    """The table as plain data: key, title, columns, num_gains, rows, verdict, about.
+    """The table as plain data: key, title, columns, num_gains, rows, verdict, about, measured_on.
 
     Args:
         figures: Of all systems.
@@ -46,6 +46,7 @@ def reuse_table(
         "rows": rows,
         "verdict": verdict(gains, student, base),
         "about": _about(figures, tasks),
+        "measured_on": "Held-out boards",
     }
 
 
