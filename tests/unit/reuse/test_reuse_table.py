@@ -30,7 +30,7 @@ def test_the_table_is_plain_data_with_a_cell_per_column():
     found = measure(tasks, [knows, mixed], 2, 10, samples=20, confidence=0.9, seed=1)
     table = reuse_table(found, ["mixed", "knows"], "mixed", "knows", 10, {"knows": "too much"})
     assert json.loads(json.dumps(table)) == table
-    assert {"key", "title", "columns", "num_gains", "rows", "verdict", "about"} == set(table)
+    assert {"key", "title", "columns", "num_gains", "rows", "verdict", "about", "measured_on"} == set(table)
     assert [row["name"] for row in table["rows"]] == ["mixed", "knows (too much)"]
     assert {len(row["cells"]) for row in table["rows"]} == {len(table["columns"])}
     assert table["columns"][-table["num_gains"] :] == [
