@@ -8,13 +8,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.config import EnrichConfig
+from ray_app.enrich.lists import lists_by_pin
 from ray_app.text import normalise_query, query_group
 
 _DAY_MS = 86_400_000
 _RANK_DIGITS = 9  # weights that differ less than rounding errors do are equal, and then the query decides
 
 
-def top_engaged_queries(search_log: pa.Table, excluded_queries: Collection[str], cfg: EnrichConfig) -> pd.Series:
+def top_engaged_queries(
+    search_log: pa.Table, excluded_queries: Collection[str], cfg: EnrichConfig
+) -> dict[str, list[str]]:
     """The queries with the most time-decayed engagement for each pin.
 
     An event weighs `action_weights[action] * 0.5 ** (age / half_life)`; impressions and `hide` weigh nothing. Age is
@@ -29,7 +32,7 @@ def top_engaged_queries(search_log: pa.Table, excluded_queries: Collection[str],
         cfg: Weights, half-life, minimum number of events per (query, pin), top K.
 
     Returns:
-        pin_id -> list of 1 to `cfg.top_queries` normalised queries; pins without any are absent.
+        pin_id -> 1 to `cfg.top_queries` normalised queries; pins without any are absent.
     """
     weight_of = {str(action): weight for action, weight in cfg.action_weights.items()}
     engaged = pc.is_in(search_log["action"], value_set=pa.array(list(weight_of), pa.string()))
@@ -60,10 +63,10 @@ def allowed_queries(queries: Collection[str], excluded_queries: Collection[str])
     return {query for query in queries if query and query_group(query) not in excluded}
 
 
-def _rank(events: pd.DataFrame, cfg: EnrichConfig) -> pd.Series:
+def _rank(events: pd.DataFrame, cfg: EnrichConfig) -> dict[str, list[str]]:
     sums = events.groupby(["pin_id", "query"])["weight"].agg(["sum", "size"]).reset_index()
     sums = sums[sums["size"] >= cfg.min_support]
     with np.errstate(divide="ignore"):  # engagement so old that it weighs 0 comes last
         sums["strength"] = np.log2(sums["sum"].to_numpy(np.float64)).round(_RANK_DIGITS)
     sums = sums.sort_values(["pin_id", "strength", "query"], ascending=[True, False, True])
-    return sums.groupby("pin_id", sort=False).head(cfg.top_queries).groupby("pin_id", sort=False)["query"].agg(list)
+    return lists_by_pin(sums["pin_id"], sums["query"], cfg.top_queries)

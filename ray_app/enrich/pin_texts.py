@@ -3,14 +3,13 @@
 from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.config import TEXT_FIELDS, EnrichConfig
-from ray_app.enrich.board_titles import title_forms, top_board_titles
+from ray_app.enrich.board_titles import TITLED_SAVES, title_forms, top_board_titles
 from ray_app.enrich.engaged_queries import top_engaged_queries
-from ray_app.schemas import BOARDS, CAPTIONS, PIN_TEXTS, PINS, SEARCH_LOG, cast_to, require_columns
+from ray_app.schemas import CAPTIONS, PIN_TEXTS, PINS, SEARCH_LOG, cast_to, require_columns
 from ray_app.text import FIELD_SEPARATOR, normalise_text
 
 PIN_COLUMNS = pa.schema([field for field in PINS if field.name not in ("image", "image_bytes", "created_at")])
@@ -18,7 +17,7 @@ PIN_COLUMNS = pa.schema([field for field in PINS if field.name not in ("image", 
 
 def build_pin_texts(
     pins: pa.Table,
-    boards: pa.Table,
+    saves: pa.Table,
     search_log: pa.Table,
     excluded_queries: Collection[str],
     cfg: EnrichConfig,
@@ -29,12 +28,12 @@ def build_pin_texts(
 
     Args:
         pins: PIN_COLUMNS, the columns of PINS that are text.
-        boards: BOARDS.
+        saves: TITLED_SAVES.
         search_log: SEARCH_LOG.
         excluded_queries: Queries under evaluation, never among the engaged queries.
         cfg: How many titles and queries, and how they are weighted.
         captions: CAPTIONS; None: there are none.
-        forms: Of `title_forms`, if `boards` are only those of some pins.
+        forms: Of `title_forms`, if `saves` are only those of some pins.
 
     Returns:
         PIN_TEXTS; texts normalised, empty ones null.
@@ -42,13 +41,13 @@ def build_pin_texts(
     Raises:
         UserError: a table lacks a column.
     """
-    for table, schema in ((pins, PIN_COLUMNS), (boards, BOARDS), (search_log, SEARCH_LOG)):
+    for table, schema in ((pins, PIN_COLUMNS), (saves, TITLED_SAVES), (search_log, SEARCH_LOG)):
         require_columns(table, schema, "enrich")
     caption_of: dict[str, str | None] = {}
     if captions is not None:
         require_columns(captions, CAPTIONS, "enrich")
         caption_of = dict(zip(captions["pin_id"].to_pylist(), captions["caption"].to_pylist(), strict=True))
-    forms = title_forms(boards) if forms is None else forms
+    forms = title_forms(saves) if forms is None else forms
     links = zip(pins["link_title"].to_pylist(), pins["link_description"].to_pylist(), strict=True)
     texts = pa.table(
         {
@@ -57,7 +56,7 @@ def build_pin_texts(
             "description": _texts(map(normalise_text, pins["description"].to_pylist())),
             "caption": _texts(normalise_text(caption_of.get(pin_id)) for pin_id in pins["pin_id"].to_pylist()),
             "link_text": _texts(_link_text(title, description) for title, description in links),
-            "board_titles": _lists(pins["pin_id"], top_board_titles(boards, cfg.top_boards, forms)),
+            "board_titles": _lists(pins["pin_id"], top_board_titles(saves, cfg.top_boards, forms)),
             "engaged_queries": _lists(pins["pin_id"], top_engaged_queries(search_log, excluded_queries, cfg)),
             "locale": pins["locale"],
         }
@@ -87,7 +86,6 @@ def _texts(values: Iterable[str]) -> pa.Array:
     return pa.array([value or None for value in values], pa.string())
 
 
-def _lists(pin_ids: pa.ChunkedArray, lists: pd.Series) -> pa.Array:
+def _lists(pin_ids: pa.ChunkedArray, lists: Mapping[str, list[str]]) -> pa.Array:
     """Each pin's list, null where it has none. Shape (num_pins,), list<string>."""
-    found = lists.to_dict()
-    return pa.array([found.get(pin_id) for pin_id in pin_ids.to_pylist()], pa.list_(pa.string()))
+    return pa.array([lists.get(pin_id) for pin_id in pin_ids.to_pylist()], pa.list_(pa.string()))

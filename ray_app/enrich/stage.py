@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.config import Config
-from ray_app.enrich.board_titles import title_forms, title_keys
+from ray_app.enrich.board_titles import TITLED_SAVES, title_forms, titled_saves
 from ray_app.enrich.pin_texts import PIN_COLUMNS, build_pin_texts, num_without_text
 from ray_app.exchange import cut, exchange, part_of
 from ray_app.ingest.stage import rows_in_files
@@ -18,6 +18,7 @@ from ray_app.text import TEXT_VERSION
 
 VERSION = 1
 _SCHEMAS = {"pins": PIN_COLUMNS, "boards": BOARDS, "search_log": SEARCH_LOG, "captions": CAPTIONS}
+_JOINED = {"boards": TITLED_SAVES}  # what of a table meets, if not its rows as they are
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
@@ -61,9 +62,10 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
 
 def _num_parts(store: Storage) -> int:
-    """As many as the most that ingest put one of the tables together in."""
+    """One, if each of the tables is of one part; else as many as all together, since all of them meet."""
     ingest = read_manifest(store, "ingest")
-    return max([1, *(ingest.info.get("parts", {}).values() if ingest else [])])
+    parts = ingest.info.get("parts", {}).values() if ingest else []
+    return sum(parts) if max(parts, default=1) > 1 else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +90,16 @@ class _Job:
 
     def split_by_title(self, path: str) -> list[pa.Table]:
         """A file of saves, cut so that all saves under a title meet."""
-        saves = self.store.read_table(path)
-        return cut(saves, part_of(title_keys(saves["board_title"]), self.num_parts), self.num_parts)
+        saves = titled_saves(self.store.read_table(path))
+        return cut(saves, part_of(saves["title"].to_pylist(), self.num_parts), self.num_parts)
 
     def split_by_pin(self, item: tuple[str, str]) -> list[pa.Table]:
         """A file of one of the tables, cut so that all rows of a pin meet; the tables carry their name and the file's hash."""
         name, path = item
         rows, sha = self.store.read_table_and_hash(path, _SCHEMAS[name].names)
-        rows = rows.filter(pc.is_valid(rows["pin_id"]))  # a search that showed nothing
+        rows = (
+            titled_saves(rows) if name == "boards" else rows.filter(pc.is_valid(rows["pin_id"]))
+        )  # not all searches show a pin
         parts = cut(rows, part_of(rows["pin_id"].to_pylist(), self.num_parts), self.num_parts)
         return [part.replace_schema_metadata({"table": name, "path": path, "sha256": sha}) for part in parts]
 
@@ -104,7 +108,7 @@ class _Job:
         marks = [{key.decode(): value.decode() for key, value in rows.schema.metadata.items()} for rows in read]
         found = {
             name: pa.concat_tables(
-                [_SCHEMAS[name].empty_table(), *(r.replace_schema_metadata() for r, m in zip(read, marks, strict=True) if m["table"] == name)],
+                [_JOINED.get(name, _SCHEMAS[name]).empty_table(), *(r.replace_schema_metadata() for r, m in zip(read, marks, strict=True) if m["table"] == name)],
                 promote_options="permissive",
             )
             for name in self.tables

@@ -11,7 +11,7 @@ import ray
 from ray_app.config import Config, GraphConfig
 from ray_app.embed.encode import matrix_or_zero
 from ray_app.embed.stage import TextTower, student_tower
-from ray_app.enrich.board_titles import title_forms, top_board_titles
+from ray_app.enrich.board_titles import title_forms, titled_saves, top_board_titles
 from ray_app.errors import UserError
 from ray_app.graph.sage import Graph, train
 from ray_app.graph.stage import board_edges
@@ -143,7 +143,8 @@ def base_tower(cfg: Config, store: Storage) -> TextTower:
 
 def without_boards(pin_texts: pa.Table, kept: pa.Table, top_boards: int) -> pa.Table:
     """PIN_TEXTS as `enrich` would make them if there were only the boards of `kept`."""
-    titles = top_board_titles(kept, top_boards, title_forms(kept)).to_dict()
+    saves = titled_saves(kept)
+    titles = top_board_titles(saves, top_boards, title_forms(saves))
     column = pa.array([titles.get(pin_id) for pin_id in pin_texts["pin_id"].to_pylist()], pa.list_(pa.string()))
     place = pin_texts.column_names.index("board_titles")
     return pin_texts.set_column(place, pin_texts.schema.field(place), column)

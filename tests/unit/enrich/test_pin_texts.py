@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from ray_app.config import EnrichConfig
+from ray_app.enrich.board_titles import titled_saves
 from ray_app.enrich.engaged_queries import drop_engaged_queries, top_engaged_queries
 from ray_app.enrich.pin_texts import build_pin_texts, num_without_text
 from ray_app.errors import UserError
@@ -21,7 +22,7 @@ def pins(*rows):
 def boards(*titles, pin_id="p1"):
     """One save of the pin per title."""
     rows = [{"board_id": f"b{i}", "pin_id": pin_id, "board_title": title} for i, title in enumerate(titles)]
-    return pa.Table.from_pylist(rows, schema=BOARDS)
+    return titled_saves(pa.Table.from_pylist(rows, schema=BOARDS))
 
 
 def log(*events):
@@ -171,7 +172,7 @@ def test_the_order_of_the_log_changes_nothing():
     table = log(*[(f"q{i % 7}", "click", i * 0.37) for i in range(50)])
     shuffled = table.take([(i * 17) % 50 for i in range(50)])
     cfg = EnrichConfig(half_life_days=3)
-    assert top_engaged_queries(table, set(), cfg).equals(top_engaged_queries(shuffled, set(), cfg))
+    assert top_engaged_queries(table, set(), cfg) == top_engaged_queries(shuffled, set(), cfg)
 
 
 @pytest.mark.parametrize("spelling", ["smart watch", "Smart  Watch", "smartwatch", "smart watches"])

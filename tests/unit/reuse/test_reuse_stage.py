@@ -8,6 +8,7 @@ import pytest
 import side_world
 
 from ray_app.config import GraphConfig
+from ray_app.enrich.board_titles import titled_saves
 from ray_app.enrich.pin_texts import PIN_COLUMNS, build_pin_texts
 from ray_app.errors import UserError
 from ray_app.manifest import StageRun, read_output, require_output
@@ -129,7 +130,7 @@ def test_texts_are_those_that_enrich_makes_of_the_other_boards(world):
     boards = read_output(store, require_output(store, "ingest", "boards"))
     kept = boards.slice(0, 21)
     pins = read_output(store, require_output(store, "ingest", "pins"), PIN_COLUMNS.names)
-    expected = build_pin_texts(pins, kept, SEARCH_LOG.empty_table(), set(), cfg.enrich)
+    expected = build_pin_texts(pins, titled_saves(kept), SEARCH_LOG.empty_table(), set(), cfg.enrich)
     found = stage.without_boards(made, kept, cfg.enrich.top_boards)
     assert found["board_titles"].equals(expected["board_titles"])
     assert found.drop_columns(["board_titles"]).equals(made.drop_columns(["board_titles"]))
