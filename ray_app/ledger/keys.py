@@ -80,11 +80,10 @@ def _number(key: bytes) -> tuple[int, int]:
 
 def _sorted(numbers: Numbers) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """The order of the keys, equal ones in the order given, and whether each, in that order, is the first of its kind."""
-    order = np.argsort(numbers[:, 0], kind="stable")
+    order = np.argsort(numbers[:, 0])  # several times as fast as a stable sort, which only equal keys need
     high, low = numbers[order].T
-    same_high, same_low = high[1:] == high[:-1], low[1:] == low[:-1]
-    if (same_high & ~same_low).any():  # two keys that share 64 bits
+    if (high[1:] == high[:-1]).any():
         order = np.lexsort((numbers[:, 1], numbers[:, 0]))
         high, low = numbers[order].T
-        same_high, same_low = high[1:] == high[:-1], low[1:] == low[:-1]
-    return order, np.concatenate([np.ones(min(1, len(order)), bool), ~(same_high & same_low)])
+    same = (high[1:] == high[:-1]) & (low[1:] == low[:-1])
+    return order, np.concatenate([np.ones(min(1, len(order)), bool), ~same])
