@@ -60,6 +60,33 @@ class KeySet:
         return found
 
 
+class KeyIndex:
+    """Rows by their key; several rows may have one.
+
+    Args:
+        numbers: Key of each row.
+    """
+
+    def __init__(self, numbers: Numbers) -> None:
+        self._order, _ = _sorted(numbers)
+        self._high, self._low = numbers[self._order].T.copy()
+
+    def rows_of(self, numbers: Numbers) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Each match of a key that is looked for with a row that has it.
+
+        Returns:
+            Place among `numbers` and row, both (num_matches,) int64.
+        """
+        asked = np.argsort(numbers[:, 0])  # in order: a search through memory from its start to its end
+        high, low = numbers[asked].T
+        first = np.searchsorted(self._high, high, "left")
+        count = np.searchsorted(self._high, high, "right") - first
+        which = np.repeat(np.arange(len(asked)), count)
+        place = np.arange(len(which)) + np.repeat(first - (np.cumsum(count) - count), count)
+        same = self._low[place] == low[which]  # two keys may share 64 bits
+        return asked[which[same]], self._order[place[same]]
+
+
 def _numbers(keys: pa.Array | pa.ChunkedArray) -> Numbers:
     texts = keys.cast(pa.binary()).to_numpy(zero_copy_only=False)
     joined = b"".join(texts)

@@ -1,6 +1,5 @@
 """Vectors of a release while it is put together: on local disk, so that memory does not grow with their number."""
 
-import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,16 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.errors import UserError
+from ray_app.ledger.keys import KeyIndex, key_numbers
 from ray_app.ledger.ledger import Ledger
 
 _ABSENT, _FAILED, _GOOD = 0, 1, 2
-_ROWS = 65_536  # whose keys are Python objects at a time
 
 
 class GatheredVectors:
     """Results of a ledger in the order of `keys`, read from a temporary file as they are needed.
 
-    Of each pin some 50 bytes are in memory: its key, where that is in order, and whether it has a vector.
+    Of each pin some 50 bytes are in memory: its key as a number, where that is in order, and whether it has a vector.
 
     Args:
         ledger: Of embeddings. Read once, block by block.
@@ -36,7 +35,7 @@ class GatheredVectors:
         self.dim = dim
         self._file = tempfile.TemporaryFile(buffering=0)
         try:
-            self._state = self._gather(ledger, _as_bytes(keys))
+            self._state = self._gather(ledger, keys)
         except BaseException:
             self._file.close()
             raise
@@ -69,44 +68,37 @@ class GatheredVectors:
         data = os.pread(self._file.fileno(), num_rows * width, row * width)
         return np.frombuffer(data, np.float32).reshape(num_rows, self.dim)
 
-    def _gather(self, ledger: Ledger, keys: np.ndarray) -> np.ndarray:
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
+    def _gather(self, ledger: Ledger, keys: pa.ChunkedArray) -> np.ndarray:
         state = np.full(len(keys), _ABSENT, np.uint8)
-        os.ftruncate(self._file.fileno(), len(keys) * self.dim * 4)
+        if not len(keys):
+            return state
+        rows_by_key = KeyIndex(key_numbers(keys))
+        vectors = self._room(len(keys))
         for block in ledger.blocks():
             good = pc.and_(pc.is_null(block["error"]), pc.is_valid(block["embedding"])).to_numpy()
-            found = _as_bytes(block["content_key"])
-            lows, highs = np.searchsorted(keys, found, "left"), np.searchsorted(keys, found, "right")
-            # The first result of a key counts, as in `Ledger.scan`.
-            rows = np.flatnonzero(highs > lows)
-            rows = rows[state[order[lows[rows]]] == _ABSENT]
-            places = {row: order[lows[row] : highs[row]] for row in rows}
-            for row in rows:
-                state[places[row]] = _GOOD if good[row] else _FAILED
-            if len(chosen := rows[good[rows]]):
-                self._write(block["embedding"].take(chosen), [places[row] for row in chosen])
+            place, rows = rows_by_key.rows_of(key_numbers(block["content_key"]))
+            new = state[rows] == _ABSENT  # the first result of a key counts, as in `Ledger.scan`
+            place, rows = place[new], rows[new]
+            state[rows] = np.where(good[place], _GOOD, _FAILED)
+            place, rows = place[good[place]], rows[good[place]]
+            if len(rows):
+                vectors[rows] = self._checked(block["embedding"].take(place))
+        vectors.flush()
         return state
 
-    def _write(self, column: pa.ChunkedArray, places: list[np.ndarray]) -> None:
-        vectors = np.asarray(column.combine_chunks().flatten().to_numpy(zero_copy_only=False), np.float32)
-        if not np.isfinite(vectors).all():
-            raise UserError("some embeddings hold NaN or infinity, which no search can rank; embed those pins again")
-        vectors = vectors.reshape(-1, self.dim)
+    def _room(self, num_rows: int) -> np.memmap:
+        """The file as an array (num_rows, dim), all of it reserved: a disk that fills up later would kill the process."""
         try:
-            for vector, rows in zip(vectors, places, strict=True):
-                for row in rows:
-                    if os.pwrite(self._file.fileno(), vector.data, int(row) * self.dim * 4) != vector.nbytes:
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.posix_fallocate(self._file.fileno(), 0, num_rows * self.dim * 4)
         except OSError as error:
             raise UserError(
                 f"{tempfile.gettempdir()}: {error.strerror}; a release is put together there and needs 4 bytes for each "
                 "number of its vectors: set TMPDIR to a folder with more room"
             ) from None
+        return np.memmap(self._file, np.float32, "r+", shape=(num_rows, self.dim))
 
-
-def _as_bytes(keys: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """Content keys as fixed-width bytes: a third of the memory of Python's strings, and they can be sorted."""
-    slices = (keys.slice(start, _ROWS).cast(pa.binary()) for start in range(0, len(keys), _ROWS))
-    parts = [some.to_numpy(zero_copy_only=False).astype("S") for some in slices]
-    return np.concatenate(parts) if parts else np.zeros(0, "S1")
+    def _checked(self, column: pa.ChunkedArray) -> np.ndarray:
+        vectors = np.asarray(column.combine_chunks().flatten().to_numpy(zero_copy_only=False), np.float32)
+        if not np.isfinite(vectors).all():
+            raise UserError("some embeddings hold NaN or infinity, which no search can rank; embed those pins again")
+        return vectors.reshape(-1, self.dim)

@@ -68,6 +68,6 @@ def test_a_full_disk_names_the_folder_and_the_remedy(ledger, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.pwrite", full)
+    monkeypatch.setattr("os.posix_fallocate", full)
     with pytest.raises(UserError, match=r"No space left.*TMPDIR"):
         GatheredVectors(ledger, pa.chunked_array([["a"]]), DIM)
