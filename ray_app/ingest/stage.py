@@ -170,9 +170,7 @@ def _ingest(stage: StageRun, table: str, source: SourceTable | None, pin_ids: Pi
 def _settled(found: Sequence[pa.Table], ignored: int, table: str) -> _Settled:
     valid, quarantine = found
     hashes = hash_pin_ids(valid["pin_id"]) if table == "pins" else None
-    return _Settled(
-        num_rows=valid.num_rows, quarantine=quarantine, ignored=ignored, table=valid, pin_hashes=hashes
-    )  # fmt: skip
+    return _Settled(num_rows=valid.num_rows, quarantine=quarantine, ignored=ignored, table=valid, pin_hashes=hashes)
 
 
 def _together(parts: Sequence[_Settled]) -> _Settled:
