@@ -1,5 +1,6 @@
 """The training loop on Ray Train: workers, gradients over the network, checkpoints, restarts after a death."""
 
+import itertools
 import json
 import logging
 import os
@@ -68,8 +69,8 @@ def train_on_ray(
 ) -> None:
     """Train models one after the other on one group of workers, and save the best epoch of each.
 
-    Small models would otherwise spend more time on starting workers than on training. A driver or worker that died is
-    resumed from the last checkpoint, found by `name`: give equal runs equal names and different runs different
+    Small models would otherwise spend more time on starting workers than on training. A driver, worker or controller that
+    died is resumed from the last checkpoint, found by `name`: give equal runs equal names and different runs different
     ones.
 
     Args:
@@ -91,10 +92,34 @@ def train_on_ray(
         examples = _write_examples(job, f"training/{name}/examples/{job.model_folder}", job.seed_of(seed), store)
         nothing = job.train.rows(np.arange(0))
         sent.append((examples, replace(job, train=nothing, valid=nothing)))
+    for deaths in itertools.count():
+        trainer = _trainer(name, sent, seed, store, cfg)
+        try:
+            trainer.fit()
+            break
+        except ray.train.TrainingFailedError as error:
+            raise UserError(
+                f"training {name} failed: {_last_line(error)}; mend that and run again, it resumes"
+            ) from error
+        except (
+            ray.exceptions.RayActorError
+        ) as error:  # of the controller: Ray Train survives deaths of its workers only
+            if 0 <= cfg.max_failures <= deaths:
+                raise UserError(
+                    f"training {name} failed: its controller died {deaths + 1} times ({_last_line(error)}); run again, it resumes"
+                ) from error
+            logger.warning("training %s: its controller died; going on from the last checkpoint", name)
+    store.delete(f"training/{name}")
+
+
+def _trainer(
+    name: str, sent: list[tuple["_Files", TrainJob]], seed: int, store: Storage, cfg: WorkersConfig
+) -> TorchTrainer:
+    """Of the run of that name, which goes on from its last checkpoint."""
     rescued = _rescue(f"training/{name}", store)
     use_gpu = _use_gpu(cfg)
     num_workers: Any = cfg.num_workers if cfg.min_workers is None else (cfg.min_workers, cfg.num_workers)
-    trainer = TorchTrainer(
+    return TorchTrainer(
         _train_worker,
         train_loop_config={"jobs": sent, "seed": seed, "store": store, "name": name, "rescued": rescued},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
@@ -112,11 +137,6 @@ def train_on_ray(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=cfg.keep_checkpoints),
         ),
     )
-    try:
-        trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise UserError(f"training {name} failed: {_last_line(error)}; mend that and run again, it resumes") from error
-    store.delete(f"training/{name}")
 
 
 def _rescue(folder: str, store: Storage) -> str | None:
