@@ -90,14 +90,16 @@ class Others:
         """kill -9 under load: no answer is wrong, few are missing, and soon it is as before."""
         app, victim, wait = self._started(), VICTIMS[record.fault], rng.uniform(0, 2)
         record.moment = f"after {wait:.2f} s of load"
-        before = [process.pid for process in app.node.named(victim)]
-        if not before:
-            record.outcome = "nothing"
-            return
         with Load(app, clients=2) as load:
             try:
                 load.wait(lambda: load.statuses[200] > 20)
                 time.sleep(wait)
+                before = [
+                    process.pid for process in app.node.named(victim)
+                ]  # now: HAProxy replaces its process at each reload
+                if not before:
+                    record.outcome = "nothing"
+                    return
                 killed = rng.choice(before)
                 os.kill(killed, signal.SIGKILL)
                 record.target = f"pid {killed}"
