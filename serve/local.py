@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -154,11 +155,21 @@ def environment(temp: Path) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """One that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """One that nothing listens on at this moment, and that none of the cluster's processes is given by chance.
+
+    Those take theirs from the system's ephemeral ports while the app starts: one from there may be gone when HAProxy wants it.
+    """
+    for port in random.SystemRandom().sample(range(20_000, _first_ephemeral_port()), 1_000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise UserError("1,000 of the ports above 20,000 were tried, and all are taken")
+
+
+def _first_ephemeral_port() -> int:
+    with contextlib.suppress(OSError, ValueError):
+        return max(25_000, int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]))
+    return 32_768
 
 
 def absolute(output: str) -> str:
