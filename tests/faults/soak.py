@@ -33,11 +33,7 @@ from serve.local import free_port, serving
 
 _WARM = 2  # cycles before caches, pools and the number of kept releases are full
 # Name of a figure -> how much a cycle may add, as a share of its mean, beyond what its scatter explains.
-_FLAT = {"app_mb": 0.01, "app_handles": 0.01, "output_mb": 0.01, "local_mb": 0.01, "driver_mb": 0.01}
-_RAYS = (
-    "ray_mb",
-    "ray_handles",
-)  # of Ray's own daemons, which keep something of each job that has ended: told, not judged
+_FLAT = {"replica_mb": 0.01, "other_mb": 0.01, "handles": 0.01, "output_mb": 0.01, "local_mb": 0.01, "driver_mb": 0.01}
 
 SETTINGS = [
     "embed.keep_releases=2", "label.rows_per_block=64", "embed.rows_per_block=64", "evaluate.bootstrap_samples=10",
@@ -64,11 +60,10 @@ def main() -> None:
     if len(cycles) < _WARM + 3:
         print(f"only {len(cycles)} cycles: a slope takes {_WARM + 3}; give it more --minutes", flush=True)
         os._exit(1)
-    slopes = {name: slope([cycle[name] for cycle in cycles[_WARM:]]) for name in (*_FLAT, *_RAYS)}
+    slopes = {name: slope([cycle[name] for cycle in cycles[_WARM:]]) for name in _FLAT}
     growing = [
-        name for name, share in _FLAT.items()
-        if slopes[name]["per_cycle"] - 2 * slopes[name]["error"] > share * slopes[name]["mean"]
-    ]  # fmt: skip
+        name for name, found in slopes.items() if found["per_cycle"] - 2 * found["error"] > _FLAT[name] * found["mean"]
+    ]
     print()
     print("figure        mean    per cycle  +-")
     for name, found in slopes.items():
@@ -80,7 +75,7 @@ def main() -> None:
     about = {"seed": args.seed, "minutes": round((time.monotonic() - started) / 60, 1), "warm_cycles": _WARM}
     finish(
         "soak", float(good), **about, cycles=len(cycles), requests=traffic.total, failed=traffic.failed, growing=growing,
-        slopes=slopes, series={name: [cycle[name] for cycle in cycles] for name in (*_FLAT, *_RAYS, "p50_ms", "p99_ms", "sec")},
+        slopes=slopes, series={name: [cycle[name] for cycle in cycles] for name in (*_FLAT, "p50_ms", "p99_ms", "sec")},
     )  # fmt: skip
     sys.stdout.flush()
     os._exit(0 if good else 1)
@@ -139,17 +134,13 @@ def _swap(store: Storage, traffic: Traffic) -> int:
 
 
 def _measure(folder: Path, node: Node) -> dict[str, Any]:
-    """Memory (private to the process) and open files of the app's processes and of Ray's daemons; disk."""
-    parts = {
-        "app": ("ServeReplica:relevance", "ServeController", "haproxy -"),
-        "ray": ("gcs_server", "/raylet/raylet"),
-    }
-    found: dict[str, Any] = {}
-    for part, names in parts.items():
-        processes = [process for name in names for process in node.named(name)]
-        found[f"{part}_mb"] = round(sum(p.memory_full_info().uss for p in processes) / 1e6, 1)
-        found[f"{part}_handles"] = sum(p.num_fds() for p in processes)
-    return found | {
+    """Memory (private to the process) and open files of the replicas and of the cluster's other daemons; disk."""
+    replicas = node.named("ServeReplica:relevance")
+    rest = [p for name in ("gcs_server", "/raylet/raylet", "ServeController", "haproxy -") for p in node.named(name)]
+    return {
+        "replica_mb": round(sum(p.memory_full_info().uss for p in replicas) / 1e6, 1),
+        "other_mb": round(sum(p.memory_full_info().uss for p in rest) / 1e6, 1),
+        "handles": sum(p.num_fds() for p in (*replicas, *rest)),
         "output_mb": _disk_mb(folder / "run"),
         "local_mb": _disk_mb(folder / "local"),
     }
