@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import time
 from contextlib import ExitStack
@@ -73,6 +74,7 @@ class Others:
 
     def _started(self) -> SimpleNamespace:
         if self.app is None:
+            shutil.rmtree(self.folder, ignore_errors=True)  # of an earlier run, with --keep
             self.folder.mkdir()
             config = copied_run(
                 self.folder, str(self.world.reference), self.world.folder, limits={"deadline_ms": 10_000}

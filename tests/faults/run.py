@@ -59,7 +59,10 @@ def main() -> None:
                 records.append(runner.run_case(number))
                 print(records[-1].line(args.seed), flush=True)
                 number += 1
-                if time.monotonic() > limit:
+                broken = [
+                    record.verdict.wrong and "the harness failed" in record.verdict.wrong[0] for record in records[-3:]
+                ]
+                if time.monotonic() > limit or (len(broken) == 3 and all(broken)):
                     break
             left_out = runner.left_out
     finally:
