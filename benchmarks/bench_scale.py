@@ -45,7 +45,7 @@ import pyarrow.parquet as pq
 from _bench import ROOT, finish
 
 from ray_app.config import Config, load_config
-from ray_app.exchange import num_parts
+from ray_app.exchange import parts_for
 from ray_app.ledger.content_key import content_keys
 from ray_app.ledger.ledger import Ledger
 from ray_app.schemas import HUMAN_LABELS, PIN_TEXTS, SOFT_LABEL_RESULTS, embedding_results
@@ -301,7 +301,7 @@ def _write_ingested(cfg: Config, num_pins: int, num_boards: int, num_events: int
     ingest.write_table("human_labels", _labels())
     store = Storage(cfg.output)
     sizes = (sum(len(store.read_bytes(path)) for path in store.list_files(f"tables/{name}")) for name in made)
-    parts = {name: num_parts(size, cfg.ingest.bytes_per_part) for name, size in zip(made, sizes, strict=True)}
+    parts = {name: parts_for(size, cfg.ingest.bytes_per_part) for name, size in zip(made, sizes, strict=True)}
     ingest.finish({}, info={"parts": parts})
 
 

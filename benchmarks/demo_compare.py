@@ -27,7 +27,7 @@ from ray_app.config import Config
 from ray_app.demo.facts import pin_id
 from ray_app.errors import UserError
 from ray_app.evaluate.inputs import rating_of_grade
-from ray_app.ingest.adjudicated import TO_GRADE, restore, write_sheet
+from ray_app.ingest.sheets import TO_GRADE, restore, write_sheet
 from ray_app.manifest import require_output
 from ray_app.measurement.compare import CONTROL, DIFFERENCE, FIGURES, TREATMENT
 from ray_app.measurement.contest import Contest

@@ -15,7 +15,7 @@ from runner import program_parser, run_parsed
 
 from ray_app.config import Config
 from ray_app.errors import UserError
-from ray_app.ingest.adjudicated import TO_GRADE, write_sheet
+from ray_app.ingest.sheets import TO_GRADE, write_sheet
 from ray_app.measurement.compare import FIGURES, CompareSettings, Comparison, compare
 from ray_app.measurement.contest import Contest
 from ray_app.measurement.figures import Figure
@@ -75,7 +75,7 @@ def main(cfg: Config, store: Storage, args: argparse.Namespace) -> None:
         )
     print(render_comparison(found, notes))
     line: dict[str, Any] = {"stage": "compare", **comparison_json(found, notes)}
-    line |= {"num_pairs": sources.counts.wanted, "num_labelled_now": sources.counts.computed}
+    line |= {"num_pairs": sources.num_pairs, "num_labelled_now": sources.num_labelled_now}
     if args.next is not None:
         line["next"] = _write_next(store, found, sources, args.next, cfg.seed if args.seed is None else args.seed)
     print(json.dumps(line))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ray_app.errors import UserError
 
@@ -39,6 +40,16 @@ class Plan:
     num_cpus: float  # logical, per worker
     task_cpus: float  # logical, per feeding task; 0: there are none
     notes: tuple[str, ...]
+
+    @property
+    def actor_options(self) -> dict[str, Any]:
+        """Of `map_batches`, for a worker that is an actor."""
+        pool = self.pool
+        kind = {"accelerator_type": pool.accelerator_type} if pool.accelerator_type else {}
+        return {
+            "num_cpus": self.num_cpus, "num_gpus": pool.num_gpus or None,
+            "max_restarts": pool.max_restarts, "max_task_retries": pool.max_restarts, **kind,
+        }  # fmt: skip
 
     def __str__(self) -> str:
         pool = self.pool

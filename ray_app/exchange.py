@@ -22,7 +22,7 @@ Parts = list[pa.Table]
 Result = TypeVar("Result")
 
 
-def num_parts(num_bytes: int, bytes_per_part: int) -> int:
+def parts_for(num_bytes: int, bytes_per_part: int) -> int:
     """Parts of about this size; at least one."""
     return max(1, -(-num_bytes // bytes_per_part))
 

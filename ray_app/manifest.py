@@ -156,6 +156,18 @@ def check_output(store: Storage, output: Output, sha256_by_path: dict[str, str])
         raise CorruptFileError(f"{where} was changed after it was written; delete that folder and run its stage again")
 
 
+def rows_in_files(rows: pa.Table, rows_per_file: int) -> list[pa.Table]:
+    """Slices of at most `rows_per_file` rows; one empty slice of an empty table."""
+    return [rows.slice(start, rows_per_file) for start in range(0, max(rows.num_rows, 1), rows_per_file)]
+
+
+def write_part(store: Storage, folder: str, number: int | None, rows: pa.Table, rows_per_file: int) -> list[StoredFile]:
+    """Files of one part of a table output whose parts are written apart, or of its only one (None); for `add_output`."""
+    prefix = "part-" if number is None else f"part-{number:05d}-"
+    slices = enumerate(rows_in_files(rows, rows_per_file))
+    return [store.write_table(f"{folder}/{prefix}{i:05d}.parquet", some) for i, some in slices]
+
+
 def hash_files(folder: str, sha256_by_path: dict[str, str]) -> str:
     """Identity of an output's content, whatever folder it lies in."""
     return section_hash({path.removeprefix(folder): sha for path, sha in sha256_by_path.items()})

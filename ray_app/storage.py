@@ -170,7 +170,7 @@ class Storage:
             CorruptFileError: the file is torn, or a page fails its checksum.
             UserError: there is no such file or column, or the storage does not answer.
         """
-        return self.read_table_and_hash(path, columns)[0]
+        return decode_table(self.read_bytes(path), f"{self.shown}/{path}", columns)
 
     def read_table_and_hash(self, path: str, columns: list[str] | None = None) -> tuple[pa.Table, str]:
         """As `read_table`, with the file's SHA-256."""

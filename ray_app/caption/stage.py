@@ -207,11 +207,7 @@ def _with_transformers(
         batch_format="pyarrow",
         batch_size=cfg.batch_size,
         compute=ray.data.ActorPoolStrategy(size=plan.num_actors, max_tasks_in_flight_per_actor=2),
-        num_cpus=plan.num_cpus,
-        num_gpus=cfg.num_gpus or None,
-        max_restarts=cfg.max_restarts,
-        max_task_retries=cfg.max_restarts,
-        **({"accelerator_type": cfg.accelerator_type} if cfg.accelerator_type else {}),
+        **plan.actor_options,
     )
 
 

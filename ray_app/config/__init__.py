@@ -5,6 +5,20 @@ A config may say `extends: other.yaml` (relative to itself); `--set a.b=c` overr
 The resolved tree is stored in every manifest.
 """
 
+from ray_app.config.inputs import (
+    CaptionConfig,
+    ChorusSource,
+    EngagementConfig,
+    EnrichConfig,
+    GraphConfig,
+    ImageLimits,
+    IngestConfig,
+    IngestLimits,
+    PinTextConfig,
+    Source,
+    TableSource,
+    UbiSource,
+)
 from ray_app.config.loading import (
     explain,
     load_config,
@@ -44,20 +58,6 @@ from ray_app.config.serving import (
     CacheConfig,
     ServeConfig,
     ServeLimits,
-)
-from ray_app.config.tables import (
-    CaptionConfig,
-    ChorusSource,
-    EngagementConfig,
-    EnrichConfig,
-    GraphConfig,
-    ImageLimits,
-    IngestConfig,
-    IngestLimits,
-    PinTextConfig,
-    Source,
-    TableSource,
-    UbiSource,
 )
 from ray_app.config.tree import (
     Config,

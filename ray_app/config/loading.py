@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ray_app.config.tables import ChorusSource, TableSource, UbiSource
+from ray_app.config.inputs import ChorusSource, TableSource, UbiSource
 from ray_app.config.tree import Config
 from ray_app.errors import UserError
 

@@ -4,6 +4,14 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from ray_app.config.inputs import (
+    CaptionConfig,
+    EngagementConfig,
+    EnrichConfig,
+    GraphConfig,
+    IngestConfig,
+    PinTextConfig,
+)
 from ray_app.config.measuring import AuditConfig, DemoConfig, EvaluateConfig, ReuseConfig, SimulateConfig
 from ray_app.config.models import (
     DistillConfig,
@@ -16,14 +24,6 @@ from ray_app.config.models import (
 )
 from ray_app.config.section import PositiveInt, Section
 from ray_app.config.serving import ServeConfig
-from ray_app.config.tables import (
-    CaptionConfig,
-    EngagementConfig,
-    EnrichConfig,
-    GraphConfig,
-    IngestConfig,
-    PinTextConfig,
-)
 
 
 class RayConfig(Section):

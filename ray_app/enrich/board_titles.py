@@ -11,9 +11,8 @@ from ray_app.text import normalise_query, normalise_text
 TITLED_SAVES = pa.schema(
     [
         pa.field("pin_id", pa.string(), nullable=False),
-        pa.field(
-            "title", pa.string(), nullable=False
-        ),  # what titles have in common that differ only in case or spacing
+        # What titles have in common that differ only in case or spacing.
+        pa.field("title", pa.string(), nullable=False),
         pa.field("form", pa.string(), nullable=False),  # the title as it was written, normalised
     ]
 )

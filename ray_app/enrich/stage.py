@@ -10,8 +10,16 @@ from ray_app.config import Config
 from ray_app.enrich.board_titles import TITLED_SAVES, title_forms, titled_saves
 from ray_app.enrich.pin_texts import PIN_COLUMNS, build_pin_texts, num_without_text
 from ray_app.exchange import cut, exchange, part_of
-from ray_app.ingest.stage import rows_in_files
-from ray_app.manifest import Manifest, Output, StageRun, check_output, read_manifest, read_output, require_output
+from ray_app.manifest import (
+    Manifest,
+    Output,
+    StageRun,
+    check_output,
+    read_manifest,
+    read_output,
+    require_output,
+    write_part,
+)
 from ray_app.schemas import BOARDS, CAPTIONS, SEARCH_LOG
 from ray_app.storage import Storage, StoredFile
 from ray_app.text import TEXT_VERSION
@@ -97,32 +105,26 @@ class _Job:
         """A file of one of the tables, cut so that all rows of a pin meet; the tables carry their name and the file's hash."""
         name, path = item
         rows, sha = self.store.read_table_and_hash(path, _SCHEMAS[name].names)
-        rows = (
-            titled_saves(rows) if name == "boards" else rows.filter(pc.is_valid(rows["pin_id"]))
-        )  # not all searches show a pin
+        # Of the log some rows name no pin: searches that showed nothing.
+        rows = titled_saves(rows) if name == "boards" else rows.filter(pc.is_valid(rows["pin_id"]))
         parts = cut(rows, part_of(rows["pin_id"].to_pylist(), self.num_parts), self.num_parts)
         return [part.replace_schema_metadata({"table": name, "path": path, "sha256": sha}) for part in parts]
 
     def build(self, number: int, read: list[pa.Table], forms: dict[str, str] | None) -> _Part:
         """The texts of one part's pins."""
-        marks = [{key.decode(): value.decode() for key, value in rows.schema.metadata.items()} for rows in read]
-        found = {
-            name: pa.concat_tables(
-                [_JOINED.get(name, _SCHEMAS[name]).empty_table(), *(r.replace_schema_metadata() for r, m in zip(read, marks, strict=True) if m["table"] == name)],
-                promote_options="permissive",
-            )
-            for name in self.tables
-        }  # fmt: skip
+        hashes, rows_of = {}, {name: [_JOINED.get(name, _SCHEMAS[name]).empty_table()] for name in self.tables}
+        for rows in read:
+            mark = {key.decode(): value.decode() for key, value in rows.schema.metadata.items()}
+            hashes[mark["path"]] = mark["sha256"]
+            rows_of[mark["table"]].append(rows.replace_schema_metadata())
+        found = {name: pa.concat_tables(rows, promote_options="permissive") for name, rows in rows_of.items()}
         pins = found["pins"] if self.num_parts == 1 else found["pins"].sort_by("pin_id")
         texts = build_pin_texts(
             pins, found["boards"], found["search_log"], self.labelled, self.cfg.enrich, found.get("captions"), forms
         )
-        slices = rows_in_files(texts, self.cfg.ingest.rows_per_file)
-        prefix = "part-" if self.num_parts == 1 else f"part-{number:05d}-"
+        part = number if self.num_parts > 1 else None
         return _Part(
-            files=[
-                self.store.write_table(f"{self.folder}/{prefix}{i:05d}.parquet", rows) for i, rows in enumerate(slices)
-            ],
+            files=write_part(self.store, self.folder, part, texts, self.cfg.ingest.rows_per_file),
             counts={
                 "rows_in": pins.num_rows,
                 "rows_out": texts.num_rows,
@@ -132,7 +134,7 @@ class _Job:
                 "pins_with_board_titles": texts.num_rows - texts["board_titles"].null_count,
                 "pins_with_engaged_queries": texts.num_rows - texts["engaged_queries"].null_count,
             },
-            read={mark["path"]: mark["sha256"] for mark in marks},
+            read=hashes,
         )
 
 

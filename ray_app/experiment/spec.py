@@ -17,6 +17,8 @@ from ray_app.config import Section, explain, read_tree
 from ray_app.errors import UserError
 from ray_app.storage import Storage
 
+_MANIFEST, _QUICK = "experiment-", "-quick"
+
 System = Literal[
     "bm25", "embedding_cosine", "engagement_cosine", "graph_cosine", "feature_student", "student", "teacher"
 ]
@@ -76,13 +78,17 @@ def load_experiment(path: str | Path) -> tuple[str, ExperimentSpec, Path]:
     return path.stem, spec, path.parent / spec.base
 
 
+def table_name(key: str, quick: bool) -> str:
+    """Name of an experiment's table; `quick`: with one training of each arm."""
+    return key + (_QUICK if quick else "")
+
+
 def manifest_name(key: str, quick: bool) -> str:
-    """Name of the manifest of an experiment's table; `quick`: of one training of each arm."""
-    return f"experiment-{key}" + ("-quick" if quick else "")
+    """Name of its manifest."""
+    return _MANIFEST + table_name(key, quick)
 
 
 def experiments_run(store: Storage) -> list[str]:
     """Keys of the experiments that have a table, in alphabetical order."""
     names = (path.removeprefix("manifests/").removesuffix(".json") for path in store.list_files("manifests"))
-    prefix, quick = manifest_name("", False), "-quick"
-    return sorted({name.removeprefix(prefix).removesuffix(quick) for name in names if name.startswith(prefix)})
+    return sorted({name.removeprefix(_MANIFEST).removesuffix(_QUICK) for name in names if name.startswith(_MANIFEST)})

@@ -18,7 +18,7 @@ from ray_app.evaluate.systems import graded
 from ray_app.experiment.arms import TRAINED_BY, Training, trainings_of
 from ray_app.experiment.files import cost_columns, costs_of, shown, table_files
 from ray_app.experiment.scores import Asked, Inputs, score_pairs
-from ray_app.experiment.spec import ExperimentSpec, manifest_name
+from ray_app.experiment.spec import ExperimentSpec, manifest_name, table_name
 from ray_app.experiment.tables import (
     ExperimentTable,
     Trained,
@@ -54,7 +54,7 @@ def run(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, quick: bool
     Raises:
         UserError: a stage of the run is missing, or an arm cannot be run.
     """
-    folder, name = f"experiments/{key}" + ("-quick" if quick else ""), manifest_name(key, quick)
+    folder, name = f"experiments/{table_name(key, quick)}", manifest_name(key, quick)
     if spec.compare == "reuse":
         return _reuse(key, spec, cfg, store, folder, name)
     trainings = trainings_of(key, spec, cfg, [] if quick else spec.seeds)

@@ -1,6 +1,6 @@
 """From a configured source to checked rows: which adapter reads what, one file at a time, and which rows must meet."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,9 +12,9 @@ from ray_app.config import ChorusSource, Config, Source, TableSource, UbiSource
 from ray_app.errors import UserError
 from ray_app.exchange import part_of
 from ray_app.ingest import chorus
-from ray_app.ingest.adjudicated import SHEET, is_grading_sheet, read_grading_sheet
 from ray_app.ingest.files import SourceFile, find_files
 from ray_app.ingest.rows import RawBatch
+from ray_app.ingest.sheets import SHEET, first_grades, is_grading_sheet
 from ray_app.ingest.table import read_table_file
 from ray_app.ingest.ubi import join_ubi, read_ubi_file
 from ray_app.ingest.validate import TableRules, check_batch, table_rules
@@ -29,6 +29,7 @@ class SourceTable:
     files: list[SourceFile]
     rules: TableRules
     ean_files: list[SourceFile] = field(default_factory=list)  # products whose EANs the log uses as ids
+    sheets: list[SourceFile] = field(default_factory=list)  # those of its files that are sheets of first grades
 
     @property
     def size_bytes(self) -> int:
@@ -54,7 +55,7 @@ class SourceTable:
         if self.is_log_of_documents:
             return read_ubi_file(file, self._ubi)
         if isinstance(self.source, TableSource):
-            return _read_table(file, source=self.source, rules=self.rules)
+            return _read_table(file, self.source, self.rules)
         assert isinstance(self.source, ChorusSource)
         return _read_products(file, self.source.locale, self.rules)
 
@@ -68,11 +69,14 @@ class SourceTable:
         refused = pc.is_valid(read["_reason"]).to_numpy(zero_copy_only=False)
         return np.where(refused, read["_row"].to_numpy() % num_parts, parts)  # their keys may all be null
 
-    def check(self, read: Sequence[pa.Table]) -> tuple[list[pa.Table], int]:
+    def read_pin_id_map(self) -> dict[str, str] | None:
+        """Id in the log -> pin id; None: the log has pin ids."""
+        return chorus.read_ean_map(self.ean_files) if self.ean_files else None
+
+    def check(self, read: Sequence[pa.Table], pin_id_of: Mapping[str, str] | None) -> tuple[list[pa.Table], int]:
         """Checked rows of a part, in any order, and how many of its lines are no rows of this table."""
         if not self.is_log_of_documents:
             return list(read), 0
-        pin_id_of = chorus.read_ean_map(self.ean_files) if self.ean_files else None
         batches, ignored = join_ubi(read, self._ubi, pin_id_of)
         return [check_batch(batch, self.rules) for batch in batches], ignored
 
@@ -110,7 +114,7 @@ def read_source(opened: SourceTable) -> tuple[list[pa.Table], int]:
     if opened.reads_files_together:
         assert isinstance(opened.source, ChorusSource)
         return [_check(chorus.read_labels(opened.files, opened.source.locale), opened.rules)], 0
-    return opened.check([opened.read(file) for file in opened.files])
+    return opened.check([opened.read(file) for file in opened.files], opened.read_pin_id_map())
 
 
 def open_human_labels(cfg: Config, path: str, key: str) -> SourceTable:
@@ -128,10 +132,11 @@ def open_human_labels(cfg: Config, path: str, key: str) -> SourceTable:
     if isinstance(source, TableSource) and cfg.ingest.human_labels is None:
         moved = TableSource(path=path)  # the pins' column map says nothing about labels
     files = find_files(path, key)
-    if all(is_grading_sheet(file) for file in files):
+    sheets = [file for file in files if is_grading_sheet(file)]
+    if len(sheets) == len(files):
         moved = TableSource(path=path, format="csv")
     rules = table_rules("human_labels", cfg.ingest.limits, moved.grade_map)
-    return SourceTable(table="human_labels", source=moved, files=files, rules=rules)
+    return SourceTable(table="human_labels", source=moved, files=files, rules=rules, sheets=sheets)
 
 
 def open_adjudicated(cfg: Config) -> SourceTable | None:
@@ -156,7 +161,7 @@ def read_human_labels(opened: SourceTable) -> pa.Table:
         return _check((chorus.read_rated_csv(file, source.locale) for file in opened.files), rules)
     assert isinstance(source, TableSource)
     parts = [
-        read_grading_sheet(file, rules) if is_grading_sheet(file) else _read_table(file, source=source, rules=rules)
+        _check(first_grades(file, rules), rules) if file in opened.sheets else _read_table(file, source, rules)
         for file in opened.files
     ]
     return pa.concat_tables(parts)

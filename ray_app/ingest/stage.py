@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from ray_app.config import Config, section_hash
 from ray_app.errors import UserError
-from ray_app.exchange import cut, exchange, num_parts
-from ray_app.ingest.adjudicated import SHEET, read_sheet, refuse_replaced, refuse_unlabelled
+from ray_app.exchange import cut, exchange, parts_for
 from ray_app.ingest.files import SourceFile
 from ray_app.ingest.rows import REPLACED, quarantine_table
+from ray_app.ingest.sheets import SHEET, read_sheet, refuse_replaced, refuse_unlabelled
 from ray_app.ingest.sources import (
     SourceTable,
     open_adjudicated,
@@ -24,7 +24,7 @@ from ray_app.ingest.sources import (
     read_source,
 )
 from ray_app.ingest.validate import KEYS, TABLES, PinIds, hash_pin_ids, settle, table_rules
-from ray_app.manifest import Manifest, Output, StageRun
+from ray_app.manifest import Manifest, Output, StageRun, rows_in_files, write_part
 from ray_app.storage import Storage, StoredFile
 
 logger = logging.getLogger(__name__)
@@ -58,11 +58,12 @@ def run(cfg: Config, store: Storage) -> Manifest:
     if (finished := stage.finished) is not None:
         return finished
 
-    settled: dict[str, _Settled] = {}
+    settled: dict[str, _Settled] = {"pins": _ingest(stage, "pins", opened["pins"], None)}
+    pin_ids = PinIds(settled["pins"].pin_hashes)
     for table, source in opened.items():
-        pin_ids = settled["pins"].pin_ids if "pins" in settled else None
+        if table == "pins":
+            continue
         if table == "human_labels" and source and sheets:
-            assert pin_ids is not None
             settled |= _adjudicate(source, sheets, pin_ids)
         else:
             settled[table] = _ingest(stage, table, source, pin_ids)
@@ -119,7 +120,7 @@ class _Settled:
     ignored: int = 0  # lines that are no rows of it
     table: pa.Table | None = None
     files: list[StoredFile] = field(default_factory=list)
-    pin_hashes: NDArray[np.uint64] | None = None  # of pins
+    pin_hashes: NDArray[np.uint64]  # of pins; of other tables empty
     num_parts: int = 1
 
     @property
@@ -127,12 +128,6 @@ class _Settled:
         """The rows of a table in memory."""
         assert self.table is not None
         return self.table
-
-    @property
-    def pin_ids(self) -> PinIds:
-        """Of the table of pins."""
-        assert self.pin_hashes is not None
-        return PinIds(self.pin_hashes)
 
 
 def _ingest(stage: StageRun, table: str, source: SourceTable | None, pin_ids: PinIds | None) -> _Settled:
@@ -143,7 +138,7 @@ def _ingest(stage: StageRun, table: str, source: SourceTable | None, pin_ids: Pi
     if source.reads_files_together:
         checked, ignored = read_source(source)
         return _settled(settle(checked, source.rules, pin_ids), ignored, table)
-    parts = num_parts(source.size_bytes, ingest.bytes_per_part)
+    parts = parts_for(source.size_bytes, ingest.bytes_per_part)
     folder, store, rows_per_file = stage.table_folder(table), stage.store, ingest.rows_per_file
     reader = replace(source, files=[])  # what a task needs of it
 
@@ -151,17 +146,15 @@ def _ingest(stage: StageRun, table: str, source: SourceTable | None, pin_ids: Pi
         read = reader.read(file)
         return cut(read, reader.part_of(read, parts), parts)
 
-    def join(number: int, read: list[pa.Table], pin_ids: PinIds | None) -> _Settled:
-        checked, ignored = reader.check(read)
+    def join(number: int, read: list[pa.Table], shared: tuple[PinIds | None, dict[str, str] | None]) -> _Settled:
+        pin_ids, pin_id_of = shared
+        checked, ignored = reader.check(read, pin_id_of)
         found = _settled(settle(checked, reader.rules, pin_ids), ignored, table)
         if parts > 1:
-            slices = rows_in_files(found.whole, rows_per_file)
-            names = [f"{folder}/part-{number:05d}-{i:05d}.parquet" for i in range(len(slices))]
-            found.files = [store.write_table(name, rows) for name, rows in zip(names, slices, strict=True)]
-            found.table = None
+            found.files, found.table = write_part(store, folder, number, found.whole, rows_per_file), None
         return found
 
-    found = exchange(source.files, split, join, parts, pin_ids)
+    found = exchange(source.files, split, join, parts, (pin_ids, source.read_pin_id_map()))
     whole = found[0] if parts == 1 else _together(found)
     logger.info("ingest: %s: %d rows, %d in quarantine", table, whole.num_rows, whole.quarantine.num_rows)
     return whole
@@ -169,20 +162,19 @@ def _ingest(stage: StageRun, table: str, source: SourceTable | None, pin_ids: Pi
 
 def _settled(found: Sequence[pa.Table], ignored: int, table: str) -> _Settled:
     valid, quarantine = found
-    hashes = hash_pin_ids(valid["pin_id"]) if table == "pins" else None
+    hashes = hash_pin_ids(valid["pin_id"]) if table == "pins" else np.zeros(0, np.uint64)
     return _Settled(num_rows=valid.num_rows, quarantine=quarantine, ignored=ignored, table=valid, pin_hashes=hashes)
 
 
 def _together(parts: Sequence[_Settled]) -> _Settled:
     """Parts that are in files already, as one table. Rows in quarantine are in the order of their source again."""
     quarantine = pa.concat_tables([part.quarantine for part in parts])
-    hashes = [part.pin_hashes for part in parts if part.pin_hashes is not None]
     return _Settled(
         num_rows=sum(part.num_rows for part in parts),
         quarantine=quarantine.sort_by([("source", "ascending"), ("row", "ascending")]),
         ignored=sum(part.ignored for part in parts),
         files=[file for part in parts for file in part.files],
-        pin_hashes=np.concatenate(hashes) if hashes else None,
+        pin_hashes=np.concatenate([part.pin_hashes for part in parts]),
         num_parts=len(parts),
     )
 
@@ -236,11 +228,6 @@ def _reasons(quarantine: pa.Table) -> dict[str, int]:
     """Rows by reason code."""
     codes = (reason.partition(":")[0] for reason in quarantine["reason"].to_pylist())
     return dict(sorted(Counter(codes).items()))
-
-
-def rows_in_files(rows: pa.Table, rows_per_file: int) -> list[pa.Table]:
-    """Slices of at most `rows_per_file` rows; one empty slice of an empty table."""
-    return [rows.slice(start, rows_per_file) for start in range(0, max(rows.num_rows, 1), rows_per_file)]
 
 
 def _identify(source: SourceTable) -> Output:

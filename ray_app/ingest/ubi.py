@@ -30,9 +30,8 @@ UBI_RECORDS = pa.schema(
         pa.field("source", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
         pa.field("payload", pa.string(), nullable=False),
-        pa.field(
-            "group", pa.string(), nullable=False
-        ),  # records that meet in the join, or whose event ids may be equal
+        # Equal for records that meet in the join, or whose event ids may be equal.
+        pa.field("group", pa.string(), nullable=False),
     ]
 )
 

@@ -14,7 +14,6 @@ from ray_app.label.label import LabelUDF
 from ray_app.label.teacher import Teacher
 from ray_app.label.vllm import vllm_chain
 from ray_app.ledger.content_key import content_keys, recipe_id
-from ray_app.ledger.keys import KeySet, key_numbers
 from ray_app.ledger.ledger import Ledger
 from ray_app.ledger.stage import Chain, LedgerCounts, actor_chain, check_error_rate, run_missing
 from ray_app.manifest import Drift, Manifest, Output, StageRun, read_output, require_output
@@ -86,8 +85,6 @@ class Labeller:
         """
         keys, order = self.keys(catalogue, queries, query_index, pin_index)
         counts = self.compute(catalogue, queries, query_index[order], pin_index[order], keys.take(pa.array(order)))
-        unique = len(KeySet(key_numbers(keys)))
-        counts = replace(counts, wanted=len(keys), unique=unique, already_present=unique - counts.computed)
         return self.ledger.lookup(keys), counts
 
     def keys(

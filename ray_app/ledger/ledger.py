@@ -162,8 +162,10 @@ class Ledger:
         Raises:
             KeyError: a key has no result.
         """
-        asked = KeySet(key_numbers(keys))
-        kept = [block.filter(pa.array(asked.contains(key_numbers(block["content_key"])))) for block in self.blocks()]
+        asked, torn = KeySet(key_numbers(keys)), list[str]()
+        blocks = self.blocks(torn=torn)
+        kept = [block.filter(pa.array(asked.contains(key_numbers(block["content_key"])))) for block in blocks]
+        self._warn_of(torn)
         found = pa.concat_tables([self.schema.empty_table(), *kept])
         index = pc.index_in(keys, value_set=found["content_key"])
         if index.null_count:

@@ -200,7 +200,6 @@ def actor_chain(udf_class: Callable[..., BlockFn], udf_kwargs: dict[str, Any]) -
     def chain(blocks: Any, ledger: Ledger, plan: Plan, rows_per_block: int) -> Any:
         import ray.data
 
-        pool = plan.pool
         with warnings.catch_warnings():
             # Ray 2.60 announces the end of `**ray_remote_args`, but has no other way yet to bound restarts.
             warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
@@ -212,11 +211,7 @@ def actor_chain(udf_class: Callable[..., BlockFn], udf_kwargs: dict[str, Any]) -
                 compute=ray.data.ActorPoolStrategy(
                     min_size=plan.num_actors, max_size=plan.max_actors, max_tasks_in_flight_per_actor=2
                 ),
-                num_cpus=plan.num_cpus,
-                num_gpus=pool.num_gpus or None,
-                max_restarts=pool.max_restarts,
-                max_task_retries=pool.max_restarts,
-                **({"accelerator_type": pool.accelerator_type} if pool.accelerator_type else {}),
+                **plan.actor_options,
             )
 
     return chain

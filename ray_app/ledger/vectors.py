@@ -35,6 +35,7 @@ class GatheredVectors:
         self.dim = dim
         self._file = tempfile.TemporaryFile(buffering=0)
         try:
+            self._vectors = self._room(len(keys)) if len(keys) else np.zeros((0, dim), np.float32)
             self._state = self._gather(ledger, keys)
         except BaseException:
             self._file.close()
@@ -59,21 +60,11 @@ class GatheredVectors:
         rows = np.flatnonzero(self._state == _GOOD)
         for start in range(0, len(rows), rows_per_batch):
             some = rows[start : start + rows_per_batch]
-            runs = np.split(some, np.flatnonzero(np.diff(some) != 1) + 1)  # between them are rows without a vector
-            parts = [self._read(int(run[0]), len(run)) for run in runs]
-            yield some, np.concatenate(parts) if len(parts) > 1 else parts[0]
-
-    def _read(self, row: int, num_rows: int) -> np.ndarray:
-        width = self.dim * 4
-        data = os.pread(self._file.fileno(), num_rows * width, row * width)
-        return np.frombuffer(data, np.float32).reshape(num_rows, self.dim)
+            yield some, np.asarray(self._vectors[some])
 
     def _gather(self, ledger: Ledger, keys: pa.ChunkedArray) -> np.ndarray:
         state = np.full(len(keys), _ABSENT, np.uint8)
-        if not len(keys):
-            return state
         rows_by_key = KeyIndex(key_numbers(keys))
-        vectors = self._room(len(keys))
         for block in ledger.blocks():
             good = pc.and_(pc.is_null(block["error"]), pc.is_valid(block["embedding"])).to_numpy()
             place, rows = rows_by_key.rows_of(key_numbers(block["content_key"]))
@@ -82,11 +73,10 @@ class GatheredVectors:
             state[rows] = np.where(good[place], _GOOD, _FAILED)
             place, rows = place[good[place]], rows[good[place]]
             if len(rows):
-                vectors[rows] = self._checked(block["embedding"].take(place))
-        vectors.flush()
+                self._vectors[rows] = self._checked(block["embedding"].take(place))
         return state
 
-    def _room(self, num_rows: int) -> np.memmap:
+    def _room(self, num_rows: int) -> np.ndarray:
         """The file as an array (num_rows, dim), all of it reserved: a disk that fills up later would kill the process."""
         try:
             os.posix_fallocate(self._file.fileno(), 0, num_rows * self.dim * 4)

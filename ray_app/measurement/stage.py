@@ -5,16 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ray_app.config import Config
 from ray_app.embed.encode import matrix_or_zero
 from ray_app.errors import UserError
 from ray_app.evaluate.inputs import rating_of_grade
 from ray_app.evaluate.measured import EvaluationSettings
+from ray_app.ingest.sheets import shown_texts
 from ray_app.ingest.stage import load_human_labels
 from ray_app.label.stage import Labeller
-from ray_app.ledger.stage import LedgerCounts
 from ray_app.manifest import read_output, require_output
 from ray_app.measurement.contest import Contest
 from ray_app.measurement.figures import Judgements, judge_by_grades, judge_by_probs
@@ -27,7 +26,7 @@ from ray_app.teach.catalogue import Catalogue, index_queries
 from ray_app.teach.pairs import load_catalogue
 from ray_app.teach.splits import queries_of
 from ray_app.teach.targets import combine_raters
-from ray_app.text import normalise_query, normalise_text, query_group
+from ray_app.text import normalise_query, query_group
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,8 @@ class Sources:
         human: Of all that humans graded.
         stratum_of: Of each query, see `name_strata`.
         texts_of: Title and caption of each pin of the rankings' top, for people.
-        counts: What the teacher had to label.
+        num_pairs: That the teacher judged.
+        num_labelled_now: Of these, for the first time.
         notes: Cautions.
     """
 
@@ -51,7 +51,8 @@ class Sources:
     human: Judgements
     stratum_of: dict[QueryKey, str]
     texts_of: dict[str, dict[str, str]]
-    counts: LedgerCounts
+    num_pairs: int
+    num_labelled_now: int
     notes: list[str]
 
 
@@ -77,40 +78,41 @@ def gather(cfg: Config, store: Storage, contest: Contest, depth: int, human_path
     catalogue, _ = load_catalogue(cfg, store)
     human, notes = _human(cfg, store, catalogue, human_path)
     pairs = contest.pairs(depth)
-    teacher, counts, unknown = _teacher(cfg, store, catalogue, pairs)
+    known = set(catalogue.pin_texts["pin_id"].to_pylist())
+    unknown = sorted({pin for _, pin in pairs} - known)
+    kept = [(query, pin) for query, pin in pairs if pin in known]
+    if not kept:
+        raise UserError(f"no pin of the two rankings is in the catalogue, such as {unknown[0]!r}; is this their run?")
+    teacher, num_labelled_now = _teacher(cfg, store, catalogue, kept)
     if unknown:
         notes.append(
             f"{len(unknown):,} pins of the rankings are not in the catalogue, such as {unknown[0]!r}: not judged"
         )
     return Sources(
         teacher=teacher, human=human, stratum_of=_strata(store, contest.queries),
-        texts_of=_texts(catalogue.pin_texts, {pin for _, pin in pairs}), counts=counts, notes=notes,
+        texts_of=shown_texts(catalogue.pin_texts, (pin for _, pin in kept)), num_pairs=len(kept),
+        num_labelled_now=num_labelled_now, notes=notes,
     )  # fmt: skip
 
 
 def _teacher(
     cfg: Config, store: Storage, catalogue: Catalogue, pairs: list[tuple[QueryKey, str]]
-) -> tuple[Judgements, LedgerCounts, list[str]]:
-    """Judgements, what was computed, and the pins that the catalogue does not have."""
-    known = set(catalogue.pin_texts["pin_id"].to_pylist())
-    unknown = sorted({pin for _, pin in pairs} - known)
-    kept = [(query, pin) for query, pin in pairs if pin in known]
-    if not kept:
-        raise UserError(f"no pin of the two rankings is in the catalogue, such as {unknown[0]!r}; is this their run?")
+) -> tuple[Judgements, int]:
+    """Judgements of pairs of the catalogue, and how many had to be labelled."""
     # Pairs that cannot be labelled are counted as not judged here, and are no reason to stop.
     lenient = cfg.model_copy(update={"label": cfg.label.model_copy(update={"max_error_rate": 1.0})})
     teacher = require_output(store, "teach", "teacher")
     labeller = Labeller(cfg=lenient, store=store, teacher=teacher)
-    queries, query_index = index_queries([query for (query, _), _ in kept])
-    pin_ids = [pin for _, pin in kept]
+    queries, query_index = index_queries([query for (query, _), _ in pairs])
+    pin_ids = [pin for _, pin in pairs]
     labels, counts = labeller.label(catalogue, queries, query_index, catalogue.pairs.pin_rows(pin_ids))
-    logger.info("compare: %d pairs, %d of them labelled now", len(kept), counts.computed)
+    logger.info("compare: %d pairs, %d of them labelled now", len(pairs), counts.computed)
     probs = matrix_or_zero(labels["probs"]).astype(np.float64)
     if (temperatures := load_calibration(store, teacher)) is not None:
-        probs = np.array(temperatures.apply(probs, [locale for (_, locale), _ in kept]), np.float64)
+        probs = np.array(temperatures.apply(probs, [locale for (_, locale), _ in pairs]), np.float64)
     probs[np.array(labels["error"].is_valid())] = np.nan
-    judgements = judge_by_probs([query for query, _ in kept], pin_ids, probs, _ratings(cfg), RELEVANT_GRADE)
-    return judgements, counts, unknown
+    judgements = judge_by_probs([query for query, _ in pairs], pin_ids, probs, _ratings(cfg), RELEVANT_GRADE)
+    return judgements, counts.computed
 
 
 def _human(cfg: Config, store: Storage, catalogue: Catalogue, path: str | None) -> tuple[Judgements, list[str]]:
@@ -125,15 +127,6 @@ def _human(cfg: Config, store: Storage, catalogue: Catalogue, path: str | None) 
     normalised = pa.array([normalise_query(query) for query in labels["query"].to_pylist()], pa.string())
     labels = labels.set_column(labels.column_names.index("query"), "query", normalised)
     return judge_by_grades(combine_raters(labels, 0.0), _ratings(cfg), RELEVANT_GRADE), notes
-
-
-def _texts(pin_texts: pa.Table, pins: set[str]) -> dict[str, dict[str, str]]:
-    rows = pin_texts.select(["pin_id", "title", "caption"]).filter(
-        pc.is_in(pin_texts["pin_id"], pa.array(sorted(pins), pa.string()))
-    )
-    return {
-        row["pin_id"]: {name: normalise_text(row[name]) for name in ("title", "caption")} for row in rows.to_pylist()
-    }
 
 
 def _strata(store: Storage, queries: list[QueryKey]) -> dict[QueryKey, str]:

@@ -101,9 +101,8 @@ def train_on_ray(
             raise UserError(
                 f"training {name} failed: {_last_line(error)}; mend that and run again, it resumes"
             ) from error
-        except (
-            ray.exceptions.RayActorError
-        ) as error:  # of the controller: Ray Train survives deaths of its workers only
+        except ray.exceptions.RayActorError as error:
+            # The controller's: Ray Train survives deaths of its workers only.
             if 0 <= cfg.max_failures <= deaths:
                 raise UserError(
                     f"training {name} failed: its controller died {deaths + 1} times ({_last_line(error)}); run again, it resumes"

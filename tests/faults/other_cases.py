@@ -96,9 +96,8 @@ class Others:
             try:
                 load.wait(lambda: load.statuses[200] > 20)
                 time.sleep(wait)
-                before = [
-                    process.pid for process in app.node.named(victim)
-                ]  # now: HAProxy replaces its process at each reload
+                # Only now: HAProxy replaces its process at each reload.
+                before = [process.pid for process in app.node.named(victim)]
                 if not before:
                     record.outcome = "nothing"
                     return

@@ -6,6 +6,8 @@ from typing import Any
 
 from checks import Verdict
 
+HARNESS_FAILED = "the harness failed"  # as an outcome
+
 
 @dataclass
 class Record:

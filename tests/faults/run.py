@@ -20,7 +20,7 @@ from pathlib import Path
 
 import paths  # noqa: F401
 from _bench import finish
-from records import Record, summarise, table
+from records import HARNESS_FAILED, Record, summarise, table
 from stage_cases import Runner
 
 QUICK = [  # of the first stages only: one of them has a ledger, as the dear ones have
@@ -59,10 +59,8 @@ def main() -> None:
                 records.append(runner.run_case(number))
                 print(records[-1].line(args.seed), flush=True)
                 number += 1
-                broken = [
-                    record.verdict.wrong and "the harness failed" in record.verdict.wrong[0] for record in records[-3:]
-                ]
-                if time.monotonic() > limit or (len(broken) == 3 and all(broken)):
+                broken = [record.outcome for record in records[-3:]] == [HARNESS_FAILED] * 3
+                if broken or time.monotonic() > limit:
                     break
             left_out = runner.left_out
     finally:

@@ -14,7 +14,7 @@ from cluster import Cluster, wait_until
 from drivers import Driver, start_forkserver
 from injections import FAULTS, Scene, end_driver, may_mount, mount_disk, unmount_disk
 from other_cases import OTHERS, Others
-from records import Record
+from records import HARNESS_FAILED, Record
 from s3_proxy import KEYS, S3Proxy, s3_proxy
 from world import LEDGERS, STAGES, World, make_world
 
@@ -95,7 +95,8 @@ class Runner:
                 self._strike(record, rng, folder)
         except Exception as error:  # noqa: BLE001 the cases after it are still worth running
             traceback.print_exc()
-            record.verdict.wrong.append(f"the harness failed: {type(error).__name__}: {error}")
+            record.outcome = HARNESS_FAILED
+            record.verdict.wrong.append(f"{HARNESS_FAILED}: {type(error).__name__}: {error}")
         record.sec = time.monotonic() - started
         return record
 

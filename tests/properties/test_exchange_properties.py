@@ -4,7 +4,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_app.exchange import cut, exchange, num_parts, part_of
+from ray_app.exchange import cut, exchange, part_of, parts_for
 
 FILES = st.lists(st.lists(st.text(max_size=3), max_size=20), min_size=1, max_size=4)
 
@@ -31,7 +31,7 @@ def test_rows_of_a_key_meet_and_none_is_lost(files, parts):
 
 @given(st.integers(0, 10**6), st.integers(1, 10**6))
 def test_parts_are_enough_and_not_more(num_bytes, size):
-    parts = num_parts(num_bytes, size)
+    parts = parts_for(num_bytes, size)
     assert parts >= 1 and parts * size >= num_bytes and (parts == 1 or (parts - 1) * size < num_bytes)
 
 

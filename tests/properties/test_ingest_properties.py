@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from ray_app.config import IngestLimits
 from ray_app.ingest import rows as codes
-from ray_app.ingest.adjudicated import defuse, restore
 from ray_app.ingest.rows import MAX_CONTENT_CHARS, RawBatch
+from ray_app.ingest.sheets import defuse, restore
 from ray_app.ingest.table import parse_json_object
 from ray_app.ingest.validate import TABLES, check_batch, settle, table_rules
 from ray_app.text import cut_text, normalise_query, normalise_text, query_group, tokenise

@@ -19,10 +19,9 @@ import pyarrow as pa
 from ray_app.evaluate.agreement.rater_counts import RaterCounts
 from ray_app.evaluate.agreement.reliability import both_orders
 from ray_app.evaluate.metrics import SystemScores
-from ray_app.ingest.adjudicated import KEY, TO_FILL, write_sheet
+from ray_app.ingest.sheets import KEY, SHOWN, TO_FILL, shown_texts, write_sheet
 from ray_app.models.head import expected_grade
 from ray_app.schemas import NUM_GRADES
-from ray_app.text import normalise_text
 
 _MIN_PROB = 1e-4  # guessed: bounds what one certain system adds at 9.2, so that a pair cannot lead by that alone
 _UNIFORM = 1.0 / NUM_GRADES
@@ -101,16 +100,14 @@ def build_sheet(
         pin_texts: Schema PIN_TEXTS.
         splits: (num_pairs,) train, valid or test: the models have seen the grades of train.
     """
-    row_of = {pin_id: row for row, pin_id in enumerate(pin_texts["pin_id"].to_pylist())}
+    texts_of = shown_texts(pin_texts, (counts.keys[suspect.place][2] for suspect in suspects))
     opinions = [f"{name}_{what}" for name in systems for what in ("expected_grade", "likeliest_grade")]
-    columns = [*KEY, "title", "caption", *TO_FILL, "present_grade", "raters_grades", *opinions]
+    columns = [*KEY, *SHOWN, *TO_FILL, "present_grade", "raters_grades", *opinions]
     columns += ["split", "surprise", "why"]
     rows = []
     for suspect in suspects:
         key, place = counts.keys[suspect.place], suspect.place
-        pin = pin_texts.slice(row_of[key[2]], 1).to_pylist()[0] if key[2] in row_of else {}
-        row = dict(zip(KEY, key, strict=True))
-        row |= {name: normalise_text(pin.get(name)) for name in ("title", "caption")}
+        row = dict(zip(KEY, key, strict=True)) | texts_of.get(key[2], {})
         row["present_grade"], row["raters_grades"] = str(grades[place]), _listed(counts.given[place])
         for name, scores in systems.items():
             assert scores.probs is not None

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from ray_app.errors import UserError
 from ray_app.evaluate.metrics import KEY
-from ray_app.ingest.adjudicated import is_adjudicator
+from ray_app.ingest.sheets import is_adjudicator
 from ray_app.schemas import HUMAN_LABELS, NUM_GRADES, require_columns
 from ray_app.teach.targets import FINAL_RATER
 

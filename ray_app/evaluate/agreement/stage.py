@@ -12,7 +12,7 @@ from ray_app.evaluate.agreement.tables import AgreementSettings, agreement_table
 from ray_app.evaluate.agreement.text import render_agreement
 from ray_app.evaluate.judged import without_queries
 from ray_app.evaluate.systems import Models, score_systems
-from ray_app.ingest.adjudicated import num_filled
+from ray_app.ingest.sheets import num_filled
 from ray_app.manifest import Manifest, StageRun, read_output, require_output
 from ray_app.storage import Storage
 from ray_app.teach.pairs import LabelledPairs, load_catalogue

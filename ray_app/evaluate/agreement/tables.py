@@ -23,7 +23,7 @@ from ray_app.evaluate.agreement.rater_counts import RaterCounts
 from ray_app.evaluate.agreement.reliability import FIGURES, LEVELS, agreement_figures, both_orders, coincidences_of
 from ray_app.evaluate.bootstrap import Interval, percentile_interval, resample_queries
 from ray_app.evaluate.measured import plain
-from ray_app.ingest.adjudicated import is_adjudicator
+from ray_app.ingest.sheets import is_adjudicator
 
 RATERS = "raters"
 

@@ -9,7 +9,7 @@ import pytest
 
 from ray_app.evaluate.agreement.audit import build_sheet, find_suspects
 from ray_app.evaluate.agreement.rater_counts import RaterCounts
-from ray_app.ingest.adjudicated import ADJUDICATOR, GRADE, defuse, num_filled, restore, write_sheet
+from ray_app.ingest.sheets import ADJUDICATOR, GRADE, defuse, num_filled, restore, write_sheet
 from ray_app.schemas import HUMAN_LABELS, PIN_TEXTS
 from ray_app.teach.targets import combine_raters
 

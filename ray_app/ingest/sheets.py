@@ -8,7 +8,7 @@ nobody has labelled are rows of human labels (`ray_app/measurement/next_queries.
 import csv
 import io
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -21,13 +21,15 @@ from ray_app.ingest.files import SourceFile
 from ray_app.ingest.rows import RawBatch, content_of
 from ray_app.ingest.table import read_table_file
 from ray_app.ingest.validate import KEYS, PinIds, TableRules, check_batch
+from ray_app.text import normalise_text
 
 SHEET = "adjudicated"  # as a table of ingest: in counts and in quarantine
 RATER = "adjudicated"  # rater_id of a verdict; `adjudicated:NAME` if the sheet names who gave it
 KEY = tuple(KEYS[SHEET])
 GRADE, ADJUDICATOR, NOTE = "adjudicated_grade", "adjudicator", "note"
 TO_FILL = (GRADE, ADJUDICATOR, NOTE)
-TO_GRADE = (*KEY, "title", "caption", "grade", "rater_id")  # the header by which a sheet of first grades is known
+SHOWN = ("title", "caption")  # of a pin, for people
+TO_GRADE = (*KEY, *SHOWN, "grade", "rater_id")  # the header by which a sheet of first grades is known
 UNNAMED = "unnamed"  # rater_id of a first grade whose row does not say whose it is
 
 # What spreadsheets take for the start of a formula, also behind blanks or in full width, maybe defused already.
@@ -47,6 +49,13 @@ def defuse(text: str) -> str:
 def restore(cell: str) -> str:
     """The text that `defuse` made a cell of, or that a spreadsheet has already freed of its apostrophe."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def shown_texts(pin_texts: pa.Table, pin_ids: Iterable[str]) -> dict[str, dict[str, str]]:
+    """What a sheet shows of pins: pin_id -> SHOWN; pins that PIN_TEXTS does not have are absent."""
+    wanted = pc.is_in(pin_texts["pin_id"], value_set=pa.array(sorted(set(pin_ids)), pa.string()))
+    rows_ = pin_texts.select(["pin_id", *SHOWN]).filter(wanted).to_pylist()
+    return {row["pin_id"]: {name: normalise_text(row[name]) for name in SHOWN} for row in rows_}
 
 
 def write_sheet(columns: Sequence[str], rows_: Sequence[Mapping[str, str]]) -> bytes:
@@ -81,7 +90,7 @@ def read_sheet(file: SourceFile, rules: TableRules) -> tuple[pa.Table, int]:
     source = TableSource(path=file.uri, format="csv", columns={"grade": GRADE, "rater_id": ADJUDICATOR})
     checked, num_blank = [rules.checked_schema.empty_table()], 0
     for batch in read_table_file(file, source, rules):
-        judged = _judged(batch)
+        judged = _graded(batch, lambda name: f"{RATER}:{name}" if name else RATER)
         num_blank += len(batch.rows) - len(judged.rows)
         checked.append(check_batch(judged, rules))
     return pa.concat_tables(checked), num_blank
@@ -92,11 +101,10 @@ def is_grading_sheet(file: SourceFile) -> bool:
     return _header(file)[: len(TO_GRADE)] == list(TO_GRADE)
 
 
-def read_grading_sheet(file: SourceFile, rules: TableRules) -> pa.Table:
-    """Checked rows of human labels: those of a sheet of first grades that have one."""
+def first_grades(file: SourceFile, rules: TableRules) -> Iterator[RawBatch]:
+    """Human labels: the rows of a sheet of first grades that have one; nothing checked."""
     source = TableSource(path=file.uri, format="csv")
-    batches = (_graded(batch) for batch in read_table_file(file, source, rules))
-    return pa.concat_tables([rules.checked_schema.empty_table(), *(check_batch(batch, rules) for batch in batches)])
+    return (_graded(batch, lambda name: name or UNNAMED) for batch in read_table_file(file, source, rules))
 
 
 def refuse_unlabelled(checked: pa.Table, labels: pa.Table, pin_ids: PinIds) -> pa.Table:
@@ -142,20 +150,11 @@ def _header(file: SourceFile) -> list[str]:
         return []
 
 
-def _judged(batch: RawBatch) -> RawBatch:
-    """Verdicts: the rows with a grade, as labels; nothing checked."""
-    graded = _graded(batch)
-    graded.columns["rater_id"] = [
-        RATER if name == UNNAMED else f"{RATER}:{name}" for name in graded.columns["rater_id"]
-    ]
-    return graded
-
-
-def _graded(batch: RawBatch) -> RawBatch:
-    """The rows with a grade, as labels; nothing checked."""
+def _graded(batch: RawBatch, rater_of: Callable[[str], str]) -> RawBatch:
+    """The rows with a grade, as labels; `rater_of` makes a rater_id of who is named, or of an empty text."""
     columns: dict[str, list[Any]] = {name: [restore(str(c)) for c in batch.columns[name]] for name in KEY}
     columns["grade"] = [_grade(restore(str(cell))) for cell in batch.columns["grade"]]
-    columns["rater_id"] = [restore(str(cell)).strip() or UNNAMED for cell in batch.columns["rater_id"]]
+    columns["rater_id"] = [rater_of(restore(str(cell)).strip()) for cell in batch.columns["rater_id"]]
     judged = [i for i, grade in enumerate(columns["grade"]) if grade]
     return RawBatch(
         source=batch.source,

@@ -7,7 +7,7 @@ import pytest
 
 from ray_app.config import Config
 from ray_app.errors import UserError
-from ray_app.ingest.adjudicated import TO_GRADE, write_sheet
+from ray_app.ingest.sheets import TO_GRADE, write_sheet
 from ray_app.ingest.stage import load_human_labels
 from ray_app.ingest.stage import run as ingest
 from ray_app.manifest import read_output
