@@ -59,8 +59,8 @@ class Step:
     """One worker's share of a global batch."""
 
     epoch: int
-    index: int  # of the epoch
-    weight: float  # summed over the global batch
+    index: int  # of the epoch; a stream of whole queries may leave out the last of a window
+    weight: float  # that the global batch is expected to have: its rows times the run's mean weight
     micro_batches: list[MicroBatch]
 
 
@@ -88,36 +88,74 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
 
 
 def query_batches(groups: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Row numbers of each global batch, pairs of one query next to each other, for losses that compare them."""
+    """Row numbers of each global batch of whole queries, for losses that compare the pins of a query.
+
+    A batch takes the queries that begin within its `batch_size` places, so it has about that many rows and fewer than
+    twice as many. A query of more than `batch_size` rows is cut into equal parts, others stay whole.
+
+    Args:
+        groups: (N,) int64, equal for rows of one query.
+        batch_size: Rows per batch, on average.
+        seed: Of the run.
+        epoch: 0-based.
+    """
     rng = np.random.default_rng([seed, epoch])
     place = rng.permutation(int(groups.max(initial=-1)) + 1)[groups]
     order = np.lexsort((rng.permutation(len(groups)), place))
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    begins = np.flatnonzero(np.diff(place[order], prepend=-1))
+    sizes = np.diff(begins, append=len(order))
+    parts = -(-sizes // batch_size)
+    number = np.arange(int(parts.sum())) - np.repeat(np.cumsum(parts) - parts, parts)
+    begins = np.repeat(begins, parts) + number * np.repeat(sizes, parts) // np.repeat(parts, parts)
+    first = begins[np.flatnonzero(np.diff(begins // batch_size, prepend=-1))]
+    batches = np.split(order, first[1:]) if len(order) else []
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def share_of(rows: np.ndarray, place: Place, in_order: bool) -> np.ndarray:
-    """One worker's rows of a global batch: every size-th, or with `in_order` a run of neighbours. May be empty."""
-    return np.array_split(rows, place.size)[place.rank] if in_order else rows[place.rank :: place.size]
+def share_of(rows: np.ndarray, place: Place, groups: np.ndarray | None = None) -> np.ndarray:
+    """One worker's rows of a global batch: every size-th, or a run of whole queries. May be empty.
+
+    Args:
+        rows: (n,) of the batch.
+        place: Which worker.
+        groups: (N,) by row number, equal for rows of one query, which stay together; None: rows are independent.
+    """
+    if groups is None:
+        return rows[place.rank :: place.size]
+    begins = _begins(rows, groups)
+    owner = np.repeat(begins * place.size // max(len(rows), 1), np.diff(begins, append=len(rows)))
+    return rows[owner == place.rank]
 
 
-def cut_micro_batches(rows: np.ndarray, lengths: np.ndarray, max_tokens: int | None) -> list[np.ndarray]:
-    """Runs of rows that hold at most `max_tokens` with their padding; one row may alone be longer.
+def cut_micro_batches(
+    rows: np.ndarray, lengths: np.ndarray, max_tokens: int | None, groups: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Runs of rows that hold at most `max_tokens` with their padding; one row, or one query, may alone be longer.
 
     Args:
         rows: (n,) in the order wanted.
         lengths: (N,) tokens by row number.
         max_tokens: None: one run.
+        groups: (N,) by row number, equal for rows of one query, which stay together; None: rows are independent.
     """
     if max_tokens is None or len(rows) == 0:
         return [rows] if len(rows) else []
+    begins = np.arange(len(rows)) if groups is None else _begins(rows, groups)
+    ends = np.append(begins[1:], len(rows))
     runs, start, longest = [], 0, 0
-    for i, row in enumerate(rows):
-        longest = max(longest, int(lengths[row]))
-        if longest * (i + 1 - start) > max_tokens and i > start:
-            runs.append(rows[start:i])
-            start, longest = i, int(lengths[row])
+    for begin, end, own in zip(
+        begins.tolist(), ends.tolist(), np.maximum.reduceat(lengths[rows], begins).tolist(), strict=True
+    ):
+        longest = max(longest, own)
+        if longest * (end - start) > max_tokens and begin > start:
+            runs.append(rows[start:begin])
+            start, longest = begin, own
     return [*runs, rows[start:]]
+
+
+def _begins(rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Positions in `rows` where another query begins, the first included."""
+    return np.flatnonzero(np.diff(groups[rows], prepend=-1))
 
 
 def file_windows(file_rows: Sequence[int], window_rows: int, seed: int, epoch: int) -> list[list[int]]:
@@ -138,7 +176,7 @@ def file_windows(file_rows: Sequence[int], window_rows: int, seed: int, epoch: i
 
 def make_steps(
     examples: Examples, lengths: np.ndarray, preparer: Preparer, cfg: TrainConfig, seed: int, epoch: int, place: Place,
-    first: int = 0, skip: int = 0,
+    first: int = 0, skip: int = 0, mean_weight: float | None = None,
 ) -> Iterator[Step]:  # fmt: skip
     """A worker's steps over examples that are in memory.
 
@@ -152,8 +190,12 @@ def make_steps(
         place: Which worker.
         first: Index of the first step.
         skip: Steps that were taken before.
+        mean_weight: Of all examples of the run, which gradients are divided by: divided by its own batch's weight, a
+            batch of one query would not feel that query's weight. None: the mean of `examples`.
     """
     by_query = cfg.margin_weight > 0
+    if mean_weight is None:
+        mean_weight = float(examples.weights.mean()) if len(examples) else 1.0
     groups = np.unique(np.array(examples.queries, dtype=object), return_inverse=True)[1]
     batches = (
         query_batches(groups, cfg.batch_size, seed, epoch)
@@ -161,13 +203,14 @@ def make_steps(
         else epoch_batches(lengths, cfg.batch_size, seed, epoch)
     )
     for index, rows in enumerate(batches[skip:], start=first + skip):
-        shares = [share_of(rows, Place(rank, place.size), by_query) for rank in range(place.size)]
-        runs = [cut_micro_batches(share, lengths, cfg.micro_batch_tokens) for share in shares]
+        together = groups if by_query else None
+        shares = [share_of(rows, Place(rank, place.size), together) for rank in range(place.size)]
+        runs = [cut_micro_batches(share, lengths, cfg.micro_batch_tokens, together) for share in shares]
         # Sharded models gather their weights together: every worker must pass through as often as every other.
         missing = max(map(len, runs)) - len(runs[place.rank])
         made = [_micro_batch(examples, lengths, groups, run, preparer) for run in runs[place.rank]]
         made += [_micro_batch(examples, lengths, groups, rows[-1:], preparer, idle=True)] * missing
-        yield Step(epoch, index, float(examples.weights[rows].sum()), made)
+        yield Step(epoch, index, len(rows) * mean_weight, made)
 
 
 def _micro_batch(
@@ -192,7 +235,7 @@ def _micro_batch(
 
 
 def steps_in(num_rows: int, cfg: TrainConfig) -> int:
-    """Optimiser steps that so many examples make."""
+    """Optimiser steps that so many examples make; batches of whole queries may make one less."""
     return math.ceil(num_rows / cfg.batch_size)
 
 
@@ -217,7 +260,10 @@ class InMemory:
         def all_steps() -> Iterator[Step]:
             for number in range(epoch, cfg.epochs):
                 skip = step if number == epoch else 0
-                yield from make_steps(self.examples, self.lengths, self.preparer, cfg, seed, number, place, skip=skip)
+                yield from make_steps(
+                    self.examples, self.lengths, self.preparer, cfg, seed, number, place, skip=skip,
+                    mean_weight=self.weight / self.num_rows,
+                )  # fmt: skip
 
         return _ahead(all_steps())
 
@@ -230,7 +276,8 @@ class Streamed:
 
     Args:
         store: Where the files lie.
-        files: Paths of tables of `Examples.to_table`, shuffled once when they were written.
+        files: Paths of tables of `Examples.to_table`, shuffled once when they were written; with a loss that compares
+            the pins of a query each query is in one file.
         file_rows: Rows of each.
         weight: Summed over all.
         preparer: Of the model.
@@ -272,7 +319,10 @@ class Streamed:
         with ray.data.DataContext.current(context):
             dataset = ray.data.from_items(items, override_num_blocks=max(1, len(items))).map_batches(
                 _window_steps,
-                fn_kwargs={"store": self.store, "preparer": self.preparer, "cfg": cfg, "seed": seed, "place": place},
+                fn_kwargs={
+                    "store": self.store, "preparer": self.preparer, "cfg": cfg, "seed": seed, "place": place,
+                    "mean_weight": self.weight / self.num_rows,
+                },  # fmt: skip
                 batch_size=1,
                 compute=ray.data.TaskPoolStrategy(size=_WINDOWS_AHEAD),
                 num_cpus=0,  # the workers hold the CPUs of a small cluster, and would wait for these tasks for ever
@@ -290,7 +340,10 @@ def _window_steps(batch: dict[str, Any], **where: Any) -> Iterator[dict[str, Any
     examples = Examples.concatenate([Examples.from_table(store.read_table(file)) for file in files])
     lengths = preparer.lengths(examples.queries, examples.pin_texts)
     own_seed = int(np.random.default_rng([seed, int(window), 2]).integers(2**31))
-    for step in make_steps(examples, lengths, preparer, cfg, own_seed, int(epoch), place, int(first), int(skip)):
+    steps = make_steps(
+        examples, lengths, preparer, cfg, own_seed, int(epoch), place, int(first), int(skip), where["mean_weight"]
+    )
+    for step in steps:
         yield {"step": np.array([pickle.dumps(step)], dtype=object)}
 
 

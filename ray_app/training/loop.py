@@ -27,6 +27,7 @@ from ray_app.training.losses import loss_of, margin_mse
 
 logger = logging.getLogger(__name__)
 
+_STEPS_TO_MOVE = 10  # guessed: the first batch of a run may have weight 0, or a loss that is flat there
 
 @dataclass
 class TrainState:
@@ -40,7 +41,8 @@ class TrainState:
     padded_tokens: int = 0
     best_epoch: int = -1
     best_loss: float = math.inf
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, float | None]] = field(default_factory=list)
+    """One entry per epoch: epoch, train_loss, valid_loss (None: no validation pairs), padding_share."""
 
     def stopped(self, cfg: TrainConfig) -> bool:
         """Whether training is over: all epochs done, or no better epoch for `patience` epochs."""
@@ -93,14 +95,15 @@ def fit(
         model: Has `preparer`, `forward`, `param_groups(cfg)` and `before_training(queries, pin_texts, cfg)`, which may
             make another preparer.
         train: Must not be empty.
-        valid: May be empty: then the last epoch counts as the best.
+        valid: May be empty: then there is no validation loss and no early stopping, and the last epoch is kept.
         cfg: The loop's settings.
         seed: Decides data order and dropout.
         worker: This process among the workers.
         resume_from: Folder that `report` saved earlier; None: from the start.
 
     Raises:
-        ValueError: nothing to train on, or the loss is not finite.
+        ValueError: nothing to train on, a training or validation loss is not finite, or a part of the model that should
+            train gets no gradient.
     """
     import torch
 
@@ -151,20 +154,24 @@ def fit(
                 loss_sum = 0.0
                 per_sec = (state.tokens - reported) / max(time.monotonic() - reported_at, 1e-9)
                 reported, reported_at = state.tokens, time.monotonic()
-                worker.track(state.history[-1] | {"tokens_per_sec": per_sec}, state.total_steps)
+                last = {name: value for name, value in state.history[-1].items() if value is not None}
+                worker.track(last | {"tokens_per_sec": per_sec}, state.total_steps)
                 logger.info(
-                    "epoch %d: train loss %.4f, valid loss %.4f; %.0f tokens/s, %.1f%% padding",
-                    state.epoch, state.history[-1]["train_loss"], state.history[-1]["valid_loss"], per_sec,
-                    100 * state.history[-1]["padding_share"],
+                    "epoch %d: train loss %.4f, validation loss %s; %.0f tokens/s, %.1f%% padding",
+                    state.epoch, last["train_loss"],
+                    f"{last['valid_loss']:.4f}" if "valid_loss" in last else "none (no validation pairs)", per_sec,
+                    100 * last["padding_share"],
                 )  # fmt: skip
             elif worker.rank == 0 and state.total_steps % cfg.track_steps == 0:
                 worker.track({"step_loss": run.last_loss, "learning_rate_factor": factor}, state.total_steps)
             if due:
-                shown = dict(state.history[-1]) if ended else {}
+                shown = {name: value for name, value in state.history[-1].items() if value is not None} if ended else {}
                 shown |= {"epochs": float(state.epoch), "total_steps": float(state.total_steps)}
                 worker.report(shown, partial(_save, model, optimizer, state, best, worker))
             step = following
         steps.close()
+        if run.num_steps:
+            run.refuse_untouched()
     _set_weights(model, best, worker)
     model.eval()
     return state
@@ -183,27 +190,31 @@ def _end_epoch(
     train_loss = state.loss_sum / weight
     if not math.isfinite(train_loss):
         raise ValueError(f"the training loss is {train_loss} in epoch {state.epoch}; lower train.learning_rate")
-    valid_loss = evaluate_loss(model, valid, cfg, worker) if len(valid) else train_loss
+    valid_loss = evaluate_loss(model, valid, cfg, worker) if len(valid) else None
     padding = 1 - state.tokens / max(state.padded_tokens, 1)
     state.history.append(
         {"epoch": state.epoch, "train_loss": train_loss, "valid_loss": valid_loss, "padding_share": round(padding, 4)}
     )
-    if valid_loss < state.best_loss or not len(valid):
-        state.best_epoch, state.best_loss = state.epoch, valid_loss
+    if valid_loss is None or valid_loss < state.best_loss:
+        state.best_epoch, state.best_loss = state.epoch, math.inf if valid_loss is None else valid_loss
         best = trained_weights(model)
     state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
     return best
 
 
 def evaluate_loss(model: Any, examples: Examples, cfg: TrainConfig, worker: Worker) -> float:
-    """Weighted mean loss over all examples, without the margin part; the workers share the batches."""
+    """Weighted mean loss over all examples, without the margin part; the workers share the batches.
+
+    Raises:
+        ValueError: it is not finite: no epoch would ever be the best, and the weights from before training would be kept.
+    """
     import torch
 
     model.eval()
     device = next(model.parameters()).device
     loss = loss_of(cfg)
     batches = _batches_without_gradients(model, examples, cfg)
-    loss_sum = 0.0
+    loss_sum, culprit = 0.0, ""
     with torch.inference_mode():
         for start in range(0, len(batches), worker.size):
             # Sharded models need every worker in each pass; one that has no batch left repeats the last one.
@@ -213,8 +224,18 @@ def evaluate_loss(model: Any, examples: Examples, cfg: TrainConfig, worker: Work
             with autocast(device.type, pick_dtype(cfg.dtype, device.type)):
                 logits = model({name: tensor.to(device) for name, tensor in inputs.items()})
             losses = loss(logits.float(), torch.from_numpy(np.ascontiguousarray(part.targets, np.float32)).to(device))
-            loss_sum += float(losses.cpu() @ torch.from_numpy(part.weights.astype(np.float32))) if mine else 0.0
-    return worker.total(loss_sum) / max(float(examples.weights.sum()), 1e-9)
+            losses = losses.cpu() * torch.from_numpy(part.weights.astype(np.float32))
+            loss_sum += float(losses.sum()) if mine else 0.0
+            if mine and not culprit and not bool(losses.isfinite().all()):
+                row = int((~losses.isfinite()).nonzero()[0])
+                culprit = f": query {part.queries[row]!r}, pin text {part.pin_texts[row][:80]!r}"
+    mean = worker.total(loss_sum) / max(float(examples.weights.sum()), 1e-9)
+    if not math.isfinite(mean):
+        raise ValueError(
+            f"the validation loss is {mean}{culprit or ', by a pair of another worker'}; check this pair's features and "
+            "text, or lower train.learning_rate"
+        )
+    return mean
 
 
 def predict(model: Any, examples: Examples, cfg: TrainConfig) -> np.ndarray:
@@ -255,6 +276,8 @@ class _Run:
         self.cfg, self.worker, self.device = cfg, worker, device
         self.loss = loss_of(cfg)
         self.trained = [p for group in optimizer.param_groups for p in group["params"]]
+        self.untouched = list(range(len(optimizer.param_groups)))  # groups that have had no gradient yet
+        self.num_steps = 0
         self.last_loss = math.nan  # mean of the last step over this worker's share
 
     def step(self, step: Step) -> float:
@@ -269,12 +292,43 @@ class _Run:
                 loss = self._loss_of(micro)
                 (loss * scale).backward()
             loss_sum += loss.detach()
+        if self.untouched:
+            self._note_gradients()
         torch.nn.utils.clip_grad_norm_(self.trained, self.cfg.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         total = float(loss_sum)
         self.last_loss = total * scale
         return total
+
+    def _note_gradients(self) -> None:
+        """Remove parameter groups that have a gradient from the list of those that had none yet."""
+        groups = self.optimizer.param_groups
+        for number in list(self.untouched):
+            parameters = [p for p in groups[number]["params"] if p.numel()]
+            moved = any(map(_has_gradient, parameters)) or not parameters
+            if self.worker.total(float(moved)) > 0:
+                self.untouched.remove(number)
+        self.num_steps += 1
+        if self.num_steps == _STEPS_TO_MOVE:
+            self.refuse_untouched()
+
+    def refuse_untouched(self) -> None:
+        """Refuse a training in which a part of the model that should train stays as it was, whatever the reason.
+
+        Such a run ends well with a normal loss curve, since the other parts learn. A part is a parameter group: a layer,
+        the embeddings, the head.
+        """
+        if not self.untouched:
+            return
+        groups = self.optimizer.param_groups
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        first = [names.get(id(groups[number]["params"][0]), "?") for number in self.untouched]
+        raise ValueError(
+            f"{len(first)} of {len(groups)} parts of the model that should train had no gradient in {self.num_steps} steps: "
+            f"{', '.join(first[:5])}; they would stay as they were. Check lora_rank, train_top_layers and train_embeddings, "
+            "and that the model reads its text"
+        )
 
     def _loss_of(self, micro: MicroBatch) -> Any:
         """Summed, weighted loss of a micro-batch, mean over the model's views."""
@@ -299,6 +353,14 @@ class _Run:
             self.wrapped.set_requires_gradient_sync(not yes)
             return nullcontext()
         return self.wrapped.no_sync() if yes and hasattr(self.wrapped, "no_sync") else nullcontext()
+
+
+def _has_gradient(parameter: Any) -> bool:
+    gradient = parameter.grad
+    if gradient is None:
+        return False
+    gradient = gradient.to_local() if hasattr(gradient, "to_local") else gradient  # of FSDP2: this worker's shard
+    return bool(gradient.any())
 
 
 # --- weights and checkpoints ---

@@ -28,9 +28,12 @@ def hard_cross_entropy(logits: Any, targets: Any) -> Any:
 
 def ordinal_cross_entropy(logits: Any, targets: Any) -> Any:
     """Sum over k of the cross-entropy of "the grade is above k": two grades off costs more than one."""
-    above = logits.softmax(-1).flip(-1).cumsum(-1).flip(-1)[:, 1:].clamp(_LEAST, 1 - _LEAST)
+    log_probs = logits.log_softmax(-1)
+    # Sums of probabilities as logarithms: one that is clamped away from 0 has no gradient, however wrong it is.
+    above = log_probs.flip(-1).logcumsumexp(-1).flip(-1)[:, 1:]
+    at_most = log_probs.logcumsumexp(-1)[:, :-1]
     wanted = targets.flip(-1).cumsum(-1).flip(-1)[:, 1:]
-    return -(wanted * above.log() + (1 - wanted) * (1 - above).log()).sum(-1)
+    return -(wanted * above + (1 - wanted) * at_most).sum(-1)
 
 
 def kl_with_temperature(logits: Any, targets: Any, temperature: float) -> Any:

@@ -1,5 +1,6 @@
 """The shared training loop: it learns, resumes exactly, and means the same on any number of workers."""
 
+import dataclasses
 import threading
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from ray_app.training.batches import (
     query_batches,
 )
 from ray_app.training.examples import Examples
-from ray_app.training.loop import TrainState, Worker, fit, learning_rate_factor
+from ray_app.training.loop import TrainState, Worker, _Run, fit, learning_rate_factor
 
 
 class Letters:
@@ -322,3 +323,102 @@ def test_cosine_falls_slowly_fast_slowly() -> None:
     assert factors[55] == pytest.approx(0.5)
     assert factors[99] < 0.001
     assert factors[20] > learning_rate_factor(20, 100, 0.1)
+
+
+# --- whole queries, weights, and what must not pass silently ---
+
+
+def queries_of_sizes(sizes: list[int]) -> Examples:
+    """Pairs of several queries, with grades and features that differ within each."""
+    rng, n = np.random.default_rng(1), sum(sizes)
+    return Examples(
+        queries=[f"q{i}" for i, size in enumerate(sizes) for _ in range(size)],
+        pin_texts=["p" * (3 + i % 8) for i in range(n)], features=rng.normal(size=(n, 2)).astype(np.float32),
+        targets=np.eye(5, dtype=np.float32)[rng.integers(0, 5, n)], weights=np.ones(n, np.float32),
+    )  # fmt: skip
+
+
+def first_gradient(examples: Examples, size: int = 1, **overrides: object) -> torch.Tensor:
+    """Mean over `size` workers of the gradient of the first step."""
+    cfg = config(batch_size=48, max_grad_norm=1e9, **overrides)
+    lengths, total = Letters().lengths(examples.queries, examples.pin_texts), 0.0
+    for rank in range(size):
+        torch.manual_seed(0)
+        model = type("NoDropout", (Linear,), {"forward": lambda self, batch: self.linear(batch["features"])})()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        optimizer.zero_grad = lambda set_to_none=True: None
+        worker = Worker(rank=rank, size=size)
+        step = next(make_steps(examples, lengths, Letters(), cfg, 0, 0, Place(rank, size)))
+        _Run(model, model, optimizer, cfg, worker, torch.device("cpu")).step(step)
+        total = total + model.linear.weight.grad.clone() / size
+    return total
+
+
+@pytest.mark.parametrize("how", [{"micro_batch_tokens": 60}, {"micro_batch_tokens": 9}, {"size": 4}, {"size": 5}])
+def test_margin_loss_has_one_gradient_whatever_the_micro_batches_and_workers(how: dict) -> None:
+    """docs/training.md promises the same steps; a query that is torn apart compares fewer of its pins."""
+    examples = queries_of_sizes([8] * 6)
+    whole = first_gradient(examples, margin_weight=1.0)
+    torch.testing.assert_close(first_gradient(examples, margin_weight=1.0, **how), whole, atol=1e-6, rtol=1e-5)
+
+
+def test_batches_keep_queries_whole_unless_one_alone_is_larger() -> None:
+    sizes = [7, 5, 3, 9, 1, 8, 6, 25, 2]
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    for epoch in range(20):
+        batches = query_batches(groups, 10, seed=0, epoch=epoch)
+        assert sorted(np.concatenate(batches).tolist()) == list(range(len(groups)))
+        held = [set(groups[rows].tolist()) for rows in batches]
+        assert [sum(query in batch for batch in held) for query in range(len(sizes)) if query != 7] == [1] * 8
+        assert len(batches) in (6, 7)
+        assert max(map(len, batches)) < 20
+    assert query_batches(np.zeros(0, np.int64), 10, 0, 0) == []
+
+
+def test_a_query_of_equal_pairs_does_not_cancel_its_own_weight() -> None:
+    """query_balance: a batch that holds one query only must still weigh what that query weighs."""
+    examples = queries_of_sizes([40, 4])
+    weights = np.where(np.array(examples.queries) == "q0", 0.1, 10.0).astype(np.float32)
+    examples = dataclasses.replace(examples, weights=weights)
+    cfg = config(batch_size=40, margin_weight=1.0)
+    lengths = Letters().lengths(examples.queries, examples.pin_texts)
+    for step in make_steps(examples, lengths, Letters(), cfg, 0, 0, Place()):
+        (micro,) = step.micro_batches
+        rows = len(micro.weights)
+        assert step.weight == pytest.approx(rows * weights.mean())
+        # The mean pair of a batch has the weight that its query has in the run, not 1.
+        assert float(micro.weights.sum()) / step.weight == pytest.approx(float(micro.weights.mean()) / weights.mean())
+
+
+def test_a_validation_loss_that_is_not_finite_names_the_pair() -> None:
+    """NaN is never less than the best: without an error the weights from before training would be saved."""
+    examples = make_examples()
+    features = examples.features.copy()
+    features[7] = np.nan
+    broken = dataclasses.replace(examples, features=features, queries=[f"query {i}" for i in range(60)])
+    with pytest.raises(ValueError, match="validation loss is nan: query 'query 7'"):
+        fit(make_model(), examples, broken, config(), 0, Worker())
+
+
+def test_without_validation_pairs_there_is_no_validation_loss() -> None:
+    """The training loss must not stand for it in curves and cards."""
+    state = fit(make_model(), make_examples(), make_examples(0), config(patience=1), 0, Worker())
+    assert [entry["valid_loss"] for entry in state.history] == [None] * 6
+    assert state.best_epoch == 5
+
+
+def test_a_part_that_should_train_and_gets_no_gradient_is_refused() -> None:
+    """Frozen adapters, or a layer that nothing reads, train to a normal loss curve and change nothing."""
+
+    class Deaf(Linear):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unread = nn.Linear(2, 5)
+
+        def param_groups(self, cfg: TrainConfig) -> list[dict]:
+            groups = [self.linear.parameters(), self.unread.parameters()]
+            return [{"params": list(group), "lr": cfg.head_learning_rate} for group in groups]
+
+    for epochs in (1, 6):  # fewer steps than the check waits for, and more
+        with pytest.raises(ValueError, match=r"1 of 2 parts .* no gradient.*unread"):
+            fit(Deaf(), make_examples(), make_examples(), config(epochs=epochs), 0, Worker())

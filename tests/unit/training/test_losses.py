@@ -86,6 +86,13 @@ def test_all_are_finite_where_model_and_target_are_sure_and_disagree(name: str) 
     assert torch.isfinite(logits.grad).all()
 
 
+def test_ordinal_has_a_gradient_however_wrong_the_model_is() -> None:
+    """A pair that the model is surest and most wrong about must not be the one that teaches nothing."""
+    logits = torch.tensor([[40.0, 0.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    ordinal_cross_entropy(logits, SURE[4:]).sum().backward()
+    assert logits.grad[0, 0] > 0.99
+
+
 def test_grade_weights_lift_rare_grades() -> None:
     targets = np.eye(5)[[0, 0, 0, 0, 0, 0, 0, 0, 4, 4]]
     np.testing.assert_allclose(grade_weights(targets, 1.0), [0.625] * 8 + [2.5] * 2)  # equal sums, mean 1
