@@ -1,5 +1,6 @@
 """Train the student on the teacher's soft labels with Ray Train, and the feature-only student beside it."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,19 +15,22 @@ from ray_app.errors import UserError
 from ray_app.features import FEATURES_VERSION
 from ray_app.ledger.content_key import content_key
 from ray_app.manifest import Drift, Manifest, StageRun, read_output, require_output
-from ray_app.models.checkpoint import calibration_info, model_files
+from ray_app.models.calibration import HUMAN_GRADES, MIN_PAIRS, TEACHER, Calibration
+from ray_app.models.checkpoint import calibration_info, load_calibration, model_files
 from ray_app.models.head import FeatureScaler
 from ray_app.models.model_card import Kind, model_card
 from ray_app.models.sources import model_identity
 from ray_app.storage import Storage
 from ray_app.teach.catalogue import index_queries
 from ray_app.teach.pairs import LabelledPairs, load_catalogue
-from ray_app.teach.splits import queries_of
+from ray_app.teach.splits import of_queries, queries_of
 from ray_app.text import query_group
 from ray_app.training.examples import Examples, matrix_of
-from ray_app.training.stage import TrainJob, train_on_ray
+from ray_app.training.stage import CalibrationPairs, TrainJob, train_on_ray
 
-VERSION = 1
+logger = logging.getLogger(__name__)
+
+VERSION = 2
 
 
 def build_student(cfg: DistillConfig, scaler: FeatureScaler, towers: bool) -> object:
@@ -56,7 +60,8 @@ class _Distilling:
             ],
             inputs=[
                 require_output(store, "label", "soft_labels"), require_output(store, "ingest", "human_labels"),
-                require_output(store, "teach", "splits"), pin_texts, *feature_inputs(cfg, store),
+                require_output(store, "teach", "splits"), require_output(store, "teach", "teacher"), pin_texts,
+                *feature_inputs(cfg, store),
             ],
             drift=Drift(
                 pin_texts=pin_texts,
@@ -74,7 +79,10 @@ class _Distilling:
         """The training of both students, the counts for the manifest, and the features' names."""
         cfg, store = self.cfg, self.store
         features = StudentFeatures.load(load_catalogue(cfg, store)[0], store)
-        taught, skipped = soft_examples(features, read_output(store, require_output(store, "label", "soft_labels")))
+        # Soft labels are raw: the teacher's temperatures are fitted anew without any label being computed again.
+        calibration = load_calibration(store, require_output(store, "teach", "teacher"))
+        soft = read_output(store, require_output(store, "label", "soft_labels"))
+        taught, skipped = soft_examples(features, soft, calibration)
         labels = read_output(store, require_output(store, "ingest", "human_labels"))
         splits = read_output(store, require_output(store, "teach", "splits"))
         human, multiple = human_examples(features, labels, splits), cfg.distill.soft_label_multiple
@@ -85,8 +93,10 @@ class _Distilling:
             taught = taught.rows(np.sort(order[: round(multiple * len(alone))]))
             human = human if multiple else alone
         jobs, num_train, num_valid = student_jobs(
-            cfg, features.names, taught, human, self.folder, num_soft_labels=num_soft_labels
-        )
+            cfg, features.names, taught, human, self.folder, splits,
+            held_out=human_examples(features, labels, splits, weight=1.0, split="valid", smoothing=0.0),
+            num_soft_labels=num_soft_labels,
+        )  # fmt: skip
         used = num_train + num_valid
         counts = {
             "rows_in": used + skipped,
@@ -122,8 +132,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
 
 def student_jobs(
-    cfg: Config, features: Sequence[str], taught: Examples, human: Examples, folder: str,
-    names: Sequence[Kind] | None = None, num_soft_labels: int = 0,
+    cfg: Config, features: Sequence[str], taught: Examples, human: Examples, folder: str, splits: pa.Table,
+    held_out: Examples, names: Sequence[Kind] | None = None, num_soft_labels: int = 0,
 ) -> tuple[dict[str, TrainJob], int, int]:  # fmt: skip
     """The training of a student, and of the feature-only student, the baseline without towers, on the same pairs.
 
@@ -134,6 +144,9 @@ def student_jobs(
             human-labelled queries does.
         human: Human-labelled pairs of training queries, trained on too.
         folder: Of the models, with `{name}` in it.
+        splits: Which human-labelled queries train and choose: their soft labels are on the same side.
+        held_out: Human-labelled pairs of validation queries, with the grades as they were given: if there are enough,
+            probabilities are calibrated to them, else to the calibrated teacher's.
         names: Which of the two; None: as `distill.feature_student` says.
         num_soft_labels: That there are, if `soft_label_multiple` leaves some out.
 
@@ -142,10 +155,15 @@ def student_jobs(
     """
     distill = cfg.distill
     if len(taught):
-        train, valid = _split(taught, distill.valid_share, cfg.seed)
+        train, valid = _split(taught, distill.valid_share, cfg.seed, splits)
         train = Examples.concatenate([train, human])
     else:
         train, valid = _split(human, 0.1, cfg.seed)
+    calibrate_on = CalibrationPairs(examples=held_out, fitted_to=HUMAN_GRADES)
+    if len(held_out) < MIN_PAIRS and len(taught):
+        calibrate_on = CalibrationPairs(examples=valid, fitted_to=TEACHER)
+    if not len(valid):
+        logger.warning("distill: no query is left for validation (distill.valid_share): the last epoch is kept")
     names = names or (("student", "feature_student") if distill.feature_student else ("student",))
     scaler = FeatureScaler.fit(train.features)
     loops = {"student": distill.train, "feature_student": distill.feature_train}
@@ -158,6 +176,7 @@ def student_jobs(
             valid=valid,
             cfg=loops[name],
             model_folder=folder.format(name=name),
+            calibrate_on=calibrate_on,
             card=partial(
                 model_card,
                 kind=name,
@@ -182,8 +201,13 @@ def _longer(train: TrainConfig, times: int) -> TrainConfig:
     return train.model_copy(update={"epochs": train.epochs * times, "patience": train.patience * times})
 
 
-def soft_examples(features: StudentFeatures, soft: pa.Table) -> tuple[Examples, int]:
-    """Pairs with the teacher's grades, and how many soft labels were errors.
+def soft_examples(features: StudentFeatures, soft: pa.Table, calibration: Calibration | None) -> tuple[Examples, int]:
+    """Pairs with the calibrated teacher's grades, and how many soft labels were errors.
+
+    Args:
+        features: Of the run.
+        soft: Schema SOFT_LABELS.
+        calibration: Of the teacher; None: it has none.
 
     Raises:
         UserError: all were.
@@ -196,30 +220,35 @@ def soft_examples(features: StudentFeatures, soft: pa.Table) -> tuple[Examples, 
     queries, query_index = index_queries(good["query"].to_pylist())
     pin_index = features.catalogue.pairs.pin_rows(good["pin_id"].to_pylist())
     locales = good["locale"].to_pylist()
-    examples = _examples_of(features, queries, query_index, pin_index, locales, matrix_of(good["probs"]), 1.0)
+    probs = matrix_of(good["probs"])
+    probs = probs if calibration is None else calibration.apply(probs, locales)
+    examples = _examples_of(features, queries, query_index, pin_index, locales, probs, 1.0)
     return examples, soft.num_rows - good.num_rows
 
 
 def human_examples(
-    features: StudentFeatures, labels: pa.Table, splits: pa.Table, weight: float | None = None
-) -> Examples:
-    """Human-labelled pairs of the training queries with the raters' grades; none if their weight is 0.
+    features: StudentFeatures, labels: pa.Table, splits: pa.Table, weight: float | None = None, split: str = "train",
+    smoothing: float | None = None,
+) -> Examples:  # fmt: skip
+    """Human-labelled pairs of a split's queries with the raters' grades; none if their weight is 0.
 
     Args:
         features: Of the run.
         labels: Schema HUMAN_LABELS.
-        splits: Which queries train.
+        splits: Of the queries.
         weight: Of each pair; None: `distill.human_label_weight`.
+        split: Which.
+        smoothing: Of the targets; None: `teach.target_smoothing`.
     """
     cfg = features.catalogue.cfg
     weight = cfg.distill.human_label_weight if weight is None else weight
-    human = LabelledPairs.of(features.catalogue, labels, cfg.teach.target_smoothing)
-    examples = _examples_of(
+    chosen = queries_of(splits, split) if weight > 0 else set()
+    smoothing = cfg.teach.target_smoothing if smoothing is None else smoothing
+    human = LabelledPairs.of(features.catalogue, of_queries(labels, chosen), smoothing)
+    return _examples_of(
         features, human.queries, human.query_index, human.pin_index, human.table["locale"].to_pylist(),
         matrix_of(human.table["target"]), weight,
     )  # fmt: skip
-    chosen = queries_of(splits, "train") if weight > 0 else set()
-    return examples.rows(np.flatnonzero([query in chosen for query in examples.queries]))
 
 
 def _examples_of(
@@ -236,9 +265,21 @@ def _examples_of(
     )
 
 
-def _split(examples: Examples, valid_share: float, seed: int) -> tuple[Examples, Examples]:
-    """Training and validation pairs, split by query; near-duplicates fall together."""
+def _split(
+    examples: Examples, valid_share: float, seed: int, splits: pa.Table | None = None
+) -> tuple[Examples, Examples]:
+    """Training and validation pairs, split by query; near-duplicates fall together.
+
+    Human-labelled queries stay on the side that `splits` has them on: else early stopping would see queries that were
+    trained on, and calibration queries that chose nothing.
+    """
     bound = f"{int(valid_share * 16**8):08x}"
-    chooses = {q: content_key(f"valid {seed}", query_group(q))[:8] < bound for q in set(examples.queries)}
+    fixed = {}
+    if splits is not None:
+        fixed = {query_group(q): name == "valid" for q, name in zip(*splits.to_pydict().values(), strict=True)}
+    chooses = {}
+    for query in set(examples.queries):
+        group = query_group(query)
+        chooses[query] = fixed[group] if group in fixed else content_key(f"valid {seed}", group)[:8] < bound
     is_valid = np.array([chooses[query] for query in examples.queries], bool)
     return examples.rows(np.flatnonzero(~is_valid)), examples.rows(np.flatnonzero(is_valid))

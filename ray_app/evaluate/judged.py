@@ -17,8 +17,7 @@ from ray_app.manifest import Output, read_output, require_output
 from ray_app.storage import Storage
 from ray_app.teach.catalogue import Catalogue
 from ray_app.teach.pairs import LabelledPairs, load_catalogue
-from ray_app.teach.splits import queries_of
-from ray_app.text import normalise_query
+from ray_app.teach.splits import of_queries, queries_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +96,6 @@ def without_queries(catalogue: Catalogue, labels: pa.Table) -> Catalogue:
     """The catalogue with texts that hold none of the labelled queries."""
     pin_texts = drop_engaged_queries(catalogue.pin_texts, set(labels["query"].to_pylist()))
     return catalogue if pin_texts.equals(catalogue.pin_texts) else catalogue.with_texts(pin_texts)
-
-
-def of_queries(labels: pa.Table, queries: set[str]) -> pa.Table:
-    """The labels of some normalised queries."""
-    return labels.filter(pa.array([normalise_query(q) in queries for q in labels["query"].to_pylist()], pa.bool_()))
 
 
 def evaluation_settings(cfg: Config) -> EvaluationSettings:

@@ -1,37 +1,55 @@
-"""Temperatures that make a model's probabilities honest, one per locale where it has pairs enough.
+"""Temperature scaling of a model's probabilities, per locale where there are enough pairs, kept only where it helps.
 
 A temperature T turns logits z into z / T, so probabilities p into p ** (1/T), scaled to sum to 1: above 1 makes an
-overconfident model modest. Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+overconfident model less confident. Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+
+Few pairs fit a temperature badly, and a badly fitted one makes probabilities worse than none. So each is cross-fitted by
+query, and it is kept only if it lowers the log loss of the queries that it was not fitted on, clearly and without a higher
+calibration error.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 FILE = "calibration.json"  # in the model's folder
 MIN_PAIRS = 200  # guessed: a locale with fewer takes its language's temperature, a language the one of all
 ALL = "*"
+HUMAN_GRADES, TEACHER = "human grades", "calibrated teacher"  # what temperatures are fitted to
 _BINS = 10
 _MIN_PROB = 1e-7
+_FOLDS = 10
+_MIN_GAIN = 2.0  # standard errors, clustered by query: a gain that is about as likely to be real as a 95% interval says
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Temperatures, and what they do.
+    """Temperatures, and their effect on queries that they were not fitted on.
 
     Args:
-        temperatures: Locale, language or `*` -> temperature.
+        temperatures: Locale, language or `*` -> temperature; 1: it is kept as it is.
         pairs: The same keys -> pairs that it was fitted on.
-        ece_before: Expected calibration error of the likeliest grade, 0..1, without temperatures.
-        ece_after: With temperatures that were fitted on the other half of the queries.
+        ece_before: Top-label expected calibration error, 0..1, without temperatures.
+        ece_after: With them, cross-fitted by query.
+        log_loss_before: Mean cross-entropy in nats, without temperatures; None: an older version did not record it.
+        log_loss_after: With them, cross-fitted by query.
+        rejected: Keys -> temperatures that fitted best, but did not help queries that they were not fitted on.
+        fitted_to: HUMAN_GRADES, or TEACHER where there are too few of them.
+        queries: Distinct queries that it was fitted on.
     """
 
     temperatures: dict[str, float]
     pairs: dict[str, int]
     ece_before: float
     ece_after: float
+    log_loss_before: float | None = None
+    log_loss_after: float | None = None
+    rejected: dict[str, float] = field(default_factory=dict)
+    fitted_to: str | None = None
+    queries: int | None = None
 
     def apply(self, probs: np.ndarray, locales: Sequence[str]) -> np.ndarray:
         """Calibrated probabilities; both (num_pairs, 5), float32. Rows of NaN stay so."""
@@ -57,36 +75,50 @@ class Calibration:
 
 
 def fit_calibration(
-    probs: np.ndarray, targets: np.ndarray, weights: np.ndarray, locales: Sequence[str], queries: Sequence[str]
-) -> Calibration | None:
+    probs: np.ndarray, targets: np.ndarray, weights: np.ndarray, locales: Sequence[str], queries: Sequence[str],
+    fitted_to: str | None = None,
+) -> Calibration | None:  # fmt: skip
     """Fit temperatures on pairs that the model was not trained on, by the lowest cross-entropy.
 
     Args:
         probs: (N, 5), the model's.
-        targets: (N, 5), each row a distribution.
-        weights: (N,).
+        targets: (N, 5), each row a distribution over the grades as they were given: label smoothing in them would make
+            honest probabilities too modest.
+        weights: (N,); weights that balance grades would fit probabilities to a world that does not exist.
         locales: N locales.
-        queries: N queries; ECE is measured by halves of them.
+        queries: N queries; temperatures are cross-fitted by folds of them.
+        fitted_to: What the targets are, for the model card.
 
     Returns:
         None if there is no pair.
     """
     if len(probs) == 0:
         return None
-    keys = np.array([str(locale) for locale in locales], dtype=object)
-    temperatures, pairs = _fit(probs, targets, weights, keys)
-    half = np.unique(np.array(queries, dtype=object), return_inverse=True)[1] % 2 == 0
-    after = np.array(probs, np.float64)
-    for part, other in ((half, ~half), (~half, half)):
-        if part.any() and other.any():
-            found, counts = _fit(probs[other], targets[other], weights[other], keys[other])
-            crossed = Calibration(temperatures=found, pairs=counts, ece_before=0.0, ece_after=0.0)
-            after[part] = crossed.apply(probs[part], keys[part].tolist())
+    fold, query = _folds(queries)
+    temperatures, rejected, pairs = {ALL: 1.0}, {}, {}
+    after = np.array(probs, np.float64)  # by the temperatures that are kept, cross-fitted
+    for key, rows in _groups(locales).items():  # all, then languages, then locales: each against what it would replace
+        fitted, tried = _temperature(probs[rows], targets[rows], weights[rows]), after.copy()
+        for held_out in range(int(fold.max()) + 1):
+            fits, applies = rows & (fold != held_out), rows & (fold == held_out)
+            if fits.any() and applies.any():
+                power = 1.0 / _temperature(probs[fits], targets[fits], weights[fits])
+                tried[applies] = _tempered(probs[applies], np.full(int(applies.sum()), power))
+        pairs[key] = int(rows.sum())
+        if _helps(after[rows], tried[rows], targets[rows], weights[rows], query[rows]):
+            temperatures[key], after = fitted, tried
+        else:
+            rejected[key] = fitted
     return Calibration(
         temperatures=temperatures,
         pairs=pairs,
         ece_before=expected_calibration_error(probs, targets, weights),
         ece_after=expected_calibration_error(after, targets, weights),
+        log_loss_before=float(np.average(_cross_entropy(probs, targets), weights=weights)),
+        log_loss_after=float(np.average(_cross_entropy(after, targets), weights=weights)),
+        rejected=rejected,
+        fitted_to=fitted_to,
+        queries=int(query.max()) + 1,
     )
 
 
@@ -106,18 +138,40 @@ def expected_calibration_error(probs: np.ndarray, targets: np.ndarray, weights: 
     return float(np.abs(gaps).sum() / max(float(weights.sum()), 1e-12))
 
 
-def _fit(
-    probs: np.ndarray, targets: np.ndarray, weights: np.ndarray, locales: np.ndarray
-) -> tuple[dict[str, float], dict[str, int]]:
-    languages = np.array([_language(locale) for locale in locales], dtype=object)
-    groups = {ALL: np.ones(len(probs), bool)}
-    for names in (languages, locales):
-        for name in sorted(set(names.tolist())):
-            chosen = names == name
+def _groups(locales: Sequence[str]) -> dict[str, np.ndarray]:
+    """Key -> rows (bool, (N,)) of all, of each language and of each locale that has enough pairs; in this order."""
+    groups = {ALL: np.ones(len(locales), bool)}
+    for names in ([_language(locale) for locale in locales], list(locales)):
+        column = np.array(names, dtype=object)
+        for name in sorted(set(names)):
+            chosen = column == name
             if int(chosen.sum()) >= MIN_PAIRS:
                 groups[name] = chosen
-    temperatures = {name: _temperature(probs[rows], targets[rows], weights[rows]) for name, rows in groups.items()}
-    return temperatures, {name: int(rows.sum()) for name, rows in groups.items()}
+    return groups
+
+
+def _folds(queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) fold of each pair, by a hash of its query, and (N,) number of its query."""
+    distinct, query = np.unique(np.array(list(queries), dtype=object).astype(str), return_inverse=True)
+    hashes = [hashlib.sha256(text.encode()).hexdigest() for text in distinct.tolist()]
+    return (np.argsort(np.argsort(hashes)) % _FOLDS)[query], query
+
+
+def _helps(before: np.ndarray, after: np.ndarray, targets: np.ndarray, weights: np.ndarray, query: np.ndarray) -> bool:
+    """Whether cross-fitted probabilities have a clearly lower log loss, and no higher calibration error."""
+    gain = weights * (_cross_entropy(before, targets) - _cross_entropy(after, targets))
+    by_query = np.bincount(np.unique(query, return_inverse=True)[1], weights=gain)
+    n = len(by_query)
+    if n < 2:
+        return False
+    clear = by_query.mean() > _MIN_GAIN * by_query.std(ddof=1) / np.sqrt(n)
+    error = [expected_calibration_error(probs, targets, weights) for probs in (before, after)]
+    return bool(clear and error[1] <= error[0])
+
+
+def _cross_entropy(probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(N,) nats."""
+    return -(targets * np.log(np.clip(probs, _MIN_PROB, None))).sum(1)
 
 
 def _temperature(probs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
@@ -125,7 +179,7 @@ def _temperature(probs: np.ndarray, targets: np.ndarray, weights: np.ndarray) ->
 
     def cross_entropy(log_temperature: float) -> float:
         tempered = _tempered(probs, np.full(len(probs), np.exp(-log_temperature)))
-        return float(-(weights[:, None] * targets * np.log(np.clip(tempered, _MIN_PROB, None))).sum())
+        return float(weights @ _cross_entropy(tempered, targets))
 
     found = minimize_scalar(cross_entropy, bounds=(np.log(0.25), np.log(4.0)), method="bounded")
     return round(float(np.exp(found.x)), 4)

@@ -5,6 +5,7 @@
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ray_app.storage import Storage, StoredFile
 
 
 def save_model(
-    model: Any, store: Storage, folder: str, history: list[dict[str, float]], extra_files: dict[str, str]
+    model: Any, store: Storage, folder: str, history: Sequence[dict[str, float | None]], extra_files: dict[str, str]
 ) -> None:
     """Write a model (anything with `save_pretrained(path)`), its training history and further texts under `folder`."""
     with tempfile.TemporaryDirectory() as temp:

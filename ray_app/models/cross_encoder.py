@@ -115,6 +115,10 @@ class CrossEncoder(nn.Module):
             return torch.stack([pool(hidden, batch["query_mask"], "mean"), pool(hidden, batch["pin_mask"], "mean")], 1)
         return pool(hidden, batch["attention_mask"], self.cfg.pooling).unsqueeze(1)
 
+    def shift_logits(self, by: np.ndarray) -> None:
+        """See `GradeHead.shift_logits`."""
+        self.head.shift_logits(by)
+
     def merge_adapters(self) -> None:
         """Add low-rank adapters, if there are any, to the weights that they adapt: the same function, and faster."""
         if hasattr(self.backbone, "merge_and_unload"):

@@ -30,11 +30,10 @@ class LabelledPairs:
     pin_index: np.ndarray
 
     @classmethod
-    def of(cls, catalogue: Catalogue, labels: pa.Table, smoothing: float) -> "LabelledPairs":
-        """Combine the raters of each pair and find its pin in the catalogue."""
+    def of(cls, catalogue: Catalogue, labels: pa.Table, smoothing: float = 0.0) -> "LabelledPairs":
+        """Combine the raters of each pair, with label smoothing, and find its pin in the catalogue."""
         table = combine_raters(labels, smoothing)
         queries, query_index = index_queries(table["query"].to_pylist())
-        table = table.set_column(0, "query", pa.array([queries[i] for i in query_index], pa.string()))
         return cls(
             table=table,
             queries=queries,

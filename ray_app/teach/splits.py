@@ -1,11 +1,11 @@
 """Which human-labelled queries train, choose and test: split by query, never by pair."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 
 from ray_app.ledger.content_key import content_key
-from ray_app.text import query_group
+from ray_app.text import normalise_query, query_group
 
 SPLITS = pa.schema(
     [
@@ -44,3 +44,9 @@ def queries_of(splits: pa.Table, *names: str) -> set[str]:
     """Queries of the named splits."""
     rows = zip(splits["query"].to_pylist(), splits["split"].to_pylist(), strict=True)
     return {query for query, split in rows if split in names}
+
+
+def of_queries(labels: pa.Table, queries: Collection[str]) -> pa.Table:
+    """The labels of some normalised queries."""
+    wanted = {raw for raw in set(labels["query"].to_pylist()) if normalise_query(raw) in queries}
+    return labels.filter(pa.array([query in wanted for query in labels["query"].to_pylist()], pa.bool_()))

@@ -1,7 +1,7 @@
 """Fine-tune the teacher on human labels with Ray Train."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -11,6 +11,7 @@ from ray_app.config import Config, TeachConfig
 from ray_app.errors import UserError
 from ray_app.ledger.content_key import content_key
 from ray_app.manifest import Drift, Manifest, Output, StageRun, read_output, require_output
+from ray_app.models.calibration import HUMAN_GRADES
 from ray_app.models.checkpoint import calibration_info, finished_model, local_folder, model_files
 from ray_app.models.head import FeatureScaler
 from ray_app.models.model_card import model_card
@@ -20,15 +21,15 @@ from ray_app.teach.catalogue import Catalogue
 from ray_app.teach.features import COSINE_NAMES
 from ray_app.teach.pairs import LabelledPairs, load_catalogue
 from ray_app.teach.splits import queries_of, split_queries
-from ray_app.teach.targets import grade_weights, query_weights
+from ray_app.teach.targets import balance_shift, grade_weights, query_weights, smooth_targets
 from ray_app.teach.warm_up import find_types, warm_up_examples
 from ray_app.training.examples import Examples, matrix_of
-from ray_app.training.stage import TrainJob, train_on_ray
+from ray_app.training.stage import CalibrationPairs, TrainJob, train_on_ray
 from ray_app.zero_shot.stage import zero_shot_tower
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 
 
 def build_teacher(cfg: TeachConfig, scaler: FeatureScaler, store: Storage, warm_folder: str | None) -> object:
@@ -54,7 +55,7 @@ class _Teaching:
     def of(cls, cfg: Config, store: Storage) -> "_Teaching":
         labels = require_output(store, "ingest", "human_labels")
         catalogue, catalogue_outputs = load_catalogue(cfg, store)
-        pairs = LabelledPairs.of(catalogue, read_output(store, labels), cfg.teach.target_smoothing)
+        pairs = LabelledPairs.of(catalogue, read_output(store, labels))
         if len(pairs.queries) < 3:
             raise UserError(
                 f"ingest.human_labels has {len(pairs.queries)} queries; a teacher needs at least 3 (train, valid, test)"
@@ -129,19 +130,27 @@ def teacher_jobs(
         features = catalogue.teacher_features(cosine, pairs.queries, vectors, pairs.query_index, pairs.pin_index)
     else:
         features = np.zeros((len(pairs.query_index), 0), np.float32)
+    given = matrix_of(pairs.table["target"])
     examples = Examples(
         queries=pairs.table["query"].to_pylist(),
         pin_texts=[catalogue.pairs.rendered[row] for row in pairs.pin_index],
         locales=pairs.table["locale"].to_pylist(),
         features=features,
-        targets=matrix_of(pairs.table["target"]),
+        targets=smooth_targets(given, cfg.teach.target_smoothing),
         weights=query_weights(pairs.query_index, cfg.teach.query_balance)
-        * grade_weights(matrix_of(pairs.table["target"]), cfg.teach.class_balance),
+        * grade_weights(given, cfg.teach.class_balance),
     )
-    part = {}
+    as_given = replace(examples, targets=given, weights=np.ones(len(given), np.float32))
+    rows = {}
     for name in ("train", "valid"):
         chosen = queries_of(splits, name)
-        part[name] = examples.rows(np.flatnonzero([query in chosen for query in examples.queries]))
+        rows[name] = np.flatnonzero([query in chosen for query in examples.queries])
+    if not len(rows["valid"]):
+        logger.warning(
+            "teach: no query is left for validation (teach.valid_share is %g of %d queries): the last epoch is kept, and "
+            "probabilities are not calibrated", cfg.teach.valid_share, len(pairs.queries),
+        )  # fmt: skip
+    part = {name: examples.rows(index) for name, index in rows.items()}
     warm_up = None if cfg.teach.warm_up is None else _warm_up_job(cfg, store, catalogue, features.shape[1], folder)
     scaler = FeatureScaler.fit(part["train"].features)
     job = TrainJob(
@@ -151,6 +160,8 @@ def teacher_jobs(
         cfg=cfg.teach.train,
         model_folder=folder,
         extra_files={"cosine_features.json": cosine.to_json()},
+        calibrate_on=CalibrationPairs(examples=as_given.rows(rows["valid"]), fitted_to=HUMAN_GRADES),
+        logit_shift=balance_shift(given, cfg.teach.class_balance) if cfg.teach.class_balance else None,
         card=partial(
             model_card, kind="teacher", cfg=cfg, num_train=len(part["train"]), num_valid=len(part["valid"]),
             languages=sorted(set(part["train"].locales or [])),

@@ -320,9 +320,13 @@ class Streamed:
             dataset = ray.data.from_items(items, override_num_blocks=max(1, len(items))).map_batches(
                 _window_steps,
                 fn_kwargs={
-                    "store": self.store, "preparer": self.preparer, "cfg": cfg, "seed": seed, "place": place,
+                    "store": self.store,
+                    "preparer": self.preparer,
+                    "cfg": cfg,
+                    "seed": seed,
+                    "place": place,
                     "mean_weight": self.weight / self.num_rows,
-                },  # fmt: skip
+                },
                 batch_size=1,
                 compute=ray.data.TaskPoolStrategy(size=_WINDOWS_AHEAD),
                 num_cpus=0,  # the workers hold the CPUs of a small cluster, and would wait for these tasks for ever

@@ -17,7 +17,7 @@ class Examples:
         features: (N, num_features) float32, not standardised.
         targets: (N, 5) float32, each row a distribution over grades.
         weights: (N,) float32, >= 0.
-        locales: N locales that the queries were searched from; None: not known, and then no model is calibrated.
+        locales: N locales that the queries were searched from; None: not known.
     """
 
     queries: Sequence[str]

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _STEPS_TO_MOVE = 10  # guessed: the first batch of a run may have weight 0, or a loss that is flat there
 
+
 @dataclass
 class TrainState:
     """What a resumed run needs besides the weights."""

@@ -25,7 +25,7 @@ from ray_app.models.calibration import FILE as CALIBRATION_FILE
 from ray_app.models.calibration import fit_calibration
 from ray_app.models.checkpoint import model_files, save_model
 from ray_app.storage import CorruptFileError, Storage
-from ray_app.training.batches import Source, Streamed
+from ray_app.training.batches import Source, Streamed, query_batches
 from ray_app.training.examples import Examples
 from ray_app.training.loop import Worker, fit, predict, trained_weights
 from ray_app.training.tracking import start_tracking
@@ -38,17 +38,31 @@ _ROWS_PER_FILE = 8192  # of examples that are streamed: windows are made of such
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrationPairs:
+    """Pairs that temperatures are fitted on.
+
+    Args:
+        examples: Not trained on, with locales; targets without label smoothing, and weights that balance no grade.
+        fitted_to: What the targets are, for the model card: see `ray_app.models.calibration`.
+    """
+
+    examples: Examples
+    fitted_to: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainJob:
     """One model to train.
 
     Args:
         build: Makes the untrained model in the worker; must be picklable and cheap to send.
         train: Examples that are trained on.
-        valid: Examples that choose the best epoch, and the temperatures if they have locales; may be empty.
+        valid: Examples that choose the best epoch; may be empty.
         cfg: The loop's settings.
         model_folder: Of the finished model under the storage root; a job whose folder is finished is skipped.
         extra_files: name -> text, saved beside the model.
         card: Makes the model card from the keywords `history` and `calibration`; None: no card.
+        calibrate_on: What temperatures are fitted on; None: the model is not calibrated.
     """
 
     build: Callable[[], Any]
@@ -58,6 +72,9 @@ class TrainJob:
     model_folder: str
     extra_files: dict[str, str] = field(default_factory=dict)
     card: Callable[..., str] | None = None
+    calibrate_on: "CalibrationPairs | None" = None
+    logit_shift: np.ndarray | None = None
+    """(5,) float, added to the trained model's logits, which must then have `shift_logits`; None: nothing."""
 
     def seed_of(self, run: int) -> int:
         """The job's own seed, or that of the run."""
@@ -91,7 +108,8 @@ def train_on_ray(
     for job in jobs:
         examples = _write_examples(job, f"training/{name}/examples/{job.model_folder}", job.seed_of(seed), store)
         nothing = job.train.rows(np.arange(0))
-        sent.append((examples, replace(job, train=nothing, valid=nothing)))
+        pairs = job.calibrate_on and replace(job.calibrate_on, examples=nothing)
+        sent.append((examples, replace(job, train=nothing, valid=nothing, calibrate_on=pairs)))
     for deaths in itertools.count():
         trainer = _trainer(name, sent, seed, store, cfg)
         try:
@@ -171,24 +189,37 @@ class _Files:
     train_rows: list[int]
     train_weight: float
     valid: str
+    calibrate_on: str | None
 
 
 def _write_examples(job: TrainJob, folder: str, seed: int, store: Storage) -> _Files:
     """In one file, or shuffled into many if they are to be streamed."""
-    rows, table = len(job.train), job.train.to_table()
-    per_file = max(rows, 1)
-    if rows > job.cfg.window_rows:
+    table = job.train.to_table()
+    parts = [table]
+    if len(job.train) > job.cfg.window_rows:
         per_file = min(_ROWS_PER_FILE, job.cfg.window_rows)
-        table = table.take(pa.array(np.random.default_rng(seed).permutation(rows)))
-    parts = [table.slice(start, per_file) for start in range(0, max(rows, 1), per_file)]
+        parts = [table.take(pa.array(rows)) for rows in _shuffled_files(job, per_file, seed)]
     paths = [f"{folder}/train-{i:05d}.parquet" for i in range(len(parts))]
     for path, part in zip(paths, parts, strict=True):
         store.write_table(path, part)
     store.write_table(f"{folder}/valid.parquet", job.valid.to_table())
+    pairs = None
+    if job.calibrate_on is not None:
+        pairs = f"{folder}/calibrate_on.parquet"
+        store.write_table(pairs, job.calibrate_on.examples.to_table())
     return _Files(
         train=paths, train_rows=[part.num_rows for part in parts], train_weight=float(job.train.weights.sum()),
-        valid=f"{folder}/valid.parquet",
+        valid=f"{folder}/valid.parquet", calibrate_on=pairs,
     )  # fmt: skip
+
+
+def _shuffled_files(job: TrainJob, per_file: int, seed: int) -> list[np.ndarray]:
+    """Row numbers of each file; a query is in one file if the loss compares its pins, which meet within a window only."""
+    if job.cfg.margin_weight > 0:
+        groups = np.unique(np.array(job.train.queries, dtype=object), return_inverse=True)[1]
+        return query_batches(groups, per_file, seed, epoch=0)
+    order = np.random.default_rng(seed).permutation(len(job.train))
+    return [order[start : start + per_file] for start in range(0, len(order), per_file)]
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -232,18 +263,26 @@ def _train_job(job: TrainJob, where: _Files, config: dict[str, Any], device: Any
             model = job.build()
             model.load_state_dict(whole, strict=False)  # the frozen ones are the base model's
     if peer.rank == 0:
-        files = job.extra_files | _describe(job, model, valid, state.history)
+        if job.logit_shift is not None:
+            model.shift_logits(job.logit_shift)
+        pairs = where.calibrate_on and Examples.from_table(store.read_table(where.calibrate_on))
+        files = job.extra_files | _describe(job, model, pairs or None, state.history)
         save_model(model, store, job.model_folder, state.history, files)
     if peer.size > 1:
         dist.barrier()
 
 
-def _describe(job: TrainJob, model: Any, valid: Examples, history: list[dict[str, float]]) -> dict[str, str]:
-    """Texts to save beside a trained model: its calibration and its card."""
+def _describe(
+    job: TrainJob, model: Any, pairs: Examples | None, history: list[dict[str, float | None]]
+) -> dict[str, str]:
+    """Texts to save with a trained model: its calibration and its card."""
     calibration, texts = None, {}
-    if valid.locales is not None:
-        probs = predict(model, valid, job.cfg)
-        calibration = fit_calibration(probs, valid.targets, valid.weights, valid.locales, valid.queries)
+    if pairs is not None and job.calibrate_on is not None:
+        assert pairs.locales is not None, "calibration is per locale"
+        probs = predict(model, pairs, job.cfg)
+        calibration = fit_calibration(
+            probs, pairs.targets, pairs.weights, pairs.locales, pairs.queries, job.calibrate_on.fitted_to
+        )
     if calibration is not None:
         texts[CALIBRATION_FILE] = calibration.to_json()
     if job.card is not None:

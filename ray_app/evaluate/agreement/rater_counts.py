@@ -11,6 +11,7 @@ from ray_app.evaluate.metrics import KEY
 from ray_app.ingest.sheets import is_adjudicator
 from ray_app.schemas import HUMAN_LABELS, NUM_GRADES, require_columns
 from ray_app.teach.targets import FINAL_RATER
+from ray_app.text import normalise_query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,9 @@ class RaterCounts:
 
     @classmethod
     def of(cls, labels: pa.Table) -> "RaterCounts":
-        """Count the raters' grades of each pair; the order of the rows does not matter.
+        """Count the raters' grades of each pair, queries normalised; the order of the rows does not matter.
+
+        Of a rater who graded two spellings of a query, the first spelling in alphabetical order counts.
 
         Args:
             labels: HUMAN_LABELS.
@@ -41,12 +44,14 @@ class RaterCounts:
             raise UserError("agreement: there are no human labels; set ingest.human_labels")
         said: dict[tuple[str, str, str], dict[str, tuple[int, int]]] = {}  # pair -> rater -> (row, grade)
         columns = [labels[name].to_pylist() for name in (*KEY, "rater_id", "grade")]
-        for row, (query, locale, pin_id, rater, grade) in enumerate(zip(*columns, strict=True)):
+        seen: set[tuple[str, str, str, str]] = set()
+        for row, (query, locale, pin_id, rater, grade) in sorted(enumerate(zip(*columns, strict=True)), key=_spelling):
             if grade is None or not 1 <= grade <= NUM_GRADES:
                 raise UserError(f"agreement: grade {grade} of query {query!r} is not 1..{NUM_GRADES}; set a grade_map")
-            if rater in (of_pair := said.setdefault((query, locale, pin_id), {})):
+            if (query, locale, pin_id, rater) in seen:
                 raise UserError(f"agreement: {rater} graded query {query!r}, pin {pin_id!r} twice; remove one row")
-            of_pair[rater] = (row, grade)
+            seen.add((query, locale, pin_id, rater))
+            said.setdefault((normalise_query(query), locale, pin_id), {}).setdefault(rater, (row, grade))
         keys = sorted(said)
         has_final = np.array([len(said[key]) > 1 and said[key].pop(FINAL_RATER, None) is not None for key in keys])
         given = np.zeros((len(keys), NUM_GRADES))
@@ -71,3 +76,8 @@ class RaterCounts:
         texts = [str(value) for value in values]
         found = [{texts[row] for row in rows} for rows in self.rows]
         return np.array([said.pop() if len(said) == 1 else "several" for said in found], dtype=object)
+
+
+def _spelling(row: tuple[int, tuple[str, ...]]) -> tuple[str, int]:
+    """The query as it was written, then the place in the table."""
+    return row[1][0], row[0]

@@ -53,14 +53,14 @@ def read(sheet):
 
 
 def test_surprise_by_hand(make_system):
-    # The pair counts with 1, the lower of 1 and 3. -(ln .05 + ln .2) / 2, and two raters who are 2 apart.
+    # The pair counts with 2, the mean of 1 and 3. -(ln .05 + ln .2) / 2, and two raters who are 2 apart.
     systems = {
-        "teacher": make_system([3], [[0.05, 0.2, 0.5, 0.2, 0.05]]),
+        "teacher": make_system([3], [[0.2, 0.05, 0.5, 0.2, 0.05]]),
         "student": make_system([3], [[0.2, 0.2, 0.2, 0.2, 0.2]]),
     }
     ((_, surprise, why),) = suspects_of([("q", "a", "x", 1), ("q", "a", "y", 3)], systems)
     assert surprise == round(-(np.log(0.05) + np.log(0.2)) / 2 + 2.0, 3)
-    assert why == "teacher gives grade 1 a chance of 5.0%; raters differ by 2"
+    assert why == "teacher gives grade 2 a chance of 5.0%; raters differ by 2"
 
 
 def test_the_worst_comes_first_and_what_nobody_doubts_is_left_out(make_system, make_probs):

@@ -1,8 +1,11 @@
 """Temperatures: an overconfident model becomes modest, locale by locale, and a rare locale borrows."""
 
 import numpy as np
+import pytest
 
+from ray_app.evaluate.grading import log_loss
 from ray_app.models.calibration import ALL, MIN_PAIRS, Calibration, expected_calibration_error, fit_calibration
+from ray_app.teach.targets import balance_shift, grade_weights
 
 
 def pairs(n: int, temperature: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,3 +57,61 @@ def test_a_perfect_model_has_no_error_and_a_sure_wrong_one_all_of_it() -> None:
 
 def test_no_pair_no_calibration() -> None:
     assert fit_calibration(np.zeros((0, 5)), np.zeros((0, 5)), np.zeros(0), [], []) is None
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_temperature_that_does_not_help_other_queries_is_not_kept(seed: int) -> None:
+    """Nine queries that a model is honest about: any temperature they are fitted to makes new queries worse."""
+    probs, targets = pairs(270, 1.0, seed)
+    queries = [f"query {i // 30}" for i in range(270)]
+    found = fit_calibration(probs, targets, np.ones(270), ["en-US"] * 270, queries)
+    assert found is not None
+    assert found.temperatures == {ALL: 1.0}
+    assert set(found.rejected) == {ALL, "en", "en-US"}
+    assert (found.ece_after, found.log_loss_after) == (found.ece_before, found.log_loss_before)
+
+
+@pytest.mark.parametrize("temperature", [0.6, 2.0])
+def test_a_temperature_that_helps_is_kept_and_lowers_both_figures_of_new_queries(temperature: float) -> None:
+    probs, targets = pairs(1_500, temperature, 1)
+    queries = [f"query {i // 15}" for i in range(1_500)]
+    found = fit_calibration(probs, targets, np.ones(1_500), ["en-US"] * 1_500, queries)
+    assert found is not None
+    assert found.temperatures[ALL] == pytest.approx(temperature, rel=0.15)
+    assert found.ece_after < found.ece_before
+    assert found.log_loss_after < found.log_loss_before
+    new, grades = pairs(3_000, temperature, 2)
+    calibrated = found.apply(new, ["en-US"] * 3_000)
+    for figure in (
+        lambda p: log_loss(p, grades.argmax(1) + 1),
+        lambda p: expected_calibration_error(p, grades, np.ones(3_000)),
+    ):
+        assert figure(calibrated) < figure(new)
+
+
+def test_one_query_tells_nothing_about_others() -> None:
+    probs, targets = pairs(300, 3.0, 0)
+    found = fit_calibration(probs, targets, np.ones(300), ["en-US"] * 300, ["one"] * 300)
+    assert found is not None
+    assert found.temperatures == {ALL: 1.0}
+
+
+def test_a_folder_of_an_older_version_is_read() -> None:
+    old = Calibration.from_json('{"temperatures": {"*": 1.2}, "pairs": {"*": 9}, "ece_before": 0.1, "ece_after": 0.05}')
+    assert old.temperature("fr-FR") == 1.2
+    assert old.log_loss_after is None
+
+
+def test_weights_that_balance_grades_are_taken_out_of_the_logits() -> None:
+    """A model of a balanced world says 34% of 8%; no temperature can know better."""
+    rng, n = np.random.default_rng(0), 20_000
+    logits = rng.normal(size=(n, 5)) + np.log([0.80, 0.10, 0.05, 0.03, 0.02])
+    honest = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    targets = np.eye(5)[(honest.cumsum(1) > rng.random((n, 1))).argmax(1)]
+    share = targets.mean(0)
+    balanced = honest / share / (honest / share).sum(1, keepdims=True)  # what weights of 1 / share make a model learn
+    assert grade_weights(targets, 1.0)[targets.argmax(1) == 4].mean() == pytest.approx(0.2 / share[4], rel=1e-5)
+    shifted = np.log(balanced) + balance_shift(targets, 1.0)
+    shifted = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
+    np.testing.assert_allclose(shifted, honest, atol=1e-9)
+    assert balance_shift(targets, 0.0).tolist() == [0.0] * 5

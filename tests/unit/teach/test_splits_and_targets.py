@@ -4,10 +4,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ray_app.evaluate.agreement.rater_counts import RaterCounts
 from ray_app.schemas import HUMAN_LABELS
 from ray_app.teach.splits import queries_of, split_queries
 from ray_app.teach.targets import combine_raters, query_weights
 from ray_app.text import query_group
+from ray_app.training.examples import matrix_of
 
 QUERIES = [f"query {i}" for i in range(50)] + ["laptop", "laptops", "smart watch", "smartwatch"]
 
@@ -53,9 +55,34 @@ def test_the_final_grade_is_the_truth_and_the_raters_shape_the_target() -> None:
     assert row["target"] == pytest.approx([0, 0, 0.25, 0, 0.75])
 
 
-def test_without_a_final_grade_the_median_rater_decides() -> None:
+def test_without_a_final_grade_the_raters_are_the_target_and_their_mean_the_grade() -> None:
     table = labels(("q", "a", "r1", 1), ("q", "a", "r2", 4), ("q", "a", "r3", 5))
-    assert combine_raters(table, 0.0)["grade"].to_pylist() == [4]
+    row = combine_raters(table, 0.0).to_pylist()[0]
+    assert row["grade"] == 3  # 10 / 3
+    assert row["target"] == pytest.approx([1 / 3, 0, 0, 1 / 3, 1 / 3])
+
+
+def test_two_raters_who_differ_pull_grades_neither_down_nor_up() -> None:
+    """The lower grade as the truth makes a fifth of a grade of raters who err evenly, and a third of the relevant pins vanish."""
+    rng, n = np.random.default_rng(0), 3_000
+    true = rng.integers(2, 5, n)
+    said = true[:, None] + rng.choice([-1, 0, 1], (n, 2), p=[0.2, 0.6, 0.2])
+    table = labels(*(("q", f"p{i:04d}", rater, int(said[i, j])) for i in range(n) for j, rater in enumerate("ab")))
+    combined = combine_raters(table, 0.0)
+    assert combined["grade"].to_numpy().mean() == pytest.approx(said.mean(), abs=0.03)
+    assert (matrix_of(combined["target"]) @ np.arange(1, 6)).mean() == pytest.approx(said.mean(), abs=1e-4)
+    assert combine_raters(table.take(list(range(2 * n))[::-1]), 0.0).equals(combined)
+
+
+def test_spellings_of_one_query_are_one_pair() -> None:
+    """Else the pair trains with contradicting targets and triple weight, and evaluate refuses the labels."""
+    table = labels(("Red Mug", "p", "anna", 5), ("red mug", "p", "ben", 1), ("red  mug ", "p", "cy", 5))
+    (row,) = combine_raters(table, 0.0).to_pylist()
+    assert (row["query"], row["num_raters"], row["grade"]) == ("red mug", 3, 4)
+    assert row["target"] == pytest.approx([1 / 3, 0, 0, 0, 2 / 3])
+    assert RaterCounts.of(table).given.tolist() == [[1, 0, 0, 0, 2]]
+    again = labels(("Red Mug", "p", "anna", 5), ("red mug", "p", "anna", 1))
+    assert RaterCounts.of(again).given.tolist() == [[0, 0, 0, 0, 1]]
 
 
 def test_targets_sum_to_one_with_smoothing() -> None:

@@ -21,6 +21,7 @@ from ray_app.training.batches import (
 )
 from ray_app.training.examples import Examples
 from ray_app.training.loop import TrainState, Worker, _Run, fit, learning_rate_factor
+from ray_app.training.stage import TrainJob, _shuffled_files
 
 
 class Letters:
@@ -422,3 +423,22 @@ def test_a_part_that_should_train_and_gets_no_gradient_is_refused() -> None:
     for epochs in (1, 6):  # fewer steps than the check waits for, and more
         with pytest.raises(ValueError, match=r"1 of 2 parts .* no gradient.*unread"):
             fit(Deaf(), make_examples(), make_examples(), config(epochs=epochs), 0, Worker())
+
+
+def test_files_of_a_stream_keep_queries_whole_for_the_margin_loss() -> None:
+    """Pairs that are spread one by one over files meet a twentieth of their query in a window, and learn nothing of it."""
+    examples = queries_of_sizes([20] * 50)
+    job = TrainJob(
+        build=make_model,
+        train=examples,
+        valid=examples,
+        cfg=config(margin_weight=1.0, window_rows=100),
+        model_folder="m",
+    )
+    files = _shuffled_files(job, 100, seed=0)
+    assert sorted(np.concatenate(files).tolist()) == list(range(1000))
+    queries = [{examples.queries[row] for row in rows} for rows in files]
+    assert sum(map(len, queries)) == 50
+    assert max(map(len, files)) <= 120
+    mixed = _shuffled_files(dataclasses.replace(job, cfg=config(window_rows=100)), 100, seed=0)
+    assert len({examples.queries[row] for row in mixed[0]}) > 30
