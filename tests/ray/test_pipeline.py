@@ -22,6 +22,7 @@ from ray_app.distill.stage import soft_examples
 from ray_app.errors import UserError
 from ray_app.ledger.release import current_release, open_release
 from ray_app.manifest import Manifest, read_manifest, read_output
+from ray_app.models.calibration import HUMAN_GRADES, TEACHER
 from ray_app.models.checkpoint import load_calibration
 from ray_app.models.text_encoder import TextEncoder
 from ray_app.storage import Storage
@@ -110,6 +111,16 @@ def test_test_queries_are_never_labelled_for_training(finished: tuple[Config, di
     test = {row["query"] for row in splits.to_pylist() if row["split"] == "test"}
     assert test
     assert not test & set(table(cfg, "sample", "pairs")["query"].to_pylist())
+
+
+def test_models_say_what_their_probabilities_are_calibrated_to(finished: tuple[Config, dict[str, Manifest]]) -> None:
+    """Raters where there are enough pairs of them; a handful fits noise, and the student then follows the calibrated teacher."""
+    cfg, made = finished
+    teacher = made["teach"].info["calibration"]
+    assert (teacher["fitted_to"], teacher["pairs"]["*"]) == (HUMAN_GRADES, made["teach"].counts["valid_pairs"])
+    assert made["distill"].info["calibration"]["student"]["fitted_to"] == TEACHER
+    card = (Path(cfg.output) / made["distill"].outputs["student"].path / "README.md").read_text()
+    assert 'fitted_to: "calibrated teacher"' in card
 
 
 def test_the_release_holds_each_pin_with_text(finished: tuple[Config, dict[str, Manifest]]) -> None:

@@ -66,6 +66,16 @@ def test_a_saved_teacher_gives_the_same_logits(tiny_encoder: str, tmp_path: Path
     torch.testing.assert_close(logits(CrossEncoder.from_pretrained(tmp_path), [0, 1]), logits(model, [0, 1]))
 
 
+def test_a_shift_of_the_logits_is_saved_with_the_model(tiny_encoder: str, tmp_path: Path) -> None:
+    """What class_balance put into the probabilities is taken out of them for every engine, not for this process alone."""
+    model, by = teacher(tiny_encoder).eval(), np.array([0.5, -0.25, 0.0, 1.0, -2.0])
+    before = logits(model, [0, 1, 2])
+    model.shift_logits(by)
+    model.save_pretrained(tmp_path)
+    shifted = logits(CrossEncoder.from_pretrained(tmp_path), [0, 1, 2])
+    torch.testing.assert_close(shifted, before + torch.from_numpy(by).float(), atol=1e-5, rtol=0)
+
+
 def test_the_saved_body_opens_in_plain_transformers(tiny_encoder: str, tmp_path: Path) -> None:
     from transformers import AutoModel
 
