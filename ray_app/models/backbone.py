@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_app.config import TrainConfig
+from ray_app.errors import UserError
 from ray_app.models.sources import load_backbone
 
 
@@ -44,6 +45,9 @@ def backbone_groups(backbone: Any, cfg: TrainConfig) -> list[dict[str, Any]]:
 
     The pooler of BERT-like models is always frozen: we never call it, and distributed training waits for the
     gradients of every trainable weight.
+
+    Raises:
+        UserError: layers should train, but all that may train in them is frozen: only the head would learn.
     """
     layers = transformer_layers(backbone)
     top = len(layers) if cfg.train_top_layers is None else cfg.train_top_layers
@@ -54,10 +58,14 @@ def backbone_groups(backbone: Any, cfg: TrainConfig) -> list[dict[str, Any]]:
     groups: list[dict[str, Any]] = []
     names = {id(p): name for name, p in backbone.named_parameters()}
     if cfg.train_embeddings:
-        embeddings = list(backbone.get_input_embeddings().parameters())
+        # With adapters the trained copy alone: see `add_adapters`.
+        embeddings = [p for p in backbone.get_input_embeddings().parameters() if names[id(p)] in trainable]
+        if not embeddings:
+            raise UserError("train.train_embeddings is true, but this model's token embeddings are frozen")
         for parameter in embeddings:
             parameter.requires_grad = True
         groups.append({"params": embeddings, "lr": cfg.learning_rate * cfg.layer_decay ** len(layers)})
+    num_layers_trained = 0
     for depth, layer in enumerate(layers):
         chosen = [p for p in layer.parameters() if depth >= first and names[id(p)] in trainable]
         for parameter in chosen:
@@ -65,6 +73,12 @@ def backbone_groups(backbone: Any, cfg: TrainConfig) -> list[dict[str, Any]]:
         if chosen:
             rate = cfg.learning_rate * cfg.layer_decay ** (len(layers) - 1 - depth)
             groups.append({"params": chosen, "lr": rate})
+            num_layers_trained += 1
+    if first < len(layers) and not num_layers_trained:
+        raise UserError(
+            f"train.train_top_layers asks for {len(layers) - first} layers, but no weight of them can be trained: adapters "
+            "that do not reach them, or a frozen model; set train.train_top_layers to 0 to train the head alone"
+        )
     return groups
 
 
@@ -81,14 +95,45 @@ def save_memory(model: Any, cfg: TrainConfig) -> None:
                 parameter.data = parameter.data.bfloat16()
 
 
+def add_adapters(backbone: Any, rank: int, train_embeddings: bool) -> Any:
+    """Low-rank adapters on all linear layers of a frozen body.
+
+    Args:
+        backbone: Language model without head.
+        rank: Of the adapters.
+        train_embeddings: Give it a copy of the token embeddings that trains and is saved with the adapters; trained in
+            place they would be lost, since the base model's own weights are not saved.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    embeddings = backbone.get_input_embeddings()
+    saved = [name for name, module in backbone.named_modules() if module is embeddings] if train_embeddings else None
+    return get_peft_model(backbone, LoraConfig(r=rank, target_modules="all-linear", modules_to_save=saved))
+
+
+def has_adapters(backbone: Any) -> bool:
+    """Whether it is a base model with adapters beside it, not merged."""
+    return hasattr(backbone, "merge_and_unload")
+
+
 def load_saved_backbone(
-    folder: Path, base_model: str, revision: str | None, num_layers: int | None = None
-) -> tuple[Any, Any]:
-    """Body and tokenizer that a model of ours saved; adapters are put on their base model."""
+    folder: Path, base_model: str, revision: str | None, num_layers: int | None = None,
+    quantize: str | None = None, trainable: bool = False,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Body and tokenizer that a model of ours saved; adapters are put on their base model.
+
+    Args:
+        folder: That it was saved to.
+        base_model: Under the adapters, if there are any; so are `revision`, `num_layers` and `quantize`.
+        revision: See `load_backbone`.
+        num_layers: See `load_backbone`.
+        quantize: See `load_backbone`.
+        trainable: The adapters can be trained further; False: they are frozen.
+    """
     if not (folder / "adapter_config.json").exists():
         return load_backbone(str(folder))
     from peft import PeftModel
     from transformers import AutoTokenizer
 
-    base, _ = load_backbone(base_model, revision, num_layers)
-    return PeftModel.from_pretrained(base, folder), AutoTokenizer.from_pretrained(folder)
+    base, _ = load_backbone(base_model, revision, num_layers, quantize)
+    return PeftModel.from_pretrained(base, folder, is_trainable=trainable), AutoTokenizer.from_pretrained(folder)

@@ -93,6 +93,12 @@ def local_folder(store: Storage, output: Output, weights: bool = True) -> Path:
     return path
 
 
+def read_about(folder: Path) -> dict[str, Any]:
+    """What a model's folder says of itself: `model.json`."""
+    about: dict[str, Any] = json.loads((folder / "model.json").read_text())
+    return about
+
+
 def read_teach_config(folder: Path) -> TeachConfig:
     """The settings that a teacher's folder was trained with."""
-    return TeachConfig.model_validate(json.loads((folder / "model.json").read_text())["config"])
+    return TeachConfig.model_validate(read_about(folder)["config"])

@@ -14,12 +14,13 @@ import numpy as np
 from torch import nn
 
 from ray_app.config import TeachConfig, TrainConfig
-from ray_app.models.backbone import backbone_groups, is_decoder, load_saved_backbone
-from ray_app.models.checkpoint import read_teach_config
+from ray_app.errors import UserError
+from ray_app.models.backbone import add_adapters, backbone_groups, has_adapters, is_decoder, load_saved_backbone
+from ray_app.models.checkpoint import read_about, read_teach_config
 from ray_app.models.grade_head import GradeHead
 from ray_app.models.head import FeatureScaler
 from ray_app.models.pooling import pool
-from ray_app.models.sources import load_backbone
+from ray_app.models.sources import load_backbone, model_identity
 from ray_app.models.tokens import PairIds, pad_pairs, pair_ids
 
 
@@ -64,10 +65,14 @@ class CrossEncoder(nn.Module):
         tokenizer: Its tokenizer.
         cfg: Pooling and lengths.
         head: Of the same `cfg`.
+        base: `model_identity` of the model under the adapters; None: there are none.
     """
 
-    def __init__(self, backbone: Any, tokenizer: Any, cfg: TeachConfig, head: GradeHead) -> None:
+    def __init__(
+        self, backbone: Any, tokenizer: Any, cfg: TeachConfig, head: GradeHead, base: str | None = None
+    ) -> None:
         super().__init__()
+        self.base = base
         self.backbone = backbone
         self.tokenizer = tokenizer
         self.cfg = cfg
@@ -78,11 +83,12 @@ class CrossEncoder(nn.Module):
     def from_base(cls, cfg: TeachConfig, scaler: FeatureScaler) -> "CrossEncoder":
         """Untrained head on the base model that `cfg` names."""
         backbone, tokenizer = load_backbone(cfg.base_model, cfg.revision, cfg.num_layers, cfg.quantize)
+        base = None
         if cfg.lora_rank is not None:
-            from peft import LoraConfig, get_peft_model
-
-            backbone = get_peft_model(backbone, LoraConfig(r=cfg.lora_rank, target_modules="all-linear"))
-        return cls(backbone, tokenizer, cfg, GradeHead(backbone.config.hidden_size, cfg, scaler))
+            loops = [cfg.train] if cfg.warm_up is None else [cfg.train, cfg.warm_up.train]
+            backbone = add_adapters(backbone, cfg.lora_rank, any(loop.train_embeddings for loop in loops))
+            base = model_identity(cfg.base_model, cfg.revision)
+        return cls(backbone, tokenizer, cfg, GradeHead(backbone.config.hidden_size, cfg, scaler), base)
 
     @property
     def backbones(self) -> list[Any]:
@@ -121,8 +127,9 @@ class CrossEncoder(nn.Module):
 
     def merge_adapters(self) -> None:
         """Add low-rank adapters, if there are any, to the weights that they adapt: the same function, and faster."""
-        if hasattr(self.backbone, "merge_and_unload"):
+        if has_adapters(self.backbone):
             self.backbone = self.backbone.merge_and_unload()
+            self.base = None  # its weights are in the model now
 
     # --- training and files ---
 
@@ -136,15 +143,37 @@ class CrossEncoder(nn.Module):
         return [*groups, {"params": ours, "lr": cfg.head_learning_rate}]
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write `lm/` (transformers, or peft for adapters), `head.safetensors` and `model.json`."""
+        """Write `lm/` (transformers, or peft for adapters), `head.safetensors` and `model.json`.
+
+        `model.json` names the weights under the adapters, so that the folder's hash covers them too.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.backbone.save_pretrained(folder / "lm")
         self.tokenizer.save_pretrained(folder / "lm")
-        self.head.save(folder, {"kind": "cross_encoder", "config": self.cfg.model_dump(mode="json")})
+        about = {"kind": "cross_encoder", "config": self.cfg.model_dump(mode="json")}
+        self.head.save(folder, about | ({} if self.base is None else {"base": self.base}))
 
     @classmethod
     def from_pretrained(cls, folder: Path, scaler: FeatureScaler | None = None) -> "CrossEncoder":
-        """Read what `save_pretrained` wrote, in evaluation mode; `scaler` replaces the saved one, to train further."""
-        cfg = read_teach_config(folder)
-        backbone, tokenizer = load_saved_backbone(folder / "lm", cfg.base_model, cfg.revision, cfg.num_layers)
-        return cls(backbone, tokenizer, cfg, GradeHead.load(folder, scaler)).eval()
+        """Read what `save_pretrained` wrote, in evaluation mode.
+
+        Args:
+            folder: Of the model.
+            scaler: Replaces the saved one, to train further: then adapters can be trained, over a base model held as
+                `teach.quantize` says. None: to be used as it is, with the base model in full precision.
+
+        Raises:
+            UserError: the weights under its adapters are others than those that it was trained over.
+        """
+        cfg, base = read_teach_config(folder), read_about(folder).get("base")
+        if base is not None and (found := model_identity(cfg.base_model, cfg.revision)) != base:
+            raise UserError(
+                f"the teacher in {folder} was trained as adapters over teach.base_model {cfg.base_model!r} with the weights "
+                f"{base}, which are now {found}; put the old ones back, or run `python pipelines/teach.py` again"
+            )
+        further = scaler is not None
+        backbone, tokenizer = load_saved_backbone(
+            folder / "lm", cfg.base_model, cfg.revision, cfg.num_layers,
+            quantize=cfg.quantize if further else None, trainable=further,
+        )  # fmt: skip
+        return cls(backbone, tokenizer, cfg, GradeHead.load(folder, scaler), base).eval()

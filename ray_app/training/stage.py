@@ -28,6 +28,7 @@ from ray_app.storage import CorruptFileError, Storage
 from ray_app.training.batches import Source, Streamed, query_batches
 from ray_app.training.examples import Examples
 from ray_app.training.loop import Worker, fit, predict, trained_weights
+from ray_app.training.quantized import labelling_form
 from ray_app.training.tracking import start_tracking
 
 logger = logging.getLogger(__name__)
@@ -266,7 +267,8 @@ def _train_job(job: TrainJob, where: _Files, config: dict[str, Any], device: Any
         if job.logit_shift is not None:
             model.shift_logits(job.logit_shift)
         pairs = where.calibrate_on and Examples.from_table(store.read_table(where.calibrate_on))
-        files = job.extra_files | _describe(job, model, pairs or None, state.history)
+        labels_with, about = labelling_form(model, valid, job.cfg)
+        files = job.extra_files | about | _describe(job, labels_with, pairs or None, state.history)
         save_model(model, store, job.model_folder, state.history, files)
     if peer.size > 1:
         dist.barrier()
