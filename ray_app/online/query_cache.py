@@ -113,33 +113,41 @@ class QueryVectors:
         """Encode until nobody waits."""
         while self._waiting:
             batch, self._waiting = self._waiting[: self._max_batch], self._waiting[self._max_batch :]
-            try:
-                vectors = await self._vectors_of(batch)
-            except Exception as error:  # noqa: BLE001 - it is handed to all who wait
-                for query in batch:
-                    self._land(query, error)
-                continue
-            for query, vector in zip(batch, vectors, strict=True):
-                vector.flags.writeable = False
-                if self._kept.maxsize:
-                    self._kept[query] = vector
+            for query, vector in (await self._vectors_of(batch)).items():
+                if isinstance(vector, np.ndarray):
+                    vector.flags.writeable = False
+                    if self._kept.maxsize:
+                        self._kept[query] = vector
                 self._land(query, vector)
 
-    async def _vectors_of(self, batch: list[str]) -> list[np.ndarray]:
+    async def _vectors_of(self, batch: list[str]) -> dict[str, np.ndarray | Exception]:
+        """Each query's vector, or why it has none."""
         known = {} if self._second is None else await self._second.get(batch)
         self.second_level_hits += len(known)
         missing = [query for query in batch if query not in known]
-        if missing:
-            self.batches += 1
-            made = await asyncio.get_running_loop().run_in_executor(self._thread, self._encoder.encode, missing)
-            if len(made) != len(missing) or not np.isfinite(made).all():
-                raise ValueError("the query encoder gave no usable vectors")
-            fresh = {query: np.array(row, np.float32) for query, row in zip(missing, made, strict=True)}
-            known |= fresh
-            if self._second is not None:
-                self._writes.add(write := asyncio.create_task(self._second.put(fresh)))
-                write.add_done_callback(self._writes.discard)
-        return [known[query] for query in batch]
+        made = await self._encode(missing) if missing else {}
+        fresh = {query: vector for query, vector in made.items() if isinstance(vector, np.ndarray)}
+        if fresh and self._second is not None:
+            self._writes.add(write := asyncio.create_task(self._second.put(fresh)))
+            write.add_done_callback(self._writes.discard)
+        return {**known, **made}
+
+    async def _encode(self, queries: list[str]) -> dict[str, np.ndarray | Exception]:
+        """Each query's vector, or why it has none. What fails in a batch is done again alone: it must not fail the others."""
+        self.batches += 1
+        loop, error = asyncio.get_running_loop(), ValueError("the query encoder gave no usable vectors")
+        try:
+            made = np.asarray(await loop.run_in_executor(self._thread, self._encoder.encode, queries), np.float32)
+            if made.ndim != 2 or len(made) != len(queries):
+                raise error
+        except Exception as raised:  # noqa: BLE001 - it is handed to all who wait
+            found: dict[str, np.ndarray | Exception] = dict.fromkeys(queries, raised)
+        else:
+            found = {q: row.copy() if np.isfinite(row).all() else error for q, row in zip(queries, made, strict=True)}
+        if len(queries) > 1:
+            for query in [query for query, vector in found.items() if isinstance(vector, Exception)]:
+                found |= await self._encode([query])
+        return found
 
     def _land(self, query: str, result: np.ndarray | BaseException) -> None:
         future = self._flying.pop(query)

@@ -111,6 +111,46 @@ def test_a_failure_reaches_all_who_wait_and_is_not_remembered() -> None:
     assert (float(vectors[0, 0]), cached) == (1.0, [False])
 
 
+class Choking(Lengths):
+    """Cannot encode `bad`: fails, or gives no number for it."""
+
+    def __init__(self, gate: threading.Event, raises: bool) -> None:
+        super().__init__(gate)
+        self.raises = raises
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        made = super().encode(texts)
+        if "bad" in texts and self.raises:
+            raise RuntimeError("choked")
+        made[[text == "bad" for text in texts]] = np.nan
+        return made
+
+
+@pytest.mark.parametrize(
+    ("raises", "told", "retried"),
+    [(True, "choked", [["aa"], ["bad"], ["c"]]), (False, "no usable vectors", [["bad"]])],
+)
+def test_a_query_that_breaks_the_encoder_fails_alone(raises: bool, told: str, retried: list[list[str]]) -> None:
+    """Else one user's odd words take the vectors of all who ask in that moment, again at each retry."""
+    gate = threading.Event()
+    encoder = Choking(gate, raises)
+
+    async def talk(cache: QueryVectors) -> Any:
+        first = asyncio.create_task(cache.get(["first"]))
+        await until(lambda: bool(encoder.batches))
+        rest = [asyncio.create_task(cache.get([query])) for query in ("aa", "bad", "c")]
+        await asyncio.sleep(0)
+        gate.set()
+        found = await asyncio.gather(first, *rest, return_exceptions=True)
+        return found, (await cache.get(["aa", "c"]))[1], cache.counts()["batches"]
+
+    (_, aa, bad, c), kept, num_batches = run(encoder, talk)
+    assert (aa[0].tolist(), c[0].tolist(), kept) == ([[2.0, 1.0]], [[1.0, 1.0]], [True, True])
+    assert isinstance(bad, Exception) and told in str(bad)
+    assert encoder.batches == [["first"], ["aa", "bad", "c"], *retried]
+    assert num_batches == len(encoder.batches)
+
+
 def test_one_who_goes_away_takes_nobodys_vector_along() -> None:
     gate = threading.Event()
     encoder = Lengths(gate)
