@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a sheet of --next, or labels read as ingest.human_labels says; default: the run's",
     )
-    parser.add_argument("--locale", default="en-US", help="of files that have no locale; default: %(default)s")
+    parser.add_argument("--locale", help="of rows that have none, such as en-US (und: not known)")
     parser.add_argument("--topics", metavar="FILE", help="of TREC runs: lines of id<TAB>query[<TAB>locale]")
     parser.add_argument(
         "--missing", choices=("refuse", "zero", "drop"), default="refuse", help="a query in one file only"

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 import numpy as np
 
+from ray_app.locales import UNKNOWN
 from ray_app.text import normalise_query
 
 _MAX_WAIT_SEC = 5.0  # however long a server asks for
@@ -79,13 +80,13 @@ class RelevanceClient:
         return np.array(answer["embeddings"], np.float32)
 
     def rerank(
-        self, query: str, pin_ids: Sequence[str], locale: str = "en-US", top_k: int | None = None
+        self, query: str, pin_ids: Sequence[str], locale: str = UNKNOWN, top_k: int | None = None
     ) -> dict[str, Any]:
         """Relevance of candidates, best first; see serve.models.RerankResponse."""
         body = {"query": query, "pin_ids": _listed(pin_ids, "pin_ids"), "locale": locale, "top_k": top_k}
         return self._ask("POST", "/v1/rerank", body, query)
 
-    def search(self, query: str, locale: str = "en-US", top_k: int = 20) -> dict[str, Any]:
+    def search(self, query: str, locale: str = UNKNOWN, top_k: int = 20) -> dict[str, Any]:
         """Results, best first; see serve.models.SearchResponse."""
         return self._ask("POST", "/v1/search", {"query": query, "locale": locale, "top_k": top_k}, query)
 

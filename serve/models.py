@@ -2,11 +2,20 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from ray_app.locales import UNKNOWN, canonical_locale
 
 Query = Annotated[str, Field(min_length=1, max_length=2_000, description="As the user typed it.")]
 PinId = Annotated[str, Field(min_length=1, max_length=512)]
-Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$", max_length=35, examples=["en-US"])]
+Locale = Annotated[
+    str,
+    Field(
+        max_length=35, examples=["en-US"],
+        description=f"A BCP 47 tag; en_us and en_US.UTF-8 are en-US. {UNKNOWN}: not known, and then no pin is in its language.",
+    ),
+    AfterValidator(canonical_locale),
+]  # fmt: skip
 
 
 class Body(BaseModel):
@@ -34,7 +43,7 @@ class RerankRequest(Body):
     """One query and its candidates."""
 
     query: Query
-    locale: Locale = "en-US"
+    locale: Locale = UNKNOWN
     pin_ids: Annotated[list[PinId], Field(min_length=1, max_length=10_000)]
     top_k: Annotated[int, Field(ge=1)] | None = Field(None, description="How many to return; null: all.")
 
@@ -63,7 +72,7 @@ class SearchRequest(Body):
     """A search as a user makes it."""
 
     query: Query
-    locale: Locale = "en-US"
+    locale: Locale = UNKNOWN
     top_k: Annotated[int, Field(ge=1, le=200)] = 20
 
 

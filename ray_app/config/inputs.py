@@ -2,9 +2,26 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ray_app.config.section import Fraction, PositiveInt, Section, TextField
+from ray_app.locales import UNKNOWN, canonical_locale
+
+Locale = Annotated[str, AfterValidator(canonical_locale)]
+"""A BCP 47 language tag in any spelling; held in its canonical one."""
+
+
+def _with_locale(constants: dict[str, Any]) -> dict[str, Any]:
+    """A constant locale in its canonical form."""
+    locale = constants.get("locale")
+    if locale is None:
+        return constants
+    if not isinstance(locale, str):
+        raise ValueError(f"locale is {locale!r}, not text; put it in quotes (YAML reads a bare `no` as false)")
+    try:
+        return constants | {"locale": canonical_locale(locale)}
+    except ValueError as fault:
+        raise ValueError(f"locale {locale!r} is {fault}") from None
 
 
 class TableSource(Section):
@@ -17,7 +34,7 @@ class TableSource(Section):
     """None: by the file's ending."""
     columns: dict[str, str] = {}
     """our column -> their column; columns of the same name need no entry."""
-    constants: dict[str, Any] = {}
+    constants: Annotated[dict[str, Any], AfterValidator(_with_locale)] = {}
     """our column -> a value for every row, such as `locale: en-US`."""
     grade_map: dict[int, int] | None = None
     """their grade -> ours (1..5); None: grades are 1..5 already."""
@@ -28,7 +45,8 @@ class UbiSource(Section):
 
     adapter: Literal["ubi"] = "ubi"
     path: str
-    locale: str = "en-US"
+    locale: Locale = UNKNOWN
+    """Of every query, such as en-US; UBI itself says none."""
     object_id_field: str | None = None
     """Keep only events whose object has this `object_id_field`; None: all that name an object."""
     id_map: Literal["none", "ean"] = "none"
@@ -46,7 +64,7 @@ class ChorusSource(Section):
 
     adapter: Literal["chorus"] = "chorus"
     path: str
-    locale: str = "en-US"
+    locale: Locale = "en-US"
     grade_map: dict[int, int] = {0: 1, 1: 3, 2: 4, 3: 5}
 
 

@@ -12,14 +12,15 @@ from ray_app.config import Config
 from ray_app.embed.encode import matrix_or_zero
 from ray_app.engagement.rates import RATE_NAMES
 from ray_app.features import named_vector_block
+from ray_app.locales import UNKNOWN, language_of
 from ray_app.manifest import Output, read_output, require_output
 from ray_app.models.side_tower import SideTower, aligned
 from ray_app.storage import Storage
 from ray_app.teach.catalogue import Catalogue
 from ray_app.zero_shot.stage import zero_shot_tower
 
-STUDENT_FEATURES_VERSION = 1  # raised when equal inputs give other features
-LOCALE_NAMES = ("same_locale", "same_language", "pin_locale_known")
+STUDENT_FEATURES_VERSION = 2  # raised when equal inputs give other features
+LOCALE_NAMES = ("same_locale", "same_language", "pin_locale_known", "query_locale_known")
 SIDES = ("engagement", "graph")  # stages that give pins a vector, and queries one in the same space
 
 EncodeQueries = Callable[[Sequence[str]], np.ndarray]
@@ -119,7 +120,7 @@ class StudentFeatures:
             queries: Distinct normalised queries.
             query_index: (num_pairs,).
             pin_index: (num_pairs,) rows of the catalogue.
-            locales: num_pairs locales.
+            locales: num_pairs canonical locales, UNKNOWN among them.
             zero_shot: (num_queries, width) the queries' zero-shot vectors, if they are there already; zeros where one
                 is not known, which the features say.
             match: See `PairFeatures.compute`.
@@ -145,10 +146,11 @@ class StudentFeatures:
 
     def _locales(self, pin_index: np.ndarray, locales: Sequence[str]) -> np.ndarray:
         own = self.catalogue.pin_texts["locale"].take(pa.array(pin_index)).to_pylist()
-        rows = [
-            (pin == query, _language(pin) == _language(query), True) if pin else (False, False, False)
-            for pin, query in zip(own, locales, strict=True)
-        ]
+        rows = []
+        for pin, query in zip(own, locales, strict=True):
+            known = bool(pin), query != UNKNOWN
+            same = pin == query, all(known) and language_of(pin) == language_of(query)
+            rows.append((*same, *known))
         return np.array(rows, np.float32).reshape(len(rows), len(LOCALE_NAMES))
 
 
@@ -170,7 +172,3 @@ def drifting_inputs(cfg: Config) -> list[str]:
 
 def _is_valid(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(column.is_valid().to_numpy(zero_copy_only=False), np.float32)[:, None]
-
-
-def _language(locale: str) -> str:
-    return locale.split("-")[0]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ray_app.errors import UserError
 from ray_app.manifest import Output
 from ray_app.models.checkpoint import load_calibration, local_folder
 from ray_app.storage import Storage
@@ -23,6 +24,14 @@ class Student:
         self.model = BiEncoder.from_pretrained(local_folder(store, output))
         self.calibration = load_calibration(store, output)
 
+    def require_width(self, num_features: int) -> None:
+        """Raise UserError unless the student was trained on so many features."""
+        if num_features != len(self.model.scaler.mean):
+            raise UserError(
+                f"the student was trained on {len(self.model.scaler.mean)} features of a pair, this version of the program "
+                f"makes {num_features}: run `distill`, `embed` and what follows again"
+            )
+
     def score(
         self,
         query_vectors: np.ndarray,
@@ -41,8 +50,13 @@ class Student:
 
         Returns:
             (num_pairs, 5) float32.
+
+        Raises:
+            UserError: another version of the program trained it, on other features.
         """
         import torch
+
+        self.require_width(features.shape[1])
 
         standard = torch.from_numpy(self.model.scaler.transform(features))
         with torch.inference_mode():

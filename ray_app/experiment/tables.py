@@ -12,6 +12,7 @@ from ray_app.evaluate.grading import calibrate
 from ray_app.evaluate.measured import EvaluationSettings, Measured, measure, plain
 from ray_app.evaluate.metrics import NDCG, SystemScores, judge
 from ray_app.evaluate.table import LABELS, format_interval
+from ray_app.locales import UNKNOWN, language_of
 
 FIGURES = ("accuracy", "auroc_3", "auroc_4", "auroc_5", NDCG)
 GAINS = ("accuracy", "auroc_3")
@@ -146,11 +147,11 @@ def by_language(
         labelled: Locales with human labels.
         settings: Samples and confidence.
     """
-    languages = np.array([locale.split("-")[0] for locale in pairs["locale"].to_pylist()])
-    known = {locale.split("-")[0] for locale in labelled}
+    languages = np.array([language_of(locale) for locale in pairs["locale"].to_pylist()])
+    known = {language_of(locale) for locale in labelled} - {UNKNOWN}  # UNKNOWN is neither labelled nor unlabelled
     names, counts = np.unique(languages, return_counts=True)
     found = [str(name) for name in names[np.argsort(-counts, kind="stable")] if (languages == name).sum() >= MIN_PAIRS]
-    unlabelled = ~np.isin(languages, sorted(known))
+    unlabelled = ~np.isin(languages, [*known, UNKNOWN])
     masks = {name: languages == name for name in found}
     if unlabelled.any():
         masks["all that nobody labelled"] = unlabelled
@@ -163,7 +164,7 @@ def by_language(
             gains.append(measured.difference("distilled", "human", metric))
             cells += [measured.interval("human", metric), measured.interval("distilled", metric)]
         rows.append(ExperimentRow(name=name, cells=[*cells, *gains], marked=name in known))
-        if name not in known:
+        if name not in known | {UNKNOWN}:
             steps.append((name, gains))
     columns = [f"{LABELS[m]}, {who}" for m in GAINS for who in ("human labels only", "distilled")]
     left_out = (

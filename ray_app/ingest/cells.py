@@ -11,11 +11,12 @@ import pyarrow as pa
 
 from ray_app.config import IngestLimits
 from ray_app.ingest import rows
+from ray_app.locales import UNKNOWN, canonical_locale
 from ray_app.schemas import ACTIONS, NUM_GRADES
 
 Check = Callable[[Any], Any]
 
-_IDS = ("pin_id", "board_id", "event_id", "rater_id", "locale", "guideline_version")
+_IDS = ("pin_id", "board_id", "event_id", "rater_id", "guideline_version")
 _MAX_POSITION = 2**31 - 1
 
 # Epoch numbers below this are seconds, above it milliseconds: 1e11 s is the year 5138, 1e11 ms is March 1973.
@@ -35,11 +36,14 @@ def cell_check(column: pa.Field, limits: IngestLimits, grade_map: dict[int, int]
     """The check of one column of a source table.
 
     Args:
-        column: Field of the table's schema; a null in a non-nullable one is `null_key`.
+        column: Field of the table's schema; a null in a non-nullable one is `null_key`, but for a locale, which is
+            UNKNOWN then.
         limits: Longest ids, queries and texts, in characters.
         grade_map: Their grade -> ours; None: grades are 1..5 already.
     """
     name = column.name
+    if name == "locale":
+        return _locale(limits.max_id_chars, None if column.nullable else UNKNOWN)
     if name == "grade":
         check = _grade(grade_map)
     elif name == "position":
@@ -112,6 +116,21 @@ def _identifier(name: str, max_chars: int) -> Check:
 
     def checked(value: Any) -> str | None:
         return text(str(value) if type(value) is int else value)
+
+    return checked
+
+
+def _locale(max_chars: int, unknown: str | None) -> Check:
+    """A locale in its canonical form; absent, blank and UNKNOWN become `unknown`."""
+    text = _text("locale", max_chars)
+
+    def checked(value: Any) -> str | None:
+        given = text(value)
+        try:
+            locale = UNKNOWN if given is None else canonical_locale(given)
+        except ValueError as fault:
+            raise CellError(rows.BAD_LOCALE, f"locale {str(given)[:80]!r} is {fault}") from None
+        return unknown if locale == UNKNOWN else locale
 
     return checked
 

@@ -22,6 +22,7 @@ BAD_TIMESTAMP = "bad_timestamp"
 UNKNOWN_ACTION = "unknown_action"
 UNKNOWN_PIN = "unknown_pin"
 BAD_VECTOR = "bad_vector"
+BAD_LOCALE = "bad_locale"
 CORRUPT_ROW = "corrupt_row"
 UNLABELLED_PAIR = "unlabelled_pair"
 REPLACED = "replaced"  # no fault: a rater's grade of a pair that was adjudicated

@@ -29,7 +29,7 @@ from ray_app.storage import Storage, StoredFile
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 FAILED = "manifests/ingest.failed.json"  # counts and reasons of the last run, if it failed
 
 

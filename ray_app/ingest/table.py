@@ -15,6 +15,7 @@ from ray_app.ingest import rows
 from ray_app.ingest.files import SourceFile
 from ray_app.ingest.rows import BrokenRow, RawBatch, printable_bytes, rows_to_columns
 from ray_app.ingest.validate import TableRules
+from ray_app.locales import UNKNOWN
 
 BATCH_ROWS = 20_000  # bounds the Python objects alive at once; larger ones are not faster
 
@@ -75,9 +76,10 @@ def _require(present: Sequence[str], file: SourceFile, theirs: dict[str, str], r
         needed = not rules.schema.field(name).nullable or their != name
         if needed and their not in present:
             section = file.key.removesuffix(".path")
+            hint = f", such as `locale: en-US`, or `locale: {UNKNOWN}` if it is not known" if name == "locale" else ""
             raise UserError(
                 f"{section}.columns: {file.path} has no column {their!r} for {name} (it has "
-                f"{', '.join(present)[:300]}); map {name} to one of them, or give it a value in {section}.constants"
+                f"{', '.join(present)[:300]}); map {name} to one of them, or give it a value in {section}.constants{hint}"
             )
     return [name for name, their in theirs.items() if their in present]
 

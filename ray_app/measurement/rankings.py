@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from ray_app.errors import UserError
 from ray_app.ingest.files import SourceFile, find_files
 from ray_app.ingest.table import parse_json_object
+from ray_app.locales import canonical_locale
 from ray_app.text import normalise_query
 
 COLUMNS = ("query", "locale", "pin_id", "rank", "score")
@@ -43,7 +44,7 @@ class Ranking:
 
 
 def read_ranking(
-    path: str, key: str, default_locale: str, topics: Mapping[str, tuple[str, str | None]] | None = None
+    path: str, key: str, default_locale: str | None, topics: Mapping[str, tuple[str, str | None]] | None = None
 ) -> Ranking:
     """Read a result file.
 
@@ -53,12 +54,12 @@ def read_ranking(
     Args:
         path: Local path or URI; `.gz` and `.zip` are opened.
         key: The argument that named it, for messages.
-        default_locale: Of rows without one.
+        default_locale: Of rows without one; None: there must be none.
         topics: Of TREC runs: id -> query, and its locale or None; None: the ids are percent-encoded queries.
 
     Raises:
         UserError: names the file and the row: no file, no rows, an unknown, missing or empty column, a rank or score that
-            is no number, a pin twice, or a query in two spellings that normalise alike.
+            is no number, no locale, a pin twice, or a query in two spellings that normalise alike.
     """
     file, kind = _open(path, key)
     places: dict[QueryKey, dict[str, tuple[float, str]]] = {}  # pin -> place in the order, and the row that said so
@@ -69,11 +70,11 @@ def read_ranking(
         _check_columns(where, row)
         if sort_by is None:
             sort_by = "rank" if row.get("rank") is not None and kind != "trec" else "score"
-        raw, locale = str(_text(where, row, "query")), row.get("locale") or default_locale
+        raw, named = str(_text(where, row, "query")), row.get("locale")
         if kind == "trec":
             raw, named = _topic(where, raw, topics)
-            locale = named or default_locale
-        query = (normalise_query(raw), str(locale))
+        locale = _locale(where, named or default_locale)
+        query = (normalise_query(raw), locale)
         if not query[0]:
             raise UserError(f"{where}: query is empty")
         before, seen_at = spellings.setdefault(query, (raw, at))
@@ -199,6 +200,15 @@ def _text(where: str, row: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{where}: {name} is {'missing' if value is None else 'empty or no text'}")
     return value
+
+
+def _locale(where: str, locale: Any) -> str:
+    if not locale:
+        raise UserError(f"{where}: no locale; give the locale of such rows by --locale, as en-US (und: not known)")
+    try:
+        return canonical_locale(str(locale))
+    except ValueError as fault:
+        raise UserError(f"{where}: locale {locale!r} is {fault}") from None
 
 
 def _number(where: str, row: Mapping[str, Any], name: str) -> float:

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from ray_app.locales import language_of
+
 FILE = "calibration.json"  # in the model's folder
 MIN_PAIRS = 200  # guessed: a locale with fewer takes its language's temperature, a language the one of all
 ALL = "*"
@@ -59,7 +61,7 @@ class Calibration:
 
     def temperature(self, locale: str) -> float:
         """Of a locale such as `de-AT`; else of its language; else of all."""
-        for key in (locale, _language(locale)):
+        for key in (locale, language_of(locale)):
             if key in self.temperatures:
                 return self.temperatures[key]
         return self.temperatures[ALL]
@@ -141,7 +143,7 @@ def expected_calibration_error(probs: np.ndarray, targets: np.ndarray, weights: 
 def _groups(locales: Sequence[str]) -> dict[str, np.ndarray]:
     """Key -> rows (bool, (N,)) of all, of each language and of each locale that has enough pairs; in this order."""
     groups = {ALL: np.ones(len(locales), bool)}
-    for names in ([_language(locale) for locale in locales], list(locales)):
+    for names in ([language_of(locale) for locale in locales], list(locales)):
         column = np.array(names, dtype=object)
         for name in sorted(set(names)):
             chosen = column == name
@@ -190,7 +192,3 @@ def _tempered(probs: np.ndarray, power: np.ndarray) -> np.ndarray:
     logits -= logits.max(1, keepdims=True, initial=-np.inf)
     raised = np.exp(logits)
     return raised / raised.sum(1, keepdims=True)
-
-
-def _language(locale: str) -> str:
-    return locale.split("-")[0]

@@ -6,6 +6,8 @@ import numpy as np
 
 from ray_app.schemas import NUM_GRADES
 
+_NEVER_VARIED = 1e30  # deviation of a constant feature: what is divided by it is 0, and JSON can hold it
+
 
 def build_head(num_inputs: int, hidden: int, dropout: float) -> Any:
     """Two-layer MLP: (B, num_inputs) -> (B, 5) logits."""
@@ -20,7 +22,11 @@ def expected_grade(probs: np.ndarray) -> np.ndarray:
 
 
 class FeatureScaler:
-    """Standardises pair features with the training set's mean and deviation; constant features become 0.
+    """Standardises pair features with the training set's mean and deviation.
+
+    A feature that was constant in training becomes 0 whatever it is later: nothing has been learned of it, so its weights
+    are the random ones that they began as. Without that, a shop of one locale would be scored by chance when a request
+    names another one, or none.
 
     Args:
         mean: Shape (num_features,), float32.
@@ -43,7 +49,7 @@ class FeatureScaler:
         if len(features) == 0:
             return cls(np.zeros(features.shape[1]), np.ones(features.shape[1]))
         std = features.std(0)
-        return cls(features.mean(0), np.where(std < 1e-6, 1.0, std))
+        return cls(features.mean(0), np.where(std < 1e-6, _NEVER_VARIED, std))
 
     def transform(self, features: np.ndarray) -> np.ndarray:
         """Standardised features, clipped to +-5 so that one odd pin cannot dominate. Same shape, float32."""

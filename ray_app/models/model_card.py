@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from ray_app.config import Config, DistillConfig, TeachConfig, TrainConfig, section_hash
+from ray_app.locales import UNKNOWN, language_of
 
 Kind = Literal["teacher", "student", "feature_student"]
 _LICENSE = "The weights derive from the base model: the base model's licence applies."
@@ -107,7 +108,7 @@ def _front_matter(meta: dict[str, Any]) -> str:
 
 
 def _meta(kind: Kind, cfg: Config, languages: Sequence[str]) -> dict[str, Any]:
-    codes = sorted({language.replace("_", "-").partition("-")[0].lower() for language in languages} - {""})
+    codes = sorted({language_of(language) for language in languages} - {"", UNKNOWN})
     meta: dict[str, Any] = {"language": codes} if codes else {}
     if kind == "teacher":
         lora = cfg.teach.lora_rank is not None

@@ -11,6 +11,7 @@ from ray_app.bm25 import CatalogueMatch
 from ray_app.config import Config, ServeConfig
 from ray_app.errors import UserError
 from ray_app.ledger.release import Release
+from ray_app.locales import language_of
 from ray_app.models.head import expected_grade
 from ray_app.online.blend import order
 from ray_app.online.pin_store import shards_of
@@ -113,7 +114,7 @@ class Served:
         return cls(
             release=release, cfg=cfg, slices=slices,
             encoder=QueryModel.load(store, cfg, student, release, local_dir, before.encoder if before else None),
-            vocabulary=Vocabulary.of(facts.words, sorted({locale.split("-")[0] for locale in locales})),
+            vocabulary=Vocabulary.of(facts.words, sorted({language_of(locale) for locale in locales})),
             locales=locales, teacher=teacher, examples=teacher.examples(_EXAMPLES),
         )  # fmt: skip
 
@@ -151,7 +152,7 @@ class Served:
         Args:
             query: Normalised.
             vector: (1, width) as `encoder` makes it; None: the feature-only student answers.
-            locale: From where it is asked.
+            locale: From where it is asked, canonical; UNKNOWN: not said.
             pin_ids: Candidates.
             top_k: At most so many; None: all.
         """

@@ -166,6 +166,7 @@ class Slice:
             raise UserError(
                 f"release {release.id} has vectors of {release.dim} numbers, its student {student.model.cfg.dim}"
             )
+        student.require_width(len(features.names))
         rows = catalogue.pairs.pin_rows(pins.all_pin_ids())
         rendered = catalogue.pairs.rendered
         retriever = Retriever.open_or_build(

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from ray_app.bm25 import Bm25Index
 from ray_app.config import Config
 from ray_app.embed.encode import matrix_or_zero
+from ray_app.locales import UNKNOWN
 from ray_app.manifest import Drift, Manifest, StageRun, read_output, require_output
 from ray_app.sample.effective_size import describe_weights
 from ray_app.sample.pilot import Deviations, pilot_outputs, read_deviations
@@ -28,7 +29,7 @@ from ray_app.training.examples import matrix_column
 from ray_app.zero_shot.similarity import top_neighbours
 from ray_app.zero_shot.stage import zero_shot_tower
 
-VERSION = 1
+VERSION = 2
 _MOST_TRENDING = 20  # that the manifest names
 
 
@@ -134,7 +135,7 @@ def _iso(at: datetime | None) -> str | None:
 def kind_queries(pin_texts: pa.Table, min_pins: int) -> set[tuple[str, str]]:
     """(phrase, locale) of each kind of thing that at least `min_pins` titles name."""
     locales = pin_texts["locale"].to_pylist()
-    return {(pin.phrase, locales[pin.row] or "") for pin in find_types(pin_texts["title"].to_pylist(), min_pins)}
+    return {(pin.phrase, locales[pin.row] or UNKNOWN) for pin in find_types(pin_texts["title"].to_pylist(), min_pins)}
 
 
 def _query_vectors(cfg: Config, store: Storage, known: pa.Table, kinds: set[tuple[str, str]]) -> pa.Table:

@@ -14,6 +14,7 @@ from ray_app.demo.concepts import ATTRIBUTES
 from ray_app.demo.facts import LOCALE_NAMES, Codes, Draw, grades, numbers, zipf
 from ray_app.demo.queries import Queries, num_pool_queries, pool_queries, split_by_share, truth_queries
 from ray_app.hashing import uniform
+from ray_app.locales import region_of
 from ray_app.simulate.streams import Stream
 from ray_app.text import normalise_query
 
@@ -112,8 +113,8 @@ def retrieve(demo: DemoConfig, queries: Queries, num_candidates: int) -> Retriev
 
 
 def country(locale: str) -> str:
-    """The region of a locale."""
-    return locale.split("-")[1]
+    """The region of a locale; of one without a region itself."""
+    return region_of(locale) or locale
 
 
 def _joined(a: Queries, b: Queries) -> Queries:

@@ -163,7 +163,7 @@ async function search(query, locale) {
   $("results").classList.add("waiting");
   say("Searching …");
   try {
-    const found = await ask("/v1/search", signal, { query, locale, top_k: 40 });
+    const found = await ask("/v1/search", signal, { query, locale: locale || "und", top_k: 40 });
     $("results").replaceChildren(...found.results.map(card));
     const said = [found.results.length ? `${found.results.length} of ${found.num_candidates} candidates` : "Nothing found"];
     said.push(`${found.took_ms.toFixed(1)} ms`);
@@ -235,10 +235,10 @@ let shown = "\n";
 function show() {
   const asked = new URL(location.href).searchParams;
   const query = asked.get("q") || "";
-  const locale = asked.get("locale") || $("locale").value || "en-US";
+  const locale = asked.get("locale") || $("locale").value; // "": the app has not said yet what it has
   $("query").value = query;
-  if (![...$("locale").options].some((option) => option.value === locale)) $("locale").add(new Option(locale, locale));
-  $("locale").value = locale;
+  if (locale && ![...$("locale").options].some((option) => option.value === locale)) $("locale").add(new Option(locale, locale));
+  if (locale) $("locale").value = locale;
   if (shown !== `${query}\n${query && locale}`) search(query, locale);
   shown = `${query}\n${query && locale}`;
   related(asked.get("related"));

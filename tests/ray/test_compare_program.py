@@ -50,7 +50,7 @@ def test_it_labels_what_is_missing_once_and_uses_only_human_labels_of_unseen_que
         main(
             cfg.model_copy(update={"output": store.uri}),
             store,
-            build_parser().parse_args(["--config", "", *files, *more]),
+            build_parser().parse_args(["--config", "", "--locale", "en_us", *files, *more]),
         )
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 

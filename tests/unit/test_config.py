@@ -198,3 +198,26 @@ def test_the_number_of_training_workers_is_no_part_of_a_models_recipe() -> None:
     one = TeachConfig(base_model="x")
     assert one.recipe == one.model_copy(update={"num_workers": 8, "min_workers": 2, "use_gpu": True}).recipe
     assert one.recipe != one.model_copy(update={"dropout": 0.5}).recipe
+
+
+@pytest.mark.parametrize("adapter", ["ubi", "chorus"])
+def test_a_locale_is_held_in_its_one_spelling(write, adapter):
+    path = write(
+        "l.yaml", MINIMAL.replace("}}", f"}}, search_log: {{adapter: {adapter}, path: x, locale: zh_hant_tw}}}}", 1)
+    )
+    assert load_config(path).ingest.search_log.locale == "zh-Hant-TW"
+    assert load_config(path, ["ingest.pins.constants={locale: en_us}"]).ingest.pins.constants == {"locale": "en-US"}
+
+
+def test_a_ubi_log_of_no_locale_is_not_one_of_the_united_states(write):
+    path = write("u.yaml", MINIMAL.replace("}}", "}, search_log: {adapter: ubi, path: x}}", 1))
+    assert load_config(path).ingest.search_log.locale == "und"
+
+
+def test_what_is_no_locale_names_its_key(write):
+    bad = write("b.yaml", MINIMAL.replace("}}", "}, search_log: {adapter: ubi, path: x, locale: english}}", 1))
+    assert "ingest.search_log.locale" in message(bad) and "BCP 47" in message(bad)
+    fine = write("m.yaml", MINIMAL)
+    for value, told in (("english", "'english' is not a BCP 47"), ("no", "put it in quotes")):
+        said = message(fine, [f"ingest.pins.constants={{locale: {value}}}"])
+        assert "ingest.pins.constants" in said and told in said

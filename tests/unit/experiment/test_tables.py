@@ -119,3 +119,11 @@ def test_a_table_survives_its_files():
     assert rows[0]["accuracy, gain over the row above"] == ""
     assert {line.count("|") for line in to_markdown(table).splitlines()[2:6]} == {2 + len(table.columns) + 1}
     assert to_png(table).startswith(b"\x89PNG")
+
+
+def test_a_query_of_unknown_language_is_no_language_that_nobody_labelled():
+    pairs = judged(locales=("en-US", "und"))
+    here = [scores(pairs, 0.9)]
+    for labelled in (["en-US"], ["en-US", "und"]):
+        table = by_language("k", "t", "a", pairs, here, here, labelled, FAST)
+        assert {row.name: row.marked for row in table.rows} == {"en": True, "und": False}

@@ -157,3 +157,8 @@ def test_the_same_log_gives_the_same_event_ids(tmp_path):
     one, _, _ = load(tmp_path / "x", [query(), event()])
     two, _, _ = load(tmp_path / "y", [event()], [query()])
     assert one.equals(two)
+
+
+def test_rows_have_the_locale_of_the_config_or_say_that_nobody_knows_it(tmp_path):
+    assert set(load(tmp_path, [query()], locale="de_AT")[0]["locale"].to_pylist()) == {"de-AT"}
+    assert set(load(tmp_path, [query()])[0]["locale"].to_pylist()) == {"und"}

@@ -56,6 +56,10 @@ def code(table, row, **options):
         ("pins", {"pin_id": "p1", "created_at": 10**30}, "bad_timestamp"),
         ("pins", {"pin_id": "p1", "created_at": math.inf}, "bad_timestamp"),
         ("pins", {"pin_id": "p1", "created_at": [1]}, "bad_timestamp"),
+        ("pins", {"pin_id": "p1", "locale": "english"}, "bad_locale"),
+        ("pins", {"pin_id": "p1", "locale": 7}, "wrong_type"),
+        ("search_log", {**EVENT, "locale": "en-USA"}, "bad_locale"),
+        ("human_labels", {**LABEL, "locale": "US, en"}, "bad_locale"),
         ("human_labels", LABEL, None),
         ("human_labels", {**LABEL, "grade": 0}, "grade_off_scale"),
         ("human_labels", {**LABEL, "grade": 6}, "grade_off_scale"),
@@ -80,6 +84,31 @@ def code(table, row, **options):
 )
 def test_a_row_is_kept_or_refused_for_its_reason(table, row, reason):
     assert code(table, row) == reason
+
+
+@pytest.mark.parametrize("said", ["en-US", "en_us", "EN-US", " en_US "])
+def test_a_locale_has_one_spelling_in_every_table(said):
+    """Else the pin of `en_US` is of another language than the query of `en-US`."""
+    for table, row in (("pins", {"pin_id": "p1"}), ("search_log", EVENT), ("human_labels", LABEL)):
+        assert validate(table, [{**row, "locale": said}])[0]["locale"].to_pylist() == ["en-US"]
+
+
+def test_a_rater_counts_once_however_the_locale_is_spelled():
+    valid, quarantine = validate("human_labels", [LABEL, {**LABEL, "locale": "en_US", "grade": 1}])
+    assert (valid["grade"].to_pylist(), quarantine["reason"][0].as_py()[:13]) == ([5], "duplicate_key")
+
+
+@pytest.mark.parametrize("said", [None, "", " ", math.nan, "und"])
+def test_an_unknown_locale_is_a_value_of_its_own(said):
+    """Not en-US, and no reason to lose the row: null of a pin, `und` of a query."""
+    assert validate("pins", [{"pin_id": "p1", "locale": said}])[0]["locale"].to_pylist() == [None]
+    for table, row in (("search_log", EVENT), ("human_labels", LABEL)):
+        assert validate(table, [{**row, "locale": said}])[0]["locale"].to_pylist() == ["und"]
+
+
+def test_the_reason_of_a_bad_locale_names_the_field_and_what_it_said():
+    reason = validate("pins", [{"pin_id": "p1", "locale": "english"}])[1]["reason"][0].as_py()
+    assert reason.startswith("bad_locale: locale 'english' is not a BCP 47 language tag such as en-US")
 
 
 @pytest.mark.parametrize(

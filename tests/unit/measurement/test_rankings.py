@@ -58,6 +58,16 @@ def test_a_query_is_normalised_and_a_missing_locale_is_the_default(tmp_path):
     assert found.pins == {("red shoe", "de-DE"): ["a"]}
 
 
+def test_spellings_of_a_locale_are_one_and_a_locale_that_nobody_gave_is_none(tmp_path):
+    """Else a query in two files meets nothing in the other, or meets the grades of another locale."""
+    spelled = write(tmp_path / "r.csv", "query,locale,pin_id,rank\nshoe,en_us,a,1\nshoe,EN-US,b,2\n")
+    assert read_ranking(spelled, "--control", None).pins == {("shoe", "en-US"): ["a", "b"]}
+    for text, told in (("query,pin_id,rank\nq,a,1\n", "line 2: no locale; .*--locale"),
+                       ("query,locale,pin_id,rank\nq,english,a,1\n", "line 2: locale 'english' is not a BCP 47")):  # fmt: skip
+        with pytest.raises(UserError, match=told):
+            read_ranking(write(tmp_path / "bad.csv", text), "--control", None)
+
+
 def test_a_trec_run_is_read_by_score_with_encoded_queries(tmp_path):
     """Many tools write 0 or a wrong rank; trec_eval looks at the score alone."""
     run = "red%20shoe Q0 b 1 0.5 mine\nred%20shoe Q0 a 2 0.7 mine\n"

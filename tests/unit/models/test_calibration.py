@@ -115,3 +115,10 @@ def test_weights_that_balance_grades_are_taken_out_of_the_logits() -> None:
     shifted = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
     np.testing.assert_allclose(shifted, honest, atol=1e-9)
     assert balance_shift(targets, 0.0).tolist() == [0.0] * 5
+
+
+def test_an_unknown_locale_takes_the_temperature_of_all_and_a_script_that_of_its_language() -> None:
+    temperatures = {ALL: 1.0, "en": 1.4, "en-US": 1.6, "zh": 2.0}
+    found = Calibration(temperatures=temperatures, pairs={}, ece_before=0.0, ece_after=0.0)
+    asked = ("und", "en-US", "en-Latn-GB", "EN-us", "zh-Hant-TW", "ZH")
+    assert [found.temperature(locale) for locale in asked] == [1.0, 1.6, 1.4, 1.4, 2.0, 2.0]

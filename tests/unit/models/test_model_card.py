@@ -91,3 +91,9 @@ def test_the_best_epoch_is_told_and_none_is_invented() -> None:
 )
 def test_a_hub_id_stays_and_a_path_shrinks(source, shown) -> None:
     assert public_source(source) == shown
+
+
+def test_an_unknown_locale_is_no_language_of_a_card() -> None:
+    """The hub refuses a card with a language that it does not know."""
+    whole = model_card("teacher", make_config(), 1, 1, HISTORY, ["und", "zh-Hant-TW"])
+    assert yaml.safe_load(whole.split("---\n", 2)[1])["language"] == ["zh"]

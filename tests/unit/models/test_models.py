@@ -149,9 +149,11 @@ def test_overwritten_weights_are_another_model(tmp_path: Path) -> None:
     assert model_identity(str(tmp_path)) != before
 
 
-def test_a_constant_feature_is_harmless() -> None:
-    scaler = FeatureScaler.fit(np.ones((3, 1), np.float32))
-    assert scaler.transform(np.array([[7.0]], np.float32)).tolist() == [[5.0]]
+def test_a_constant_feature_is_0_whatever_it_becomes_later() -> None:
+    """Its weights are those it began with: a value that training never saw would move every score by chance."""
+    scaler = FeatureScaler.fit(np.array([[1, 0], [1, 2], [1, 4]], np.float32))
+    scaled = scaler.transform(np.array([[0.0, 2.0], [7.0, 99.0]], np.float32))
+    np.testing.assert_allclose(scaled, [[0.0, 0.0], [0.0, 5.0]], atol=1e-20)
 
 
 def test_features_that_are_not_finite_are_refused() -> None:

@@ -193,3 +193,8 @@ def test_every_method_against_the_app() -> None:
         assert client.search("mug", "de-DE")["results"][0]["locale"] == "de-DE"
         assert client.related("mug/1", 3)[0]["title"] == "near mug/1"
         assert client.encode_board("mugs", ["x"]).dtype == np.float32
+
+
+def test_who_names_no_locale_asks_from_no_country() -> None:
+    with running(Service()) as world, RelevanceClient(world.url) as client:
+        assert client.search("mug")["results"][0]["locale"] == "und"

@@ -52,6 +52,9 @@ class Student:
     def __init__(self, store, output):
         self.model = SimpleNamespace(cfg=SimpleNamespace(dim=DIM, nested_dims=[]))
 
+    def require_width(self, num_features):
+        assert num_features > 4
+
     def score(self, query_vectors, pin_vectors, features, locales):
         base = features.astype(np.float64) @ np.linspace(1, 2, features.shape[1])
         if query_vectors.shape[1]:

@@ -4,7 +4,7 @@ import pytest
 
 from ray_app.config import SampleConfig
 from ray_app.hashing import text_keys, uniform
-from ray_app.sample.stage import source_note, split_roles, zero_shot_neighbours
+from ray_app.sample.stage import kind_queries, source_note, split_roles, zero_shot_neighbours
 from ray_app.schemas import SEARCH_LOG
 
 
@@ -25,6 +25,12 @@ def test_splits_decide_who_is_held_out_and_who_is_wanted():
     splits = pa.table({"query": ["Laptop", "bag", "desk"], "split": ["test", "train", "valid"]})
     labels = pa.table({"query": ["laptop", "Bag", "bag", "desk"], "locale": ["en-US", "en-US", "de-DE", "en-US"]})
     assert split_roles(splits, labels) == ({"laptop"}, {("bag", "en-US"), ("bag", "de-DE")})
+
+
+def test_a_kind_of_pins_without_a_locale_is_asked_from_an_unknown_one():
+    """An empty text would be a locale of its own, beside the log's `und`."""
+    pins = pa.table({"title": ["Red mug", "Blue mug"], "locale": pa.array(["de-DE", None], pa.string())})
+    assert kind_queries(pins, 1) == {("mug", "de-DE"), ("mug", "und")}
 
 
 def vectors(rows):

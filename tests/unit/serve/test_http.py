@@ -223,3 +223,48 @@ def test_the_page_loads_nothing_from_elsewhere() -> None:
 @pytest.mark.parametrize("name", ["../app.py", "%2e%2e/app.py", "secrets.txt"])
 def test_only_the_pages_own_files_are_served(name: str) -> None:
     assert ask(CountingService(), lambda c: c.get(f"/page/{name}")).status_code == 404
+
+
+class Listening(CountingService):
+    """Remembers the locales that reach it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.locales: list[str] = []
+
+    async def search(self, query: str, locale: str, top_k: int) -> dict[str, Any]:
+        self.locales.append(locale)
+        return {}
+
+    async def rerank(self, query: str, locale: str, pin_ids: list[str], top_k: int | None) -> dict[str, Any]:
+        self.locales.append(locale)
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("said", "locale"),
+    [
+        ({"locale": "en_us"}, "en-US"),
+        ({"locale": "EN-US"}, "en-US"),
+        ({"locale": "zh-hant-tw"}, "zh-Hant-TW"),
+        ({}, "und"),
+    ],
+)
+def test_a_locale_arrives_in_its_one_spelling_and_none_is_not_english(said: dict[str, str], locale: str) -> None:
+    service = Listening()
+
+    async def talk(client: httpx.AsyncClient) -> list[int]:
+        search = await client.post("/v1/search", json={"query": "mug", **said})
+        rerank = await client.post("/v1/rerank", json={"query": "mug", "pin_ids": ["a"], **said})
+        return [search.status_code, rerank.status_code]
+
+    assert ask(service, talk) == [200, 200]
+    assert service.locales == [locale, locale]
+
+
+def test_what_is_no_locale_is_the_callers_mistake_and_not_repeated() -> None:
+    service = Listening()
+    answer = ask(service, lambda client: client.post("/v1/search", json={"query": "mug", "locale": "english (US)"}))
+    assert (answer.status_code, answer.json()["error"]) == (422, "invalid")
+    assert answer.json()["message"].startswith("locale: ") and "BCP 47" in answer.json()["message"]
+    assert "english" not in answer.text and service.locales == []

@@ -63,3 +63,7 @@ def test_one_text_in_one_locale_is_one_cluster(drawn):
 
 def test_countries_are_regions():
     assert [country(locale) for locale in ("en-US", "fr-CA", "hi-IN")] == ["US", "CA", "IN"]
+
+
+def test_a_script_is_no_country():
+    assert [country(locale) for locale in ("zh-Hant-TW", "de", "und")] == ["TW", "de", "und"]
