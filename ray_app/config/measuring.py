@@ -35,7 +35,8 @@ class EvaluateConfig(Section):
     """What is measured, on which pairs."""
 
     human_labels: str | None = None
-    """A file of human labels with queries not seen in training; None: the test split of the human labels."""
+    """A file of human labels to measure on; None: the test split of the run's own. A run whose config names a file keeps its
+    queries out of sample, engaged queries and engagement; the report counts those that training has met."""
     bm25_fields: list[TextField] | None = None
     """What the BM25 baseline reads; None: what the zero-shot embedding reads."""
     bootstrap_samples: PositiveInt = 1000

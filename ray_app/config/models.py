@@ -181,7 +181,7 @@ class SampleConfig(Section):
     since: datetime | None = None
     """Sample only events from then on (ISO; UTC unless it says otherwise); None: from the first."""
     until: datetime | None = None
-    """Sample only events before then; None: to the last."""
+    """Sample only events before then, and let nothing learn from later ones of the search log; None: to the last."""
     days: Annotated[int, Field(gt=0, le=36_500)] | None = None
     """In place of `since`: the days before `until`, or the last days (UTC) of the log, the newest event's included."""
     trending_boost: Annotated[float, Field(ge=1)] = 1.0

@@ -12,6 +12,7 @@ from ray_app.engagement.events import Pairs, allowed_events, engaged_pairs
 from ray_app.engagement.rates import RATE_NAMES, engagement_rates
 from ray_app.engagement.two_tower import TwoTower, train
 from ray_app.errors import UserError
+from ray_app.held_out import HeldOut
 from ray_app.manifest import Drift, Manifest, StageRun, read_output, require_output
 from ray_app.models.side_tower import aligned, keep_model, nullable_vectors
 from ray_app.storage import Storage
@@ -20,7 +21,7 @@ from ray_app.training.examples import matrix_of
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 
 
 @ray.remote(num_cpus=1)
@@ -32,9 +33,10 @@ def _train(pairs: Pairs, queries: np.ndarray, pins: np.ndarray, cfg: EngagementC
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
-    """Write `engagement_pins` (pin_id, engagement_embedding, rates) and the model `engagement_model`.
+    """Write `engagement_pins` (pin_id, engagement_embedding, rates), the model `engagement_model`, and `engagement_queries`.
 
-    Every human-labelled query, and its near duplicates, are left out of all of it. When few pins have changed and the
+    The last are the queries that the others were learned from. Every human-labelled query, those of
+    `evaluate.human_labels`, and near-duplicates of both are left out of all of it, as are events from `sample.until` on. When few pins have changed and the
     log has not, the model and the rates stand (`retrain` in the config), and pins that are new have nulls.
 
     Raises:
@@ -46,10 +48,11 @@ def run(cfg: Config, store: Storage) -> Manifest:
     vectors = require_output(store, "zero_shot", "zero_shot_pins")
     query_vectors = require_output(store, "zero_shot", "zero_shot_queries")
     log, labels = (require_output(store, "ingest", name) for name in ("search_log", "human_labels"))
+    held_out = HeldOut.of(cfg)
     run = StageRun(
         "engagement", cfg, store, VERSION,
-        settings=[cfg.engagement, cfg.enrich, cfg.seed, TEXT_VERSION],
-        inputs=[pin_texts, vectors, query_vectors, log, labels],
+        settings=[cfg.engagement, cfg.enrich, cfg.seed, TEXT_VERSION, *held_out.settings],
+        inputs=[pin_texts, vectors, query_vectors, log, labels, *held_out.inputs],
         drift=Drift(
             pin_texts=pin_texts, inputs=("pin_texts", "zero_shot_pins"), max_share=cfg.retrain.max_changed_share
         ),
@@ -60,10 +63,12 @@ def run(cfg: Config, store: Storage) -> Manifest:
             return finished
         table = aligned(read_output(store, finished.output("engagement_pins")), pin_ids)
         run.write_table("engagement_pins", table)
+        run.write_table("engagement_queries", read_output(store, finished.output("engagement_queries")))
         return keep_model(run, finished, "engagement_model", _counts(table))
 
-    labelled = set(pc.unique(read_output(store, labels, ["query"])["query"]).to_pylist())
-    events = allowed_events(read_output(store, log, ["query", "pin_id", "action"]), labelled, pin_ids.to_pylist())
+    excluded = held_out.queries | set(pc.unique(read_output(store, labels, ["query"])["query"]).to_pylist())
+    past = held_out.past(read_output(store, log, ["query", "pin_id", "action", "timestamp"]))
+    events = allowed_events(past, excluded, pin_ids.to_pylist())
     rates, shown = engagement_rates(events, len(pin_ids), cfg.engagement.prior_impressions)
     pairs = engaged_pairs(events, pin_ids.to_pylist(), cfg.enrich, cfg.engagement, cfg.seed)
     if len(pairs.query) == 0:
@@ -84,6 +89,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         }
     )
     run.write_table("engagement_pins", table)
+    run.write_table("engagement_queries", pa.table({"query": pa.array(sorted(events["query"].unique()), pa.string())}))
     folder = f"models/engagement_model/{run.fingerprint}"
     run.add_output("engagement_model", folder, trained.tower.save(store, folder))
     counts = _counts(table) | {

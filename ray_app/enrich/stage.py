@@ -10,6 +10,7 @@ from ray_app.config import Config
 from ray_app.enrich.board_titles import TITLED_SAVES, title_forms, titled_saves
 from ray_app.enrich.pin_texts import PIN_COLUMNS, build_pin_texts, num_without_text
 from ray_app.exchange import cut, exchange, part_of
+from ray_app.held_out import HeldOut
 from ray_app.manifest import (
     Manifest,
     Output,
@@ -32,6 +33,8 @@ _JOINED = {"boards": TITLED_SAVES}  # what of a table meets, if not its rows as 
 def run(cfg: Config, store: Storage) -> Manifest:
     """Write pin_texts. Every human-labelled query counts as under evaluation: which of them train is decided later.
 
+    So do the queries of `evaluate.human_labels`; and with `sample.until` no later event of the search log is read.
+
     It is group-bys over columns, by pin: of tables that ingest cut into parts, in as many parts, each by its own Ray task;
     else here. In a part pins are in the order of their ids.
 
@@ -41,16 +44,20 @@ def run(cfg: Config, store: Storage) -> Manifest:
     tables = {name: require_output(store, "ingest", name) for name in ("pins", "boards", "search_log")}
     human = require_output(store, "ingest", "human_labels")
     captions = None if cfg.caption.model is None else require_output(store, "caption", "captions")
-    inputs = [*tables.values(), human, *([captions] if captions else [])]
-    stage = StageRun("enrich", cfg, store, version=VERSION, settings=[cfg.enrich, TEXT_VERSION], inputs=inputs)
+    held_out = HeldOut.of(cfg)
+    stage = StageRun(
+        "enrich", cfg, store, version=VERSION, settings=[cfg.enrich, TEXT_VERSION, *held_out.settings],
+        inputs=[*tables.values(), human, *([captions] if captions else []), *held_out.inputs],
+    )  # fmt: skip
     if (finished := stage.finished) is not None:
         return finished
 
-    labelled = set(pc.unique(read_output(store, human, columns=["query"])["query"]).to_pylist())
+    excluded = held_out.queries | set(pc.unique(read_output(store, human, columns=["query"])["query"]).to_pylist())
     num_parts = _num_parts(store)
     job = _Job(
         cfg=cfg, store=store, folder=stage.table_folder("pin_texts"), num_parts=num_parts,
-        tables=tables | ({"captions": captions} if captions else {}), labelled=labelled,
+        tables=tables | ({"captions": captions} if captions else {}), excluded=excluded,
+        held_out=held_out,
     )  # fmt: skip
     items = [(name, path) for name, output in job.tables.items() for path in output.files]
     if num_parts == 1:
@@ -66,7 +73,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     counts: Counter[str] = Counter()
     for part in built:
         counts.update(part.counts)
-    return stage.finish({**counts, "excluded_queries": len(labelled)})
+    return stage.finish({**counts, "excluded_queries": len(excluded)})
 
 
 def _num_parts(store: Storage) -> int:
@@ -94,7 +101,8 @@ class _Job:
     folder: str
     num_parts: int
     tables: dict[str, Output]
-    labelled: set[str]
+    excluded: frozenset[str]
+    held_out: HeldOut
 
     def split_by_title(self, path: str) -> list[pa.Table]:
         """A file of saves, cut so that all saves under a title meet."""
@@ -105,6 +113,8 @@ class _Job:
         """A file of one of the tables, cut so that all rows of a pin meet; the tables carry their name and the file's hash."""
         name, path = item
         rows, sha = self.store.read_table_and_hash(path, _SCHEMAS[name].names)
+        if name == "search_log":
+            rows = self.held_out.past(rows)
         # Of the log some rows name no pin: searches that showed nothing.
         rows = titled_saves(rows) if name == "boards" else rows.filter(pc.is_valid(rows["pin_id"]))
         parts = cut(rows, part_of(rows["pin_id"].to_pylist(), self.num_parts), self.num_parts)
@@ -120,7 +130,7 @@ class _Job:
         found = {name: pa.concat_tables(rows, promote_options="permissive") for name, rows in rows_of.items()}
         pins = found["pins"] if self.num_parts == 1 else found["pins"].sort_by("pin_id")
         texts = build_pin_texts(
-            pins, found["boards"], found["search_log"], self.labelled, self.cfg.enrich, found.get("captions"), forms
+            pins, found["boards"], found["search_log"], self.excluded, self.cfg.enrich, found.get("captions"), forms
         )
         part = number if self.num_parts > 1 else None
         return _Part(

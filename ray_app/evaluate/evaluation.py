@@ -34,6 +34,7 @@ from ray_app.evaluate.metrics import (
     ranking_ideal,
 )
 from ray_app.evaluate.probabilities import calibration_by_locale, detail_intervals
+from ray_app.evaluate.seen import CAUTION
 from ray_app.evaluate.slices import cuts_queries, in_order
 from ray_app.evaluate.worst import WorstSlices, worst_slices
 
@@ -66,6 +67,11 @@ class Evaluation(Measured):
         found = {b: self.points[b][metric] for b in self.settings.baselines if b in self.points}
         defined = {b: value for b, value in found.items() if np.isfinite(value)}
         return max(defined, key=lambda b: defined[b]) if defined else None
+
+    @property
+    def cautions(self) -> list[str]:
+        """Notes without which the figures mislead: a report's first lines."""
+        return [note for note in self.notes if note.startswith(CAUTION)]
 
     @property
     def hero(self) -> str:

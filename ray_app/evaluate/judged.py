@@ -12,6 +12,7 @@ from ray_app.enrich.engaged_queries import drop_engaged_queries
 from ray_app.errors import UserError
 from ray_app.evaluate.inputs import rating_of_grade
 from ray_app.evaluate.measured import EvaluationSettings
+from ray_app.evaluate.seen import Seen, seen_in_training
 from ray_app.ingest.stage import load_human_labels
 from ray_app.manifest import Output, read_output, require_output
 from ray_app.storage import Storage
@@ -87,9 +88,10 @@ class JudgedLabels:
         train = of_queries(self.all_labels, queries_of(self.splits, "train", "valid"))
         return LabelledPairs.of(catalogue, train, smoothing=0.0)
 
-    def seen_in_training(self, pairs: LabelledPairs) -> list[str]:
-        """Judged queries that were trained on, sorted."""
-        return sorted(set(pairs.queries) & queries_of(self.splits, "train", "valid"))
+    def seen_in_training(self, cfg: Config, store: Storage) -> Seen:
+        """Judged queries that the run has met in training, near-duplicates included."""
+        queries = {normalise_query(query) for query in self.labels["query"].to_pylist()}
+        return seen_in_training(cfg, store, queries, self.splits, self.catalogue.pin_texts)
 
 
 def without_queries(catalogue: Catalogue, labels: pa.Table) -> Catalogue:

@@ -28,7 +28,7 @@ from ray_app.manifest import (
 )
 from ray_app.storage import Storage
 
-VERSION = 4
+VERSION = 5
 STAGES = (
     "demo", "ingest", "caption", "enrich", "zero_shot", "engagement", "graph",
     "teach", "sample", "label", "distill", "embed",
@@ -51,7 +51,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         "evaluate", cfg, store, VERSION,
         settings=[cfg.evaluate.model_copy(update={"human_labels": None}), cfg.ingest.human_labels, found.content],
         inputs=[
-            *found.inputs, log_output, models.teacher, models.student, models.feature_student,
+            *found.inputs, log_output, require_output(store, "label", "soft_labels"), models.teacher, models.student, models.feature_student,
             *(manifest.outputs[key] for key, manifest in experiments.items()), *feature_inputs(cfg, store),
             *(output for made in beside.values() for output in made.outputs.values()),
         ],
@@ -65,9 +65,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
     features = StudentFeatures.load(catalogue, store)
     systems = score_systems(cfg, store, features, models, judged, found.calibration(catalogue))
 
-    seen = found.seen_in_training(judged)
-    caution = f"CAUTION: {len(seen)} of these queries were used in training, such as {seen[:1]}: the figures flatter."
-    notes = [caution] if seen else []
+    seen = found.seen_in_training(cfg, store)
+    notes = seen.cautions
     if set(labels["rater_id"].to_pylist()) == {TRUTH}:
         notes.append('The grades are the known truth of the demo world; where the report says "human", read "truth".')
     log = read_output(store, log_output, ["query", "timestamp"])
@@ -80,6 +79,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         "human_labels": cfg.evaluate.human_labels or "test split",
         "label_rows": labels.num_rows,
         "label_rows_unusable": num_quarantined,
+        "seen_in_training": seen.to_json(),
         "config": cfg.model_dump(mode="json"),
         "versions": package_versions(),
         "commit": git_commit(),

@@ -8,7 +8,7 @@ LABELS = dict(zip(METRICS, ("AUROC 3+", "AUROC 4+", "AUROC 5+", "accuracy", "nDC
 
 
 def render_table(evaluation: Evaluation) -> str:
-    """Aligned text of about 120 columns: a heading, one line a system, what the student keeps, and the notes."""
+    """Aligned text of about 120 columns: cautions, a heading, one line a system, what the student keeps, and the notes."""
     settings = evaluation.settings
     cells = [["system", *LABELS.values()]]
     for system in evaluation.systems:
@@ -23,7 +23,8 @@ def render_table(evaluation: Evaluation) -> str:
     body = [heading, "", lines[0], rule, *lines[1:], rule]
     kept = retention_line(evaluation)
     gaps = difference_lines(evaluation)
-    return "\n".join([*body, *gaps, *([kept] if kept else []), *(f"note: {note}" for note in evaluation.notes)])
+    notes = [f"note: {note}" for note in evaluation.notes if note not in evaluation.cautions]
+    return "\n".join([*evaluation.cautions, *body, *gaps, *([kept] if kept else []), *notes])
 
 
 def difference_lines(evaluation: Evaluation) -> list[str]:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from ray_app.bm25 import Bm25Index
 from ray_app.config import Config
 from ray_app.embed.encode import matrix_or_zero
+from ray_app.held_out import HeldOut
 from ray_app.locales import UNKNOWN
 from ray_app.manifest import Drift, Manifest, StageRun, read_output, require_output
 from ray_app.sample.effective_size import describe_weights
@@ -36,7 +37,7 @@ _MOST_TRENDING = 20  # that the manifest names
 def run(cfg: Config, store: Storage) -> Manifest:
     """Write `pairs`. The manifest's info has the strata, the counts by source, and notes on what could not be as asked.
 
-    With a window only its events are sampled. An earlier run's labels are inputs, that run's place is not a setting.
+    With a window only its events are sampled. Queries of `evaluate.human_labels` are left out like those of the test split. An earlier run's labels are inputs, that run's place is not a setting.
     """
     log = require_output(store, "ingest", "search_log")
     labels = require_output(store, "ingest", "human_labels")
@@ -46,10 +47,11 @@ def run(cfg: Config, store: Storage) -> Manifest:
     zero_shot_queries = require_output(store, "zero_shot", "zero_shot_queries")
     pilot = Storage(cfg.sample.pilot) if cfg.sample.pilot else None
     pilot_tables = pilot_outputs(pilot, store) if pilot else []
+    judged = HeldOut.of(cfg)
     run = StageRun(
         "sample", cfg, store, VERSION,
         settings=[cfg.sample.model_copy(update={"pilot": None}), cfg.pin_text, cfg.seed, TEXT_VERSION],
-        inputs=[log, labels, pin_texts, splits, zero_shot_pins, zero_shot_queries, *pilot_tables],
+        inputs=[log, labels, pin_texts, splits, zero_shot_pins, zero_shot_queries, *pilot_tables, *judged.inputs],
         drift=Drift(
             pin_texts=pin_texts, inputs=("pin_texts", "zero_shot_pins"), max_share=cfg.retrain.max_changed_share
         ),
@@ -80,7 +82,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         neighbours,
         cfg.sample,
         seed,
-        excluded_queries=held_out,
+        excluded_queries=held_out | judged.queries,
         extra_queries=boosts,
         trending={(found.query, found.locale) for found in trending},
         deviations=deviations,

@@ -89,3 +89,25 @@ def test_an_older_zero_shot_is_named(tmp_path):
     side_world.zero_shot(cfg, store, ["zebra"])
     with pytest.raises(UserError, match=r"pipelines/zero_shot\.py"):
         stage.run(cfg, store)
+
+
+def test_judged_queries_and_later_events_change_no_vector(tmp_path):
+    """What the run is measured on, and its future, must not reach the rates and vectors that the student reads."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "judged.csv").write_text("query,locale,pin_id,rater_id,grade\nDates,en-US,p4,r1,5\n")
+    held = {"evaluate": {"human_labels": str(tmp_path / "judged.csv")}}
+    leak = [*side_world.LOG, ("date", "p4", "click"), ("dates", "p4", "save"), ("date", "p4", "hide")]
+    clean = run(tmp_path / "a")[1]
+    manifest, found, store = run(tmp_path / "b", log=leak, **held)
+    assert found == clean
+    learned = read_output(store, manifest.output("engagement_queries"))["query"].to_pylist()
+    assert learned == ["apple", "banana"]
+    assert {row["rates"] for row in run(tmp_path / "c", sample={"until": "2024-01-01"})[1]} == {None}
+
+
+def test_a_kept_model_keeps_the_queries_it_was_learned_from(tmp_path):
+    few = {"retrain": {"max_changed_share": 0.5}}
+    run(tmp_path, **few)
+    second, _, store = run(tmp_path, pins={"p0": "egg", **side_world.PINS}, **few)
+    assert read_output(store, second.output("engagement_queries"))["query"].to_pylist() == ["apple", "banana"]

@@ -61,3 +61,29 @@ def test_another_setting_runs_again(tmp_path, store):
 def test_without_ingest_it_says_what_to_run(tmp_path):
     with pytest.raises(UserError, match=r"pipelines/ingest.py"):
         enrich(config(tmp_path), Storage(str(tmp_path / "empty")))
+
+
+def engaged(folder, store, **sections):
+    manifest = enrich(config(folder, **sections), store)
+    return manifest, read_output(store, manifest.output("pin_texts"))["engaged_queries"].to_pylist()
+
+
+def judged(folder, *queries):
+    rows = "".join(f"{query},en-US,p1,r1,4\n" for query in queries)
+    (folder / "judged.csv").write_text(f"query,locale,pin_id,rater_id,grade\n{rows}")
+    return {"evaluate": {"human_labels": str(folder / "judged.csv")}}
+
+
+def test_queries_that_the_run_will_be_measured_on_are_kept_out_with_their_near_duplicates(tmp_path, store):
+    """Else the text of a pin tells the student the answer."""
+    first, found = engaged(tmp_path, store, **judged(tmp_path, "Sneakers"))
+    assert found == [None, None]
+    again, _ = engaged(tmp_path, store, **judged(tmp_path, "sneaker"))
+    assert again.created_at == first.created_at
+    assert engaged(tmp_path, store, **judged(tmp_path, "boots"))[1] == [["sneaker"], None]
+
+
+def test_a_back_dated_run_does_not_see_later_clicks(tmp_path, store):
+    until = {"sample": {"until": "2024-01-01"}}
+    assert engaged(tmp_path, store, **until)[1] == [None, None]
+    assert engaged(tmp_path, store, sample={"until": "2024-01-02"})[1] == [["sneaker"], None]

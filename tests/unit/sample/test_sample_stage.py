@@ -81,6 +81,16 @@ def test_training_queries_come_in_and_test_queries_stay_out(tmp_path, store):
     assert set(pairs["query"].to_pylist()) == {"laptop", "desk"}
 
 
+def test_queries_that_the_run_will_be_measured_on_are_not_labelled(tmp_path, store):
+    """Nor their near-duplicates: else the student's figures are partly of queries that the teacher taught it."""
+    (tmp_path / "judged.csv").write_text("query,locale,pin_id,rater_id,grade\nLaptops,en-US,p0,r1,5\n")
+    cfg = config(tmp_path, evaluate={"human_labels": str(tmp_path / "judged.csv")}, sample={"kind_min_pins": 1})
+    manifest = sample(cfg, store)
+    queries = set(read_output(store, manifest.output("pairs"))["query"].to_pylist())
+    assert "desk" in queries and not queries & {"laptop", "laptops"}
+    assert manifest.fingerprint != sample(config(tmp_path, sample={"kind_min_pins": 1}), store).fingerprint
+
+
 def test_the_manifest_counts_the_sample_by_stratum_and_source(tmp_path, store):
     manifest = sample(config(tmp_path), store)
     assert sum(s["num_sampled"] for s in manifest.info["strata"]) == manifest.counts["rows_out"]
