@@ -7,7 +7,7 @@ a look-up per query token. Equal to rank-bm25 to 1e-6 (tests/unit/test_bm25.py),
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, NamedTuple
@@ -95,6 +95,9 @@ class Bm25Index:
     doc_length: Ints  # (num_texts,) tokens, repeats counted
     postings: "csr_array"  # (num_texts, num_terms); a value is 1 + its index, so that 0 means absent
     weight: Floats  # (1 + num_postings,) share of the score; [0] is for absent terms
+    mean_length: float  # tokens of a document of the corpus
+    k1: float
+    b: float
 
     @classmethod
     def build(
@@ -111,41 +114,38 @@ class Bm25Index:
             tokeniser: Used for the documents and for every query.
             others: The rest of the corpus, counted with the same tokeniser; None: `texts` is all of it.
         """
-        from scipy.sparse import csr_array
-
         vocabulary: dict[str, int] = {}
-        term_ids = array("q")  # a list would take four times the memory
-        doc_length = np.zeros(len(texts), np.int64)
-        for i, text in enumerate(texts):
-            tokens = tokeniser(text)
-            doc_length[i] = len(tokens)
-            term_ids.extend([vocabulary.setdefault(token, len(vocabulary)) for token in tokens])
+        term_ids, doc_length = _tokens(texts, tokeniser, lambda token: vocabulary.setdefault(token, len(vocabulary)))
         others = others or CorpusCounts(tokeniser=tokeniser)
         of_others = np.array(
             [vocabulary.setdefault(token, len(vocabulary)) for token in others.doc_frequency], np.int64
         )
         num_docs, num_terms = len(texts) + others.num_docs, len(vocabulary)
-        width = max(num_terms, 1)
-        doc_of_token = np.repeat(np.arange(len(texts), dtype=np.int64), doc_length)
-        # Sorted by document, then term: exactly the canonical CSR order.
-        keys, frequency = np.unique(doc_of_token * width + np.array(term_ids, np.int64), return_counts=True)
-        doc, term = keys // width, keys % width
-        doc_frequency = np.bincount(term, minlength=num_terms)
+        found = _count(term_ids, doc_length, num_terms)
+        doc_frequency = np.bincount(found.term, minlength=num_terms)
         doc_frequency[of_others] += np.fromiter(others.doc_frequency.values(), np.int64)
         idf = _okapi_idf(doc_frequency, num_docs, epsilon)
         num_tokens = int(doc_length.sum()) + others.num_tokens
         mean_length = num_tokens / num_docs if num_tokens else 1.0
-        norm = k1 * (1 - b + b * doc_length / mean_length)
-        weight = idf[term] * (frequency * (k1 + 1) / (frequency + norm[doc])) if len(keys) else np.zeros(0)
-        start = np.concatenate([[0], np.cumsum(np.bincount(doc, minlength=len(texts)))])
-        values = np.arange(1, len(keys) + 1, dtype=np.int32)
-        postings = csr_array((values, term.astype(np.int32), start.astype(np.int32)), shape=(len(texts), width))
-        postings.has_canonical_format = True
-        weight = np.concatenate([[0.0], weight])
         return cls(
             tokeniser=tokeniser, vocabulary=vocabulary, idf=idf, doc_frequency=doc_frequency, num_docs=num_docs,
-            doc_length=doc_length, postings=postings, weight=weight,
+            mean_length=mean_length, k1=k1, b=b, doc_length=doc_length, postings=_matrix(found, len(texts), num_terms),
+            weight=_weights(found, doc_length, idf, mean_length, k1, b),
         )  # fmt: skip
+
+    def of_texts(self, texts: Sequence[str]) -> "Bm25Index":
+        """An index of other documents, which are weighed as in this corpus and not counted in it.
+
+        Words that no document of the corpus has count in a document's length alone.
+        """
+        term_ids, doc_length = _tokens(texts, self.tokeniser, lambda token: self.vocabulary.get(token, -1))
+        found = _count(term_ids, doc_length, len(self.vocabulary))
+        return replace(
+            self,
+            doc_length=doc_length,
+            postings=_matrix(found, len(texts), len(self.vocabulary)),
+            weight=_weights(found, doc_length, self.idf, self.mean_length, self.k1, self.b),
+        )
 
     def score_pairs(self, queries: Sequence[str], query_index: NDArray, doc_index: NDArray) -> Floats:
         """BM25 of pair i = (queries[query_index[i]], document doc_index[i]).
@@ -262,6 +262,55 @@ class Bm25Index:
         """The postings term by term: start (num_terms + 1,), document and share of the score of each."""
         columns = self.postings.tocsc()
         return columns.indptr, columns.indices, self.weight[columns.data]
+
+
+class _Counts(NamedTuple):
+    """How often documents say terms, sorted by document, then term: exactly the canonical CSR order."""
+
+    doc: Ints
+    term: Ints
+    times: Ints
+
+
+def _tokens(texts: Sequence[str], tokeniser: Tokeniser, term_of: Callable[[str], int]) -> tuple[Ints, Ints]:
+    """The term of every token, text by text, and each text's number of tokens, (num_texts,)."""
+    terms = array("q")  # a list would take four times the memory
+    length = np.zeros(len(texts), np.int64)
+    for i, text in enumerate(texts):
+        tokens = tokeniser(text)
+        length[i] = len(tokens)
+        terms.extend([term_of(token) for token in tokens])
+    return np.array(terms, np.int64), length
+
+
+def _count(terms: Ints, doc_length: Ints, num_terms: int) -> _Counts:
+    """Counts from `_tokens`; terms of -1 are left out."""
+    width = max(num_terms, 1)
+    doc = np.repeat(np.arange(len(doc_length), dtype=np.int64), doc_length)
+    known = terms >= 0
+    keys, times = np.unique(doc[known] * width + terms[known], return_counts=True)
+    return _Counts(keys // width, keys % width, times)
+
+
+def _weights(found: _Counts, doc_length: Ints, idf: Floats, mean_length: float, k1: float, b: float) -> Floats:
+    """Share of the score of each count, after a 0 for absent terms; (1 + num_counts,)."""
+    if not len(found.doc):
+        return np.zeros(1)
+    norm = k1 * (1 - b + b * doc_length / mean_length)
+    share = idf[found.term] * (found.times * (k1 + 1) / (found.times + norm[found.doc]))
+    return np.concatenate([[0.0], share])
+
+
+def _matrix(found: _Counts, num_texts: int, num_terms: int) -> "csr_array":
+    """1 + the place of each count, so that 0 means absent; (num_texts, num_terms)."""
+    from scipy.sparse import csr_array
+
+    start = np.concatenate([[0], np.cumsum(np.bincount(found.doc, minlength=num_texts))])
+    values = np.arange(1, len(found.doc) + 1, dtype=np.int32)
+    columns = (values, found.term.astype(np.int32), start.astype(np.int32))
+    matrix = csr_array(columns, shape=(num_texts, max(num_terms, 1)))
+    matrix.has_canonical_format = True
+    return matrix
 
 
 def positive_idf(terms: QueryTerms, num_docs: int) -> Floats:

@@ -44,11 +44,9 @@ class PairFeatures:
             pin_text: How the whole text is rendered.
             others: The catalogue's other pins, in tables of any size; they count in the statistics, and none is kept.
         """
-        self.pin_ids: list[str] = pin_texts.column("pin_id").to_pylist()
         self.fields: list[str] = list(features.bm25_fields)
-        self.rendered = render_pin_texts(pin_texts, pin_text)
-        texts = {name: _field_texts(pin_texts, name) for name in {*self.fields, "title"}}
-        self._stems = {name: [_padded(text) for text in texts[name]] for name in (*self.fields, "title")}
+        self._pin_text = pin_text
+        texts = self._read(pin_texts)
         of_fields = {name: CorpusCounts(tokeniser=stem_tokens) for name in self._stems}
         of_all, of_grams = CorpusCounts(tokeniser=stem_tokens), CorpusCounts(tokeniser=char_grams)
         for table in others:
@@ -61,6 +59,30 @@ class PairFeatures:
         }
         self._all_index = Bm25Index.build(self.rendered, tokeniser=stem_tokens, others=of_all)
         self._title_grams = Bm25Index.build(texts["title"], tokeniser=char_grams, others=of_grams)
+
+    def of_texts(self, pin_texts: pa.Table) -> "PairFeatures":
+        """Features of other texts by this catalogue's statistics, in which they do not count.
+
+        `compute` must be given this catalogue's `catalogue_match`.
+
+        Args:
+            pin_texts: One row per text (schema PIN_TEXTS); a pin may have several.
+        """
+        other = object.__new__(type(self))
+        other.fields, other._pin_text = self.fields, self._pin_text
+        texts = other._read(pin_texts)
+        other._field_index = {name: index.of_texts(texts[name]) for name, index in self._field_index.items()}
+        other._all_index = self._all_index.of_texts(other.rendered)
+        other._title_grams = self._title_grams.of_texts(texts["title"])
+        return other
+
+    def _read(self, pin_texts: pa.Table) -> dict[str, list[str]]:
+        """Keep what pairs are compared with, and return the texts by field."""
+        self.pin_ids: list[str] = pin_texts.column("pin_id").to_pylist()
+        self.rendered = render_pin_texts(pin_texts, self._pin_text)
+        texts = {name: _field_texts(pin_texts, name) for name in {*self.fields, "title"}}
+        self._stems = {name: [_padded(text) for text in texts[name]] for name in (*self.fields, "title")}
+        return texts
 
     @property
     def names(self) -> list[str]:

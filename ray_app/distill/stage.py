@@ -257,6 +257,7 @@ def _examples_of(
 ) -> Examples:  # fmt: skip
     return Examples(
         queries=[queries[i] for i in query_index],
+        # As served, a pair's own query among the engaged ones included; only the teacher's labels were made without it.
         pin_texts=[features.catalogue.pairs.rendered[row] for row in pin_index],
         locales=locales,
         features=features.compute(queries, query_index, pin_index, locales),

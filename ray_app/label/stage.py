@@ -25,6 +25,7 @@ from ray_app.schemas import SOFT_LABEL_RESULTS, SOFT_LABELS, cast_to
 from ray_app.storage import Storage
 from ray_app.teach.catalogue import Catalogue, index_queries
 from ray_app.teach.pairs import load_catalogue, load_cosine_features
+from ray_app.teach.shown_pairs import ShownPairs
 from ray_app.text import TEXT_VERSION
 from ray_app.training.examples import matrix_column
 from ray_app.vllm_engine import prefix_hit_meter, require_vllm
@@ -32,7 +33,7 @@ from ray_app.zero_shot.stage import zero_shot_tower
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,40 +81,38 @@ class Labeller:
     ) -> tuple[pa.Table, LedgerCounts]:
         """Soft labels of pairs (queries[query_index[i]], pin pin_index[i]); known pairs cost nothing.
 
+        A pin does not say the pair's own query among its engaged ones (see `ShownPairs`).
+
         Returns:
             Table of schema SOFT_LABEL_RESULTS, row i for pair i, and what was computed.
         """
-        keys, order = self.keys(catalogue, queries, query_index, pin_index)
-        counts = self.compute(catalogue, queries, query_index[order], pin_index[order], keys.take(pa.array(order)))
+        shown = ShownPairs.of(catalogue, queries, query_index, pin_index)
+        keys, order = self.keys(shown)
+        counts = self.compute(shown.take(order), keys.take(pa.array(order)))
         return self.ledger.lookup(keys), counts
 
-    def keys(
-        self, catalogue: Catalogue, queries: list[str], query_index: np.ndarray, pin_index: np.ndarray
-    ) -> tuple[pa.Array, np.ndarray]:
+    def keys(self, pairs: ShownPairs) -> tuple[pa.Array, np.ndarray]:
         """Content keys of pairs, and the order to label them in, (num_pairs,) int64.
 
         By the hash of what the pin says, then by query: pairs that share a pin's text stand together, and whatever
         comes first is a random sample of pins with all of their queries, so that rates and quotes hold for the rest.
         """
-        pin_keys = catalogue.pin_keys(pin_index.tolist())
-        by_pair = [pin_keys[row] for row in pin_index.tolist()]
-        pair_queries = [queries[i] for i in query_index]
-        order = np.lexsort((_ranks(queries)[query_index], _ranks(by_pair)))
+        by_pair = pairs.pin_keys
+        pair_queries = [pairs.queries[i] for i in pairs.query_index]
+        order = np.lexsort((_ranks(pairs.queries)[pairs.query_index], _ranks(by_pair)))
         return content_keys(self.recipe, pair_queries, by_pair), order
 
-    def compute(
-        self, catalogue: Catalogue, queries: list[str], query_index: np.ndarray, pin_index: np.ndarray, keys: pa.Array
-    ) -> LedgerCounts:
+    def compute(self, pairs: ShownPairs, keys: pa.Array) -> LedgerCounts:
         """Label the pairs that the ledger lacks, in the order given, and commit them block by block."""
         todo = self.ledger.missing(pa.table({"content_key": keys, "row": pa.array(range(len(keys)), pa.int64())}))
         if todo.num_rows:
-            rows = todo["row"].to_numpy()
+            missing = pairs.take(todo["row"].to_numpy())
             todo = pa.table(
                 {
                     "content_key": todo["content_key"],
-                    "query": pa.array([queries[i] for i in query_index[rows]], pa.string()),
-                    "pin_text": pa.array([catalogue.pairs.rendered[i] for i in pin_index[rows]], pa.string()),
-                    "features": matrix_column(self._features(catalogue, queries, query_index[rows], pin_index[rows])),
+                    "query": pa.array([missing.queries[i] for i in missing.query_index], pa.string()),
+                    "pin_text": pa.array(missing.pin_texts, pa.string()),
+                    "features": matrix_column(self._features(missing)),
                 }
             )
         return self.compute_texts(todo)
@@ -133,14 +132,11 @@ class Labeller:
             prefix_hits=prefix_hits,
         )
 
-    def _features(
-        self, catalogue: Catalogue, queries: list[str], query_index: np.ndarray, pin_index: np.ndarray
-    ) -> np.ndarray:
+    def _features(self, pairs: ShownPairs) -> np.ndarray:
         if not self.cfg.teach.use_features:
-            return np.zeros((len(query_index), 0), np.float32)
-        vectors = zero_shot_tower(self.cfg, self.store).encode(queries)
-        cosine = load_cosine_features(self.store, self.teacher)
-        return catalogue.teacher_features(cosine, queries, vectors, query_index, pin_index)
+            return np.zeros((len(pairs.query_index), 0), np.float32)
+        vectors = zero_shot_tower(self.cfg, self.store).encode(pairs.queries)
+        return pairs.features(load_cosine_features(self.store, self.teacher), vectors)
 
     def _chain(self) -> tuple[Chain, Any]:
         """The engine's chain, and its meter of prefix hits, if it counts them itself."""
@@ -237,16 +233,14 @@ def plan(cfg: Config, store: Storage) -> Quote:
     job = _Job.of(cfg, store)
     labeller = job.labeller
     _, catalogue, queries, query_index, pin_index = job.read()
-    keys, order = labeller.keys(catalogue, queries, query_index, pin_index)
+    shown = ShownPairs.of(catalogue, queries, query_index, pin_index)
+    keys, order = labeller.keys(shown)
     ordered = keys.take(pa.array(order))
     numbered = pa.table({"content_key": ordered, "row": pa.array(range(len(ordered)), pa.int64())})
     missing = labeller.ledger.missing(numbered)["row"].to_numpy()
     blocks = -(-cfg.label.plan_rows // cfg.label.rows_per_block)
     sample = missing[: blocks * cfg.label.rows_per_block]
-    chosen = order[sample]
-    counts = labeller.compute(
-        catalogue, queries, query_index[chosen], pin_index[chosen], ordered.take(pa.array(sample))
-    )
+    counts = labeller.compute(shown.take(order[sample]), ordered.take(pa.array(sample)))
     quote = make_quote("pairs", counts.timing, counts.errors, len(missing) - len(sample), _held(counts), cfg.prices)
     if quote.remaining and quote.measured:
         store.write_json(job.quote_path, asdict(quote))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
+from ray_app.bm25 import CatalogueMatch
 from ray_app.config import Config
 from ray_app.embed.encode import matrix_or_zero
 from ray_app.errors import UserError
@@ -78,7 +79,7 @@ class Catalogue:
 
     def teacher_features(
         self, cosine: CosineFeatures, queries: list[str], query_vectors: np.ndarray, query_index: np.ndarray,
-        pin_index: np.ndarray,
+        pin_index: np.ndarray, match: CatalogueMatch | None = None,
     ) -> np.ndarray:  # fmt: skip
         """The teacher's features of pairs (queries[query_index[i]], pin pin_index[i]): lexical, then cosines.
 
@@ -88,11 +89,12 @@ class Catalogue:
             query_vectors: (num_queries, dim) zero-shot vectors.
             query_index: (num_pairs,).
             pin_index: (num_pairs,).
+            match: See `PairFeatures.compute`.
 
         Returns:
             (num_pairs, num_features) float32.
         """
-        lexical = self.pairs.compute(queries, query_index, pin_index)
+        lexical = self.pairs.compute(queries, query_index, pin_index, match)
         semantic = cosine.compute(
             query_vectors[query_index], self.title_vectors[pin_index], self.text_vectors[pin_index]
         )

@@ -166,3 +166,16 @@ def test_a_named_vector_that_does_not_fit_is_named(named, word):
 def test_no_named_vectors_give_empty_blocks():
     values, mask = named_vector_block(VECTORS, {})
     assert values.shape == mask.shape == (3, 0)
+
+
+def test_other_texts_are_weighed_as_in_the_catalogue_and_not_counted_in_it(features):
+    """A pin's text with a query left out must score like a text of the catalogue, not like one of a catalogue of its own."""
+    queries = ["laptop bag", "smart watch", "acme zebra", ""]
+    match = features.catalogue_match(queries)
+    query_index = np.repeat(np.arange(4), 3)
+    again = features.of_texts(taken([2, 2, 0]))
+    wanted = features.compute(queries, query_index, np.tile([2, 2, 0], 4))
+    np.testing.assert_array_equal(again.compute(queries, query_index, np.tile([0, 1, 2], 4), match), wanted)
+    new = PINS.slice(0, 1).set_column(1, "title", pa.array(["Quokka laptop"]))
+    unknown = features.of_texts(new).compute(["laptop quokka"], np.array([0]), np.array([0]), match)[0]
+    assert unknown[features.names.index("title_coverage")] == 0.5
