@@ -19,6 +19,7 @@ from ray_app.storage import Storage
 from ray_app.teach.catalogue import Catalogue
 from ray_app.teach.pairs import LabelledPairs, load_catalogue
 from ray_app.teach.splits import of_queries, queries_of
+from ray_app.text import normalise_query
 
 
 @dataclass(frozen=True, kw_only=True)
