@@ -21,7 +21,7 @@ from ray_app.ingest.files import SourceFile
 from ray_app.ingest.rows import RawBatch, content_of
 from ray_app.ingest.table import read_table_file
 from ray_app.ingest.validate import KEYS, PinIds, TableRules, check_batch
-from ray_app.text import normalise_text
+from ray_app.text import normalise_query, normalise_text
 
 SHEET = "adjudicated"  # as a table of ingest: in counts and in quarantine
 RATER = "adjudicated"  # rater_id of a verdict; `adjudicated:NAME` if the sheet names who gave it
@@ -170,7 +170,9 @@ def _grade(cell: str) -> str:
 
 
 def _key_rows(table: pa.Table) -> Iterator[tuple[str, ...]]:
-    return zip(*(table[name].to_pylist() for name in KEY), strict=True)
+    """The pair of each row, spellings of one query alike: its raters are combined, so a verdict is on all of them."""
+    for query, *rest in zip(*(table[name].to_pylist() for name in KEY), strict=True):
+        yield normalise_query(query), *rest
 
 
 def _keys(table: pa.Table) -> set[tuple[str, ...]]:

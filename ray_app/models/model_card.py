@@ -165,6 +165,8 @@ def _training(
     if losses:
         best, epoch = min(losses)
         lines.append(f"Best validation loss: {best:.4f}, epoch {epoch} (the first is 0), which was kept")
+    elif history:
+        lines.append("No validation pairs: no early stopping, the last epoch was kept")
     lines.append(f"Batch size {train.batch_size}, learning rate {train.learning_rate:g}, seed {seed}")
     lines.append(f"Recipe (hash of the settings): `{section_hash(section.recipe, seed)}`")
     return "\n".join(f"- {line}" for line in lines)

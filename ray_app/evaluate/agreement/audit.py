@@ -107,7 +107,7 @@ def build_sheet(
     rows = []
     for suspect in suspects:
         key, place = counts.keys[suspect.place], suspect.place
-        row = dict(zip(KEY, key, strict=True)) | texts_of.get(key[2], {})
+        row = dict(zip(KEY, (counts.spelled[place], *key[1:]), strict=True)) | texts_of.get(key[2], {})
         row["present_grade"], row["raters_grades"] = str(grades[place]), _listed(counts.given[place])
         for name, scores in systems.items():
             assert scores.probs is not None

@@ -21,7 +21,8 @@ class RaterCounts:
     A data set's final grade (rater `final`) is what its raters came to, so it is left out where the pair has raters.
     """
 
-    keys: list[tuple[str, str, str]]  # query, locale, pin_id
+    keys: list[tuple[str, str, str]]  # normalised query, locale, pin_id
+    spelled: list[str]  # the query of each pair as its raters had it; the first spelling of several
     given: np.ndarray  # (num_pairs, 5) float64, how many raters gave each grade
     raters: list[frozenset[str]]  # of each pair
     rows: list[list[int]]  # of the table of labels, of each pair
@@ -60,6 +61,7 @@ class RaterCounts:
                 given[i, grade - 1] += 1
         return cls(
             keys=keys,
+            spelled=[columns[0][min(row for row, _ in said[key].values())] for key in keys],
             given=given,
             raters=[frozenset(said[key]) for key in keys],
             rows=[[row for row, _ in said[key].values()] for key in keys],

@@ -69,6 +69,12 @@ def test_a_verdict_takes_the_place_of_all_raters_of_its_pair(run, store):
         ("=sock", "p3", "x", 5), ("shoe", "p1", "adjudicated:anna", 3), ("shoe", "p2", "x", 2)]  # fmt: skip
 
 
+def test_a_verdict_is_on_all_spellings_of_a_query(run, store):
+    """Raters are combined per normalised query: grades of another spelling would go on beside the verdict."""
+    assert labels(store, run(("Shoe ", "p1", "3", "anna"))) == [
+        ("=sock", "p3", "x", 5), ("Shoe ", "p1", "adjudicated:anna", 3), ("shoe", "p2", "x", 2)]  # fmt: skip
+
+
 def test_a_verdict_without_a_name_is_of_an_adjudicator(run, store):
     assert ("shoe", "p2", "adjudicated", 4) in labels(store, run(("shoe", "p2", "4", " ")))
 

@@ -88,10 +88,13 @@ def test_a_training_over_4_bits_calibrates_the_model_that_labels(
     monkeypatch.setattr(stage.ray.train, "get_checkpoint", lambda: None)
     store, none = Storage(str(tmp_path)), EXAMPLES.rows(np.arange(0))
     job = stage.TrainJob(
-        build=lambda: build(tiny_decoder, "4bit"), train=none, valid=none, cfg=CFG, model_folder="models/teacher/x"
-    )
+        build=lambda: build(tiny_decoder, "4bit"), train=none, valid=none, cfg=CFG, model_folder="models/teacher/x",
+        calibrate_on=stage.CalibrationPairs(examples=none, fitted_to="human grades"),
+    )  # fmt: skip
     store.write_table("train.parquet", EXAMPLES.to_table())
-    where = stage._Files(train=["train.parquet"], train_rows=[4], train_weight=4.0, valid="train.parquet")
+    where = stage._Files(
+        train=["train.parquet"], train_rows=[4], train_weight=4.0, valid="train.parquet", calibrate_on="train.parquet"
+    )
     stage._train_job(job, where, {"name": "teach-x", "seed": 0, "store": store, "rescued": None}, torch.device("cpu"))
     saved = CrossEncoder.from_pretrained(tmp_path / "models/teacher/x")
     np.testing.assert_allclose(seen[0], predict(saved, EXAMPLES, CFG), atol=1e-5)
