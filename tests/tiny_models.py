@@ -35,6 +35,28 @@ def save_tiny_decoder(folder: Path, head_dim: int | None = None) -> Path:
     return folder
 
 
+def save_tiny_causal(folder: Path, family: str, spread: float = 0.3, **values: object) -> Path:
+    """A decoder of another family (its config's class, such as `Gemma3TextConfig`) with weights large enough to matter."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": len(WORDS), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 32, "max_position_embeddings": 64,
+        "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3,
+    }  # fmt: skip
+    model = transformers.AutoModel.from_config(getattr(transformers, family)(**(sizes | values)))
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=spread)
+        elif name.endswith("sinks"):
+            torch.nn.init.constant_(weight, 2.0)
+    model.save_pretrained(folder)
+    _save_tokenizer(folder, bos_token="[CLS]", eos_token="[SEP]")
+    return folder
+
+
 def _save_tokenizer(folder: Path, **special: str) -> None:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

@@ -1,5 +1,6 @@
 """The trained teacher as a judge of pairs: the `transformers` engine."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
@@ -8,16 +9,18 @@ import numpy as np
 from ray_app.label.judge import Judged, query_too_long
 from ray_app.manifest import Output
 from ray_app.models.checkpoint import local_folder
-from ray_app.models.packed import can_pack, group_pairs, pack, packed_states
+from ray_app.models.packed import can_pack, group_pairs, pack, packed_states, packs_alike
 from ray_app.models.text_encoder import pick_device, pick_dtype, use_cpu_threads
 from ray_app.models.tokens import PairIds, max_query_tokens, pad_pairs
 from ray_app.schemas import NUM_GRADES
 from ray_app.storage import Storage
 
+logger = logging.getLogger(__name__)
+
 
 class Teacher:
-    """Grades pairs. Decoders read them packed, each pin once for all its queries (`ray_app.models.packed`); others in
-    padded batches of equal length, as nearly as there are such.
+    """Grades pairs. Plain decoders read them packed, each pin once for all its queries (`ray_app.models.packed`); other
+    models in padded batches of equal length, as nearly as there are such. Both give the same labels.
 
     Args:
         store: Where the model lies.
@@ -48,10 +51,24 @@ class Teacher:
         self.batch_size = batch_size
         self.max_group = batch_size if share_prefix else 1
         cfg = self.model.cfg
-        self.packs = self.model.query_last and cfg.pooling == "last" and can_pack(self.model.backbone, cfg.max_tokens)
+        self.packs = self.model.query_last and cfg.pooling == "last" and self._can_pack(cfg.max_tokens)
         self.max_query = max_query_tokens(self.model.tokenizer, cfg.max_tokens, self.model.query_last)
         # The first pass sets up the kernels; without it the first block's time would be no measure of the others'.
         self.judge(["warm"], ["up"], np.zeros((1, len(self.model.head.scaler.mean)), np.float32))
+
+    def _can_pack(self, max_tokens: int) -> bool:
+        backbone = self.model.backbone
+        if not can_pack(backbone, max_tokens):
+            reason = "is not known to read a pair by causal attention alone"
+        elif not packs_alike(backbone, max_tokens, self.device):
+            reason = "gives packed pairs other states than the same pairs alone"
+        else:
+            return True
+        logger.warning(
+            "label: this %s %s; pairs are labelled in padded batches: the same labels, but nothing is shared between the "
+            "queries of a pin", backbone.config.model_type, reason,
+        )  # fmt: skip
+        return False
 
     def judge(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> Judged:
         """Probabilities of grades 1..5 for each pair; see `Judge`."""

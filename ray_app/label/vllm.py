@@ -24,6 +24,7 @@ from ray_app.ledger.stage import BlockFailedError, Chain, commit_block, fatal_li
 from ray_app.manifest import Output
 from ray_app.models.backbone import is_decoder_config
 from ray_app.models.checkpoint import local_folder, read_teach_config
+from ray_app.models.packed import is_plain_causal
 from ray_app.models.tokens import max_query_tokens, pair_ids
 from ray_app.schemas import NUM_GRADES
 from ray_app.storage import Storage
@@ -65,11 +66,13 @@ def vllm_chain(store: Storage, teacher: Output, merged: Output, cfg: LabelConfig
             f"teach.pooling {' or '.join(_POOLING)}"
         )
 
+    share_prefix = cfg.share_prefix and shares_prefixes(local_folder(store, merged, weights=False))
+
     def chain(blocks: Any, ledger: Ledger, plan: Plan, rows_per_block: int) -> Any:
         engine = {
             "max_model_len": about.max_tokens,
             "pooler_config": {"pooling_type": _POOLING[about.pooling], "use_activation": False},
-            "enable_prefix_caching": cfg.share_prefix and about.pooling == "last",
+            "enable_prefix_caching": share_prefix,
             "tensor_parallel_size": cfg.tensor_parallel,
             "pipeline_parallel_size": cfg.pipeline_parallel,
         } | ({} if plan.pool.num_gpus else {"block_size": _CPU_BLOCK})
@@ -101,6 +104,17 @@ def vllm_chain(store: Storage, teacher: Output, merged: Output, cfg: LabelConfig
         )  # fmt: skip
 
     return chain
+
+
+def shares_prefixes(folder: Path) -> bool:
+    """Whether a state of this model is the same with and without a prefix cache.
+
+    vllm only warns if it is told to keep one for a model of which that is not true, such as a bidirectional decoder.
+    """
+    from transformers import AutoConfig
+
+    about = read_teach_config(folder)
+    return about.pooling == "last" and is_plain_causal(AutoConfig.from_pretrained(folder / "lm"), about.max_tokens)
 
 
 def prepare_block(block: pa.Table, store: Storage, teacher: Output) -> pa.Table:

@@ -87,16 +87,66 @@ def pack(groups: Sequence[Sequence[PairIds]]) -> Packed:
     return Packed(input_ids=ids, position_ids=positions, last=last, trees=trees)
 
 
-def can_pack(backbone: Any, max_tokens: int) -> bool:
-    """Whether a decoder's attention is the plain causal one of Llama or Qwen, as far as `max_tokens` reaches."""
-    config = backbone.config
+# Families whose layers pass nothing from token to token but by softmax attention of queries, keys and values. Others may
+# have recurrent or convolution layers, attention sinks or scores of their own, which our attention would leave out in silence.
+PLAIN_FAMILIES = frozenset(
+    "gemma gemma3_text granite llama ministral3 mistral olmo2 phi3 qwen2 qwen3 smollm3".split()
+)  # fmt: skip
+_ALIKE = 0.999  # cosine of a state packed and alone; guessed: rounding in bfloat16 stays far above, a leak far below
+
+
+def is_plain_causal(config: Any, max_tokens: int) -> bool:
+    """Whether a state depends on the tokens before it and their distances alone, up to `max_tokens`.
+
+    Then what pairs have in common can be computed once. The list of families is what we know, so a new family is read
+    pair by pair until somebody has looked at it.
+    """
     window = getattr(config, "sliding_window", None)
+    # Without a list of layers a window is that of all.
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention" if window is None else "sliding_attention"])
+    if window is not None and window >= max_tokens:
+        kinds.discard("sliding_attention")
     return (
-        getattr(backbone, "_supports_attention_backend", False)
+        config.model_type in PLAIN_FAMILIES
         and getattr(config, "rope_parameters", None) is not None  # positions come from position_ids alone
         and getattr(config, "attn_logit_softcapping", None) is None
-        and (window is None or window >= max_tokens)
+        and not getattr(config, "use_bidirectional_attention", None)  # EmbeddingGemma
+        and getattr(config, "is_causal", True)  # a config may turn any decoder of transformers into an encoder
+        and kinds <= {"full_attention"}
     )
+
+
+def can_pack(backbone: Any, max_tokens: int) -> bool:
+    """Whether packed pairs get the states that they get alone, as far as the config tells; see `packs_alike`."""
+    return getattr(backbone, "_supports_attention_backend", False) and is_plain_causal(backbone.config, max_tokens)
+
+
+def packs_alike(backbone: Any, max_tokens: int, device: str) -> bool:
+    """Whether packed pairs do get the states that they get alone: two of one pin, as long as can be, and one beside them.
+
+    A model that does not pass reads on with its own attention.
+    """
+    import numpy as np
+    import torch
+
+    own = backbone.config._attn_implementation
+    ids = np.random.default_rng(0).integers(0, backbone.config.vocab_size, max_tokens + 24).tolist()
+    pins, queries = (ids[: max(max_tokens - 4, 2)], ids[-20:-12]), (ids[-12:-8], ids[-8:-5], ids[-5:])
+    pairs = [
+        PairIds([*pin, *query], (len(pin), len(pin) + len(query)), (0, len(pin)), len(query))
+        for pin, query in zip((pins[0], *pins), queries, strict=True)
+    ]
+    with torch.inference_mode():
+        alone = [
+            backbone(input_ids=torch.tensor([pair.ids], device=device)).last_hidden_state[0, -1].float()
+            for pair in pairs
+        ]
+        packed = packed_states(backbone, pack(group_pairs(pairs, len(pairs))), device)
+    cosine = torch.nn.functional.cosine_similarity(torch.stack(alone), packed)
+    if bool((cosine > _ALIKE).all()):  # not so with NaN
+        return True
+    backbone.set_attn_implementation(own)
+    return False
 
 
 def packed_states(backbone: Any, packed: Packed, device: str, flex: bool | None = None) -> Any:
