@@ -12,7 +12,8 @@ recomputes nothing downstream.
 
 A variant of a run, such as an arm of an experiment, is a view: its manifests lie apart, in `manifests/<view>/`, and a
 stage that it has none of is the run's. Whatever the run or another view has made with the same fingerprint is taken over,
-so that variants share all that they have in common.
+so that variants share all that they have in common. A view tolerates no `Drift`: a variant that changes few pins would be
+compared with itself.
 """
 
 import logging
@@ -235,7 +236,7 @@ class StageRun:
     def finished(self) -> Manifest | None:
         """The manifest of an earlier run with the same fingerprint, or one that `drift` tolerates, if its files exist.
 
-        A view takes one over from the run or another view.
+        A view takes one over from the run or another view, with the same fingerprint only. The run takes none from views.
         """
         name = self.name or self.stage
         own = manifest_path(name, self.store.view)
@@ -259,10 +260,10 @@ class StageRun:
     def _is_wanted(self, manifest: Manifest) -> bool:
         if manifest.settings != self.settings_hash:
             return False
-        if manifest.fingerprint != self.fingerprint and not (
-            self.drift and self.drift.tolerates(self.store, manifest, self.input_hashes)
-        ):
-            return False
+        if manifest.fingerprint != self.fingerprint:
+            drift = None if self.store.view else self.drift
+            if drift is None or not drift.tolerates(self.store, manifest, self.input_hashes):
+                return False
         gone = [f for out in manifest.outputs.values() for f in out.files if not self.store.exists(f)]
         if gone:
             logger.warning("%s: %d output files are gone (%s ...); making them again", self.stage, len(gone), gone[0])
