@@ -80,17 +80,19 @@ def render_pin_text(row: Mapping[str, Any], cfg: PinTextConfig) -> str:
     Each field is normalised and cut to its maximum at a word boundary; lists are joined with ", ", fields with ". ".
     Empty fields, and fields that an earlier field starts with, are left out.
     """
-    parts: list[str] = []
+    return "".join(glue + text for _, glue, text in pin_text_parts(row, cfg))
+
+
+def pin_text_parts(row: Mapping[str, Any], cfg: PinTextConfig) -> list[tuple[str, str, str]]:
+    """What `render_pin_text` puts together: (field, what separates it from the one before, its text)."""
+    parts: list[tuple[str, str, str]] = []
     for name in cfg.fields:
         text = cut_text(field_text(row.get(name)), cfg.max_field_chars.get(name, cfg.default_max_chars))
-        if text and not any(_starts_with(earlier, text) for earlier in parts):
-            parts.append(text)
-    rendered = ""
-    for part in parts:
-        # No "great product.. Next" where a field already ends its sentence.
-        glue = "" if not rendered else " " if rendered[-1] in _SENTENCE_END else FIELD_SEPARATOR
-        rendered += glue + part
-    return rendered
+        if text and not any(_starts_with(earlier, text) for _, _, earlier in parts):
+            # No "great product.. Next" where a field already ends its sentence.
+            glue = "" if not parts else " " if parts[-1][2][-1] in _SENTENCE_END else FIELD_SEPARATOR
+            parts.append((name, glue, text))
+    return parts
 
 
 def render_pin_texts(table: pa.Table, cfg: PinTextConfig) -> list[str]:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from ray_app.models.checkpoint import calibration_info, load_calibration, model_
 from ray_app.models.head import FeatureScaler
 from ray_app.models.model_card import Kind, model_card
 from ray_app.models.sources import model_identity
+from ray_app.models.truncation import student_truncation
 from ray_app.storage import Storage
 from ray_app.teach.catalogue import index_queries
 from ray_app.teach.pairs import LabelledPairs, load_catalogue
@@ -75,14 +77,17 @@ class _Distilling:
     def folder(self) -> str:
         return f"models/{{name}}/{self.run.fingerprint}"
 
-    def jobs(self) -> tuple[dict[str, TrainJob], dict[str, int], list[str]]:
-        """The training of both students, the counts for the manifest, and the features' names."""
+    def jobs(self) -> tuple[dict[str, TrainJob], dict[str, int], dict[str, Any]]:
+        """The training of both students, and counts and info for the manifest."""
         cfg, store = self.cfg, self.store
         features = StudentFeatures.load(load_catalogue(cfg, store)[0], store)
         # Soft labels are raw: the teacher's temperatures are fitted anew without any label being computed again.
         calibration = load_calibration(store, require_output(store, "teach", "teacher"))
         soft = read_output(store, require_output(store, "label", "soft_labels"))
         taught, skipped = soft_examples(features, soft, calibration)
+        catalogue = features.catalogue
+        rows = catalogue.pairs.pin_rows(soft["pin_id"].unique().to_pylist())
+        truncation = student_truncation(cfg, catalogue.pin_texts, rows)
         labels = read_output(store, require_output(store, "ingest", "human_labels"))
         splits = read_output(store, require_output(store, "teach", "splits"))
         human, multiple = human_examples(features, labels, splits), cfg.distill.soft_label_multiple
@@ -95,7 +100,7 @@ class _Distilling:
         jobs, num_train, num_valid = student_jobs(
             cfg, features.names, taught, human, self.folder, splits,
             held_out=human_examples(features, labels, splits, weight=1.0, split="valid", smoothing=0.0),
-            num_soft_labels=num_soft_labels,
+            num_soft_labels=num_soft_labels, truncation=truncation,
         )  # fmt: skip
         used = num_train + num_valid
         counts = {
@@ -105,7 +110,7 @@ class _Distilling:
             "valid_pairs": num_valid,
             "error_rows": skipped,
         }
-        return jobs, counts, features.names
+        return jobs, counts, {"features": features.names, "truncation": truncation}
 
 
 def pending_jobs(cfg: Config, store: Storage) -> list[TrainJob]:
@@ -120,7 +125,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     run = distilling.run
     if (finished := run.finished) is not None:
         return finished
-    jobs, counts, features = distilling.jobs()
+    jobs, counts, info = distilling.jobs()
     train_on_ray(f"distill-{run.fingerprint}", list(jobs.values()), cfg.seed, store, cfg.distill)
     history, calibration = {}, {}
     for name, job in jobs.items():
@@ -128,12 +133,13 @@ def run(cfg: Config, store: Storage) -> Manifest:
         assert files is not None
         calibration[name] = calibration_info(store, run.add_output(name, job.model_folder, files))
         history[name] = store.read_json(f"{job.model_folder}/history.json")
-    return run.finish(counts, info={"history": history, "calibration": calibration, "features": features})
+    return run.finish(counts, info={"history": history, "calibration": calibration, **info})
 
 
 def student_jobs(
     cfg: Config, features: Sequence[str], taught: Examples, human: Examples, folder: str, splits: pa.Table,
     held_out: Examples, names: Sequence[Kind] | None = None, num_soft_labels: int = 0,
+    truncation: dict[str, Any] | None = None,
 ) -> tuple[dict[str, TrainJob], int, int]:  # fmt: skip
     """The training of a student, and of the feature-only student, the baseline without towers, on the same pairs.
 
@@ -149,6 +155,7 @@ def student_jobs(
             probabilities are calibrated to them, else to the calibrated teacher's.
         names: Which of the two; None: as `distill.feature_student` says.
         num_soft_labels: That there are, if `soft_label_multiple` leaves some out.
+        truncation: For the student's card, see `student_truncation`.
 
     Returns:
         name -> job, and the numbers of training and validation pairs.
@@ -185,6 +192,7 @@ def student_jobs(
                 num_valid=len(valid),
                 languages=sorted(set(train.locales or [])),
                 features=features,
+                truncation=truncation if name == "student" else None,
             ),
         )
         for name in names

@@ -12,6 +12,7 @@ import yaml
 
 from ray_app.config import Config, DistillConfig, TeachConfig, TrainConfig, section_hash
 from ray_app.locales import UNKNOWN, language_of
+from ray_app.models.truncation import describe
 
 Kind = Literal["teacher", "student", "feature_student"]
 _LICENSE = "The weights derive from the base model: the base model's licence applies."
@@ -32,6 +33,7 @@ def model_card(
     languages: Sequence[str],
     features: Sequence[str] = (),
     calibration: dict[str, Any] | None = None,
+    truncation: dict[str, Any] | None = None,
 ) -> str:
     """The card of a trained model.
 
@@ -44,6 +46,7 @@ def model_card(
         languages: Languages or locales of the training texts, such as `en` or `de_DE`.
         features: Names of the pair features that the model reads, in order.
         calibration: What was fitted after training; None: nothing.
+        truncation: What of the training texts it did not read, see `truncation.measure`; None: not measured.
 
     Returns:
         Markdown with YAML front matter.
@@ -64,7 +67,7 @@ def model_card(
         parts += ["\n".join(f"{i}. `{name}`" for i, name in enumerate(features))]
     if calibration:
         parts += ["## Calibration", "\n".join(f"- {key}: {_number(value)}" for key, value in calibration.items())]
-    parts += ["## Limits", _limits(kind, cfg, languages)]
+    parts += ["## Limits", _limits(kind, cfg, languages, truncation)]
     if kind != "feature_student":
         parts += ["## Licence", _LICENSE]
     return "\n\n".join(parts) + "\n"
@@ -228,7 +231,7 @@ def _base_code(source: str, revision: str | None, num_layers: int | None) -> lis
     return [*lines, f"base = AutoModel.from_pretrained({', '.join(args)})"]
 
 
-def _limits(kind: Kind, cfg: Config, languages: Sequence[str]) -> str:
+def _limits(kind: Kind, cfg: Config, languages: Sequence[str], truncation: dict[str, Any] | None) -> str:
     shown = ", ".join(sorted(set(languages)))
     lines = [
         f"Languages of the training texts: {shown}."
@@ -245,6 +248,8 @@ def _limits(kind: Kind, cfg: Config, languages: Sequence[str]) -> str:
         lines.append(
             f"It reads {cfg.distill.max_query_tokens} tokens of a query and {cfg.distill.max_pin_tokens} of a pin; the rest is cut."
         )
+    if truncation:
+        lines.append(f"Of its training texts, {describe(truncation)}.")
     lines.append("Validation loss is no measure of ranking: see the run's report for that.")
     return "\n".join(f"- {line}" for line in lines)
 

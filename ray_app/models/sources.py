@@ -61,6 +61,33 @@ def model_identity(source: str, revision: str | None = None) -> str:
     return f"sha256:{digest.hexdigest()[:24]}"
 
 
+def load_tokenizer(source: str, revision: str | None = None) -> tuple[Any, Any]:
+    """Tokenizer and config of a language model, without its weights.
+
+    Raises:
+        UserError: the source cannot be loaded; the message says which one.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    path, where = _located(source, revision)
+    try:
+        return AutoTokenizer.from_pretrained(path, **where), AutoConfig.from_pretrained(path, **where)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model {source!r} cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+
+
+def _located(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:
+    """Path or hub id, and arguments of `from_pretrained`."""
+    path = resolve(source)
+    where: dict[str, Any] = {"trust_remote_code": False}
+    if revision is not None:
+        where["revision"] = revision
+    if path.endswith(".gguf"):
+        where["gguf_file"] = Path(path).name
+        path = str(Path(path).parent)
+    return path, where
+
+
 def load_backbone(
     source: str, revision: str | None = None, num_layers: int | None = None, quantize: str | None = None
 ) -> tuple[Any, Any]:
@@ -86,13 +113,7 @@ def load_backbone(
 
     transformers_logging.disable_progress_bar()  # a bar per actor says nothing and drowns Ray Data's
     transformers_logging.set_verbosity_error()  # "weights not used" is what num_layers asks for
-    path = resolve(source)
-    where: dict[str, Any] = {"trust_remote_code": False}
-    if revision is not None:
-        where["revision"] = revision
-    if path.endswith(".gguf"):
-        where["gguf_file"] = Path(path).name
-        path = str(Path(path).parent)
+    path, where = _located(source, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **where)
         config = AutoConfig.from_pretrained(path, **where)

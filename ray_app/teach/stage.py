@@ -2,7 +2,8 @@
 
 import logging
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from ray_app.models.checkpoint import calibration_info, finished_model, local_fo
 from ray_app.models.head import FeatureScaler
 from ray_app.models.model_card import model_card
 from ray_app.models.sources import model_identity
+from ray_app.models.truncation import teacher_truncation
 from ray_app.storage import Storage
 from ray_app.teach.catalogue import Catalogue
 from ray_app.teach.features import COSINE_NAMES
@@ -83,10 +85,16 @@ class _Teaching:
     def splits(self) -> pa.Table:
         return split_queries(self.pairs.queries, self.cfg.teach.test_share, self.cfg.teach.valid_share, self.cfg.seed)
 
+    @cached_property
+    def truncation(self) -> dict[str, Any]:
+        pairs = self.pairs
+        queries = [pairs.queries[i] for i in pairs.query_index]
+        return teacher_truncation(self.cfg, self.catalogue.pin_texts, pairs.pin_index, queries)
+
     def jobs(self) -> list[TrainJob]:
         if model_files(self.store, self.folder) is not None:
             return []
-        return teacher_jobs(self.cfg, self.store, self.catalogue, self.pairs, self.splits, self.folder)
+        return teacher_jobs(self.cfg, self.store, self.catalogue, self.pairs, self.splits, self.folder, self.truncation)
 
 
 def pending_jobs(cfg: Config, store: Storage) -> list[TrainJob]:
@@ -116,13 +124,18 @@ def run(cfg: Config, store: Storage) -> Manifest:
     return run.finish(
         counts={"rows_in": len(pairs.query_index), "rows_out": len(pairs.query_index)}
         | {f"{name}_pairs": count for name, count in num.items()},
-        info={"history": history, "calibration": calibration_info(store, teacher)},
+        info={
+            "history": history,
+            "calibration": calibration_info(store, teacher),
+            "truncation": teaching.truncation,
+        },
     )
 
 
 def teacher_jobs(
-    cfg: Config, store: Storage, catalogue: Catalogue, pairs: LabelledPairs, splits: pa.Table, folder: str
-) -> list[TrainJob]:
+    cfg: Config, store: Storage, catalogue: Catalogue, pairs: LabelledPairs, splits: pa.Table, folder: str,
+    truncation: dict[str, Any] | None = None,
+) -> list[TrainJob]:  # fmt: skip
     """The training of a teacher into `folder`: its warm-up, if there is one, and then the human labels."""
     vectors = zero_shot_tower(cfg, store).encode(pairs.queries)
     cosine = catalogue.cosine_features()
@@ -166,6 +179,7 @@ def teacher_jobs(
             model_card, kind="teacher", cfg=cfg, num_train=len(part["train"]), num_valid=len(part["valid"]),
             languages=sorted(set(part["train"].locales or [])),
             features=[*catalogue.pairs.names, *COSINE_NAMES] if cfg.teach.use_features else [],
+            truncation=truncation,
         ),
     )  # fmt: skip
     return [warm_up, job] if warm_up else [job]

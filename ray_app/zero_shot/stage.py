@@ -14,6 +14,7 @@ from ray_app.manifest import Manifest, StageRun, read_output, require_output
 from ray_app.models import versions
 from ray_app.models.sources import model_identity, resolve
 from ray_app.models.text_encoder import TextEncoder
+from ray_app.models.truncation import zero_shot_truncation
 from ray_app.storage import Storage
 from ray_app.text import TEXT_VERSION, normalise_query, render_pin_texts
 from ray_app.training.examples import matrix_column
@@ -91,7 +92,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
             "computed": counts.computed,
             "errors": counts.errors,
         },
-        info={"recipe": tower.recipe},
+        info={"recipe": tower.recipe, "truncation": zero_shot_truncation(cfg, pins)},
         device_sec=counts.device_sec,
     )
 

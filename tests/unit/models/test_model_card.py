@@ -97,3 +97,14 @@ def test_an_unknown_locale_is_no_language_of_a_card() -> None:
     """The hub refuses a card with a language that it does not know."""
     whole = model_card("teacher", make_config(), 1, 1, HISTORY, ["und", "zh-Hant-TW"])
     assert yaml.safe_load(whole.split("---\n", 2)[1])["language"] == ["zh"]
+
+
+def test_a_card_says_how_many_of_the_training_texts_were_cut() -> None:
+    tokens = {"median": 70, "p95": 104, "p99": 120}
+    fields = {
+        "title": {"cut_share": 0.0, "unread_share": 0.0},
+        "description": {"cut_share": 0.81, "unread_share": 0.02},
+    }
+    cut = {"num_measured": 9, "inputs": "pins", "max_tokens": 64, "cut_share": 0.61, "tokens": tokens, "fields": fields}
+    said = "61% of the pins are cut at 64 tokens, description in part in 81%, description whole in 2%"
+    assert said in card("student", make_config(), truncation=cut)[1]
