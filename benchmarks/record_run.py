@@ -42,7 +42,7 @@ def main() -> None:
         "stages_sec": round(sum(stage["wall_sec"] for stage in stages.values())),
         "rows": report["rows"],
         "details": {
-            system: {name: found.get(name) for name in ("ece", "log_loss", "kappa")}
+            system: {name: found.get(name) for name in ("ece_3", "log_loss", "kappa")}
             for system, found in report["details"].items()
         },
         "experiments": report["experiments"],

@@ -51,7 +51,7 @@ class Evaluation(Measured):
     settings: EvaluationSettings
     pairs: JudgedPairs
     systems: dict[str, SystemScores]  # rows in the order of `pairs`
-    details: dict[str, dict[str, Any]]  # system -> num_missing, judged@k, log_loss, ece, kappa, with _lo and _hi
+    details: dict[str, dict[str, Any]]  # system -> num_missing, judged@k, log_loss, ece_3, kappa, with _lo and _hi
     slices: list[dict[str, Any]]  # rows, with `slice` and `value`; ranking metrics null where a query is cut
     calibration: list[dict[str, Any]]  # rows by locale and system
     worst: WorstSlices | None  # of the hero
@@ -67,6 +67,11 @@ class Evaluation(Measured):
         found = {b: self.points[b][metric] for b in self.settings.baselines if b in self.points}
         defined = {b: value for b, value in found.items() if np.isfinite(value)}
         return max(defined, key=lambda b: defined[b]) if defined else None
+
+    @cached_property
+    def num_ndcg_queries(self) -> int:
+        """Queries with something to find: those that the mean of nDCG is over."""
+        return int((ranking_ideal(self.pairs) > 0).sum())
 
     @property
     def cautions(self) -> list[str]:
@@ -138,6 +143,7 @@ class Evaluation(Measured):
                 "calibration_grade": self.settings.calibration_grade,
                 "rating_of_grade": {str(k): v for k, v in sorted(self.settings.rating_of_grade.items())},
                 "num_queries": self.num_queries,
+                "num_ndcg_queries": self.num_ndcg_queries,
                 "num_pairs": self.num_pairs,
                 "num_relevant_pairs": int((self.pairs.grade >= self.settings.relevant_grade).sum()),
                 "judged_pairs": judged_hash(self.pairs),

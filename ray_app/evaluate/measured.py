@@ -35,12 +35,20 @@ class EvaluationSettings:
     relevant_grade: int = 4
     """A pin of this grade or better counts as relevant in P@8: grade 3 is only marginally relevant."""
     calibration_grade: int = 3
-    """The reliability diagram and ECE are about the probability of this grade or better, as AUROC 3+ is."""
+    """The reliability diagram and ECE 3+ are about the probability of this grade or better, as AUROC 3+ is."""
     rating_of_grade: Mapping[int, int] = field(default_factory=lambda: dict(GRADE_AS_RATING))
     """grade -> rating of nDCG's gain 2^rating - 1; `rating_of_grade` makes it from a source's grade_map."""
     baselines: Sequence[str] = BASELINES
     slice_columns: Sequence[str] = SLICE_COLUMNS
     """Columns of the pairs to slice by; those that are absent or have one value are left out."""
+
+    @property
+    def ece(self) -> str:
+        """Key of the calibration error of `calibration_grade`, such as `ece_3`.
+
+        It is another figure than the one in a model's manifest (`ray_app.models.calibration`): that is of the likeliest grade.
+        """
+        return f"ece_{self.calibration_grade}"
 
 
 @dataclass(frozen=True, kw_only=True)

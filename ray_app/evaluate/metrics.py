@@ -1,12 +1,12 @@
 """What is measured on judged pairs: the protocol is decided here, once, for every system.
 
 - Only judged pairs are ranked, so judged@k is 1 for a system that scores them all. For one that ranks more, judged@k is
-  measured on its own ranking (`judged_at`), and nDCG and P are those of its judged pins alone. Every judged query counts, also one without a relevant pin, for which
-  nDCG and P are 0 whatever a system does (as in trec_eval).
-- Ties are broken by pin_id, ascending, before any ranking metric sees them.
+  measured on its own ranking (`judged_at`), and nDCG and P are those of its judged pins alone.
+- Ties are broken as in trec_eval, by pin_id, descending, before any ranking metric sees them.
 - A pair that a system did not score stays in: not retrieved (no gain), below every scored pair in AUROC, and a wrong
   grade in accuracy. It is counted as `num_missing`.
-- nDCG has exponential gain 2^rating - 1 and log2 discount; P is over k places even if fewer pins are judged.
+- nDCG has exponential gain 2^rating - 1 (`ray_app.evaluate.dcg`); P is over k places even if fewer pins are judged. A query
+  without a pin of gain counts in P and in everything else; the mean of nDCG leaves it out, and how many these are is said.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.errors import UserError
+from ray_app.evaluate.dcg import dcg, discounts, ideal_dcg, ndcg, places
 from ray_app.evaluate.grading import scores_to_grades
 from ray_app.schemas import NUM_GRADES
 
@@ -27,7 +28,7 @@ AUROC_GRADES = (3, 4, 5)
 METRICS = ("auroc_3", "auroc_4", "auroc_5", "accuracy", f"ndcg@{NDCG_CUTOFF}", f"p@{PRECISION_CUTOFF}")
 NDCG, PRECISION = METRICS[4], METRICS[5]
 KEY = ("query", "locale", "pin_id")
-_MAX_RATING = 20  # gains are int32 in trec_eval
+_MAX_RATING = 20  # ratings beyond it would be grades of another scale; trec_eval's gains are int32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,35 +150,23 @@ def judge(pairs: pa.Table, rating_of_grade: Mapping[int, int]) -> tuple[JudgedPa
 
 
 def ranking_metrics(judged: JudgedPairs, system: SystemScores, relevant_grade: int) -> dict[str, np.ndarray]:
-    """nDCG@20 and P@8 of each query, by ir_measures.
+    """nDCG@20 and P@8 of each query, as ir_measures computes them (tested).
 
     Returns:
-        metric -> float64 (num_queries,).
+        metric -> float64 (num_queries,); nDCG is 0 where nothing brings gain, see `ranking_ideal`.
     """
-    import ir_measures
-
-    # trec_eval keeps scores as 32-bit floats and breaks ties by document name: it gets our ranks instead of scores.
-    rows = rank_rows(judged, system)
-    run: dict[str, dict[str, float]] = {}
-    for place, row in enumerate(rows):
-        run.setdefault(str(judged.query_index[row]), {})[str(row)] = float(len(rows) - place)
-    out = {name: np.zeros(len(judged.queries)) for name in (NDCG, PRECISION)}
-    if not run:
-        return out
-    # pytrec_eval has linear gain only, so the qrels of nDCG hold the exponential gain itself.
-    measures = (
-        (NDCG, ir_measures.nDCG @ NDCG_CUTOFF, _qrels(judged, judged.gain)),
-        (PRECISION, ir_measures.P(rel=relevant_grade) @ PRECISION_CUTOFF, _qrels(judged, judged.grade)),
-    )
-    for name, measure, qrels in measures:
-        for metric in ir_measures.iter_calc([measure], qrels, run):
-            out[name][int(metric.query_id)] = metric.value
-    return out
+    rows, num_queries = rank_rows(judged, system), len(judged.queries)
+    query = judged.query_index[rows]
+    place = places(query)
+    found = dcg(judged.gain[rows], place, query, num_queries, NDCG_CUTOFF)
+    hit = (place < PRECISION_CUTOFF) & (judged.grade[rows] >= relevant_grade)
+    hits = np.bincount(query, weights=hit, minlength=num_queries)
+    return {NDCG: np.nan_to_num(ndcg(found, ranking_ideal(judged))), PRECISION: hits / PRECISION_CUTOFF}
 
 
 def rank_rows(judged: JudgedPairs, system: SystemScores) -> np.ndarray:
-    """Scored rows, query after query, best first, ties by pin_id; int64 (num_scored,)."""
-    order = np.lexsort((np.arange(len(judged.grade)), -system.order_score, judged.query_index))
+    """Scored rows, query after query, best first, ties by pin_id descending; int64 (num_scored,)."""
+    order = np.lexsort((-np.arange(len(judged.grade)), -system.order_score, judged.query_index))
     return order[~system.missing[order]]
 
 
@@ -204,47 +193,34 @@ def judged_at(judged: JudgedPairs, system: SystemScores, cutoff: int, ranking: p
         return found / np.minimum(judged_sizes, cutoff)
     query_of = {key: i for i, key in enumerate(judged.queries)}
     known = set(zip(judged.query_index.tolist(), judged.table["pin_id"].to_pylist(), strict=True))
-    lists: list[list[tuple[float, str]]] = [[] for _ in judged.queries]
+    lists: list[list[tuple[float, str]]] = [[] for _ in judged.queries]  # highest is first, as in trec_eval
     for query, locale, pin_id, score in zip(*(ranking[c].to_pylist() for c in (*KEY, "score")), strict=True):
         index = query_of.get((query, locale))
         if index is not None and score is not None and not np.isnan(score):
-            lists[index].append((-score, pin_id))
+            lists[index].append((score, pin_id))
     out = np.zeros(len(lists))
     for index, pins in enumerate(lists):
         places = min(cutoff, max(len(pins), int(judged_sizes[index])))
-        out[index] = sum((index, pin_id) in known for _, pin_id in sorted(pins)[:cutoff]) / places
+        out[index] = sum((index, pin_id) in known for _, pin_id in sorted(pins, reverse=True)[:cutoff]) / places
     return out
 
 
 def random_ranking(judged: JudgedPairs, relevant_grade: int) -> dict[str, float]:
     """Expected nDCG@20 and P@8 of a random order: the floor that a system is read against."""
-    discount = np.cumsum(1.0 / np.log2(np.arange(NDCG_CUTOFF) + 2.0))
+    discount = np.cumsum(discounts(NDCG_CUTOFF))
     size = np.bincount(judged.query_index)
     relevant = np.bincount(judged.query_index, weights=judged.grade >= relevant_grade)
     mean_gain = np.bincount(judged.query_index, weights=judged.gain) / size
     ideal = ranking_ideal(judged)
-    ndcg = np.divide(
-        mean_gain * discount[np.minimum(size, NDCG_CUTOFF) - 1], ideal, out=np.zeros(len(size)), where=ideal > 0
-    )
+    expected = ndcg(mean_gain * discount[np.minimum(size, NDCG_CUTOFF) - 1], ideal)
     precision = relevant / size * np.minimum(size, PRECISION_CUTOFF) / PRECISION_CUTOFF
-    mean = float(ndcg[ideal > 0].mean()) if (ideal > 0).any() else float("nan")
+    mean = float(expected[ideal > 0].mean()) if (ideal > 0).any() else float("nan")
     return {NDCG: mean, PRECISION: float(precision.mean())}
 
 
 def ranking_ideal(judged: JudgedPairs) -> np.ndarray:
     """DCG@20 of the best order of each query, float64 (num_queries,); 0: nothing to find."""
-    order = np.lexsort((-judged.gain, judged.query_index))
-    starts = np.searchsorted(judged.query_index, np.arange(len(judged.queries)))
-    place = np.arange(len(order)) - starts[judged.query_index]
-    value = np.where(place < NDCG_CUTOFF, judged.gain[order] / np.log2(place + 2.0), 0.0)
-    return np.bincount(judged.query_index, weights=value)
-
-
-def _qrels(judged: JudgedPairs, value: np.ndarray) -> dict[str, dict[str, int]]:
-    qrels: dict[str, dict[str, int]] = {}
-    for row, (query, number) in enumerate(zip(judged.query_index.tolist(), value.tolist(), strict=True)):
-        qrels.setdefault(str(query), {})[str(row)] = number
-    return qrels
+    return ideal_dcg(judged.gain, judged.query_index, len(judged.queries), NDCG_CUTOFF)
 
 
 def _ratings(table: pa.Table, grade: np.ndarray, rating_of_grade: Mapping[int, int]) -> np.ndarray:

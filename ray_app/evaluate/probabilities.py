@@ -1,4 +1,4 @@
-"""Intervals of what is said about grades and probabilities: ECE, log loss, kappa, and the points of calibration curves."""
+"""Intervals of what is said about grades and probabilities: ECE 3+, log loss, kappa, and the points of calibration curves."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,19 +27,18 @@ class CurvePoint:
 
 
 def detail_intervals(judged: JudgedPairs, scores: SystemScores, settings: EvaluationSettings) -> dict[str, Interval]:
-    """`ece`, `log_loss` and `kappa` of a system, on the same resamples of queries as all other figures.
+    """`ece_3`, `log_loss` and `kappa` of a system, on the same resamples of queries as all other figures.
 
     What the system cannot have (no probabilities, no grades) is undefined. ECE is a mean of distances, which resampling
     makes larger: its interval is moved back by as much as the resamples lie above the figure on average, not below 0.
     """
     num_queries = len(judged.queries)
-    out = {name: Interval(None, None, None) for name in ("ece", "log_loss", "kappa")}
+    ece = settings.ece
+    out = {name: Interval(None, None, None) for name in (ece, "log_loss", "kappa")}
     parts: dict[str, np.ndarray] = {}  # sums by query
     size = np.bincount(judged.query_index, minlength=num_queries).astype(np.float64)
     if scores.probs is not None:
-        out["ece"] = Interval(
-            grading.calibrate(scores.probs, judged.grade, settings.calibration_grade).error, None, None
-        )
+        out[ece] = Interval(grading.calibrate(scores.probs, judged.grade, settings.calibration_grade).error, None, None)
         out["log_loss"] = Interval(grading.log_loss(scores.probs, judged.grade), None, None)
         chance, place = _chances(scores.probs, settings.calibration_grade)
         surplus = chance - (judged.grade >= settings.calibration_grade)
@@ -57,7 +56,7 @@ def detail_intervals(judged: JudgedPairs, scores: SystemScores, settings: Evalua
     for counts in resample_queries(num_queries, settings.samples, settings.seed, _LEVELS**2):
         total = counts @ size
         if "surplus" in parts:
-            samples["ece"].append(np.abs(counts @ parts["surplus"]).sum(axis=1) / total)
+            samples[ece].append(np.abs(counts @ parts["surplus"]).sum(axis=1) / total)
             samples["log_loss"].append(counts @ parts["loss"] / total)
         if "table" in parts:
             samples["kappa"].append(grading.linear_kappas((counts @ parts["table"]).reshape(-1, _LEVELS, _LEVELS)))
@@ -65,7 +64,7 @@ def detail_intervals(judged: JudgedPairs, scores: SystemScores, settings: Evalua
         value = out[name].value
         if value is not None and blocks:
             drawn = np.concatenate(blocks)
-            if name == "ece":
+            if name == ece:
                 drawn = np.maximum(drawn - max(0.0, drawn.mean() - value), 0.0)
             out[name] = percentile_interval(value, drawn, settings.confidence)
     return out
@@ -98,7 +97,7 @@ def calibration_curve(judged: JudgedPairs, probs: np.ndarray, settings: Evaluati
 def calibration_by_locale(
     judged: JudgedPairs, systems: Mapping[str, SystemScores], settings: EvaluationSettings
 ) -> list[dict[str, Any]]:
-    """A row per locale and system with probabilities: ECE with its interval, queries and pairs; largest locale first.
+    """A row per locale and system with probabilities: `ece_3` with its interval, queries and pairs; largest locale first.
 
     Locales with fewer than MIN_PAIRS pairs are left out; there is no row if only one locale is judged.
     """
@@ -113,14 +112,15 @@ def calibration_by_locale(
         for name, scores in systems.items():
             if scores.probs is None:
                 continue
-            ece = detail_intervals(part, scores.take(mask), settings)["ece"]
+            found = detail_intervals(part, scores.take(mask), settings)[settings.ece]
             row = {
                 "locale": str(locale),
                 "system": name,
                 "num_queries": len(part.queries),
                 "num_pairs": int(mask.sum()),
             }
-            rows.append(row | {"ece": plain(ece.value), "ece_lo": plain(ece.lo), "ece_hi": plain(ece.hi)})
+            values = {"": found.value, "_lo": found.lo, "_hi": found.hi}
+            rows.append(row | {f"{settings.ece}{end}": plain(value) for end, value in values.items()})
     return rows
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_app.sample.trending import impressions, num_searches
 from ray_app.text import normalise_query
 
-HEAD_SEARCHES = 5  # guessed: a query with at least that many rows in the log counts as frequent
+HEAD_SEARCHES = 5  # guessed: a query that was searched at least so often counts as frequent
 FREQUENCIES = ("frequent", "rare", "not in the log")
 LENGTHS = ("1 word", "2 words", "3 words", "4 words or more")
 AGES = ("under 30 days", "30 to 180 days", "180 to 365 days", "over 365 days", "unknown")
@@ -36,14 +37,14 @@ def slice_columns(judged: pa.Table, log: pa.Table, pins: pa.Table) -> pa.Table:
 
     Args:
         judged: query, pin_id; any order.
-        log: query, timestamp; a pin's age is counted to its last event.
+        log: query, locale, timestamp, action; a pin's age is counted to its last event.
         pins: pin_id, created_at.
     """
     queries = judged["query"].to_pylist()
     end = pc.max(log["timestamp"]).as_py() if log.num_rows else None
     ages = pin_ages(judged["pin_id"].to_pylist(), pins, None if end is None else end.timestamp() * 1000)
     columns = {
-        "frequency_band": frequency_bands(queries, log["query"]),
+        "frequency_band": frequency_bands(queries, log),
         "query_length": [LENGTHS[min(count_words(query), len(LENGTHS)) - 1] for query in queries],
         "pin_age": ages,
     }
@@ -52,13 +53,18 @@ def slice_columns(judged: pa.Table, log: pa.Table, pins: pa.Table) -> pa.Table:
     return judged
 
 
-def frequency_bands(queries: Sequence[str], logged: pa.ChunkedArray) -> list[str]:
-    """How often each query stands in the log: `frequent`, `rare` or `not in the log`."""
-    times: Counter[str] = Counter()
-    for row in pc.value_counts(logged).to_pylist():
-        times[normalise_query(row["values"])] += row["counts"]
-    found = [times[normalise_query(query)] for query in queries]
-    return [FREQUENCIES[0 if n >= HEAD_SEARCHES else 1 if n else 2] for n in found]
+def frequency_bands(queries: Sequence[str], log: pa.Table) -> list[str]:
+    """How often each query was searched, in all locales: `frequent`, `rare` or `not in the log`.
+
+    Searches are counted as `ray_app.sample.trending` does: rows would make a page of twelve pins twelve searches. Impressions
+    are counted, where the log has any; a query that has other events only was searched too, but how often nobody knows.
+    """
+    shown = impressions(log)
+    times: Counter[str] = Counter(dict.fromkeys(map(normalise_query, pc.unique(log["query"]).to_pylist()), 0))
+    for (query, _), number in num_searches(shown if shown.num_rows else log).items():
+        times[query] += number
+    found = [times.get(normalise_query(query)) for query in queries]
+    return [FREQUENCIES[2 if n is None else 0 if n >= HEAD_SEARCHES else 1] for n in found]
 
 
 def count_words(query: str) -> int:

@@ -69,7 +69,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     notes = seen.cautions
     if set(labels["rater_id"].to_pylist()) == {TRUTH}:
         notes.append('The grades are the known truth of the demo world; where the report says "human", read "truth".')
-    log = read_output(store, log_output, ["query", "timestamp"])
+    log = read_output(store, log_output, ["query", "locale", "timestamp", "action"])
     pairs = slice_columns(judged.table, log, read_output(store, pins_output, ["pin_id", "created_at"]))
     evaluation = evaluate_systems(pairs, systems, evaluation_settings(cfg), notes=notes)
     tables = [ExperimentTable.from_json(manifest.info["table"]) for manifest in experiments.values()]

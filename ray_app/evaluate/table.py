@@ -10,7 +10,7 @@ LABELS = dict(zip(METRICS, ("AUROC 3+", "AUROC 4+", "AUROC 5+", "accuracy", "nDC
 def render_table(evaluation: Evaluation) -> str:
     """Aligned text of about 120 columns: cautions, a heading, one line a system, what the student keeps, and the notes."""
     settings = evaluation.settings
-    cells = [["system", *LABELS.values()]]
+    cells = [["system", *column_labels(evaluation).values()]]
     for system in evaluation.systems:
         cells.append([system, *(format_interval(evaluation.interval(system, m)) for m in METRICS)])
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
@@ -25,6 +25,14 @@ def render_table(evaluation: Evaluation) -> str:
     gaps = difference_lines(evaluation)
     notes = [f"note: {note}" for note in evaluation.notes if note not in evaluation.cautions]
     return "\n".join([*evaluation.cautions, *body, *gaps, *([kept] if kept else []), *notes])
+
+
+def column_labels(evaluation: Evaluation) -> dict[str, str]:
+    """LABELS, and beside nDCG how many queries it is the mean of, if those are not all."""
+    number = evaluation.num_ndcg_queries
+    if number == evaluation.num_queries:
+        return LABELS
+    return LABELS | {NDCG: f"{LABELS[NDCG]} (of {number:,} {'query' if number == 1 else 'queries'})"}
 
 
 def difference_lines(evaluation: Evaluation) -> list[str]:

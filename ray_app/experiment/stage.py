@@ -262,7 +262,9 @@ def _with_costs(
             shown(calibration_error(pairs, scores, settings)),
             *costs_of(one.num_weights, num_pairs, one.pairs_per_sec, cfg.prices),
         ]
-    return table.with_costs(["deviation over seeds", "ECE", *cost_columns(cfg.prices)], costs)
+    return table.with_costs(
+        ["deviation over seeds", f"ECE {settings.calibration_grade}+", *cost_columns(cfg.prices)], costs
+    )
 
 
 def _train_pairs(training: Training, store: Storage) -> int:

@@ -1,4 +1,4 @@
-"""nDCG@k and P@k of each query, from what one source (the teacher, or humans) says of its pins.
+"""nDCG0@k and P@k of each query, from what one source (the teacher, or humans) says of its pins.
 
 One function for both sources, so that their difference is one of grades and nothing else. It equals ir_measures where that
 can compute it (whole grades; tested); the teacher's gains are expectations, which trec_eval's whole numbers cannot hold.
@@ -11,7 +11,9 @@ can compute it (whole grades; tested); the teacher's gains are expectations, whi
   either ranking, or elsewhere. It is the same for both rankings, so it cannot favour one. What it is not is the best order of
   the catalogue: a relevant pin that nobody judged is missed by both without a penalty, and the more pins are judged, the
   lower nDCG gets. So the pool must be made in the same way for all queries that are compared.
-- A query with nothing relevant in its pool has nDCG 0 in every order, as in trec_eval, and stays in the mean.
+- A query with nothing relevant in its pool is 0 in every order and stays in the mean, as in trec_eval; hence nDCG0: the mean
+  that reports call nDCG leaves such queries out. Here they must stay. Which they are is known only where humans labelled, so
+  without them humans' figures would be of other queries than the teacher's, which cannot then correct one another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from ray_app.evaluate.dcg import dcg, ideal_dcg, ndcg
 from ray_app.measurement.rankings import QueryKey, Ranking
 from ray_app.schemas import NUM_GRADES
 
@@ -48,8 +51,8 @@ class Figure:
 
     @property
     def name(self) -> str:
-        """Such as `nDCG@20`."""
-        return f"{'nDCG' if self.kind == 'ndcg' else 'P'}@{self.k}"
+        """Such as `nDCG0@20`."""
+        return f"{'nDCG0' if self.kind == 'ndcg' else 'P'}@{self.k}"
 
 
 def judge_by_probs(
@@ -95,9 +98,10 @@ def measure_query(figure: Figure, shown: Sequence[str], judged: Mapping[str, Jud
     top = [judged[pin] for pin in shown[: figure.k] if pin in judged]
     if figure.kind == "p":
         return float(sum(found.relevant for found in top)) / figure.k
-    gains = np.array([judged[pin].gain if pin in judged else 0.0 for pin in shown[: figure.k]])
-    ideal = _dcg(np.sort([found.gain for found in judged.values()])[::-1][: figure.k])
-    return _dcg(gains) / ideal if ideal > 0 else 0.0
+    gains = [judged[pin].gain if pin in judged else 0.0 for pin in shown]
+    found = dcg(gains, np.arange(len(gains)), np.zeros(len(gains), np.int64), 1, figure.k)
+    ideal = ideal_dcg([found.gain for found in judged.values()], np.zeros(len(judged), np.int64), 1, figure.k)
+    return float(np.nan_to_num(ndcg(found, ideal))[0])
 
 
 def measure_ranking(
@@ -116,7 +120,3 @@ def judged_share(k: int, ranking: Ranking, judgements: Judgements, queries: Sequ
         top, judged = ranking.pins.get(query, [])[:k], judgements.get(query, {})
         shares.append(sum(pin in judged for pin in top) / len(top) if top else 1.0)
     return np.array(shares, np.float64)
-
-
-def _dcg(gains: np.ndarray) -> float:
-    return float(gains @ (1.0 / np.log2(np.arange(len(gains)) + 2.0)))

@@ -49,7 +49,7 @@ def read_ranking(
     """Read a result file.
 
     Pins are put in the order of `rank` (lowest first), or of `score` (highest first) where there is no rank; in TREC
-    runs by score, as trec_eval does. Ties go by pin_id, so that the order of the rows does not matter.
+    runs by score, as trec_eval does. Ties go by pin_id, descending, as there; so the order of the rows does not matter.
 
     Args:
         path: Local path or URI; `.gz` and `.zip` are opened.
@@ -90,7 +90,7 @@ def read_ranking(
         pins[pin] = (place if sort_by == "rank" else -place, at)
     if not places:
         raise UserError(f"{key}: {file.basename} has no rows; give it a file of ranked results")
-    ordered = {q: sorted(pins, key=lambda pin: (pins[pin][0], pin)) for q, pins in places.items()}
+    ordered = {q: sorted(sorted(pins, reverse=True), key=lambda pin: pins[pin][0]) for q, pins in places.items()}
     return Ranking(name=file.basename, pins=dict(sorted(ordered.items())))
 
 

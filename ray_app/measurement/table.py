@@ -13,6 +13,7 @@ FEW_LABELS = 30  # below, the intervals are known to be too narrow (see `estimat
 ASSUMPTIONS = (
     "the files' queries are a random sample of the traffic (each counts once)",
     "humans labelled a random part of each stratum: labels do not show that, and if somebody picked them the figures are wrong",
+    "nDCG0 is 0 for a query without a relevant pin, in both rankings; the nDCG of evaluate's reports leaves such queries out",
     "humans graded what both rankings show, not one of them; what nobody graded brings no gain",
     "the teacher was not trained on the queries whose human labels are used",
 )

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_app.evaluate.bootstrap import Interval, percentile_interval, resample_queries
+from ray_app.evaluate.dcg import dcg, ideal_dcg, ndcg
 from ray_app.reuse.systems import System
 from ray_app.reuse.tasks import Task
 
@@ -62,14 +63,16 @@ def query_figures(query: np.ndarray, rank: np.ndarray, num_queries: int, recall_
     if (num_wanted == 0).any():
         raise ValueError("query_figures: a query wants nothing, so no system could be right")
     hits = np.bincount(query, weights=rank <= recall_at, minlength=num_queries)
-    gain = np.where(rank <= NDCG_CUTOFF, 1.0 / np.log2(np.minimum(rank, NDCG_CUTOFF) + 1.0), 0.0)
-    ideal = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(NDCG_CUTOFF) + 2.0))])
+    gain = np.ones(len(rank))
+    found, ideal = (
+        dcg(gain, rank - 1, query, num_queries, NDCG_CUTOFF),
+        ideal_dcg(gain, query, num_queries, NDCG_CUTOFF),
+    )
     best = np.full(num_queries, NOT_FOUND)
     np.minimum.at(best, query, rank)
     return {
         f"recall@{recall_at}": hits / num_wanted,
-        f"nDCG@{NDCG_CUTOFF}": np.bincount(query, weights=gain, minlength=num_queries)
-        / ideal[np.minimum(num_wanted, NDCG_CUTOFF)],
+        f"nDCG@{NDCG_CUTOFF}": ndcg(found, ideal),
         "MRR": np.where(best == NOT_FOUND, 0.0, 1.0 / best),
     }
 

@@ -43,9 +43,9 @@ def find_trending(inside: pa.Table, before: pa.Table) -> list[Trending]:
         inside: Rows of the window, schema SEARCH_LOG.
         before: Rows before it.
     """
-    if all(_impressions(log).num_rows for log in (inside, before)):
-        inside, before = _impressions(inside), _impressions(before)
-    now, then = _num_searches(inside), _num_searches(before)
+    if all(impressions(log).num_rows for log in (inside, before)):
+        inside, before = impressions(inside), impressions(before)
+    now, then = num_searches(inside), num_searches(before)
     keys = [key for key in sorted(now) if now[key] >= MIN_SEARCHES]
     total_now, total_then = _by_locale(now), _by_locale(then)
     keys = [key for key in keys if total_then.get(key[1])]
@@ -78,12 +78,17 @@ def rise_score(now: NDArray, then: NDArray, all_now: NDArray, all_then: NDArray)
     return np.sign(now - expected) * np.sqrt(2.0 * np.maximum(ratio, 0.0))
 
 
-def _impressions(log: pa.Table) -> pa.Table:
+def impressions(log: pa.Table) -> pa.Table:
+    """Rows of what was shown."""
     return log.filter(pc.equal(log["action"], "impression"))
 
 
-def _num_searches(log: pa.Table) -> dict[tuple[str, str], int]:
-    """(normalised query, locale) -> distinct seconds in which it has events."""
+def num_searches(log: pa.Table) -> dict[tuple[str, str], int]:
+    """(normalised query, locale) -> searches: distinct seconds in which it has events.
+
+    Args:
+        log: query, locale, timestamp; its impressions, if it has any.
+    """
     second = pc.floor_temporal(log["timestamp"], unit="second")
     rows = pa.table({"query": log["query"], "locale": log["locale"], "second": second})
     searches = rows.group_by(rows.column_names).aggregate([])

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ray_app.demo.facts import Codes, Numbers
+from ray_app.evaluate.dcg import dcg, ideal_dcg, ndcg, places
 from ray_app.evaluate.measured import GRADE_AS_RATING, EvaluationSettings
 from ray_app.evaluate.metrics import NDCG_CUTOFF, PRECISION_CUTOFF
 from ray_app.schemas import NUM_GRADES
@@ -30,13 +31,12 @@ def page_quality(shown: Codes, found: Codes) -> dict[str, Numbers]:
     Returns:
         metric -> (num_queries,); nDCG is NaN where nothing relevant could be found.
     """
-    discount = 1.0 / np.log2(np.arange(NDCG_CUTOFF) + 2.0)
-    ideal = -np.sort(-_GAINS[found], axis=1)[:, :NDCG_CUTOFF]
-    best = ideal @ discount[: ideal.shape[1]]
-    gained = _GAINS[shown[:, :NDCG_CUTOFF]]
-    made = gained @ discount[: gained.shape[1]]
-    ndcg = np.divide(made, best, out=np.full(len(best), np.nan), where=best > 0)
-    return {NDCG: ndcg, PRECISION: (shown[:, :PRECISION_CUTOFF] >= _RELEVANT).sum(axis=1) / PRECISION_CUTOFF}
+    num_queries = len(shown)
+    of_shown, of_found = (np.repeat(np.arange(num_queries), grades.shape[1]) for grades in (shown, found))
+    made = dcg(_GAINS[shown].ravel(), places(of_shown), of_shown, num_queries, NDCG_CUTOFF)
+    best = ideal_dcg(_GAINS[found].ravel(), of_found, num_queries, NDCG_CUTOFF)
+    relevant = (shown[:, :PRECISION_CUTOFF] >= _RELEVANT).sum(axis=1)
+    return {NDCG: ndcg(made, best), PRECISION: relevant / PRECISION_CUTOFF}
 
 
 def search_outcomes(quality: Mapping[str, Numbers], query_of: Codes, happened: Happened) -> dict[str, Numbers]:

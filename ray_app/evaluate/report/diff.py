@@ -24,7 +24,7 @@ from ray_app.schemas import NUM_GRADES
 from ray_app.storage import Storage
 
 METRICS_FILE, PAIRS_FILE = "metrics.json", "pairs.parquet"
-DETAILS = ("ece", "kappa", "log_loss")
+DETAILS = (EvaluationSettings().ece, "kappa", "log_loss")
 _MAX_SAMPLES = 10_000
 _ABSENT = "(not there)"
 

@@ -5,7 +5,7 @@ from ray_app.evaluate.report.diff import ReportDiff
 from ray_app.evaluate.report.page import environment
 from ray_app.evaluate.table import LABELS
 
-_LABELS = LABELS | {"ece": "ECE", "kappa": "kappa", "log_loss": "log loss"}
+_LABELS = LABELS | {"ece_3": "ECE 3+", "kappa": "kappa", "log_loss": "log loss"}
 _MAX_LINE, _MAX_CHANGES = 200, 12  # characters; lines of a heading on a terminal
 
 

@@ -66,7 +66,7 @@ def roc(evaluation: Evaluation) -> str | None:
 
 
 def reliability(evaluation: Evaluation) -> dict[str, Any] | None:
-    """Calibration curves of teacher and student, ECE and the curves' points as tables; None: neither has probabilities."""
+    """Calibration curves of teacher and student, ECE 3+ and the curves' points as tables; None: neither has probabilities."""
     found = {}
     for name in graded_systems(evaluation):
         probs = evaluation.systems[name].probs
@@ -79,11 +79,11 @@ def reliability(evaluation: Evaluation) -> dict[str, Any] | None:
     for row in evaluation.calibration:
         if row["system"] in found:
             line = locales.setdefault(row["locale"], {"num_queries": row["num_queries"], "num_pairs": row["num_pairs"]})
-            line[row["system"]] = of_row(row, "ece")
+            line[row["system"]] = of_row(row, evaluation.settings.ece)
     return {
         "svg": plots.reliability_plot(curves, _named_colors(evaluation)),
         "systems": list(found),
-        "all": {name: of_row(evaluation.details[name], "ece") for name in found},
+        "all": {name: of_row(evaluation.details[name], evaluation.settings.ece) for name in found},
         "locales": locales,
         "curves": curves,
     }

@@ -10,7 +10,7 @@ from ray_app.evaluate.metrics import METRICS
 from ray_app.evaluate.report import examples, parts, summary
 from ray_app.evaluate.report.page import environment
 from ray_app.evaluate.sampling import SampleSummary
-from ray_app.evaluate.table import LABELS
+from ray_app.evaluate.table import LABELS, column_labels
 from ray_app.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def render_report(
             names={s: summary.display_name(s) for s in evaluation.systems},
             colors=parts.colors_of(evaluation),
             metrics=LABELS,
+            heads=column_labels(evaluation),
             sentences=[s.replace("AUROC ", "AUROC\N{NO-BREAK SPACE}") for s in summary.summarise(evaluation)],
             meaning=summary.what_more_than_chance_means(evaluation) if comparisons else "",
             key_figures=summary.key_figures(evaluation),

@@ -11,6 +11,7 @@ from ray_app.evaluate.evaluation import evaluate_systems
 from ray_app.evaluate.inputs import align_scores, rating_of_grade
 from ray_app.evaluate.measured import EvaluationSettings
 from ray_app.evaluate.metrics import METRICS, SystemScores
+from ray_app.evaluate.table import render_table
 
 FAST = EvaluationSettings(samples=50)
 
@@ -178,6 +179,8 @@ def test_the_mean_ndcg_leaves_out_queries_where_nothing_is_relevant(make_pairs, 
     evaluation = evaluate_systems(pairs, {"s": make_system([1, 1])}, FAST)
     assert evaluation.rows()[0]["ndcg@20"] == 1.0
     assert any("no relevant pin" in note for note in evaluation.notes)
+    assert "nDCG@20 (of 1 query)" in render_table(evaluation)
+    assert evaluation.to_json()["protocol"]["num_ndcg_queries"] == 1
 
 
 def test_a_p_value_is_corrected_for_all_comparisons_shown(synthetic):

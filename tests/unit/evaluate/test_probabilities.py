@@ -22,7 +22,7 @@ def judged(synthetic):
 def test_figures_are_those_of_the_plain_functions(judged):
     pairs, systems = judged
     found, student = detail_intervals(pairs, systems["student"], FAST), systems["student"]
-    assert found["ece"].value == grading.calibrate(student.probs, pairs.grade, 3).error
+    assert found["ece_3"].value == grading.calibrate(student.probs, pairs.grade, 3).error
     assert found["kappa"].value == grading.linear_kappa(student.grades, pairs.grade)
     assert found["log_loss"].value == grading.log_loss(student.probs, pairs.grade)
 
@@ -48,7 +48,7 @@ def test_intervals_are_those_of_recomputed_resamples(judged):
 
 def test_a_system_without_probabilities_has_none(judged):
     pairs, systems = judged
-    assert detail_intervals(pairs, systems["bm25"], FAST) == dict.fromkeys(("ece", "log_loss", "kappa"), (None,) * 3)
+    assert detail_intervals(pairs, systems["bm25"], FAST) == dict.fromkeys(("ece_3", "log_loss", "kappa"), (None,) * 3)
 
 
 def test_the_curve_has_the_points_of_calibrate(judged):
@@ -65,4 +65,4 @@ def test_locales_have_their_own_ece_and_small_ones_none(synthetic):
     judged, order = judge(pairs.set_column(1, "locale", pa.array(locales)), FAST.rating_of_grade)
     rows = calibration_by_locale(judged, {"student": systems["student"].take(order)}, FAST)
     assert [(row["locale"], row["num_pairs"]) for row in rows] == [("en-US", 200), ("de-DE", 90)]
-    assert rows[0]["ece"] != rows[1]["ece"]
+    assert rows[0]["ece_3"] != rows[1]["ece_3"]

@@ -17,11 +17,12 @@ def pins_of(**days):
     return pa.table({"pin_id": list(days), "created_at": pa.array(born, pa.timestamp("ms", tz="UTC"))})
 
 
-def log_of(queries):
-    times = [END - timedelta(days=i) for i in range(len(queries))]
-    return pa.table(
-        {"query": pa.array(queries, pa.string()), "timestamp": pa.array(times, pa.timestamp("ms", tz="UTC"))}
-    )
+def log_of(queries, actions=None, days=None):
+    """An event per query, each on a day of its own unless `days` says otherwise."""
+    times = [END - timedelta(days=i) for i in days or range(len(queries))]
+    columns = {"query": queries, "locale": ["en-US"] * len(queries), "action": actions or ["click"] * len(queries)}
+    table = {name: pa.array(values, pa.string()) for name, values in columns.items()}
+    return pa.table(table | {"timestamp": pa.array(times, pa.timestamp("ms", tz="UTC"))})
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,15 @@ def test_all_columns_are_appended_and_nothing_else_changes(make_pairs):
 def test_a_query_searched_seldom_is_rare(make_pairs):
     found = slice_columns(make_pairs([("red", "a", 5)]), log_of(["red"] * 4), pins_of(a=1))
     assert found["frequency_band"].to_pylist() == ["rare"]
+
+
+def test_a_page_of_twelve_pins_is_one_search(make_pairs):
+    """In a log of impressions every query was "frequent", so the slice said nothing."""
+    pairs = make_pairs([("red", "a", 5), ("blue", "a", 5), ("green", "a", 5)])
+    shown = ["red"] * 12 + ["blue"] * 5
+    log = log_of([*shown, "green"], ["impression"] * 17 + ["click"], [0] * 12 + [1, 2, 3, 4, 5] + [0])
+    found = slice_columns(pairs, log, pins_of(a=1))
+    assert found["frequency_band"].to_pylist() == ["rare", "frequent", "rare"]
 
 
 def test_the_edges_of_ages_belong_to_the_older_side():

@@ -16,7 +16,7 @@ ROWS = [
     {"query": "schuh", "locale": "de-DE", "pin_id": "b", "score": -1.0},
     {"query": "schuh", "locale": "de-DE", "pin_id": "a", "score": 1e-12},
 ]
-EXPECTED = {("red shoe", "en-US"): ["a", "b", "c"], ("schuh", "de-DE"): ["a", "b"]}
+EXPECTED = {("red shoe", "en-US"): ["a", "c", "b"], ("schuh", "de-DE"): ["a", "b"]}
 
 
 def write(path, text):
@@ -43,7 +43,7 @@ def read(path, **kwargs):
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_formats_and_the_order_of_rows_change_nothing(tmp_path, ending, flip):
-    """b and c tie, and go by pin_id whatever comes first."""
+    """b and c tie, and go by pin_id, descending as in trec_eval, whatever comes first."""
     assert read(write_rows(tmp_path, ending, ROWS[::-1] if flip else ROWS)).pins == EXPECTED
 
 

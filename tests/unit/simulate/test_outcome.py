@@ -31,7 +31,7 @@ def test_nothing_to_find_is_undefined():
 
 
 def test_figures_are_those_of_the_evaluation():
-    """Forty candidates, ties among them, against ir_measures."""
+    """Forty candidates, ties among them; candidates are in the order in which the evaluation breaks ties."""
     rng = np.random.default_rng(0)
     grades, scores = rng.integers(1, 6, (6, 40)), rng.integers(0, 12, (6, 40)).astype(np.float64)
     pins = np.arange(40)
@@ -39,7 +39,7 @@ def test_figures_are_those_of_the_evaluation():
         {
             "query": np.repeat([f"q{i}" for i in range(6)], 40),
             "locale": ["en-US"] * 240,
-            "pin_id": [f"pin{n:04d}" for n in np.tile(pins, 6)],
+            "pin_id": [f"pin{99 - n:04d}" for n in np.tile(pins, 6)],
             "grade": grades.ravel(),
         }
     )
