@@ -342,5 +342,16 @@ class FeatureConfig(Section):
     zero_shot_revision: str | None = None
     zero_shot_max_tokens: PositiveInt = 64
     zero_shot_fields: list[TextField] = ["title", "description"]
+    """Not engaged_queries: queries under evaluation are taken out of texts, and cannot be out of vectors."""
     named_vectors: dict[str, PositiveInt] = {}
     """Vector columns of `pins` -> dimension; absent vectors are masked, never silently zero."""
+
+    @field_validator("zero_shot_fields")
+    @classmethod
+    def _vectors_hold_no_queries(cls, value: list[TextField]) -> list[TextField]:
+        if "engaged_queries" in value:
+            raise ValueError(
+                "zero_shot_fields cannot have engaged_queries: vectors are made once, so a query under evaluation, or that is "
+                "labelled, could not be left out of them; leave it out here and use pin_text.fields or bm25_fields"
+            )
+        return value

@@ -85,6 +85,8 @@ def _stages(cfg: Config, own: Config, system: System) -> tuple[str, ...]:
     if unknown:
         raise UserError(f"an experiment's arm cannot change {unknown[0]!r}: make it a run with an output of its own")
     decided = [CHAIN.index(_DECIDES[name]) for name in changed if name in _DECIDES]
+    if (cfg.sample.until, cfg.evaluate.human_labels) != (own.sample.until, own.evaluate.human_labels):
+        decided.append(CHAIN.index("enrich"))  # the first stage that holds them out, see `ray_app.held_out`
     last = CHAIN.index(TRAINED_BY.get(system, "graph"))
     left_out = {name for name in ("caption",) if own.caption.model is None}
     left_out |= {name for name in ("engagement", "graph") if getattr(own, name) is None}

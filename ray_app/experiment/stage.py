@@ -34,7 +34,7 @@ from ray_app.training.stage import TrainJob, train_on_ray
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 SCORES_VERSION = 1
 _JOBS_AT_ONCE = 8  # models of one Ray Train run: each keeps its examples in the driver until it is sent
 
@@ -127,7 +127,8 @@ def _table(
         human_only, distilled = trained.values()
         locales = sorted(set(judged.all_labels["locale"].to_pylist()))
         return by_language(key, spec.title, spec.about, pairs, human_only, distilled, locales, settings)
-    return ladder(key, spec.title, spec.about, pairs, trained, settings, spec.compare)
+    untrained = [arm.name for arm in spec.arms if (arm.system or spec.system) not in TRAINED_BY]
+    return ladder(key, spec.title, spec.about, pairs, trained, settings, spec.compare, untrained)
 
 
 def own_models(store: Storage) -> list[Output]:
@@ -140,27 +141,31 @@ def own_models(store: Storage) -> list[Output]:
 
 def _train(trainings: Sequence[Training], store: Storage) -> None:
     """Run each training's stages in its view; the models themselves are trained together, on one group of workers."""
-    pending: dict[str, TrainJob] = {}
+    pending: dict[str, dict[str, TrainJob]] = {}  # by the stage that trains, whose section says on which workers
     for training in trainings:
         view = Storage(store.uri, training.view)
         for name in training.stages[:-1]:
             _stage(name).run(training.cfg, view)
         if training.stages and training.system in TRAINED_BY:
-            for job in _stage(training.stages[-1]).pending_jobs(training.cfg, view):
-                pending[job.model_folder] = job  # two arms may be one model
-        if len(pending) >= _JOBS_AT_ONCE:
-            _train_together(list(pending.values()), training.cfg, store)
-            pending.clear()
-    if pending:
-        _train_together(list(pending.values()), trainings[0].cfg, store)
+            stage = training.stages[-1]
+            waiting = pending.setdefault(stage, {})
+            for job in _stage(stage).pending_jobs(training.cfg, view):
+                waiting[job.model_folder] = job  # two arms may be one model
+            if len(waiting) >= _JOBS_AT_ONCE:
+                _train_together(list(waiting.values()), stage, training.cfg, store)
+                waiting.clear()
+    for stage, waiting in pending.items():
+        if waiting:
+            _train_together(list(waiting.values()), stage, trainings[0].cfg, store)
     for training in trainings:
         if training.stages:
             _stage(training.stages[-1]).run(training.cfg, Storage(store.uri, training.view))
 
 
-def _train_together(jobs: list[TrainJob], cfg: Config, store: Storage) -> None:
+def _train_together(jobs: list[TrainJob], stage: str, cfg: Config, store: Storage) -> None:
     logger.info("experiment: training %d models", len(jobs))
-    train_on_ray(f"experiment-{section_hash(*(job.model_folder for job in jobs))}", jobs, cfg.seed, store, cfg.distill)
+    name = f"experiment-{section_hash(*(job.model_folder for job in jobs))}"
+    train_on_ray(name, jobs, cfg.seed, store, getattr(cfg, stage))
 
 
 def _stage(name: str) -> Any:

@@ -1,6 +1,6 @@
 """An experiment as a table: what each arm is worth, with intervals, gains and costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -87,9 +87,9 @@ class ExperimentTable:
 
 def ladder(
     key: str, title: str, about: str, pairs: pa.Table, arms: Mapping[str, Trained], settings: EvaluationSettings,
-    against: str = "above",
+    against: str = "above", untrained: Collection[str] = (),
 ) -> ExperimentTable:  # fmt: skip
-    """A table of arms. Gains are differences on the same resamples; intervals cover queries and seeds.
+    """A table of arms. Gains are differences on the same resamples; intervals cover queries and, of arms trained twice or more, seeds.
 
     Args:
         key: Short name.
@@ -100,6 +100,7 @@ def ladder(
         settings: Samples and confidence.
         against: `above`: the arms are expected to rise, and each is compared with the one before it; `first`: all are
             compared with the first.
+        untrained: Arms that no training has a part in, so that there is no luck of one either.
     """
     measured = _over_seeds(pairs, arms, settings)
     rows, steps = [], []
@@ -127,7 +128,7 @@ def ladder(
         num_gains=num_gains,
         rows=rows,
         verdict=_verdict(steps) if against == "above" else _differences(steps),
-        about=about,
+        about=f"{about} {_trained_once([name for name in arms if name not in untrained], arms)}".strip(),
     )
 
 
@@ -156,9 +157,10 @@ def by_language(
     if unlabelled.any():
         masks["all that nobody labelled"] = unlabelled
     rows, steps = [], []
+    both: dict[str, Trained] = {"human": human_only, "distilled": distilled}
     for name, mask in masks.items():
-        both = {"human": [s.take(mask) for s in human_only], "distilled": [s.take(mask) for s in distilled]}
-        measured = _over_seeds(pairs.filter(pa.array(mask)), both, settings)
+        part = {"human": [s.take(mask) for s in human_only], "distilled": [s.take(mask) for s in distilled]}
+        measured = _over_seeds(pairs.filter(pa.array(mask)), part, settings)
         cells, gains = [], []
         for metric in GAINS:
             gains.append(measured.difference("distilled", "human", metric))
@@ -177,7 +179,7 @@ def by_language(
         num_gains=len(GAINS),
         rows=rows,
         verdict=_verdict(steps),
-        about=f"{about} {left_out}".strip(),
+        about=f"{about} {left_out} {_trained_once(list(both), both)}".strip(),
     )
 
 
@@ -209,7 +211,11 @@ def calibration_error(pairs: pa.Table, trained: Trained, settings: EvaluationSet
 
 
 def _over_seeds(pairs: pa.Table, arms: Mapping[str, Trained], settings: EvaluationSettings) -> Measured:
-    """Figures of each arm, the mean over its trainings; each resample draws queries, and trainings of each arm anew."""
+    """Figures of each arm, the mean over its trainings; each resample draws queries, and trainings of each arm anew.
+
+    Drawing k of k trainings anew has (k - 1) / k of the variance of a mean over k: their weights are spread by as much. Of
+    one training nothing is known of what another would be.
+    """
     judged, order = judge(pairs, settings.rating_of_grade)
     single = {(name, i): scores.take(order) for name, trained in arms.items() for i, scores in enumerate(trained)}
     found = measure(judged, {f"{name}\n{i}": scores for (name, i), scores in single.items()}, settings)
@@ -220,6 +226,8 @@ def _over_seeds(pairs: pa.Table, arms: Mapping[str, Trained], settings: Evaluati
     for name, trained in arms.items():
         parts, seeds = [f"{name}\n{i}" for i in range(len(trained))], len(trained)
         share = rng.multinomial(seeds, [1.0 / seeds] * seeds, size=found.num_samples).T / seeds  # (seeds, samples)
+        if seeds > 1:
+            share = 1.0 / seeds + (share - 1.0 / seeds) * (seeds / (seeds - 1)) ** 0.5
         points[name] = {m: float(np.mean([found.points[p][m] for p in parts])) for m in found.points[parts[0]]}
         samples[name] = {
             m: np.sum([found.samples[p][m] * weight for p, weight in zip(parts, share, strict=True)], axis=0)
@@ -229,6 +237,17 @@ def _over_seeds(pairs: pa.Table, arms: Mapping[str, Trained], settings: Evaluati
             m: np.mean([found.per_query[p][m] for p in parts], axis=0) for m in found.per_query[parts[0]]
         }
     return replace(found, points=points, samples=samples, per_query=per_query)
+
+
+def _trained_once(names: Sequence[str], arms: Mapping[str, Trained]) -> str:
+    """What to say of arms whose intervals cannot cover the luck of a training; "": there are none."""
+    once = [name for name in names if len(arms[name]) == 1]
+    if not once:
+        return ""
+    who = "Every arm was" if len(once) == len(names) else f"{', '.join(once)}: each"
+    return (
+        f"{who} trained once, so the intervals cover the draw of the queries and no variance between trainings (seeds)."
+    )
 
 
 def _verdict(steps: Sequence[tuple[str, Sequence[Interval]]]) -> str:

@@ -1,7 +1,7 @@
-"""Cosine features of (query, pin), made comparable across queries and pins.
+"""Cosine features of (query, pin), made comparable across queries.
 
 A cosine of 0.4 is high for a vague query and low for a specific one. So each cosine is also given as a z-score against
-what the query would get with a random pin, and the pin with a random query. For unit vectors both follow from a mean
+what the query would get with a random pin (not the pin with a random query). For unit vectors it follows from a mean
 vector and a covariance matrix, which are measured once and then frozen: a new pin changes no other pin's features.
 """
 

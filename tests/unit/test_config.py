@@ -79,6 +79,12 @@ def test_infinite_and_nan_settings_are_refused(minimal, value):
     assert "'teach.train.learning_rate'" in message(minimal, [f"teach.train.learning_rate={value}"])
 
 
+def test_zero_shot_vectors_of_engaged_queries_are_refused(minimal):
+    """A query under evaluation was taken out of the pins' texts and stayed in their vectors."""
+    with pytest.raises(UserError, match=r"features\.zero_shot_fields.*engaged_queries"):
+        load_config(minimal, ["features.zero_shot_fields=[title, engaged_queries]"])
+
+
 def test_splits_that_leave_nothing_to_train_on_are_refused(minimal):
     assert "teach.test_share" in message(minimal, ["teach.test_share=0.9", "teach.valid_share=0.1"])
 

@@ -44,6 +44,9 @@ def test_an_arm_differs_from_the_run_in_its_keys_alone():
         ("student", "label.dtype", "float32", ("label", "distill")),
         ("student", "teach.num_layers", 2, ("teach", "sample", "label", "distill")),
         ("teacher", "enrich.top_boards", 1, ("enrich", "zero_shot", "teach")),
+        ("teacher", "sample.until", "2024-02-01", ("enrich", "zero_shot", "teach")),
+        ("teacher", "evaluate.human_labels", "other.csv", ("enrich", "zero_shot", "teach")),
+        ("student", "sample.num_pairs", 10, ("sample", "label", "distill")),
         ("student", "pin_text.fields", ["title"], ("teach", "sample", "label", "distill")),
     ],
 )

@@ -12,7 +12,14 @@ from ray_app.evaluate.measured import EvaluationSettings
 from ray_app.evaluate.metrics import SystemScores
 from ray_app.evaluate.report.render import render_report
 from ray_app.experiment.files import to_csv, to_markdown, to_png
-from ray_app.experiment.tables import ExperimentTable, by_language, deviation_over_seeds, ladder, table_text
+from ray_app.experiment.tables import (
+    ExperimentTable,
+    _over_seeds,
+    by_language,
+    deviation_over_seeds,
+    ladder,
+    table_text,
+)
 
 FAST = EvaluationSettings(samples=60)
 RNG = np.random.default_rng(0)
@@ -127,3 +134,33 @@ def test_a_query_of_unknown_language_is_no_language_that_nobody_labelled():
     for labelled in (["en-US"], ["en-US", "und"]):
         table = by_language("k", "t", "a", pairs, here, here, labelled, FAST)
         assert {row.name: row.marked for row in table.rows} == {"en": True, "und": False}
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3, 5])
+def test_the_luck_of_training_is_as_wide_as_that_of_a_mean_over_so_many(num_seeds):
+    """With every query alike only seeds differ: drawn anew without more, 2 of them showed half of their variance."""
+    grades = np.tile([5, 1], 60)
+    rows = [("q" + str(i // 12), "en-US", f"p{i % 12:02d}", int(g)) for i, g in enumerate(grades)]
+    pairs = pa.table(dict(zip(("query", "locale", "pin_id", "grade"), map(list, zip(*rows, strict=True)), strict=True)))
+    arm, accuracies = [], []
+    for seed in range(num_seeds):
+        right = np.tile(np.arange(12) < 4 + 2 * (seed % 5), 10)  # of each query's pins
+        predicted = np.where(right, grades, 6 - grades)
+        probs = np.full((len(grades), 5), 0.05)
+        probs[np.arange(len(grades)), predicted - 1] = 0.8
+        arm.append(SystemScores(score=probs @ np.arange(1.0, 6.0), probs=probs))
+        accuracies.append(right.mean())
+    settings = EvaluationSettings(samples=4000, slice_columns=())
+    drawn = _over_seeds(pairs, {"arm": arm}, settings).samples["arm"]["accuracy"]
+    assert drawn.mean() == pytest.approx(np.mean(accuracies), abs=0.01)
+    assert drawn.var() == pytest.approx(np.var(accuracies, ddof=1) / num_seeds, rel=0.1)
+
+
+def test_arms_trained_once_are_said_to_have_no_variance_of_training():
+    pairs = judged()
+    one, two = [scores(pairs, 0.9)], [scores(pairs, 0.9), scores(pairs, 0.8)]
+    assert "Every arm was trained once" in ladder("k", "t", "a", pairs, {"x": one, "y": one}, FAST).about
+    assert "y: each trained once" in ladder("k", "t", "a", pairs, {"x": two, "y": one}, FAST).about
+    bm25 = ladder("k", "t", "a", pairs, {"bm25": one, "y": two}, FAST, untrained=["bm25"])
+    assert bm25.about == "a"
+    assert "trained once" in by_language("k", "t", "a", pairs, one, one, ["en-US"], FAST).about
