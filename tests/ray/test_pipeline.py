@@ -25,6 +25,7 @@ from ray_app.manifest import Manifest, read_manifest, read_output
 from ray_app.models.calibration import HUMAN_GRADES, TEACHER
 from ray_app.models.checkpoint import load_calibration
 from ray_app.models.text_encoder import TextEncoder
+from ray_app.models.truncation import describe
 from ray_app.storage import Storage
 from ray_app.teach.pairs import load_catalogue
 
@@ -209,6 +210,9 @@ def test_a_trained_model_says_what_it_is_and_how_sure_it_may_be(finished: tuple[
         calibration = load_calibration(store, output)
         assert calibration is not None
         assert 0.25 <= calibration.temperature("en-US") <= 4.0
+        said = describe(manifests[stage].info["truncation"])
+        assert (said in card) == (name != "feature_student") and " are cut at " in said
+    assert manifests["zero_shot"].info["truncation"]["key"] == "features.zero_shot_max_tokens"
 
 
 def test_two_training_workers_give_a_working_teacher(finished: tuple[Config, dict[str, Manifest]]) -> None:
