@@ -1,10 +1,12 @@
-"""Fixtures that every level uses: tiny models, made once per session."""
+"""Fixtures that every level uses: tiny models, made once per session. No test asks a hub."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 sys.path.insert(0, str(Path(__file__).parent))  # for tiny_models
 
 from tiny_models import save_tiny_decoder, save_tiny_encoder

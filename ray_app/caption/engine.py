@@ -9,6 +9,7 @@ from ray_app.config import CaptionConfig
 from ray_app.errors import UserError
 from ray_app.ledger.content_key import recipe_id
 from ray_app.models.sources import model_identity, resolve
+from ray_app.models.text_encoder import stage_dtype
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,7 +26,7 @@ def caption_recipe(cfg: CaptionConfig) -> str:
         prompt=cfg.prompt,
         max_new_tokens=cfg.max_new_tokens,
         max_chars=cfg.max_chars,
-        dtype=cfg.dtype,
+        dtype=stage_dtype(cfg),
         max_side=cfg.limits.max_side,
         max_pixels=cfg.limits.max_pixels,
         versions=[VERSION, images.VERSION, clean.VERSION],

@@ -22,8 +22,8 @@ from ray_app.errors import UserError
 from ray_app.ledger.ledger import Ledger
 from ray_app.ledger.stage import check_error_rate, explain_failure, start_plan
 from ray_app.manifest import Manifest, Output, StageRun, read_output, require_output
-from ray_app.models.sources import resolve
-from ray_app.models.text_encoder import actor_threads
+from ray_app.models.sources import pinned_revision, resolve
+from ray_app.models.text_encoder import actor_threads, stage_dtype
 from ray_app.quote import Held, Quote, cost_of, make_quote, timing
 from ray_app.schemas import CAPTION_RESULTS, CAPTIONS
 from ray_app.storage import Storage
@@ -153,6 +153,9 @@ def stream_answers(
     import ray
     import ray.data
 
+    if cfg.model is not None:  # all engines read and compute what the recipe says, whatever their machine would choose
+        chosen = {"dtype": stage_dtype(cfg), "revision": pinned_revision(cfg.model, cfg.revision)}
+        cfg = cfg.model_copy(update=chosen)
     jobs = cut_jobs(missing, cfg.batch_size, cfg.num_decoders)
     plan = start_plan(_pool(cfg), len(jobs))
     logger.info("captions: plan: %s", plan)

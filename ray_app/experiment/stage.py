@@ -28,6 +28,7 @@ from ray_app.experiment.tables import (
     ladder,
 )
 from ray_app.manifest import Drift, Manifest, Output, StageRun, read_manifest, read_output, require_output
+from ray_app.models.text_encoder import stage_dtype
 from ray_app.storage import Storage
 from ray_app.training.examples import matrix_column, matrix_of
 from ray_app.training.stage import TrainJob, train_on_ray
@@ -227,7 +228,7 @@ def _score_run(training: Training, store: Storage, judged: JudgedLabels) -> Stag
     drift = Drift(pin_texts=pin_texts, inputs=("pin_texts", *may_drift), max_share=cfg.retrain.max_changed_share)
     return StageRun(
         "scores", cfg, view, SCORES_VERSION,
-        settings=[judged.content, training.system, cfg.label.dtype, cfg.embed.dtype, cfg.embed.dim, cfg.pin_text, cfg.features],
+        settings=[judged.content, training.system, stage_dtype(cfg.label), stage_dtype(cfg.embed), cfg.embed.dim, cfg.pin_text, cfg.features],
         inputs=[model, pin_texts, *beside], drift=drift, name=f"scores-{training.system}",
     )  # fmt: skip
 
@@ -240,6 +241,12 @@ def _score_on_ray(cfg: Config, store: Storage, asked: Mapping[int, Asked]) -> di
 
     if not ray.is_initialized():
         ray.init()
+
+    # Resolved here, since the task may come to another machine.
+    label, embed = ({"dtype": stage_dtype(section)} for section in (cfg.label, cfg.embed))
+    cfg = cfg.model_copy(
+        update={"label": cfg.label.model_copy(update=label), "embed": cfg.embed.model_copy(update=embed)}
+    )
 
     @ray.remote(num_cpus=1)
     def score() -> dict[int, tuple[np.ndarray, int, float]]:

@@ -19,7 +19,7 @@ from ray_app.ledger.stage import Chain, LedgerCounts, actor_chain, check_error_r
 from ray_app.manifest import Drift, Manifest, Output, StageRun, read_output, require_output
 from ray_app.models import versions
 from ray_app.models.merged import merged_model
-from ray_app.models.text_encoder import actor_threads
+from ray_app.models.text_encoder import actor_threads, stage_dtype
 from ray_app.quote import Cost, Held, Quote, cost_of, make_quote
 from ray_app.schemas import SOFT_LABEL_RESULTS, SOFT_LABELS, cast_to
 from ray_app.storage import Storage
@@ -51,7 +51,7 @@ class Labeller:
         Not the engine: both give the same labels, so that one may finish what the other began.
         """
         return recipe_id(
-            stage="label", teacher=self.teacher.content_hash, dtype=self.cfg.label.dtype,
+            stage="label", teacher=self.teacher.content_hash, dtype=stage_dtype(self.cfg.label),
             preprocessing=versions.CROSS_ENCODER, text=TEXT_VERSION,
         )  # fmt: skip
 
@@ -146,7 +146,8 @@ class Labeller:
             merged = merged_model(self.store, self.teacher)
             return vllm_chain(self.store, self.teacher, merged, label), prefix_hit_meter()
         threads = actor_threads(label.num_actors, label.num_cpus or 1.0)
-        build = partial(Teacher, self.store, self.teacher, label.dtype, label.batch_size, threads, label.share_prefix)
+        dtype = stage_dtype(label)
+        build = partial(Teacher, self.store, self.teacher, dtype, label.batch_size, threads, label.share_prefix)
         return actor_chain(LabelUDF, {"build": build}), None
 
 

@@ -5,11 +5,21 @@ Only safetensors are loaded (and GGUF from a package, de-quantised); remote code
 
 import hashlib
 import importlib.util
+import logging
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ray_app.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# Of a model's folder these cannot change a result: weights in formats that are never loaded, code that is never run, and
+# what is written for people. Everything else counts, since tokenizers have files of many names.
+_NEVER_READ = frozenset(
+    ".bin .ckpt .h5 .md .mlmodel .msgpack .onnx .onnx_data .ot .pb .pdf .png .jpg .jpeg .pt .pth .py .tflite".split()
+)
+_OTHER_RUNTIMES = frozenset({"onnx", "openvino", "coreml"})
 
 
 def resolve(source: str) -> str:
@@ -42,23 +52,62 @@ _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "
 
 @lru_cache(maxsize=32)
 def model_identity(source: str, revision: str | None = None) -> str:
-    """What a recipe says of a model: for local weights a hash of their bytes, for a hub id the id and revision.
+    """What a recipe says of a model: for local weights a hash of their bytes, for a hub id the id and commit.
 
-    A directory that is overwritten with other weights is thereby another model.
+    A directory that is overwritten with other weights, or with another tokenizer, is thereby another model.
     """
     path = Path(resolve(source))
     if not path.exists():
-        return f"{source}@{revision or 'main'}"
+        return f"{source}@{pinned_revision(source, revision) or 'main'}"
     digest = hashlib.sha256()
+    folder = path.parent if path.is_file() else path
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     for file in files:
-        if file.suffix not in {".safetensors", ".json", ".txt", ".gguf", ".jinja"}:
+        name = file.relative_to(folder)
+        if file != path and not _can_change_results(name):
             continue
-        digest.update(file.name.encode())
+        # The name and its length stand before the bytes, so that no two folders give one stream.
+        digest.update(f"{len(name.as_posix())} {name.as_posix()} {file.stat().st_size} ".encode())
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
     return f"sha256:{digest.hexdigest()[:24]}"
+
+
+def _can_change_results(name: PurePath) -> bool:
+    """Whether a file of a model's folder may be read when the model is; by its path in the folder."""
+    is_hidden = any(part.startswith(".") for part in name.parts)  # .git, .cache, .gitattributes
+    return not is_hidden and name.suffix not in _NEVER_READ and not _OTHER_RUNTIMES.intersection(name.parts[:-1])
+
+
+@lru_cache(maxsize=32)
+def pinned_revision(source: str, revision: str | None = None) -> str | None:
+    """The commit that a hub id stands for on this machine, so that all that is made with it is made with one model.
+
+    A branch such as `main` moves. The commit is that of the copy in this machine's cache, or, if there is none, the one that
+    the hub names now; whoever hands the model to other machines hands them this revision.
+
+    Returns:
+        The commit; `revision` itself for a source that is no hub id, and if no commit can be found, which is logged once.
+    """
+    if Path(resolve(source)).exists():
+        return revision
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    file = "config.json"
+    try:
+        found = try_to_load_from_cache(source, file, revision=revision)
+        if not isinstance(found, str):
+            found = hf_hub_download(source, file, revision=revision)
+    except ValueError:  # no name that a hub could have: a path that is not there
+        return revision
+    except OSError:  # no network, or no such model: loading it will say which
+        logger.warning(
+            "model %s: its commit is not known, neither in the local cache nor from the hub, so results made with another "
+            "state of %r would pass for this one's; set its revision to a commit", source, revision or "main",
+        )  # fmt: skip
+        return revision
+    return Path(found).parent.name  # .../snapshots/<commit>/config.json
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> tuple[Any, Any]:
@@ -80,7 +129,7 @@ def _located(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     """Path or hub id, and arguments of `from_pretrained`."""
     path = resolve(source)
     where: dict[str, Any] = {"trust_remote_code": False}
-    if revision is not None:
+    if (revision := pinned_revision(source, revision)) is not None:
         where["revision"] = revision
     if path.endswith(".gguf"):
         where["gguf_file"] = Path(path).name

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ray_app.config import CaptionConfig, EmbedConfig, LabelConfig
 from ray_app.models.sources import load_backbone
 from ray_app.models.tokens import pad_rows, token_rows
 
@@ -100,8 +101,17 @@ def actor_threads(num_actors: int, num_cpus: float) -> int:
     return int(num_cpus) if num_cpus > 1 else max(1, (os.cpu_count() or 1) // num_actors)
 
 
+def stage_dtype(section: CaptionConfig | EmbedConfig | LabelConfig) -> str:
+    """The stage's `dtype` with `auto` resolved: call it on the driver, and hand what it says to recipe and workers.
+
+    Else a result would hang on the machine that a row came to, and both kinds would stand under one key. Workers
+    without such hardware compute bfloat16 slowly, but equally.
+    """
+    return pick_dtype(section.dtype, "cuda" if section.num_gpus else "cpu")
+
+
 def pick_dtype(dtype: str, device: str) -> str:
-    """Resolve `auto`: bfloat16 where the hardware multiplies it, else float32."""
+    """Resolve `auto`: bfloat16 where this machine's hardware multiplies it, else float32."""
     if dtype != "auto":
         return dtype
     if device == "cuda":

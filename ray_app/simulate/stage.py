@@ -12,6 +12,7 @@ from ray_app.embed.stage import student_tower
 from ray_app.errors import UserError
 from ray_app.evaluate.measured import EvaluationSettings
 from ray_app.manifest import Manifest, Output, StageRun, read_manifest, read_output, require_output
+from ray_app.models.text_encoder import stage_dtype
 from ray_app.simulate.by_country import compare_arms
 from ray_app.simulate.outcome import outcomes
 from ray_app.simulate.plot import trade_off_svg
@@ -51,7 +52,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     run = StageRun(
         "simulate", cfg, store, VERSION,
         settings=[
-            simulate, demo, cfg.embed.dtype, settings.samples, settings.confidence, TEXT_VERSION,
+            simulate, demo, stage_dtype(cfg.embed), settings.samples, settings.confidence, TEXT_VERSION,
             STUDENT_FEATURES_VERSION,
         ],
         inputs=[*read_from, labels, control, treatment, *feature_inputs(cfg, store)],

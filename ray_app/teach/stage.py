@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from ray_app.config import Config, TeachConfig
 from ray_app.errors import UserError
+from ray_app.features import FEATURES_VERSION
 from ray_app.ledger.content_key import content_key
 from ray_app.manifest import Drift, Manifest, Output, StageRun, read_output, require_output
 from ray_app.models.calibration import HUMAN_GRADES
@@ -26,7 +27,7 @@ from ray_app.teach.splits import queries_of, split_queries
 from ray_app.teach.targets import balance_shift, grade_weights, query_weights, smooth_targets
 from ray_app.teach.warm_up import find_types, warm_up_examples
 from ray_app.training.examples import Examples, matrix_of
-from ray_app.training.stage import CalibrationPairs, TrainJob, train_on_ray
+from ray_app.training.stage import CalibrationPairs, TrainJob, resolved, train_on_ray
 from ray_app.zero_shot.stage import zero_shot_tower
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class _Teaching:
 
     @classmethod
     def of(cls, cfg: Config, store: Storage) -> "_Teaching":
+        cfg = cfg.model_copy(update={"teach": resolved(cfg.teach)})
         labels = require_output(store, "ingest", "human_labels")
         catalogue, catalogue_outputs = load_catalogue(cfg, store)
         pairs = LabelledPairs.of(catalogue, read_output(store, labels))
@@ -67,8 +69,10 @@ class _Teaching:
         run = StageRun(
             "teach", cfg, store, VERSION,
             settings=[
-                cfg.teach.recipe, cfg.features, cfg.pin_text, cfg.seed,
+                cfg.teach.recipe, cfg.features, cfg.pin_text, cfg.seed, FEATURES_VERSION,
                 model_identity(cfg.teach.base_model, cfg.teach.revision),
+                # Its vectors are features, and warm-up pairs: other bytes of that model are another teacher.
+                zero_shot_tower(cfg, store).recipe,
             ],
             inputs=[labels, labelled_pins],
             drift=Drift(
@@ -106,7 +110,7 @@ def pending_jobs(cfg: Config, store: Storage) -> list[TrainJob]:
 def run(cfg: Config, store: Storage) -> Manifest:
     """Write the `teacher` model and the table `splits`."""
     teaching = _Teaching.of(cfg, store)
-    run, pairs, folder = teaching.run, teaching.pairs, teaching.folder
+    cfg, run, pairs, folder = teaching.cfg, teaching.run, teaching.pairs, teaching.folder
     if (finished := run.finished) is not None:
         return finished
     splits = teaching.splits

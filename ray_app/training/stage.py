@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +18,14 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from ray_app.config import TrainConfig, WorkersConfig
+from ray_app.config import DistillConfig, TeachConfig, TrainConfig, WarmUpConfig, WorkersConfig
 from ray_app.errors import UserError
 from ray_app.models.backbone import transformer_layers
 from ray_app.models.calibration import FILE as CALIBRATION_FILE
 from ray_app.models.calibration import fit_calibration
 from ray_app.models.checkpoint import model_files, save_model
+from ray_app.models.sources import pinned_revision
+from ray_app.models.text_encoder import pick_dtype
 from ray_app.storage import CorruptFileError, Storage
 from ray_app.training.batches import Source, Streamed, query_batches
 from ray_app.training.examples import Examples
@@ -36,6 +38,31 @@ logger = logging.getLogger(__name__)
 _JOB_FILE = "job.json"  # in a checkpoint: which job it is of, and the bytes of its files
 _SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of the checkpoints
 _ROWS_PER_FILE = 8192  # of examples that are streamed: windows are made of such files
+
+
+_Trained = TypeVar("_Trained", TeachConfig, DistillConfig)
+
+
+def resolved(cfg: _Trained) -> _Trained:
+    """A training's section as all workers are to read it: no dtype `auto`, and the commit of its base model.
+
+    Both are part of what decides the model, and a worker's machine may choose otherwise than the driver's. With GPUs
+    (`use_gpu`) `auto` is bfloat16, else as this machine's CPU has it.
+    """
+
+    def loop(train: TrainConfig) -> TrainConfig:
+        if train.dtype != "auto":
+            return train
+        return train.model_copy(update={"dtype": pick_dtype("auto", "cuda" if _use_gpu(cfg) else "cpu")})
+
+    update: dict[str, Any] = {"revision": pinned_revision(cfg.base_model, cfg.revision)}
+    for name in type(cfg).model_fields:
+        value = getattr(cfg, name)
+        if isinstance(value, TrainConfig):
+            update[name] = loop(value)
+        elif isinstance(value, WarmUpConfig):
+            update[name] = value.model_copy(update={"train": loop(value.train)})
+    return cfg.model_copy(update=update)
 
 
 @dataclass(frozen=True, kw_only=True)

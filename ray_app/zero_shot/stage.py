@@ -12,8 +12,8 @@ from ray_app.embed.stage import TextTower, embed_threads
 from ray_app.ledger.content_key import recipe_id
 from ray_app.manifest import Manifest, StageRun, read_output, require_output
 from ray_app.models import versions
-from ray_app.models.sources import model_identity, resolve
-from ray_app.models.text_encoder import TextEncoder
+from ray_app.models.sources import model_identity, pinned_revision, resolve
+from ray_app.models.text_encoder import TextEncoder, stage_dtype
 from ray_app.models.truncation import zero_shot_truncation
 from ray_app.storage import Storage
 from ray_app.text import TEXT_VERSION, normalise_query, render_pin_texts
@@ -31,12 +31,14 @@ def zero_shot_tower(cfg: Config, store: Storage) -> TextTower:
     """The zero-shot encoder of a config."""
     from transformers import AutoConfig
 
-    features = cfg.features
+    source, revision = cfg.features.zero_shot_model, cfg.features.zero_shot_revision
+    features = cfg.features.model_copy(update={"zero_shot_revision": pinned_revision(source, revision)})
+    dtype = stage_dtype(cfg.embed)
     recipe = recipe_id(
         stage="zero_shot",
         model=model_identity(features.zero_shot_model, features.zero_shot_revision),
         max_tokens=features.zero_shot_max_tokens,
-        dtype=cfg.embed.dtype,
+        dtype=dtype,
         version=versions.TEXT_ENCODER,
     )
     return TextTower(
@@ -45,7 +47,7 @@ def zero_shot_tower(cfg: Config, store: Storage) -> TextTower:
             resolve(features.zero_shot_model), revision=features.zero_shot_revision
         ).hidden_size,
         build=partial(
-            build_zero_shot, features, cfg.embed.dtype, embed_threads(cfg)
+            build_zero_shot, features, dtype, embed_threads(cfg)
         ),
     )  # fmt: skip
 

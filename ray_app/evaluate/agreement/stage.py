@@ -14,6 +14,7 @@ from ray_app.evaluate.judged import without_queries
 from ray_app.evaluate.systems import Models, score_systems
 from ray_app.ingest.sheets import num_filled
 from ray_app.manifest import Manifest, StageRun, read_output, require_output
+from ray_app.models.text_encoder import stage_dtype
 from ray_app.storage import Storage
 from ray_app.teach.pairs import LabelledPairs, load_catalogue
 from ray_app.text import normalise_query
@@ -41,7 +42,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     run = StageRun(
         "agreement", cfg, store, VERSION,
         settings=[
-            cfg.evaluate.bootstrap_samples, cfg.evaluate.confidence, cfg.seed, cfg.audit, cfg.label.dtype, cfg.embed.dtype,
+            cfg.evaluate.bootstrap_samples, cfg.evaluate.confidence, cfg.seed, cfg.audit, stage_dtype(cfg.label), stage_dtype(cfg.embed),
         ],
         inputs=[*read_from, labels_output, splits, models.teacher, models.student, *feature_inputs(cfg, store)],
     )  # fmt: skip
