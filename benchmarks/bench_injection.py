@@ -36,6 +36,7 @@ from ray_app.distill.student import Student
 from ray_app.label.teacher import Teacher
 from ray_app.manifest import read_output, require_output
 from ray_app.models.checkpoint import load_calibration, local_folder
+from ray_app.models.encoder_usage import zero_shot_usage
 from ray_app.models.head import expected_grade
 from ray_app.storage import Storage
 from ray_app.teach.catalogue import Catalogue, index_queries
@@ -92,7 +93,7 @@ class World:
         self.teacher = Teacher(self.store, teacher, "float32", 128)
         self.temperatures = load_calibration(self.store, teacher)
         self.student = Student(self.store, student)
-        self.zero_shot = build_zero_shot(cfg.features, "float32", 0)
+        self.zero_shot = build_zero_shot(cfg.features, zero_shot_usage(cfg.features), "query", "float32", 0)
         self.features = StudentFeatures.load(nothing, self.store, lambda texts: self.zero_shot.encode(texts, 64))
         self._folder = local_folder(self.store, student)
 

@@ -29,6 +29,7 @@ from ray_app.ledger.content_key import content_key
 from ray_app.manifest import read_output, require_output
 from ray_app.models.bi_encoder import BiEncoder
 from ray_app.models.cross_encoder import CrossEncoder
+from ray_app.models.encoder_usage import zero_shot_usage
 from ray_app.models.head import FeatureScaler, expected_grade
 from ray_app.models.text_encoder import TextEncoder, autocast, pick_dtype
 from ray_app.storage import Storage
@@ -39,7 +40,7 @@ from ray_app.teach.warm_up import find_types, warm_up_examples
 from ray_app.text import query_group
 from ray_app.training.examples import Examples, matrix_of
 from ray_app.training.loop import Worker, fit
-from ray_app.zero_shot.stage import title_and_text
+from ray_app.zero_shot.stage import build_zero_shot, title_and_text
 
 
 def main() -> None:
@@ -60,7 +61,7 @@ def main() -> None:
     catalogue, _ = load_catalogue(cfg, store)
     labels = read_output(store, require_output(store, "ingest", "human_labels"))
     pairs = LabelledPairs.of(catalogue, labels, cfg.teach.target_smoothing)
-    encoder = TextEncoder(cfg.features.zero_shot_model, None, cfg.features.zero_shot_max_tokens, cfg.embed.dtype)
+    encoder = build_zero_shot(cfg.features, zero_shot_usage(cfg.features), "query", cfg.embed.dtype, 0)
     vectors = encoder.encode(pairs.queries)
     cosine = catalogue.cosine_features()
     examples = Examples(

@@ -1,19 +1,24 @@
 """Language models of a few thousand random weights, in the file layout of the real ones."""
 
+import json
+import shutil
 from pathlib import Path
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] red green blue cup mug shoe laptop usb hub cable black small large for the a".split()
 
 
-def save_tiny_encoder(folder: Path, width: int = 16) -> Path:
-    """A BERT with 2 layers; vllm's CPU attention wants `width` 64, which makes heads of 32."""
+def save_tiny_encoder(folder: Path, width: int = 16, segments: bool = True) -> Path:
+    """A BERT with 2 layers; vllm's CPU attention wants `width` 64, which makes heads of 32.
+
+    Without `segments` it knows one token type only, as RoBERTa does.
+    """
     import torch
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(WORDS), hidden_size=width, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=64,
+        max_position_embeddings=64, type_vocab_size=2 if segments else 1,
     )  # fmt: skip
     BertModel(config).save_pretrained(folder)
     _save_tokenizer(folder, cls_token="[CLS]", sep_token="[SEP]")
@@ -57,6 +62,35 @@ def save_tiny_causal(folder: Path, family: str, spread: float = 0.3, **values: o
     return folder
 
 
+def published(
+    folder: Path, base: str, pooling: object = "mean", modules: tuple[str, ...] = (), **config: object
+) -> str:
+    """A copy of a tiny model as sentence-transformers publishes it; `config` of config_sentence_transformers.json."""
+    shutil.copytree(base, folder, dirs_exist_ok=True)
+    kinds = [
+        ("Transformer", ""),
+        ("Pooling", "1_Pooling"),
+        *((kind, f"2_{kind}") for kind in modules),
+        ("Normalize", "9"),
+    ]
+    rows = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(kinds)
+    ]
+    files = {
+        "modules.json": rows,
+        "1_Pooling/config.json": {"word_embedding_dimension": 16}
+        | (pooling if isinstance(pooling, dict) else {"pooling_mode": pooling}),
+        "9/config.json": {},
+        "sentence_bert_config.json": {"max_seq_length": 10, "do_lower_case": False},
+        "config_sentence_transformers.json": config,
+    }
+    for name, value in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(value))
+    return str(folder)
+
+
 def _save_tokenizer(folder: Path, **special: str) -> None:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -64,12 +98,19 @@ def _save_tokenizer(folder: Path, **special: str) -> None:
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inputs = ["input_ids", "attention_mask"]
     if "cls_token" in special:
+        inputs.insert(1, "token_type_ids")
         tokenizer.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
         )
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", model_max_length=64, **special
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        model_max_length=64,
+        model_input_names=inputs,
+        **special,
     ).save_pretrained(folder)
 
 

@@ -7,6 +7,8 @@ from pydantic import Field, field_validator, model_validator
 
 from ray_app.config.section import Fraction, PositiveInt, Section, TextField
 
+EncoderPooling = Literal["cls", "mean", "last"]
+
 
 class TrainConfig(Section):
     """The training loop shared by teach and distill."""
@@ -117,8 +119,9 @@ class TeachConfig(WorkersConfig):
     revision: str | None = None
     num_layers: PositiveInt | None = None
     """Keep only the lowest layers of the base model, which then costs less; None: all of them."""
-    pooling: Literal["cls", "mean", "last", "spans"] = "mean"
-    """`spans` compares the mean states of query and pin, so that a bi-encoder's weights are a useful start."""
+    pooling: Literal["cls", "mean", "last", "spans"] | None = None
+    """`spans` compares the mean states of query and pin, so that a bi-encoder's weights are a useful start. None: `mean`
+    of an encoder, `last` of a decoder, which takes nothing else."""
     max_tokens: PositiveInt = 128
     bottleneck: PositiveInt = 64
     """Width that pooled states are projected to before the MLP."""
@@ -280,7 +283,15 @@ class DistillConfig(WorkersConfig):
 
     base_model: str
     revision: str | None = None
+    pooling: EncoderPooling | None = None
+    """How states become one: the first token's, their mean, the last token's. None: as the base model's own files say
+    (docs/models.md), else `mean` of an encoder and `last` of a decoder."""
+    query_prompt: str | None = None
+    """What is put before each query, such as `query: `; "": nothing; None: as the base model's own files say."""
+    pin_prompt: str | None = None
+    """The same for pins, such as `passage: `."""
     max_query_tokens: PositiveInt = 32
+    """The prompt's included."""
     max_pin_tokens: PositiveInt = 96
     shared_towers: bool = True
     """One language model for queries and pins; False: one each, which start alike."""
@@ -341,7 +352,14 @@ class FeatureConfig(Section):
     zero_shot_model: str
     """Bi-encoder whose cosine is the `embedding_cosine` baseline, a retrieval source for `sample`, and a feature."""
     zero_shot_revision: str | None = None
+    zero_shot_pooling: EncoderPooling | None = None
+    """See distill.pooling; None: as the model's own files say."""
+    zero_shot_query_prompt: str | None = None
+    """See distill.query_prompt."""
+    zero_shot_pin_prompt: str | None = None
+    """Before a pin's title, and before its text."""
     zero_shot_max_tokens: PositiveInt = 64
+    """The prompt's included."""
     zero_shot_fields: list[TextField] = ["title", "description"]
     """Not engaged_queries: queries under evaluation are taken out of texts, and cannot be out of vectors."""
     named_vectors: dict[str, PositiveInt] = {}

@@ -94,7 +94,7 @@ class StudentFeatures:
             if name == "engagement":
                 rates = matrix_or_zero(table["rates"]), _is_valid(table["rates"])
         if sides and encode_queries is None:
-            encode_queries = zero_shot_tower(cfg, store).encode
+            encode_queries = zero_shot_tower(cfg, store, "query").encode
         return cls(
             catalogue=catalogue, vectors=values, vector_known=known, vector_dims=dict(cfg.features.named_vectors),
             rates=rates, sides=sides, encode_queries=encode_queries,

@@ -18,6 +18,7 @@ from ray_app.ledger.content_key import content_key
 from ray_app.manifest import Drift, Manifest, StageRun, read_output, require_output
 from ray_app.models.calibration import HUMAN_GRADES, MIN_PAIRS, TEACHER, Calibration
 from ray_app.models.checkpoint import calibration_info, load_calibration, model_files
+from ray_app.models.encoder_usage import with_usage
 from ray_app.models.head import FeatureScaler
 from ray_app.models.model_card import Kind, model_card
 from ray_app.models.sources import model_identity
@@ -53,7 +54,7 @@ class _Distilling:
     @classmethod
     def of(cls, cfg: Config, store: Storage) -> "_Distilling":
         pin_texts = require_output(store, "enrich", "pin_texts")
-        distill = resolved(cfg.distill)
+        distill = with_usage(resolved(cfg.distill))  # the base model's pooling and prompts are settings too
         cfg = cfg.model_copy(update={"distill": distill})
         run = StageRun(
             "distill", cfg, store, VERSION,

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +20,7 @@ from ray_app.ledger.stage import LedgerCounts, actor_chain, check_error_rate, ru
 from ray_app.manifest import Manifest, Output, StageRun, read_manifest, require_output
 from ray_app.models import versions
 from ray_app.models.checkpoint import local_folder
+from ray_app.models.encoder_usage import Role
 from ray_app.models.sources import pinned_revision
 from ray_app.models.text_encoder import actor_threads, stage_dtype
 from ray_app.schemas import embedding_results
@@ -48,7 +48,7 @@ class TextTower:
     table: str
     recipe: str
     dim: int
-    build: "partial[Encoder]"
+    build: Callable[[], Encoder]
 
     @property
     def ledger(self) -> Ledger:
@@ -96,8 +96,12 @@ class TextTower:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors (num_texts, dim) float32, zeros for empty texts; known texts cost nothing."""
-        wanted, _ = self.compute(texts)
-        return matrix_or_zero(self.ledger.lookup(wanted["content_key"])["embedding"])
+        return self.encode_counted(texts)[0]
+
+    def encode_counted(self, texts: Sequence[str]) -> tuple[np.ndarray, LedgerCounts]:
+        """`encode`, and what was computed for it."""
+        wanted, counts = self.compute(texts)
+        return matrix_or_zero(self.ledger.lookup(wanted["content_key"])["embedding"]), counts
 
 
 def embed_threads(cfg: Config) -> int:
@@ -105,8 +109,8 @@ def embed_threads(cfg: Config) -> int:
     return cfg.embed.cpu_threads or actor_threads(cfg.embed.num_actors, cfg.embed.num_cpus)
 
 
-def student_tower(cfg: Config, store: Storage, student: Output, tower: Literal["pin", "query"]) -> TextTower:
-    """A tower of the trained student."""
+def student_tower(cfg: Config, store: Storage, student: Output, tower: Role) -> TextTower:
+    """A tower of the trained student. Its pooling and prompts are in its folder, so its hash covers them."""
     dim, dtype = cfg.embed.dim or cfg.distill.dim, stage_dtype(cfg.embed)
     recipe = recipe_id(
         stage="embed",
@@ -126,7 +130,7 @@ def student_tower(cfg: Config, store: Storage, student: Output, tower: Literal["
     )  # fmt: skip
 
 
-def build_tower(store: Storage, student: Output, tower: str, dim: int, dtype: str, cpu_threads: int) -> Encoder:
+def build_tower(store: Storage, student: Output, tower: Role, dim: int, dtype: str, cpu_threads: int) -> Encoder:
     """Load a tower; runs in the Ray actor."""
     from ray_app.models.bi_encoder import TowerEncoder
 

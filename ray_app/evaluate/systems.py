@@ -98,7 +98,7 @@ def score_baselines(
         judged: Pairs to score.
         calibration: See `score_systems`.
     """
-    catalogue, zero_shot = features.catalogue, zero_shot_tower(cfg, store)
+    catalogue, zero_shot = features.catalogue, zero_shot_tower(cfg, store, "query")
     bm25 = Bm25Index.build(_bm25_texts(cfg, catalogue.pin_texts))
 
     def score(pairs: LabelledPairs) -> dict[str, np.ndarray]:

@@ -89,7 +89,7 @@ class Inputs:
         if not cfg.teach.use_features:
             return np.zeros((len(pairs.query_index), 0), np.float32)
         cosine = load_cosine_features(view, require_output(view, "teach", "teacher"))
-        vectors = zero_shot_tower(cfg, view).encode(pairs.queries)
+        vectors = zero_shot_tower(cfg, view, "query").encode(pairs.queries)
         return catalogue.teacher_features(cosine, pairs.queries, vectors, pairs.query_index, pairs.pin_index)
 
 
@@ -97,7 +97,7 @@ def score_pairs(cfg: Config, store: Storage, asked: Asked) -> tuple[np.ndarray, 
     """Calibrated probabilities (num_pairs, 5), the model's number of weights, and the seconds that the pairs took."""
     from ray_app.distill.student import Student
     from ray_app.label.teacher import Teacher
-    from ray_app.models.bi_encoder import TowerEncoder
+    from ray_app.models.bi_encoder import TOWERS, TowerEncoder
 
     threads = os.cpu_count() or 1
     if asked.system == "teacher":
@@ -110,10 +110,11 @@ def score_pairs(cfg: Config, store: Storage, asked: Asked) -> tuple[np.ndarray, 
             probs = calibration.apply(probs, asked.locales)
         return probs, _num_weights(teacher.model), seconds
     student = Student(store, asked.model)
-    folder, vectors = local_folder(store, asked.model), {}
+    folder = local_folder(store, asked.model)
+    vectors: dict[str, np.ndarray] = {}
     nothing = np.zeros((len(asked.queries), 0), np.float32)
     started = time.monotonic()
-    for tower, texts in (("query", asked.queries), ("pin", asked.pin_texts)):
+    for tower, texts in zip(TOWERS, (asked.queries, asked.pin_texts), strict=True):
         if asked.system == "feature_student":
             vectors[tower] = nothing
             continue

@@ -46,7 +46,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     pin_texts = require_output(store, "enrich", "pin_texts")
     vectors = require_output(store, "zero_shot", "zero_shot_pins")
     saves = require_output(store, "ingest", "boards")
-    encoder = zero_shot_tower(cfg, store)
+    encoder = zero_shot_tower(cfg, store, "query")  # a board's title asks, as a query does
     run = StageRun(
         "graph", cfg, store, VERSION,
         settings=[cfg.graph, cfg.seed, encoder.recipe, TEXT_VERSION],

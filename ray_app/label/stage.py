@@ -135,7 +135,7 @@ class Labeller:
     def _features(self, pairs: ShownPairs) -> np.ndarray:
         if not self.cfg.teach.use_features:
             return np.zeros((len(pairs.query_index), 0), np.float32)
-        vectors = zero_shot_tower(self.cfg, self.store).encode(pairs.queries)
+        vectors = zero_shot_tower(self.cfg, self.store, "query").encode(pairs.queries)
         return pairs.features(load_cosine_features(self.store, self.teacher), vectors)
 
     def _chain(self) -> tuple[Chain, Any]:

@@ -11,7 +11,7 @@ from ray_app.manifest import Output
 from ray_app.models.checkpoint import local_folder
 from ray_app.models.packed import can_pack, group_pairs, pack, packed_states, packs_alike
 from ray_app.models.text_encoder import pick_device, pick_dtype, use_cpu_threads
-from ray_app.models.tokens import PairIds, max_query_tokens, pad_pairs
+from ray_app.models.tokens import PairIds, max_query_tokens
 from ray_app.schemas import NUM_GRADES
 from ray_app.storage import Storage
 
@@ -141,6 +141,6 @@ class Teacher:
                 states = packed_states(self.model.backbone, packed, self.device).unsqueeze(1)
                 return states.cpu().numpy(), len(packed.input_ids)
             rows = [pair for group in groups for pair in group]
-            batch = pad_pairs(rows, self.model.tokenizer.pad_token_id)
+            batch = self.model.preparer.pad(rows)
             states = self.model.states({name: tensor.to(self.device) for name, tensor in batch.items()})
         return states.cpu().numpy(), sum(len(row.ids) for row in rows)

@@ -23,7 +23,7 @@ from ray_app.ledger.ledger import Ledger
 from ray_app.ledger.stage import BlockFailedError, Chain, commit_block, fatal_line, whole_block
 from ray_app.manifest import Output
 from ray_app.models.backbone import is_decoder_config
-from ray_app.models.checkpoint import local_folder, read_teach_config
+from ray_app.models.checkpoint import local_folder, read_teach_config, reads_segments
 from ray_app.models.packed import is_plain_causal
 from ray_app.models.tokens import max_query_tokens, pair_ids
 from ray_app.schemas import NUM_GRADES
@@ -57,21 +57,29 @@ def vllm_chain(store: Storage, teacher: Output, merged: Output, cfg: LabelConfig
         cfg: Of the run.
 
     Raises:
-        UserError: the teacher pools in a way that the engine cannot.
+        UserError: the teacher pools or reads in a way that the engine cannot.
     """
-    about = read_teach_config(local_folder(store, teacher, weights=False))
-    if about.pooling not in _POOLING:
+    folder = local_folder(store, teacher, weights=False)
+    about = read_teach_config(folder)
+    if about.pooling is None or about.pooling not in _POOLING:
         raise UserError(
             f"label.engine is vllm, which cannot pool {about.pooling!r}; set label.engine=transformers, or train with "
             f"teach.pooling {' or '.join(_POOLING)}"
         )
+    if reads_segments(folder):
+        raise UserError(
+            "label.engine is vllm, which gives a model no token_type_ids, and this teacher was trained with them (an encoder of "
+            "BERT's family); set label.engine=transformers"
+        )
+
+    pooling_type = _POOLING[about.pooling]
 
     share_prefix = cfg.share_prefix and shares_prefixes(local_folder(store, merged, weights=False))
 
     def chain(blocks: Any, ledger: Ledger, plan: Plan, rows_per_block: int) -> Any:
         engine = {
             "max_model_len": about.max_tokens,
-            "pooler_config": {"pooling_type": _POOLING[about.pooling], "use_activation": False},
+            "pooler_config": {"pooling_type": pooling_type, "use_activation": False},
             "enable_prefix_caching": share_prefix,
             "tensor_parallel_size": cfg.tensor_parallel,
             "pipeline_parallel_size": cfg.pipeline_parallel,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ray_app.config import TrainConfig
+from ray_app.config import TeachConfig, TrainConfig
 from ray_app.errors import UserError
 from ray_app.models.sources import load_backbone
 
@@ -14,11 +14,55 @@ def is_decoder(backbone: Any) -> bool:
 
 
 def is_decoder_config(config: Any) -> bool:
-    """`is_decoder` of the model that has this config."""
+    """`is_decoder` of the model that has this config.
+
+    Raises:
+        UserError: transformers knows its type neither as an encoder nor as a decoder.
+    """
     if getattr(config, "is_decoder", False):
         return True
     encoders = ("bert", "roberta", "electra", "mpnet", "deberta", "t5", "xlm")
-    return not any(word in config.model_type for word in encoders)
+    if any(word in config.model_type for word in encoders):
+        return False
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    # Some encoders have a causal head too (ERNIE, BigBird), so the masked one tells.
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return False
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return True
+    raise UserError(
+        f"cannot tell whether a model of type {config.model_type!r} is an encoder or a decoder; use another"
+    )
+
+
+def is_causal(config: Any) -> bool:
+    """Whether it is a decoder whose tokens see only what stands before them; some decoders were made to see all."""
+    sees_all = getattr(config, "use_bidirectional_attention", None) in (True, "all")
+    return is_decoder_config(config) and not sees_all and getattr(config, "is_causal", None) is not False
+
+
+def with_pooling(cfg: TeachConfig, config: Any) -> TeachConfig:
+    """A copy that says how the teacher's states are pooled.
+
+    Args:
+        cfg: Of the teacher.
+        config: Of its base model.
+
+    Raises:
+        UserError: the pooling takes states of a decoder that have not read the whole pair.
+    """
+    if cfg.pooling is None:
+        return cfg.model_copy(update={"pooling": "last" if is_decoder_config(config) else "mean"})
+    if cfg.pooling != "last" and is_causal(config):
+        raise UserError(
+            f"teach.pooling is {cfg.pooling}, but {cfg.base_model!r} is a decoder: only its last token has read the whole "
+            "pair; set teach.pooling to last, or leave it out"
+        )
+    return cfg
 
 
 def transformer_layers(backbone: Any) -> list[Any]:

@@ -15,17 +15,34 @@ import numpy as np
 from torch import nn
 
 from ray_app.config import DistillConfig, TrainConfig
-from ray_app.models.backbone import backbone_groups, is_decoder, load_saved_backbone
+from ray_app.models.backbone import backbone_groups, load_saved_backbone
+from ray_app.models.encoder_usage import Role, check_prompt_fits, default_pooling, with_prompt, with_usage
 from ray_app.models.head import FeatureScaler, build_head
 from ray_app.models.pooling import pool
 from ray_app.models.sources import load_backbone
 from ray_app.models.text_encoder import autocast, pick_device, pick_dtype, run_bucketed, use_cpu_threads
-from ray_app.models.tokens import encode_single, pad_rows, token_rows
+from ray_app.models.tokens import pad_rows, token_rows
 from ray_app.schemas import NUM_GRADES
 
 STATE_BATCH = 64  # texts per forward pass before training
+TOWERS: tuple[Role, ...] = ("query", "pin")
 _BACKBONES = ("backbone.", "pin_backbone.")
 _PROJECTIONS = ("projection.", "pin_projection.")
+
+
+def tower_limit(cfg: DistillConfig, tower: Role) -> int:
+    """Longest text of a tower in tokens, its prompt and special tokens included."""
+    return {"query": cfg.max_query_tokens, "pin": cfg.max_pin_tokens}[tower]
+
+
+def tower_prompt(cfg: DistillConfig, tower: Role) -> str:
+    """What a student puts before each text of a tower."""
+    return {"query": cfg.query_prompt, "pin": cfg.pin_prompt}[tower] or ""
+
+
+def tower_rows(tokenizer: Any, cfg: DistillConfig, tower: Role, texts: Sequence[str]) -> list[list[int]]:
+    """Tokens of texts as a student's tower reads them, in training and after it; see `pad_rows`."""
+    return token_rows(tokenizer, with_prompt(tower_prompt(cfg, tower), texts), tower_limit(cfg, tower))
 
 
 class Tower(NamedTuple):
@@ -41,7 +58,7 @@ class BiPreparer:
 
     Args:
         tokenizer: Of the language model; None: features are all that the model reads.
-        cfg: Lengths.
+        cfg: Lengths and prompts.
         scaler: Of the pair features.
         states: (tower, text) -> its pooled state, where they were computed once for all epochs.
     """
@@ -56,9 +73,9 @@ class BiPreparer:
         if self.tokenizer is None or self.states is not None:
             return np.ones(len(queries), np.int64)
         total = np.zeros(len(queries), np.int64)
-        for texts, limit in ((queries, self.cfg.max_query_tokens), (pin_texts, self.cfg.max_pin_tokens)):
+        for name, texts in zip(TOWERS, (queries, pin_texts), strict=True):
             unique, place = np.unique(np.array(texts, dtype=object), return_inverse=True)
-            ids = self.tokenizer(unique.tolist(), truncation=True, max_length=limit)["input_ids"] if len(unique) else []
+            ids = tower_rows(self.tokenizer, self.cfg, name, unique.tolist()) if len(unique) else []
             total += np.array([len(row) for row in ids], np.int64)[place]
         return total
 
@@ -75,17 +92,14 @@ class BiPreparer:
         batch: dict[str, Any] = {"features": torch.from_numpy(self.scaler.transform(features))}
         if self.tokenizer is None:
             return batch
-        for name, texts, limit in (
-            ("query", queries, self.cfg.max_query_tokens),
-            ("pin", pin_texts, self.cfg.max_pin_tokens),
-        ):
+        for name, texts in zip(TOWERS, (queries, pin_texts), strict=True):
             unique = list(dict.fromkeys(texts))
             place = {text: i for i, text in enumerate(unique)}
             batch[f"{name}_rows"] = torch.tensor([place[text] for text in texts])
             if self.states is not None:
                 batch[f"{name}_states"] = torch.stack([self.states[name, text] for text in unique])
                 continue
-            tokens = encode_single(self.tokenizer, unique, limit)
+            tokens = pad_rows(self.tokenizer, tower_rows(self.tokenizer, self.cfg, name, unique))
             batch |= {f"{name}_{key}": value for key, value in tokens.items()}
         return batch
 
@@ -99,7 +113,8 @@ class BiEncoder(nn.Module):
     Args:
         backbone: Language model without head; None for the feature-only student, the baseline.
         tokenizer: Its tokenizer.
-        cfg: Lengths, dimensions and head.
+        cfg: Pooling, prompts, lengths, dimensions and head. Without a pooling or prompts, as in students of before
+            there were such keys: `default_pooling` and none.
         scaler: Of the pair features.
         pin_backbone: The pins' own; None: queries and pins share one tower.
     """
@@ -116,7 +131,7 @@ class BiEncoder(nn.Module):
         self.scaler = scaler
         num_features, interactions = len(scaler.mean), 0
         if backbone is not None:
-            self.pooling = "last" if is_decoder(backbone) else "mean"
+            self.pooling = cfg.pooling or default_pooling(backbone.config)
             self.projection = _projection(backbone.config.hidden_size, cfg.dim)
             self.pin_projection = None if pin_backbone is None else copy.deepcopy(self.projection)
             self.compare = nn.Linear(cfg.dim, cfg.bottleneck)
@@ -135,8 +150,15 @@ class BiEncoder(nn.Module):
 
     @classmethod
     def from_base(cls, cfg: DistillConfig, scaler: FeatureScaler) -> "BiEncoder":
-        """Untrained head on the base model that `cfg` names."""
+        """Untrained head on the base model that `cfg` names, which is used as `with_usage` tells.
+
+        Raises:
+            UserError: it cannot be loaded or used so.
+        """
+        cfg = with_usage(cfg)
         backbone, tokenizer = load_backbone(cfg.base_model, cfg.revision)
+        for name in TOWERS:
+            check_prompt_fits(tokenizer, tower_prompt(cfg, name), tower_limit(cfg, name), f"distill.max_{name}_tokens")
         return cls(backbone, tokenizer, cfg, scaler, None if cfg.shared_towers else copy.deepcopy(backbone))
 
     @classmethod
@@ -230,14 +252,11 @@ class BiEncoder(nn.Module):
         self.eval()
         device = self.projection.weight.device.type
         self._states = {}
-        for name, texts, limit in (
-            ("query", queries, self.cfg.max_query_tokens),
-            ("pin", pin_texts, self.cfg.max_pin_tokens),
-        ):
+        for name, texts in zip(TOWERS, (queries, pin_texts), strict=True):
             unique = sorted(set(texts), key=lambda text: (-len(text), text))
             for start in range(0, len(unique), STATE_BATCH):
                 part = unique[start : start + STATE_BATCH]
-                tokens = encode_single(self.tokenizer, part, limit)
+                tokens = pad_rows(self.tokenizer, tower_rows(self.tokenizer, self.cfg, name, part))
                 with torch.inference_mode(), autocast(device, pick_dtype(cfg.dtype, device)):
                     states = self.states(name, **{key: tensor.to(device) for key, tensor in tokens.items()})
                 rows = states.float().cpu().clone()
@@ -327,13 +346,12 @@ class TowerEncoder:
         dim: Length of the vectors, `cfg.dim` or one of `cfg.nested_dims`; None: `cfg.dim`.
     """
 
-    def __init__(self, folder: Path, tower: str, dtype: str, cpu_threads: int = 0, dim: int | None = None) -> None:
+    def __init__(self, folder: Path, tower: Role, dtype: str, cpu_threads: int = 0, dim: int | None = None) -> None:
         import torch
 
         self.student = BiEncoder.from_pretrained(folder)
         cfg = self.student.cfg
         self.tower = tower
-        self.max_tokens = {"pin": cfg.max_pin_tokens, "query": cfg.max_query_tokens}[tower]
         self.dim: int = cfg.dim if dim is None else dim
         self.device = pick_device(cpu_threads)
         self.dtype = pick_dtype(dtype, self.device)
@@ -342,7 +360,8 @@ class TowerEncoder:
 
     def encode(self, texts: Sequence[str], batch_size: int) -> np.ndarray:
         """Vectors (num_texts, dim), float32, unit length, row i for text i."""
-        return run_bucketed(token_rows(self.student.tokenizer, texts, self.max_tokens), batch_size, self._encode_batch)
+        rows = tower_rows(self.student.tokenizer, self.student.cfg, self.tower, texts)
+        return run_bucketed(rows, batch_size, self._encode_batch)
 
     def _encode_batch(self, rows: Sequence[list[int]]) -> np.ndarray:
         use_cpu_threads()

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ray_app.config import TeachConfig
+from ray_app.config import DistillConfig, TeachConfig
 from ray_app.errors import UserError
 from ray_app.manifest import Output, hash_files
 from ray_app.models.calibration import FILE as CALIBRATION_FILE
@@ -102,3 +102,13 @@ def read_about(folder: Path) -> dict[str, Any]:
 def read_teach_config(folder: Path) -> TeachConfig:
     """The settings that a teacher's folder was trained with."""
     return TeachConfig.model_validate(read_about(folder)["config"])
+
+
+def reads_segments(folder: Path) -> bool:
+    """Whether a teacher was trained with token_type_ids; one of before there were any was not."""
+    return bool(read_about(folder).get("token_type_ids", False))
+
+
+def read_distill_config(folder: Path) -> DistillConfig:
+    """The settings that a student's folder was trained with."""
+    return DistillConfig.model_validate(read_about(folder)["config"])

@@ -15,13 +15,20 @@ from torch import nn
 
 from ray_app.config import TeachConfig, TrainConfig
 from ray_app.errors import UserError
-from ray_app.models.backbone import add_adapters, backbone_groups, has_adapters, is_decoder, load_saved_backbone
-from ray_app.models.checkpoint import read_about, read_teach_config
+from ray_app.models.backbone import (
+    add_adapters,
+    backbone_groups,
+    has_adapters,
+    is_decoder,
+    load_saved_backbone,
+    with_pooling,
+)
+from ray_app.models.checkpoint import read_about, read_teach_config, reads_segments
 from ray_app.models.grade_head import GradeHead
 from ray_app.models.head import FeatureScaler
 from ray_app.models.pooling import pool
 from ray_app.models.sources import load_backbone, model_identity
-from ray_app.models.tokens import PairIds, pad_pairs, pair_ids
+from ray_app.models.tokens import PairIds, has_segments, pad_pairs, pair_ids
 
 
 @dataclass(frozen=True)
@@ -33,12 +40,14 @@ class PairPreparer:
         cfg: Lengths.
         scaler: Of the pair features.
         query_last: See `pair_ids`.
+        segments: See `pad_pairs`.
     """
 
     tokenizer: Any
     cfg: TeachConfig
     scaler: FeatureScaler
     query_last: bool
+    segments: bool
 
     def pair_ids(self, queries: Sequence[str], pin_texts: Sequence[str]) -> list[PairIds]:
         """Tokens of the pairs."""
@@ -48,11 +57,15 @@ class PairPreparer:
         """Tokens of each pair, (B,) int64."""
         return np.array([len(pair.ids) for pair in self.pair_ids(queries, pin_texts)], np.int64)
 
+    def pad(self, pairs: Sequence[PairIds]) -> dict[str, Any]:
+        """CPU tensors of tokenised pairs, see `pad_pairs`."""
+        return pad_pairs(pairs, self.tokenizer.pad_token_id, self.segments)
+
     def prepare(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> dict[str, Any]:
         """CPU tensors of a batch of B pairs; `features` is (B, num_features), not standardised."""
         import torch
 
-        batch = pad_pairs(self.pair_ids(queries, pin_texts), self.tokenizer.pad_token_id)
+        batch = self.pad(self.pair_ids(queries, pin_texts))
         batch["features"] = torch.from_numpy(self.scaler.transform(features))
         return batch
 
@@ -63,27 +76,37 @@ class CrossEncoder(nn.Module):
     Args:
         backbone: Language model without head.
         tokenizer: Its tokenizer.
-        cfg: Pooling and lengths.
+        cfg: Pooling, which is not None, and lengths.
         head: Of the same `cfg`.
         base: `model_identity` of the model under the adapters; None: there are none.
+        segments: Whether it reads pairs with token_type_ids; None: if the base model was trained so.
     """
 
     def __init__(
-        self, backbone: Any, tokenizer: Any, cfg: TeachConfig, head: GradeHead, base: str | None = None
-    ) -> None:
+        self, backbone: Any, tokenizer: Any, cfg: TeachConfig, head: GradeHead, base: str | None = None,
+        segments: bool | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
+        assert cfg.pooling is not None
         self.base = base
         self.backbone = backbone
         self.tokenizer = tokenizer
         self.cfg = cfg
         self.head = head
         self.query_last = is_decoder(backbone)
+        if segments is None:
+            segments = not self.query_last and has_segments(tokenizer, backbone.config)
+        self.segments = segments
 
     @classmethod
     def from_base(cls, cfg: TeachConfig, scaler: FeatureScaler) -> "CrossEncoder":
-        """Untrained head on the base model that `cfg` names."""
+        """Untrained head on the base model that `cfg` names.
+
+        Raises:
+            UserError: it cannot be loaded, or not be pooled so.
+        """
         backbone, tokenizer = load_backbone(cfg.base_model, cfg.revision, cfg.num_layers, cfg.quantize)
-        base = None
+        cfg, base = with_pooling(cfg, backbone.config), None
         if cfg.lora_rank is not None:
             loops = [cfg.train] if cfg.warm_up is None else [cfg.train, cfg.warm_up.train]
             backbone = add_adapters(backbone, cfg.lora_rank, any(loop.train_embeddings for loop in loops))
@@ -100,7 +123,7 @@ class CrossEncoder(nn.Module):
     @property
     def preparer(self) -> PairPreparer:
         """What makes this model's inputs."""
-        return PairPreparer(self.tokenizer, self.cfg, self.head.scaler, self.query_last)
+        return PairPreparer(self.tokenizer, self.cfg, self.head.scaler, self.query_last, self.segments)
 
     def prepare(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> dict[str, Any]:
         """See `PairPreparer.prepare`."""
@@ -114,9 +137,9 @@ class CrossEncoder(nn.Module):
         """Pooled states of padded pairs, (B, K, hidden size) float32: see `GradeHead.forward`."""
         import torch
 
-        hidden = self.backbone(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-        ).last_hidden_state.float()
+        read = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+        hidden = self.backbone(**read).last_hidden_state.float()
+        assert self.cfg.pooling is not None
         if self.cfg.pooling == "spans":
             return torch.stack([pool(hidden, batch["query_mask"], "mean"), pool(hidden, batch["pin_mask"], "mean")], 1)
         return pool(hidden, batch["attention_mask"], self.cfg.pooling).unsqueeze(1)
@@ -150,7 +173,7 @@ class CrossEncoder(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         self.backbone.save_pretrained(folder / "lm")
         self.tokenizer.save_pretrained(folder / "lm")
-        about = {"kind": "cross_encoder", "config": self.cfg.model_dump(mode="json")}
+        about = {"kind": "cross_encoder", "config": self.cfg.model_dump(mode="json"), "token_type_ids": self.segments}
         self.head.save(folder, about | ({} if self.base is None else {"base": self.base}))
 
     @classmethod
@@ -176,4 +199,5 @@ class CrossEncoder(nn.Module):
             folder / "lm", cfg.base_model, cfg.revision, cfg.num_layers,
             quantize=cfg.quantize if further else None, trainable=further,
         )  # fmt: skip
-        return cls(backbone, tokenizer, cfg, GradeHead.load(folder, scaler), base).eval()
+        head = GradeHead.load(folder, scaler)
+        return cls(backbone, tokenizer, cfg, head, base, reads_segments(folder)).eval()

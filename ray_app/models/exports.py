@@ -21,6 +21,7 @@ from ray_app.errors import UserError
 from ray_app.manifest import Output
 from ray_app.models.calibration import FILE as CALIBRATION_FILE
 from ray_app.models.checkpoint import local_folder, model_files
+from ray_app.models.encoder_usage import Role
 from ray_app.models.head import FeatureScaler
 from ray_app.models.model_card import public_source, tower_card
 from ray_app.storage import Storage
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-EXPORT_VERSION = 1  # raised when the same student is written otherwise than before
-TOWERS = ("query", "pin")
+EXPORT_VERSION = 2  # raised when the same student is written otherwise than before
 ONNX_FILE = "query/onnx/model.onnx"
 # torch's exporter names an inner value `embedding` and then writes a broken file for an output of that name.
 ONNX_OUTPUT = "sentence_embedding"
 MAX_ONNX_DIFFERENCE = 1e-4  # of unit vectors; measured: 2e-6 for MiniLM
 _ONNX_PACKAGES = ("onnxscript", "onnxruntime")
+_ST_POOLING = {"cls": "cls_token", "mean": "mean_tokens", "last": "lasttoken"}
+_ST_PROMPTS: dict[Role, str] = {"query": "query", "pin": "document"}
 _ONE_FILE_BYTES = 1_500_000_000  # an ONNX file cannot pass 2 GiB; larger weights go beside it
 _MODULES = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("Normalize", "3_Normalize"))
 
@@ -81,6 +83,8 @@ def write_export(student: "BiEncoder", folder: Path, content_hash: str, onnx: bo
     """Write all files of an export but `files.json` to a local folder."""
     if student.backbone is None:
         raise UserError("the feature-only student has no towers: there is nothing to export")
+    from ray_app.models.bi_encoder import TOWERS
+
     for name in TOWERS:
         write_tower(student, name, folder / name)
     write_weights(student, folder, content_hash)
@@ -88,12 +92,19 @@ def write_export(student: "BiEncoder", folder: Path, content_hash: str, onnx: bo
         write_onnx(student, folder / ONNX_FILE)
 
 
-def write_tower(student: "BiEncoder", name: str, folder: Path) -> None:
-    """Write tower `query` or `pin` as a sentence-transformers folder: its `encode` gives the student's vectors."""
+def write_tower(student: "BiEncoder", name: Role, folder: Path) -> None:
+    """Write tower `query` or `pin` as a sentence-transformers folder.
+
+    `encode_query` of the one and `encode_document` of the other give the student's vectors; so does `encode` of each.
+    """
     from safetensors.torch import save_file
 
+    from ray_app.models.bi_encoder import TOWERS, tower_limit, tower_prompt
+
+    cfg = student.cfg
     backbone, projection = student.tower(name)
-    limit = _max_tokens(student, name)
+    limit = tower_limit(cfg, name)
+    prompts = {_ST_PROMPTS[tower]: tower_prompt(cfg, tower) for tower in TOWERS}
     backbone.save_pretrained(folder)
     tokenizer_with_limit(student.tokenizer, limit).save_pretrained(folder)
     width, dim = projection.in_features, projection.out_features
@@ -102,7 +113,7 @@ def write_tower(student: "BiEncoder", name: str, folder: Path) -> None:
         for i, (kind, path) in enumerate(_MODULES)
     ]
     pooling = {"word_embedding_dimension": width} | {
-        f"pooling_mode_{mode}": mode == {"mean": "mean_tokens", "last": "lasttoken"}[student.pooling]
+        f"pooling_mode_{mode}": mode == _ST_POOLING[student.pooling]
         for mode in ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
     }  # fmt: skip
     dense = {
@@ -115,14 +126,18 @@ def write_tower(student: "BiEncoder", name: str, folder: Path) -> None:
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
     _write_json(
         folder / "config_sentence_transformers.json",
-        {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"},
+        {
+            "prompts": prompts,
+            "default_prompt_name": _ST_PROMPTS[name] if prompts[_ST_PROMPTS[name]] else None,
+            "similarity_fn_name": "cosine",
+        },
     )
     _write_json(folder / "1_Pooling/config.json", pooling)
     _write_json(folder / "2_Dense/config.json", dense)
     save_file({"linear.weight": projection.weight.detach().cpu().contiguous()}, folder / "2_Dense/model.safetensors")
     _write_json(folder / "3_Normalize/config.json", {})
-    cfg = student.cfg
-    (folder / "README.md").write_text(tower_card(name, cfg.base_model, limit, cfg.dim, cfg.nested_dims))
+    card = tower_card(name, cfg.base_model, limit, cfg.dim, cfg.nested_dims, tower_prompt(cfg, name))
+    (folder / "README.md").write_text(card)
 
 
 def write_weights(student: "BiEncoder", folder: Path, content_hash: str) -> None:
@@ -222,7 +237,7 @@ def onnx_difference(student: "BiEncoder", path: Path) -> float:
     import torch
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    longest = _max_tokens(student, "query")
+    longest = student.cfg.max_query_tokens
     worst = 0.0
     for batch, tokens in ((1, 1), (1, 5), (2, 2), (5, longest), (8, min(12, longest)), (1, longest)):
         right = token_batch(student, batch, tokens)
@@ -262,10 +277,6 @@ def _finished(target: Storage, path: str, student: Output, onnx: bool) -> bool:
     about = target.read_json(f"{path}/config.json")
     made = (about.get("export_version"), about.get("student")) == (EXPORT_VERSION, student.content_hash)
     return made and (not onnx or f"{path}/{ONNX_FILE}" in {file.path for file in files})
-
-
-def _max_tokens(student: "BiEncoder", tower: str) -> int:
-    return {"query": student.cfg.max_query_tokens, "pin": student.cfg.max_pin_tokens}[tower]
 
 
 def tokenizer_with_limit(tokenizer: Any, limit: int) -> Any:

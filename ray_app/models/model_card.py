@@ -73,8 +73,11 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def tower_card(tower: str, base_model: str, max_tokens: int, dim: int, nested_dims: Sequence[int]) -> str:
+def tower_card(
+    tower: Literal["query", "pin"], base_model: str, max_tokens: int, dim: int, nested_dims: Sequence[int], prompt: str = ""
+) -> str:  # fmt: skip
     """The card of one tower of a student, exported as a sentence-transformers folder."""
+    encode = {"query": "encode_query", "pin": "encode_document"}[tower]
     meta = {
         "library_name": "sentence-transformers",
         "pipeline_tag": "sentence-similarity",
@@ -84,8 +87,10 @@ def tower_card(tower: str, base_model: str, max_tokens: int, dim: int, nested_di
     code = f"""```python
 from sentence_transformers import SentenceTransformer
 
-vectors = SentenceTransformer("{tower}").encode(["a text"])  # (1, {dim}), unit length
+vectors = SentenceTransformer("{tower}").{encode}(["a text"])  # (1, {dim}), unit length
 ```"""
+    if prompt:
+        code += f"\n\n`{encode}` puts the prompt `{json.dumps(prompt, ensure_ascii=False)}` before each text; other programs must do so themselves."
     cut = "The vectors were not trained to be cut: use them whole."
     if nested_dims:
         shown = ", ".join(map(str, sorted(nested_dims)))
@@ -204,7 +209,7 @@ def _loading(kind: Kind, cfg: Config) -> str:
             lines.insert(2, 'pin_model = AutoModel.from_pretrained("folder/lm_pin")')
         lines.append('weights = load_file("folder/head.safetensors")')
         lines.append("# vector = normalise(pooled states @ weights['projection.weight'].T)")
-        lines.append("# pooled: mean over the tokens of an encoder, last token of a decoder")
+        lines.append("# text: after query_prompt or pin_prompt, states pooled by pooling, all in folder/model.json")
     text = (
         f"The language model in plain transformers:\n\n{_python(*lines)}\n\nWith the head, by this project:\n\n{whole}"
     )

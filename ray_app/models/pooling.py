@@ -9,12 +9,13 @@ def pool(hidden_BTD: Any, mask_BT: Any, mode: str) -> Any:
     Args:
         hidden_BTD: Last hidden states.
         mask_BT: 1 for tokens that count, 0 for padding.
-        mode: `cls` (first token), `mean` (over tokens that count) or `last` (the last token that counts).
+        mode: `cls` (the first token that counts), `mean` (over tokens that count) or `last` (the last token that counts).
     """
     import torch
 
     if mode == "cls":
-        return hidden_BTD[:, 0]
+        first = mask_BT.argmax(1)  # the first 1: padding may stand on the left
+        return hidden_BTD[torch.arange(hidden_BTD.shape[0], device=hidden_BTD.device), first]
     if mode == "mean":
         mask = mask_BT.unsqueeze(-1).to(hidden_BTD.dtype)
         # A row without any token gives zeros: 0 / 1 rather than 0 / 0.

@@ -110,31 +110,35 @@ def pinned_revision(source: str, revision: str | None = None) -> str | None:
     return Path(found).parent.name  # .../snapshots/<commit>/config.json
 
 
+def load_config(source: str, revision: str | None = None) -> Any:
+    """The config of a language model, as transformers has it.
+
+    Raises:
+        UserError: the source cannot be loaded; the message says which one.
+    """
+    from transformers import AutoConfig
+
+    path, where = _where(source, revision)
+    try:
+        return AutoConfig.from_pretrained(path, **where)
+    except (OSError, ValueError) as error:
+        raise _cannot_be_loaded(source, error) from None
+
+
 def load_tokenizer(source: str, revision: str | None = None) -> tuple[Any, Any]:
     """Tokenizer and config of a language model, without its weights.
 
     Raises:
         UserError: the source cannot be loaded; the message says which one.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    path, where = _located(source, revision)
+    config = load_config(source, revision)
+    path, where = _where(source, revision)
     try:
-        return AutoTokenizer.from_pretrained(path, **where), AutoConfig.from_pretrained(path, **where)
+        return AutoTokenizer.from_pretrained(path, **where), config
     except (OSError, ValueError) as error:
-        raise UserError(f"model {source!r} cannot be loaded: {' '.join(str(error).split())[:200]}") from None
-
-
-def _located(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:
-    """Path or hub id, and arguments of `from_pretrained`."""
-    path = resolve(source)
-    where: dict[str, Any] = {"trust_remote_code": False}
-    if (revision := pinned_revision(source, revision)) is not None:
-        where["revision"] = revision
-    if path.endswith(".gguf"):
-        where["gguf_file"] = Path(path).name
-        path = str(Path(path).parent)
-    return path, where
+        raise _cannot_be_loaded(source, error) from None
 
 
 def load_backbone(
@@ -162,7 +166,7 @@ def load_backbone(
 
     transformers_logging.disable_progress_bar()  # a bar per actor says nothing and drowns Ray Data's
     transformers_logging.set_verbosity_error()  # "weights not used" is what num_layers asks for
-    path, where = _located(source, revision)
+    path, where = _where(source, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **where)
         config = AutoConfig.from_pretrained(path, **where)
@@ -178,11 +182,27 @@ def load_backbone(
         else:
             model = AutoModel.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True, **where)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"model {source!r} cannot be loaded: {reason}") from None
+        raise _cannot_be_loaded(source, error) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.truncation_side = "right"  # a prompt stands before the text, and is not what is cut
     return model, tokenizer
+
+
+def _where(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:
+    """Path or hub id, and the further arguments of `from_pretrained`."""
+    path = resolve(source)
+    where: dict[str, Any] = {"trust_remote_code": False}
+    if (revision := pinned_revision(source, revision)) is not None:
+        where["revision"] = revision
+    if path.endswith(".gguf"):
+        where["gguf_file"] = Path(path).name
+        path = str(Path(path).parent)
+    return path, where
+
+
+def _cannot_be_loaded(source: str, error: Exception) -> UserError:
+    return UserError(f"model {source!r} cannot be loaded: {' '.join(str(error).split())[:200]}")
 
 
 def _in_4_bits(path: str, config: Any, where: dict[str, Any]) -> Any:

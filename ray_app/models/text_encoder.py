@@ -1,5 +1,6 @@
 """Texts -> unit vectors with a language model: prepare (CPU) -> forward (device) -> finish (CPU)."""
 
+import copy
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -7,26 +8,38 @@ from typing import Any
 import numpy as np
 
 from ray_app.config import CaptionConfig, EmbedConfig, LabelConfig
+from ray_app.models.encoder_usage import EncoderUsage, Role, check_prompt_fits, read_usage, with_prompt
 from ray_app.models.sources import load_backbone
 from ray_app.models.tokens import pad_rows, token_rows
 
 
 class TextEncoder:
-    """A bi-encoder as published (mean pooling, L2 norm), not trained by us: baseline, retriever and teacher feature.
+    """A bi-encoder as published (its own pooling and prompts, L2 norm), not trained by us: baseline, retriever and
+    teacher feature.
 
     Args:
         source: Model source, see `ray_app.models.sources`.
-        max_tokens: Longer texts are cut.
+        max_tokens: Longer texts are cut; the prompt counts and is never cut.
         dtype: `float32`, `bfloat16` or `auto`.
         cpu_threads: See `pick_device`.
+        role: What the texts are.
+        usage: Pooling and prompts; None: as the model's files say.
+
+    Raises:
+        UserError: the model cannot be loaded, or cannot be used as its files say.
     """
 
     def __init__(
-        self, source: str, revision: str | None, max_tokens: int, dtype: str = "float32", cpu_threads: int = 0
-    ) -> None:
+        self, source: str, revision: str | None, max_tokens: int, dtype: str = "float32", cpu_threads: int = 0,
+        *, role: Role, usage: EncoderUsage | None = None,
+    ) -> None:  # fmt: skip
         import torch
 
+        self.usage = usage or read_usage(source, revision, "features.zero_shot_")
+        self.role = role
         self.model, self.tokenizer = load_backbone(source, revision)
+        for prompt in (self.usage.query_prompt, self.usage.pin_prompt):
+            check_prompt_fits(self.tokenizer, prompt, max_tokens, "features.zero_shot_max_tokens")
         self.model.eval()
         self.max_tokens = max_tokens
         self.dim: int = self.model.config.hidden_size
@@ -35,9 +48,16 @@ class TextEncoder:
         self.model.to(self.device)
         self._torch = torch
 
+    def as_role(self, role: Role) -> "TextEncoder":
+        """The same model for texts of that role."""
+        other = copy.copy(self)
+        other.role = role
+        return other
+
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
         """Vectors of shape (num_texts, dim), float32, unit length, row i for text i."""
-        return run_bucketed(token_rows(self.tokenizer, texts, self.max_tokens), batch_size, self._encode_batch)
+        prompted = with_prompt(self.usage.prompt(self.role), texts)
+        return run_bucketed(token_rows(self.tokenizer, prompted, self.max_tokens), batch_size, self._encode_batch)
 
     def _encode_batch(self, rows: Sequence[list[int]]) -> np.ndarray:
         from ray_app.models.pooling import pool
@@ -46,7 +66,7 @@ class TextEncoder:
         batch = {name: t.to(self.device) for name, t in pad_rows(self.tokenizer, rows).items()}
         with self._torch.inference_mode(), autocast(self.device, self.dtype):
             hidden = self.model(**batch).last_hidden_state
-        vectors = pool(hidden.float(), batch["attention_mask"], "mean")
+        vectors = pool(hidden.float(), batch["attention_mask"], self.usage.pooling)
         return self._torch.nn.functional.normalize(vectors, dim=-1).cpu().numpy()
 
 

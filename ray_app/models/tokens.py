@@ -7,11 +7,6 @@ from typing import Any
 import numpy as np
 
 
-def encode_single(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> dict[str, Any]:
-    """Tokens of one text each, with the tokenizer's special tokens: input_ids and attention_mask, (B, T) int64."""
-    return pad_rows(tokenizer, token_rows(tokenizer, texts, max_tokens))
-
-
 def token_rows(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
     """Token ids of one text each, with the tokenizer's special tokens, not padded yet: see `pad_rows`."""
     rows: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
@@ -76,8 +71,16 @@ def pair_ids(
     return rows
 
 
-def pad_pairs(rows: Sequence[PairIds], pad_token_id: int) -> dict[str, Any]:
-    """Pairs as a rectangle: input_ids, attention_mask, query_mask, pin_mask, each (B, T) int64; the masks mark spans."""
+def has_segments(tokenizer: Any, config: Any) -> bool:
+    """Whether a model was trained to be told by token_type_ids which of two texts a token belongs to (BERT's family)."""
+    return "token_type_ids" in tokenizer.model_input_names and (getattr(config, "type_vocab_size", 0) or 0) >= 2
+
+
+def pad_pairs(rows: Sequence[PairIds], pad_token_id: int, segments: bool = False) -> dict[str, Any]:
+    """Pairs as a rectangle: input_ids, attention_mask, query_mask, pin_mask, each (B, T) int64; the masks mark spans.
+
+    With `segments` also token_type_ids: 1 from the second text on, its last [SEP] included, and 0 before it.
+    """
     import torch
 
     width = max(len(row.ids) for row in rows)
@@ -87,11 +90,15 @@ def pad_pairs(rows: Sequence[PairIds], pad_token_id: int) -> dict[str, Any]:
         "query_mask": np.zeros((len(rows), width), np.int64),
         "pin_mask": np.zeros((len(rows), width), np.int64),
     }
+    if segments:
+        batch["token_type_ids"] = np.zeros((len(rows), width), np.int64)
     for i, row in enumerate(rows):
         batch["input_ids"][i, : len(row.ids)] = row.ids
         batch["attention_mask"][i, : len(row.ids)] = 1
         batch["query_mask"][i, slice(*row.query)] = 1
         batch["pin_mask"][i, slice(*row.pin)] = 1
+        if segments:
+            batch["token_type_ids"][i, max(row.query[0], row.pin[0]) : len(row.ids)] = 1
     return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 

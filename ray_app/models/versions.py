@@ -3,6 +3,6 @@
 They stand apart from the models so that planning a job does not load torch.
 """
 
-TEXT_ENCODER = 1
-CROSS_ENCODER = 3
-BI_ENCODER = 2
+TEXT_ENCODER = 2
+CROSS_ENCODER = 4
+BI_ENCODER = 3

@@ -16,6 +16,8 @@ import numpy as np
 from ray_app.config import ServeConfig, section_hash
 from ray_app.errors import UserError
 from ray_app.manifest import package_versions
+from ray_app.models.checkpoint import read_distill_config
+from ray_app.models.encoder_usage import with_prompt
 from ray_app.models.text_encoder import run_bucketed
 from ray_app.online.compiled_tower import CompiledTower, compile_tower
 from ray_app.online.pin_files import one_at_a_time
@@ -76,18 +78,19 @@ class FileEngine:
         tokenizer: Path of tokenizer.json.
         run: input_ids, attention_mask (B, T) int64 -> (B, width) float32, arrays.
         dim: Length of the vectors; None: as the file gives them.
+        prompt: The student's, before each query.
     """
 
-    def __init__(self, name: str, tokenizer: Path, run: Run, dim: int | None) -> None:
+    def __init__(self, name: str, tokenizer: Path, run: Run, dim: int | None, prompt: str) -> None:
         from tokenizers import Tokenizer
 
-        self.name, self._run, self._dim = name, run, dim
+        self.name, self._run, self._dim, self._prompt = name, run, dim, prompt
         self.report: dict[str, dict[str, float]] = {}
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """See Engine."""
-        return run_bucketed(texts, BATCH, self._encode_batch)
+        return run_bucketed(with_prompt(self._prompt, texts), BATCH, self._encode_batch)
 
     def _encode_batch(self, texts: Sequence[str]) -> np.ndarray:
         encoded = self._tokenizer.encode_batch(list(texts))
@@ -161,14 +164,16 @@ def _builds(folder: Path, kept: Path, threads: int, dim: int | None) -> dict[str
     def torch_engine(name: str, dtype: str) -> Build:
         return lambda: TorchEngine(name, folder, dtype, threads, dim)
 
+    prompt = read_distill_config(folder).query_prompt or ""
+
     def onnx() -> Engine:
         path = _made(kept / "model.onnx", lambda temp: _write_onnx(folder, temp))
-        return FileEngine("onnx", _tokenizer(folder, kept), _onnx_run(path, threads), dim)
+        return FileEngine("onnx", _tokenizer(folder, kept), _onnx_run(path, threads), dim, prompt)
 
     def compiled() -> Engine:
         name = f"{_this_cpu()}-{threads}.pt2"  # code for another CPU would end the process
         path = _made(kept / name, lambda temp: compile_tower(folder, temp, threads))
-        return FileEngine("compiled_bf16", _tokenizer(folder, kept), CompiledTower(path), dim)
+        return FileEngine("compiled_bf16", _tokenizer(folder, kept), CompiledTower(path), dim, prompt)
 
     return {
         "torch": torch_engine("torch", "float32"), "torch_bf16": torch_engine("torch_bf16", "bfloat16"), "onnx": onnx,

@@ -13,10 +13,12 @@ from ray_app.errors import UserError
 from ray_app.ledger.release import Release
 from ray_app.manifest import Output
 from ray_app.models.checkpoint import local_folder
+from ray_app.models.encoder_usage import zero_shot_usage
 from ray_app.models.sources import model_identity
 from ray_app.models.text_encoder import TextEncoder
 from ray_app.online.query_engines import Engine, choose_engine
 from ray_app.storage import Storage
+from ray_app.zero_shot.stage import build_zero_shot
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +47,13 @@ class QueryModel:
         """Load and warm; `before` itself if it gives the same numbers."""
         features, serve = cfg.features, cfg.serve
         zero_shot = model_identity(features.zero_shot_model, features.zero_shot_revision) if sides_of(cfg) else ""
-        identity = (release.student_id, str(release.dim), str(zero_shot), serve.engine)
+        usage = zero_shot_usage(features) if zero_shot else None
+        identity = (release.student_id, str(release.dim), f"{zero_shot} {usage}", serve.engine)
         if before is not None and before.identity == identity:
             return before
         folder = local_folder(store, student)
         engine = choose_engine(folder, serve, release.student_id, local_dir / "engines", release.dim)
-        encoder = None
-        if zero_shot:
-            encoder = TextEncoder(
-                features.zero_shot_model, features.zero_shot_revision, features.zero_shot_max_tokens, "float32",
-                serve.cpu_threads,
-            )  # fmt: skip
+        encoder = None if usage is None else build_zero_shot(features, usage, "query", "float32", serve.cpu_threads)
         model = cls(identity=identity, engine=engine, dim=release.dim, zero_shot_encoder=encoder)
         found = model.encode(["warm up"])
         if found.shape[1] < release.dim or not np.isfinite(found).all():

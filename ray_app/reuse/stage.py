@@ -16,6 +16,7 @@ from ray_app.errors import UserError
 from ray_app.graph.sage import Graph, train
 from ray_app.graph.stage import board_edges
 from ray_app.manifest import Manifest, Output, StageRun, read_manifest, read_output, require_output
+from ray_app.models.encoder_usage import Role
 from ray_app.models.side_tower import SideTower, aligned
 from ray_app.reuse.figures import figures_table, measure
 from ray_app.reuse.systems import System, bm25, popularity, random_vectors, vectors
@@ -27,7 +28,7 @@ from ray_app.zero_shot.stage import title_and_text, zero_shot_tower
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 
 BASE = "base encoder"
 
@@ -63,8 +64,10 @@ class Towers:
 
     pin: TextTower  # the student's
     query: TextTower
-    base: TextTower  # what the student started from
-    zero_shot: TextTower  # as the run's features use it
+    base_pin: TextTower  # what the student started from
+    base_query: TextTower
+    zero_shot_pin: TextTower  # as the run's features use it
+    zero_shot_query: TextTower
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
@@ -78,7 +81,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
     boards = require_output(store, "ingest", "boards")
     towers = Towers(
         pin=student_tower(cfg, store, student, "pin"), query=student_tower(cfg, store, student, "query"),
-        base=base_tower(cfg, store), zero_shot=zero_shot_tower(cfg, store),
+        base_pin=base_tower(cfg, store, "pin"), base_query=base_tower(cfg, store, "query"),
+        zero_shot_pin=zero_shot_tower(cfg, store, "pin"), zero_shot_query=zero_shot_tower(cfg, store, "query"),
     )  # fmt: skip
     engagement = _engagement(cfg, store)
     run = StageRun(
@@ -86,7 +90,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
         settings=[
             cfg.reuse, cfg.enrich, cfg.pin_text, cfg.features, cfg.graph, cfg.seed, TEXT_VERSION,
             cfg.evaluate.bootstrap_samples, cfg.evaluate.confidence,
-            towers.pin.recipe, towers.query.recipe, towers.base.recipe, towers.zero_shot.recipe,
+            towers.pin.recipe, towers.query.recipe, towers.base_pin.recipe, towers.base_query.recipe,
+            towers.zero_shot_pin.recipe, towers.zero_shot_query.recipe,
         ],
         inputs=[student, pin_texts, boards, *engagement],
     )  # fmt: skip
@@ -129,16 +134,19 @@ def run(cfg: Config, store: Storage) -> Manifest:
     )  # fmt: skip
 
 
-def base_tower(cfg: Config, store: Storage) -> TextTower:
-    """The language model that the student started from, untrained: mean pooling, as many tokens as the student reads."""
+def base_tower(cfg: Config, store: Storage, role: Role) -> TextTower:
+    """The language model that the student started from, untrained: pooled and prompted as the student, as many tokens."""
     features = cfg.features.model_copy(
         update={
             "zero_shot_model": cfg.distill.base_model,
             "zero_shot_revision": cfg.distill.revision,
+            "zero_shot_pooling": cfg.distill.pooling,
+            "zero_shot_query_prompt": cfg.distill.query_prompt,
+            "zero_shot_pin_prompt": cfg.distill.pin_prompt,
             "zero_shot_max_tokens": cfg.distill.max_pin_tokens,
         }
     )
-    return zero_shot_tower(cfg.model_copy(update={"features": features}), store)
+    return zero_shot_tower(cfg.model_copy(update={"features": features}), store, role)
 
 
 def without_boards(pin_texts: pa.Table, kept: pa.Table, top_boards: int) -> pa.Table:
@@ -157,13 +165,13 @@ def _systems(
     pin_ids, titles = material.texts["pin_id"], material.titles
     full = render_pin_texts(material.texts, cfg.pin_text)
     short = title_and_text(cfg, material.texts)[1]
-    zero_shot, zero_shot_titles = _split(towers.zero_shot.encode([*short, *titles]), len(short))
+    zero_shot, zero_shot_titles = towers.zero_shot_pin.encode(short), towers.zero_shot_query.encode(titles)
     graph = None
     if cfg.graph is not None:  # trains while the towers work
         _, board_titles, board, pin = board_edges(material.boards, pin_ids.to_pylist())
-        known = towers.zero_shot.encode(board_titles)
+        known = towers.zero_shot_query.encode(board_titles)
         graph = _train_graph.remote(board, pin, known, zero_shot, cfg.graph, cfg.seed)
-    base, base_titles = _split(towers.base.encode([*full, *titles]), len(full))
+    base, base_titles = towers.base_pin.encode(full), towers.base_query.encode(titles)
     num_saves = np.bincount(
         pc.index_in(material.boards["pin_id"], value_set=pin_ids).drop_null().to_numpy(), minlength=len(pin_ids)
     )
@@ -195,7 +203,3 @@ def _engagement(cfg: Config, store: Storage) -> list[Output]:
     if cfg.engagement is None or manifest is None:
         return []
     return [manifest.output("engagement_pins"), manifest.output("engagement_model")]
-
-
-def _split(rows: np.ndarray, at: int) -> tuple[np.ndarray, np.ndarray]:
-    return rows[:at], rows[at:]

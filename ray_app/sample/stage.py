@@ -145,7 +145,7 @@ def _query_vectors(cfg: Config, store: Storage, known: pa.Table, kinds: set[tupl
     phrases = sorted({phrase for phrase, _ in kinds} - set(known["query"].to_pylist()))
     if not phrases:
         return known
-    vectors = zero_shot_tower(cfg, store).encode(phrases)
+    vectors = zero_shot_tower(cfg, store, "query").encode(phrases)
     return pa.concat_tables(
         [known, pa.table({"query": phrases, "embedding": matrix_column(vectors)}, schema=known.schema)]
     )

@@ -143,7 +143,7 @@ def score_candidates(
         texts=texts,
         locales=traffic.locales,
         query_vectors=student_tower(cfg, store, treatment, "query").encode(texts),
-        zero_shot=zero_shot_tower(cfg, store).encode(texts),
+        zero_shot=zero_shot_tower(cfg, store, "query").encode(texts),
         query_index=query,
         pin_index=rows[found.pins[query, column]],
     )

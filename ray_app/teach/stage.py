@@ -13,11 +13,12 @@ from ray_app.errors import UserError
 from ray_app.features import FEATURES_VERSION
 from ray_app.ledger.content_key import content_key
 from ray_app.manifest import Drift, Manifest, Output, StageRun, read_output, require_output
+from ray_app.models.backbone import with_pooling
 from ray_app.models.calibration import HUMAN_GRADES
 from ray_app.models.checkpoint import calibration_info, finished_model, local_folder, model_files
 from ray_app.models.head import FeatureScaler
 from ray_app.models.model_card import model_card
-from ray_app.models.sources import model_identity
+from ray_app.models.sources import load_config, model_identity
 from ray_app.models.truncation import teacher_truncation
 from ray_app.storage import Storage
 from ray_app.teach.catalogue import Catalogue
@@ -72,7 +73,7 @@ class _Teaching:
                 cfg.teach.recipe, cfg.features, cfg.pin_text, cfg.seed, FEATURES_VERSION,
                 model_identity(cfg.teach.base_model, cfg.teach.revision),
                 # Its vectors are features, and warm-up pairs: other bytes of that model are another teacher.
-                zero_shot_tower(cfg, store).recipe,
+                *(zero_shot_tower(cfg, store, role).recipe for role in ("query", "pin")),
             ],
             inputs=[labels, labelled_pins],
             drift=Drift(
@@ -98,6 +99,8 @@ class _Teaching:
     def jobs(self) -> list[TrainJob]:
         if model_files(self.store, self.folder) is not None:
             return []
+        teach = self.cfg.teach
+        with_pooling(teach, load_config(teach.base_model, teach.revision))  # refuse before workers start
         return teacher_jobs(self.cfg, self.store, self.catalogue, self.pairs, self.splits, self.folder, self.truncation)
 
 
@@ -141,7 +144,7 @@ def teacher_jobs(
     truncation: dict[str, Any] | None = None,
 ) -> list[TrainJob]:  # fmt: skip
     """The training of a teacher into `folder`: its warm-up, if there is one, and then the human labels."""
-    vectors = zero_shot_tower(cfg, store).encode(pairs.queries)
+    vectors = zero_shot_tower(cfg, store, "query").encode(pairs.queries)
     cosine = catalogue.cosine_features()
     if cfg.teach.use_features:
         features = catalogue.teacher_features(cosine, pairs.queries, vectors, pairs.query_index, pairs.pin_index)
@@ -197,7 +200,7 @@ def _warm_up_job(cfg: Config, store: Storage, catalogue: Catalogue, num_features
     if not typed:
         logger.warning("teach.warm_up: no title names a kind of thing in plain words; going on without a warm-up")
         return None
-    phrase_vectors = zero_shot_tower(cfg, store).encode(sorted({pin.phrase for pin in typed}))
+    phrase_vectors = zero_shot_tower(cfg, store, "query").encode(sorted({pin.phrase for pin in typed}))
     examples = warm_up_examples(
         catalogue.pin_texts,
         typed,

@@ -7,47 +7,60 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.config import Config, FeatureConfig
-from ray_app.embed.encode import Encoder, matrix_or_zero
 from ray_app.embed.stage import TextTower, embed_threads
 from ray_app.ledger.content_key import recipe_id
 from ray_app.manifest import Manifest, StageRun, read_output, require_output
 from ray_app.models import versions
-from ray_app.models.sources import model_identity, pinned_revision, resolve
+from ray_app.models.encoder_usage import EncoderUsage, Role, zero_shot_usage
+from ray_app.models.sources import load_config, model_identity, pinned_revision
 from ray_app.models.text_encoder import TextEncoder, stage_dtype
 from ray_app.models.truncation import zero_shot_truncation
 from ray_app.storage import Storage
 from ray_app.text import TEXT_VERSION, normalise_query, render_pin_texts
 from ray_app.training.examples import matrix_column
 
-VERSION = 1
+VERSION = 2
 
 
-def build_zero_shot(cfg: FeatureConfig, dtype: str, cpu_threads: int) -> Encoder:
+def build_zero_shot(cfg: FeatureConfig, usage: EncoderUsage, role: Role, dtype: str, cpu_threads: int) -> TextEncoder:
     """Load the encoder; runs in the Ray actor."""
-    return TextEncoder(cfg.zero_shot_model, cfg.zero_shot_revision, cfg.zero_shot_max_tokens, dtype, cpu_threads)
+    return TextEncoder(
+        cfg.zero_shot_model,
+        cfg.zero_shot_revision,
+        cfg.zero_shot_max_tokens,
+        dtype,
+        cpu_threads,
+        role=role,
+        usage=usage,
+    )
 
 
-def zero_shot_tower(cfg: Config, store: Storage) -> TextTower:
-    """The zero-shot encoder of a config."""
-    from transformers import AutoConfig
+def zero_shot_tower(cfg: Config, store: Storage, role: Role) -> TextTower:
+    """The zero-shot encoder of a config for queries or for pins.
 
+    The prompt is part of the recipe: a text that is both a query and a title has two vectors, and if there are no
+    prompts one, computed once.
+
+    Raises:
+        UserError: the model cannot be used as its files say.
+    """
     source, revision = cfg.features.zero_shot_model, cfg.features.zero_shot_revision
     features = cfg.features.model_copy(update={"zero_shot_revision": pinned_revision(source, revision)})
-    dtype = stage_dtype(cfg.embed)
+    usage, dtype = zero_shot_usage(features), stage_dtype(cfg.embed)
     recipe = recipe_id(
         stage="zero_shot",
         model=model_identity(features.zero_shot_model, features.zero_shot_revision),
+        pooling=usage.pooling,
+        prompt=usage.prompt(role),
         max_tokens=features.zero_shot_max_tokens,
         dtype=dtype,
         version=versions.TEXT_ENCODER,
     )
     return TextTower(
         cfg=cfg, store=store, table="text_embeddings", recipe=recipe,
-        dim=AutoConfig.from_pretrained(
-            resolve(features.zero_shot_model), revision=features.zero_shot_revision
-        ).hidden_size,
+        dim=load_config(features.zero_shot_model, features.zero_shot_revision).hidden_size,
         build=partial(
-            build_zero_shot, features, dtype, embed_threads(cfg)
+            build_zero_shot, features, usage, role, dtype, embed_threads(cfg)
         ),
     )  # fmt: skip
 
@@ -57,10 +70,10 @@ def run(cfg: Config, store: Storage) -> Manifest:
     pin_texts = require_output(store, "enrich", "pin_texts")
     log = require_output(store, "ingest", "search_log")
     labels = require_output(store, "ingest", "human_labels")
-    tower = zero_shot_tower(cfg, store)
+    pin_tower, query_tower = zero_shot_tower(cfg, store, "pin"), zero_shot_tower(cfg, store, "query")
     run = StageRun(
         "zero_shot", cfg, store, VERSION,
-        settings=[cfg.features, cfg.pin_text, tower.recipe, TEXT_VERSION],
+        settings=[cfg.features, cfg.pin_text, pin_tower.recipe, query_tower.recipe, TEXT_VERSION],
         inputs=[pin_texts, log, labels],
     )  # fmt: skip
     if (finished := run.finished) is not None:
@@ -69,10 +82,9 @@ def run(cfg: Config, store: Storage) -> Manifest:
     titles, texts = title_and_text(cfg, pins)
     known = pc.unique(pa.concat_tables([read_output(store, t, ["query"]) for t in (log, labels)])["query"])
     queries = sorted({normalise_query(query) for query in known.to_pylist()} - {""})
-    wanted, counts = tower.compute([*titles, *texts, *queries])
-    vectors = matrix_or_zero(tower.ledger.lookup(wanted["content_key"])["embedding"])
-    split = [len(titles), len(titles) + len(texts)]
-    title_vectors, text_vectors, query_vectors = np.split(vectors, split)
+    pin_vectors, pin_counts = pin_tower.encode_counted([*titles, *texts])
+    query_vectors, query_counts = query_tower.encode_counted(queries)
+    title_vectors, text_vectors = np.split(pin_vectors, [len(titles)])
     run.write_table(
         "zero_shot_pins",
         pa.table(
@@ -87,15 +99,20 @@ def run(cfg: Config, store: Storage) -> Manifest:
         "zero_shot_queries",
         pa.table({"query": pa.array(queries, pa.string()), "embedding": matrix_column(query_vectors)}),
     )
+    rows = len(pin_vectors) + len(query_vectors)
     return run.finish(
         counts={
-            "rows_in": len(vectors),
-            "rows_out": len(vectors),
-            "computed": counts.computed,
-            "errors": counts.errors,
+            "rows_in": rows,
+            "rows_out": rows,
+            "computed": pin_counts.computed + query_counts.computed,
+            "errors": pin_counts.errors + query_counts.errors,
         },
-        info={"recipe": tower.recipe, "truncation": zero_shot_truncation(cfg, pins)},
-        device_sec=counts.device_sec,
+        info={
+            "recipe": pin_tower.recipe,
+            "query_recipe": query_tower.recipe,
+            "truncation": zero_shot_truncation(cfg, pins),
+        },
+        device_sec=pin_counts.device_sec + query_counts.device_sec,
     )
 
 

@@ -185,7 +185,9 @@ def test_batch_and_online_features_of_the_student_agree(finished: tuple[Config, 
     soft = read_output(store, finished[1]["label"].outputs["soft_labels"])
     soft = soft.filter(pc.is_null(soft["error"]))
     trained_on, _ = soft_examples(batch, soft, None)
-    encoder = TextEncoder(cfg.features.zero_shot_model, None, cfg.features.zero_shot_max_tokens, "float32")
+    encoder = TextEncoder(
+        cfg.features.zero_shot_model, None, cfg.features.zero_shot_max_tokens, "float32", role="query"
+    )
     online = StudentFeatures.load(catalogue, store, encode_queries=encoder.encode)
     assert trained_on.features.shape[1] == len(batch.names) == len(online.names)
     queries = sorted(set(trained_on.queries))

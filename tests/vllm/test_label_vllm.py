@@ -41,7 +41,7 @@ def decoder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    return str(save_tiny_encoder(tmp_path_factory.mktemp("encoder"), 64))
+    return str(save_tiny_encoder(tmp_path_factory.mktemp("encoder"), 64, segments=False))
 
 
 def world(folder, base, pooling="last", lora_rank=None, **label):

@@ -62,7 +62,7 @@ def test_unknown_letters_and_new_lines_are_tokens() -> None:
 def test_translations_are_nearer_than_other_objects() -> None:
     from ray_app.models.text_encoder import TextEncoder
 
-    encoder = TextEncoder(str(MODELS / "tower"), None, 64)
+    encoder = TextEncoder(str(MODELS / "tower"), None, 64, role="pin")
     rng = np.random.default_rng(2)
     requests = [Request(obj, "red") for obj in OBJECTS if obj != "coffee"]
     english = encoder.encode([query_text(request, "en", rng) for request in requests])

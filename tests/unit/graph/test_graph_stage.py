@@ -25,7 +25,7 @@ def encode(titles):
 def local(monkeypatch):
     torch.set_num_threads(1)
     side_world.without_ray(monkeypatch, stage)
-    monkeypatch.setattr(stage, "zero_shot_tower", lambda cfg, store: SimpleNamespace(recipe="r", encode=encode))
+    monkeypatch.setattr(stage, "zero_shot_tower", lambda cfg, store, role: SimpleNamespace(recipe="r", encode=encode))
 
 
 def run(folder, **changes):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -66,6 +67,30 @@ def test_sentence_transformers_gives_our_vectors_also_cut(export, tower) -> None
     cut = module.SentenceTransformer(str(folder / tower), device="cpu", truncate_dim=4)
     expected = ours[:, :4] / np.linalg.norm(ours[:, :4], axis=1, keepdims=True)
     np.testing.assert_allclose(cut.encode(TEXTS, normalize_embeddings=True), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
+def test_prompts_and_pooling_travel_with_the_towers(tiny_encoder, tmp_path, pooling) -> None:
+    """Who opens an export knows no prompt of ours; without it a query meets other pins."""
+    module = pytest.importorskip("sentence_transformers", reason="needs pip install sentence-transformers")
+    base = shutil.copytree(tiny_encoder, tmp_path / "base")
+    student = make_student(str(base), pooling=pooling, query_prompt="blue ", pin_prompt="usb hub ")
+    store, output = saved(student, tmp_path)
+    shutil.rmtree(base)  # a released student asks nobody
+    folder = tmp_path / exports.export_student(store, output, store, "exports", onnx=False)
+    unprompted = student.cfg.model_copy(update={"query_prompt": "", "pin_prompt": ""})
+    for tower, encode in (("query", "encode_query"), ("pin", "encode_document")):
+        ours = TowerEncoder(tmp_path / FOLDER, tower, "float32").encode(TEXTS, 2)
+        theirs = module.SentenceTransformer(str(folder / tower), device="cpu")
+        np.testing.assert_allclose(getattr(theirs, encode)(TEXTS), ours, atol=1e-5)
+        np.testing.assert_allclose(theirs.encode(TEXTS), ours, atol=1e-5)
+        student.cfg = unprompted
+        student.save_pretrained(tmp_path / "plain")
+        assert np.abs(TowerEncoder(tmp_path / "plain", tower, "float32").encode(TEXTS, 2) - ours).max() > 1e-3
+        card = (folder / tower / "README.md").read_text()
+        assert encode in card and {"query": "blue ", "pin": "usb hub "}[tower] in card
+    read = exports.read_weights(folder)
+    assert (read.pooling, read.cfg.query_prompt, read.cfg.pin_prompt) == (pooling, "blue ", "usb hub ")
 
 
 def test_the_one_file_holds_the_whole_student(export) -> None:

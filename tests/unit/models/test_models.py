@@ -1,10 +1,12 @@
 """Teacher and student: what they save is what they were, and a batch is only a batch."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny_models import save_tiny_encoder
 
 from ray_app.config import DistillConfig, TeachConfig, TrainConfig
 from ray_app.distill.student import Student
@@ -76,6 +78,49 @@ def test_a_shift_of_the_logits_is_saved_with_the_model(tiny_encoder: str, tmp_pa
     torch.testing.assert_close(shifted, before + torch.from_numpy(by).float(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("pooling", ["cls", "mean", "spans"])
+def test_a_pooling_that_a_decoder_cannot_have_is_refused(tiny_decoder: str, pooling: str) -> None:
+    """Its first token has read nothing, so all pairs would get one state, and training would end well."""
+    with pytest.raises(UserError, match=rf"teach\.pooling is {pooling}.*set teach\.pooling to last"):
+        teacher(tiny_decoder, pooling=pooling)
+
+
+def test_each_base_model_has_the_pooling_that_fits_it(tiny_encoder: str, tiny_decoder: str, tmp_path: Path) -> None:
+    for source, wanted in ((tiny_encoder, "mean"), (tiny_decoder, "last")):
+        teacher(source).save_pretrained(tmp_path)
+        assert CrossEncoder.from_pretrained(tmp_path).cfg.pooling == wanted
+
+
+def test_a_bert_teacher_reads_pairs_as_its_base_was_trained_to(tiny_encoder: str) -> None:
+    """Its two texts are told apart by token_type_ids; without them the second one is read as the first one's end."""
+    from transformers import AutoModel, AutoTokenizer
+
+    model = teacher(tiny_encoder)
+    batch = model.prepare(QUERIES[:3], PINS[:3], FEATURES[:3])
+    tokens = AutoTokenizer.from_pretrained(tiny_encoder)(QUERIES[:3], PINS[:3], padding=True, return_tensors="pt")
+    assert tokens["token_type_ids"].tolist() == batch["token_type_ids"].tolist()
+    assert tokens["input_ids"].tolist() == batch["input_ids"].tolist()
+    with torch.inference_mode():
+        hidden = AutoModel.from_pretrained(tiny_encoder)(**tokens).last_hidden_state
+        torch.testing.assert_close(model.states(batch)[:, 0], pool(hidden, tokens["attention_mask"], "mean"))
+
+
+def test_a_teacher_of_before_token_types_is_read_as_it_was_trained(tiny_encoder: str, tmp_path: Path) -> None:
+    model = teacher(tiny_encoder)
+    model.save_pretrained(tmp_path)
+    assert "token_type_ids" in CrossEncoder.from_pretrained(tmp_path).prepare(["cup"], ["mug"], FEATURES[:1])
+    about = json.loads((tmp_path / "model.json").read_text())
+    del about["token_type_ids"]
+    (tmp_path / "model.json").write_text(json.dumps(about))
+    assert "token_type_ids" not in CrossEncoder.from_pretrained(tmp_path).prepare(["cup"], ["mug"], FEATURES[:1])
+
+
+def test_no_token_types_for_a_decoder_or_a_model_that_has_one_type(tiny_decoder: str, tmp_path: Path) -> None:
+    one_type = str(save_tiny_encoder(tmp_path, segments=False))
+    for source in (tiny_decoder, one_type):
+        assert "token_type_ids" not in teacher(source).prepare(["cup"], ["mug"], FEATURES[:1])
+
+
 def test_the_saved_body_opens_in_plain_transformers(tiny_encoder: str, tmp_path: Path) -> None:
     from transformers import AutoModel
 
@@ -101,7 +146,7 @@ def test_the_tower_gives_the_vectors_that_the_student_was_trained_with(tiny_enco
 
 
 def test_vectors_do_not_depend_on_order_or_batch_size(tiny_encoder: str) -> None:
-    encoder = TextEncoder(tiny_encoder, None, 16)
+    encoder = TextEncoder(tiny_encoder, None, 16, role="pin")
     texts = ["red cup", "laptop", "a small large black usb hub cable", "mug"]
     forward = encoder.encode(texts, batch_size=4)
     backward = encoder.encode(texts[::-1], batch_size=1)[::-1]
@@ -123,6 +168,12 @@ def test_last_pooling_finds_the_last_real_token_with_padding_on_either_side() ->
     hidden = torch.arange(8.0).reshape(2, 4, 1)
     mask = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1]])
     assert pool(hidden, mask, "last").flatten().tolist() == [1.0, 7.0]
+
+
+def test_first_token_pooling_finds_it_with_padding_on_either_side() -> None:
+    hidden = torch.arange(8.0).reshape(2, 4, 1)
+    mask = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1]])
+    assert pool(hidden, mask, "cls").flatten().tolist() == [0.0, 6.0]
 
 
 def test_mean_pooling_of_nothing_is_zero_and_not_nan() -> None:

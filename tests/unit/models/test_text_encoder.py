@@ -49,7 +49,7 @@ def recipes(tmp_path, encoder, dtype, num_gpus=0):
     )
     store, model = Storage(str(tmp_path)), Output(name="model", path="m", files=[], rows=0, content_hash="x")
     return {
-        "zero_shot": zero_shot_tower(cfg, store).recipe,
+        "zero_shot": zero_shot_tower(cfg, store, "pin").recipe,
         "embed": student_tower(cfg, store, model, "pin").recipe,
         "label": Labeller(cfg=cfg, store=store, teacher=model).recipe,
     }
@@ -82,5 +82,5 @@ def test_workers_are_told_the_dtype_of_the_recipe(tmp_path, tiny_encoder, cpu, m
             "embed": {"dtype": "auto"},
         }
     )  # fmt: skip
-    built.append(zero_shot_tower(cfg, Storage(str(tmp_path))).build)
+    built.append(zero_shot_tower(cfg, Storage(str(tmp_path)), "pin").build)
     assert [("float32" in build.args, "auto" in build.args) for build in built] == [(True, False)] * 2

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from ray_app.models.tokens import encode_single, pad_pairs, pair_ids
+from ray_app.models.tokens import pad_pairs, pad_rows, pair_ids, token_rows
 
 
 @pytest.fixture
@@ -59,6 +59,6 @@ def test_rows_padded_later_are_what_the_tokenizer_pads(encoder_tokens: AutoToken
     encoder_tokens.padding_side = side
     texts = ["red cup", "cup", "laptop hub " * 20]
     wanted = encoder_tokens(texts, truncation=True, max_length=16, padding=True, return_tensors="pt")
-    found = encode_single(encoder_tokens, texts, 16)
+    found = pad_rows(encoder_tokens, token_rows(encoder_tokens, texts, 16))
     assert {name: t.tolist() for name, t in found.items()} == {name: wanted[name].tolist() for name in found}
     assert set(found) == {"input_ids", "attention_mask"}

@@ -21,7 +21,10 @@ def config(engine: str, **more: object) -> ServeConfig:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: str) -> Path:
-    cfg = DistillConfig(base_model=tiny_encoder, dim=16, nested_dims=[8], max_query_tokens=12)
+    cfg = DistillConfig(
+        base_model=tiny_encoder, dim=16, nested_dims=[8], max_query_tokens=12, pooling="cls", query_prompt="blue hub: ",
+        pin_prompt="shoe: ",
+    )  # fmt: skip
     path = tmp_path_factory.mktemp("student")
     BiEncoder.from_base(cfg, SCALER).save_pretrained(path)
     return path

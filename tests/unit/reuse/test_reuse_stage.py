@@ -34,7 +34,7 @@ def embedded(monkeypatch):
         return SimpleNamespace(recipe=name, encode=encode)
 
     monkeypatch.setattr(stage, "student_tower", lambda cfg, store, student, name: tower(name))
-    monkeypatch.setattr(stage, "zero_shot_tower", lambda cfg, store: tower(cfg.features.zero_shot_model))
+    monkeypatch.setattr(stage, "zero_shot_tower", lambda cfg, store, role: tower(cfg.features.zero_shot_model))
     return seen
 
 
