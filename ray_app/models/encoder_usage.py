@@ -1,8 +1,8 @@
 """How a published encoder wants to be used: how its states are pooled, and what stands before a query and before a pin.
 
 The model's own files say it, in the layout of sentence-transformers: modules.json, the Pooling module's config.json and
-config_sentence_transformers.json. A wrong pooling or a missing prompt raises no error, it only makes every cosine worse,
-so what these files ask for is done, asked for in the config, or refused.
+config_sentence_transformers.json. A wrong pooling or a missing prompt raises no error, it only gives other vectors
+than the model was trained for, so what these files ask for is done, asked for in the config, or refused.
 """
 
 import json
@@ -20,7 +20,8 @@ from ray_app.models.tokens import token_rows
 
 Role = Literal["query", "pin"]
 
-# As sentence-transformers' encode_query and encode_document look for them (6.2), in that order; and stella's.
+# As encode_query and encode_document of sentence-transformers say that they look for them, in that order; and stella's.
+# (6.2 adds an empty "document" of its own and so never comes to "passage"; a model that has one was trained with it.)
 _PROMPT_NAMES: dict[Role, tuple[str, ...]] = {"query": ("query", "s2p_query"), "pin": ("document", "passage", "corpus")}
 # Names of Pooling's `pooling_mode`, and of the flags `pooling_mode_*` that older files have, to ours.
 _MODES = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean", "lasttoken": "last"}
@@ -160,8 +161,9 @@ class _Files:
                 return None
             # Without an answer it is not known whether there is such a file: a guess would be a silent one.
             raise UserError(
-                f"model {self.source!r}: cannot tell how it is used, since {name} is not in the hub's cache and the hub does "
-                f"not answer; download the model whole, or set {self.keys}pooling, {self.keys}query_prompt and {self.keys}pin_prompt"
+                f"model {self.source!r}: cannot tell how it is used, since neither the hub nor its cache says whether there is a "
+                f"{name} ({' '.join(str(error).split())[:150]}); check the name, download the model whole, or set {self.keys}pooling, "
+                f"{self.keys}query_prompt and {self.keys}pin_prompt"
             ) from None
 
 
