@@ -135,7 +135,6 @@ def _as_trained(store, output):
     ("family", "values", "pooling", "shares"),
     [
         ("LlamaConfig", {}, "last", True),
-        ("LlamaConfig", {}, "mean", False),
         *((*other, "last", False) for other in OTHERS.values()),
     ],
 )
