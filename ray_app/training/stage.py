@@ -308,6 +308,9 @@ def _describe(
     calibration, texts = None, {}
     if pairs is not None and job.calibrate_on is not None:
         assert pairs.locales is not None, "calibration is per locale"
+        model.before_training(
+            pairs.queries, pairs.pin_texts, job.cfg
+        )  # a frozen student has states of known texts only
         probs = predict(model, pairs, job.cfg)
         calibration = fit_calibration(
             probs, pairs.targets, pairs.weights, pairs.locales, pairs.queries, job.calibrate_on.fitted_to

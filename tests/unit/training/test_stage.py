@@ -1,10 +1,15 @@
 """What a training's workers are told: all of them the same, and what the fingerprint says."""
 
+import numpy as np
 import pytest
 import torch
 
 from ray_app.config import DistillConfig, TeachConfig
+from ray_app.models.bi_encoder import BiEncoder
+from ray_app.models.head import FeatureScaler
 from ray_app.training import stage
+from ray_app.training.examples import Examples
+from ray_app.training.loop import Worker, fit
 from ray_app.training.stage import resolved
 
 AUTO = {"dtype": "auto"}
@@ -54,3 +59,23 @@ def test_workers_load_the_commit_that_the_driver_saw(monkeypatch):
     """A worker's machine without a copy would load what the branch is by then."""
     monkeypatch.setattr(stage, "pinned_revision", lambda source, revision: f"{source}@{revision}")
     assert resolved(TeachConfig(base_model="m")).revision == "m@None"
+
+
+def test_a_frozen_student_is_calibrated_on_texts_that_it_did_not_train_on(tiny_encoder):
+    """Its language model's states are kept of the texts of its training; the raters' validation pairs are others."""
+    cfg = DistillConfig(base_model=tiny_encoder, dim=8, train={"train_top_layers": 0, "epochs": 1})
+
+    def examples(query, pin_text):
+        return Examples(
+            queries=[query] * 4, pin_texts=[pin_text] * 4, features=np.zeros((4, 2), np.float32),
+            targets=np.eye(5, dtype=np.float32)[[0, 1, 2, 3]], weights=np.ones(4, np.float32), locales=["en-US"] * 4,
+        )  # fmt: skip
+
+    model = BiEncoder.from_base(cfg, FeatureScaler(np.zeros(2), np.ones(2)))
+    train, others = examples("red", "red mug"), examples("blue", "blue cable")
+    fit(model, train, train, cfg.train, 0, Worker())
+    job = stage.TrainJob(
+        build=lambda: model, train=train, valid=train, cfg=cfg.train, model_folder="m",
+        calibrate_on=stage.CalibrationPairs(examples=others, fitted_to="human grades"),
+    )  # fmt: skip
+    assert '"fitted_to": "human grades"' in stage._describe(job, model, others, [])["calibration.json"]
