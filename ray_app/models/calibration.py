@@ -96,9 +96,10 @@ def fit_calibration(
     """
     if len(probs) == 0:
         return None
+    probs = probs.astype(np.float64)
     fold, query = _folds(queries)
     temperatures, rejected, pairs = {ALL: 1.0}, {}, {}
-    after = np.array(probs, np.float64)  # by the temperatures that are kept, cross-fitted
+    after = probs.copy()  # by the temperatures that are kept, cross-fitted
     for key, rows in _groups(locales).items():  # all, then languages, then locales: each against what it would replace
         fitted, tried = _temperature(probs[rows], targets[rows], weights[rows]), after.copy()
         for held_out in range(int(fold.max()) + 1):
