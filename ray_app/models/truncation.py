@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from ray_app.config import Config, PinTextConfig
 from ray_app.models.backbone import is_decoder_config
+from ray_app.models.encoder_usage import with_usage, zero_shot_usage
 from ray_app.models.sources import load_tokenizer
 from ray_app.models.tokens import max_query_tokens
 from ray_app.text import pin_text_parts
@@ -46,8 +47,9 @@ def teacher_truncation(
 
 def student_truncation(cfg: Config, pin_texts: pa.Table, pin_index: np.ndarray) -> dict[str, Any]:
     """Of the pins in rows `pin_index` of `pin_texts` that the student's pin tower reads: see `measure`."""
+    distill = with_usage(cfg.distill)
     return _tower_truncation(
-        cfg.distill.base_model, cfg.distill.revision, cfg.distill.max_pin_tokens, "distill.max_pin_tokens",
+        distill.base_model, distill.revision, distill.pin_prompt or "", distill.max_pin_tokens, "distill.max_pin_tokens",
         pin_texts, np.unique(pin_index), cfg.pin_text, cfg.seed,
     )  # fmt: skip
 
@@ -56,8 +58,8 @@ def zero_shot_truncation(cfg: Config, pin_texts: pa.Table) -> dict[str, Any]:
     """Of all pins, as the zero-shot encoder reads them: see `measure`."""
     features, text = cfg.features, cfg.pin_text.model_copy(update={"fields": cfg.features.zero_shot_fields})
     return _tower_truncation(
-        features.zero_shot_model, features.zero_shot_revision, features.zero_shot_max_tokens,
-        "features.zero_shot_max_tokens", pin_texts, np.arange(pin_texts.num_rows), text, cfg.seed,
+        features.zero_shot_model, features.zero_shot_revision, zero_shot_usage(features).pin_prompt,
+        features.zero_shot_max_tokens, "features.zero_shot_max_tokens", pin_texts, np.arange(pin_texts.num_rows), text, cfg.seed,
     )  # fmt: skip
 
 
@@ -127,15 +129,20 @@ def describe(found: Mapping[str, Any]) -> str:
 
 
 def _tower_truncation(
-    model: str, revision: str | None, max_tokens: int, key: str, pin_texts: pa.Table, rows: np.ndarray,
+    model: str, revision: str | None, prompt: str, max_tokens: int, key: str, pin_texts: pa.Table, rows: np.ndarray,
     text: PinTextConfig, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     tokenizer, config = load_tokenizer(model, revision)
     chosen = rows[_sample(len(rows), seed)]
     taken = np.full(len(chosen), tokenizer.num_special_tokens_to_add(pair=False), np.int64)
+    pins = [
+        # The prompt is what stands before the first field; a pin without text is not read at all.
+        [(name, glue if i else prompt, said) for i, (name, glue, said) in enumerate(parts)]
+        for parts in _parts(pin_texts, chosen, text)
+    ]
     return {"num_inputs": len(rows)} | measure(
-        tokenizer, _parts(pin_texts, chosen, text), np.arange(len(chosen)), taken, max_tokens, key, "pins", _positions(config)
-    )  # fmt: skip
+        tokenizer, pins, np.arange(len(chosen)), taken, max_tokens, key, "pins", _positions(config)
+    )
 
 
 def _lengths(tokenizer: Any, pins: Sequence[Parts]) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:

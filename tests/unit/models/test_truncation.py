@@ -69,6 +69,24 @@ def test_what_is_said_to_be_cut_is_what_the_models_cut(models, kind, max_tokens)
     assert teacher_truncation(cfg, PINS, index, queries)["cut_share"] == pytest.approx(share, abs=1e-4)
 
 
+@pytest.mark.parametrize("max_tokens", [6, 9, 12])
+def test_a_prompt_takes_its_tokens_from_the_pins_text(models, max_tokens):
+    cfg, prompt = make_config(models["encoder"], max_tokens), "the large "
+    tokenizer, _ = load_tokenizer(models["encoder"])
+    long, cut = (token_rows(tokenizer, [prompt + text for text in rendered(cfg)], limit) for limit in (64, max_tokens))
+    share = np.mean([len(a) != len(b) for a, b in zip(long, cut, strict=True)])
+    distill = cfg.distill.model_copy(update={"pin_prompt": prompt})
+    features = cfg.features.model_copy(
+        update={"zero_shot_pin_prompt": prompt, "zero_shot_fields": ["title", "description", "board_titles"]}
+    )
+    prompted = cfg.model_copy(update={"distill": distill, "features": features})
+    plain = student_truncation(make_config(models["encoder"], max_tokens - 2), PINS, np.arange(5))
+    for found in (student_truncation(prompted, PINS, np.arange(5)), zero_shot_truncation(prompted, PINS)):
+        assert found["cut_share"] == pytest.approx(share)
+        assert found["fields"] == plain["fields"]
+        assert found["tokens"]["p99"] == plain["tokens"]["p99"] + 2
+
+
 def test_each_field_is_read_in_part_or_not_at_all(models):
     """Seven tokens, two of them special: `red cup. the red | cup. red, ...`: the boards of the first pin are never read."""
     found = student_truncation(make_config(models["encoder"], 7), PINS, np.arange(5))
