@@ -19,7 +19,7 @@ def is_decoder_config(config: Any) -> bool:
     Raises:
         UserError: transformers knows its type neither as an encoder nor as a decoder.
     """
-    if getattr(config, "is_decoder", False):
+    if getattr(config, "is_decoder", False) or config.model_type.endswith("-decoder"):  # modernbert-decoder
         return True
     encoders = ("bert", "roberta", "electra", "mpnet", "deberta", "t5", "xlm")
     if any(word in config.model_type for word in encoders):

@@ -146,7 +146,9 @@ def test_a_hub_that_does_not_answer_is_no_hub_without_the_file(monkeypatch, tiny
     assert read_usage("some/model", None, "distill.") == EncoderUsage(pooling="mean")
 
 
-@pytest.mark.parametrize("kind", ["Ernie", "Longformer", "BigBird", "ModernBert", "Bert", "XLMRoberta", "MPNet"])
+@pytest.mark.parametrize(
+    "kind", ["Ernie", "Longformer", "BigBird", "ModernBert", "Bert", "XLMRoberta", "MPNet", "BertGeneration"]
+)
 def test_encoders_are_not_taken_for_decoders(kind) -> None:
     """As decoders they would read pairs without [CLS] and [SEP], and be pooled at a token that means nothing to them."""
     import transformers
@@ -154,7 +156,7 @@ def test_encoders_are_not_taken_for_decoders(kind) -> None:
     assert not is_decoder_config(getattr(transformers, f"{kind}Config")())
 
 
-@pytest.mark.parametrize("kind", ["Llama", "Qwen3", "GptOss", "Gemma3Text"])
+@pytest.mark.parametrize("kind", ["Llama", "Qwen3", "GptOss", "Gemma3Text", "ModernBertDecoder"])
 def test_decoders_are_decoders(kind) -> None:
     import transformers
 
