@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from ray_app.config import Config
 from ray_app.embed.encode import matrix_or_zero
@@ -26,7 +25,7 @@ from ray_app.teach.catalogue import Catalogue, index_queries
 from ray_app.teach.pairs import load_catalogue
 from ray_app.teach.splits import queries_of
 from ray_app.teach.targets import combine_raters
-from ray_app.text import normalise_query, query_group
+from ray_app.text import query_group
 
 logger = logging.getLogger(__name__)
 
@@ -124,8 +123,6 @@ def _human(cfg: Config, store: Storage, catalogue: Catalogue, path: str | None) 
         if refused.num_rows:
             reason = refused["reason"][0].as_py()
             notes.append(f"{refused.num_rows:,} rows of {path} cannot be used, the first because of {reason}")
-    normalised = pa.array([normalise_query(query) for query in labels["query"].to_pylist()], pa.string())
-    labels = labels.set_column(labels.column_names.index("query"), "query", normalised)
     return judge_by_grades(combine_raters(labels, 0.0), _ratings(cfg), RELEVANT_GRADE), notes
 
 

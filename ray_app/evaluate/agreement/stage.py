@@ -19,7 +19,7 @@ from ray_app.storage import Storage
 from ray_app.teach.pairs import LabelledPairs, load_catalogue
 from ray_app.text import normalise_query
 
-VERSION = 1
+VERSION = 2
 SYSTEMS = ("teacher", "student")
 SLICES = ("split", "locale", "guideline_version")
 FOLDER = "report"
