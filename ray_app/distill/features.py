@@ -21,6 +21,7 @@ from ray_app.zero_shot.stage import zero_shot_tower
 
 STUDENT_FEATURES_VERSION = 2  # raised when equal inputs give other features
 LOCALE_NAMES = ("same_locale", "same_language", "pin_locale_known", "query_locale_known")
+QUERY_LOCALE_NAMES = ("same_locale", "same_language", "query_locale_known")  # 0 where a query's locale is UNKNOWN
 SIDES = ("engagement", "graph")  # stages that give pins a vector, and queries one in the same space
 
 EncodeQueries = Callable[[Sequence[str]], np.ndarray]

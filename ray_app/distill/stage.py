@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.config import Config, DistillConfig, TrainConfig
-from ray_app.distill.features import STUDENT_FEATURES_VERSION, StudentFeatures, drifting_inputs, feature_inputs
+from ray_app.distill.features import (
+    QUERY_LOCALE_NAMES,
+    STUDENT_FEATURES_VERSION,
+    StudentFeatures,
+    drifting_inputs,
+    feature_inputs,
+)
 from ray_app.errors import UserError
 from ray_app.features import FEATURES_VERSION
 from ray_app.ledger.content_key import content_key
@@ -34,6 +40,7 @@ from ray_app.training.stage import CalibrationPairs, TrainJob, resolved, train_o
 logger = logging.getLogger(__name__)
 
 VERSION = 2
+_UNKNOWN_LOCALE_SHARE = 0.05  # guessed
 
 
 def build_student(cfg: DistillConfig, scaler: FeatureScaler, towers: bool) -> object:
@@ -173,6 +180,7 @@ def student_jobs(
         calibrate_on = CalibrationPairs(examples=valid, fitted_to=TEACHER)
     if not len(valid):
         logger.warning("distill: no query is left for validation (distill.valid_share): the last epoch is kept")
+    train = _some_without_locale(train, features, cfg.seed)
     names = names or (("student", "feature_student") if distill.feature_student else ("student",))
     scaler = FeatureScaler.fit(train.features)
     loops = {"student": distill.train, "feature_student": distill.feature_train}
@@ -200,6 +208,19 @@ def student_jobs(
         for name in names
     }
     return jobs, len(train), len(valid)
+
+
+def _some_without_locale(examples: Examples, names: Sequence[str], seed: int) -> Examples:
+    """The same, but the locale of a few queries is unknown to the features.
+
+    Logs name the locale of each query; requests may not. A student that never saw an unknown one would take every pin for
+    one in a foreign language.
+    """
+    columns = np.flatnonzero([name in QUERY_LOCALE_NAMES for name in names])
+    rows = np.flatnonzero(np.random.default_rng([seed, 3]).random(len(examples)) < _UNKNOWN_LOCALE_SHARE)
+    features = examples.features.copy()
+    features[np.ix_(rows, columns)] = 0.0
+    return replace(examples, features=features)
 
 
 def _longer(train: TrainConfig, times: int) -> TrainConfig:

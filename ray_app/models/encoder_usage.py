@@ -6,6 +6,8 @@ than the model was trained for, so what these files ask for is done, asked for i
 """
 
 import json
+import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from ray_app.models.backbone import is_causal, is_decoder_config
 from ray_app.models.sources import load_config, resolve
 from ray_app.models.tokens import token_rows
 
+logger = logging.getLogger(__name__)
+
 Role = Literal["query", "pin"]
 
 # As encode_query and encode_document of sentence-transformers say that they look for them, in that order; and stella's.
@@ -25,6 +29,7 @@ Role = Literal["query", "pin"]
 _PROMPT_NAMES: dict[Role, tuple[str, ...]] = {"query": ("query", "s2p_query"), "pin": ("document", "passage", "corpus")}
 # Names of Pooling's `pooling_mode`, and of the flags `pooling_mode_*` that older files have, to ours.
 _MODES = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean", "lasttoken": "last"}
+_E5 = re.compile(r"(?<![a-z])e5(?![a-z])", re.IGNORECASE)  # published without a file that names their prompts
 _MODULES = ("Transformer", "Pooling", "Normalize")  # our vectors always have length 1
 
 
@@ -117,10 +122,16 @@ def read_usage(
             f"{keys}pooling is cls, but {source!r} is a decoder: its first token has read nothing, and all texts would "
             f"get one vector; set {keys}pooling to last, or leave it out"
         )
+    is_decided = query_prompt is not None or pin_prompt is not None
     if query_prompt is None:
         query_prompt = _own_prompt(files, "query")
     if pin_prompt is None:
         pin_prompt = _own_prompt(files, "pin")
+    if _E5.search(source.rstrip("/").rpartition("/")[2]) and not (is_decided or query_prompt or pin_prompt):
+        logger.warning(
+            "model %s: E5 models are trained with the prompts 'query: ' and 'passage: ', which its files do not name; set "
+            "%squery_prompt and %spin_prompt, to '' for none", source, keys, keys,
+        )  # fmt: skip
     return EncoderUsage(pooling=pooling, query_prompt=query_prompt, pin_prompt=pin_prompt)
 
 

@@ -1,10 +1,13 @@
 """Which pairs train the student, which choose its epoch, and what its probabilities are calibrated to."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from ray_app.config import load_config
+from ray_app.distill.features import LOCALE_NAMES
 from ray_app.distill.stage import _split, student_jobs
 from ray_app.models.calibration import HUMAN_GRADES, MIN_PAIRS, TEACHER
 from ray_app.teach.splits import SPLITS
@@ -51,3 +54,18 @@ def test_probabilities_are_calibrated_to_human_grades_where_there_are_enough() -
 def test_without_soft_labels_few_human_grades_are_all_there_is() -> None:
     for job in jobs(examples([]), examples(["red mug"] * 5)).values():
         assert (job.calibrate_on.fitted_to, len(job.calibrate_on.examples)) == (HUMAN_GRADES, 5)
+
+
+def test_some_training_queries_have_no_known_locale() -> None:
+    """Else a request without a locale is an input that the student never saw: each pin looks foreign to it."""
+    taught = examples([f"query {i}" for i in range(2_000)])
+    taught = replace(taught, features=np.ones((2_000, 5), np.float32))
+    human = replace(examples(["laptop"] * 3), features=np.ones((3, 5), np.float32))
+    names = ["title_bm25", *LOCALE_NAMES]
+    cfg = load_config("configs/demo.yaml")
+    job = student_jobs(cfg, names, taught, human, "models/{name}", SPLITS_TABLE, human)[0]["student"]
+    unknown = job.train.features[:, names.index("query_locale_known")] == 0
+    assert 0.03 < unknown.mean() < 0.07
+    assert job.train.features[unknown].tolist() == [[1, 0, 0, 1, 0]] * int(unknown.sum())  # as `compute` has them
+    assert (job.train.features[~unknown] == 1).all()
+    assert (job.valid.features == 1).all()

@@ -168,3 +168,14 @@ def test_a_model_of_no_known_kind_is_neither() -> None:
 
     with pytest.raises(UserError, match="cannot tell whether a model of type 'vit'"):
         is_decoder_config(ViTConfig())
+
+
+def test_an_e5_model_without_prompts_is_a_warning_that_names_the_keys(tiny_encoder, tmp_path, caplog) -> None:
+    """Its files do not name them, so an engineer who follows no model card would never know."""
+    folder = published(tmp_path / "multilingual-e5-small", tiny_encoder)
+    read_usage(folder, None, "features.zero_shot_")
+    assert "set features.zero_shot_query_prompt and features.zero_shot_pin_prompt" in caplog.text
+    caplog.clear()
+    read_usage(folder, None, "features.zero_shot_", query_prompt="", pin_prompt="")
+    read_usage(published(tmp_path / "le5s", tiny_encoder), None, "distill.")
+    assert not caplog.records
