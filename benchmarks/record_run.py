@@ -14,7 +14,15 @@ from ray_app.config import load_config
 from ray_app.manifest import read_manifest
 from ray_app.storage import Storage
 
-KEPT = ("all_searches", "calibration", "recall_at_10", "recall_at_10_zero_shot", "measured_queries", "measured_saves")
+KEPT = (
+    "all_searches",
+    "calibration",
+    "truncation",
+    "recall_at_10",
+    "recall_at_10_zero_shot",
+    "measured_queries",
+    "measured_saves",
+)
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ recomputes nothing downstream.
 
 A variant of a run, such as an arm of an experiment, is a view: its manifests lie apart, in `manifests/<view>/`, and a
 stage that it has none of is the run's. Whatever the run or another view has made with the same fingerprint is taken over,
-so that variants share all that they have in common. A view tolerates no `Drift`: a variant that changes few pins would be
-compared with itself.
+so that variants share all that they have in common. By `Drift` a view takes over nothing but what it has made itself under
+the very same config: a variant whose settings change few pins would else be compared with itself.
 """
 
 import logging
@@ -236,13 +236,14 @@ class StageRun:
     def finished(self) -> Manifest | None:
         """The manifest of an earlier run with the same fingerprint, or one that `drift` tolerates, if its files exist.
 
-        A view takes one over from the run or another view, with the same fingerprint only. The run takes none from views.
+        A view takes one over from the run or another view, with the same fingerprint only. Its own may drift where the run's
+        may, with the catalogue and not by the variant's settings. The run takes none from views.
         """
         name = self.name or self.stage
         own = manifest_path(name, self.store.view)
         for path in [own, *self._others(own, name)]:
             manifest = _read(self.store, path, name)
-            if manifest is None or not self._is_wanted(manifest):
+            if manifest is None or not self._is_wanted(manifest, may_drift=path == own):
                 continue
             logger.info("%s: up to date", self.stage)
             if path != own:
@@ -257,11 +258,13 @@ class StageRun:
         views = self.store.list_files(f"manifests/{VIEWS}", f"/{name}.json")
         return [manifest_path(name), *(path for path in views if path != own)]
 
-    def _is_wanted(self, manifest: Manifest) -> bool:
+    def _is_wanted(self, manifest: Manifest, may_drift: bool) -> bool:
         if manifest.settings != self.settings_hash:
             return False
         if manifest.fingerprint != self.fingerprint:
-            drift = None if self.store.view else self.drift
+            if self.store.view:
+                may_drift = may_drift and manifest.config == self.cfg.model_dump(mode="json")
+            drift = self.drift if may_drift else None
             if drift is None or not drift.tolerates(self.store, manifest, self.input_hashes):
                 return False
         gone = [f for out in manifest.outputs.values() for f in out.files if not self.store.exists(f)]
