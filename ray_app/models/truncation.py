@@ -121,7 +121,7 @@ def describe(found: Mapping[str, Any]) -> str:
         return "no text was measured"
     parts = [f"{found['cut_share']:.0%} of the {found['inputs']} are cut at {found['max_tokens']} tokens"]
     for name, field in found["fields"].items():
-        for what, share in (("in part", field["cut_share"]), ("whole", field["unread_share"])):
+        for what, share in (("cut", field["cut_share"]), ("not read", field["unread_share"])):
             if share >= 0.005:
                 parts.append(f"{name} {what} in {share:.0%}")
     tokens = ", ".join(f"{name} {number}" for name, number in found["tokens"].items())

@@ -106,5 +106,5 @@ def test_a_card_says_how_many_of_the_training_texts_were_cut() -> None:
         "description": {"cut_share": 0.81, "unread_share": 0.02},
     }
     cut = {"num_measured": 9, "inputs": "pins", "max_tokens": 64, "cut_share": 0.61, "tokens": tokens, "fields": fields}
-    said = "61% of the pins are cut at 64 tokens, description in part in 81%, description whole in 2%"
+    said = "61% of the pins are cut at 64 tokens, description cut in 81%, description not read in 2%"
     assert said in card("student", make_config(), truncation=cut)[1]

@@ -125,7 +125,7 @@ def test_much_is_warned_of_with_the_key_and_the_value_that_helps(models, caplog)
     (record,) = caplog.records
     said = record.getMessage()
     assert said.startswith(
-        "features.zero_shot_max_tokens: 40% of the pins are cut at 7 tokens, description in part in 50%"
+        "features.zero_shot_max_tokens: 40% of the pins are cut at 7 tokens, description cut in 50%"
     )
     assert said.endswith("features.zero_shot_max_tokens: 16 would cut 0%")
 
