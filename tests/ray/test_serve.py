@@ -28,6 +28,7 @@ from ray_app.distill.student import Student
 from ray_app.embed.stage import student_tower
 from ray_app.ledger.ledger import Ledger
 from ray_app.ledger.release import current_release, open_release, promote, publish_release, rollback
+from ray_app.locales import UNKNOWN
 from ray_app.models.head import expected_grade
 from ray_app.schemas import embedding_results
 from ray_app.storage import Storage
@@ -105,18 +106,23 @@ def test_answers_have_the_documented_shapes(app: SimpleNamespace) -> None:
     assert {"/v1/search", "/v1/rerank", "/v1/encode"} <= set(httpx.get(f"{app.url}/openapi.json").json()["paths"])
 
 
-def test_online_scores_are_those_of_the_batch_job(app: SimpleNamespace) -> None:
-    """The same features, vectors, head and calibration as `evaluate` measures; float16 vectors cost the third digit."""
+@pytest.mark.parametrize("locale", ["en-US", None])
+def test_online_scores_are_those_of_the_batch_job(app: SimpleNamespace, locale: str | None) -> None:
+    """The same features, vectors, head and calibration as `evaluate` measures; float16 vectors cost the third digit.
+
+    A request without a locale has an unknown one, and is no American.
+    """
     cfg, store = app.cfg, app.store
     features = StudentFeatures.load(load_catalogue(cfg, store)[0], store)
     rows = features.catalogue.pairs.pin_rows(app.pins)
-    locales = ["en-US"] * len(rows)
+    locales = [locale or UNKNOWN] * len(rows)
     student = app.release.sources["student"]
     pins = student_tower(cfg, store, student, "pin").encode([features.catalogue.pairs.rendered[row] for row in rows])
     query = student_tower(cfg, store, student, "query").encode([QUERY])
     computed = features.compute([QUERY], np.zeros(len(rows), np.int64), rows, locales)
     wanted = Student(store, student).score(query, pins, computed, locales)
-    answer = post(app, "/v1/rerank", {"query": f"  {QUERY.upper()} ", "pin_ids": app.pins})
+    said = {} if locale is None else {"locale": locale}
+    answer = post(app, "/v1/rerank", {"query": f"  {QUERY.upper()} ", "pin_ids": app.pins} | said)
     found = {hit["pin_id"]: hit for hit in answer["results"]}
     np.testing.assert_allclose([found[pin]["probs"] for pin in app.pins], wanted, atol=2e-3)
     np.testing.assert_allclose([found[pin]["score"] for pin in app.pins], expected_grade(wanted), atol=5e-3)

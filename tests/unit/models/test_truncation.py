@@ -124,9 +124,7 @@ def test_much_is_warned_of_with_the_key_and_the_value_that_helps(models, caplog)
     zero_shot_truncation(make_config(models["encoder"], 7, pin_text={"fields": ["title", "description"]}), PINS)
     (record,) = caplog.records
     said = record.getMessage()
-    assert said.startswith(
-        "features.zero_shot_max_tokens: 40% of the pins are cut at 7 tokens, description cut in 50%"
-    )
+    assert said.startswith("features.zero_shot_max_tokens: 40% of the pins are cut at 7 tokens, description cut in 50%")
     assert said.endswith("features.zero_shot_max_tokens: 16 would cut 0%")
 
 
