@@ -30,6 +30,7 @@ from ray_app.ledger.ledger import Ledger
 from ray_app.ledger.release import current_release, open_release, promote, publish_release, rollback
 from ray_app.locales import UNKNOWN
 from ray_app.models.head import expected_grade
+from ray_app.models.text_encoder import stage_dtype
 from ray_app.schemas import embedding_results
 from ray_app.storage import Storage
 from ray_app.teach.pairs import load_catalogue
@@ -230,9 +231,10 @@ def test_a_death_under_load_costs_little_and_mends_itself(app: SimpleNamespace, 
 
 
 def embed_command(app: SimpleNamespace) -> list[str]:
-    """Embeds all pins anew, in blocks of two: another dtype is another recipe."""
+    """Embeds all pins anew, in blocks of two: another dtype than that of `auto` on this machine is another recipe."""
     config = Path(app.cfg.output).parent / "config.yaml"
-    settings = ["embed.dtype=bfloat16", "embed.rows_per_block=2"]
+    dtype = "float32" if stage_dtype(app.cfg.embed) == "bfloat16" else "bfloat16"
+    settings = [f"embed.dtype={dtype}", "embed.rows_per_block=2"]
     command = [sys.executable, str(ROOT / "pipelines/embed.py"), "--config", str(config)]
     return [*command, *(part for setting in settings for part in ("--set", setting))]
 
