@@ -12,15 +12,18 @@ import yaml
 from pipeline_world import COLOURS, STAGES, THINGS, write_csv, write_source
 from tiny_models import save_tiny_encoder
 
+from ray_app.config import EmbedConfig
 from ray_app.ledger.release import read_current
 from ray_app.manifest import manifest_path, read_manifest
+from ray_app.models.text_encoder import stage_dtype
 from ray_app.storage import Storage
 
 # Stages whose rows are committed one block after the other -> the ledger that they fill.
 LEDGERS = {"zero_shot": "text_embeddings", "label": "soft_labels", "embed": "pin_embeddings"}
 TRAINED = ("teach", "distill")
 ROWS_PER_BLOCK = 4
-OLD_RELEASE = ["embed.dtype=bfloat16"]  # settings of the release that was served before
+# Settings of the release that was served before: another dtype than `auto` stands for on this machine.
+OLD_RELEASE = [f"embed.dtype={'float32' if stage_dtype(EmbedConfig()) == 'bfloat16' else 'bfloat16'}"]
 
 __all__ = ["LEDGERS", "STAGES", "TRAINED", "World", "make_world"]
 
