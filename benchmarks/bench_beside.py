@@ -27,6 +27,7 @@ from _bench import ROOT, finish, skip
 from _load import Request, load
 from bench_serve import Queries
 
+from ray_app.cluster import local_environment
 from ray_app.config import load_config
 from ray_app.ledger.release import current_release, open_release
 from ray_app.manifest import read_output
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--clients", type=int, default=2)
     args = parser.parse_args()
+    os.environ.update(local_environment(os.environ))  # one token for the app's cluster and the jobs that join it
     cfg = load_config(args.config)
     store = Storage(cfg.output)
     release = current_release(store)
@@ -85,7 +87,7 @@ def _rerank(queries: Queries, pins: list[str]) -> Iterator[Request]:
 def _embed(config: str, output: Path, settings: list[str]) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "pipelines/embed.py"), "--config", config, "--set", f"output={output}"]
     command += [part for setting in [*settings, "embed.rows_per_block=512"] for part in ("--set", setting)]
-    env = os.environ | {"RAY_ADDRESS": "auto", "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+    env = os.environ | {"RAY_ADDRESS": "auto", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

@@ -34,6 +34,7 @@ from _bench import ROOT, finish, skip, summary
 
 from ray_app.caption.batches import CaptionUDF, load_pictures, to_picture
 from ray_app.caption.engine import TransformersCaptioner
+from ray_app.cluster import start_local
 from ray_app.caption.pictures import SOURCES
 from ray_app.caption.stage import stream_answers
 from ray_app.config import CaptionConfig, RayConfig
@@ -153,8 +154,7 @@ def main() -> None:
         model=args.model, dtype="float32", batch_size=args.batch_size, max_new_tokens=args.max_new_tokens
     )
     threads = actor_threads(cfg.num_actors, cfg.num_cpus)
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else Ray writes a token file into the home directory
-    ray.init(address="local", num_cpus=RayConfig().num_cpus or 6, include_dashboard=False, log_to_driver=False)
+    start_local(num_cpus=RayConfig().num_cpus or 6, include_dashboard=False, log_to_driver=False)
     captioner = TransformersCaptioner(cfg, threads)
     captioner.caption([to_picture(64, 64, b"\xff" * (64 * 64 * 3))] * cfg.batch_size)  # warm
     cases: dict[str, dict[str, Any]] = {}

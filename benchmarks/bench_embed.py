@@ -22,6 +22,7 @@ import numpy as np
 from _bench import CHORUS, finish, skip
 from bench_bm25 import read_products
 
+from ray_app.cluster import start_local
 from ray_app.config import DistillConfig, load_config
 from ray_app.embed.stage import student_tower
 from ray_app.manifest import StageRun
@@ -37,7 +38,6 @@ def main() -> None:
     if not CHORUS.exists():
         skip("bench_embed", f"{CHORUS.name} is not there")
         return
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     logging.disable(logging.INFO)
     import ray
     from sentence_transformers import SentenceTransformer
@@ -45,7 +45,7 @@ def main() -> None:
     from ray_app.models.bi_encoder import BiEncoder
     from ray_app.models.exports import write_tower
 
-    ray.init(num_cpus=6, log_to_driver=False)
+    start_local(num_cpus=6, log_to_driver=False)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temp:
         cfg = load_config("configs/chorus.yaml", [f"output={temp}/run", "embed.dtype=float32", "embed.nice=0"])

@@ -31,6 +31,7 @@ import psutil
 import pyarrow as pa
 from _bench import finish
 
+from ray_app.cluster import start_local
 from ray_app.config import Config, DistillConfig, load_config
 from ray_app.embed.stage import run as embed
 from ray_app.manifest import StageRun
@@ -48,7 +49,6 @@ def main() -> None:
     parser.add_argument("--pins", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     if args.one:
         with tempfile.TemporaryDirectory() as temp:
             cfg = load_config("configs/demo.yaml", [f"output={temp}", "embed.dtype=float32", "embed.nice=0"])
@@ -79,7 +79,7 @@ def _measure(cfg: Config, num_pins: int) -> dict[str, Any]:
     logging.disable(logging.INFO)
     import ray
 
-    ray.init(num_cpus=6, log_to_driver=False, object_store_memory=1_000_000_000)
+    start_local(num_cpus=6, log_to_driver=False, object_store_memory=1_000_000_000)
     started = time.perf_counter()
     with _peaks() as peaks:
         manifest = embed(cfg, Storage(cfg.output))

@@ -35,6 +35,7 @@ import pyarrow as pa
 from _bench import CHORUS, finish, skip
 from bench_bm25 import log_queries, read_products
 
+from ray_app.cluster import start_local
 from ray_app.config import Config, LabelConfig, TeachConfig
 from ray_app.label.stage import Labeller
 from ray_app.label.teacher import Teacher
@@ -65,10 +66,9 @@ def main() -> None:
     if not CHORUS.exists():
         skip("bench_label", f"{CHORUS.name} is not there")
         return
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
-    ray.init(address="local", num_cpus=6, object_store_memory=500_000_000, log_to_driver=False, include_dashboard=False)
+    start_local(num_cpus=6, object_store_memory=500_000_000, log_to_driver=False, include_dashboard=False)
     with tempfile.TemporaryDirectory() as temp:
         store = Storage(temp)
         teacher = make_teacher(store, DECODER, "last")

@@ -44,6 +44,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from _bench import ROOT, finish
 
+from ray_app.cluster import start_local
 from ray_app.config import Config, load_config
 from ray_app.exchange import parts_for
 from ray_app.ledger.content_key import content_keys
@@ -69,7 +70,6 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("STAGE", "ROWS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     logging.disable(logging.INFO)
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     if args.one:
         measure_one(args.one[0], int(args.one[1]))
         return
@@ -460,8 +460,8 @@ def measure_actors(numbers: list[int]) -> dict[str, Any]:
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH")])
     )
-    ray.init(
-        address="local", num_cpus=max(numbers) + 16, include_dashboard=False, log_to_driver=False,
+    start_local(
+        num_cpus=max(numbers) + 16, include_dashboard=False, log_to_driver=False,
         object_store_memory=300_000_000, logging_level=logging.WARNING,
     )  # fmt: skip
     ray.data.DataContext.get_current().enable_progress_bars = False

@@ -29,6 +29,7 @@ import numpy as np
 from _bench import CHORUS, finish, skip
 from bench_label import ENCODER, MAX_TOKENS, make_pairs
 
+from ray_app.cluster import start_local
 from ray_app.config import TeachConfig
 from ray_app.models.head import FeatureScaler
 from ray_app.storage import Storage
@@ -74,7 +75,6 @@ def main() -> None:
     except ImportError as error:
         skip("bench_train", f"{error.name} is not installed: pip install -e '.[bench]'")
         return
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     logging.disable(logging.INFO)
     import torch
 
@@ -199,7 +199,7 @@ def through_ray(examples: Examples, dtype: str) -> dict[str, Any]:
     """Samples/s of our loop in a Ray Train worker."""
     import ray
 
-    ray.init(address="local", num_cpus=6, object_store_memory=300_000_000, log_to_driver=False, include_dashboard=False)
+    start_local(num_cpus=6, object_store_memory=300_000_000, log_to_driver=False, include_dashboard=False)
     cfg = config(dtype)
     took, padding = {}, 0.0
     for num in (2 * BATCH, len(examples)):

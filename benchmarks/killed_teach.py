@@ -92,7 +92,7 @@ def teach(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "pipelines/teach.py", "--config", args.config]
     command += [part for setting in settings for part in ("--set", setting)]
     start, first = time.monotonic(), None
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"RAY_AUTH_MODE": "disabled"})
+    process = subprocess.Popen(command, cwd=ROOT)
     while process.poll() is None:
         time.sleep(0.2)
         if first is None and list(folder.glob("training/*/checkpoint_*")):

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from _bench import finish
 
+from ray_app.cluster import local_environment
 from ray_app.config import TeachConfig
 from ray_app.models.head import FeatureScaler
 from ray_app.storage import Storage
@@ -31,7 +32,7 @@ EPOCHS = 20
 
 
 def main() -> None:
-    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+    os.environ |= {**local_environment(os.environ), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
     import ray
     from ray.cluster_utils import Cluster
 

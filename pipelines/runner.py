@@ -11,6 +11,7 @@ from pathlib import Path
 
 import ray
 
+from ray_app import cluster
 from ray_app.config import Config, load_config
 from ray_app.errors import UserError
 from ray_app.manifest import Manifest
@@ -98,19 +99,13 @@ def leave_copy() -> None:
 
 def connect(cfg: Config) -> None:
     """Join the cluster that RAY_ADDRESS names (as in `ray job submit`), or start one on this machine."""
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(logging_level=logging.WARNING)
-    else:
-        # Ray 2.60 would write a token file into the home directory and turn authentication on for later clusters.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        ray.init(
-            address="local",
-            # Logical CPUs: stages of one Ray Data chain hold some while they wait for each other, so two would hang.
-            num_cpus=cfg.ray.num_cpus or max(6, os.cpu_count() or 1),
-            object_store_memory=cfg.ray.object_store_bytes,
-            include_dashboard=True,  # Ray Train asks its State API whether the run still lives
-            logging_level=logging.WARNING,
-        )
+    cluster.connect(
+        # Logical CPUs: stages of one Ray Data chain hold some while they wait for each other, so two would hang.
+        num_cpus=cfg.ray.num_cpus or max(6, os.cpu_count() or 1),
+        object_store_memory=cfg.ray.object_store_bytes,
+        include_dashboard=True,  # Ray Train asks its State API whether the run still lives
+        logging_level=logging.WARNING,
+    )
     if not sys.stdout.isatty():  # on a terminal Ray Data draws progress bars; elsewhere it would log a page a second
         for name in ("ray.data", "ray.data._internal.progress.logging_progress"):
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,11 +1,16 @@
 """What a stage gets of the cluster, worked out before anything runs: a job that can never start says so at once."""
 
-from collections.abc import Sequence
+import logging
+import os
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ray_app.errors import UserError
 
+# Ray runs whatever it is sent. This variable keeps a cluster on the loopback interface: Ray's own default on Windows and macOS.
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _LEAST_CPUS = 0.5  # logical, of a worker or a task on a cluster that has no whole one for each
 
 
@@ -115,6 +120,53 @@ def plan_pool(pool: Pool, nodes: Sequence[dict[str, float]], may_grow: bool = Fa
         task_cpus=_task_cpus(nodes, cpus * max(most_actors, 1), may_grow) if pool.feeders else 0.0,
         notes=tuple(notes),
     )
+
+
+def local_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables of a cluster of this machine alone: no port open to the network, and a token that only its processes know.
+
+    A mode or a token that the user has set stays. Otherwise the token is new; without it in the environment Ray would write
+    one to the home directory and ask for it in later clusters too.
+
+    Args:
+        environ: The environment to which they are added, before Ray is started in it.
+    """
+    mode = environ.get("RAY_AUTH_MODE", "token")
+    given = mode != "token" or "RAY_AUTH_TOKEN" in environ or "RAY_AUTH_TOKEN_PATH" in environ
+    token = {} if given else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return {_LOOPBACK: "0", "RAY_AUTH_MODE": mode, **token}
+
+
+def start_local(**options: Any) -> None:
+    """Start a cluster on this machine that no other machine can reach and no other user can enter.
+
+    Args:
+        options: Of `ray.init`.
+    """
+    os.environ.update(local_environment(os.environ))
+    import ray
+
+    # Ray reads these variables when it is imported, which may have happened.
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+    ray._raylet.Config.initialize("")
+    ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
+    ray.init(address="local", **options)
+
+
+def connect(**local: Any) -> None:
+    """Use Ray: what this process is connected to, else the cluster that RAY_ADDRESS names, else a local one.
+
+    Args:
+        local: Options of `ray.init` for a local cluster.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(logging_level=logging.WARNING)
+    else:
+        start_local(**local)
 
 
 def cluster_nodes() -> tuple[list[dict[str, float]], bool]:

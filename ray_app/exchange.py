@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ray_app.cluster import connect
 from ray_app.errors import UserError
 from ray_app.hashing import text_keys
 
@@ -74,8 +75,8 @@ def exchange(
     """
     import ray
 
-    if num_parts > 1 and not ray.is_initialized():
-        ray.init()
+    if num_parts > 1:
+        connect()
     if not ray.is_initialized() or (num_parts == 1 and len(items) == 1):
         return [join(0, [split(item)[0] for item in items], shared)]
 

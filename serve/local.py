@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from ray_app.cluster import local_environment, start_local
 from ray_app.config import load_config
 from ray_app.errors import UserError
 from ray_app.ledger.release import current_release
@@ -105,7 +106,6 @@ def host(path: str, shards: int) -> None:
         path: Config file of Serve.
         shards: See `serve.shards`; replicas of the router must leave room for a shard that comes back.
     """
-    import ray
     from ray import serve
     from ray.serve.scripts import run
 
@@ -120,8 +120,8 @@ def host(path: str, shards: int) -> None:
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Logical CPUs for a batch job beside it: with as many as cores, one replica would leave too few for a chain of Ray Data.
-    ray.init(
-        address="local", namespace="serve", num_cpus=max(8, os.cpu_count() or 1) + shards, object_store_memory=500_000_000,
+    start_local(
+        namespace="serve", num_cpus=max(8, os.cpu_count() or 1) + shards, object_store_memory=500_000_000,
         include_dashboard=True, log_to_driver=False, logging_level=logging.WARNING,
     )  # fmt: skip
     threading.Thread(target=watch, daemon=True).start()
@@ -134,7 +134,6 @@ def environment(temp: Path) -> dict[str, str]:
     replicas = free_port()  # the first one's
     mine = {
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-        "RAY_AUTH_MODE": "disabled",
         "RAY_worker_niceness": "0",  # 15 by default: replicas would give way to whatever else runs, batch jobs too
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         # Requests that name their query in this header go where it is cached; the others to the least busy replica.
@@ -151,7 +150,7 @@ def environment(temp: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(temp),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(temp / "haproxy.state"),
     }
-    return {**os.environ, **mine}
+    return {**os.environ, **local_environment(os.environ), **mine}
 
 
 def free_port() -> int:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tiny_models import WORDS
 
+from ray_app.cluster import start_local
 from ray_app.config import LabelConfig, TeachConfig
 from ray_app.label.label import label_batch
 from ray_app.label.stage import Labeller
@@ -149,7 +150,7 @@ def start_job(folder, num_cpus, rows, *makers):
     runs = [{"store": maker.store.uri, "label": maker.cfg.label.model_dump(mode="json")} for maker in makers]
     (folder / "spec.json").write_text(json.dumps({"num_cpus": num_cpus, "runs": runs}))
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    env |= {"RAY_AUTH_MODE": "disabled", "RAY_metrics_report_interval_ms": "500"}
+    env |= {"RAY_metrics_report_interval_ms": "500"}
     with (folder / "log").open("w") as log:
         command = [sys.executable, __file__, str(folder)]
         return Job(
@@ -159,13 +160,10 @@ def start_job(folder, num_cpus, rows, *makers):
 
 
 def main(folder):
-    import ray
-
     logging.basicConfig(level=logging.INFO)
     folder = Path(folder)
     spec = json.loads((folder / "spec.json").read_text())
-    ray.init(
-        address="local",
+    start_local(
         num_cpus=spec["num_cpus"],
         include_dashboard=False,
         log_to_driver=False,

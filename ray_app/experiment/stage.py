@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ray_app.cluster import connect
 from ray_app.config import Config, section_hash
 from ray_app.distill.features import drifting_inputs, feature_inputs
 from ray_app.evaluate.judged import JudgedLabels, evaluation_settings
@@ -239,9 +240,7 @@ def _score_on_ray(cfg: Config, store: Storage, asked: Mapping[int, Asked]) -> di
         return {}
     import ray
 
-    if not ray.is_initialized():
-        ray.init()
-
+    connect()
     # Resolved here, since the task may come to another machine.
     label, embed = ({"dtype": stage_dtype(section)} for section in (cfg.label, cfg.embed))
     cfg = cfg.model_copy(

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_app.cluster import Plan, Pool, cluster_nodes, plan_pool
+from ray_app.cluster import Plan, Pool, cluster_nodes, connect, plan_pool
 from ray_app.errors import UserError
 from ray_app.ledger.keys import KeySet, key_numbers
 from ray_app.ledger.ledger import Ledger, missing_rows
@@ -154,10 +154,7 @@ def start_plan(pool: Pool, num_blocks: int) -> Plan:
     Raises:
         UserError: not one worker fits.
     """
-    import ray
-
-    if not ray.is_initialized():
-        ray.init()
+    connect()
     most = min(pool.max_actors or pool.num_actors, num_blocks)
     pool = replace(pool, num_actors=min(pool.num_actors, num_blocks), max_actors=most)
     return plan_pool(pool, *cluster_nodes())

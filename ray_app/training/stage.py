@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.train
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from ray_app.config import DistillConfig, TeachConfig, TrainConfig, WarmUpConfig, WorkersConfig
 from ray_app.errors import UserError
@@ -167,7 +167,7 @@ def _trainer(
     return TorchTrainer(
         _train_worker,
         train_loop_config={"jobs": sent, "seed": seed, "store": store, "name": name, "rescued": rescued},
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        torch_config=_TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=num_workers,
             use_gpu=use_gpu,
@@ -182,6 +182,20 @@ def _trainer(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=cfg.keep_checkpoints),
         ),
     )
+
+
+class _TorchBackend(TorchConfig().backend_cls):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        if len(worker_group) > 1:
+            super().on_start(worker_group, backend_config)
+
+
+class _TorchConfig(TorchConfig):
+    """Ray's, but a worker alone joins no process group: torch's store would listen on all interfaces, without a token."""
+
+    @property
+    def backend_cls(self) -> type:
+        return _TorchBackend
 
 
 def _rescue(folder: str, store: Storage) -> str | None:

@@ -17,11 +17,14 @@ from pathlib import Path
 
 import psutil
 
+from ray_app.cluster import local_environment
 from serve.local import free_port
 
 HEAD_CPUS, WORKER_CPUS = 4, 4
 _ENV = {
-    "RAY_AUTH_MODE": "disabled",
+    # A token, since these ports are open: Ray refuses to start a second node on the loopback interface.
+    **local_environment({}),
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
     "RAY_worker_niceness": "0",  # 15 by default: on a busy machine a stage would last for minutes
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",

@@ -9,4 +9,3 @@ PATHS = [str(ROOT / part) for part in ("tests/faults", "tests/ray", "tests", "pi
 
 sys.path[:0] = PATHS  # in front: pipelines have names that are common
 os.environ["PYTHONPATH"] = os.pathsep.join([*PATHS, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-os.environ["RAY_AUTH_MODE"] = "disabled"

@@ -27,6 +27,7 @@ from serve_load import copied_run
 from soak_world import Traffic, advance, slope
 from world import make_world
 
+from ray_app.cluster import local_environment
 from ray_app.ledger.release import current_release, promote, rollback
 from ray_app.storage import Storage
 from serve.local import free_port, serving
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--keep", help="a folder for what is written, and for the first run of a next time")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped then, too
+    os.environ.update(local_environment(os.environ))  # one token for the app's cluster and the jobs that join it
     folder = Path(args.keep or tempfile.mkdtemp(prefix="soak-"))
     started = time.monotonic()
     try:
@@ -100,7 +102,7 @@ def _live(folder: Path, minutes: float, seed: int) -> tuple[list[dict[str, Any]]
     options = {"autoscaling_config": None, "num_replicas": 2}
     rng, cycles = random.Random(seed), []
     with serving(str(config), [], free_port(), **options) as (url, process), Traffic(url, seed) as traffic:
-        env = {"RAY_ADDRESS": _address(process.pid), "RAY_AUTH_MODE": "disabled"}
+        env = {"RAY_ADDRESS": _address(process.pid)}
         limit = time.monotonic() + 60 * minutes
         while time.monotonic() < limit:
             began, day = time.monotonic(), len(cycles) + 1

@@ -10,10 +10,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # for pipeline_world
 
 from pipeline_world import run_stages, write_source
 
+from ray_app.cluster import local_environment, start_local
 from ray_app.config import Config, load_config
 from ray_app.manifest import Manifest
 
-os.environ["RAY_AUTH_MODE"] = "disabled"  # else Ray 2.60 writes a token file into the home directory
+os.environ.update(local_environment(os.environ))  # one token for this cluster and those of programs that tests start
 # Workers import the classes that tests define by the name of their file.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]).rstrip(
     os.pathsep
@@ -28,7 +29,7 @@ def ray_cluster():
     """A local cluster of 6 logical CPUs: with 2, operators of one Ray Data chain starve each other."""
     import ray
 
-    ray.init(address="local", num_cpus=6, include_dashboard=False, object_store_memory=300_000_000, log_to_driver=False)
+    start_local(num_cpus=6, include_dashboard=False, object_store_memory=300_000_000, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -238,7 +238,7 @@ def test_kill_9_loses_only_what_was_not_committed(store, tmp_path, vlm):
     config.write_text(yaml.safe_dump(cfg.model_dump(mode="json")))
     command = [sys.executable, "pipelines/caption.py", "--config", str(config)]
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    env |= {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    env |= {"PYTHONPATH": str(ROOT)}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **quiet)
     deadline = time.monotonic() + 120

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ray_app.cluster import Pool
+from ray_app.cluster import Pool, start_local
 from ray_app.errors import UserError
 from ray_app.ledger.ledger import Ledger
 from ray_app.ledger.stage import LedgerCounts, actor_chain, check_error_rate, run_missing
@@ -214,10 +214,7 @@ class TestOnACluster:
 
 def main(out, log, sleep_sec):
     """The job that is killed: 12 blocks of 5 rows, on actors that ask for a (logical) GPU."""
-    import ray
-
-    ray.init(
-        address="local",
+    start_local(
         num_cpus=6,
         num_gpus=1,
         include_dashboard=False,
@@ -230,9 +227,8 @@ def main(out, log, sleep_sec):
 
 def start(out, log, sleep_sec):
     """Run `main` in a process group of its own, which Ray's processes join."""
-    env = os.environ | {"RAY_AUTH_MODE": "disabled"}
     return subprocess.Popen(
-        [sys.executable, __file__, str(out), str(log), str(sleep_sec)], start_new_session=True, env=env
+        [sys.executable, __file__, str(out), str(log), str(sleep_sec)], start_new_session=True
     )
 
 

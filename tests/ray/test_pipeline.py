@@ -40,7 +40,7 @@ def kill_when(stage: str, source: Path, overrides: list[str], reached: Callable[
     command = [sys.executable, f"pipelines/{stage}.py", "--config", str(source / "config.yaml")]
     for override in overrides:
         command += ["--set", override]
-    env = os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
     env.pop("RAY_ADDRESS", None)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **quiet)
@@ -271,7 +271,7 @@ def test_a_run_killed_while_teaching_ends_with_the_same_teacher(
 
 
 def test_the_command_prints_one_json_line_last(finished: tuple[Config, dict[str, Manifest]], source: Path) -> None:
-    env = os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
     env.pop("RAY_ADDRESS", None)
     command = [sys.executable, "pipelines/evaluate.py", "--config", str(source / "config.yaml")]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240, check=True)

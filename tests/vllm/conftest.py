@@ -1,11 +1,11 @@
 """Tests with the real vllm engine, which takes most of a minute to start."""
 
 import importlib.util
-import os
 
 import pytest
 
-os.environ["RAY_AUTH_MODE"] = "disabled"  # else Ray 2.60 writes a token file into the home directory
+from ray_app.cluster import start_local
+
 
 
 def pytest_collection_modifyitems(items):
@@ -22,9 +22,7 @@ def vllm_cluster():
 
     started = not ray.is_initialized()
     if started:
-        ray.init(
-            address="local", num_cpus=6, include_dashboard=False, object_store_memory=300_000_000, log_to_driver=False
-        )
+        start_local(num_cpus=6, include_dashboard=False, object_store_memory=300_000_000, log_to_driver=False)
     yield
     if started:
         ray.shutdown()
