@@ -6,7 +6,7 @@ MINUTES ?= 10
 SEED ?= 1
 BIN := .venv/bin
 
-.PHONY: help install run experiments serve test fuzz check docs fix bench demo-models faults soak clean
+.PHONY: help install run experiments serve test fuzz check docs lock audit sbom fix bench demo-models faults soak clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -48,6 +48,23 @@ check: install  ## lint and types
 docs: install  ## the documentation as a site/ of HTML, every link of it checked
 	$(BIN)/python -m pytest tests/unit/test_docs.py
 	$(BIN)/mkdocs build --strict
+
+lock: install  ## versions and hashes of all that the image installs, from pyproject.toml
+	for device in gpu cpu; do \
+		extras='--extra serve --extra export --extra redis --extra mlflow'; \
+		[ $$device = cpu ] || extras="$$extras --extra vllm"; \
+		$(BIN)/uv pip compile --quiet --no-config --upgrade --generate-hashes --python-version 3.11 \
+			--python-platform x86_64-manylinux_2_28 --custom-compile-command 'make lock' \
+			$$extras pyproject.toml --output-file deploy/requirements-$$device.txt || exit 1; \
+	done
+
+audit: install  ## known vulnerabilities of what the image installs; says so if the index knows of none
+	$(BIN)/python .ci/audit.py deploy/requirements-gpu.txt deploy/requirements-cpu.txt
+
+sbom: install  ## what the image installs, as a CycloneDX bill of materials: sbom-gpu.json, sbom-cpu.json
+	for device in gpu cpu; do \
+		$(BIN)/cyclonedx-py requirements --output-reproducible --output-file sbom-$$device.json deploy/requirements-$$device.txt || exit 1; \
+	done
 
 fix: install  ## format and mend what the linter can
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

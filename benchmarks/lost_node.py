@@ -32,7 +32,11 @@ EPOCHS = 20
 
 
 def main() -> None:
-    os.environ |= {**local_environment(os.environ), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+    os.environ |= {
+        **local_environment(os.environ),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    }
     import ray
     from ray.cluster_utils import Cluster
 

@@ -75,14 +75,18 @@ def test_no_token_is_left_behind(cluster: tuple[str, int], home: Path) -> None:
     assert not (home / ".ray").exists()
 
 
-def test_training_opens_no_port(finished: tuple[Config, dict[str, Manifest]], source: Path, home: Path, tmp_path: Path) -> None:
+def test_training_opens_no_port(
+    finished: tuple[Config, dict[str, Manifest]], source: Path, home: Path, tmp_path: Path
+) -> None:
     """Torch's store, where workers of one training meet, knows no token."""
     shutil.copytree(finished[0].output, tmp_path / "run")
     command = [sys.executable, "pipelines/teach.py", "--config", str(source / "config.yaml")]
     command += ["--set", f"output={tmp_path / 'run'}", "--set", "teach.train.epochs=3"]
     seen: set[Listener] = set()
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment(home), start_new_session=True, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment(home), start_new_session=True, stdout=log, stderr=log
+        )
         while process.poll() is None:
             seen |= listeners(process.pid)
             time.sleep(0.1)

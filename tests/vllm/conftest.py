@@ -7,7 +7,6 @@ import pytest
 from ray_app.cluster import start_local
 
 
-
 def pytest_collection_modifyitems(items):
     if importlib.util.find_spec("vllm") is None:
         for item in items:
