@@ -46,9 +46,17 @@ SEARCH_LOG = pa.schema(
         pa.field("pin_id", pa.string()),  # null: the search showed nothing
         pa.field("position", pa.int32()),  # 1 = top; null: unknown
         pa.field("action", pa.string(), nullable=False),  # impression, click, long_click, save, hide
+        pa.field("client_id", pa.string()),  # hash of who did it (ray_app/ingest/clients.py); null: unknown
     ]
 )
 ACTIONS = ("impression", "click", "long_click", "save", "hide")
+
+PUBLIC_QUERIES = pa.schema(
+    [
+        pa.field("query", pa.string(), nullable=False),  # normalised
+        pa.field("num_clients", pa.int64(), nullable=False),  # distinct clients that searched it, `enrich.min_clients` or more
+    ]
+)
 
 HUMAN_LABELS = pa.schema(
     [

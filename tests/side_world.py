@@ -30,8 +30,8 @@ def build(folder, pins=PINS, log=LOG, boards=BOARDS, labelled=("zebra",), rows_p
     texts = {
         "pins": "pin_id,title\n" + "".join(f"{pin},{title}\n" for pin, title in pins.items()),
         "boards": "board_id,pin_id,board_title\n" + "".join(",".join(row) + "\n" for row in boards),
-        "search_log": "event_id,timestamp,query,locale,pin_id,action\n"
-        + "".join(f"e{i},2024-01-01,{query},en-US,{pin},{action}\n" for i, (query, pin, action) in enumerate(log)),
+        "search_log": "event_id,timestamp,query,locale,pin_id,action,client_id\n"
+        + "".join(f"e{i},2024-01-01,{query},en-US,{pin},{action},c{i}\n" for i, (query, pin, action) in enumerate(log)),
         "human_labels": "query,locale,pin_id,rater_id,grade\n"
         + "".join(f"{query},en-US,p1,r1,1\n" for query in labelled),
     }

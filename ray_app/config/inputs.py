@@ -1,10 +1,11 @@
 """Sections about what comes in: sources, captions, what a pin says and what behaviour says of it."""
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
-from ray_app.config.section import Fraction, PositiveInt, Section, TextField
+from ray_app.config.section import Fraction, PositiveInt, Section, TextField, in_utc, must_be_written_as_a_date
 from ray_app.locales import UNKNOWN, canonical_locale
 
 Locale = Annotated[str, AfterValidator(canonical_locale)]
@@ -79,7 +80,8 @@ class IngestLimits(Section):
     max_text_chars: PositiveInt = 20_000
     max_image_bytes: PositiveInt = 20_000_000
     max_error_rate: Fraction = 0.2
-    """Share of quarantined rows of one table above which the job fails, after writing its counts."""
+    """Share of quarantined rows of one table above which the job fails, after writing its counts. Of a UBI log: of its lines,
+    each of which counts by the share of its rows that are bad."""
 
 
 class IngestConfig(Section):
@@ -89,12 +91,22 @@ class IngestConfig(Section):
     boards: Source | None = None
     search_log: Source | None = None
     human_labels: Source | None = None
+    client_key_env: str | None = None
+    """Name of an environment variable of the driver with a secret of at least 16 characters. With it the client ids of the
+    search log are hashed, so that nobody who lacks it can look up a visitor by id. None: a plain hash, which anyone who knows
+    an id can make. Keep the secret: with another one every visitor is a new client, and the sources must be read again."""
+    until: datetime | None = None
+    """The present, as the search log should know it: events more than a day later are forged, or from a wrong clock, and go to
+    quarantine as `future_event`. ISO, UTC unless it says otherwise; None: the clock when ingest starts."""
     adjudicated: str | None = None
     """Filled sheets of pipelines/agreement.py (file, folder or glob), whose grades replace the raters'; None: none."""
     limits: IngestLimits = IngestLimits()
     rows_per_file: PositiveInt = 100_000
     bytes_per_part: PositiveInt = 32_000_000
     """Of a source: larger ones are put together in parts of about this size, each by its own Ray task."""
+
+    _until_is_a_date = field_validator("until", mode="before")(must_be_written_as_a_date)
+    _until_is_in_utc = field_validator("until")(in_utc)
 
 
 class ImageLimits(Section):
@@ -155,8 +167,14 @@ class EnrichConfig(Section):
     top_boards: PositiveInt = 5
     top_queries: PositiveInt = 5
     half_life_days: Annotated[float, Field(gt=0)] = 90.0
-    min_support: PositiveInt = 2
-    """Engagement events that a (query, pin) needs before the query counts as engaged."""
+    min_clients: PositiveInt = 5
+    """Distinct clients that must have engaged with a pin for a query before the query becomes part of its text, and that must
+    have searched a query before the start page shows it to others. Each of them counts once, by their strongest event. Whoever
+    controls that many clients writes into pins; below 5, a few visitors' searches become everybody's (docs/security.md)."""
+    count_events_without_client: bool = False
+    """Take each event of an unknown client for one of a client of its own. False: they support nothing, as nobody knows whether
+    a thousand of them are one visitor. True is for logs without client ids that nobody can write to, and gives up privacy:
+    one visitor's searches can be shown to others."""
     action_weights: dict[Literal["click", "long_click", "save"], float] = {"click": 1.0, "long_click": 2.0, "save": 3.0}
 
 
@@ -173,14 +191,14 @@ class EngagementConfig(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Of the towers; what is learned of one pin alone moves ten times as fast, being seen rarely."""
     temperature: Annotated[float, Field(gt=0)] = 0.1
-    min_events: PositiveInt = 1
-    """Engagement events that a (query, pin) needs to be trained on."""
+    min_clients: PositiveInt = 1
+    """Distinct clients that must have engaged with a pin for a query before the pair is trained on."""
     id_dropout: Fraction = 0.5
     """Share of the times that a pin is shown without what was learned of it alone, so that texts are learned too."""
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the queries that are not trained on, and measured."""
     prior_impressions: Annotated[float, Field(gt=0)] = 20.0
-    """Weight of the whole log's rates in a pin's rates, in impressions."""
+    """Weight of the whole log's rates in a pin's rates, in clients who were shown it."""
 
 
 class GraphConfig(Section):

@@ -1,11 +1,11 @@
 """Sections about models: training, sampling, labels, student, embeddings."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ray_app.config.section import Fraction, PositiveInt, Section, TextField
+from ray_app.config.section import Fraction, PositiveInt, Section, TextField, in_utc, must_be_written_as_a_date
 
 EncoderPooling = Literal["cls", "mean", "last"]
 
@@ -190,19 +190,8 @@ class SampleConfig(Section):
     trending_boost: Annotated[float, Field(ge=1)] = 1.0
     """How much more retrieved pairs a trending query gets, one that is searched far more in the window than before it."""
 
-    @field_validator("since", "until", mode="before")
-    @classmethod
-    def _is_written_as_a_date(cls, value: Any) -> Any:
-        if value is not None and (isinstance(value, int | float) or "-" not in str(value)):
-            raise ValueError(f"write a date such as 2024-01-31, not {value!r}")  # 20240131 would be seconds since 1970
-        return value
-
-    @field_validator("since", "until")
-    @classmethod
-    def _is_in_utc(cls, value: datetime | None) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    _is_written_as_a_date = field_validator("since", "until", mode="before")(must_be_written_as_a_date)
+    _is_in_utc = field_validator("since", "until")(in_utc)
 
     @model_validator(mode="after")
     def _window_is_one(self) -> "SampleConfig":

@@ -88,6 +88,7 @@ class Draw(IntEnum):
     SAVE = 50
     HIDE = 51
     DELAY = 52
+    CLIENT = 53
     BOARD = 60
     BOARD_TEXT = 61
     BOARD_SAVES = 62

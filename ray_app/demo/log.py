@@ -30,6 +30,7 @@ PLACE_WEIGHT = 0.3  # log-weight per grade in the order on the page
 SEARCH_NOISE = 0.3  # of the choice, from search to search
 STRAY_SHARE = {CATEGORY: 0.1, ANY: 0.06}  # of the candidates of that kind, in each search
 EMPTY_SHARE = 0.003  # searches that show nothing
+SEARCHES_PER_CLIENT = 2.0  # in the month; guessed: most visitors of a site come once or twice
 _DRAWN = {"same": 95, "siblings": 16, "category": 16, "any_pin": 16}
 
 # People. ETA near what published click models find; the others are guesses, of the shape that all of them report.
@@ -78,9 +79,16 @@ def _searches(cfg: DemoConfig, search: Codes) -> pa.Table:
             "pin_id": pa.array([None if e else pin_id(n) for e, n in zip(nothing, pins[row, position], strict=True)]),
             "position": pa.array(position + 1, pa.int32(), mask=nothing),
             "action": [ACTIONS[a] for a in action],
+            "client_id": [f"c{number:08d}" for number in _clients(cfg, search)[row]],
         },
         SEARCH_LOG,
     )
+
+
+def _clients(cfg: DemoConfig, search: Codes) -> Codes:
+    """Who made each search; (num_searches,)."""
+    num = max(1, round(num_searches(cfg) / SEARCHES_PER_CLIENT))
+    return (numbers(cfg.seed, Draw.CLIENT, search) * num).astype(np.int64)
 
 
 def _first_pages(cfg: DemoConfig, search: Codes, queries: Queries, query_of: Codes) -> tuple[Codes, Codes]:

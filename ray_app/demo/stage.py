@@ -23,7 +23,7 @@ from ray_app.storage import Storage, StoredFile
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 WORLD = "world"
 IMAGES = f"{WORLD}/images"
 _USER_ERROR = "user_error"

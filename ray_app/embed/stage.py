@@ -149,6 +149,9 @@ def release_sources(cfg: Config, store: Storage, student: Output, pin_texts: Out
     label = read_manifest(store, "label")
     if label is not None and "soft_labels" in label.outputs:
         needed.append(label.outputs["soft_labels"])
+    sample = read_manifest(store, "sample")
+    if sample is not None and "public_queries" in sample.outputs:
+        needed.append(sample.outputs["public_queries"])
     return {output.name: output for output in needed}
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ray_app.config import EngagementConfig, EnrichConfig
+from ray_app.enrich.clients import client_of
 from ray_app.enrich.engaged_queries import allowed_queries
 from ray_app.ledger.content_key import content_key
 from ray_app.text import normalise_query, query_group
@@ -27,8 +28,10 @@ class Pairs(NamedTuple):
     held_out: np.ndarray  # bool: measured, not trained on; the same for all pairs of a query and its near duplicates
 
 
-def allowed_events(search_log: pa.Table, excluded_queries: Collection[str], pin_ids: Sequence[str]) -> pd.DataFrame:
-    """Rows of the log about known pins, but for queries under evaluation and their near duplicates (`query_group`).
+def allowed_events(
+    search_log: pa.Table, excluded_queries: Collection[str], pin_ids: Sequence[str], actions: EnrichConfig
+) -> pd.DataFrame:
+    """Rows of the log of known clients about known pins, but for queries under evaluation and their near duplicates (`query_group`).
 
     Whatever is learned from the others would carry the answer to those queries.
 
@@ -36,23 +39,32 @@ def allowed_events(search_log: pa.Table, excluded_queries: Collection[str], pin_
         search_log: SEARCH_LOG.
         excluded_queries: All human-labelled queries.
         pin_ids: The catalogue.
+        actions: Who is a client.
 
     Returns:
-        Columns query (normalised), pin (row of the catalogue), action.
+        Columns query (normalised), pin (row of the catalogue), action, client: each combination once, since one client makes
+        as many events as it likes. In the order of the log.
     """
     frame = search_log.select(["query", "pin_id", "action"]).to_pandas()
+    frame["client"] = client_of(search_log, actions).to_pandas()
+    frame = frame[frame["client"].notna()]
     frame["pin"] = pd.Index(pin_ids).get_indexer(frame["pin_id"])
     frame = frame[frame["pin"] >= 0]
     normalised = {query: normalise_query(query) for query in frame["query"].unique()}
     frame["query"] = frame["query"].map(normalised)
     allowed = allowed_queries(set(normalised.values()), excluded_queries)
-    return frame.loc[frame["query"].isin(allowed), ["query", "pin", "action"]]
+    return frame.loc[frame["query"].isin(allowed), ["query", "pin", "action", "client"]].drop_duplicates()
+
+
+def once_per_client(events: pd.DataFrame) -> pd.DataFrame:
+    """`allowed_events` with each client's action on a pin once, whatever the queries, for `engagement_rates`."""
+    return events.drop_duplicates(["pin", "action", "client"])
 
 
 def engaged_pairs(
     events: pd.DataFrame, pin_ids: Sequence[str], actions: EnrichConfig, cfg: EngagementConfig, seed: int
 ) -> Pairs:
-    """Pairs with at least `min_events` engaged events. Each weighs log(1 + sum of its events' action weights).
+    """Pairs that at least `min_clients` clients engaged with. Each weighs log(1 + sum over clients of their heaviest action).
 
     The logarithm is a guess: it keeps a few very frequent queries from being all that is learned.
     """
@@ -61,13 +73,12 @@ def engaged_pairs(
     if events.empty:
         none = np.zeros(0, np.int64)
         return Pairs([], [], none, none, none.astype(np.float32), none.astype(bool))
-    counts = pd.crosstab([events["query"], events["pin"]], events["action"]).reindex(
-        columns=sorted(weight_of), fill_value=0
-    )
-    counts = counts[counts.sum(axis=1) >= cfg.min_events].sort_index()
-    total = counts.to_numpy(np.float64) @ np.array([weight_of[action] for action in counts.columns], np.float64)
-    query, queries = pd.factorize(counts.index.get_level_values("query"), sort=True)
-    pin, pins = pd.factorize(counts.index.get_level_values("pin"), sort=True)
+    by_client = events.assign(weight=events["action"].map(weight_of)).groupby(["query", "pin", "client"])["weight"].max()
+    sums = by_client.groupby(["query", "pin"]).agg(["sum", "size"])  # grouping sorts
+    sums = sums[sums["size"] >= cfg.min_clients]
+    total = sums["sum"].to_numpy(np.float64)
+    query, queries = pd.factorize(sums.index.get_level_values("query"), sort=True)
+    pin, pins = pd.factorize(sums.index.get_level_values("pin"), sort=True)
     bound = f"{int(cfg.held_out_share * 16**8):08x}"
     held_out = np.array([content_key(f"held out {seed}", query_group(q))[:8] < bound for q in queries], bool)
     return Pairs(

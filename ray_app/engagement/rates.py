@@ -1,4 +1,4 @@
-"""How often people did what with a pin that was shown to them."""
+"""How many of the clients that a pin was shown to did what with it."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ def engagement_rates(events: pd.DataFrame, num_pins: int, prior_impressions: flo
     A log without impressions, or with some missing, counts a pin as shown as often as its most frequent action.
 
     Args:
-        events: Columns pin (row) and action; see `allowed_events`.
+        events: Columns pin (row) and action; see `once_per_client`, without which one client makes any rate.
         num_pins: Of the catalogue.
         prior_impressions: Strength of the prior.
 

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import ray
 
 from ray_app.config import Config, EngagementConfig
-from ray_app.engagement.events import Pairs, allowed_events, engaged_pairs
+from ray_app.engagement.events import Pairs, allowed_events, engaged_pairs, once_per_client
 from ray_app.engagement.rates import RATE_NAMES, engagement_rates
 from ray_app.engagement.two_tower import TwoTower, train
 from ray_app.errors import UserError
@@ -21,7 +21,7 @@ from ray_app.training.examples import matrix_of
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 
 
 @ray.remote(num_cpus=1)
@@ -67,9 +67,11 @@ def run(cfg: Config, store: Storage) -> Manifest:
         return keep_model(run, finished, "engagement_model", _counts(table))
 
     excluded = held_out.queries | set(pc.unique(read_output(store, labels, ["query"])["query"]).to_pylist())
-    past = held_out.past(read_output(store, log, ["query", "pin_id", "action", "timestamp"]))
-    events = allowed_events(past, excluded, pin_ids.to_pylist())
-    rates, shown = engagement_rates(events, len(pin_ids), cfg.engagement.prior_impressions)
+    past = held_out.past(read_output(store, log, ["event_id", "query", "pin_id", "action", "timestamp", "client_id"]))
+    events = allowed_events(past, excluded, pin_ids.to_pylist(), cfg.enrich)
+    if len(events) == 0 and past.num_rows:
+        logger.warning("engagement: no event of the search log is of a known client and pin, so no pin has rates")
+    rates, shown = engagement_rates(once_per_client(events), len(pin_ids), cfg.engagement.prior_impressions)
     pairs = engaged_pairs(events, pin_ids.to_pylist(), cfg.enrich, cfg.engagement, cfg.seed)
     if len(pairs.query) == 0:
         logger.warning("engagement: the search log has no engaged pair to learn from, so no pin gets a vector")

@@ -25,7 +25,7 @@ from ray_app.schemas import BOARDS, CAPTIONS, SEARCH_LOG
 from ray_app.storage import Storage, StoredFile
 from ray_app.text import TEXT_VERSION
 
-VERSION = 1
+VERSION = 2
 _SCHEMAS = {"pins": PIN_COLUMNS, "boards": BOARDS, "search_log": SEARCH_LOG, "captions": CAPTIONS}
 _JOINED = {"boards": TITLED_SAVES}  # what of a table meets, if not its rows as they are
 

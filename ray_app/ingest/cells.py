@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ray_app.config import IngestLimits
 from ray_app.ingest import rows
+from ray_app.ingest.clients import hash_client
 from ray_app.locales import UNKNOWN, canonical_locale
 from ray_app.schemas import ACTIONS, NUM_GRADES
 
@@ -32,7 +33,13 @@ class CellError(Exception):
         super().__init__(f"{code}: {detail}")
 
 
-def cell_check(column: pa.Field, limits: IngestLimits, grade_map: dict[int, int] | None) -> Check:
+def cell_check(
+    column: pa.Field,
+    limits: IngestLimits,
+    grade_map: dict[int, int] | None,
+    client_key: bytes = b"",
+    latest_ms: int | None = None,
+) -> Check:
     """The check of one column of a source table.
 
     Args:
@@ -40,6 +47,8 @@ def cell_check(column: pa.Field, limits: IngestLimits, grade_map: dict[int, int]
             UNKNOWN then.
         limits: Longest ids, queries and texts, in characters.
         grade_map: Their grade -> ours; None: grades are 1..5 already.
+        client_key: Of the hashes of client ids; empty: without one.
+        latest_ms: Milliseconds since 1970 after which nothing can have happened yet; None: any time may be.
     """
     name = column.name
     if name == "locale":
@@ -51,11 +60,13 @@ def cell_check(column: pa.Field, limits: IngestLimits, grade_map: dict[int, int]
     elif name == "action":
         check = _action
     elif pa.types.is_timestamp(column.type):
-        check = _timestamp(name)
+        check = _timestamp(name, latest_ms)
     elif pa.types.is_fixed_size_list(column.type):
         check = _vector(name, column.type.list_size)
     elif pa.types.is_binary(column.type):
         check = _bytes(name, limits.max_image_bytes)
+    elif name == "client_id":
+        check = _client(limits.max_id_chars, client_key)
     elif name in _IDS:
         check = _identifier(name, limits.max_id_chars)
     else:
@@ -120,6 +131,17 @@ def _identifier(name: str, max_chars: int) -> Check:
     return checked
 
 
+def _client(max_chars: int, key: bytes) -> Check:
+    """The hash of a client's id; absent and blank are null."""
+    identifier = _identifier("client_id", max_chars)
+
+    def checked(value: Any) -> str | None:
+        client_id = identifier(value)
+        return None if client_id is None else hash_client(client_id, key)
+
+    return checked
+
+
 def _locale(max_chars: int, unknown: str | None) -> Check:
     """A locale in its canonical form; absent, blank and UNKNOWN become `unknown`."""
     text = _text("locale", max_chars)
@@ -164,7 +186,7 @@ def _action(value: Any) -> str | None:
     raise CellError(rows.UNKNOWN_ACTION, f"{str(value)[:80]!r} is none of {', '.join(ACTIONS)}")
 
 
-def _timestamp(name: str) -> Check:
+def _timestamp(name: str, latest_ms: int | None) -> Check:
     """Milliseconds since 1970 (UTC) of a datetime, an ISO 8601 text (UTC if it names no zone) or an epoch number."""
 
     def checked(value: Any) -> int | None:
@@ -176,6 +198,9 @@ def _timestamp(name: str) -> Check:
             raise CellError(rows.BAD_TIMESTAMP, f"{name} {str(value)[:80]!r} is no time") from None
         if not _FIRST_MS <= number < _LAST_MS:
             raise CellError(rows.BAD_TIMESTAMP, f"{name} {str(value)[:80]!r} is not between 1900 and 2200")
+        if latest_ms is not None and number > latest_ms:
+            latest = datetime.fromtimestamp(latest_ms / 1000, UTC).isoformat(timespec="seconds")
+            raise CellError(rows.FUTURE_EVENT, f"{name} {str(value)[:80]!r} is later than {latest}, a day from now")
         return number
 
     return checked

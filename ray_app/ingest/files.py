@@ -82,16 +82,19 @@ class SourceFile:
             else:
                 yield raw
 
-    def lines(self) -> Iterator[tuple[int, bytes]]:
+    def lines(self, max_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes]]:
         """Numbered lines (0-based, blank ones left out) of the plain content.
 
-        A line is cut at `MAX_LINE_BYTES`, so that a file without line ends cannot fill the memory: its pieces fail to
-        decode, one by one.
+        Of a longer line the first `max_bytes` + 1 bytes are given, which tells it apart, and the rest is skipped: it fills no
+        memory, and is one line still.
         """
         with self.open_plain() as plain:
             reader = io.BufferedReader(cast("io.RawIOBase", plain), 1 << 20)
             number = 0
-            while line := reader.readline(MAX_LINE_BYTES):
+            while line := reader.readline(max_bytes + 1):
+                rest = line
+                while len(rest) > max_bytes and not rest.endswith(b"\n"):
+                    rest = reader.readline(max_bytes + 1)
                 if not line.isspace():
                     yield number, line
                 number += 1

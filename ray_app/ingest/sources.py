@@ -1,7 +1,8 @@
 """From a configured source to checked rows: which adapter reads what, one file at a time, and which rows must meet."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +13,16 @@ from ray_app.config import ChorusSource, Config, Source, TableSource, UbiSource
 from ray_app.errors import UserError
 from ray_app.exchange import part_of
 from ray_app.ingest import chorus
+from ray_app.ingest.clients import client_key
 from ray_app.ingest.files import SourceFile, find_files
 from ray_app.ingest.rows import RawBatch
 from ray_app.ingest.sheets import SHEET, first_grades, is_grading_sheet
 from ray_app.ingest.table import read_table_file
 from ray_app.ingest.ubi import join_ubi, read_ubi_file
 from ray_app.ingest.validate import TableRules, check_batch, table_rules
+
+
+FUTURE = timedelta(days=1)  # that an event may be ahead of the present: clocks and time zones are often wrong by hours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +94,16 @@ class SourceTable:
         return UbiSource(path=source.path, locale=source.locale)
 
 
-def open_source(cfg: Config, table: str) -> SourceTable | None:
+def open_source(cfg: Config, table: str, now: datetime | None = None) -> SourceTable | None:
     """Find the files of one of `ingest.pins`, `boards`, `search_log`, `human_labels`; None: not configured.
 
+    Args:
+        cfg: The run's.
+        table: Its name.
+        now: The present, for the search log: events more than `FUTURE` later are refused. None: of the config or the clock.
+
     Raises:
-        UserError: there are no files, or the adapter cannot give such a table.
+        UserError: there are no files, the adapter cannot give such a table, or the log's clients have no key.
     """
     source: Source | None = getattr(cfg.ingest, table)
     if source is None:
@@ -102,7 +112,15 @@ def open_source(cfg: Config, table: str) -> SourceTable | None:
     files, eans = _find(cfg, table, source, key)
     grade_map = None if isinstance(source, UbiSource) else source.grade_map
     rules = table_rules(table, cfg.ingest.limits, grade_map, cfg.features.named_vectors)
+    if table == "search_log":
+        latest = (now or present(cfg)) + FUTURE
+        rules = replace(rules, client_key=client_key(cfg.ingest), latest_ms=round(latest.timestamp() * 1000))
     return SourceTable(table=table, source=source, files=files, rules=rules, ean_files=eans)
+
+
+def present(cfg: Config) -> datetime:
+    """`ingest.until`, or else the clock."""
+    return cfg.ingest.until or datetime.now(UTC)
 
 
 def read_source(opened: SourceTable) -> tuple[list[pa.Table], int]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ray_app.config import Config, section_hash
 from ray_app.errors import UserError
 from ray_app.exchange import cut, exchange, parts_for
+from ray_app.ingest.clients import client_key, hash_client
 from ray_app.ingest.files import SourceFile
 from ray_app.ingest.rows import REPLACED, quarantine_table
 from ray_app.ingest.sheets import SHEET, read_sheet, refuse_replaced, refuse_unlabelled
@@ -20,6 +21,7 @@ from ray_app.ingest.sources import (
     open_adjudicated,
     open_human_labels,
     open_source,
+    present,
     read_human_labels,
     read_source,
 )
@@ -29,7 +31,7 @@ from ray_app.storage import Storage, StoredFile
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 FAILED = "manifests/ingest.failed.json"  # counts and reasons of the last run, if it failed
 
 
@@ -38,21 +40,23 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
     Of N files each is read by its own Ray task. Rows of different files are compared in parts of `bytes_per_part` of the
     source, cut by a hash of the key, each in a task that writes its own files; a source of one part is put together here.
-    An absent source is an empty table. Rows of adjudicated sheets take the place of the raters' rows of their pairs, which go to
+    An absent source is an empty table. Events of the search log from more than a day after the present (`ingest.until`, or the
+    clock) are refused; `info.present` says when that was. Rows of adjudicated sheets take the place of the raters' rows of their pairs, which go to
     quarantine as `replaced`; rows of a sheet that nobody has filled in yet are counted as ignored.
 
     Raises:
         UserError: a source is missing or corrupt, there are no pins, or more than `ingest.limits.max_error_rate` of a
             table's rows are bad. In the last case the counts and the quarantine table are written before.
     """
-    opened = {table: open_source(cfg, table) for table in TABLES}
+    now = present(cfg)
+    opened = {table: open_source(cfg, table, now) for table in TABLES}
     sheets = open_adjudicated(cfg)
     stage = StageRun(
         "ingest",
         cfg,
         store,
         version=VERSION,
-        settings=[cfg.ingest, cfg.features.named_vectors],
+        settings=[cfg.ingest, cfg.features.named_vectors, _key_check(cfg)],
         inputs=[_identify(source) for source in (*opened.values(), sheets) if source],
     )
     if (finished := stage.finished) is not None:
@@ -71,7 +75,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     reasons = {table: _reasons(found.quarantine) for table, found in settled.items()}
     written = stage.write_table("quarantine", pa.concat_tables(found.quarantine for found in settled.values()))
     try:
-        _refuse_bad_sources(cfg, store, counts, reasons, written)
+        _refuse_bad_sources(cfg, store, counts, settled, written)
     except UserError as error:
         failure = {"error": str(error), "counts": counts, "reasons": reasons, "quarantine": written.files}
         store.write_json(FAILED, failure)
@@ -87,7 +91,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
             stage.add_output(table, stage.table_folder(table), found.files, rows=found.num_rows)
     store.delete(FAILED)
     parts = {table: found.num_parts for table, found in settled.items()}
-    return stage.finish(counts, info={"reasons": reasons, "parts": parts})
+    _warn_of_unknown_clients(cfg, counts)
+    return stage.finish(counts, info={"reasons": reasons, "parts": parts, "present": now.isoformat()})
 
 
 def load_human_labels(
@@ -122,6 +127,8 @@ class _Settled:
     files: list[StoredFile] = field(default_factory=list)
     pin_hashes: NDArray[np.uint64]  # of pins; of other tables empty
     num_parts: int = 1
+    lines: tuple[int, float] | None = None  # of a log of documents: how many, and the sum of their shares of bad rows
+    num_unknown_clients: int = 0  # of the search log: rows
 
     @property
     def whole(self) -> pa.Table:
@@ -150,6 +157,8 @@ def _ingest(stage: StageRun, table: str, source: SourceTable | None, pin_ids: Pi
         pin_ids, pin_id_of = shared
         checked, ignored = reader.check(read, pin_id_of)
         found = _settled(settle(checked, reader.rules, pin_ids), ignored, table)
+        if reader.is_log_of_documents:
+            found.lines = _count_lines(checked, found.quarantine)
         if parts > 1:
             found.files, found.table = write_part(store, folder, number, found.whole, rows_per_file), None
         return found
@@ -163,7 +172,24 @@ def _ingest(stage: StageRun, table: str, source: SourceTable | None, pin_ids: Pi
 def _settled(found: Sequence[pa.Table], ignored: int, table: str) -> _Settled:
     valid, quarantine = found
     hashes = hash_pin_ids(valid["pin_id"]) if table == "pins" else np.zeros(0, np.uint64)
-    return _Settled(num_rows=valid.num_rows, quarantine=quarantine, ignored=ignored, table=valid, pin_hashes=hashes)
+    return _Settled(
+        num_rows=valid.num_rows, quarantine=quarantine, ignored=ignored, table=valid, pin_hashes=hashes,
+        num_unknown_clients=valid["client_id"].null_count if table == "search_log" else 0,
+    )  # fmt: skip
+
+
+def _count_lines(checked: Sequence[pa.Table], quarantine: pa.Table) -> tuple[int, float]:
+    """Lines that became rows, and the sum over them of the share of their rows that are in quarantine.
+
+    One line of a log becomes a row per object that it shows. Counted by rows, one forged line would outvote a thousand others.
+    """
+    place = pa.schema([("source", pa.string()), ("row", pa.int64())])
+    rows = [pa.table([some["_source"], some["_row"]], place) for some in checked]
+    lines = pa.concat_tables([place.empty_table(), *rows]).group_by(place.names).aggregate([([], "count_all")])
+    bad = quarantine.select(place.names).cast(place).group_by(place.names).aggregate([([], "count_all")])
+    both = bad.join(lines, place.names, right_suffix="_in_line", join_type="inner")
+    shares = both["count_all"].to_numpy() / both["count_all_in_line"].to_numpy()
+    return lines.num_rows, float(np.sort(shares).sum())
 
 
 def _together(parts: Sequence[_Settled]) -> _Settled:
@@ -176,7 +202,13 @@ def _together(parts: Sequence[_Settled]) -> _Settled:
         files=[file for part in parts for file in part.files],
         pin_hashes=np.concatenate([part.pin_hashes for part in parts]),
         num_parts=len(parts),
+        lines=_sum_lines([part.lines for part in parts if part.lines is not None]),
+        num_unknown_clients=sum(part.num_unknown_clients for part in parts),
     )
+
+
+def _sum_lines(parts: Sequence[tuple[int, float]]) -> tuple[int, float] | None:
+    return (sum(num for num, _ in parts), sum(bad for _, bad in parts)) if parts else None
 
 
 def _adjudicate(raters: SourceTable, sheets: SourceTable, pin_ids: PinIds) -> dict[str, _Settled]:
@@ -200,23 +232,27 @@ def _counts(settled: Mapping[str, _Settled]) -> dict[str, int]:
         counts[f"{table}_quarantined"] = num_bad
         if table in ("search_log", SHEET):  # lines that are no rows of it: page views, pairs that nobody decided yet
             counts[f"{table}_ignored"] = found.ignored
+        if table == "search_log":
+            counts["search_log_unknown_clients"] = found.num_unknown_clients
     for total in ("in", "out", "quarantined"):
         counts[f"rows_{total}"] = sum(counts[f"{table}_{total}"] for table in settled)
     return counts
 
 
 def _refuse_bad_sources(
-    cfg: Config, store: Storage, counts: dict[str, int], reasons: dict[str, dict[str, int]], quarantine: Output
+    cfg: Config, store: Storage, counts: dict[str, int], settled: Mapping[str, _Settled], quarantine: Output
 ) -> None:
     limit = cfg.ingest.limits.max_error_rate
     where = f"{store.shown}/{quarantine.files[0]}"
-    for table, by_reason in reasons.items():
-        faults = {code: times for code, times in by_reason.items() if code != REPLACED}
-        num_rows, num_bad = counts[f"{table}_in"], sum(faults.values())
-        if num_bad > limit * num_rows:
+    for table, found in settled.items():
+        faults = {code: times for code, times in _reasons(found.quarantine).items() if code != REPLACED}
+        what, (num, num_bad) = "rows", (counts[f"{table}_in"], sum(faults.values()))
+        if found.lines is not None:
+            what, (num, num_bad) = "lines", (found.lines[0], found.lines[1])
+        if num_bad > limit * num:
             common, times = max(faults.items(), key=lambda item: (item[1], item[0]))
             raise UserError(
-                f"ingest.{table}: {num_bad:,} of {num_rows:,} rows are bad, more than ingest.limits.max_error_rate "
+                f"ingest.{table}: {num_bad:,.0f} of {num:,} {what} are bad, more than ingest.limits.max_error_rate "
                 f"({limit:g}) allows; most often {common} ({times:,}); the rows and reasons are in {where}"
             )
     if not counts["pins_out"]:
@@ -228,6 +264,24 @@ def _reasons(quarantine: pa.Table) -> dict[str, int]:
     """Rows by reason code."""
     codes = (reason.partition(":")[0] for reason in quarantine["reason"].to_pylist())
     return dict(sorted(Counter(codes).items()))
+
+
+def _warn_of_unknown_clients(cfg: Config, counts: Mapping[str, int]) -> None:
+    """Say once, early, why no query will count as engaged."""
+    num_rows, unknown = counts["search_log_out"], counts["search_log_unknown_clients"]
+    if unknown and not cfg.enrich.count_events_without_client:
+        logger.warning(
+            "ingest: %d of %d rows of the search log do not say whose they are (client_id), so they support no engaged query, rate "
+            "or example; map client_id in ingest.search_log.columns, or see enrich.count_events_without_client",
+            unknown,
+            num_rows,
+        )
+
+
+def _key_check(cfg: Config) -> str | None:
+    """Tells keys apart without telling a key: with another one all hashes are others."""
+    key = client_key(cfg.ingest) if cfg.ingest.search_log else b""
+    return hash_client("key check", key) if key else None
 
 
 def _identify(source: SourceTable) -> Output:

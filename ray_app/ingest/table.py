@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from ray_app.config import TableSource
 from ray_app.errors import UserError
 from ray_app.ingest import rows
-from ray_app.ingest.files import SourceFile
+from ray_app.ingest.files import MAX_LINE_BYTES, SourceFile
 from ray_app.ingest.rows import BrokenRow, RawBatch, printable_bytes, rows_to_columns
 from ray_app.ingest.validate import TableRules
 from ray_app.locales import UNKNOWN
@@ -183,8 +183,10 @@ def _jsonl_batch(
     return RawBatch(source=file.name, rows=[number for number, _ in good], columns=columns, broken=broken)
 
 
-def parse_json_object(line: bytes) -> dict[str, Any] | str:
-    """The JSON object of a line, or the reason why it is none."""
+def parse_json_object(line: bytes, max_bytes: int = MAX_LINE_BYTES) -> dict[str, Any] | str:
+    """The JSON object of a line of `SourceFile.lines(max_bytes)`, or the reason why it is none."""
+    if len(line) > max_bytes:
+        return f"{rows.TOO_LONG}: the line has more than {max_bytes:,} bytes"
     try:
         try:
             value = json.loads(line)

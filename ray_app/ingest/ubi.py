@@ -36,7 +36,9 @@ UBI_RECORDS = pa.schema(
 )
 
 _SHOWN_FIELDS = ("query_response_object_ids", "query_response_objects_ids", "query_response_hit_ids")  # by version
-_LOG_COLUMNS = ("event_id", "timestamp", "query", "locale", "pin_id", "position", "action")
+_LOG_COLUMNS = ("event_id", "timestamp", "query", "locale", "pin_id", "position", "action", "client_id")
+MAX_SHOWN = 1_000  # objects of one query, each of which becomes a row; guessed: no page shows as many
+MAX_LINE_BYTES = 1_000_000  # guessed: of a document with MAX_SHOWN ids of 256 characters, and its query
 _ID_RECIPE = "ubi-event-1"
 
 
@@ -48,9 +50,10 @@ def read_ubi_file(file: SourceFile, source: UbiSource) -> pa.Table:
     """
     records: list[dict[str, Any]] = []
     ignored = 0
-    for number, line in file.lines():
+    for number, line in file.lines(MAX_LINE_BYTES):
         tag, tab, rest = line.partition(b"\t")
-        document = parse_json_object(rest if tab and tag.startswith(b"ubi_") else line)
+        is_tagged = bool(tab) and tag.startswith(b"ubi_") and len(line) <= MAX_LINE_BYTES
+        document = parse_json_object(rest if is_tagged else line, MAX_LINE_BYTES)
         if isinstance(document, str):  # why it is none; a text in the log itself must not pass for a reason
             found: tuple[str, dict[str, Any]] | None = ("broken", {"reason": document})
         else:
@@ -125,7 +128,9 @@ def _digest(document: Any, source: UbiSource) -> tuple[str, dict[str, Any]] | No
     shown = next((document[name] for name in _SHOWN_FIELDS if document.get(name) is not None), None) or []
     if not isinstance(shown, list):
         return "broken", {"reason": f"{rows.WRONG_TYPE}: the objects shown are not a list"}
-    names = ("query_id", "user_query", "timestamp")
+    if len(shown) > MAX_SHOWN:
+        return "broken", {"reason": f"{rows.TOO_LONG}: {len(shown):,} objects shown, at most {MAX_SHOWN:,} are allowed"}
+    names = ("query_id", "client_id", "user_query", "timestamp")
     return "query", {**{name: document.get(name) for name in names}, "shown": shown}
 
 
@@ -158,6 +163,7 @@ def _impressions(query: dict[str, Any], place: str, pin_id_of: Mapping[str, str]
             "pin_id": _translate(object_id, pin_id_of),
             "position": position if object_id is not None else None,
             "action": "impression",
+            "client_id": query["client_id"],
         }
 
 
@@ -177,6 +183,7 @@ def _engagement(
         "pin_id": _translate(object_id, pin_id_of),
         "position": shown.index(object_id) + 1 if object_id in shown else event["position"],
         "action": event["action"],
+        "client_id": query.get("client_id") if event["client_id"] is None else event["client_id"],
     }
 
 

@@ -5,7 +5,7 @@ Two steps, so that files can be checked anywhere and compared where they meet: `
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class TableRules:
     schema: pa.Schema
     limits: IngestLimits
     grade_map: dict[int, int] | None = None
+    client_key: bytes = field(default=b"", repr=False)  # of the search log: what client ids are hashed with
+    latest_ms: int | None = None  # of the search log: later events have not happened; None: not checked
 
     @property
     def key(self) -> list[str]:
@@ -93,7 +95,7 @@ def check_batch(batch: RawBatch, rules: TableRules) -> pa.Table:
     bad = [i for i, reason in enumerate(reasons) if reason is not None]
     content: list[str | None] = [None] * num_rows
     for i in bad:
-        content[i] = content_of({name: values[i] for name, values in batch.columns.items()})
+        content[i] = content_of({name: values[i] for name, values in batch.columns.items() if name != "client_id"})
     if broken:
         nulls = [pa.nulls(len(broken), array.type) for array in arrays]
         arrays = [pa.concat_arrays(pair) for pair in zip(arrays, nulls, strict=True)]
@@ -177,7 +179,8 @@ def _check_column(
         return clean_vectors
     if isinstance(values, pa.Array):
         values = values.to_pylist()
-    check = cell_check(column, rules.limits, rules.grade_map)
+    latest_ms = rules.latest_ms if column.name == "timestamp" else None
+    check = cell_check(column, rules.limits, rules.grade_map, rules.client_key, latest_ms)
     clean: list[Any] = []
     for i, value in enumerate(values):
         try:

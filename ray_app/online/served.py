@@ -108,7 +108,8 @@ class Served:
         find, cfg = Sources(release), config_of(release).model_copy(update={"serve": serve})
         student = find("distill", "student")
         labels = release.sources.get("soft_labels")
-        teacher = TeacherScores.load(store, labels) if labels else TeacherScores.none()
+        public = release.sources.get("public_queries")
+        teacher = TeacherScores.load(store, labels, public) if labels else TeacherScores.none()
         by_pins = sorted(facts.locales.items(), key=lambda pair: (-pair[1], pair[0] or ""))
         locales = [locale for locale, _ in by_pins if locale]
         return cls(

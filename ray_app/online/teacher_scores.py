@@ -27,7 +27,7 @@ class TeacherScores:
     Args:
         keys: (n,) uint64, sorted hashes of (query, locale, pin id).
         values: (n,) float16.
-        queries: Frequent queries of the labels, to show as examples.
+        queries: Frequent queries of the labels that others may be shown, as examples.
     """
 
     keys: np.ndarray
@@ -40,8 +40,14 @@ class TeacherScores:
         return cls(np.zeros(0, np.uint64), np.zeros(0, np.float16), [])
 
     @classmethod
-    def load(cls, store: Storage, soft_labels: Output) -> "TeacherScores":
-        """Read table `soft_labels`, unless it is too large."""
+    def load(cls, store: Storage, soft_labels: Output, public: Output | None) -> "TeacherScores":
+        """Read table `soft_labels`, unless it is too large.
+
+        Args:
+            store: The run's.
+            soft_labels: Labels of pairs.
+            public: PUBLIC_QUERIES; None: it is not known which queries may be shown, so none is.
+        """
         if soft_labels.rows > MAX_PAIRS:
             logger.info("%d soft labels are too many to show the teacher's scores", soft_labels.rows)
             return cls.none()
@@ -51,7 +57,9 @@ class TeacherScores:
         keys = _keys(queries, table["locale"].to_pylist(), table["pin_id"].to_pylist())
         order = np.argsort(keys, kind="stable")
         values = expected_grade(matrix_or_zero(table["probs"])).astype(np.float16)
-        return cls(keys[order], values[order], [query for query, _ in Counter(queries).most_common(200)])
+        may_be_shown = set(read_output(store, public, ["query"])["query"].to_pylist()) if public else set()
+        frequent = Counter(query for query in queries if query in may_be_shown)
+        return cls(keys[order], values[order], [query for query, _ in frequent.most_common(200)])
 
     def score(self, query: str, locale: str, pin_id: str) -> float | None:
         """The teacher's expected grade of a pair, 1..5; None: it never read it."""

@@ -14,10 +14,11 @@ from ray_app.config import Config
 from ray_app.embed.encode import matrix_or_zero
 from ray_app.held_out import HeldOut
 from ray_app.locales import UNKNOWN
-from ray_app.manifest import Drift, Manifest, StageRun, read_output, require_output
+from ray_app.manifest import Drift, Manifest, StageRun, read_manifest, read_output, require_output
 from ray_app.sample.effective_size import describe_weights
 from ray_app.sample.pilot import Deviations, pilot_outputs, read_deviations
 from ray_app.sample.population import ENGAGED_ACTIONS
+from ray_app.sample.public_queries import public_queries
 from ray_app.sample.sample import sample_pairs
 from ray_app.sample.sources import SOURCES, Neighbours
 from ray_app.sample.trending import Trending, find_trending
@@ -30,12 +31,12 @@ from ray_app.training.examples import matrix_column
 from ray_app.zero_shot.similarity import top_neighbours
 from ray_app.zero_shot.stage import zero_shot_tower
 
-VERSION = 2
+VERSION = 3
 _MOST_TRENDING = 20  # that the manifest names
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
-    """Write `pairs`. The manifest's info has the strata, the counts by source, and notes on what could not be as asked.
+    """Write `pairs`, and `public_queries`, those of the log that others may be shown. The manifest's info has the strata, the counts by source, and notes on what could not be as asked.
 
     With a window only its events are sampled. Queries of `evaluate.human_labels` are left out like those of the test split. An earlier run's labels are inputs, that run's place is not a setting.
     """
@@ -50,7 +51,10 @@ def run(cfg: Config, store: Storage) -> Manifest:
     judged = HeldOut.of(cfg)
     run = StageRun(
         "sample", cfg, store, VERSION,
-        settings=[cfg.sample.model_copy(update={"pilot": None}), cfg.pin_text, cfg.seed, TEXT_VERSION],
+        settings=[
+            cfg.sample.model_copy(update={"pilot": None}), cfg.pin_text, cfg.seed, TEXT_VERSION,
+            cfg.enrich.min_clients, cfg.enrich.count_events_without_client,
+        ],
         inputs=[log, labels, pin_texts, splits, zero_shot_pins, zero_shot_queries, *pilot_tables, *judged.inputs],
         drift=Drift(
             pin_texts=pin_texts, inputs=("pin_texts", "zero_shot_pins"), max_share=cfg.retrain.max_changed_share
@@ -60,7 +64,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
         return finished
     log_table, pins = read_output(store, log), read_output(store, pin_texts)
     require_columns(log_table, SEARCH_LOG, "sample")
-    log_table, trending, seed, info = _daily(cfg, log_table)
+    public = public_queries(judged.past(log_table), cfg.enrich)  # of all of the past: a day has few clients
+    log_table, trending, seed, info = _daily(cfg, log_table, _present(store))
     deviations = read_deviations(pilot, pilot_tables) if pilot else None
     info |= _describe_allocation(cfg, deviations)
     pin_ids = pins["pin_id"].to_pylist()
@@ -88,6 +93,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         deviations=deviations,
     )
     run.write_table("pairs", pairs)
+    run.write_table("public_queries", public)
     by_source = {source: pc.sum(pc.equal(pairs["source"], source)).as_py() or 0 for source in SOURCES}
     info |= {
         "strata": strata,
@@ -100,12 +106,23 @@ def run(cfg: Config, store: Storage) -> Manifest:
         info["source_note"] = note
     # Sampling makes rows, it maps none: what comes in is what was drawn.
     counts = {"rows_in": pairs.num_rows, "rows_out": pairs.num_rows, "rows_quarantined": 0}
-    return run.finish(counts={**counts, "log_rows": log_table.num_rows}, info=info)
+    return run.finish(
+        counts={**counts, "log_rows": log_table.num_rows, "public_queries": public.num_rows}, info=info
+    )
 
 
-def _daily(cfg: Config, log: pa.Table) -> tuple[pa.Table, list[Trending], int, dict[str, Any]]:
+def _present(store: Storage) -> datetime:
+    """When the log was read, as ingest noted it."""
+    ingest = read_manifest(store, "ingest")
+    assert ingest is not None, "its outputs are inputs"
+    return datetime.fromisoformat(ingest.info["present"])
+
+
+def _daily(
+    cfg: Config, log: pa.Table, now: datetime
+) -> tuple[pa.Table, list[Trending], int, dict[str, Any]]:
     """The part of the log that is sampled, its trending queries, the seed, and what the manifest says about them."""
-    window = Window.of(cfg.sample, log)
+    window = Window.of(cfg.sample, log, now)
     if window is None:
         return log, [], cfg.seed, {}
     inside, before = window.split(log)

@@ -21,10 +21,16 @@ class Window:
     until: datetime | None
 
     @classmethod
-    def of(cls, cfg: SampleConfig, log: pa.Table) -> "Window | None":
+    def of(cls, cfg: SampleConfig, log: pa.Table, now: datetime) -> "Window | None":
         """The window that the config asks for; None: the whole log.
 
         The last days of a log are whole days, so that the window stands still while the newest day fills.
+
+        Args:
+            cfg: Which part of the log.
+            log: Schema SEARCH_LOG.
+            now: The present when the log was read. Ingest lets events be a day ahead of it; one such would else have the last
+                day for itself.
 
         Raises:
             UserError: the last days of an empty log.
@@ -36,7 +42,7 @@ class Window:
             newest = pc.max(log["timestamp"]).as_py()
             if newest is None:
                 raise UserError("sample.days: the search log is empty, so it has no last days; leave sample.days out")
-            until = datetime.combine(newest.astimezone(UTC), time(), UTC) + timedelta(days=1)
+            until = datetime.combine(min(newest, now).astimezone(UTC), time(), UTC) + timedelta(days=1)
         return cls(since=until - timedelta(days=cfg.days), until=until)
 
     def split(self, log: pa.Table) -> tuple[pa.Table, pa.Table]:

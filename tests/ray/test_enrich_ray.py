@@ -15,13 +15,13 @@ NUM = 40
 def write_sources(folder):
     saves = [f"b{i},p{i % NUM},{('Red Mugs', 'red mugs', 'RED mugs', 'Kitchen')[i % 7 % 4]}" for i in range(200)]
     events = [
-        f"e{i},2026-01-{1 + i % 28:02d},query {i % 3} {i % NUM % 5},en-US,{f'p{i % NUM}' if i % 9 else ''},{'click' if i % 9 else 'impression'}"
+        f"e{i},2026-01-{1 + i % 28:02d},query {i % 3} {i % NUM % 5},en-US,{f'p{i % NUM}' if i % 9 else ''},{'click' if i % 9 else 'impression'},c{i % 17}"
         for i in range(400)
     ]
     tables = {
         "pins": ["pin_id,title", *(f"p{i},thing {i}" for i in range(NUM))],
         "boards": ["board_id,pin_id,board_title", *saves],
-        "search_log": ["event_id,timestamp,query,locale,pin_id,action", *events],
+        "search_log": ["event_id,timestamp,query,locale,pin_id,action,client_id", *events],
         "human_labels": ["query,locale,pin_id,rater_id,grade", "query 1 2,en-US,p3,r,4"],
     }
     for name, lines in tables.items():
@@ -32,7 +32,7 @@ def write_sources(folder):
 def run(folder, name, **ingest_settings):
     cfg = Config.model_validate(
         {
-            "output": str(folder / name), "ingest": write_sources(folder) | ingest_settings, "enrich": {"min_support": 1},
+            "output": str(folder / name), "ingest": write_sources(folder) | ingest_settings, "enrich": {"min_clients": 1},
             "teach": {"base_model": "m"}, "distill": {"base_model": "m"}, "features": {"zero_shot_model": "m"},
         }
     )  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 
 from ray_app.config import EngagementConfig, EnrichConfig
 from ray_app.engagement.contrastive import known_hits, log_frequency, principal_axes, recall, sampled_softmax_loss
-from ray_app.engagement.events import allowed_events, engaged_pairs
+from ray_app.engagement.events import allowed_events, engaged_pairs, once_per_client
 from ray_app.engagement.rates import RATE_NAMES, engagement_rates
 from ray_app.engagement.two_tower import train
 
@@ -23,17 +23,19 @@ def one_thread():
 
 
 def log(*events):
-    return pa.table({name: pa.array(values) for name, values in zip(("query", "pin_id", "action"), zip(*events, strict=True), strict=True)})  # fmt: skip
+    """Events (query, pin_id, action), each of a client of its own."""
+    names, ids = ("query", "pin_id", "action", "event_id", "client_id"), [f"c{i}" for i in range(len(events))]
+    return pa.table(dict(zip(names, map(pa.array, [*zip(*events, strict=True), ids, ids]), strict=True)))
 
 
 def learn(table, excluded=(), seed=3, **cfg):
     """(rates, pairs, model) of a log; queries are one-hot by their number, pins by theirs."""
     cfg = EngagementConfig(**{"dim": 8, "hidden": 16, **cfg})
-    events = allowed_events(table, set(excluded), PINS)
+    events = allowed_events(table, set(excluded), PINS, EnrichConfig())
     pairs = engaged_pairs(events, PINS, EnrichConfig(), cfg, seed)
     queries = np.eye(12, dtype=np.float32)[[int(q.split()[-1]) % 12 for q in pairs.queries]].reshape(-1, 12)
     pins = np.eye(12, dtype=np.float32)[[int(p[1:]) for p in pairs.pin_ids]].reshape(-1, 12)
-    return engagement_rates(events, len(PINS), 20.0), pairs, train(pairs, queries, pins, cfg, seed)
+    return engagement_rates(once_per_client(events), len(PINS), 20.0), pairs, train(pairs, queries, pins, cfg, seed)
 
 
 EVENTS = [(f"shoe {i % 12}", f"p{(i * 5) % 12}", ("click", "save", "impression")[i % 3]) for i in range(60)]
@@ -134,7 +136,7 @@ def test_rates_by_hand():
     """p0 shown twice and clicked once, p1 shown twice: all 4 impressions have a click rate of 1/4."""
     events = [("a", "p0", "impression"), ("a", "p0", "impression"), ("a", "p0", "click")]
     table = log(*events, ("b", "p1", "impression"), ("b", "p1", "impression"), ("b", "unknown", "click"))
-    rates, shown = engagement_rates(allowed_events(table, [], PINS), 3, 2.0)
+    rates, shown = engagement_rates(allowed_events(table, [], PINS, EnrichConfig()), 3, 2.0)
     assert len(RATE_NAMES) == rates.shape[1]
     assert rates[0] == pytest.approx([np.log(3), (1 + 2 / 4) / 4, 0, 0, 0])
     assert rates[1] == pytest.approx([np.log(3), (2 / 4) / 4, 0, 0, 0])
@@ -142,20 +144,20 @@ def test_rates_by_hand():
 
 
 def test_a_log_without_impressions_has_rates_up_to_one():
-    rates, shown = engagement_rates(allowed_events(log(*[("a", "p0", "click")] * 5), [], PINS), 1, 1.0)
+    rates, shown = engagement_rates(allowed_events(log(*[("a", "p0", "click")] * 5), [], PINS, EnrichConfig()), 1, 1.0)
     assert (rates[0, 1], shown[0]) == (pytest.approx(1.0), True)
 
 
 def test_rare_pairs_are_left_out():
     table = log(("a", "p0", "click"), ("a", "p0", "save"), ("a", "p1", "click"), ("a", "p1", "hide"))
-    pairs = engaged_pairs(allowed_events(table, [], PINS), PINS, EnrichConfig(), EngagementConfig(min_events=2), 0)
+    pairs = engaged_pairs(allowed_events(table, [], PINS, EnrichConfig()), PINS, EnrichConfig(), EngagementConfig(min_clients=2), 0)
     assert (pairs.pin_ids, pairs.weight.tolist()) == (["p0"], pytest.approx([np.log1p(4.0)]))
 
 
 def test_near_duplicates_are_held_out_together():
     table = log(*[(f"{text} {i}", "p0", "click") for i in range(40) for text in ("red hat", "red hats")])
     pairs = engaged_pairs(
-        allowed_events(table, [], PINS), PINS, EnrichConfig(), EngagementConfig(held_out_share=0.5), 0
+        allowed_events(table, [], PINS, EnrichConfig()), PINS, EnrichConfig(), EngagementConfig(held_out_share=0.5), 0
     )
     held_out = dict(zip([pairs.queries[q] for q in pairs.query], pairs.held_out, strict=True))
     assert all(held_out[f"red hat {i}"] == held_out[f"red hats {i}"] for i in range(40))

@@ -12,9 +12,8 @@ from ray_app.storage import Storage
 SOURCES = {
     "pins": "pin_id,title\np1,shoe\np2,\n",
     "boards": "board_id,pin_id,board_title\nb1,p1,Outfits\n",
-    "search_log": "event_id,timestamp,query,locale,pin_id,action\n"
-    "e1,2024-01-01,sneaker,en-US,p1,click\ne2,2024-01-01,sneaker,en-US,p1,click\n"
-    "e3,2024-01-01,trainers,en-US,p1,save\ne4,2024-01-01,trainers,en-US,p1,save\n",
+    "search_log": "event_id,timestamp,query,locale,pin_id,action,client_id\n"
+    + "".join(f"e{i},2024-01-01,sneaker,en-US,p1,click,c{i}\nf{i},2024-01-01,trainers,en-US,p1,save,c{i}\n" for i in range(5)),
     "human_labels": "query,locale,pin_id,rater_id,grade\nTrainers,en-US,p2,r1,1\n",
 }
 
@@ -55,7 +54,7 @@ def test_a_second_run_does_nothing(tmp_path, store):
 
 def test_another_setting_runs_again(tmp_path, store):
     first = enrich(config(tmp_path), store)
-    assert enrich(config(tmp_path, enrich={"min_support": 3}), store).fingerprint != first.fingerprint
+    assert enrich(config(tmp_path, enrich={"min_clients": 3}), store).fingerprint != first.fingerprint
 
 
 def test_without_ingest_it_says_what_to_run(tmp_path):

@@ -26,9 +26,9 @@ def boards(*titles, pin_id="p1"):
 
 
 def log(*events):
-    """Events (query, action, day) of pin p1."""
+    """Events (query, action, day) of pin p1, each of a client of its own."""
     rows = [
-        {"event_id": f"e{i}", "timestamp": DAY_0 + timedelta(days=day), "query": query, "locale": "en-US", "pin_id": "p1", "action": action}
+        {"event_id": f"e{i}", "client_id": f"c{i}", "timestamp": DAY_0 + timedelta(days=day), "query": query, "locale": "en-US", "pin_id": "p1", "action": action}
         for i, (query, action, day) in enumerate(events)
     ]  # fmt: skip
     return pa.Table.from_pylist(rows, schema=SEARCH_LOG)
@@ -41,7 +41,7 @@ def texts(pin=None, saves=None, events=None, excluded=(), **cfg):
 
 
 def engaged(*events, excluded=(), **cfg):
-    return texts(events=log(*events), excluded=excluded, **{"min_support": 1, **cfg})["engaged_queries"]
+    return texts(events=log(*events), excluded=excluded, **{"min_clients": 1, **cfg})["engaged_queries"]
 
 
 # --- own texts ---
@@ -133,7 +133,7 @@ def test_impressions_and_hides_are_no_engagement():
 
 
 def test_a_query_below_the_minimum_support_is_left_out():
-    assert engaged(("once", "save", 0), ("twice", "click", 0), ("twice", "click", 0), min_support=2) == ["twice"]
+    assert engaged(("once", "save", 0), ("twice", "click", 0), ("twice", "click", 0), min_clients=2) == ["twice"]
 
 
 def test_old_engagement_weighs_less():
@@ -152,7 +152,7 @@ def test_engagement_older_than_numbers_can_hold_still_counts():
 
 
 def test_spellings_of_a_query_are_one():
-    assert engaged(("Red  Shoe", "click", 0), ("red shoe", "click", 0), min_support=2) == ["red shoe"]
+    assert engaged(("Red  Shoe", "click", 0), ("red shoe", "click", 0), min_clients=2) == ["red shoe"]
 
 
 def test_equal_weights_are_ordered_by_query():
@@ -182,10 +182,10 @@ def test_a_query_under_evaluation_never_leaks_in(spelling):
 
 
 def test_queries_of_a_later_evaluation_can_be_dropped():
-    table = build_pin_texts(pins({}), boards(), log(("shoe", "save", 0), ("boot", "click", 0)), set(), EnrichConfig(min_support=1))  # fmt: skip
+    table = build_pin_texts(pins({}), boards(), log(("shoe", "save", 0), ("boot", "click", 0)), set(), EnrichConfig(min_clients=1))  # fmt: skip
     assert drop_engaged_queries(table, ["Shoes"])["engaged_queries"].to_pylist() == [["boot"]]
 
 
 def test_dropping_all_queries_leaves_null():
-    table = build_pin_texts(pins({}), boards(), log(("shoe", "save", 0)), set(), EnrichConfig(min_support=1))
+    table = build_pin_texts(pins({}), boards(), log(("shoe", "save", 0)), set(), EnrichConfig(min_clients=1))
     assert drop_engaged_queries(table, ["shoe"])["engaged_queries"].to_pylist() == [None]

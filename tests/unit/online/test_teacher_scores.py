@@ -8,7 +8,7 @@ import pytest
 from ray_app.manifest import Output, hash_files
 from ray_app.online import teacher_scores
 from ray_app.online.teacher_scores import TeacherScores
-from ray_app.schemas import SOFT_LABELS
+from ray_app.schemas import PUBLIC_QUERIES, SOFT_LABELS
 from ray_app.storage import Storage
 
 ROWS = [
@@ -20,16 +20,19 @@ ROWS = [
 
 
 @pytest.fixture
-def labels(tmp_path: Path) -> tuple[Storage, Output]:
+def labels(tmp_path: Path) -> tuple[Storage, Output, Output]:
     store = Storage(str(tmp_path))
     names = ["query", "locale", "pin_id", "probs", "error"]
     columns = dict(zip(names, map(list, zip(*ROWS, strict=True)), strict=True))
     table = pa.table({"content_key": [str(i) for i in range(len(ROWS))], **columns}, schema=SOFT_LABELS)
-    file = store.write_table("tables/soft_labels/x/part-00000.parquet", table)
-    content = hash_files("tables/soft_labels/x", {file.path: file.sha256})
-    return store, Output(
-        name="soft_labels", path="tables/soft_labels/x", files=[file.path], rows=len(ROWS), content_hash=content
-    )
+    public = pa.table({"query": ["lamp", "red mug", "vase"], "num_clients": [5, 6, 7]}, schema=PUBLIC_QUERIES)
+    return store, _written(store, "soft_labels", table), _written(store, "public_queries", public)
+
+
+def _written(store: Storage, name: str, table: pa.Table) -> Output:
+    file = store.write_table(f"tables/{name}/x/part-00000.parquet", table)
+    content = hash_files(f"tables/{name}/x", {file.path: file.sha256})
+    return Output(name=name, path=f"tables/{name}/x", files=[file.path], rows=table.num_rows, content_hash=content)
 
 
 @pytest.mark.parametrize(
@@ -43,18 +46,26 @@ def labels(tmp_path: Path) -> tuple[Storage, Output]:
         (("lamp", "en-USb", ""), None),  # the same letters, cut elsewhere
     ],
 )
-def test_a_pair_has_its_own_score(labels: tuple[Storage, Output], pair: tuple[str, str, str], score: float) -> None:
+def test_a_pair_has_its_own_score(labels: tuple[Storage, Output, Output], pair: tuple[str, str, str], score: float) -> None:
     assert TeacherScores.load(*labels).score(*pair) == score
 
 
 def test_too_many_labels_are_left_where_they_are(
-    labels: tuple[Storage, Output], monkeypatch: pytest.MonkeyPatch
+    labels: tuple[Storage, Output, Output], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(teacher_scores, "MAX_PAIRS", 3)
     known = TeacherScores.load(*labels)
     assert known.score("red mug", "en-US", "a") is None and known.examples(5) == []
 
 
-def test_examples_are_queries_that_were_labelled(labels: tuple[Storage, Output]) -> None:
+def test_examples_are_queries_that_were_labelled(labels: tuple[Storage, Output, Output]) -> None:
     assert TeacherScores.load(*labels).examples(5) == ["red mug", "lamp"]
     assert TeacherScores.none().examples(5) == []
+
+
+def test_a_query_of_few_people_is_no_example(labels: tuple[Storage, Output, Output]) -> None:
+    """What one person searched is nobody else's business, however many of its pairs were graded."""
+    store, soft_labels, _ = labels
+    public = _written(store, "few", pa.table({"query": ["lamp"], "num_clients": [5]}, schema=PUBLIC_QUERIES))
+    assert TeacherScores.load(store, soft_labels, public).examples(5) == ["lamp"]
+    assert TeacherScores.load(store, soft_labels, None).examples(5) == []

@@ -38,6 +38,7 @@ def make_log(events, locale="en-US"):
             "pin_id": [row[1] for row in rows],
             "position": [row[2] for row in rows],
             "action": [row[3] for row in rows],
+            "client_id": [None] * len(rows),
         },
         schema=SEARCH_LOG,
     )

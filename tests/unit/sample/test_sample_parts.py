@@ -49,7 +49,8 @@ def test_neighbours_are_the_nearest_pins_that_have_a_vector():
 def log(pin_ids, action="impression"):
     num = len(pin_ids)
     columns = {"event_id": list("abc")[:num], "timestamp": [0] * num, "query": ["q"] * num, "locale": ["en"] * num}
-    return pa.table({**columns, "pin_id": pin_ids, "position": [1] * num, "action": [action] * num}).cast(SEARCH_LOG)
+    columns |= {"pin_id": pin_ids, "position": [1] * num, "action": [action] * num, "client_id": ["c"] * num}
+    return pa.table(columns).cast(SEARCH_LOG)
 
 
 @pytest.mark.parametrize(

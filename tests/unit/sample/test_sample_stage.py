@@ -62,7 +62,7 @@ def write_inputs(cfg, store, log_queries=("laptop", "bag"), pins=("p0", "p2"), t
         run = StageRun(stage, cfg, store, 1, settings=[], inputs=[])
         for name, table in outputs.items():
             run.write_table(name, table)
-        run.finish(counts={"rows_out": 1})
+        run.finish(counts={"rows_out": 1}, info={"present": "2024-06-01T00:00:00+00:00"})
 
 
 def vectors(rows):

@@ -11,6 +11,7 @@ from ray_app.schemas import SEARCH_LOG
 
 HOURS = [0, 23, 24, 47, 48, 60]  # after midnight of 1 January
 START = datetime(2024, 1, 1, tzinfo=UTC)
+NOW = START + timedelta(days=365)
 
 
 def make_log(hours=HOURS):
@@ -25,7 +26,7 @@ def make_log(hours=HOURS):
 def split(log=None, **window):
     """Hours of the events in the window, and before it."""
     log = make_log() if log is None else log
-    found = Window.of(SampleConfig(**window), log)
+    found = Window.of(SampleConfig(**window), log, NOW)
     return tuple([int(i) for i in part["event_id"].to_pylist()] for part in found.split(log))
 
 
@@ -47,7 +48,7 @@ def test_a_window_holds_its_start_and_not_its_end(window, inside, before):
 
 
 def test_without_a_window_there_is_none():
-    assert Window.of(SampleConfig(), make_log()) is None
+    assert Window.of(SampleConfig(), make_log(), NOW) is None
 
 
 def test_consecutive_days_share_no_event_and_miss_none():
@@ -58,12 +59,18 @@ def test_consecutive_days_share_no_event_and_miss_none():
 def test_the_last_day_stands_still_while_it_fills():
     """Else each new event would draw another sample, with labels that nobody has paid for yet."""
     cfg = SampleConfig(days=1)
-    assert Window.of(cfg, make_log([0, 48])) == Window.of(cfg, make_log([0, 48, 71]))
-    assert Window.of(cfg, make_log([0, 48])) != Window.of(cfg, make_log([0, 48, 72]))
+    assert Window.of(cfg, make_log([0, 48]), NOW) == Window.of(cfg, make_log([0, 48, 71]), NOW)
+    assert Window.of(cfg, make_log([0, 48]), NOW) != Window.of(cfg, make_log([0, 48, 72]), NOW)
+
+
+def test_the_last_day_is_not_after_the_present():
+    """Else one event of tomorrow has the sampled day for itself."""
+    now = START + timedelta(hours=50)
+    assert Window.of(SampleConfig(days=1), make_log([0, 48, 72]), now) == Window.of(SampleConfig(days=1), make_log([0, 48]), now)
 
 
 def test_each_window_has_its_own_seed():
-    windows = [Window.of(SampleConfig(since=f"2024-01-{d:02d}"), make_log()) for d in range(1, 29)]
+    windows = [Window.of(SampleConfig(since=f"2024-01-{d:02d}"), make_log(), NOW) for d in range(1, 29)]
     assert len({window.seed(s) for window in windows for s in (1, 2)}) == 56
     assert windows[0].seed(1) == Window(since=START, until=None).seed(1)
 
