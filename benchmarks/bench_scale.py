@@ -214,7 +214,7 @@ def _allocated(pid: int) -> float:
 def _config(folder: Path, *more: str) -> Config:
     tables = ("pins", "boards", "search_log", "human_labels")
     paths = [f"ingest.{table}={{adapter: table, path: {folder}/sources/{table}}}" for table in tables]
-    return load_config(ROOT / "configs" / "base.yaml", [f"output={folder}/run", *paths, *more])
+    return load_config(ROOT / "configs" / "base.yaml", [f"output={folder}/run", "enrich.min_clients=2", *paths, *more])
 
 
 def _chunks(rows: int) -> list[tuple[int, int]]:
@@ -255,6 +255,7 @@ def _log(start: int, num: int, num_pins: int, num_queries: int) -> pa.Table:
             "pin_id": [f"pin{p:09d}" for p in pin.tolist()],
             "position": pa.array(rng.integers(1, 21, num), pa.int32()),
             "action": ACTIONS[rng.integers(0, len(ACTIONS), num)],
+            "client_id": [f"c{c:09d}" for c in rng.integers(0, max(num_pins, 10), num).tolist()],
         }
     )
 
@@ -302,7 +303,7 @@ def _write_ingested(cfg: Config, num_pins: int, num_boards: int, num_events: int
     store = Storage(cfg.output)
     sizes = (sum(len(store.read_bytes(path)) for path in store.list_files(f"tables/{name}")) for name in made)
     parts = {name: parts_for(size, cfg.ingest.bytes_per_part) for name, size in zip(made, sizes, strict=True)}
-    ingest.finish({}, info={"parts": parts})
+    ingest.finish({}, info={"parts": parts, "present": "2024-01-01T00:00:00+00:00"})
 
 
 def _filled(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -30,7 +30,7 @@ def advance(folder: Path, day: int, rng: random.Random) -> None:
                 {
                     "event_id": f"{day}-{number}-{action}", "timestamp": f"{today:%Y-%m-%dT%H:%M:%SZ}",
                     "query": f"{colour} {thing}", "locale": "en-US", "pin_id": f"{colour}-{thing}", "position": position,
-                    "action": action,
+                    "action": action, "client_id": f"{day}-{number}",
                 }
             )  # fmt: skip
     oldest = today - timedelta(days=_DAYS)

@@ -57,7 +57,7 @@ def write_source(folder: Path, tiny_encoder: str) -> None:
     log = [
         {
             "event_id": f"{q}{i}{n}", "timestamp": "2026-01-01T00:00:00Z", "query": q, "locale": "en-US",
-            "pin_id": f"{c}-{t}", "position": i + 1, "action": action,
+            "pin_id": f"{c}-{t}", "position": i + 1, "action": action, "client_id": f"visitor {n}",
         }
         for t in THINGS
         for c in COLOURS[:3]
@@ -75,7 +75,9 @@ def write_source(folder: Path, tiny_encoder: str) -> None:
             "search_log": {"adapter": "table", "path": str(folder / "log.csv")},
             "boards": {"adapter": "table", "path": str(folder / "boards.csv")},
             "human_labels": {"adapter": "table", "path": str(folder / "labels.csv")},
+            "until": "2027-01-01",
         },
+        "enrich": {"min_clients": 2},
         "features": {"zero_shot_model": tiny_encoder, "zero_shot_max_tokens": 16},
         "engagement": {"epochs": 2},
         "graph": {"epochs": 2},
