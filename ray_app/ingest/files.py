@@ -7,14 +7,13 @@ import fnmatch
 import gzip
 import hashlib
 import io
-import lzma
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NoReturn, cast
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -31,6 +30,7 @@ MAX_RATIO = 300  # guessed: text packs 5 to 30 times, zeros a thousand times
 FREE_BYTES = 256_000_000  # guessed: whatever unpacks to less harms nobody
 
 _ENCRYPTED = 0x1  # flag of a zip's member
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unpacks what it read of the others in one go, however much it is
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +49,18 @@ class SourceFile:
         """Last part of the path."""
         return self.path.rsplit("/", 1)[-1]
 
+    @property
+    def most_bytes(self) -> int:
+        """What its content may come to: more is a bomb."""
+        return max(FREE_BYTES, MAX_RATIO * self.size_bytes)
+
+    def refuse_bomb(self) -> NoReturn:
+        """Say that the content is larger than `most_bytes`."""
+        raise UserError(
+            f"{self.key}: {self.path} unpacks to more than {MAX_RATIO} times its size; if that is what it should do, unpack it "
+            "yourself and name what was in it"
+        )
+
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
         """The file's bytes, seekable.
@@ -64,8 +76,8 @@ class SourceFile:
         """The content behind `.gz` or `.zip` (whose only file it is), or the bytes as they are.
 
         Raises:
-            UserError: it cannot be read, is not the archive that its name says, or is a bomb: it unpacks to more than
-                MAX_RATIO times its size, and more than FREE_BYTES.
+            UserError: it cannot be read, is not the archive that its name says, is a zip that is not deflated, or is a bomb:
+                it unpacks to more than `most_bytes`.
         """
         with self.open() as raw:
             if self.path.endswith(".gz"):
@@ -77,6 +89,9 @@ class SourceFile:
                         raise UserError(f"{self.key}: {self.path} must hold exactly one file, it holds {len(members)}")
                     if members[0].flag_bits & _ENCRYPTED:
                         raise UserError(f"{self.key}: {self.path} is encrypted; unpack it, and name what was in it")
+                    if members[0].compress_type not in _PACKED:
+                        name = zipfile.compressor_names.get(members[0].compress_type, "an unknown method")
+                        raise UserError(f"{self.key}: {self.path} is packed with {name}; pack it with deflate, zip's default")
                     with archive.open(members[0]) as member:
                         yield cast(BinaryIO, io.BufferedReader(_Unpacked(self, member), 1 << 16))
             else:
@@ -102,10 +117,13 @@ class SourceFile:
     def text_lines(self, plain: BinaryIO) -> Iterator[str]:
         """Lines of `open_plain`, with their ends, for `csv`; bytes that are not UTF-8 become lone surrogates.
 
-        Cut like those of `lines`: csv refuses the pieces as fields that are too large, or records with too few fields.
+        A longer line is cut at `MAX_LINE_BYTES` characters, and the rest is skipped; the piece has no line end.
         """
         text = io.TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape", newline="")
         while line := text.readline(MAX_LINE_BYTES):
+            rest = line
+            while len(rest) == MAX_LINE_BYTES and not rest.endswith(("\n", "\r")):
+                rest = text.readline(MAX_LINE_BYTES)
             yield line
 
     def read_document(self) -> bytes:
@@ -133,7 +151,6 @@ class _Unpacked(io.RawIOBase):
 
     def __init__(self, file: SourceFile, inner: Any) -> None:
         self._file, self._inner = file, inner
-        self._limit = max(FREE_BYTES, MAX_RATIO * file.size_bytes)
 
     def readable(self) -> bool:
         return True
@@ -150,11 +167,8 @@ class _Unpacked(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         data = self._inner.read1(len(buffer))
         buffer[: len(data)] = data
-        if self._inner.tell() > self._limit:
-            raise UserError(
-                f"{self._file.key}: {self._file.path} unpacks to more than {MAX_RATIO} times its size; if that is what it "
-                "should do, unpack it yourself and name what was in it"
-            )
+        if self._inner.tell() > self._file.most_bytes:
+            self._file.refuse_bomb()
         return len(data)
 
 
@@ -214,10 +228,9 @@ def _split_glob(uri: str) -> tuple[str, str]:
     return folder + question + options, "/".join(parts[first:])
 
 
-# What damaged archives and Parquet files have been seen to raise, and lzma, which a zip may use. Bytes of rows that are not
+# What damaged archives and Parquet files have been seen to raise. Bytes of rows that are not
 # UTF-8 never raise UnicodeDecodeError: what does is the name of a column, or of a zip's member.
-_CORRUPT = (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, pa.ArrowInvalid,
-            UnicodeDecodeError)  # fmt: skip
+_CORRUPT = (zipfile.BadZipFile, EOFError, zlib.error, struct.error, NotImplementedError, pa.ArrowInvalid, UnicodeDecodeError)
 
 
 @contextmanager

@@ -7,17 +7,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ray_app.config import TableSource
 from ray_app.errors import UserError
 from ray_app.ingest import rows
 from ray_app.ingest.files import MAX_LINE_BYTES, SourceFile
+from ray_app.ingest.parquet import BATCH_BYTES, BATCH_ROWS, iter_parquet
 from ray_app.ingest.rows import BrokenRow, RawBatch, printable_bytes, rows_to_columns
 from ray_app.ingest.validate import TableRules
 from ray_app.locales import UNKNOWN
-
-BATCH_ROWS = 20_000  # bounds the Python objects alive at once; larger ones are not faster
 
 Format = Literal["parquet", "csv", "jsonl"]
 _ENDINGS: dict[str, Format] = {
@@ -85,19 +83,41 @@ def _require(present: Sequence[str], file: SourceFile, theirs: dict[str, str], r
 
 
 def _read_parquet(file: SourceFile, theirs: dict[str, str], rules: TableRules) -> Iterator[RawBatch]:
-    with file.open_plain() as raw, pq.ParquetFile(raw) as parquet:
-        names = _require(parquet.schema_arrow.names, file, theirs, rules)
-        start = 0
-        for batch in parquet.iter_batches(BATCH_ROWS, columns=[theirs[name] for name in names]):
-            columns = {name: _python_values(batch.column(theirs[name])) for name in names}
-            yield RawBatch(source=file.name, rows=range(start, start + batch.num_rows), columns=columns)
-            start += batch.num_rows
+    names: list[str] = []
+
+    def choose(schema: pa.Schema) -> list[str]:
+        names.extend(_require(schema.names, file, theirs, rules))
+        for name in names:
+            _require_values(schema.field(schema.names.index(theirs[name])), file, rules.schema.field(name))
+        return [theirs[name] for name in names]
+
+    start = 0
+    for batch in iter_parquet(file, choose):
+        columns = {name: _python_values(batch.column(theirs[name])) for name in names}
+        yield RawBatch(source=file.name, rows=range(start, start + batch.num_rows), columns=columns)
+        start += batch.num_rows
+
+
+def _require_values(column: pa.Field, file: SourceFile, ours: pa.Field) -> None:
+    """Refuse columns of lists where single values belong: what they come to is not known before they are decoded."""
+    if not pa.types.is_nested(column.type):
+        return
+    is_vector = pa.types.is_fixed_size_list(ours.type) and hasattr(column.type, "value_type")
+    if not is_vector or not pa.types.is_primitive(column.type.value_type):
+        section = file.key.removesuffix(".path")
+        raise UserError(
+            f"{section}.columns: column {column.name!r} of {file.path} is of the type {column.type}, which {ours.name} cannot "
+            "be made of; map another column"
+        )
 
 
 def _python_values(array: pa.Array) -> Sequence[Any] | pa.Array:
     """Python values of an Arrow column; one bad value costs that value only."""
     if pa.types.is_fixed_size_list(array.type):
         return array  # vectors are checked as a whole
+    if pa.types.is_dictionary(array.type):  # equal values are one object
+        value_of = dict(enumerate(_python_values(array.dictionary)))
+        return [value_of.get(code) for code in array.indices.to_pylist()]
     try:
         return array.to_pylist()
     except UnicodeDecodeError:
@@ -116,56 +136,93 @@ def _python_value(scalar: pa.Scalar) -> Any:
 
 def _read_csv(file: SourceFile, theirs: dict[str, str], rules: TableRules) -> Iterator[RawBatch]:
     with file.open_plain() as raw:
-        reader = csv.reader(file.text_lines(raw))  # its lone surrogates are found by validation in the very cell
+        lines = _RecordLines(file.text_lines(raw))
+        reader = csv.reader(lines)  # its lone surrogates are found by validation in the very cell
         header = next(reader, None)
         if header is None:
             return
+        # Longer ones have a field that csv refuses, or too many; quotes within a field are written twice.
+        lines.most_chars = min(MAX_LINE_BYTES, 2 * (csv.field_size_limit() + 2) * len(header))
         names = _require(header, file, theirs, rules)
         index = {name: header.index(theirs[name]) for name in names}
         good: list[tuple[int, list[str]]] = []
         broken: list[BrokenRow] = []
-        number = -1
+        number, num_chars = -1, 0
         while True:
             number += 1
+            num_chars += lines.num_chars
+            lines.num_chars = 0
+            if len(good) + len(broken) >= BATCH_ROWS or num_chars > BATCH_BYTES:
+                yield _csv_batch(file, index, good, broken)
+                good, broken, num_chars = [], [], 0
             try:
                 record = next(reader)
             except StopIteration:
                 break
             except csv.Error as error:
-                code = rows.TOO_LONG if "field larger" in str(error) else rows.CORRUPT_ROW
-                broken.append(BrokenRow(source=file.name, row=number, reason=f"{code}: {error}", content=""))
+                too_long = isinstance(error, _TooLongError) or "field larger" in str(error)
+                reason = f"{rows.TOO_LONG if too_long else rows.CORRUPT_ROW}: {error}"
+                broken.append(BrokenRow(source=file.name, row=number, reason=reason, content=""))
                 continue
             if len(record) == len(header):
-                good.append((number, record))
+                good.append((number, [record[i] for i in index.values()]))
             elif record:  # an empty line is no row
-                reason = f"{rows.CORRUPT_ROW}: {len(record)} fields where the header has {len(header)}"
-                content = rows.content_of(dict(enumerate(record)))  # type: ignore[arg-type]
+                reason = f"{rows.CORRUPT_ROW}: {len(record):,} fields where the header has {len(header)}"
+                content = rows.content_of({str(i): value for i, value in enumerate(record[: len(header)])})
                 broken.append(BrokenRow(source=file.name, row=number, reason=reason, content=content))
-            if len(good) + len(broken) >= BATCH_ROWS:
-                yield _csv_batch(file, index, good, broken)
-                good, broken = [], []
         yield _csv_batch(file, index, good, broken)
+
+
+class _TooLongError(csv.Error):
+    pass
+
+
+class _RecordLines:
+    """Lines for `csv.reader` while its record, which quotes may spread over any number of lines, is not too long.
+
+    Its fields are thereby counted before they are spelled out: a line of nothing but commas becomes no list of millions.
+
+    Args:
+        lines: All of the file.
+    """
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self.num_chars = 0  # read since somebody set it to 0
+        self.most_chars = MAX_LINE_BYTES  # of a record
+
+    def __iter__(self) -> "_RecordLines":
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.num_chars += len(line)
+        if self.num_chars >= self.most_chars:
+            raise _TooLongError(f"the record has {self.most_chars:,} characters or more")
+        return line
 
 
 def _csv_batch(
     file: SourceFile, index: dict[str, int], good: list[tuple[int, list[str]]], broken: list[BrokenRow]
 ) -> RawBatch:
-    columns: dict[str, Any] = {name: [record[i] for _, record in good] for name, i in index.items()}
+    columns: dict[str, Any] = {name: [values[i] for _, values in good] for i, name in enumerate(index)}
     return RawBatch(source=file.name, rows=[number for number, _ in good], columns=columns, broken=broken)
 
 
 def _read_jsonl(file: SourceFile, theirs: dict[str, str], rules: TableRules) -> Iterator[RawBatch]:
     good: list[tuple[int, dict[str, Any]]] = []
     broken: list[BrokenRow] = []
+    num_bytes = 0
     for number, line in file.lines():
         row = parse_json_object(line)
         if isinstance(row, str):
             broken.append(BrokenRow(source=file.name, row=number, reason=row, content=printable_bytes(line)))
         else:
             good.append((number, row))
-        if len(good) + len(broken) >= BATCH_ROWS:
+        num_bytes += len(line)
+        if len(good) + len(broken) >= BATCH_ROWS or num_bytes > BATCH_BYTES:
             yield _jsonl_batch(file, theirs, rules, good, broken)
-            good, broken = [], []
+            good, broken, num_bytes = [], [], 0
     yield _jsonl_batch(file, theirs, rules, good, broken)
 
 

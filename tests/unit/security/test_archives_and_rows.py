@@ -3,14 +3,14 @@
 import bz2
 import gzip
 import io
-import json
+import tracemalloc
 import zipfile
 
 import pytest
 
 from ray_app.config import IngestLimits, TableSource, UbiSource
 from ray_app.errors import UserError, printable
-from ray_app.ingest import files
+from ray_app.ingest import files, parquet, table
 from ray_app.ingest.chorus import product_files, read_products_file
 from ray_app.ingest.files import find_files
 from ray_app.ingest.table import read_table_file
@@ -20,9 +20,9 @@ from ray_app.ingest.validate import check_batch, settle, table_rules
 KEY = "ingest.pins.path"
 
 
-def load(path, table="pins", vectors=None):
+def load(path, name="pins", vectors=None):
     """Valid rows and quarantine."""
-    rules = table_rules(table, IngestLimits(), None, vectors)
+    rules = table_rules(name, IngestLimits(), None, vectors)
     batches = [b for f in find_files(str(path), KEY) for b in read_table_file(f, TableSource(path=str(path)), rules)]
     return settle([check_batch(batch, rules) for batch in batches], rules)
 
@@ -31,6 +31,34 @@ def zipped(path, content, name="a.json"):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(name, content)
     return path
+
+
+def refused(path, match):
+    """That the whole file is."""
+    with pytest.raises(UserError, match=match):
+        load(path)
+
+
+def peak(work):
+    """Bytes of Python objects that were alive at once."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def count_batches(monkeypatch):
+    """Rows of each batch that is decoded from now on."""
+    read, compute = [], parquet._spelled_out
+
+    def counted(array):
+        read.append(len(array))
+        return compute(array)
+
+    monkeypatch.setattr(parquet, "_spelled_out", counted)
+    return read
 
 
 # --- bombs ---
@@ -53,6 +81,119 @@ def test_a_zip_bomb_of_products_is_not_unpacked_whole(tmp_path, small_limits):
     zipped(tmp_path / "1.json.zip", b"[" + b" " * 20_000_000 + b"]")
     with pytest.raises(UserError, match="unpacks to more than 300 times"):
         list(read_products_file(product_files(str(tmp_path), KEY)[0], "en-US"))
+
+
+@pytest.mark.parametrize(("method", "name"), [(zipfile.ZIP_LZMA, "lzma"), (zipfile.ZIP_BZIP2, "bzip2")])
+def test_a_zip_of_another_method_is_not_unpacked(tmp_path, method, name):
+    """zipfile unpacks all that it read of those in one go: 706 bytes were 800 MB before the bound was looked at."""
+    path = tmp_path / "a.jsonl.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a.jsonl", bytes(30_000_000))
+    assert peak(lambda: refused(path, f"is packed with {name}; pack it with deflate")) < 3_000_000
+
+
+def test_a_long_text_that_each_row_names_is_one_text(tmp_path):
+    """1,527 bytes of Parquet were 382 MB in one batch: the dictionary's one text, spelled out for each of 400 rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 100, pa.int32()), pa.array(["x" * 1_000_000]))
+    pq.write_table(pa.table({"pin_id": [f"p{i}" for i in range(100)], "title": text}), tmp_path / "a.parquet", compression="zstd")
+
+    def look():
+        valid, quarantine = load(tmp_path / "a.parquet")
+        assert valid.num_rows == 0 and set(quarantine["reason"].to_pylist()) == {
+            "too_long: title has 1,000,000 characters, at most 20,000 are allowed"
+        }
+
+    assert peak(look) < 10_000_000
+
+
+@pytest.mark.parametrize("store_schema", [True, False])
+def test_a_parquet_bomb_is_left_where_it_goes_off(tmp_path, small_limits, monkeypatch, store_schema):
+    """Texts that are short enough for the table, of which a small file has any number."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = 200_000
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * 10_000]))
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"pin_id": pa.array(["p"] * rows), "title": text}), path, compression="zstd", store_schema=store_schema)
+    read = count_batches(monkeypatch)
+    refused(path, "unpacks to more than 300 times")
+    assert len(read) == 2, "both columns of the first batch"
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY", "PLAIN"])
+def test_texts_in_any_encoding_are_read_and_bounded(tmp_path, monkeypatch, encoding):
+    """Of prefix-coded texts a row is as long as all of them: few are decoded at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    titles = ["x" * 100_000 + str(i) for i in range(200)]
+    table = pa.table({"pin_id": [f"p{i}" for i in range(200)], "title": titles})
+    pq.write_table(table, tmp_path / "a.parquet", use_dictionary=False, column_encoding={"title": encoding, "pin_id": "PLAIN"})
+    monkeypatch.setattr(parquet, "BATCH_BYTES", 1_000_000)
+    read = count_batches(monkeypatch)
+    assert load(tmp_path / "a.parquet")[1].num_rows == 200
+    assert max(read) <= 10
+
+
+def test_a_column_of_lists_is_refused_and_named(tmp_path):
+    """What a list comes to is not known before it is decoded, and none belongs there."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"pin_id": ["p1"], "title": [["a", "b"]]}), tmp_path / "a.parquet")
+    refused(tmp_path / "a.parquet", "column 'title' of .* is of the type list<.*>, which title cannot be made of")
+
+
+def test_numbers_that_a_column_repeats_are_decoded_in_parts(tmp_path, monkeypatch):
+    """A run of equal numbers is a few bytes, however long: the footer's count decides how many rows are a batch."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    vectors = pa.array([[1.0] * 50_000] * 40, pa.list_(pa.float32()))
+    pq.write_table(pa.table({"pin_id": [f"p{i}" for i in range(40)], "style": vectors}), tmp_path / "a.parquet")
+    monkeypatch.setattr(parquet, "BATCH_BYTES", 1_000_000)
+    read = count_batches(monkeypatch)
+    assert load(tmp_path / "a.parquet", vectors={"style": 50_000})[0].num_rows == 40
+    assert max(read) <= 3
+
+
+def test_a_line_of_commas_is_counted_and_not_spelled_out(tmp_path):
+    """2 kB of .gz were 405 MB: two million empty fields, as a dict and as JSON."""
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"pin_id,title\n" + b"," * 2_000_000 + b"\np1,mug\n" + b"," * 1000 + b"\n"))
+
+    def look():
+        valid, quarantine = load(path)
+        assert valid["pin_id"].to_pylist() == ["p1"]
+        assert [row["reason"].partition(":")[0] for row in quarantine.to_pylist()] == ["too_long", "corrupt_row"]
+        assert quarantine["reason"][1].as_py() == "corrupt_row: 1,001 fields where the header has 2"
+        assert max(map(len, quarantine["content"].to_pylist())) < 50
+
+    assert peak(look) < 20_000_000
+
+
+def test_a_record_whose_quotes_never_end_is_given_up(tmp_path, monkeypatch):
+    """It was read to the end of the file as one record, field by field."""
+    monkeypatch.setattr(table, "MAX_LINE_BYTES", 2000)
+    (tmp_path / "a.csv").write_bytes(b'pin_id,title\np1,"' + b'","\n' * 501)
+    reasons = load(tmp_path / "a.csv")[1]["reason"].to_pylist()
+    assert reasons[0] == "too_long: the record has 2,000 characters or more"
+    assert set(reasons[1:]) == {"corrupt_row: 1 fields where the header has 2"} and len(reasons) == 3
+
+
+def test_large_rows_make_small_batches(tmp_path, monkeypatch):
+    """20,000 rows of 16 MB are 320 GB."""
+    monkeypatch.setattr(table, "BATCH_BYTES", 10_000)
+    for name, line in (("a.jsonl", '{"pin_id": "p", "title": "%s"}\n'), ("a.csv", "p,%s\n")):
+        (tmp_path / name).write_text(("pin_id,title\n" if name == "a.csv" else "") + line % ("x" * 3000) * 50)
+        (file,) = find_files(str(tmp_path / name), KEY)
+        rules = table_rules("pins", IngestLimits())
+        sizes = [len(batch.rows) for batch in read_table_file(file, TableSource(path=name), rules)]
+        assert sum(sizes) == 50 and max(sizes) <= 4
 
 
 def test_a_file_that_packs_well_but_is_small_is_read(tmp_path):
@@ -88,18 +229,6 @@ def test_an_encrypted_zip_says_so(tmp_path):
     data[data.rindex(b"PK\x01\x02") + 8] |= 1  # the flag in the directory
     (tmp_path / "1.json.zip").write_bytes(data)
     with pytest.raises(UserError, match="encrypted"):
-        list(read_products_file(product_files(str(tmp_path), KEY)[0], "en-US"))
-
-
-@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
-def test_a_damaged_zip_of_another_method_is_named(tmp_path, method):
-    path = tmp_path / "1.json.zip"
-    with zipfile.ZipFile(path, "w", method) as archive:
-        archive.writestr("a.json", json.dumps([{"id": str(i)} for i in range(500)]))
-    data = bytearray(path.read_bytes())
-    data[60:160] = bytes(100)
-    path.write_bytes(data)
-    with pytest.raises(UserError, match="corrupt"):
         list(read_products_file(product_files(str(tmp_path), KEY)[0], "en-US"))
 
 
