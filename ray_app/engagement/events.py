@@ -73,7 +73,9 @@ def engaged_pairs(
     if events.empty:
         none = np.zeros(0, np.int64)
         return Pairs([], [], none, none, none.astype(np.float32), none.astype(bool))
-    by_client = events.assign(weight=events["action"].map(weight_of)).groupby(["query", "pin", "client"])["weight"].max()
+    by_client = (
+        events.assign(weight=events["action"].map(weight_of)).groupby(["query", "pin", "client"])["weight"].max()
+    )
     sums = by_client.groupby(["query", "pin"]).agg(["sum", "size"])  # grouping sorts
     sums = sums[sums["size"] >= cfg.min_clients]
     total = sums["sum"].to_numpy(np.float64)

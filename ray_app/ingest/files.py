@@ -30,7 +30,10 @@ MAX_RATIO = 300  # guessed: text packs 5 to 30 times, zeros a thousand times
 FREE_BYTES = 256_000_000  # guessed: whatever unpacks to less harms nobody
 
 _ENCRYPTED = 0x1  # flag of a zip's member
-_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unpacks what it read of the others in one go, however much it is
+_PACKED = (
+    zipfile.ZIP_STORED,
+    zipfile.ZIP_DEFLATED,
+)  # zipfile unpacks what it read of the others in one go, however much it is
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +94,9 @@ class SourceFile:
                         raise UserError(f"{self.key}: {self.path} is encrypted; unpack it, and name what was in it")
                     if members[0].compress_type not in _PACKED:
                         name = zipfile.compressor_names.get(members[0].compress_type, "an unknown method")
-                        raise UserError(f"{self.key}: {self.path} is packed with {name}; pack it with deflate, zip's default")
+                        raise UserError(
+                            f"{self.key}: {self.path} is packed with {name}; pack it with deflate, zip's default"
+                        )
                     with archive.open(members[0]) as member:
                         yield cast(BinaryIO, io.BufferedReader(_Unpacked(self, member), 1 << 16))
             else:
@@ -230,7 +235,15 @@ def _split_glob(uri: str) -> tuple[str, str]:
 
 # What damaged archives and Parquet files have been seen to raise. Bytes of rows that are not
 # UTF-8 never raise UnicodeDecodeError: what does is the name of a column, or of a zip's member.
-_CORRUPT = (zipfile.BadZipFile, EOFError, zlib.error, struct.error, NotImplementedError, pa.ArrowInvalid, UnicodeDecodeError)
+_CORRUPT = (
+    zipfile.BadZipFile,
+    EOFError,
+    zlib.error,
+    struct.error,
+    NotImplementedError,
+    pa.ArrowInvalid,
+    UnicodeDecodeError,
+)
 
 
 @contextmanager

@@ -18,7 +18,10 @@ BATCH_ROWS = 20_000  # bounds the Python objects alive at once; larger ones are 
 BATCH_BYTES = 32_000_000  # the same for large rows; guessed
 
 _PREFIXES = "DELTA_BYTE_ARRAY"  # texts as what they add to the one before: a row may be as long as all of them
-_NO_DICTIONARY = {_PREFIXES, "DELTA_LENGTH_BYTE_ARRAY"}  # pyarrow makes none of these; a file that does not own up to them is corrupt
+_NO_DICTIONARY = {
+    _PREFIXES,
+    "DELTA_LENGTH_BYTE_ARRAY",
+}  # pyarrow makes none of these; a file that does not own up to them is corrupt
 
 
 def iter_parquet(file: SourceFile, choose: Callable[[pa.Schema], Sequence[str]]) -> Iterator[pa.RecordBatch]:

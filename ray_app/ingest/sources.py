@@ -21,7 +21,6 @@ from ray_app.ingest.table import read_table_file
 from ray_app.ingest.ubi import join_ubi, read_ubi_file
 from ray_app.ingest.validate import TableRules, check_batch, table_rules
 
-
 FUTURE = timedelta(days=1)  # that an event may be ahead of the present: clocks and time zones are often wrong by hours
 
 

@@ -64,9 +64,11 @@ def read_ubi_file(file: SourceFile, source: UbiSource) -> pa.Table:
         kind, payload = found
         if kind == "broken":
             payload["content"] = printable_bytes(line)
-        group = payload.get("query_id") or payload.get("client_id") or number
-        record = {"kind": kind, "source": file.name, "row": number, "payload": json.dumps(payload), "group": str(group)}
-        records.append(record)
+        group = str(payload.get("query_id") or payload.get("client_id") or number)
+        group = group.encode("utf-8", "backslashreplace").decode()  # bytes that are not UTF-8 are lone surrogates in it
+        records.append(
+            {"kind": kind, "source": file.name, "row": number, "payload": json.dumps(payload), "group": group}
+        )
     records.append({"kind": "ignored", "source": file.name, "row": ignored, "payload": "{}", "group": ""})
     return pa.Table.from_pylist(records, schema=UBI_RECORDS)
 

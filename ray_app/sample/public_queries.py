@@ -26,6 +26,14 @@ def public_queries(search_log: pa.Table, cfg: EnrichConfig) -> pa.Table:
     pairs = rows.filter(pc.is_valid(rows["client"])).group_by(["query", "client"]).aggregate([])
     normalised = {query: normalise_query(query) for query in pc.unique(pairs["query"]).to_pylist()}
     queries = pa.array([normalised[query] for query in pairs["query"].to_pylist()], pa.string())
-    counts = pa.table({"query": queries, "client": pairs["client"]}).group_by("query").aggregate([("client", "count_distinct")])
-    found = counts.filter(pc.and_(pc.greater_equal(counts["client_count_distinct"], cfg.min_clients), pc.not_equal(counts["query"], "")))
-    return pa.Table.from_arrays([found["query"], found["client_count_distinct"]], schema=PUBLIC_QUERIES).sort_by("query")
+    counts = (
+        pa.table({"query": queries, "client": pairs["client"]})
+        .group_by("query")
+        .aggregate([("client", "count_distinct")])
+    )
+    found = counts.filter(
+        pc.and_(pc.greater_equal(counts["client_count_distinct"], cfg.min_clients), pc.not_equal(counts["query"], ""))
+    )
+    return pa.Table.from_arrays([found["query"], found["client_count_distinct"]], schema=PUBLIC_QUERIES).sort_by(
+        "query"
+    )

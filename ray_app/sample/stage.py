@@ -106,9 +106,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         info["source_note"] = note
     # Sampling makes rows, it maps none: what comes in is what was drawn.
     counts = {"rows_in": pairs.num_rows, "rows_out": pairs.num_rows, "rows_quarantined": 0}
-    return run.finish(
-        counts={**counts, "log_rows": log_table.num_rows, "public_queries": public.num_rows}, info=info
-    )
+    return run.finish(counts={**counts, "log_rows": log_table.num_rows, "public_queries": public.num_rows}, info=info)
 
 
 def _present(store: Storage) -> datetime:
@@ -118,9 +116,7 @@ def _present(store: Storage) -> datetime:
     return datetime.fromisoformat(ingest.info["present"])
 
 
-def _daily(
-    cfg: Config, log: pa.Table, now: datetime
-) -> tuple[pa.Table, list[Trending], int, dict[str, Any]]:
+def _daily(cfg: Config, log: pa.Table, now: datetime) -> tuple[pa.Table, list[Trending], int, dict[str, Any]]:
     """The part of the log that is sampled, its trending queries, the seed, and what the manifest says about them."""
     window = Window.of(cfg.sample, log, now)
     if window is None:

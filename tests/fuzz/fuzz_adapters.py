@@ -132,7 +132,10 @@ def seeds() -> list[bytes]:
         {"event_id": "e1", "timestamp": 1717527761, "query": "mug", "locale": "en-US", "pin_id": "p1", "position": 1.0, "action": "click"},
         {"event_id": "e2", "timestamp": "2024-01-01", "query": "mug", "locale": "en-US", "pin_id": None, "action": "impression"},
     ]  # fmt: skip
-    log += [log[0] | {"event_id": f"f{at}", "client_id": 7, "timestamp": at} for at in (4_000_000_000, "2199-12-31", LATEST_MS)]
+    log += [
+        log[0] | {"event_id": f"f{at}", "client_id": 7, "timestamp": at}
+        for at in (4_000_000_000, "2199-12-31", LATEST_MS)
+    ]
     boards = [{"board_id": "b", "pin_id": "p1", "saved_at": 1.5e9}]
     ubi = [
         {"query_id": "q1", "user_query": "shoe", "query_response_object_ids": ["111", "p2"], "timestamp": 1717527761998},

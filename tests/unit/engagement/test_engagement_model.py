@@ -150,7 +150,9 @@ def test_a_log_without_impressions_has_rates_up_to_one():
 
 def test_rare_pairs_are_left_out():
     table = log(("a", "p0", "click"), ("a", "p0", "save"), ("a", "p1", "click"), ("a", "p1", "hide"))
-    pairs = engaged_pairs(allowed_events(table, [], PINS, EnrichConfig()), PINS, EnrichConfig(), EngagementConfig(min_clients=2), 0)
+    pairs = engaged_pairs(
+        allowed_events(table, [], PINS, EnrichConfig()), PINS, EnrichConfig(), EngagementConfig(min_clients=2), 0
+    )
     assert (pairs.pin_ids, pairs.weight.tolist()) == (["p0"], pytest.approx([np.log1p(4.0)]))
 
 

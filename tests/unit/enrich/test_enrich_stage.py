@@ -13,7 +13,9 @@ SOURCES = {
     "pins": "pin_id,title\np1,shoe\np2,\n",
     "boards": "board_id,pin_id,board_title\nb1,p1,Outfits\n",
     "search_log": "event_id,timestamp,query,locale,pin_id,action,client_id\n"
-    + "".join(f"e{i},2024-01-01,sneaker,en-US,p1,click,c{i}\nf{i},2024-01-01,trainers,en-US,p1,save,c{i}\n" for i in range(5)),
+    + "".join(
+        f"e{i},2024-01-01,sneaker,en-US,p1,click,c{i}\nf{i},2024-01-01,trainers,en-US,p1,save,c{i}\n" for i in range(5)
+    ),
     "human_labels": "query,locale,pin_id,rater_id,grade\nTrainers,en-US,p2,r1,1\n",
 }
 

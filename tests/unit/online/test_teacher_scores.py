@@ -46,7 +46,9 @@ def _written(store: Storage, name: str, table: pa.Table) -> Output:
         (("lamp", "en-USb", ""), None),  # the same letters, cut elsewhere
     ],
 )
-def test_a_pair_has_its_own_score(labels: tuple[Storage, Output, Output], pair: tuple[str, str, str], score: float) -> None:
+def test_a_pair_has_its_own_score(
+    labels: tuple[Storage, Output, Output], pair: tuple[str, str, str], score: float
+) -> None:
     assert TeacherScores.load(*labels).score(*pair) == score
 
 

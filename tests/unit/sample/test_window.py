@@ -66,7 +66,9 @@ def test_the_last_day_stands_still_while_it_fills():
 def test_the_last_day_is_not_after_the_present():
     """Else one event of tomorrow has the sampled day for itself."""
     now = START + timedelta(hours=50)
-    assert Window.of(SampleConfig(days=1), make_log([0, 48, 72]), now) == Window.of(SampleConfig(days=1), make_log([0, 48]), now)
+    assert Window.of(SampleConfig(days=1), make_log([0, 48, 72]), now) == Window.of(
+        SampleConfig(days=1), make_log([0, 48]), now
+    )
 
 
 def test_each_window_has_its_own_seed():

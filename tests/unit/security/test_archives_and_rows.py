@@ -98,7 +98,9 @@ def test_a_long_text_that_each_row_names_is_one_text(tmp_path):
     import pyarrow.parquet as pq
 
     text = pa.DictionaryArray.from_arrays(pa.array([0] * 100, pa.int32()), pa.array(["x" * 1_000_000]))
-    pq.write_table(pa.table({"pin_id": [f"p{i}" for i in range(100)], "title": text}), tmp_path / "a.parquet", compression="zstd")
+    pq.write_table(
+        pa.table({"pin_id": [f"p{i}" for i in range(100)], "title": text}), tmp_path / "a.parquet", compression="zstd"
+    )
 
     def look():
         valid, quarantine = load(tmp_path / "a.parquet")
@@ -118,7 +120,9 @@ def test_a_parquet_bomb_is_left_where_it_goes_off(tmp_path, small_limits, monkey
     rows = 200_000
     text = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * 10_000]))
     path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"pin_id": pa.array(["p"] * rows), "title": text}), path, compression="zstd", store_schema=store_schema)
+    pq.write_table(
+        pa.table({"pin_id": pa.array(["p"] * rows), "title": text}), path, compression="zstd", store_schema=store_schema
+    )
     read = count_batches(monkeypatch)
     refused(path, "unpacks to more than 300 times")
     assert len(read) == 2, "both columns of the first batch"
@@ -132,7 +136,9 @@ def test_texts_in_any_encoding_are_read_and_bounded(tmp_path, monkeypatch, encod
 
     titles = ["x" * 100_000 + str(i) for i in range(200)]
     table = pa.table({"pin_id": [f"p{i}" for i in range(200)], "title": titles})
-    pq.write_table(table, tmp_path / "a.parquet", use_dictionary=False, column_encoding={"title": encoding, "pin_id": "PLAIN"})
+    pq.write_table(
+        table, tmp_path / "a.parquet", use_dictionary=False, column_encoding={"title": encoding, "pin_id": "PLAIN"}
+    )
     monkeypatch.setattr(parquet, "BATCH_BYTES", 1_000_000)
     read = count_batches(monkeypatch)
     assert load(tmp_path / "a.parquet")[1].num_rows == 200

@@ -36,7 +36,9 @@ def event(client, query="red mug", pin="p1", action="save", at=DAY, **more):
 def config(tmp_path, log, **ingest):
     """Of a run over 50 pins and this log: lines of JSON, or a UBI log."""
     tmp_path.mkdir(exist_ok=True)
-    (tmp_path / "pins.jsonl").write_text("".join(json.dumps({"pin_id": f"p{i}", "title": "mug"}) + "\n" for i in range(50)))
+    (tmp_path / "pins.jsonl").write_text(
+        "".join(json.dumps({"pin_id": f"p{i}", "title": "mug"}) + "\n" for i in range(50))
+    )
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     adapter = "ubi" if log and "event_id" not in log[0] else "table"
     base = {"pins": {"adapter": "table", "path": f"{tmp_path}/pins.jsonl", "constants": {"locale": "en-US"}},
@@ -63,7 +65,9 @@ def engaged(tmp_path, log, **cfg):
 
 def test_clicks_of_one_visitor_write_nothing(tmp_path):
     """A private search would become a pin's text, which every search result shows."""
-    log = [event("jane", PRIVATE, action=a, at=DAY + timedelta(seconds=i)) for i in range(50) for a in ("click", "save")]
+    log = [
+        event("jane", PRIVATE, action=a, at=DAY + timedelta(seconds=i)) for i in range(50) for a in ("click", "save")
+    ]
     assert engaged(tmp_path, log) == {}
 
 
@@ -110,7 +114,11 @@ def test_events_of_unknown_clients_do_not_count_unless_the_config_says_so(tmp_pa
 
 
 def test_the_clients_id_itself_is_kept_nowhere(tmp_path):
-    log = [event("jane@example.com"), event("jane@example.com", pin="unknown"), event("jane@example.com", action="dance")]
+    log = [
+        event("jane@example.com"),
+        event("jane@example.com", pin="unknown"),
+        event("jane@example.com", action="dance"),
+    ]
     _, rows, refused = ingested(tmp_path, log, limits={"max_error_rate": 1.0})
     assert (rows.num_rows, refused.num_rows) == (1, 2)
     assert rows["client_id"].null_count == 0
@@ -150,7 +158,11 @@ def test_one_visitor_counts_once_in_a_pins_rates(tmp_path):
     """Millions of impressions of one forged line would bury a rival's rates, saves of one client make a hit."""
     honest = [event(f"c{i}", pin=f"p{i % 3}", action=a) for i in range(60) for a in ("impression", "click")]
     once = [event("x", pin="p0", action=a) for a in ("impression", "hide")]
-    often = [event("x", pin="p0", action=a, at=DAY + timedelta(seconds=i)) for i in range(300) for a in ("impression", "hide")]
+    often = [
+        event("x", pin="p0", action=a, at=DAY + timedelta(seconds=i))
+        for i in range(300)
+        for a in ("impression", "hide")
+    ]
     assert rates(tmp_path, honest + once).tolist() == rates(tmp_path, honest + often).tolist()
 
 
@@ -191,7 +203,9 @@ def test_without_a_bound_the_clock_is_one(tmp_path):
 def test_other_tables_may_speak_of_the_future(tmp_path):
     """A pin that is announced for next year is no forged event."""
     (tmp_path / "other.jsonl").write_text(json.dumps({"pin_id": "p1", "created_at": "2031-01-01", "locale": "en-US"}))
-    made, *_ = ingested(tmp_path, [event("c")], until=DAY.isoformat(), pins={"adapter": "table", "path": f"{tmp_path}/other.jsonl"})
+    made, *_ = ingested(
+        tmp_path, [event("c")], until=DAY.isoformat(), pins={"adapter": "table", "path": f"{tmp_path}/other.jsonl"}
+    )
     assert made.counts["pins_out"] == 1
 
 
@@ -213,7 +227,9 @@ SHOWN = {"query_id": "x", "client_id": "c", "user_query": "q", "timestamp": DAY.
 def test_one_line_of_unknown_objects_does_not_stop_the_run(tmp_path):
     """Whoever can post one event would stop the daily cycle: its 400 rows were more than a fifth of all."""
     honest = [ubi_click(DAY + timedelta(seconds=i)) for i in range(1000)]
-    made, rows, refused = ingested(tmp_path, [*honest, SHOWN | {"query_response_object_ids": [f"u{i}" for i in range(400)]}])
+    made, rows, refused = ingested(
+        tmp_path, [*honest, SHOWN | {"query_response_object_ids": [f"u{i}" for i in range(400)]}]
+    )
     assert (rows.num_rows, refused.num_rows) == (1000, 400)
     assert made.counts["search_log_quarantined"] == 400
 
@@ -250,12 +266,26 @@ def test_a_query_that_showed_too_much_is_one_broken_row(tmp_path):
 
 def test_a_line_without_end_is_one_row(tmp_path):
     """Cut into pieces it was many bad rows, of which a few stop the run."""
-    (tmp_path / "log.jsonl").write_text(json.dumps(ubi_click(DAY)) + "\n" + "x" * 40_000_000 + "\n" + json.dumps(ubi_click(DAY)))
+    (tmp_path / "log.jsonl").write_text(
+        json.dumps(ubi_click(DAY)) + "\n" + "x" * 40_000_000 + "\n" + json.dumps(ubi_click(DAY))
+    )
     source = UbiSource(path=str(tmp_path / "log.jsonl"))
     (file,) = find_files(source.path, "ingest.search_log.path")
     kinds = read_ubi_file(file, source)
     assert kinds["kind"].to_pylist() == ["event", "broken", "event", "ignored"]
     assert kinds["row"].to_pylist()[:3] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", [b"query_id", b"client_id"])
+def test_an_id_that_is_not_utf8_does_not_stop_the_run(tmp_path, name):
+    """It stopped at that byte, with a traceback: found by the fuzzer."""
+    good = [ubi_click(DAY + timedelta(seconds=i)) for i in range(10)]
+    cfg = config(tmp_path, good)
+    line = json.dumps(ubi_click(DAY) | {"query_id": "q", "client_id": "c"}).encode()
+    with (tmp_path / "log.jsonl").open("ab") as log:
+        log.write(line.replace(b'"%s": "' % name, b'"%s": "\xb6' % name) + b"\n")
+    made = stage.run(cfg, Storage(cfg.output))
+    assert made.counts["search_log_in"] == 11 and made.counts["search_log_out"] >= 10
 
 
 # --- what is shown to others (M8) ---
