@@ -65,7 +65,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
     log_table, pins = read_output(store, log), read_output(store, pin_texts)
     require_columns(log_table, SEARCH_LOG, "sample")
     public = public_queries(judged.past(log_table), cfg.enrich)  # of all of the past: a day has few clients
-    log_table, trending, seed, info = _daily(cfg, log_table, _present(store))
+    shown = set(public["query"].to_pylist())
+    log_table, trending, seed, info = _daily(cfg, log_table, _present(store), shown)
     deviations = read_deviations(pilot, pilot_tables) if pilot else None
     info |= _describe_allocation(cfg, deviations)
     pin_ids = pins["pin_id"].to_pylist()
@@ -116,8 +117,13 @@ def _present(store: Storage) -> datetime:
     return datetime.fromisoformat(ingest.info["present"])
 
 
-def _daily(cfg: Config, log: pa.Table, now: datetime) -> tuple[pa.Table, list[Trending], int, dict[str, Any]]:
-    """The part of the log that is sampled, its trending queries, the seed, and what the manifest says about them."""
+def _daily(
+    cfg: Config, log: pa.Table, now: datetime, public: Collection[str]
+) -> tuple[pa.Table, list[Trending], int, dict[str, Any]]:
+    """The part of the log that is sampled, its trending queries, the seed, and what the manifest says about them.
+
+    It names the `public` ones only: the report shows them to its readers.
+    """
     window = Window.of(cfg.sample, log, now)
     if window is None:
         return log, [], cfg.seed, {}
@@ -126,7 +132,7 @@ def _daily(cfg: Config, log: pa.Table, now: datetime) -> tuple[pa.Table, list[Tr
     info: dict[str, Any] = {
         "window": {"since": _iso(window.since), "until": _iso(window.until), "num_before": before.num_rows},
         "num_trending": len(trending),
-        "trending": [asdict(found) for found in trending[:_MOST_TRENDING]],
+        "trending": [asdict(found) for found in trending if found.query in public][:_MOST_TRENDING],
     }
     if not before.num_rows:
         info["window_note"] = "the log has no event before the window, so no query can be called trending"

@@ -29,7 +29,7 @@ def fill(table, schema):
     return pa.table([table[n] if n in table else [None] * len(table["query"]) for n in schema.names], schema=schema)
 
 
-def write_inputs(cfg, store, log_queries=("laptop", "bag"), pins=("p0", "p2"), times=None):
+def write_inputs(cfg, store, log_queries=("laptop", "bag"), pins=("p0", "p2"), times=None, clients=None):
     tables = {
         "ingest": {
             "search_log": fill(
@@ -40,6 +40,7 @@ def write_inputs(cfg, store, log_queries=("laptop", "bag"), pins=("p0", "p2"), t
                     "locale": ["en-US"] * len(log_queries),
                     "pin_id": list(pins)[: len(log_queries)],
                     "action": ["click"] * len(log_queries),
+                    "client_id": clients or [f"c{i}" for i in range(len(log_queries))],
                 },
                 SEARCH_LOG,
             ),
@@ -120,13 +121,13 @@ def test_without_teach_it_says_what_to_run(tmp_path):
         sample(config(tmp_path), Storage(str(tmp_path / "empty")))
 
 
-def daily_store(folder):
+def daily_store(folder, clients=None):
     """`red laptop` thirty times on each of three days, and `blue laptop` twelve times on the third."""
     times = [datetime(2024, 1, day, 12, m, tzinfo=UTC) for day in (1, 2, 3) for m in range(30)]
     times += [datetime(2024, 1, 3, 18, m, tzinfo=UTC) for m in range(12)]
     queries = ["red laptop"] * 90 + ["blue laptop"] * 12
     store = Storage(str(folder / "out"))
-    write_inputs(config(folder), store, log_queries=queries, pins=["p0"] * len(queries), times=times)
+    write_inputs(config(folder), store, log_queries=queries, pins=["p0"] * len(queries), times=times, clients=clients)
     return store
 
 
@@ -152,6 +153,19 @@ def test_a_query_that_trends_in_the_window_has_its_own_band(tmp_path):
     assert shown(store, last)["blue laptop"] == "en-US/trending/engaged"
     assert (last.info["num_trending"], last.info["trending"][0]["query"]) == (1, "blue laptop")
     assert last.info["window"]["num_before"] == 60
+
+
+def test_what_one_visitor_searched_is_named_to_nobody(tmp_path):
+    """The manifest's trends go into the report, the public queries onto the start page."""
+    store = daily_store(tmp_path, clients=[f"c{i}" for i in range(90)] + ["jane"] * 12)
+    last = sample(config(tmp_path, sample={"days": 1}), store)
+    assert (last.info["num_trending"], last.info["trending"]) == (1, [])
+    assert read_output(store, last.output("public_queries")).to_pylist() == [{"query": "red laptop", "num_clients": 90}]
+
+
+def test_another_number_of_clients_samples_again(tmp_path, store):
+    first, second = (sample(config(tmp_path, enrich={"min_clients": k}), store) for k in (1, 2))
+    assert first.fingerprint != second.fingerprint and first.counts["public_queries"] == 2
 
 
 def test_a_daily_run_of_an_unchanged_log_does_nothing(tmp_path):

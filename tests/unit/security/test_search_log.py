@@ -110,6 +110,13 @@ def test_events_of_unknown_clients_do_not_count_unless_the_config_says_so(tmp_pa
     assert engaged(tmp_path, log, count_events_without_client=True) == {"p1": ["red mug"]}
 
 
+def test_a_log_without_clients_is_said_to_support_nothing(tmp_path, caplog):
+    """Else its owner would look for the reason why no pin has an engaged query."""
+    made, *_ = ingested(tmp_path, [event(None), event("c")])
+    assert made.counts["search_log_unknown_clients"] == 1
+    assert "1 of 2 rows of the search log do not say whose they are" in caplog.text
+
+
 # --- what is kept of a visitor ---
 
 
