@@ -96,11 +96,11 @@ class Attack:
 # The first of `before` is the cheapest that does it: two events of one visitor.
 TEXT = {
     BEFORE: [Attack(1, actions=("click", "long_click"))],
-    AFTER: [Attack(1, times=1000), Attack(2), Attack(4), Attack(5), Attack(10), Attack(25)],
+    AFTER: [Attack(1, times=300), Attack(2), Attack(4), Attack(5), Attack(10), Attack(25)],
 }
 RATES = {
-    BEFORE: [Attack(1), Attack(1, times=25), Attack(1, times=1000)],
-    AFTER: [Attack(1), Attack(1, times=1000), Attack(5), Attack(25), Attack(100)],
+    BEFORE: [Attack(1), Attack(1, times=25), Attack(1, times=300)],
+    AFTER: [Attack(1), Attack(1, times=300), Attack(5), Attack(25), Attack(100)],
 }
 VECTORS = {BEFORE: [Attack(1), Attack(1, times=25)], AFTER: [Attack(1), Attack(1, times=25), Attack(5), Attack(25)]}
 
@@ -183,12 +183,14 @@ class World:
         ]
         return replace(features, sides=sides)
 
+    def encode_pins(self, features: StudentFeatures, rows: np.ndarray) -> np.ndarray:
+        """(num_rows, dim) of pins with the texts that they have now."""
+        return self.pin_tower.encode([features.catalogue.pairs.rendered[row] for row in rows], 64)
+
     def grades(
-        self, features: StudentFeatures, query: np.ndarray, pin: np.ndarray, locales: Sequence[str]
+        self, features: StudentFeatures, query: np.ndarray, pin: np.ndarray, vectors: np.ndarray, locales: Sequence[str]
     ) -> np.ndarray:
         """(num_pairs,) expected grades."""
-        used, place = np.unique(pin, return_inverse=True)
-        vectors = self.pin_tower.encode([features.catalogue.pairs.rendered[row] for row in used], 64)[place]
         computed = features.compute(self.queries, query, pin, locales)
         return np.asarray(expected_grade(self.student.score(self.query_vectors[query], vectors, computed, locales)))
 
@@ -228,7 +230,8 @@ class Scores:
 
 def score_pairs(world: World, features: StudentFeatures) -> Scores:
     """Of the attacked pairs."""
-    grade = world.grades(features, world.query_index, world.rows, world.locales)
+    vectors = world.encode_pins(features, world.rows)
+    grade = world.grades(features, world.query_index, world.rows, vectors, world.locales)
     return Scores(grade, blend(grade, met(features)[world.rows], BlendConfig()))
 
 
@@ -236,9 +239,10 @@ def score_catalogue(world: World, features: StudentFeatures) -> np.ndarray:
     """(num_pairs, num_pins) served scores of all pins for each pair's query."""
     num = len(world.pin_ids)
     rows = np.arange(num)
+    vectors = world.encode_pins(features, rows)
     engaging, found = met(features), np.empty((len(world.rows), num), np.float32)
     for pair, query in enumerate(world.query_index):
-        grade = world.grades(features, np.full(num, query), rows, [world.locales[pair]] * num)
+        grade = world.grades(features, np.full(num, query), rows, vectors, [world.locales[pair]] * num)
         found[pair] = blend(grade, engaging, BlendConfig())
     return found
 
@@ -317,7 +321,7 @@ def main() -> None:
     finish(
         "bench_manipulation", least - alone, num_pairs=len(world.rows), num_queries=len(world.queries), seed=args.seed,
         min_clients=AFTER.cfg.min_clients, attacks=found,
-        ratio_is="grades that one visitor's two events gave a pin by its text before, minus what 1,000 times as many give now",
+        ratio_is="grades that one visitor's two events gave a pin by its text before, minus what 300 times as many give now",
     )  # fmt: skip
 
 

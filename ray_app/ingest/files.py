@@ -242,6 +242,7 @@ _CORRUPT = (
     struct.error,
     NotImplementedError,
     pa.ArrowInvalid,
+    pa.ArrowIndexError,
     UnicodeDecodeError,
 )
 
