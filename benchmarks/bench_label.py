@@ -293,8 +293,10 @@ def encoder_sides(store: Storage, rows: pa.Table, args: argparse.Namespace) -> d
     folder = str(local_folder(store, teacher) / "lm")
     with tempfile.TemporaryDirectory() as temp:
         # Its own head: a linear layer on the pooler. The body has the same weights and reads the same pairs.
-        AutoModelForSequenceClassification.from_pretrained(folder, num_labels=5).save_pretrained(temp)
-        AutoTokenizer.from_pretrained(folder).save_pretrained(temp)
+        AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=5, use_safetensors=True, trust_remote_code=False
+        ).save_pretrained(temp)
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False).save_pretrained(temp)
         peer = Peer(temp, max_length=MAX_TOKENS, device="cpu", model_kwargs={"dtype": getattr(torch, args.dtype)})
     judge = Teacher(store, teacher, args.dtype, BATCH)
     pairs = list(zip(rows["query"].to_pylist(), rows["pin_text"].to_pylist(), strict=True))

@@ -204,7 +204,7 @@ def _onnx_model(folder: Path) -> Path:
     from transformers import AutoModel
 
     shutil.copytree(_plain(MODEL), folder / "model")
-    model = AutoModel.from_pretrained(folder / "model").eval()
+    model = AutoModel.from_pretrained(folder / "model", use_safetensors=True, trust_remote_code=False).eval()
     ids = torch.ones(2, 6, dtype=torch.long)
     sizes = {0: "batch", 1: "sequence"}
     (folder / "model/onnx").mkdir(exist_ok=True)

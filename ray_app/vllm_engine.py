@@ -54,7 +54,7 @@ def vllm_processor(
         model_source: Local directory or URI with config, tokenizer and safetensors.
         task_type: Of ray.data.llm: `generate` or `embed`.
         dtype: `float32`, `bfloat16` or `auto`.
-        engine_args: Of vllm, over the ones set here.
+        engine_args: Of vllm, over the ones set here, but for `trust_remote_code`, which is always False.
         plan: Workers and what each gets.
         batch_size: Rows that one call to the engine's actor brings; it works on several calls at once.
         preprocess: Row -> request.
@@ -66,14 +66,14 @@ def vllm_processor(
 
     pool = plan.pool
     device = "cuda" if pool.num_gpus else "cpu"
-    engine = {"dtype": pick_dtype(dtype, device), "enforce_eager": device == "cpu", "trust_remote_code": False}
+    engine = {"dtype": pick_dtype(dtype, device), "enforce_eager": device == "cpu"}
     bundle = {"CPU": plan.num_cpus / pool.num_processes}
     if pool.num_gpus:
         bundle["GPU"] = pool.num_gpus / pool.num_processes
     config = vLLMEngineProcessorConfig(
         model_source=model_source,
         task_type=task_type,
-        engine_kwargs=engine | engine_args,
+        engine_kwargs=engine | engine_args | {"trust_remote_code": False},
         batch_size=batch_size,
         concurrency=(plan.num_actors, plan.max_actors),
         should_continue_on_error=True,

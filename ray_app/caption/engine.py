@@ -43,7 +43,7 @@ def load_processor(cfg: CaptionConfig) -> Any:
 
     assert cfg.model is not None
     try:
-        processor = AutoProcessor.from_pretrained(resolve(cfg.model), **_where(cfg))
+        processor = AutoProcessor.from_pretrained(resolve(cfg.model), trust_remote_code=False, **_where(cfg))
     except (OSError, ValueError, ImportError) as error:
         raise _cannot_load(cfg, error) from None
     if not hasattr(processor, "image_processor"):
@@ -100,7 +100,7 @@ class TransformersCaptioner:
         self.dtype = getattr(torch, pick_dtype(cfg.dtype, self.device))
         try:
             model = AutoModelForImageTextToText.from_pretrained(
-                resolve(cfg.model), dtype=self.dtype, use_safetensors=True, **_where(cfg)
+                resolve(cfg.model), dtype=self.dtype, use_safetensors=True, trust_remote_code=False, **_where(cfg)
             )
         except (OSError, ValueError) as error:
             raise _cannot_load(cfg, error) from None
@@ -142,7 +142,7 @@ class TransformersCaptioner:
 
 
 def _where(cfg: CaptionConfig) -> dict[str, Any]:
-    return {"trust_remote_code": False} | ({"revision": cfg.revision} if cfg.revision else {})
+    return {"revision": cfg.revision} if cfg.revision else {}
 
 
 def _cannot_load(cfg: CaptionConfig, error: Exception) -> UserError:

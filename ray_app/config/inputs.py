@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from ray_app.config.section import Fraction, PositiveInt, Section, TextField, in_utc, must_be_written_as_a_date
+from ray_app.config.section import EngineArgs, Fraction, PositiveInt, Section, TextField, in_utc, must_be_written_as_a_date
 from ray_app.locales import UNKNOWN, canonical_locale
 
 Locale = Annotated[str, AfterValidator(canonical_locale)]
@@ -151,7 +151,7 @@ class CaptionConfig(Section):
     """Such as H100, as Ray calls it; None: any."""
     num_decoders: PositiveInt = 2
     """Tasks at most that read and decode pictures while the model generates."""
-    engine_args: dict[str, Any] = {}
+    engine_args: EngineArgs = {}
     """More arguments of the vllm engine, such as `max_model_len`."""
     max_restarts: Annotated[int, Field(ge=0)] = 2
     """Deaths of an engine that are survived."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ray_app.config.section import Fraction, PositiveInt, Section, TextField, in_utc, must_be_written_as_a_date
+from ray_app.config.section import EngineArgs, Fraction, PositiveInt, Section, TextField, in_utc, must_be_written_as_a_date
 
 EncoderPooling = Literal["cls", "mean", "last"]
 
@@ -245,7 +245,7 @@ class LabelConfig(Section):
     """GPUs that share each layer (vllm)."""
     pipeline_parallel: PositiveInt = 1
     """Groups of them that share the layers (vllm)."""
-    engine_args: dict[str, Any] = {}
+    engine_args: EngineArgs = {}
     """More arguments of the vllm engine, such as `gpu_memory_utilization` or `max_num_seqs`."""
     max_restarts: Annotated[int, Field(ge=0)] = 2
     """Deaths of a copy that are survived."""

@@ -3,13 +3,33 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 TEXT_FIELDS = ("title", "description", "caption", "link_text", "board_titles", "engaged_queries")
 TextField = Literal["title", "description", "caption", "link_text", "board_titles", "engaged_queries"]
+
+
+def _without_remote_code(args: dict[str, Any]) -> dict[str, Any]:
+    """The arguments themselves, if nothing in them, however deep, runs code that comes with a model."""
+    waiting: list[Any] = [args]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if any(str(name).replace("-", "_") == "trust_remote_code" for name in value):
+                raise ValueError(
+                    "trust_remote_code is always false and cannot be set; use a model that needs no code of its own"
+                )
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return args
+
+
+EngineArgs = Annotated[dict[str, Any], AfterValidator(_without_remote_code)]
+"""Further arguments of the vllm engine."""
 
 
 class Section(BaseModel):

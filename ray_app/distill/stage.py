@@ -39,7 +39,7 @@ from ray_app.training.stage import CalibrationPairs, TrainJob, resolved, train_o
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 _UNKNOWN_LOCALE_SHARE = 0.05  # guessed
 
 

@@ -25,6 +25,7 @@ from ray_app.manifest import Output
 from ray_app.models.backbone import is_decoder_config
 from ray_app.models.checkpoint import local_folder, read_teach_config, reads_segments
 from ray_app.models.packed import is_plain_causal
+from ray_app.models.sources import load_config, open_tokenizer
 from ray_app.models.tokens import max_query_tokens, pair_ids
 from ray_app.schemas import NUM_GRADES
 from ray_app.storage import Storage
@@ -119,10 +120,8 @@ def shares_prefixes(folder: Path) -> bool:
 
     vllm only warns if it is told to keep one for a model of which that is not true, such as a bidirectional decoder.
     """
-    from transformers import AutoConfig
-
     about = read_teach_config(folder)
-    return about.pooling == "last" and is_plain_causal(AutoConfig.from_pretrained(folder / "lm"), about.max_tokens)
+    return about.pooling == "last" and is_plain_causal(load_config(str(folder / "lm")), about.max_tokens)
 
 
 def prepare_block(block: pa.Table, store: Storage, teacher: Output) -> pa.Table:
@@ -208,14 +207,12 @@ def finish(block: pa.Table, head: "GradeHead", ledger: Ledger) -> pa.Table:
 @lru_cache(maxsize=4)
 def _reader(folder: Path) -> tuple[Any, Any, bool]:
     """Tokenizer, settings, and whether the query stands last."""
-    from transformers import AutoConfig, AutoTokenizer
-
     lm = folder / "lm"
     cfg = read_teach_config(folder)
-    tokenizer = AutoTokenizer.from_pretrained(lm)
+    tokenizer = open_tokenizer(lm)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer, cfg, is_decoder_config(AutoConfig.from_pretrained(lm))
+    return tokenizer, cfg, is_decoder_config(load_config(str(lm)))
 
 
 @lru_cache(maxsize=4)

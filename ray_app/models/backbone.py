@@ -5,7 +5,7 @@ from typing import Any
 
 from ray_app.config import TeachConfig, TrainConfig
 from ray_app.errors import UserError
-from ray_app.models.sources import load_backbone
+from ray_app.models.sources import load_backbone, open_tokenizer
 
 
 def is_decoder(backbone: Any) -> bool:
@@ -177,7 +177,6 @@ def load_saved_backbone(
     if not (folder / "adapter_config.json").exists():
         return load_backbone(str(folder))
     from peft import PeftModel
-    from transformers import AutoTokenizer
 
     base, _ = load_backbone(base_model, revision, num_layers, quantize)
-    return PeftModel.from_pretrained(base, folder, is_trainable=trainable), AutoTokenizer.from_pretrained(folder)
+    return PeftModel.from_pretrained(base, folder, is_trainable=trainable), open_tokenizer(folder)

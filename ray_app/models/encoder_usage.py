@@ -17,6 +17,7 @@ from ray_app.config import DistillConfig, FeatureConfig
 from ray_app.config.models import EncoderPooling
 from ray_app.errors import UserError
 from ray_app.models.backbone import is_causal, is_decoder_config
+from ray_app.models.control_tokens import controls_in
 from ray_app.models.sources import load_config, resolve
 from ray_app.models.tokens import token_rows
 
@@ -58,11 +59,17 @@ def with_prompt(prompt: str, texts: Sequence[str]) -> list[str]:
 
 
 def check_prompt_fits(tokenizer: Any, prompt: str, max_tokens: int, keys: str) -> None:
-    """Refuse a prompt that leaves no room: every text would be cut away and all would get one vector.
+    """Refuse a prompt that leaves no room: every text would be cut away and all would get one vector; or control tokens.
 
     Raises:
-        UserError: it is as long as `max_tokens`; the message names `keys`.
+        UserError: it is as long as `max_tokens`; the message names `keys`. Or it spells a control token, which would be read
+            as letters, since a prompt is read together with a text.
     """
+    if controls := controls_in(tokenizer, prompt):
+        raise UserError(
+            f"the prompt {prompt!r} has the control token {controls[0]!r}, which stands for itself in no text; leave it out of the "
+            "prompt, or use another model"
+        )
     (ids,) = token_rows(tokenizer, [prompt], max_tokens)
     if len(ids) >= max_tokens:
         raise UserError(f"the prompt {prompt!r} alone fills {max_tokens} tokens and leaves no text; raise {keys}")

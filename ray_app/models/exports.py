@@ -21,9 +21,11 @@ from ray_app.errors import UserError
 from ray_app.manifest import Output
 from ray_app.models.calibration import FILE as CALIBRATION_FILE
 from ray_app.models.checkpoint import local_folder, model_files
+from ray_app.models.control_tokens import control_tokens, text_only_backend
 from ray_app.models.encoder_usage import Role
 from ray_app.models.head import FeatureScaler
 from ray_app.models.model_card import public_source, tower_card
+from ray_app.models.sources import open_tokenizer
 from ray_app.storage import Storage
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-EXPORT_VERSION = 2  # raised when the same student is written otherwise than before
+EXPORT_VERSION = 3  # raised when the same student is written otherwise than before
 ONNX_FILE = "query/onnx/model.onnx"
 # torch's exporter names an inner value `embedding` and then writes a broken file for an output of that name.
 ONNX_OUTPUT = "sentence_embedding"
@@ -39,6 +41,8 @@ MAX_ONNX_DIFFERENCE = 1e-4  # of unit vectors; measured: 2e-6 for MiniLM
 _ONNX_PACKAGES = ("onnxscript", "onnxruntime")
 _ST_POOLING = {"cls": "cls_token", "mean": "mean_tokens", "last": "lasttoken"}
 _ST_PROMPTS: dict[Role, str] = {"query": "query", "pin": "document"}
+# In several scripts: what exported tokenizers are compared on, beside the spellings of control tokens.
+_PROBES = ("red mug, 12 cm", "Für die Küche", "赤いマグカップ", "लाल मग", "ñandú  e\u0301 🏺", "")
 _ONE_FILE_BYTES = 1_500_000_000  # an ONNX file cannot pass 2 GiB; larger weights go beside it
 _MODULES = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("Normalize", "3_Normalize"))
 
@@ -106,7 +110,7 @@ def write_tower(student: "BiEncoder", name: Role, folder: Path) -> None:
     limit = tower_limit(cfg, name)
     prompts = {_ST_PROMPTS[tower]: tower_prompt(cfg, tower) for tower in TOWERS}
     backbone.save_pretrained(folder)
-    tokenizer_with_limit(student.tokenizer, limit).save_pretrained(folder)
+    save_tokenizer(student.tokenizer, limit, folder)
     width, dim = projection.in_features, projection.out_features
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -167,15 +171,15 @@ def write_weights(student: "BiEncoder", folder: Path, content_hash: str) -> None
 def read_weights(folder: Path) -> "BiEncoder":
     """The student of an export, in evaluation mode, from `student.safetensors`, `config.json` and `query/`'s tokenizer."""
     from safetensors.torch import load_file
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel
 
     from ray_app.models.bi_encoder import BiEncoder
 
     about = json.loads((folder / "config.json").read_text())
     weights = load_file(folder / "student.safetensors")
     scaler = FeatureScaler(weights.pop("scaler.mean").numpy(), weights.pop("scaler.std").numpy())
-    backbone = AutoModel.from_config(AutoConfig.for_model(**about["backbone"]))
-    tokenizer = AutoTokenizer.from_pretrained(folder / "query")
+    backbone = AutoModel.from_config(AutoConfig.for_model(**about["backbone"]), trust_remote_code=False)
+    tokenizer = open_tokenizer(folder / "query")
     pin_backbone = copy.deepcopy(backbone) if about["towers"] == 2 else None
     student = BiEncoder(backbone, tokenizer, DistillConfig.model_validate(about["config"]), scaler, pin_backbone)
     student.load_state_dict(weights)
@@ -279,16 +283,55 @@ def _finished(target: Storage, path: str, student: Output, onnx: bool) -> bool:
     return made and (not onnx or f"{path}/{ONNX_FILE}" in {file.path for file in files})
 
 
-def tokenizer_with_limit(tokenizer: Any, limit: int) -> Any:
-    """A copy that cuts and pads by itself, so that `tokenizers` alone makes the ONNX file's inputs."""
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.model_max_length = limit
-    backend = tokenizer.backend_tokenizer
+def save_tokenizer(tokenizer: Any, limit: int, folder: Path) -> None:
+    """Write tokenizer.json, which cuts, pads and reads texts only by itself, and tokenizer_config.json for transformers.
+
+    Raises:
+        UserError: `tokenizers` or transformers would read texts otherwise from these files than we do; see `text_only_backend`
+            too.
+    """
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    own = copy.deepcopy(tokenizer)
+    own.model_max_length = limit
+    own.save_pretrained(folder)
+    backend_with_limit(tokenizer, limit).save(str(folder / "tokenizer.json"))
+    path = folder / "tokenizer_config.json"
+    controls = sorted(control_tokens(tokenizer).items(), key=lambda item: item[1])
+    flags = {"special": True, "normalized": False, "lstrip": False, "rstrip": False, "single_word": False}
+    settings = json.loads(path.read_text()) | {
+        # A model's own class would be built from the vocabulary, without the rest of tokenizer.json.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": list(tokenizer.model_input_names),
+        "added_tokens_decoder": {str(number): {"content": name} | flags for name, number in controls},
+    }
+    _write_json(path, settings)
+    texts = [*_PROBES, *(f"a {name} b{name}" for name, _ in controls)]
+    ours = tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
+    alone = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    alone.no_padding()
+    again = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    read = {
+        "tokenizers": [encoded.ids for encoded in alone.encode_batch(texts)],
+        "transformers": again(texts, truncation=True, max_length=limit)["input_ids"],
+    }
+    for library, rows in read.items():
+        if differing := [text for text, row, own_row in zip(texts, rows, ours, strict=True) if row != own_row]:
+            raise UserError(
+                f"{library} reads {differing[0]!r} otherwise from the exported tokenizer than the student does, so it is not "
+                "exported; use another distill.base_model"
+            )
+
+
+def backend_with_limit(tokenizer: Any, limit: int) -> Any:
+    """A copy of the student's tokenizer for `tokenizers` alone, which makes the ONNX file's inputs by itself."""
+    backend = text_only_backend(tokenizer)
     backend.enable_truncation(limit)
     backend.enable_padding(
         direction=tokenizer.padding_side, pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token
     )
-    return tokenizer
+    return backend
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ray_app.errors import UserError
+from ray_app.models.control_tokens import read_texts_only
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def load_config(source: str, revision: str | None = None) -> Any:
 
     path, where = _where(source, revision)
     try:
-        return AutoConfig.from_pretrained(path, **where)
+        return AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
     except (OSError, ValueError) as error:
         raise _cannot_be_loaded(source, error) from None
 
@@ -131,14 +132,25 @@ def load_tokenizer(source: str, revision: str | None = None) -> tuple[Any, Any]:
     Raises:
         UserError: the source cannot be loaded; the message says which one.
     """
-    from transformers import AutoTokenizer
-
     config = load_config(source, revision)
     path, where = _where(source, revision)
     try:
-        return AutoTokenizer.from_pretrained(path, **where), config
+        return open_tokenizer(path, **where), config
     except (OSError, ValueError) as error:
         raise _cannot_be_loaded(source, error) from None
+
+
+def open_tokenizer(path: str | Path, **where: Any) -> Any:
+    """The one way in which tokenizers of models that read texts are loaded: see `read_texts_only`.
+
+    Args:
+        path: Local directory or hub id.
+        where: Further arguments of `from_pretrained`.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
+    return read_texts_only(tokenizer, str(path))
 
 
 def load_backbone(
@@ -161,26 +173,30 @@ def load_backbone(
         UserError: the source cannot be loaded; the message says which one.
     """
     import torch
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # a bar per actor says nothing and drowns Ray Data's
     transformers_logging.set_verbosity_error()  # "weights not used" is what num_layers asks for
     path, where = _where(source, revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **where)
-        config = AutoConfig.from_pretrained(path, **where)
+        tokenizer = open_tokenizer(path, **where)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
         for name in _DROPOUTS:
             if hasattr(config, name):
                 setattr(config, name, 0.0)
         if num_layers is not None:
             config.num_hidden_layers = min(num_layers, config.num_hidden_layers)
         if "gguf_file" in where:
-            model = _dequantised(AutoModel.from_pretrained(path, config=config, dtype=torch.float32, **where))
+            model = _dequantised(
+                AutoModel.from_pretrained(path, config=config, dtype=torch.float32, trust_remote_code=False, **where)
+            )
         elif quantize is not None:
             model = _in_4_bits(path, config, where)
         else:
-            model = AutoModel.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True, **where)
+            model = AutoModel.from_pretrained(
+                path, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **where
+            )
     except (OSError, ValueError) as error:
         raise _cannot_be_loaded(source, error) from None
     if tokenizer.pad_token is None:
@@ -192,7 +208,7 @@ def load_backbone(
 def _where(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     """Path or hub id, and the further arguments of `from_pretrained`."""
     path = resolve(source)
-    where: dict[str, Any] = {"trust_remote_code": False}
+    where: dict[str, Any] = {}
     if (revision := pinned_revision(source, revision)) is not None:
         where["revision"] = revision
     if path.endswith(".gguf"):
@@ -220,7 +236,7 @@ def _in_4_bits(path: str, config: Any, where: dict[str, Any]) -> Any:
     )  # fmt: skip
     return AutoModel.from_pretrained(
         path, config=config, quantization_config=how, device_map={"": torch.cuda.current_device()},
-        use_safetensors=True, **where,
+        use_safetensors=True, trust_remote_code=False, **where,
     )  # fmt: skip
 
 
@@ -231,6 +247,6 @@ def _dequantised(model: Any) -> Any:
     config = model.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    plain = AutoModel.from_config(config)
+    plain = AutoModel.from_config(config, trust_remote_code=False)
     plain.load_state_dict(model.state_dict())
     return plain

@@ -3,6 +3,6 @@
 They stand apart from the models so that planning a job does not load torch.
 """
 
-TEXT_ENCODER = 2
-CROSS_ENCODER = 4
-BI_ENCODER = 3
+TEXT_ENCODER = 3
+CROSS_ENCODER = 5
+BI_ENCODER = 4

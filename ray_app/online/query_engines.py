@@ -24,7 +24,7 @@ from ray_app.online.pin_files import one_at_a_time
 
 logger = logging.getLogger(__name__)
 
-ENGINES_VERSION = 2  # raised when files or measurements of another version must not be used
+ENGINES_VERSION = 3  # raised when files or measurements of another version must not be used
 BATCH = 16  # texts of similar length in one pass; more gain nothing on a CPU
 # In several scripts and lengths, as users type them: what engines are timed and compared on.
 PROBES = (
@@ -234,11 +234,10 @@ def _tokenizer(folder: Path, kept: Path) -> Path:
 
     def write(path: Path) -> None:
         from ray_app.models.bi_encoder import BiEncoder
-        from ray_app.models.exports import tokenizer_with_limit
+        from ray_app.models.exports import backend_with_limit
 
         student = BiEncoder.from_pretrained(folder)
-        limited = tokenizer_with_limit(student.tokenizer, student.cfg.max_query_tokens)
-        limited.backend_tokenizer.save(str(path))
+        backend_with_limit(student.tokenizer, student.cfg.max_query_tokens).save(str(path))
 
     return _made(kept / "tokenizer.json", write)
 

@@ -33,7 +33,7 @@ from ray_app.zero_shot.stage import zero_shot_tower
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 
 
 def build_teacher(cfg: TeachConfig, scaler: FeatureScaler, store: Storage, warm_folder: str | None) -> object:
