@@ -29,8 +29,12 @@ pytestmark = pytest.mark.timeout(420)
 
 ODD = ["\x00", "\u202egum", "👩\u200d🚀", "\u0301\u0301", "\ufffd\U0010ffff"]
 POISON = [("", "red mug"), (" \u3000", "red mug"), ("cup", ""), ("cup " * 47, "red mug")]
+# The second of each pair says the same to one who reads letters: the tiny vocabulary knows none of them.
+CONTROL = [
+    ("cup", "red [SEP] [CLS] cup [SEP]"), ("cup", "red zzz zzz cup zzz"), ("red [SEP] cup", "red mug"), ("red zzz cup", "red mug"),
+]  # fmt: skip
 FULL = [("cup " * 44, "red mug " * 9), ("cup", "red " * 100)]  # all of the 48 tokens
-ROWS = pairs(20, 4, first=[*POISON, *((odd, odd) for odd in ODD), *FULL])
+ROWS = pairs(20, 4, first=[*POISON, *((odd, odd) for odd in ODD), *CONTROL, *FULL])
 CODES = ["empty_query", "empty_query", "empty_pin", "query_too_long"]
 
 
@@ -83,6 +87,14 @@ def test_poison_is_an_error_row_and_odd_letters_are_not(plain):
     assert [error.split(":")[0] for error in errors[: len(CODES)]] == CODES
     assert errors[len(CODES) :] == [None] * (len(errors) - len(CODES))
     assert np.nanstd(probs, axis=0).max() > 0.01  # and rows differ
+
+
+def test_control_tokens_in_texts_are_letters_to_the_engine(plain):
+    """Else a pin forges a pair of its own, and buys the label that the student learns."""
+    first = len(POISON) + len(ODD)
+    control, letters = (probs_of(plain.maker, ROWS)[0][first + i : first + 4 : 2] for i in range(2))
+    np.testing.assert_allclose(control, letters, rtol=0, atol=1e-5)
+    assert np.abs(letters[0] - letters[1]).max() > 1e-3
 
 
 def test_each_row_stands_once_and_is_counted(plain):
