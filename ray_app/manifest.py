@@ -18,6 +18,7 @@ the very same config: a variant whose settings change few pins would else be com
 
 import logging
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -30,9 +31,9 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from ray_app.config import Config, section_hash
-from ray_app.errors import UserError
+from ray_app.errors import UserError, printable
 from ray_app.schemas import SCHEMA_VERSION
-from ray_app.storage import CorruptFileError, Storage, StoredFile
+from ray_app.storage import CorruptFileError, Storage, StoredFile, is_below, is_plain
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,30 @@ class Output:
     files: list[str]  # paths under the storage root; a reader opens these and nothing else
     rows: int  # 0 for models
     content_hash: str
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> "Output":
+        """What a manifest or a release says of an output: who can write there must not decide which files are opened.
+
+        Raises:
+            TypeError: other fields than these.
+            ValueError: its files lie outside of its folder, or its hash is none.
+        """
+        out = cls(**raw)
+        for path in out.files:
+            if not is_plain(out.path) or not is_below(path, out.path):
+                raise ValueError(f"output {out.name!r} names {path!r}, which is not in its folder")
+        if not is_plain(out.path) or not is_hash(out.content_hash):
+            raise ValueError(f"output {out.name!r} has the folder {out.path!r} and the hash {out.content_hash!r}")
+        return out
+
+
+_HASH = re.compile(r"[0-9a-f]{8,64}")
+
+
+def is_hash(text: Any) -> bool:
+    """Whether it is a hash of ours; some become names of folders."""
+    return isinstance(text, str) and _HASH.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +127,11 @@ def _read(store: Storage, path: str, stage: str) -> Manifest | None:
         logger.warning("%s was made with schema version %s; it will be made again", stage, made_with)
         return None
     try:
-        outputs = {name: Output(**out) for name, out in raw.pop("outputs").items()}
+        outputs = {name: Output.from_json(out) for name, out in raw.pop("outputs").items()}
         return Manifest(outputs=outputs, **raw)
-    except (KeyError, TypeError, AttributeError) as error:
-        logger.warning("%s has a manifest of another version of this code (%s); it will be made again", stage, error)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        told = printable(str(error))
+        logger.warning("%s has a manifest of another version of this code (%s); it will be made again", stage, told)
         return None
 
 

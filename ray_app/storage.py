@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from ray_app.errors import UserError
 from ray_app.filesystem import TEMP_PREFIX, explained, one_line, open_uri, write_atomically
 
-__all__ = ["CorruptFileError", "Storage", "StoredFile", "decode_table", "encode_table", "open_uri"]
+__all__ = ["CorruptFileError", "Storage", "StoredFile", "decode_table", "encode_table", "is_below", "is_plain", "open_uri"]
 
 
 class CorruptFileError(UserError):
@@ -77,7 +77,13 @@ class Storage:
             object.__setattr__(self, name, value)
 
     def full_path(self, path: str) -> str:
-        """Path inside the filesystem, as `fs` wants it."""
+        """Path inside the filesystem, as `fs` wants it.
+
+        Raises:
+            UserError: it leads out of the root. Paths come from manifests and releases, which others may have written.
+        """
+        if path and not is_plain(path):
+            raise UserError(f"{path!r} is no path of the storage {self.shown}: who wrote its name there?")
         return f"{self._fs_and_root[1]}/{path}" if path else self._fs_and_root[1]
 
     # --- bytes ---
@@ -176,6 +182,16 @@ class Storage:
         """As `read_table`, with the file's SHA-256."""
         data = self.read_bytes(path)
         return decode_table(data, f"{self.shown}/{path}", columns), hashlib.sha256(data).hexdigest()
+
+
+def is_plain(path: Any) -> bool:
+    """Whether a path is one name or more, each plain, so that it stays below the folder that it is put to."""
+    return isinstance(path, str) and "\0" not in path and not {"", ".", ".."} & set(path.split("/"))
+
+
+def is_below(path: Any, folder: str) -> bool:
+    """Whether a path is plain and lies in a folder."""
+    return is_plain(path) and path.startswith(f"{folder}/")
 
 
 def encode_table(table: pa.Table) -> bytes:

@@ -11,7 +11,6 @@ names all that serving it needs (models, texts, features), so it can be served, 
 import hashlib
 import json
 import logging
-import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -22,18 +21,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.config import section_hash
-from ray_app.errors import UserError
+from ray_app.errors import UserError, printable
 from ray_app.ledger.ledger import Ledger
 from ray_app.ledger.vectors import GatheredVectors
-from ray_app.manifest import Output
+from ray_app.manifest import Output, is_hash
 from ray_app.schemas import SCHEMA_VERSION, cast_to, release_schema
-from ray_app.storage import CorruptFileError, Storage, decode_table
+from ray_app.storage import CorruptFileError, Storage, decode_table, is_below
 
 logger = logging.getLogger(__name__)
 
 CURRENT = "releases/CURRENT"
 PART_BYTES = 16_000_000  # guessed: of vectors; a writer or reader of parts holds one at a time, in some five copies
-_ID = re.compile(r"[0-9a-f]{8,64}")
 _ROWS = 65_536  # of ids and keys as Python objects at a time
 
 
@@ -337,7 +335,7 @@ def _there(store: Storage) -> str:
 
 
 def _read_release(store: Storage, release_id: str) -> Release | None:
-    if not _ID.fullmatch(release_id):  # it becomes the name of folders, here and on the machines that serve it
+    if not is_hash(release_id):  # it becomes the name of folders, here and on the machines that serve it
         logger.warning("ignoring a release with the id %r: it is none of ours", release_id)
         return None
     path = f"releases/{release_id}/release.json"
@@ -345,13 +343,20 @@ def _read_release(store: Storage, release_id: str) -> Release | None:
         return None
     raw = store.read_json(path)
     try:
-        sources = {name: Output(**source) for name, source in raw.pop("sources").items()}
+        sources = {name: Output.from_json(source) for name, source in raw.pop("sources").items()}
         release = Release(sources=sources, **raw)
+        stray = [name for name, sha in release.files.items() if not (is_below(name, release.folder) and is_hash(sha))]
     except (KeyError, TypeError, AttributeError) as error:
-        logger.warning("ignoring %s, written by another version of this code: %s", path, error)
+        logger.warning("ignoring %s, written by another version of this code: %s", path, printable(str(error)))
         return None
+    except ValueError as error:
+        raise CorruptFileError(f"{store.shown}/{path}: {error}; delete its folder and run embed again") from None
     if release.id != release_id:
         raise CorruptFileError(f"{store.shown}/{path} is of another release; delete its folder and run embed again")
+    if stray or not (is_hash(release.student_id) and is_hash(release.content_hash)):
+        raise CorruptFileError(
+            f"{store.shown}/{path} names files or hashes that are none of a release; delete its folder and run embed again"
+        )
     return release
 
 

@@ -3,19 +3,31 @@
 `files.json` is written last: a folder without it was never finished and is not a model.
 """
 
+import errno
+import hashlib
 import json
+import os
+import shutil
 import tempfile
+import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ray_app.cache_folder import cache_folder, lock_path, one_at_a_time, remove, remove_leftovers
 from ray_app.config import DistillConfig, TeachConfig
 from ray_app.errors import UserError
-from ray_app.manifest import Output, hash_files
+from ray_app.filesystem import TEMP_PREFIX, one_line
+from ray_app.manifest import Output, check_output, hash_files, is_hash
 from ray_app.models.calibration import FILE as CALIBRATION_FILE
 from ray_app.models.calibration import Calibration
-from ray_app.storage import Storage, StoredFile
+from ray_app.storage import CorruptFileError, Storage, StoredFile, is_below
+
+_WEIGHTS = ".safetensors"
+_UNUSED_SEC = 30 * 86_400.0
 
 
 def save_model(
@@ -32,10 +44,59 @@ def save_model(
 
 
 def model_files(store: Storage, folder: str) -> list[StoredFile] | None:
-    """The files of a finished model folder, or None if it was never finished."""
-    if not store.exists(f"{folder}/files.json"):
+    """The files of a finished model folder, or None if it was never finished.
+
+    Raises:
+        CorruptFileError: its list names files elsewhere, or is none.
+    """
+    path = f"{folder}/files.json"
+    if not store.exists(path):
         return None
-    return [StoredFile(**file) for file in store.read_json(f"{folder}/files.json")]
+    try:
+        files = [StoredFile(**file) for file in store.read_json(path)]
+    except TypeError:
+        files = []
+    if not files or not all(is_below(file.path, folder) and is_hash(file.sha256) for file in files):
+        raise CorruptFileError(f"{store.shown}/{path} is no list of that model's files; delete {folder} and train it again")
+    return files
+
+
+def _intact_files(store: Storage, output: Output) -> list[StoredFile]:
+    """The files of a model with their hashes, for which the output's own hash vouches.
+
+    Raises:
+        UserError: it was never finished, or its list was changed.
+    """
+    files = model_files(store, output.path)
+    if files is None:
+        raise UserError(f"the {output.name} model lacks files.json; delete {output.path} and train it again")
+    check_output(store, output, {file.path: file.sha256 for file in files})
+    return files
+
+
+def read_model_file(store: Storage, output: Output, name: str) -> bytes:
+    """One file of a model as it was written.
+
+    Raises:
+        UserError: the model has none of that name, or it is gone or was changed.
+    """
+    path = f"{output.path}/{name}"
+    for file in _intact_files(store, output):
+        if file.path == path:
+            return _read(store, file)
+    raise UserError(f"the {output.name} model lacks {path}; delete {output.path} and train it again")
+
+
+def _read(store: Storage, file: StoredFile) -> bytes:
+    data = store.read_bytes(file.path)
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise _changed(store, file)
+    return data
+
+
+def _changed(store: Storage, file: StoredFile) -> CorruptFileError:
+    folder = file.path.rpartition("/")[0]
+    return CorruptFileError(f"{store.shown}/{file.path} was changed; delete {folder} and run its stage again")
 
 
 def finished_model(store: Storage, folder: str) -> Output:
@@ -54,8 +115,9 @@ def finished_model(store: Storage, folder: str) -> Output:
 
 def load_calibration(store: Storage, output: Output) -> Calibration | None:
     """A model's temperatures; None if it has none."""
-    path = f"{output.path}/{CALIBRATION_FILE}"
-    return Calibration.from_json(store.read_bytes(path).decode()) if path in output.files else None
+    if f"{output.path}/{CALIBRATION_FILE}" not in output.files:
+        return None
+    return Calibration.from_json(read_model_file(store, output, CALIBRATION_FILE).decode())
 
 
 def calibration_info(store: Storage, output: Output) -> dict[str, Any] | None:
@@ -65,7 +127,10 @@ def calibration_info(store: Storage, output: Output) -> dict[str, Any] | None:
 
 
 def local_folder(store: Storage, output: Output, weights: bool = True) -> Path:
-    """A folder of this machine with the model's files: the storage itself if it is local, else a download.
+    """A folder of this machine with the model's files as they were written: the storage itself if it is local, else a copy.
+
+    All files are read once per process to compare their hashes (some 2 s per GB). A copy is made by the first process that needs
+    it, beside its place, and renamed: nobody finds half of it, and files that are mapped are never written to.
 
     Args:
         store: Where the model lies.
@@ -73,24 +138,74 @@ def local_folder(store: Storage, output: Output, weights: bool = True) -> Path:
         weights: False: the language model's weights need not be there, only tokenizer, settings and head.
 
     Raises:
-        UserError: a file of the model is missing.
+        UserError: a file of the model is missing or was changed.
     """
+    files = [f for f in _intact_files(store, output) if weights or "/lm/" not in f.path or not f.path.endswith(_WEIGHTS)]
     if store.is_local:
         path = Path(store.full_path(output.path))
-        missing = [f for f in output.files if not store.exists(f)]
-        if missing:
-            raise UserError(f"the {output.name} model lacks {missing[0]}; delete {output.path} and train it again")
+        for file in files:
+            name = file.path.removeprefix(f"{output.path}/")
+            if not (path / name).is_file():
+                raise UserError(f"the {output.name} model lacks {file.path}; delete {output.path} and train it again")
+            if _sha256(path / name) != file.sha256:
+                raise _changed(store, file)
         return path
-    path = Path(tempfile.gettempdir()) / "ray_app_models" / (output.content_hash + ("" if weights else "-light"))
-    if not (path / "complete").exists():
-        for file in output.files:
-            if not weights and "/lm/" in file and file.endswith(".safetensors"):
-                continue
-            target = path / file.removeprefix(f"{output.path}/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(store.read_bytes(file))
-        (path / "complete").write_text(json.dumps(output.files))
+    models = cache_folder("models")
+    path = models / (output.content_hash + ("" if weights else "-light"))
+    wanted = {file.path.removeprefix(f"{output.path}/"): file for file in files}
+    if not _is_whole(path, wanted):
+        with one_at_a_time(path):
+            if not _is_whole(path, wanted):  # another process may have made it while we waited
+                _download(store, wanted, path)
+    os.utime(path)  # see `_drop_unused`
     return path
+
+
+def _is_whole(path: Path, wanted: dict[str, StoredFile]) -> bool:
+    try:
+        return all(_sha256(path / name) == file.sha256 for name, file in wanted.items())
+    except OSError:
+        return False
+
+
+def _download(store: Storage, wanted: dict[str, StoredFile], path: Path) -> None:
+    remove_leftovers(path)
+    _drop_unused(path.parent)
+    temp = path.with_name(f"{TEMP_PREFIX}{path.name}-{uuid.uuid4().hex}")
+    try:
+        for name, file in wanted.items():
+            (temp / name).parent.mkdir(parents=True, exist_ok=True)
+            (temp / name).write_bytes(_read(store, file))
+        remove(path)
+        try:
+            temp.rename(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise  # else another process was faster, where there are no locks
+    except OSError as error:
+        raise UserError(f"cannot copy a model to {path}: {one_line(error)}; is the disk full?") from None
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def _drop_unused(models: Path) -> None:
+    """Copies that nobody has asked for in a month: each night may bring a new student."""
+    for path in models.iterdir():
+        if path.is_dir() and path.stat().st_mtime < time.time() - _UNUSED_SEC:
+            remove(path)
+            lock_path(path).unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str:
+    found = path.stat()
+    return _sha256_of(path, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=1000)
+def _sha256_of(path: Path, *_: int) -> str:
+    """Once per process and state of the file: stages ask for the same folder for each block."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_about(folder: Path) -> dict[str, Any]:

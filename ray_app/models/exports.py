@@ -20,7 +20,7 @@ from ray_app.config import DistillConfig
 from ray_app.errors import UserError
 from ray_app.manifest import Output
 from ray_app.models.calibration import FILE as CALIBRATION_FILE
-from ray_app.models.checkpoint import local_folder, model_files
+from ray_app.models.checkpoint import local_folder, model_files, read_model_file
 from ray_app.models.control_tokens import control_tokens, text_only_backend
 from ray_app.models.encoder_usage import Role
 from ray_app.models.head import FeatureScaler
@@ -77,8 +77,9 @@ def export_student(store: Storage, student: Output, target: Storage, folder: str
         write_export(model, Path(temp), student.content_hash, onnx)
         paths = sorted(p for p in Path(temp).rglob("*") if p.is_file())
         files = [target.write_bytes(f"{path}/{p.relative_to(temp).as_posix()}", p.read_bytes()) for p in paths]
-    if (calibration := f"{student.path}/{CALIBRATION_FILE}") in student.files:
-        files.append(target.write_bytes(f"{path}/{CALIBRATION_FILE}", store.read_bytes(calibration)))
+    if f"{student.path}/{CALIBRATION_FILE}" in student.files:
+        calibration = read_model_file(store, student, CALIBRATION_FILE)
+        files.append(target.write_bytes(f"{path}/{CALIBRATION_FILE}", calibration))
     target.write_json(f"{path}/files.json", [asdict(file) for file in files])
     return path
 

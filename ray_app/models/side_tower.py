@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from safetensors.numpy import load, save
 
 from ray_app.manifest import Manifest, Output, StageRun
-from ray_app.models.checkpoint import model_files
+from ray_app.models.checkpoint import model_files, read_model_file
 from ray_app.storage import Storage, StoredFile
 
 WEIGHTS = "query_tower.safetensors"
@@ -48,7 +48,7 @@ class SideTower:
         Raises:
             UserError: it is not there.
         """
-        return cls(weights=load(store.read_bytes(f"{output.path}/{WEIGHTS}")))
+        return cls(weights=load(read_model_file(store, output, WEIGHTS)))
 
     def save(self, store: Storage, folder: str) -> list[StoredFile]:
         """Write a model folder; `files.json` last."""

@@ -13,7 +13,6 @@ or find it whole. A folder that is torn, or of something else, is made again; fi
 """
 
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -24,7 +23,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -33,6 +32,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
+from ray_app.cache_folder import lock_path, one_at_a_time, remove, remove_leftovers
 from ray_app.errors import UserError
 from ray_app.filesystem import TEMP_PREFIX, one_line
 from ray_app.hashing import Keys
@@ -112,7 +112,7 @@ def open_files(
             found = map_files(folder, key, verify)  # another one may have made it while we waited
             if found is None:
                 if alone:
-                    _remove_leftovers(folder)
+                    remove_leftovers(folder)
                 _make(store, release, folder, key, hash_ids, verify)
                 found = map_files(folder, key, verify)
     except OSError as error:
@@ -174,7 +174,7 @@ def collect_local(local_dir: Path, keep: set[str]) -> list[str]:
         match = _OF_A_RELEASE.fullmatch(path.name)
         if match and match[1] not in keep and path.is_dir():
             remove(path)
-            _lock_path(path).unlink(missing_ok=True)
+            lock_path(path).unlink(missing_ok=True)
             dropped.append(path.name)
     for path in Path(local_dir).glob(f"{TEMP_PREFIX}*"):  # of builders that were killed
         if path.is_dir() and path.stat().st_mtime < time.time() - 3600:
@@ -304,43 +304,6 @@ def _map_ids(path: Path, num_pins: int) -> pa.Array:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _lock_path(folder: Path) -> Path:
-    return folder.with_name(f".lock-{folder.name}")
-
-
-@contextmanager
-def one_at_a_time(folder: Path) -> Iterator[bool]:
-    """Wait until no other process or thread of this machine makes the folder.
-
-    Yields:
-        Whether that is sure; some network filesystems know no locks, and then the last rename decides.
-    """
-    with _lock_path(folder).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when this process dies
-        except OSError as error:
-            logger.warning("%s: no locks here (%s), several replicas may work at once", folder, one_line(error))
-            yield False
-        else:
-            yield True
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """What builders of this folder that were killed have left; else a crash loop would fill the disk."""
-    for path in folder.parent.glob(f"{TEMP_PREFIX}{folder.name}-*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def remove(folder: Path) -> None:
-    """Take a folder away in one step, so that nobody finds half of it, and delete it."""
-    gone = folder.with_name(f"{TEMP_PREFIX}{folder.name}-{uuid.uuid4().hex}")
-    try:
-        folder.rename(gone)
-    except FileNotFoundError:  # another process was faster
-        return
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _sync(file: IO[Any]) -> None:

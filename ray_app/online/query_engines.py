@@ -20,7 +20,7 @@ from ray_app.models.checkpoint import read_distill_config
 from ray_app.models.encoder_usage import with_prompt
 from ray_app.models.text_encoder import run_bucketed
 from ray_app.online.compiled_tower import CompiledTower, compile_tower
-from ray_app.online.pin_files import one_at_a_time
+from ray_app.cache_folder import one_at_a_time
 
 logger = logging.getLogger(__name__)
 

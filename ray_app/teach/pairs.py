@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from ray_app.config import Config
 from ray_app.manifest import Output, read_output, require_output
+from ray_app.models.checkpoint import read_model_file
 from ray_app.storage import Storage
 from ray_app.teach.catalogue import Catalogue, index_queries
 from ray_app.teach.features import CosineFeatures
@@ -51,4 +52,4 @@ def load_catalogue(cfg: Config, store: Storage) -> tuple[Catalogue, list[Output]
 
 def load_cosine_features(store: Storage, teacher: Output) -> CosineFeatures:
     """The backgrounds that were frozen with a teacher."""
-    return CosineFeatures.from_json(store.read_bytes(f"{teacher.path}/cosine_features.json").decode())
+    return CosineFeatures.from_json(read_model_file(store, teacher, "cosine_features.json").decode())
