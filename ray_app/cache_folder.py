@@ -46,11 +46,12 @@ def cache_folder(name: str) -> Path:
     if (root := os.environ.get("XDG_CACHE_HOME", "")).startswith("/"):  # the standard: a relative one is ignored
         return private_folder(Path(root) / "relevance" / name)
     try:
-        path = Path.home() / ".cache/relevance" / name
-        _make(path)
+        home = Path.home()
+        if not home.is_absolute():
+            raise RuntimeError("HOME is a relative path")
+        return _private(home / ".cache/relevance" / name)
     except (OSError, RuntimeError):  # the latter: this user has no home
-        path = Path(tempfile.gettempdir()) / mine / name
-    return private_folder(path)
+        return private_folder(Path(tempfile.gettempdir()) / mine / name)
 
 
 def private_folder(path: Path) -> Path:
@@ -59,14 +60,23 @@ def private_folder(path: Path) -> Path:
     Raises:
         UserError: see `cache_folder`.
     """
-    path = path.absolute()
     try:
-        _make(path)
-        require_ours(path)
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:  # of an older version; others could read it, but not write
-            path.chmod(0o700)
+        return _private(path.absolute())
     except OSError as error:
         raise UserError(f"{path} cannot be used for what this machine keeps ({one_line(error)}); {_OTHERWISE}") from None
+
+
+def _private(path: Path) -> Path:
+    above = next(part for part in (path, *path.parents) if part.exists())
+    if not above.is_dir():  # such as /dev/null, the home of many a service
+        raise NotADirectoryError(f"{above} is no folder")
+    _check(above)
+    for part in (*reversed(path.parents), path):  # pathlib would give those above the default mode
+        if not part.exists():
+            part.mkdir(mode=0o700, exist_ok=True)
+    require_ours(path)
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:  # of an older version: others could read it, but not write
+        path.chmod(0o700)
     return path
 
 
@@ -111,13 +121,6 @@ def _not_ours(path: Path, part: Path, what: str, remedy: str) -> UserError:
     return UserError(
         f"{path} is not used, since others could change it: {part} {what}; {remedy}, {_OTHERWISE}"
     )  # fmt: skip
-
-
-def _make(path: Path) -> None:
-    """`mkdir -p`, all that is made private: pathlib gives parents the default mode."""
-    for part in (*reversed(path.parents), path):
-        if not part.exists():
-            part.mkdir(mode=0o700, exist_ok=True)
 
 
 # --- one writer at a time ---

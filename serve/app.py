@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.util import metrics
 
-from ray_app.config import Config, load_config
+from ray_app.cache_folder import cache_folder, private_folder
+from ray_app.config import Config, load_config, section_hash
 from ray_app.errors import UserError
 from ray_app.online.pin_files import Shard
 from ray_app.online.problems import RequestProblem, Unavailable
@@ -78,7 +78,7 @@ class Relevance:
         _set_up(cfg)
         self.cfg = cfg
         handles = [_RemoteShard(f"Shard{i}", handle) for i, handle in enumerate(shards)]
-        self.service = Service(cfg.serve, store, local_dir(cfg, store), handles)
+        self.service = Service(cfg.serve, cfg.caption.limits, store, local_dir(cfg, store), handles)
         self.metrics = _Metrics(self.service)
         await self.service.start()
         self._reporting = asyncio.create_task(self.metrics.report())
@@ -101,7 +101,7 @@ class ShardReplica:
 
     async def __init__(self, cfg: Config, store: Storage, shard: Shard) -> None:  # type: ignore[misc]  # Serve awaits it
         _set_up(cfg)
-        self.server = ShardServer(cfg.serve, store, local_dir(cfg, store), shard)
+        self.server = ShardServer(cfg.serve, cfg.caption.limits, store, local_dir(cfg, store), shard)
         await self.server.start()
 
     async def prepare(self, release_id: str) -> SliceFacts | Exception:
@@ -199,10 +199,11 @@ def _set_up(cfg: Config) -> None:
 
 
 def local_dir(cfg: Config, store: Storage) -> Path:
-    """Where this machine keeps what it makes of the run's releases."""
-    from ray_app.config import section_hash
+    """Where this machine keeps what it makes of the run's releases; native code is loaded from there.
 
-    root = cfg.serve.local_dir or str(Path(tempfile.gettempdir()) / "ray_app_serve")
-    path = Path(root) / section_hash(store.shown)
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    Raises:
+        UserError: others can write there.
+    """
+    name = section_hash(store.shown)
+    root = cfg.serve.local_dir
+    return cache_folder(f"serve/{name}") if root is None else private_folder(Path(root).expanduser() / name)

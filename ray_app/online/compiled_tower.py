@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ray_app.cache_folder import require_ours
 from ray_app.errors import UserError
 from ray_app.filesystem import one_line
 
@@ -29,7 +30,7 @@ def compile_tower(folder: Path, path: Path, threads: int) -> None:
 
     Args:
         folder: Local folder of the student.
-        path: To be written.
+        path: To be written, in a temporary folder of its own: the compiler's other files stay there.
         threads: That the code will run on.
 
     Raises:
@@ -37,6 +38,8 @@ def compile_tower(folder: Path, path: Path, threads: int) -> None:
     """
     command = [sys.executable, "-m", "ray_app.online.compiled_tower", str(folder), str(path), str(threads)]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
+    # torch would put what it compiles and loads into folders of /tmp whose names can be guessed.
+    env |= {"TMPDIR": str(path.parent), "TORCHINDUCTOR_CACHE_DIR": str(path.parent / "inductor")}
     try:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_LIMIT_SEC, check=False)
     except subprocess.TimeoutExpired:
@@ -55,11 +58,20 @@ class CompiledTower:
     """
 
     def __init__(self, path: Path) -> None:
-        """Args: path: From `compile_tower`, on this CPU. Raises RuntimeError: it cannot be loaded."""
+        """Load the code, which is the process's own from then on.
+
+        Args:
+            path: From `compile_tower`, on this CPU.
+
+        Raises:
+            UserError: somebody else could have written it.
+            RuntimeError: it cannot be loaded.
+        """
         import torch
 
+        require_ours(path)
         self._torch = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        with tempfile.TemporaryDirectory() as temp, zipfile.ZipFile(path) as package:
+        with tempfile.TemporaryDirectory(dir=path.parent) as temp, zipfile.ZipFile(path) as package:
             (code,) = (name for name in package.namelist() if name.endswith(".so"))
             self._code = ctypes.CDLL(package.extract(code, temp))  # stays mapped when the file is gone
         self._model = ctypes.c_void_p()

@@ -20,7 +20,7 @@ from ray_app.models.checkpoint import read_distill_config
 from ray_app.models.encoder_usage import with_prompt
 from ray_app.models.text_encoder import run_bucketed
 from ray_app.online.compiled_tower import CompiledTower, compile_tower
-from ray_app.cache_folder import one_at_a_time
+from ray_app.cache_folder import one_at_a_time, private_folder
 
 logger = logging.getLogger(__name__)
 
@@ -123,16 +123,16 @@ def choose_engine(folder: Path, cfg: ServeConfig, student_id: str, cache_dir: Pa
         folder: Local folder of the student.
         cfg: Section `serve`.
         student_id: Names the folder of what is kept.
-        cache_dir: Of this machine.
+        cache_dir: Of this machine; native code is loaded from there, so nobody else may write to it.
         dim: Length of the vectors, as for `TowerEncoder`.
 
     Raises:
-        UserError: the student has no tower, or the named engine does not work here or is not exact enough.
+        UserError: the student has no tower, the named engine does not work here or is not exact enough, or others can
+            write to `cache_dir`.
     """
     if json.loads((folder / "model.json").read_text())["towers"] == 0:
         raise UserError("the feature-only student has no query tower: serve a release of the whole student")
-    kept = cache_dir / section_hash(student_id, ENGINES_VERSION, package_versions())
-    kept.mkdir(parents=True, exist_ok=True)
+    kept = private_folder(cache_dir / section_hash(student_id, ENGINES_VERSION, package_versions()))
     measured = kept / f"measured-{_this_cpu()}-{cfg.cpu_threads}-{dim}.json"
     with one_at_a_time(kept):  # else replicas would measure each other
         builds = _builds(folder, kept, cfg.cpu_threads, dim)

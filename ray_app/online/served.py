@@ -105,7 +105,7 @@ class Served:
                 f"the shards hold {facts.num_pins} of the {release.num_pins} pins of release {release.id}; "
                 "do all of them run with the same serve.shards?"
             )
-        find, cfg = Sources(release), config_of(release).model_copy(update={"serve": serve})
+        find, cfg = Sources(release), config_of(release, serve)
         student = find("distill", "student")
         labels = release.sources.get("soft_labels")
         public = release.sources.get("public_queries")

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ray_app.config import ServeConfig, ServeLimits
+from ray_app.config import ImageLimits, ServeConfig, ServeLimits
 from ray_app.errors import UserError
 from ray_app.ledger.release import Release, current_release
 from ray_app.online.pin_store import collect_local
@@ -41,6 +41,7 @@ class Service:
 
     Args:
         cfg: Section `serve`.
+        images: Limits of the pictures that pins have (`caption.limits`).
         store: The run's.
         local_dir: Where this machine keeps what is made of a release.
         shards: Hold the pins, shard i of len(shards) the i-th; empty: this process does.
@@ -48,10 +49,11 @@ class Service:
     """
 
     def __init__(
-        self, cfg: ServeConfig, store: Storage, local_dir: Path, shards: Sequence[ShardHandle] = (),
+        self, cfg: ServeConfig, images: ImageLimits, store: Storage, local_dir: Path, shards: Sequence[ShardHandle] = (),
         load: LoadRelease | None = None,
     ) -> None:  # fmt: skip
         self.cfg, self.store, self._local_dir, self._shards = cfg, store, local_dir, shards
+        self._images = images
         self._load = load or self._load_release
         self._served: Served | None = None
         self._vectors: QueryVectors | None = None
@@ -145,7 +147,7 @@ class Service:
             facts = SliceFacts.merged(await asyncio.gather(*(shard.prepare(release.id) for shard in self._shards)))
             slices = RemoteSlices(self._shards, release.id)
         else:
-            whole = await in_thread(Slice.load, self.store, self.cfg, self._local_dir, release)
+            whole = await in_thread(Slice.load, self.store, self.cfg, self._images, self._local_dir, release)
             facts, slices = await in_thread(whole.facts), LocalSlice(whole)
         return await in_thread(
             Served.load, self.store, self.cfg, self._local_dir, release, slices, facts, before

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from ray_app.config import ServeConfig
+from ray_app.config import ImageLimits, ServeConfig
 from ray_app.errors import UserError
 from ray_app.ledger.release import Release, find_release, read_current
 from ray_app.online.pin_files import Shard
@@ -109,6 +109,7 @@ class ShardServer:
 
     Args:
         cfg: Section `serve`.
+        images: Limits of the pictures that pins have (`caption.limits`).
         store: The run's.
         local_dir: Where this machine keeps what is made of a release; a shard has a folder of its own in it.
         shard: Number of the shard, number of shards.
@@ -116,12 +117,13 @@ class ShardServer:
     """
 
     def __init__(
-        self, cfg: ServeConfig, store: Storage, local_dir: Path, shard: Shard, load: LoadSlice | None = None
-    ) -> None:
+        self, cfg: ServeConfig, images: ImageLimits, store: Storage, local_dir: Path, shard: Shard,
+        load: LoadSlice | None = None,
+    ) -> None:  # fmt: skip
         self._cfg, self._store = cfg, store
         # Others that clean up in `local_dir` must not take away what this one is just making.
         self._local_dir = local_dir / f"shard{shard[0]}of{shard[1]}"
-        self._load_slice = load or partial(Slice.load, store, cfg, self._local_dir, shard=shard)
+        self._load_slice = load or partial(Slice.load, store, cfg, images, self._local_dir, shard=shard)
         self._held: dict[str, _Held] = {}  # by release id, the one asked last at the end
         self._loading: dict[str, asyncio.Task[_Held]] = {}
         self._failed_at: dict[str, float] = {}

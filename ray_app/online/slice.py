@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_app.bm25 import CatalogueMatch
-from ray_app.config import Config, ServeConfig
+from ray_app.config import Config, ImageLimits, ServeConfig
 from ray_app.distill.features import ReadTable, StudentFeatures
 from ray_app.distill.student import Student
 from ray_app.embed.encode import matrix_or_zero
@@ -124,8 +124,9 @@ class Slice:
 
     @classmethod
     def load(
-        cls, store: Storage, serve: ServeConfig, local_dir: Path, release: Release, shard: Shard | None = None
-    ) -> "Slice":
+        cls, store: Storage, serve: ServeConfig, limits: ImageLimits, local_dir: Path, release: Release,
+        shard: Shard | None = None,
+    ) -> "Slice":  # fmt: skip
         """Load a release, all of it checked, or raise.
 
         A shard reads tables file by file and keeps its own rows. What does not get less with more shards is the time to
@@ -135,6 +136,8 @@ class Slice:
         Args:
             store: The run's.
             serve: Settings.
+            limits: Of pictures that are read: those of the operator's config of today. The release's own are left alone, since
+                who can write it would else choose which files and hosts a replica reads, and older ones would outlive a change.
             local_dir: Where this machine keeps what it makes of releases.
             release: Which.
             shard: (i, n): the pins whose `shard_of(pin_id, n)` is i; None: all.
@@ -145,7 +148,7 @@ class Slice:
         from ray_app.teach.catalogue import Catalogue
 
         find = Sources(release)
-        cfg = config_of(release).model_copy(update={"serve": serve})
+        cfg = config_of(release, serve)
         student_output = find("distill", "student")
         if student_output.content_hash != release.student_id:
             raise UserError(
@@ -180,7 +183,7 @@ class Slice:
         return cls(
             release=release, cfg=cfg, pins=pins, catalogue_rows=rows, features=features, student=student,
             feature_student=Student(store, find("distill", "feature_student")), retriever=retriever,
-            engagement=engagement, pictures=PinPictures(pictures, cfg.caption.limits),
+            engagement=engagement, pictures=PinPictures(pictures, limits),
         )  # fmt: skip
 
     def facts(self) -> SliceFacts:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
 
-from ray_app.config import Config
+from ray_app.config import Config, ServeConfig
 from ray_app.errors import UserError
 from ray_app.ledger.release import Release
 from ray_app.manifest import Output, read_output_files
@@ -31,14 +31,14 @@ class Sources:
         return self.release.sources[name]
 
 
-def config_of(release: Release) -> Config:
-    """The settings that a release was made with.
+def config_of(release: Release, serve: ServeConfig) -> Config:
+    """The settings that a release was made with, but for how it is served, which is the operator's of today.
 
     Raises:
         UserError: another version of this code wrote them.
     """
     try:
-        return Config.model_validate(release.config)
+        return Config.model_validate(release.config | {"serve": serve})
     except ValidationError as error:
         fields = sorted({".".join(str(part) for part in problem["loc"]) for problem in error.errors()})
         raise UserError(

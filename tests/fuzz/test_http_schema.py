@@ -29,7 +29,7 @@ import serve_world
 import side_world
 import test_slices as slices
 
-from ray_app.config import ServeLimits
+from ray_app.config import ImageLimits, ServeLimits
 from ray_app.online.service import Service
 from serve.http import build_http, build_routes
 
@@ -61,7 +61,7 @@ class App:
         # No deadline: a busy machine must not look like an error of ours.
         limits = ServeLimits(deadline_ms=60_000, degrade_after_ms=60_000)
         cfg = slices.EVERYTHING.model_copy(update={"limits": limits})
-        self.service = Service(cfg, world.store, folder, load=self._load)
+        self.service = Service(cfg, ImageLimits(), world.store, folder, load=self._load)
         self._http = build_http(self.service, lambda route, status, _: self._count(status), TOKEN)
         self._loaded = False
 

@@ -40,7 +40,7 @@ def releases(store):
     ledger.commit(pa.table({"content_key": keys, "embedding": [[0.0], [1.0], [2.0]], "error": pa.nulls(3)}))
     return [
         publish_release(
-            store, pa.table({"pin_id": ["p"], "content_key": [key]}), ledger, 1, "s1", sources={}, config={}
+            store, pa.table({"pin_id": ["p"], "content_key": [key]}), ledger, 1, "5111111111111111", sources={}, config={}
         )
         for key in keys
     ]
@@ -67,7 +67,7 @@ def test_the_list_marks_what_is_served_and_what_was_before(run, releases):
     code, lines, _ = run("list")
     assert code == 0
     assert [line.split()[0] for line in lines[1:-1]] == [release.id for release in releases]
-    assert [line.split()[-1] for line in lines[1:-1]] == ["s1", "previous", "current"]
+    assert [line.split()[-1] for line in lines[1:-1]] == ["5111111111111111", "previous", "current"]
     assert json.loads(lines[-1]) == {
         "stage": "release", "action": "list", "current": releases[2].id, "previous": releases[1].id,
         "releases": [release.id for release in releases],

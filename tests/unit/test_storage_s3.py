@@ -79,7 +79,7 @@ def test_ledger_and_release_work_on_s3(store):
     results = {"content_key": ["k1", "k2"], "embedding": [[1.0, 0.0], [0.0, 1.0]], "error": [None, None]}
     ledger.commit(pa.table(results))
     pins = pa.table({"pin_id": ["p1", "p2", "p3"], "content_key": ["k1", "k2", "k1"]})
-    publish_release(store, pins, ledger, 2, "student-1", sources={}, config={})
+    publish_release(store, pins, ledger, 2, "5" * 16, sources={}, config={})
     table = open_release(store, current_release(store))
     assert table["embedding"].to_pylist() == [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
 

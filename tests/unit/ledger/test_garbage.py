@@ -63,10 +63,10 @@ def test_what_a_release_is_served_with_stays_as_long_as_the_release(tmp_path: Pa
     for version in ("v1", "v2", "v3"):
         file = store.write_bytes(f"tables/pin_texts/{version}/part", version.encode())
         texts = Output(
-            name="pin_texts", path=f"tables/pin_texts/{version}", files=[file.path], rows=1, content_hash=version
+            name="pin_texts", path=f"tables/pin_texts/{version}", files=[file.path], rows=1, content_hash=hash_files(version, {file.path: file.sha256})
         )
         pins = pa.table({"pin_id": ["p"], "content_key": ["k"]})
-        publish_release(store, pins, ledger, 1, "s", sources={"pin_texts": texts}, config={})
+        publish_release(store, pins, ledger, 1, "5" * 16, sources={"pin_texts": texts}, config={})
     assert collect_all(store).folders == 0
     collect_releases(store, keep=1)  # v3 is served, v2 was before
     assert collect_all(store).folders == 1

@@ -33,7 +33,7 @@ def unit_vectors(num, dim=DIM, seed=0):
 VECTORS = unit_vectors(len(IDS))
 
 
-def publish(store, vectors, ids, student="s1"):
+def publish(store, vectors, ids, student="5111111111111111"):
     ledger = Ledger(store, "pin_embeddings", "r1", embedding_results(vectors.shape[1]))
     keys = [f"{student} {pin_id} {vectors[i].tobytes().hex()}" for i, pin_id in enumerate(ids)]
     ledger.commit(pa.table({"content_key": keys, "embedding": vectors.tolist(), "error": pa.nulls(len(ids))}))
@@ -118,7 +118,7 @@ def test_a_row_that_is_not_there_is_refused(store, release, local, row):
 
 def test_a_store_says_what_it_is(store, release, local):
     pins = PinStore.open(store, release, local, "int8")
-    assert (pins.release_id, pins.student_id, pins.dim, pins.num_pins) == (release.id, "s1", DIM, 50)
+    assert (pins.release_id, pins.student_id, pins.dim, pins.num_pins) == (release.id, "5111111111111111", DIM, 50)
     assert pins.folder == local / f"{release.id}-int8-v1"
 
 
@@ -197,7 +197,7 @@ def test_flipped_bits_are_found_by_verify(store, release, local, name):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"student_id": "s2"}, {"dim": 4}, {"release": "other"}, {"kind": "int8"}, {"num_pins": 49}, {"num_pins": "x"},
+        {"student_id": "5222222222222222"}, {"dim": 4}, {"release": "other"}, {"kind": "int8"}, {"num_pins": 49}, {"num_pins": "x"},
         {"format_version": 0}, {"files": {}}, {"files": None}, {"parts": {}}, {"hash_probe": 1}, {"shard": [0, 2]},
     ],
 )  # fmt: skip
@@ -303,8 +303,8 @@ def test_the_old_release_goes_on_when_the_new_one_is_refused(store, release, loc
 
 def test_another_students_release_is_refused_even_if_its_copy_is_there(store, release, local):
     """Queries of one student and pins of another give plausible nonsense."""
-    PinStore.open(store, release, local, student_id="s1")
-    assert "made by student s1, not s2" in message(lambda: PinStore.open(store, release, local, student_id="s2"))
+    PinStore.open(store, release, local, student_id="5111111111111111")
+    assert "made by student 5111111111111111, not 5222222222222222" in message(lambda: PinStore.open(store, release, local, student_id="5222222222222222"))
 
 
 # --- many at once ---

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_app.config import ServeConfig
+from ray_app.config import ImageLimits, ServeConfig
 from ray_app.errors import UserError
 from ray_app.online import service as module
 from ray_app.online.problems import BadRequest, Unavailable
@@ -57,7 +57,7 @@ class World:
         self.loads: list[str] = []
         cfg = ServeConfig.model_validate({"poll_sec": 1000, "limits": limits})
         monkeypatch.setattr(module, "current_release", lambda _: self.current and SimpleNamespace(id=self.current))
-        self.service = Service(cfg, Storage(str(tmp_path)), tmp_path, load=self.load)
+        self.service = Service(cfg, ImageLimits(), Storage(str(tmp_path)), tmp_path, load=self.load)
 
     async def load(self, release: Any, _: Any) -> Any:
         self.loads.append(release.id)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ray_app.config import ServeConfig
+from ray_app.config import ImageLimits, ServeConfig
 from ray_app.errors import UserError
 from ray_app.online import service as service_module
 from ray_app.online import shards as shards_module
@@ -58,7 +58,7 @@ class World:
                 raise why
             return OneSlice(release.id, i)
 
-        return ShardServer(self.cfg, self.store, self.folder, (i, self.cfg.shards), load)
+        return ShardServer(self.cfg, ImageLimits(), self.store, self.folder, (i, self.cfg.shards), load)
 
     def served(self, store, cfg, local_dir, release, slices, facts, before):
         assert facts.num_pins == slices.num
@@ -66,7 +66,7 @@ class World:
         return Served(**everything | {"release": release, "slices": slices, "encoder": self.encoder})
 
     def service(self):
-        return Service(self.cfg, self.store, self.folder, self.shards)
+        return Service(self.cfg, ImageLimits(), self.store, self.folder, self.shards)
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """A release in one slice and in several: the same answers, whatever is asked."""
 
+import asyncio
 import itertools
 import pickle
 import zlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +12,10 @@ import pyarrow as pa
 import pytest
 import side_world
 import torch
+from PIL import Image
 
 from ray_app.bm25 import CatalogueMatch
-from ray_app.config import ServeConfig
+from ray_app.config import ImageLimits, ServeConfig
 from ray_app.engagement import stage as engagement_stage
 from ray_app.errors import UserError
 from ray_app.ledger.ledger import Ledger
@@ -23,7 +26,8 @@ from ray_app.online import slice as slice_module
 from ray_app.online.pin_store import shards_of
 from ray_app.online.problems import BadRequest, NotFound
 from ray_app.online.served import Served
-from ray_app.online.shards import LocalSlice, at_once
+from ray_app.online.service import Service
+from ray_app.online.shards import LocalSlice, ShardServer, at_once
 from ray_app.online.slice import Asked, Slice, SliceFacts
 from ray_app.schemas import embedding_results
 from ray_app.training.examples import matrix_column
@@ -35,6 +39,7 @@ PINS = {
     for i, (c, t) in enumerate(itertools.product(COLOURS, THINGS))
 } | {"p1": "a toaster"}  # which `side_world` has a label of
 BOARDS = [("b1", "red-cup", "My kitchen"), ("b1", "blue-mug", "My kitchen")]
+PICTURED = "blue-cup"
 NO_VECTOR = "green-mug"  # in the catalogue, not in the release
 LOG = [
     (f"{c} {t}", f"{c}-{t}", action)
@@ -101,9 +106,11 @@ class World:
     """A release of all pins but one, and slices of it."""
 
     def __init__(self, folder):
+        Image.new("RGB", (8, 8), "red").save(folder / "picture.png")
         self.cfg, self.store = side_world.build(
-            folder, pins=PINS, log=LOG, boards=BOARDS, rows_per_file=10, engagement={"epochs": 1, "dim": 4, "hidden": 8}
-        )
+            folder, pins=PINS, log=LOG, boards=BOARDS, rows_per_file=10, images={PICTURED: folder / "picture.png"},
+            engagement={"epochs": 1, "dim": 4, "hidden": 8},
+        )  # fmt: skip
         engagement_stage.run(self.cfg, self.store)
         named = [("ingest", "pins"), ("enrich", "pin_texts"), ("engagement", "engagement_pins")]
         sources = {name: require_output(self.store, stage, name) for stage, name in named}
@@ -125,7 +132,8 @@ class World:
         self.served = {num: self.serve(num, parts) for num, parts in self.slices.items()}
 
     def slice(self, i, num):
-        return Slice.load(self.store, EVERYTHING, self.folder, self.release, (i, num) if num > 1 else None)
+        shard = (i, num) if num > 1 else None
+        return Slice.load(self.store, EVERYTHING, ImageLimits(), self.folder, self.release, shard)
 
     def serve(self, num, parts):
         slices = LocalSlice(parts[0]) if num == 1 else Spread(parts)
@@ -255,6 +263,47 @@ def test_what_is_not_there_is_named(world, num, pin, code):
     assert caught.value.code == code
     with pytest.raises(NotFound, match="no such pin"):
         at_once(world.served[num].related, NO_VECTOR, 3)
+
+
+ELSEWHERE = ImageLimits(allow_roots=["/nowhere"])
+
+
+def shown(world, limits):
+    """What `Service` shows of a picture, given the operator's limits."""
+
+    async def main():
+        service = Service(EVERYTHING, limits, world.store, world.folder)
+        await service.start()
+        try:
+            return await service.image(PICTURED)
+        finally:
+            await service.close()
+
+    return asyncio.run(main())
+
+
+def test_pictures_have_the_limits_of_todays_config_not_those_of_the_release(world):
+    """Tightened ones would never get there, and who can write release.json would choose what replicas read."""
+    assert shown(world, ImageLimits()).startswith(b"\xff\xd8")
+    with pytest.raises(NotFound, match="forbidden_path"):
+        shown(world, ELSEWHERE)
+    caption = world.cfg.caption.model_copy(update={"limits": ELSEWHERE}).model_dump(mode="json")
+    release = replace(world.release, config=world.release.config | {"caption": caption})
+    part = Slice.load(world.store, EVERYTHING, ImageLimits(), world.folder, release)
+    assert part.image(PICTURED) == shown(world, ImageLimits())
+
+
+def test_a_shard_has_the_limits_of_todays_config_too(world):
+    shard = ShardServer(EVERYTHING, ELSEWHERE, world.store, world.folder, (0, 1))
+    with pytest.raises(NotFound, match="forbidden_path"):
+        shard._load_slice(world.release).image(PICTURED)
+    shard.close()
+
+
+def test_how_it_was_served_when_it_was_published_is_not_asked(world):
+    """Such as with a password in `redis_url`, which is refused by now."""
+    release = replace(world.release, config=world.release.config | {"serve": {"gone": "redis://:secret@host"}})
+    assert Slice.load(world.store, EVERYTHING, ImageLimits(), world.folder, release).cfg.serve == EVERYTHING
 
 
 @SHARDS
