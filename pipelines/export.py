@@ -16,6 +16,7 @@ from ray_app.errors import UserError
 from ray_app.manifest import require_output
 from ray_app.models.exports import export_student
 from ray_app.storage import Storage
+from ray_app.umask import keep_private
 
 
 def main() -> None:
@@ -30,6 +31,7 @@ def main() -> None:
     for name in ("onnx_ir", "onnxscript"):  # they log every rewrite of the graph
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
+        keep_private()
         cfg = load_config(args.config, args.set)
         leave_copy()
         store = Storage(cfg.output)

@@ -17,6 +17,7 @@ from ray_app.config import load_config
 from ray_app.errors import UserError
 from ray_app.ledger.release import list_releases, promote, read_current, rollback
 from ray_app.storage import Storage
+from ray_app.umask import keep_private
 
 
 def main() -> None:
@@ -33,6 +34,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
+        keep_private()
         cfg = load_config(args.config, args.set)
         leave_copy()
         store = Storage(cfg.output)

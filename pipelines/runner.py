@@ -16,6 +16,7 @@ from ray_app.config import Config, load_config
 from ray_app.errors import UserError
 from ray_app.manifest import Manifest
 from ray_app.storage import Storage
+from ray_app.umask import keep_private
 
 StageFn = Callable[[Config, Storage], Manifest]
 Body = Callable[[Config, Storage], None]
@@ -60,6 +61,7 @@ def run_parsed(args: argparse.Namespace, body: Body) -> None:
     """Connect to Ray, and run `body`; a `UserError` becomes one line on stderr, and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     with errors_in_one_line():
+        keep_private()
         cfg = load_config(args.config, args.set)
         leave_copy()
         store = Storage(cfg.output)

@@ -29,7 +29,8 @@ def open_uri(uri: str) -> tuple[pafs.FileSystem, str]:
     try:
         parts = urlsplit(uri)
     except ValueError as error:
-        raise UserError(f"{uri!r} is not a path or URI: {one_line(error)}") from None
+        shown = uri if "@" not in uri else f"{uri.partition('://')[0]}://..."  # it may hold a password
+        raise UserError(f"{shown!r} is not a path or URI: {one_line(error)}") from None
     if len(parts.scheme) < 2:  # a path; one letter is a Windows drive
         return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
     if parts.password or (parts.scheme == "s3" and parts.username):

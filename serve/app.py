@@ -23,13 +23,16 @@ from ray.util import metrics
 
 from ray_app.cache_folder import cache_folder, private_folder
 from ray_app.config import Config, load_config, section_hash
+from ray_app.config.credentials import read_secret
 from ray_app.errors import UserError
 from ray_app.online.pin_files import Shard
 from ray_app.online.problems import RequestProblem, Unavailable
+from ray_app.online.query_cache import redis_secrets
 from ray_app.online.service import Service
 from ray_app.online.shards import ShardServer
 from ray_app.online.slice import SliceFacts
 from ray_app.storage import Storage
+from ray_app.umask import keep_private
 
 logger = logging.getLogger("ray_app.serve")
 
@@ -56,12 +59,13 @@ def build_app(args: AppArgs) -> Application:
     """The application of a config.
 
     Raises:
-        UserError: the config is wrong, or the token's environment variable is not set.
+        UserError: the config is wrong, or an environment variable that it names is not set.
     """
     cfg = load_config(args.config, args.set)
-    name = cfg.serve.token_env
-    if name is not None and not os.environ.get(name):
-        raise UserError(f"serve.token_env: the environment variable {name} is not set")
+    if cfg.serve.token_env is not None:
+        read_secret(cfg.serve.token_env, "serve.token_env")
+    if cfg.serve.cache.redis_url is not None:
+        redis_secrets(cfg.serve.cache)
     store, num = Storage(cfg.output), cfg.serve.shards
     shards = [
         serve.deployment(name=f"Shard{i}", **SHARD_OPTIONS)(ShardReplica).bind(cfg, store, (i, num))
@@ -192,6 +196,7 @@ def _set_up(cfg: Config) -> None:
     """Settings of a replica's process."""
     import torch
 
+    keep_private()
     torch.set_num_threads(cfg.serve.cpu_threads)
     # Threads that encode and rank hand Python back to the event loop after 0.5 ms, not 5.
     sys.setswitchinterval(0.0005)

@@ -124,8 +124,10 @@ def _add_page(app: FastAPI, service: "Service") -> None:
 
     @app.get("/readyz", include_in_schema=False)
     async def readyz() -> Response:
+        # Anyone may ask: what is served, and why another release is not, stands in the log, with the storage's paths.
         status = service.readiness()
-        return _json(status, 200 if status["ready"] else 503)
+        code = "not_ready" if not status["ready"] else "release_refused" if status["refused"] else "ok"
+        return _json({"ready": status["ready"], "code": code}, 200 if status["ready"] else 503)
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:

@@ -29,6 +29,7 @@ from ray_app.config import load_config
 from ray_app.errors import UserError
 from ray_app.ledger.release import current_release
 from ray_app.storage import Storage
+from ray_app.umask import keep_private
 
 CONFIG = Path(__file__).parent / "config.yaml"
 START_SEC = 300
@@ -44,6 +45,7 @@ def main() -> None:
     for sign in (signal.SIGINT, signal.SIGTERM):  # `kill` ends the cluster too, and a script's `&` ignores SIGINT
         signal.signal(sign, signal.default_int_handler)
     try:
+        keep_private()
         with serving(args.config, args.set, args.port) as (url, process):
             print(f"serving at {url} (Ctrl-C ends it)", flush=True)
             process.wait()

@@ -36,7 +36,6 @@ class EncodeResponse(BaseModel):
     student: str = Field(description="Id of the student; vectors of another one must not meet these.")
     dim: int
     embeddings: list[list[float]]
-    cached: list[bool]
 
 
 class RerankRequest(Body):

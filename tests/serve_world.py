@@ -89,7 +89,7 @@ class Service:
 
     async def encode(self, queries: list[str]) -> dict[str, Any]:
         vectors = [[0.6, 0.8]] * len(queries)
-        return models.EncodeResponse(student="s", dim=2, embeddings=vectors, cached=[False] * len(queries)).model_dump()
+        return models.EncodeResponse(student="s", dim=2, embeddings=vectors).model_dump()
 
     async def rerank(self, query: str, locale: str, pin_ids: list[str], top_k: int | None) -> dict[str, Any]:
         scored = [models.Relevance(pin_id=pin, score=3.0, probs=[0, 0, 1, 0, 0], grade=3) for pin in pin_ids[:top_k]]

@@ -81,7 +81,7 @@ def read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"config {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"config {path} is not valid YAML: {_problem(error)}") from None
     if not isinstance(tree, dict):
         raise UserError(f"config {path} must be a mapping of keys, found {type(tree).__name__}")
     if isinstance(tree.get("experiments"), list):
@@ -90,6 +90,14 @@ def read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if parent is None:
         return tree
     return _merge(read_tree(path.parent / str(parent), (*seen, path.resolve())), tree)
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the line itself, which may hold a secret."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return type(error).__name__
+    mark = error.problem_mark
+    return " ".join(f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}".split())
 
 
 def _filled(value: Any, output: str) -> Any:
@@ -118,17 +126,23 @@ def _apply_override(tree: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     *parents, leaf = key.strip().split(".")
     if not equals or not leaf or "" in parents:
-        raise UserError(f"--set {text!r}: write it as section.key=value")
+        raise UserError(f"--set {_shown(text)}: write it as section.key=value")
     node = tree
     for part in parents:
         child = node.setdefault(part, {})
         if not isinstance(child, dict):
-            raise UserError(f"--set {text!r}: {part!r} is a value, not a section")
+            raise UserError(f"--set {_shown(text)}: {part!r} is a value, not a section")
         node = child
     try:
         node[leaf] = yaml.safe_load(value)
     except yaml.YAMLError:
-        raise UserError(f"--set {text!r}: the value is not valid YAML") from None
+        raise UserError(f"--set {_shown(text)}: the value is not valid YAML") from None
+
+
+def _shown(override: str) -> str:
+    """The key alone: a value may be a secret that does not belong there."""
+    key, equals, _ = override.partition("=")
+    return repr(key.partition("://")[0] + equals)
 
 
 def explain(error: ValidationError, path: str, root: type[BaseModel] | None = None) -> str:
@@ -137,7 +151,7 @@ def explain(error: ValidationError, path: str, root: type[BaseModel] | None = No
     first = next((problem for problem in found if problem["type"] == "extra_forbidden"), found[0])
     # Union tags and pydantic's own markers are part of `loc`, but not of the YAML.
     keys = [str(k) for k in first["loc"] if k not in ("table", "ubi", "chorus")]
-    where = ".".join(keys) or "top level"
+    where = ".".join(keys)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(keys[-1], _known_keys(first["loc"], root or Config), n=1, cutoff=0.4)
@@ -146,7 +160,7 @@ def explain(error: ValidationError, path: str, root: type[BaseModel] | None = No
     if first["type"] == "missing":
         return f"config {path}: {where!r} is missing; add it{more}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"config {path}: {where!r}: {message}{more}"
+    return f"config {path}: {where!r}: {message}{more}" if where else f"config {path}: {message}{more}"
 
 
 def _known_keys(loc: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:

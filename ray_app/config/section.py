@@ -35,7 +35,7 @@ EngineArgs = Annotated[dict[str, Any], AfterValidator(_without_remote_code)]
 class Section(BaseModel):
     """Base of every config section: frozen, and a typo is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 def must_be_written_as_a_date(value: Any) -> Any:

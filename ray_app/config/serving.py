@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from ray_app.config.section import Fraction, PositiveInt, Section
 
@@ -15,6 +15,30 @@ class CacheConfig(Section):
     ttl_sec: Annotated[float, Field(gt=0)] = 86_400.0
     redis_url: str | None = None
     """`redis://host:6379/0`: a second level that replicas share; out of order, it is left out."""
+    redis_password_env: str | None = None
+    """Name of the environment variable with its password; None: it asks for none."""
+    redis_key_env: str | None = None
+    """Name of the environment variable with a secret, the same for all replicas, by which queries are hashed (HMAC) into keys,
+    so that who sees the keys cannot tell what was asked. Without one there is no second level."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_an_address_alone(cls, url: str | None) -> str | None:
+        if url is not None and (not url.startswith(("redis://", "rediss://")) or "@" in url or "?" in url):
+            raise ValueError(
+                "write it as redis://HOST:PORT/DB or rediss://...; credentials do not belong in it: set redis_password_env to the "
+                "name of an environment variable"
+            )
+        return url
+
+    @model_validator(mode="after")
+    def _queries_are_hashed(self) -> "CacheConfig":
+        if self.redis_url is not None and self.redis_key_env is None:
+            raise ValueError(
+                "redis_url needs redis_key_env, the name of an environment variable with a secret (`openssl rand -hex 32`): "
+                "queries are hashed by it, which others could else read or guess"
+            )
+        return self
 
 
 class ServeLimits(Section):
@@ -58,7 +82,8 @@ class ServeConfig(Section):
     vectors: Literal["float16", "int8"] = "float16"
     """Pin vectors in memory-mapped files."""
     local_dir: str | None = None
-    """Where nodes keep what they make of a release (mapped vectors, indexes); None: a folder of the temporary one."""
+    """Where nodes keep what they make of a release (mapped vectors, indexes, native code); None: the user's cache folder.
+    Nobody else may be able to write there."""
     poll_sec: Annotated[float, Field(gt=0)] = 5.0
     """How often a replica looks whether CURRENT names another release."""
     retrieve_bm25: PositiveInt = 200

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from ray_app.config.credentials import keys_with_credentials
 from ray_app.config.inputs import (
     CaptionConfig,
     EngagementConfig,
@@ -75,6 +76,15 @@ class Config(Section):
     audit: AuditConfig = AuditConfig()
     reuse: ReuseConfig = ReuseConfig()
     simulate: SimulateConfig = SimulateConfig()
+
+    @model_validator(mode="after")
+    def _no_credentials(self) -> "Config":
+        if found := keys_with_credentials(self.model_dump(mode="json")):
+            raise ValueError(
+                f"{found[0]}: credentials do not belong in a URL, which is stored in manifests and shown in reports; use "
+                "environment variables (docs/security.md#secrets), and change a password that was written down"
+            )
+        return self
 
     @model_validator(mode="after")
     def _splits_leave_training_queries(self) -> "Config":

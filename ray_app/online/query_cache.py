@@ -1,6 +1,7 @@
 """Vectors of queries: remembered, encoded once however many ask, and encoded together when they wait together."""
 
 import asyncio
+import hmac
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -10,12 +11,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from ray_app.config import CacheConfig
+from ray_app.config.credentials import read_secret
+from ray_app.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 REDIS_SEC = 0.02  # a second level that answers later than that is slower than encoding
 _REDIS_WRITE_SEC = 1.0  # nobody waits for it
 _LOG_EVERY_SEC = 60.0
+_HMAC_KEY_CHARS = 16
 
 
 class TextEncoder(Protocol):
@@ -51,7 +55,7 @@ class QueryVectors:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._worker: asyncio.Task[None] | None = None
         self._writes: set[asyncio.Task[None]] = set()
-        self._second = _Redis(cfg.redis_url, namespace, cfg.ttl_sec) if cfg.redis_url else None
+        self._second = _Redis(cfg, namespace) if cfg.redis_url else None
         self.hits = self.joined = self.misses = self.second_level_hits = self.batches = 0
 
     def counts(self) -> dict[str, float]:
@@ -165,21 +169,45 @@ def _seen(future: "asyncio.Future[np.ndarray]") -> None:
         future.exception()
 
 
-class _Redis:
-    """The second level. Whatever is wrong with it, requests go on without."""
+def redis_secrets(cfg: CacheConfig) -> tuple[str | None, bytes]:
+    """The password of the second level, None if it asks for none, and the secret that its keys are made with.
 
-    def __init__(self, url: str, namespace: str, ttl_sec: float) -> None:
+    Raises:
+        UserError: the environment has none, or too short a one.
+    """
+    key, name = "serve.cache.redis_key_env", cfg.redis_key_env or ""
+    secret = read_secret(name, key)
+    if len(secret) < _HMAC_KEY_CHARS:
+        raise UserError(f"{key}: {name} has fewer than {_HMAC_KEY_CHARS} characters; `openssl rand -hex 32` makes a secret")
+    password = cfg.redis_password_env
+    return password and read_secret(password, "serve.cache.redis_password_env"), secret.encode()
+
+
+class _Redis:
+    """The second level. Whatever is wrong with it, requests go on without.
+
+    Args:
+        cfg: Says where it is.
+        namespace: Says whose vectors these are.
+
+    Raises:
+        UserError: a secret that the config names is not in the environment.
+    """
+
+    def __init__(self, cfg: CacheConfig, namespace: str) -> None:
         import redis.asyncio
 
+        password, self._hmac_key = redis_secrets(cfg)
         self._client: Any = redis.asyncio.from_url(
-            url, socket_timeout=_REDIS_WRITE_SEC, socket_connect_timeout=_REDIS_WRITE_SEC, max_connections=4
-        )
-        self._prefix, self._ttl = f"relevance:{namespace}:", max(1, round(ttl_sec))
+            cfg.redis_url, password=password, socket_timeout=_REDIS_WRITE_SEC, socket_connect_timeout=_REDIS_WRITE_SEC,
+            max_connections=4,
+        )  # fmt: skip
+        self._prefix, self._ttl = f"relevance:{namespace}:", max(1, round(cfg.ttl_sec))
         self._width: int | None = None  # of this encoder's vectors; known after the first
         self._logged = float("-inf")
 
     async def get(self, queries: Sequence[str]) -> dict[str, np.ndarray]:
-        values = await self._try(lambda: self._client.mget([self._prefix + query for query in queries]))
+        values = await self._try(lambda: self._client.mget([self._key(query) for query in queries]))
         found = {}
         for query, value in zip(queries, values or [], strict=False):
             if value is None or self._width is None or len(value) != 4 * self._width:
@@ -195,13 +223,17 @@ class _Redis:
         async def write() -> None:
             async with self._client.pipeline(transaction=False) as pipe:
                 for query, vector in vectors.items():
-                    pipe.set(self._prefix + query, vector.tobytes(), ex=self._ttl)
+                    pipe.set(self._key(query), vector.tobytes(), ex=self._ttl)
                 await pipe.execute()
 
         await self._try(write, _REDIS_WRITE_SEC)
 
     async def close(self) -> None:
         await self._try(self._client.aclose)
+
+    def _key(self, query: str) -> str:
+        # A plain hash would let whoever sees it test whether somebody asked this or that.
+        return self._prefix + hmac.digest(self._hmac_key, query.encode("utf-8", "surrogatepass"), "sha256").hex()
 
     async def _try(self, call: Callable[[], Any], seconds: float = REDIS_SEC) -> Any:
         try:

@@ -186,9 +186,9 @@ class Service:
             raise BadRequest("too_many", f"queries: at most {self.limits.max_queries} at once")
         texts = [self._text(query) for query in queries]
         served, cache = self._current()
-        vectors, cached = await cache.get(texts)
+        vectors, _ = await cache.get(texts)  # which were remembered is for nobody: it tells what others have asked
         own = np.ascontiguousarray(vectors[:, : served.dim])
-        return {"student": served.student_id, "dim": served.dim, "embeddings": own, "cached": cached}
+        return {"student": served.student_id, "dim": served.dim, "embeddings": own}
 
     async def rerank(self, query: str, locale: str, pin_ids: Sequence[str], top_k: int | None) -> dict[str, Any]:
         """See serve.models.RerankResponse."""
@@ -239,7 +239,7 @@ class Service:
         return self._current()[0].about()
 
     def readiness(self) -> dict[str, Any]:
-        """Whether requests can be answered, by what, and which newer release was refused."""
+        """Whether requests can be answered, by what, and which newer release was refused; for this process, not for callers."""
         refused = None if self._refused is None else {"release": self._refused[0], "why": self._refused[1]}
         served = self._served
         if served is None:

@@ -22,13 +22,13 @@ class Problem extends Error {
   }
 }
 
-// As in ray_app/client.py: a proxy may send equal queries to the replica that has them cached. Only the hash, because headers
-// are logged where bodies are not. Browsers hash over https and on localhost; elsewhere the header is left out.
+// As in ray_app/client.py: a proxy may send equal queries to the replica that has them cached. Headers are logged where bodies
+// are not, so it is one of 256 numbers, which says nothing of a single query. Browsers hash over https and on localhost; elsewhere the header is left out.
 async function queryKey(query) {
   if (!window.crypto.subtle) return {};
   const plain = query.normalize("NFKC").toLowerCase().split(/\s+/).filter(Boolean).join(" ");
   const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(plain)));
-  return { "x-query-key": [...hash.slice(0, 8)].map((byte) => byte.toString(16).padStart(2, "0")).join("") };
+  return { "x-query-key": hash[0].toString(16).padStart(2, "0") };
 }
 
 async function ask(path, signal, body) {

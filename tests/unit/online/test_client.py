@@ -1,6 +1,7 @@
 """The Python client against real HTTP servers."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from serve_world import Service, running
 
-from ray_app.client import RelevanceClient, RelevanceError
+from ray_app.client import RelevanceClient, RelevanceError, query_key
 
 SECRET = "token-of-the-user"
 
@@ -63,6 +64,13 @@ def test_equal_queries_carry_equal_keys_which_do_not_say_the_query(server: Any) 
             client.encode([query])
     keys = [headers["x-query-key"] for _, headers, _ in server.asked]
     assert keys[0] == keys[1] != keys[2] and "mug" not in keys[0]
+
+
+def test_a_key_is_that_of_many_queries() -> None:
+    """Else whoever reads headers in a log tests whether one is that of a name."""
+    keys = Counter(query_key(f"query {n}") for n in range(20_000))
+    assert len(keys) == 256  # enough to spread over replicas
+    assert min(keys.values()) > 40
 
 
 def test_a_busy_server_is_asked_again(server: Any) -> None:

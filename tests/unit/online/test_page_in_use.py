@@ -123,7 +123,7 @@ def test_no_request_carries_the_query_in_a_header(world: World, tmp_path: Path) 
     (key,) = told(world, tmp_path, script)
     from hashlib import sha256
 
-    assert key == sha256(b"red mug").hexdigest()[:16]  # as the Python client's: the same replica
+    assert key == sha256(b"red mug").hexdigest()[:2]  # as the Python client's: the same replica
 
 
 def test_a_token_is_asked_for_once_and_kept_for_the_session_only(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The cache before the query encoder: one vector per query however many ask, and none that is wrong."""
 
 import asyncio
+import hmac
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from ray_app.config import CacheConfig
 from ray_app.online.query_cache import QueryVectors
 
+HMAC_KEY = "0123456789abcdef"
 
 class Lengths:
     """A query's vector is [its length, 1]; remembers its batches; waits at the gate if there is one."""
@@ -206,8 +208,15 @@ def test_nobody_can_change_what_is_remembered() -> None:
     assert float(run(Lengths(), talk)[0, 0]) == 3.0
 
 
+@pytest.fixture
+def redis_url(redis_server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Settings of the second level."""
+    monkeypatch.setenv("TEST_HMAC_KEY", HMAC_KEY)
+    return {"redis_url": redis_server, "redis_key_env": "TEST_HMAC_KEY"}
+
+
 @pytest.fixture(scope="module")
-def redis_url() -> Any:
+def redis_server() -> Any:
     """A server that speaks Redis' protocol on a real socket."""
     fakeredis = pytest.importorskip("fakeredis")
     server = fakeredis.TcpFakeServer(("127.0.0.1", 0), server_type="redis")
@@ -218,7 +227,7 @@ def redis_url() -> Any:
     server.server_close()
 
 
-def test_replicas_share_a_second_level(redis_url: str) -> None:
+def test_replicas_share_a_second_level(redis_url: dict[str, str]) -> None:
     async def warm(cache: QueryVectors) -> None:
         await cache.get(["shared", "other"])
 
@@ -227,25 +236,26 @@ def test_replicas_share_a_second_level(redis_url: str) -> None:
         await asyncio.gather(*cache._writes)  # the connection is there
         return (await cache.get(["shared"]))[0], cache.counts()
 
-    run(Lengths(), warm, redis_url=redis_url)
+    run(Lengths(), warm, **redis_url)
     encoder = Lengths()
-    vectors, counts = run(encoder, later, redis_url=redis_url)
+    vectors, counts = run(encoder, later, **redis_url)
     assert (vectors.tolist(), encoder.batches, counts["second_level_hits"]) == ([[6.0, 1.0]], [["own"]], 1)
 
 
-def test_a_vector_of_another_width_in_the_second_level_is_ignored(redis_url: str) -> None:
+def test_a_vector_of_another_width_in_the_second_level_is_ignored(redis_url: dict[str, str]) -> None:
     import redis
 
-    redis.Redis.from_url(redis_url).set("relevance:test:odd", b"\0" * 12)
+    key = hmac.digest(HMAC_KEY.encode(), b"odd", "sha256").hex()
+    redis.Redis.from_url(redis_url["redis_url"]).set(f"relevance:test:{key}", b"\0" * 12)
 
     async def talk(cache: QueryVectors) -> Any:
         await cache.get(["own2"])
         await asyncio.gather(*cache._writes)
         return (await cache.get(["odd"]))[0]
 
-    assert run(Lengths(), talk, redis_url=redis_url).tolist() == [[3.0, 1.0]]
+    assert run(Lengths(), talk, **redis_url).tolist() == [[3.0, 1.0]]
 
 
-def test_without_the_second_level_queries_are_answered_all_the_same() -> None:
-    found = run(Lengths(), lambda cache: cache.get(["abc"]), redis_url="redis://127.0.0.1:1/0")
+def test_without_the_second_level_queries_are_answered_all_the_same(redis_url: dict[str, str]) -> None:
+    found = run(Lengths(), lambda cache: cache.get(["abc"]), **redis_url | {"redis_url": "redis://127.0.0.1:1/0"})
     assert found[0].tolist() == [[3.0, 1.0]]

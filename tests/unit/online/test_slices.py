@@ -71,7 +71,7 @@ class Student:
 class Encoder:
     """Random vectors that follow from the text, and the zero-shot vectors of `side_world`."""
 
-    engine_name = "random"
+    engine_name = space = "random"
 
     @classmethod
     def load(cls, *_):

@@ -24,6 +24,7 @@ class CountingService:
         self.log_queries = log_queries
         self.go_on = asyncio.Event()
         self.ready = True
+        self.refused: dict[str, str] | None = None
 
     async def encode(self, queries: list[str]) -> dict[str, Any]:
         if "sleep" in queries:
@@ -34,13 +35,13 @@ class CountingService:
         for name, problem in problems.items():
             if name in queries:
                 raise problem(name, "say it otherwise")
-        return {"student": "s", "dim": 1, "embeddings": [[len(q)] for q in queries], "cached": [False] * len(queries)}
+        return {"student": "s", "dim": 1, "embeddings": [[len(q)] for q in queries]}
 
     async def related(self, pin_id: str, k: int) -> dict[str, Any]:
         return {"release": "r", "pin_id": pin_id, "results": []}
 
     def readiness(self) -> dict[str, Any]:
-        return {"ready": self.ready, "refused": None}
+        return {"ready": self.ready, "refused": self.refused, "release": "r", "student": "s", "cache": {"hits": 3}}
 
 
 def ask(
@@ -182,7 +183,18 @@ def test_the_token_opens_and_health_needs_none() -> None:
 def test_not_ready_is_said_with_a_status() -> None:
     service = CountingService()
     service.ready = False
-    assert ask(service, lambda c: c.get("/readyz")).status_code == 503
+    answer = ask(service, lambda c: c.get("/readyz"))
+    assert (answer.status_code, answer.json()) == (503, {"ready": False, "code": "not_ready"})
+
+
+def test_strangers_learn_no_more_than_whether_it_is_ready() -> None:
+    """The text names the storage, the release the student: a map for whoever looks for a way in."""
+    service = CountingService()
+    service.refused = {"release": "0123456789abcdef", "why": "/data/customer-acme/releases/CURRENT names no release"}
+    answer = ask(service, lambda c: c.get("/readyz"), token="right")
+    assert (answer.status_code, answer.json()) == (200, {"ready": True, "code": "release_refused"})
+    service.refused = None
+    assert ask(service, lambda c: c.get("/readyz")).json() == {"ready": True, "code": "ok"}
 
 
 def test_query_texts_and_tokens_stay_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
