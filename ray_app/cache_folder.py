@@ -63,7 +63,9 @@ def private_folder(path: Path) -> Path:
     try:
         return _private(path.absolute())
     except OSError as error:
-        raise UserError(f"{path} cannot be used for what this machine keeps ({one_line(error)}); {_OTHERWISE}") from None
+        raise UserError(
+            f"{path} cannot be used for what this machine keeps ({one_line(error)}); {_OTHERWISE}"
+        ) from None
 
 
 def _private(path: Path) -> Path:
@@ -93,12 +95,14 @@ def require_ours(path: Path) -> None:
     if (found := path.stat()).st_uid != os.geteuid():
         raise _not_ours(path, path, f"belongs to user {found.st_uid}, not to {os.geteuid()} who runs this", "delete it")
     if found.st_mode & _OTHERS_WRITE:  # sticky or not: what lies in it may be anybody's
-        raise _not_ours(path, path, "can be written by others", f"delete it, or `chmod go-w {path}` if all in it is yours")
+        raise _not_ours(
+            path, path, "can be written by others", f"delete it, or `chmod go-w {path}` if all in it is yours"
+        )
 
 
 _OTHERWISE = (
     "or keep it elsewhere: set serve.local_dir, XDG_CACHE_HOME or, in a container where nobody else is, "
-    f"{CACHE_ROOT} (docs/security.md)"
+    f"{CACHE_ROOT} (docs/serving.md)"
 )
 
 

@@ -20,7 +20,16 @@ import pyarrow.parquet as pq
 from ray_app.errors import UserError
 from ray_app.filesystem import TEMP_PREFIX, explained, one_line, open_uri, write_atomically
 
-__all__ = ["CorruptFileError", "Storage", "StoredFile", "decode_table", "encode_table", "is_below", "is_plain", "open_uri"]
+__all__ = [
+    "CorruptFileError",
+    "Storage",
+    "StoredFile",
+    "decode_table",
+    "encode_table",
+    "is_below",
+    "is_plain",
+    "open_uri",
+]
 
 
 class CorruptFileError(UserError):

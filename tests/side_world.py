@@ -28,7 +28,8 @@ def vector(text):
 def build(folder, pins=PINS, log=LOG, boards=BOARDS, labelled=("zebra",), rows_per_file=100_000, images=(), **sections):
     """(config, store)."""
     texts = {
-        "pins": "pin_id,title,image\n" + "".join(f"{pin},{title},{dict(images).get(pin, '')}\n" for pin, title in pins.items()),
+        "pins": "pin_id,title,image\n"
+        + "".join(f"{pin},{title},{dict(images).get(pin, '')}\n" for pin, title in pins.items()),
         "boards": "board_id,pin_id,board_title\n" + "".join(",".join(row) + "\n" for row in boards),
         "search_log": "event_id,timestamp,query,locale,pin_id,action,client_id\n"
         + "".join(f"e{i},2024-01-01,{query},en-US,{pin},{action},c{i}\n" for i, (query, pin, action) in enumerate(log)),

@@ -82,7 +82,7 @@ class Config(Section):
         if found := keys_with_credentials(self.model_dump(mode="json")):
             raise ValueError(
                 f"{found[0]}: credentials do not belong in a URL, which is stored in manifests and shown in reports; use "
-                "environment variables (docs/security.md#secrets), and change a password that was written down"
+                "the environment, and change a password that was written down"
             )
         return self
 

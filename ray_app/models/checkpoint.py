@@ -57,7 +57,9 @@ def model_files(store: Storage, folder: str) -> list[StoredFile] | None:
     except TypeError:
         files = []
     if not files or not all(is_below(file.path, folder) and is_hash(file.sha256) for file in files):
-        raise CorruptFileError(f"{store.shown}/{path} is no list of that model's files; delete {folder} and train it again")
+        raise CorruptFileError(
+            f"{store.shown}/{path} is no list of that model's files; delete {folder} and train it again"
+        )
     return files
 
 
@@ -140,7 +142,9 @@ def local_folder(store: Storage, output: Output, weights: bool = True) -> Path:
     Raises:
         UserError: a file of the model is missing or was changed.
     """
-    files = [f for f in _intact_files(store, output) if weights or "/lm/" not in f.path or not f.path.endswith(_WEIGHTS)]
+    files = [
+        f for f in _intact_files(store, output) if weights or "/lm/" not in f.path or not f.path.endswith(_WEIGHTS)
+    ]
     if store.is_local:
         path = Path(store.full_path(output.path))
         for file in files:

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_app.filesystem import TEMP_PREFIX, one_line
 from ray_app.cache_folder import remove
+from ray_app.filesystem import TEMP_PREFIX, one_line
 from ray_app.text import TEXT_VERSION, stem_tokens
 
 logger = logging.getLogger(__name__)

@@ -178,7 +178,9 @@ def redis_secrets(cfg: CacheConfig) -> tuple[str | None, bytes]:
     key, name = "serve.cache.redis_key_env", cfg.redis_key_env or ""
     secret = read_secret(name, key)
     if len(secret) < _HMAC_KEY_CHARS:
-        raise UserError(f"{key}: {name} has fewer than {_HMAC_KEY_CHARS} characters; `openssl rand -hex 32` makes a secret")
+        raise UserError(
+            f"{key}: {name} has fewer than {_HMAC_KEY_CHARS} characters; `openssl rand -hex 32` makes a secret"
+        )
     password = cfg.redis_password_env
     return password and read_secret(password, "serve.cache.redis_password_env"), secret.encode()
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ray_app.cache_folder import one_at_a_time, private_folder
 from ray_app.config import ServeConfig, section_hash
 from ray_app.errors import UserError
 from ray_app.manifest import package_versions
@@ -20,7 +21,6 @@ from ray_app.models.checkpoint import read_distill_config
 from ray_app.models.encoder_usage import with_prompt
 from ray_app.models.text_encoder import run_bucketed
 from ray_app.online.compiled_tower import CompiledTower, compile_tower
-from ray_app.cache_folder import one_at_a_time, private_folder
 
 logger = logging.getLogger(__name__)
 

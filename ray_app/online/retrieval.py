@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_app.cache_folder import one_at_a_time
 from ray_app.errors import UserError
 from ray_app.filesystem import one_line
 from ray_app.online.index_files import IndexKey, OpenIndexes, open_indexes, write_indexes
-from ray_app.cache_folder import one_at_a_time
 
 logger = logging.getLogger(__name__)
 

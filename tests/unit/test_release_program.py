@@ -40,7 +40,13 @@ def releases(store):
     ledger.commit(pa.table({"content_key": keys, "embedding": [[0.0], [1.0], [2.0]], "error": pa.nulls(3)}))
     return [
         publish_release(
-            store, pa.table({"pin_id": ["p"], "content_key": [key]}), ledger, 1, "5111111111111111", sources={}, config={}
+            store,
+            pa.table({"pin_id": ["p"], "content_key": [key]}),
+            ledger,
+            1,
+            "5111111111111111",
+            sources={},
+            config={},
         )
         for key in keys
     ]

@@ -9,7 +9,7 @@ from ray_app.config import Config, load_config
 from ray_app.ledger.garbage import collect_all, collect_releases
 from ray_app.ledger.ledger import Ledger
 from ray_app.ledger.release import publish_release
-from ray_app.manifest import Output, StageRun, read_manifest, read_output
+from ray_app.manifest import Output, StageRun, hash_files, read_manifest, read_output
 from ray_app.schemas import SOFT_LABEL_RESULTS, embedding_results
 from ray_app.storage import Storage
 
@@ -63,7 +63,11 @@ def test_what_a_release_is_served_with_stays_as_long_as_the_release(tmp_path: Pa
     for version in ("v1", "v2", "v3"):
         file = store.write_bytes(f"tables/pin_texts/{version}/part", version.encode())
         texts = Output(
-            name="pin_texts", path=f"tables/pin_texts/{version}", files=[file.path], rows=1, content_hash=hash_files(version, {file.path: file.sha256})
+            name="pin_texts",
+            path=f"tables/pin_texts/{version}",
+            files=[file.path],
+            rows=1,
+            content_hash=hash_files(version, {file.path: file.sha256}),
         )
         pins = pa.table({"pin_id": ["p"], "content_key": ["k"]})
         publish_release(store, pins, ledger, 1, "5" * 16, sources={"pin_texts": texts}, config={})

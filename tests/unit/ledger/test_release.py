@@ -106,7 +106,9 @@ def test_publishing_an_older_content_moves_current_back(store, ledger):
 
 
 def test_another_student_is_another_release(store, ledger):
-    assert publish(store, ledger, "5111111111111111", a="k1").id != publish(store, ledger, "5222222222222222", a="k1").id
+    assert (
+        publish(store, ledger, "5111111111111111", a="k1").id != publish(store, ledger, "5222222222222222", a="k1").id
+    )
 
 
 @pytest.mark.parametrize("fails_at", ["part-00000.parquet", "release.json", CURRENT])
@@ -147,7 +149,9 @@ def test_publishing_again_mends_a_damaged_release(store, ledger, damage):
 def test_another_students_release_is_refused(store, ledger):
     """Query and pin vectors of two students give plausible nonsense."""
     release = publish(store, ledger, "5111111111111111", a="k1")
-    assert "made by student 5111111111111111, not 5222222222222222" in message(lambda: open_release(store, release, student_id="5222222222222222"))
+    assert "made by student 5111111111111111, not 5222222222222222" in message(
+        lambda: open_release(store, release, student_id="5222222222222222")
+    )
 
 
 @pytest.mark.parametrize(("field", "value", "what"), [("dim", 3, "not 3 float32"), ("num_pins", 7, "says 7")])
@@ -178,7 +182,13 @@ def test_a_pin_that_was_never_embedded_is_an_error(store, ledger):
 def test_repeated_pins_are_refused(store, ledger):
     with pytest.raises(ValueError, match="unique"):
         publish_release(
-            store, pa.table({"pin_id": ["a", "a"], "content_key": ["k1", "k2"]}), ledger, 2, "5111111111111111", sources={}, config={}
+            store,
+            pa.table({"pin_id": ["a", "a"], "content_key": ["k1", "k2"]}),
+            ledger,
+            2,
+            "5111111111111111",
+            sources={},
+            config={},
         )
 
 

@@ -304,7 +304,9 @@ def test_the_old_release_goes_on_when_the_new_one_is_refused(store, release, loc
 def test_another_students_release_is_refused_even_if_its_copy_is_there(store, release, local):
     """Queries of one student and pins of another give plausible nonsense."""
     PinStore.open(store, release, local, student_id="5111111111111111")
-    assert "made by student 5111111111111111, not 5222222222222222" in message(lambda: PinStore.open(store, release, local, student_id="5222222222222222"))
+    assert "made by student 5111111111111111, not 5222222222222222" in message(
+        lambda: PinStore.open(store, release, local, student_id="5222222222222222")
+    )
 
 
 # --- many at once ---

@@ -14,6 +14,7 @@ from ray_app.online.query_cache import QueryVectors
 
 HMAC_KEY = "0123456789abcdef"
 
+
 class Lengths:
     """A query's vector is [its length, 1]; remembers its batches; waits at the gate if there is one."""
 

@@ -143,7 +143,13 @@ def test_ids_of_a_release_are_hashes(store, change):
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_manifest_that_names_files_elsewhere_counts_as_none(store, name, tmp_path):
     """Its stage runs again; taken as it is, its files would be read, exported or shown."""
-    output = {"name": "pins", "path": "models/student/x", "files": ["models/student/x/part"], "rows": 1, "content_hash": ID}
+    output = {
+        "name": "pins",
+        "path": "models/student/x",
+        "files": ["models/student/x/part"],
+        "rows": 1,
+        "content_hash": ID,
+    }
     manifest = {
         "stage": "ingest", "fingerprint": ID, "schema_version": SCHEMA_VERSION, "outputs": {"pins": output}, "counts": {},
         "info": {}, "config": {}, "settings": ID, "inputs": {}, "pin_texts": [], "wall_sec": 1.0, "device_sec": 0.0,
@@ -285,7 +291,9 @@ def test_processes_that_start_together_see_whole_files_that_nobody_touches_again
     for n in range(3):
         (tmp_path / f"other{n}.go").touch()
     found = [json.loads(other.communicate(timeout=60)[0]) for other in others]
-    now = [[path, Path(path).stat().st_ino, Path(path).stat().st_size, Path(path).stat().st_mtime_ns] for path, *_ in seen]
+    now = [
+        [path, Path(path).stat().st_ino, Path(path).stat().st_size, Path(path).stat().st_mtime_ns] for path, *_ in seen
+    ]
     assert found == [seen] * 3
     assert now == seen
     assert not list(tmp_path.glob("other*.asks"))

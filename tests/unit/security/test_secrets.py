@@ -232,7 +232,11 @@ def guarded_server(tmp_path, monkeypatch):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = container()["args"]
-    script = command[2].replace("/data", str(tmp_path)).replace("redis-server -", f"redis-server - --port {port} --dir {tmp_path}")
+    script = (
+        command[2]
+        .replace("/data", str(tmp_path))
+        .replace("redis-server -", f"redis-server - --port {port} --dir {tmp_path}")
+    )
     monkeypatch.setenv("REDIS_PASSWORD", "0123abcd" * 8)
     process = subprocess.Popen([*command[:2], script], stdout=subprocess.DEVNULL)
     try:
@@ -288,7 +292,9 @@ def modes_below(folder):
 
 @pytest.mark.parametrize(("variable", "folder", "file"), [(None, 0o700, 0o600), ("027", 0o750, 0o640), ("007", 0o770, 0o660)])  # fmt: skip
 @pytest.mark.parametrize("process", [0o022, 0o077])
-def test_files_of_a_run_are_private_unless_the_operator_says_otherwise(tmp_path, monkeypatch, process, variable, folder, file):
+def test_files_of_a_run_are_private_unless_the_operator_says_otherwise(
+    tmp_path, monkeypatch, process, variable, folder, file
+):
     """Whatever the umask that Ray's workers got from their node: logs of queries and quarantine are among them."""
     monkeypatch.delenv(UMASK, raising=False)
     if variable:
