@@ -1,6 +1,7 @@
 """Fuzzes the decoder of pictures: `python tests/fuzz/fuzz_images.py --seconds 60`.
 
-Whatever the bytes, `decode` gives an RGB picture of bounded size or a PictureError, whose text is one line.
+Whatever the bytes, `decode` gives an RGB picture of bounded size or a PictureError, whose text is one line. A JPEG that it
+decodes has a bounded number of scans.
 """
 
 import io
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import driver
+from hostile_pictures import jpeg_of_scans, segment
 
 with driver.instrumented():
-    from ray_app.caption.images import PictureError, decode
+    from ray_app.caption.images import MAX_SCANS, PictureError, decode, num_scans
     from ray_app.config import ImageLimits
 
 LIMITS = ImageLimits(max_bytes=driver.MAX_BYTES, max_pixels=1_000_000, max_side=64)
@@ -23,7 +26,8 @@ TOKENS = (
     b"\x00", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\x00\x00\x00", b"IHDR", b"IDAT", b"tRNS", b"iCCP", b"zTXt",
     b"eXIf", b"acTL", b"fcTL", b"PLTE", b"\xff\xd8\xff\xe1", b"\xff\xdb", b"\xff\xc4", b"\xff\xc2", b"Exif\x00\x00",
     b"MPF\x00", b"GIF89a", b"\x21\xf9\x04", b"\x2c", b"RIFF", b"VP8X", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"BM",
-    b"II*\x00", b"MM\x00*", b"II+\x00", b"\x01\x01\x03\x00", b"\x11\x01\x04\x00", b"\xff" * 64,
+    b"\xff\xda", b"\xff\xd9", b"\xff\xfe\x00\x02", b"\xff\xd0", b"II*\x00", b"MM\x00*", b"II+\x00",
+    b"\x01\x01\x03\x00", b"\x11\x01\x04\x00", b"\xff" * 64,
 )  # fmt: skip
 
 
@@ -36,6 +40,8 @@ def target(data: bytes) -> None:
         return
     assert image.mode == "RGB" and 1 <= min(image.size) and max(image.size) <= LIMITS.max_side, image
     assert len(image.tobytes()) == 3 * image.width * image.height
+    if data.startswith(b"\xff\xd8"):
+        assert num_scans(data) <= MAX_SCANS, "more scans than are allowed were decoded"
 
 
 def seeds() -> list[bytes]:
@@ -56,7 +62,7 @@ def seeds() -> list[bytes]:
         (rgb.convert("RGBA"), "WEBP", {"lossless": True}), (rgb, "GIF", {}), (rgb, "BMP", {}), (rgb.convert("1"), "BMP", {}),
         (rgb, "TIFF", {}), (rgb, "TIFF", {"compression": "tiff_lzw"}), (rgb, "TIFF", {"compression": "tiff_deflate"}),
         (rgb, "TIFF", {"compression": "jpeg"}), (rgb.convert("1"), "TIFF", {"compression": "group4"}), (grey16, "TIFF", {}),
-        (floats, "TIFF", {}), (rgb, "TIFF", {"big_tiff": True}),
+        (floats, "TIFF", {}), (floats, "TIFF", {"compression": "tiff_adobe_deflate"}), (rgb, "TIFF", {"big_tiff": True}),
     ]  # fmt: skip
     found = []
     for image, kind, options in made:
@@ -67,7 +73,8 @@ def seeds() -> list[bytes]:
         out = io.BytesIO()
         rgb.save(out, kind, save_all=True, append_images=[rgb.rotate(90), rgb.rotate(180)])
         found.append(out.getvalue())
-    return found
+    comment = segment(0xFE, b"\xff\xd9\xff\xda")
+    return [*found, jpeg_of_scans(3, 16), jpeg_of_scans(MAX_SCANS - 1, 16), jpeg_of_scans(60, 16, comment)]
 
 
 if __name__ == "__main__":
