@@ -1,4 +1,4 @@
-"""What stands before the routes: token, body size, requests at once, deadline, access log, headers.
+"""What stands before the routes: host, token, body size, requests at once, deadline, access log, headers.
 
 Plain ASGI, so that a refusal costs next to nothing: that is what keeps an overloaded replica alive.
 """
@@ -9,7 +9,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 import orjson
@@ -28,11 +28,8 @@ OPEN_PATHS = ("/healthz", "/readyz")  # answered whatever the load
 # Answered without the token: the page, what it is made of, and pictures, since an <img> cannot send a header.
 _NO_TOKEN = ("/", "/openapi.json")
 _NO_TOKEN_BELOW = ("/page/", "/v1/pins/")
-HEADERS = {
-    "x-content-type-options": "nosniff",
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' https: http: data:; base-uri 'none'; form-action 'self'; frame-ancestors 'self'",
-}
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+MIN_DEADLINE_MS = 50  # less only makes work that nobody waits for
 _MAX_DIGITS = 18  # of a header's number; Python refuses to read thousands of them
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -52,21 +49,32 @@ class Guard:
         observe: See `build_http`.
         token: See `build_http`.
         log_queries: Write bodies of requests into the access log.
+        allow_hosts: See `build_http`.
+        image_hosts: See `build_http`.
     """
 
     def __init__(
-        self, app: FastAPI, limits: ServeLimits, observe: Observe | None, token: str | None, log_queries: bool
-    ) -> None:
+        self, app: FastAPI, limits: ServeLimits, observe: Observe | None, token: str | None, log_queries: bool,
+        allow_hosts: Sequence[str] | None = None, image_hosts: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.app, self.limits, self.observe, self.log_queries = app, limits, observe, log_queries
         self._token = token.encode() if token else None
-        self.in_flight = 0
+        self._hosts = None if allow_hosts is None else frozenset(map(_host_name, allow_hosts))
+        pictures = " ".join(("'self'", "data:", *image_hosts))
+        self._headers = {
+            "x-content-type-options": "nosniff",
+            "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+            f"img-src {pictures}; base-uri 'none'; form-action 'self'; "
+            "frame-ancestors 'self'",
+        }
+        self.in_flight = self.open_in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer = _Answer(send)
+        answer = _Answer(send, self._headers)
         started = time.perf_counter()
         headers = {name: value for name, value in scope["headers"]}
         request_id = headers.get(b"x-request-id", b"").decode("latin-1")
@@ -92,10 +100,11 @@ class Guard:
         if path in OPEN_PATHS:
             await self.app(scope, body.receive, answer.send)
             return
-        if refusal := self._refused(path, headers):
+        is_open = path in _NO_TOKEN or path.startswith(_NO_TOKEN_BELOW)
+        if refusal := self._refused(is_open, headers):
             await refusal(scope, body.receive, answer.send)
             return
-        self.in_flight += 1
+        self._count(is_open, 1)
         try:
             async with asyncio.timeout(self._deadline(headers)):
                 await self.app(scope, body.receive, answer.send)
@@ -105,33 +114,53 @@ class Guard:
             # Where every unforeseen error ends: the caller has a number to quote, the log has the traceback.
             logger.exception("request %s failed", answer.request_id)
         finally:
-            self.in_flight -= 1
+            self._count(is_open, -1)
 
-    def _refused(self, path: str, headers: dict[bytes, bytes]) -> Response | None:
-        if self._token is not None and path not in _NO_TOKEN and not path.startswith(_NO_TOKEN_BELOW):
+    def _count(self, is_open: bool, change: int) -> None:
+        if is_open:
+            self.open_in_flight += change
+        else:
+            self.in_flight += change
+
+    def _refused(self, is_open: bool, headers: dict[bytes, bytes]) -> Response | None:
+        if self._hosts is not None and _host_name(headers.get(b"host", b"").decode("latin-1")) not in self._hosts:
+            return problem_answer(421, "wrong_host", "this app is not served under that name: see serve.allow_hosts")
+        if self._token is not None and not is_open:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
                 return problem_answer(401, "unauthorized", "send the header `Authorization: Bearer TOKEN`")
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > _MAX_DIGITS or int(length) > self.limits.max_body_bytes:
             return too_large(self.limits.max_body_bytes)
-        if self.in_flight >= self.limits.max_in_flight:
-            return problem_answer(
-                429, "overloaded", f"more than {self.limits.max_in_flight} requests at once; try again"
-            )
+        limits = self.limits
+        number, most = (
+            (self.open_in_flight, limits.max_open_in_flight) if is_open else (self.in_flight, limits.max_in_flight)
+        )
+        if number >= most:
+            return problem_answer(429, "overloaded", f"more than {most} requests at once; try again")
         return None
 
     def _deadline(self, headers: dict[bytes, bytes]) -> float:
         """Seconds that a request may take: the config's, or less if the caller says so."""
         asked = headers.get(b"x-deadline-ms", b"")
         limit = self.limits.deadline_ms
-        return (min(int(asked), limit) if asked.isdigit() and len(asked) < 10 else limit) / 1000
+        wanted = max(int(asked), MIN_DEADLINE_MS) if asked.isdigit() and len(asked) < 10 else limit
+        return min(wanted, limit) / 1000
 
 
 def route_path(scope: Scope) -> str:
     """The path as routes see it: without the `route_prefix` under which Serve has put the app."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+def _host_name(host: str) -> str:
+    """Of a header Host or a name in the config: no port, no brackets, no dot at the end."""
+    if host.startswith("["):
+        host = host[1:].partition("]")[0]
+    elif host.count(":") == 1:
+        host = host.partition(":")[0]
+    return host.casefold().rstrip(".")
 
 
 class TooLarge(HTTPException):
@@ -163,15 +192,15 @@ class _Body:
 class _Answer:
     """Adds headers, remembers the status, and knows whether an answer has begun."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, send: Send, headers: dict[str, str]) -> None:
+        self._send, self._headers = send, headers
         self.status = 0
         self.request_id = ""
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            extra = {**HEADERS, "x-request-id": self.request_id}
+            extra = {**self._headers, "x-request-id": self.request_id}
             message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in extra.items())]
         await self._send(message)
 

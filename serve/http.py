@@ -1,5 +1,6 @@
 """The HTTP API over a `Service`: plain FastAPI without Ray, so that tests run it in process."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,20 +34,30 @@ _SHOWN_CHARS = 100  # of an unknown key, which may be as long as a body
 STATUS: dict[type[RequestProblem], int] = {BadRequest: 422, NotFound: 404, Overloaded: 429, Unavailable: 503}
 
 
-def build_http(service: "Service", observe: Observe | None = None, token: str | None = None) -> Guard:
+def build_http(
+    service: "Service", observe: Observe | None = None, token: str | None = None,
+    allow_hosts: Sequence[str] | None = None, image_hosts: Sequence[str] = (),
+) -> Guard:  # fmt: skip
     """The whole ASGI app.
 
     Args:
         service: Answers.
         observe: Told of each request; for metrics.
         token: Bearer token that /v1 asks for; None: anyone may ask.
+        allow_hosts: Names under which the app may be asked; None: any.
+        image_hosts: Whose pictures the page may load, beside the app's own.
     """
-    return Guard(build_routes(service), service.limits, observe, token, service.log_queries)
+    return Guard(
+        build_routes(service), service.limits, observe, token, service.log_queries, allow_hosts, image_hosts
+    )  # fmt: skip
 
 
 def build_routes(service: "Service") -> FastAPI:
     """Routes, OpenAPI and errors."""
-    app = FastAPI(title="Search relevance", version="1", description=__doc__, redoc_url=None, docs_url=None)
+    app = FastAPI(
+        title="Search relevance", version="1", description=__doc__, redoc_url=None, docs_url=None,
+        redirect_slashes=False,  # it redirects to whatever the header Host says
+    )  # fmt: skip
     _add_errors(app, service.limits.max_body_bytes)
     _add_api(app, service)
     _add_page(app, service)

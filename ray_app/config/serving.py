@@ -1,10 +1,13 @@
 """Sections about what answers requests."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from ray_app.config.section import Fraction, PositiveInt, Section
+
+_IMAGE_HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:\d{1,5})?")  # goes into a header
 
 
 class CacheConfig(Section):
@@ -52,10 +55,23 @@ class ServeLimits(Section):
     max_body_bytes: PositiveInt = 256_000
     max_in_flight: PositiveInt = 64
     """Requests in work per replica; beyond it the answer is 429 with Retry-After."""
+    max_open_in_flight: PositiveInt = 16
+    """The same for what needs no token, the page and pictures: strangers take no places of `max_in_flight`."""
+    max_waiting_queries: PositiveInt = 512
+    """Queries per replica that wait to be encoded; beyond it an encode request is answered 429 with Retry-After."""
     deadline_ms: PositiveInt = 1000
-    """A request that takes longer is answered 503; header X-Deadline-Ms shortens it."""
+    """A request that takes longer is answered 503; header X-Deadline-Ms shortens it, to 50 at the least."""
     degrade_after_ms: PositiveInt = 200
     """A query whose vector is not there by then is ranked by BM25 and features alone (`degraded` in the answer)."""
+
+    @model_validator(mode="after")
+    def _one_request_can_wait(self) -> "ServeLimits":
+        if self.max_waiting_queries < self.max_queries:
+            raise ValueError(
+                f"max_waiting_queries: {self.max_waiting_queries} is less than max_queries, {self.max_queries}: a request of "
+                "so many queries could never be answered"
+            )
+        return self
 
 
 class BlendConfig(Section):
@@ -95,5 +111,22 @@ class ServeConfig(Section):
     blend: BlendConfig = BlendConfig()
     token_env: str | None = None
     """Name of the environment variable with the bearer token that requests must carry; None: anyone may ask."""
+    allow_hosts: list[str] | None = None
+    """Names under which the app may be asked (header Host), without ports; health checks may use any. None: any name if
+    there is a token; else those of this machine (localhost, 127.0.0.1, ::1), since a page that somebody visits may give its own
+    name this machine's address and read what needs no token."""
+    image_hosts: list[str] = []
+    """Hosts from which the page may load pictures, `cdn.example.org` or `*.example.org`: they learn the address of everyone
+    who searches. Pictures that this app reads itself need none."""
     log_queries: bool = False
     """Write query texts into the access log."""
+
+    @field_validator("image_hosts")
+    @classmethod
+    def _plain_hosts(cls, hosts: list[str]) -> list[str]:
+        for host in hosts:
+            if not _IMAGE_HOST.fullmatch(host):
+                raise ValueError(
+                    f"{host!r} is no host such as cdn.example.org or *.example.org, without scheme and path"
+                )
+        return hosts

@@ -1,22 +1,37 @@
-"""The pins' pictures for the page."""
+"""The pins' pictures for the page. Whoever knows a pin's id may ask for one, so what that may cost is small and fixed."""
 
+import asyncio
 import io
-from collections import OrderedDict
-from urllib.parse import quote
+import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import pyarrow as pa
 
 from ray_app.caption.fetch import is_url, normalise_location, read_picture
 from ray_app.caption.images import PictureError, decode
 from ray_app.config import ImageLimits
-from ray_app.online.problems import NotFound
+from ray_app.online.problems import NotFound, Overloaded
 
 SIDE = 480  # pixels
+MAX_DECODED_BYTES = 200_000_000  # for one picture; captioning allows three times as much, and has more of the machine
+AT_ONCE = 2  # pictures that a process reads and decodes
+MAX_WAITING = 64  # pictures beside them
 _KEPT = 500  # pictures, some 20 kB each
+_FAILURES_KEPT = 10_000
+_FAILURE_SEC = 300.0  # what could not be read is tried again then: storage may have been away
+# Parameters of a URL that let whoever has it in: a signature of S3, GCS, CloudFront or Azure, a token, a password.
+_SECRET_PARAMETERS = frozenset(
+    ("signature", "sig", "key-pair-id", "awsaccesskeyid", "googleaccessid", "token", "access_token", "auth", "authorization",
+     "api_key", "apikey", "password", "passwd", "pwd", "secret")
+)  # fmt: skip
+_SECRET_PREFIXES = ("x-amz-", "x-goog-")
 
 
 class PinPictures:
-    """Where pictures are, and small copies of those that were looked at.
+    """Where pictures are, and small copies of those that were looked at. Any number of threads may ask.
 
     Args:
         pins: Columns image and image_bytes, as `schemas.PINS` has them.
@@ -24,35 +39,121 @@ class PinPictures:
     """
 
     def __init__(self, pins: pa.Table, limits: ImageLimits) -> None:
+        from cachetools import LRUCache, TTLCache
+
         self._pins, self._limits = pins, limits
-        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+        self._kept: LRUCache[int, bytes] = LRUCache(_KEPT)
+        self._failed: TTLCache[int, str] = TTLCache(_FAILURES_KEPT, _FAILURE_SEC)  # why
 
     def url(self, pin_id: str, row: int) -> str | None:
-        """What a browser loads: the web's own URL, or a path of this app; None: no picture."""
+        """What a browser loads: the web's own URL, or a path of this app; None: no picture, or a URL that is a secret."""
         location = self._pins["image"][row].as_py()
         if self._pins["image_bytes"][row].is_valid or (location and not is_url(location)):
             return f"/v1/pins/{quote(pin_id, safe='')}/image"
-        return location or None
+        return location if location and not has_secret(location) else None
 
     def jpeg(self, row: int) -> bytes:
         """At most SIDE pixels a side; decoded and written anew, so that no other file can be read this way.
 
         Raises:
-            NotFound: there is none, or it cannot be read.
+            NotFound: there is none, it is on the web, from where nothing is fetched for others, or it cannot be read.
         """
-        if (kept := self._kept.get(row)) is not None:
+        with self._lock:
+            kept, failed = self._kept.get(row), self._failed.get(row)
+        if kept is not None:
             return kept
-        data, location = self._pins["image_bytes"][row].as_py(), self._pins["image"][row].as_py()
+        if failed is not None:
+            raise _no_picture(failed)
         try:
-            if data is None:
-                data = read_picture(normalise_location(location or ""), self._limits)
-            picture = decode(data, self._limits)
+            made = self._make(row)
         except PictureError as error:
-            raise NotFound("no_picture", f"this pin's picture cannot be shown: {error.code}") from None
+            with self._lock:
+                self._failed[row] = error.code
+            raise _no_picture(error.code) from None
+        with self._lock:
+            self._kept[row] = made
+        return made
+
+    def _make(self, row: int) -> bytes:
+        data, location = self._pins["image_bytes"][row].as_py(), self._pins["image"][row].as_py()
+        if data is None:
+            if is_url(location or ""):
+                raise PictureError("on_the_web", "browsers load it from there")
+            data = read_picture(normalise_location(location or ""), self._limits)
+        picture = decode(data, self._limits, MAX_DECODED_BYTES)
         picture.thumbnail((SIDE, SIDE))
         out = io.BytesIO()
         picture.save(out, "JPEG", quality=82)
-        self._kept[row] = out.getvalue()
-        while len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
         return out.getvalue()
+
+
+def has_secret(url: str) -> bool:
+    """Whether a URL has credentials or a signature, or is none."""
+    try:
+        parts = urlsplit(url)
+        names = [name.casefold() for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    except ValueError:
+        return True
+    if parts.username is not None or parts.password is not None:
+        return True
+    return any(name in _SECRET_PARAMETERS or name.startswith(_SECRET_PREFIXES) for name in names)
+
+
+def _no_picture(code: str) -> NotFound:
+    return NotFound("no_picture", f"this pin's picture cannot be shown: {code}")
+
+
+@dataclass
+class _Job:
+    future: Future[bytes | None]
+    waiting: int = 0
+
+
+class PictureJobs:
+    """Pictures that are being made: few at once, each once however many ask. Belongs to one event loop.
+
+    One that nobody waits for any more is not begun; one that was begun ends, and whoever asks meanwhile shares it.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="picture")
+        self._jobs: dict[Hashable, _Job] = {}
+
+    async def get(self, key: Hashable, make: Callable[[], bytes | None]) -> bytes | None:
+        """What `make` gives.
+
+        Args:
+            key: Names the picture.
+            make: Called in a thread, unless it is being made already.
+
+        Raises:
+            Overloaded: too many others wait.
+        """
+        job = self._jobs.get(key)
+        if job is None:
+            if len(self._jobs) >= AT_ONCE + MAX_WAITING:
+                raise Overloaded("overloaded", f"more than {MAX_WAITING} pictures wait; try again")
+            job = self._jobs[key] = _Job(self._threads.submit(make))
+            loop = asyncio.get_running_loop()
+            job.future.add_done_callback(lambda _: _call(loop, self._end, key, job))
+        job.waiting += 1
+        try:
+            return await asyncio.shield(asyncio.wrap_future(job.future))
+        finally:
+            job.waiting -= 1
+            if not job.waiting and job.future.cancel():  # which has no effect on one that was begun
+                self._end(key, job)
+
+    def close(self) -> None:
+        """Give back the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _end(self, key: Hashable, job: _Job) -> None:
+        if self._jobs.get(key) is job:
+            del self._jobs[key]
+
+
+def _call(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call, *args)

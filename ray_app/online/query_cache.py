@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from ray_app.config import CacheConfig
 from ray_app.config.credentials import read_secret
 from ray_app.errors import UserError
+from ray_app.online.problems import Overloaded
 
 logger = logging.getLogger(__name__)
 
@@ -32,26 +34,30 @@ class TextEncoder(Protocol):
 class QueryVectors:
     """Cache, single flight and batching before one encoder. Belongs to one event loop.
 
-    A lone query is encoded at once; those that arrive while the encoder works wait and go together.
+    A lone query is encoded at once; those that arrive while the encoder works wait and go together, urgent ones first. A
+    query that nobody waits for any more leaves the queue.
 
     Args:
         encoder: Called from one thread, never twice at once.
         cfg: Size, age, second level.
         max_batch: Queries of one call of the encoder.
+        max_waiting: Queries that may wait, of the urgent ones and of the others each.
         namespace: Says whose vectors these are, in a second level that others use too.
         clock: Seconds; for tests.
     """
 
     def __init__(
-        self, encoder: TextEncoder, cfg: CacheConfig, *, max_batch: int = 32, namespace: str = "",
-        clock: Callable[[], float] = time.monotonic,
+        self, encoder: TextEncoder, cfg: CacheConfig, *, max_batch: int = 32, max_waiting: int = 512,
+        namespace: str = "", clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         from cachetools import TTLCache
 
-        self._encoder, self._max_batch = encoder, max_batch
+        self._encoder, self._max_batch, self._max_waiting = encoder, max_batch, max_waiting
         self._kept: TTLCache[str, np.ndarray] = TTLCache(cfg.max_entries, cfg.ttl_sec, timer=clock)
         self._flying: dict[str, asyncio.Future[np.ndarray]] = {}
-        self._waiting: list[str] = []
+        self._awaited: dict[str, int] = {}  # how many wait for each of `_flying`
+        self._urgent: dict[str, None] = {}  # queues; a dict, since queries leave from the middle
+        self._later: dict[str, None] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._worker: asyncio.Task[None] | None = None
         self._writes: set[asyncio.Task[None]] = set()
@@ -63,35 +69,51 @@ class QueryVectors:
         asked = self.hits + self.joined + self.misses
         return {
             "hits": self.hits, "joined": self.joined, "misses": self.misses, "batches": self.batches,
-            "second_level_hits": self.second_level_hits, "entries": len(self._kept),
+            "second_level_hits": self.second_level_hits, "entries": len(self._kept), "waiting": self.num_waiting,
             "hit_rate": (self.hits + self.joined) / asked if asked else 0.0,
         }  # fmt: skip
 
-    async def get(self, queries: Sequence[str]) -> tuple[np.ndarray, list[bool]]:
+    @property
+    def num_waiting(self) -> int:
+        """Queries that the encoder has not begun with."""
+        return len(self._urgent) + len(self._later)
+
+    async def get(self, queries: Sequence[str], *, urgent: bool = False) -> tuple[np.ndarray, list[bool]]:
         """Vectors (num_queries, width) float32, and whether each was remembered.
 
+        Args:
+            queries: Normalised.
+            urgent: Before those that are not: a person waits for the answer.
+
         Raises:
+            Overloaded: too many queries wait already; none of these is encoded.
             Exception: what the encoder raised; nothing is remembered then, and the next one to ask tries again.
         """
-        found: list[np.ndarray | asyncio.Future[np.ndarray]] = []
-        cached = []
-        for query in queries:
-            kept = self._kept.get(query)
-            cached.append(kept is not None)
-            if kept is not None:
-                self.hits += 1
-                found.append(kept)
-                continue
-            flying = self._flying.get(query)
-            if flying is None:
-                self.misses += 1
-                flying = self._start(query)
-            else:
-                self.joined += 1
-            found.append(flying)
-        # Shielded: one who goes away must not take the others' vector along.
-        rows = [one if isinstance(one, np.ndarray) else await asyncio.shield(one) for one in found]
-        return np.stack(rows), cached
+        known = {query: vector for query in queries if (vector := self._kept.get(query)) is not None}
+        cached = [query in known for query in queries]
+        wanted = [query for query in dict.fromkeys(queries) if query not in known]
+        new = [query for query in wanted if query not in self._flying]
+        queue = self._urgent if urgent else self._later
+        if new and len(queue) + len(new) > self._max_waiting:
+            raise Overloaded(
+                "overloaded", f"{len(queue)} queries wait to be encoded, at most {self._max_waiting} may; try again"
+            )
+        self.hits += sum(cached)
+        self.misses += len(new)
+        self.joined += len(queries) - sum(cached) - len(new)
+        flying = {query: self._flying.get(query) or self._start(query, queue) for query in wanted}
+        for query in wanted:
+            self._awaited[query] += 1
+            if urgent and query in self._later:
+                del self._later[query]
+                self._urgent[query] = None
+        try:
+            # Shielded: one who goes away must not take the others' vector along.
+            made = {query: await asyncio.shield(future) for query, future in flying.items()}
+        finally:
+            for query, future in flying.items():
+                self._leave(query, future)
+        return np.stack([known[query] if query in known else made[query] for query in queries]), cached
 
     async def close(self) -> None:
         """Let the encoder finish what it does, and end."""
@@ -104,19 +126,37 @@ class QueryVectors:
             await asyncio.gather(*self._writes)
             await self._second.close()
 
-    def _start(self, query: str) -> asyncio.Future[np.ndarray]:
+    def _start(self, query: str, queue: dict[str, None]) -> asyncio.Future[np.ndarray]:
         future: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
         future.add_done_callback(_seen)
         self._flying[query] = future
-        self._waiting.append(query)
+        self._awaited[query] = 0
+        queue[query] = None
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         return future
 
+    def _leave(self, query: str, future: asyncio.Future[np.ndarray]) -> None:
+        """One who waited waits no longer. What nobody waits for is not encoded, unless the encoder has begun with it."""
+        if self._flying.get(query) is not future:
+            return
+        self._awaited[query] -= 1
+        if not self._awaited[query] and (query in self._urgent or query in self._later):
+            self._urgent.pop(query, None)
+            self._later.pop(query, None)
+            del self._flying[query], self._awaited[query]
+            future.cancel()
+
+    def _next_batch(self) -> list[str]:
+        batch = list(islice(chain(self._urgent, self._later), self._max_batch))
+        for query in batch:
+            self._urgent.pop(query, None)
+            self._later.pop(query, None)
+        return batch
+
     async def _work(self) -> None:
         """Encode until nobody waits."""
-        while self._waiting:
-            batch, self._waiting = self._waiting[: self._max_batch], self._waiting[self._max_batch :]
+        while batch := self._next_batch():
             for query, vector in (await self._vectors_of(batch)).items():
                 if isinstance(vector, np.ndarray):
                     vector.flags.writeable = False
@@ -155,6 +195,7 @@ class QueryVectors:
 
     def _land(self, query: str, result: np.ndarray | BaseException) -> None:
         future = self._flying.pop(query)
+        del self._awaited[query]
         if future.done():
             return
         if isinstance(result, BaseException):

@@ -11,15 +11,16 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from ray_app.config import ImageLimits, ServeConfig, ServeLimits
 from ray_app.errors import UserError
 from ray_app.ledger.release import Release, current_release
+from ray_app.online.pictures import PictureJobs
 from ray_app.online.pin_store import collect_local
-from ray_app.online.problems import BadRequest, Unavailable
+from ray_app.online.problems import BadRequest, Overloaded, Unavailable
 from ray_app.online.query_cache import QueryVectors
 from ray_app.online.served import Served, Slices
 from ray_app.online.shards import LocalSlice, RemoteSlices, ShardHandle, at_once
@@ -30,8 +31,6 @@ from ray_app.text import normalise_query
 logger = logging.getLogger(__name__)
 
 LoadRelease = Callable[[Release, Served | None], Awaitable[Served]]
-
-Answer = TypeVar("Answer")
 
 _WAIT_SEC = 1.0  # between two looks whether the shards are there
 
@@ -61,6 +60,7 @@ class Service:
         # One thread: numpy and torch use the cores of a replica anyway, and more of them would only wait for each other.
         self._rank_thread = ThreadPoolExecutor(1, thread_name_prefix="rank")
         self._load_thread = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._pictures = PictureJobs()
         self._polling: asyncio.Task[None] | None = None
         self.num_degraded = 0
 
@@ -101,6 +101,7 @@ class Service:
             await self._vectors.close()
         self._rank_thread.shutdown(wait=False, cancel_futures=True)
         self._load_thread.shutdown(wait=False, cancel_futures=True)
+        self._pictures.close()
 
     async def refresh(self, must: bool = False) -> bool:
         """Serve the release that CURRENT names, if it is another one; returns whether it changed.
@@ -157,8 +158,9 @@ class Service:
         before, old_vectors = self._served, self._vectors
         if before is None or served.encoder is not before.encoder or old_vectors is None:
             vectors = QueryVectors(
-                served.encoder, self.cfg.cache, max_batch=self.cfg.max_batch, namespace=served.encoder.space
-            )
+                served.encoder, self.cfg.cache, max_batch=self.cfg.max_batch,
+                max_waiting=self.limits.max_waiting_queries, namespace=served.encoder.space,
+            )  # fmt: skip
             self._served, self._vectors = served, vectors
             if old_vectors is not None:
                 await asyncio.sleep(self.limits.deadline_ms / 1000)  # requests that began with it end with it
@@ -232,7 +234,12 @@ class Service:
     async def image(self, pin_id: str) -> bytes:
         """A small JPEG of a pin's picture."""
         served, _ = self._current()
-        return await self._run(None, served.image, pin_id)  # it may come over the network: no other request waits
+        if self._shards:
+            return await served.image(pin_id)
+        # Not in the thread that ranks: storage may be slow, and no other request waits for it.
+        made = await self._pictures.get((served.release.id, pin_id), partial(at_once, served.image, pin_id))
+        assert made is not None
+        return made
 
     def about(self) -> dict[str, Any]:
         """See serve.models.About."""
@@ -272,23 +279,20 @@ class Service:
         """The query's vector, or None if it is not there in time: then features alone rank."""
         try:
             async with asyncio.timeout(self.limits.degrade_after_ms / 1000):
-                return (await cache.get([text]))[0]
+                return (await cache.get([text], urgent=True))[0]
         except TimeoutError:
             logger.warning("a query is ranked without its vector: that took over %d ms", self.limits.degrade_after_ms)
+        except Overloaded as problem:
+            logger.warning("a query is ranked without its vector: %s", problem)
         except Exception:  # whatever is broken in the encoder, words and features can still rank
             logger.exception("a query is ranked without its vector")
         self.num_degraded += 1
         return None
 
     async def _rank(self, work: Callable[..., Coroutine[Any, Any, dict[str, Any]]], *args: Any) -> dict[str, Any]:
-        return await self._run(self._rank_thread, work, *args)
-
-    async def _run(
-        self, thread: ThreadPoolExecutor | None, work: Callable[..., Coroutine[Any, Any, Answer]], *args: Any
-    ) -> Answer:
         if self._shards:
             return await work(*args)
-        return await asyncio.get_running_loop().run_in_executor(thread, partial(at_once, work, *args))
+        return await asyncio.get_running_loop().run_in_executor(self._rank_thread, partial(at_once, work, *args))
 
 
 def _ms(started: float) -> float:

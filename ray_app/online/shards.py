@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from ray_app.config import ImageLimits, ServeConfig
 from ray_app.errors import UserError
 from ray_app.ledger.release import Release, find_release, read_current
+from ray_app.online.pictures import PictureJobs
 from ray_app.online.pin_files import Shard
 from ray_app.online.pin_store import collect_local
 from ray_app.online.problems import Unavailable
@@ -129,6 +130,7 @@ class ShardServer:
         self._failed_at: dict[str, float] = {}
         self._rank_thread = ThreadPoolExecutor(1, thread_name_prefix="rank")
         self._load_thread = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._pictures = PictureJobs()
 
     async def start(self) -> None:
         """Load the current release, so that a process that comes back is not asked before it can answer."""
@@ -143,6 +145,7 @@ class ShardServer:
         """Give back the threads."""
         self._rank_thread.shutdown(wait=False, cancel_futures=True)
         self._load_thread.shutdown(wait=False, cancel_futures=True)
+        self._pictures.close()
 
     async def prepare(self, release_id: str) -> SliceFacts:
         """See `ShardHandle`."""
@@ -160,9 +163,10 @@ class ShardServer:
                 self._load(release_id)
             raise Unavailable("loading", f"release {release_id} is being loaded; try again")
         self._held[release_id] = held
-        # A picture may come over the network: scores do not wait for it.
-        thread = None if question == "image" else self._rank_thread
-        return await asyncio.get_running_loop().run_in_executor(thread, partial(getattr(held.own, question), *args))
+        work = partial(getattr(held.own, question), *args)
+        if question == "image":  # storage may be slow: scores do not wait for it
+            return await self._pictures.get((release_id, *args), work)
+        return await asyncio.get_running_loop().run_in_executor(self._rank_thread, work)
 
     def _load(self, release_id: str) -> "asyncio.Task[_Held]":
         if release_id not in self._loading:
