@@ -89,15 +89,11 @@ class Relevance:
 
     def __serve_build_asgi_app__(self) -> Any:
         """The HTTP app of this replica."""
-        from serve.guard import LOOPBACK_HOSTS
         from serve.http import build_http
 
         serve = self.cfg.serve
         token = os.environ[serve.token_env] if serve.token_env else None
-        hosts = serve.allow_hosts
-        if hosts is None and token is None:
-            hosts = list(LOOPBACK_HOSTS)
-        return build_http(self.service, self.metrics.observe, token, hosts, serve.image_hosts)
+        return build_http(self.service, self.metrics.observe, token, serve.answered_hosts(), serve.image_hosts)
 
     def check_health(self) -> None:
         """Ray restarts a replica that raises here."""

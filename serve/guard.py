@@ -28,7 +28,6 @@ OPEN_PATHS = ("/healthz", "/readyz")  # answered whatever the load
 # Answered without the token: the page, what it is made of, and pictures, since an <img> cannot send a header.
 _NO_TOKEN = ("/", "/openapi.json")
 _NO_TOKEN_BELOW = ("/page/", "/v1/pins/")
-LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 MIN_DEADLINE_MS = 50  # less only makes work that nobody waits for
 _MAX_DIGITS = 18  # of a header's number; Python refuses to read thousands of them
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

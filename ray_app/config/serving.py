@@ -121,6 +121,12 @@ class ServeConfig(Section):
     log_queries: bool = False
     """Write query texts into the access log."""
 
+    def answered_hosts(self) -> list[str] | None:
+        """Names under which requests are answered; None: any."""
+        if self.allow_hosts is None and self.token_env is None:
+            return ["localhost", "127.0.0.1", "::1"]
+        return self.allow_hosts
+
     @field_validator("image_hosts")
     @classmethod
     def _plain_hosts(cls, hosts: list[str]) -> list[str]:

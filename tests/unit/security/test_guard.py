@@ -8,7 +8,7 @@ import pytest
 import serve_world
 from fastapi import FastAPI
 
-from ray_app.config import ServeLimits
+from ray_app.config import ServeConfig, ServeLimits
 from serve.guard import route_path
 from serve.http import build_http
 
@@ -124,3 +124,62 @@ def test_guard_counts_no_request_twice():
         assert ask("GET", "/v1/about", app=guard).status_code == 401
     assert guard.in_flight == 0
     assert isinstance(guard.app, FastAPI)
+
+
+# --- the name under which it is asked, and what the page may load ---
+
+LOOPBACK = ["localhost", "127.0.0.1", "::1"]
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:8000", "LOCALHOST.", "localhost"])
+def test_this_machines_names_are_answered(host):
+    app = build_http(serve_world.Service(), allow_hosts=LOOPBACK)
+    assert ask("GET", "/v1/about", app=app, headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example",
+                                  "", "localhost@evil.example", "evil.example:localhost", "::1:evil"])  # fmt: skip
+def test_other_names_are_refused(host):
+    """A page that somebody visits may give its own name this machine's address (DNS rebinding), and read what it answers."""
+    app = build_http(serve_world.Service(), allow_hosts=LOOPBACK)
+    answer = ask("GET", "/v1/about", app=app, headers={"host": host})
+    assert (answer.status_code, answer.json()["error"]) == (421, "wrong_host")
+    assert "serve.allow_hosts" in answer.json()["message"]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_probes_ask_by_the_pods_address(path):
+    app = build_http(serve_world.Service(), allow_hosts=["relevance.example.org"])
+    assert ask("GET", path, app=app, headers={"host": "10.1.2.3:8000"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/page/app.js/", "/v1/about/", "/v1/search/", "/healthz/"])
+def test_no_redirect_goes_to_whatever_the_host_header_says(path):
+    answer = ask("GET", path, headers={"host": "evil.example", "authorization": "Bearer right"})
+    assert answer.status_code in (404, 405) and "location" not in answer.headers
+
+
+def policy(**options):
+    return ask("GET", "/healthz", app=build_http(serve_world.Service(), **options)).headers["content-security-policy"]
+
+
+def test_pictures_of_the_page_come_from_listed_hosts_only():
+    """Who writes a pin chose the host, which then saw the address of everyone who searched; http ones reach intranets."""
+    (pictures,) = [part for part in policy().split("; ") if part.startswith("img-src")]
+    assert pictures == "img-src 'self' data:"
+    assert "img-src 'self' data: cdn.example.org *.example.com:8443;" in policy(image_hosts=["cdn.example.org", "*.example.com:8443"])  # fmt: skip
+
+
+@pytest.mark.parametrize("host", ["*", "https:", "https://a.example", "a.example/x", "a.example; script-src *", "'self'", "", "a b", "*.*.example"])  # fmt: skip
+def test_an_image_host_is_a_host(host):
+    with pytest.raises(ValueError, match="is no host such as"):
+        ServeConfig(image_hosts=[host])
+
+
+@pytest.mark.parametrize(
+    ("config", "hosts"),
+    [({}, LOOPBACK), ({"token_env": "T"}, None), ({"allow_hosts": ["a.example"]}, ["a.example"]),
+     ({"token_env": "T", "allow_hosts": ["a.example"]}, ["a.example"])],
+)  # fmt: skip
+def test_without_a_token_only_this_machines_names_are_answered_unless_others_are_listed(config, hosts):
+    assert ServeConfig.model_validate(config).answered_hosts() == hosts

@@ -1,0 +1,355 @@
+"""What one caller can take from the others: the encoder's queue, and the places of requests."""
+
+import asyncio
+import threading
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+from hostile_pictures import jpeg_of_scans
+
+from ray_app.config import CacheConfig, ImageLimits, ServeConfig, ServeLimits
+from ray_app.online import pictures as module
+from ray_app.online.pictures import PictureJobs, PinPictures
+from ray_app.online.problems import NotFound, Overloaded
+from ray_app.online.query_cache import QueryVectors
+from ray_app.online.service import Service
+from serve.http import build_http
+
+
+class Gated:
+    """An encoder that waits at its gate, and remembers what it was asked."""
+
+    def __init__(self):
+        self.gate, self.asked = threading.Event(), []
+
+    def encode(self, texts):
+        self.asked.append(list(texts))
+        assert self.gate.wait(20)
+        return np.ones((len(texts), 2), np.float32)
+
+
+def with_cache(talk, **options):
+    async def run():
+        encoder = Gated()
+        cache = QueryVectors(encoder, CacheConfig(), **options)
+        busy = asyncio.create_task(cache.get(["busy"]))
+        await until(lambda: encoder.asked)
+        try:
+            return await talk(cache, encoder)
+        finally:
+            encoder.gate.set()
+            await busy
+            await cache.close()
+
+    return asyncio.run(run())
+
+
+async def until(done):
+    for _ in range(10_000):
+        if done():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it never happened")
+
+
+# --- the encoder's queue ---
+
+
+def test_queries_whose_requests_are_over_leave_the_queue():
+    """100 requests that were answered 503 left 6,336 queries, half a minute of work for which all others waited."""
+
+    async def talk(cache, encoder):
+        gone = [asyncio.create_task(cache.get([f"{i} {j}" for j in range(64)])) for i in range(5)]
+        stays = asyncio.create_task(cache.get(["0 1", "mine"]))
+        await asyncio.sleep(0)
+        waited = cache.num_waiting
+        for task in gone:
+            task.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        left = cache.num_waiting
+        encoder.gate.set()
+        await stays
+        return waited, left, sorted(query for batch in encoder.asked for query in batch)
+
+    assert with_cache(talk) == (321, 2, ["0 1", "busy", "mine"])
+
+
+def test_a_query_that_is_left_and_asked_again_is_encoded():
+    async def talk(cache, encoder):
+        gone = asyncio.create_task(cache.get(["a"]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        again = asyncio.create_task(cache.get(["a"]))
+        await asyncio.sleep(0)
+        encoder.gate.set()
+        return (await again)[0].tolist(), encoder.asked
+
+    assert with_cache(talk) == ([[1.0, 1.0]], [["busy"], ["a"]])
+
+
+def test_the_queue_is_bounded_and_what_is_refused_leaves_nothing_in_it():
+    async def talk(cache, encoder):
+        fits = asyncio.create_task(cache.get([f"fits {i}" for i in range(8)]))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="8 queries wait"):
+            await cache.get(["one", "two", "three"])
+        waited = cache.num_waiting
+        urgent = asyncio.create_task(cache.get(["a search"], urgent=True))
+        await asyncio.sleep(0)
+        encoder.gate.set()
+        await asyncio.gather(fits, urgent)
+        return waited, cache.num_waiting
+
+    assert with_cache(talk, max_waiting=10) == (8, 0)
+
+
+def test_search_goes_before_encode():
+    async def talk(cache, encoder):
+        bulk = asyncio.create_task(cache.get([f"bulk {i}" for i in range(6)]))
+        await asyncio.sleep(0)
+        search = [asyncio.create_task(cache.get([q], urgent=True)) for q in ("search", "bulk 5")]
+        await asyncio.sleep(0)
+        encoder.gate.set()
+        await asyncio.gather(bulk, *search)
+        return encoder.asked[1:]
+
+    batches = with_cache(talk, max_batch=3)
+    assert batches == [["search", "bulk 5", "bulk 0"], ["bulk 1", "bulk 2", "bulk 3"], ["bulk 4"]]
+
+
+def test_limits_under_which_no_request_could_be_answered_are_refused():
+    with pytest.raises(ValueError, match="max_waiting_queries: 10 is less than max_queries, 64"):
+        ServeLimits(max_waiting_queries=10)
+
+
+# --- a service as `make serve` has it, over pictures of a table ---
+
+
+class Release:
+    """Two pins; the picture `gated` is read when the gate opens."""
+
+    dim, num_pins, student_id = 2, 2, "student"
+
+    def __init__(self, encoder, pictures=None):
+        self.encoder, self.pictures = encoder, pictures
+        self.release = type("R", (), {"id": "one"})()
+        self.gate, self.making, self.most = threading.Event(), [], 0
+        self._now, self._lock = 0, threading.Lock()
+
+    async def image(self, pin_id):
+        with self._lock:
+            self._now += 1
+            self.making.append(pin_id)
+            self.most = max(self.most, self._now)
+        assert self.gate.wait(20)
+        with self._lock:
+            self._now -= 1
+        return b"jpeg"
+
+    async def rerank(self, text, vector, locale, pin_ids, top_k):
+        return {"results": []}
+
+    def about(self):
+        return {"release": "one"}
+
+
+class Encoder(Gated):
+    space, engine_name = "space", "gated"
+
+
+def with_service(talk, tmp_path, token=None, **limits):
+    async def run():
+        encoder = Encoder()
+        release = Release(encoder)
+        service = Service(ServeConfig.model_validate({"limits": limits}), None, tmp_path)
+        await service._swap(release)
+        app = build_http(service, token=token)
+        try:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+                return await talk(client, service, release)
+        finally:
+            encoder.gate.set()
+            release.gate.set()
+            await service.close()
+
+    return asyncio.run(run())
+
+
+def test_answered_encode_requests_leave_no_work_and_search_has_its_vector(tmp_path):
+    async def talk(client, service, release):
+        encoder = release.encoder
+        statuses = set()
+        for i in range(4):
+            body = {"queries": [f"word{i} number{j}" for j in range(64)]}
+            answer = await client.post("/v1/encode", json=body, headers={"x-deadline-ms": "50"})
+            statuses.add(answer.status_code)
+        waiting = service.cache.num_waiting
+        encoder.gate.set()
+        answer = await client.post("/v1/rerank", json={"query": "a user", "pin_ids": ["p"]})
+        return statuses, waiting, answer.json()["degraded"], sum(map(len, encoder.asked))
+
+    # One batch was begun with; of all else only the user's query is encoded.
+    limits = {"deadline_ms": 20_000, "degrade_after_ms": 20_000}
+    assert with_service(talk, tmp_path, **limits) == ({503}, 0, False, 33)
+
+
+def test_too_many_queries_that_wait_are_answered_429(tmp_path):
+    async def talk(client, service, release):
+        first = [
+            asyncio.create_task(client.post("/v1/encode", json={"queries": [f"{i} {j}" for j in range(64)]}))
+            for i in range(2)
+        ]
+        await until(lambda: service.cache.num_waiting == 96)
+        answer = await client.post("/v1/encode", json={"queries": [f"more {j}" for j in range(64)]})
+        release.encoder.gate.set()
+        assert [(await one).status_code for one in first] == [200, 200]
+        return answer.status_code, answer.json()["error"], answer.headers["retry-after"]
+
+    assert with_service(talk, tmp_path, max_waiting_queries=128, deadline_ms=20_000) == (429, "overloaded", "1")
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [("1", 0.05), ("0", 0.05), ("70", 0.07), ("5000", 1.0), ("", 1.0)])
+def test_a_deadline_has_a_floor(asked, seconds):
+    """At 1 ms a request is nothing but work that nobody waits for."""
+    guard = build_http(type("S", (), {"limits": ServeLimits(), "log_queries": False})())
+    assert guard._deadline({b"x-deadline-ms": asked.encode()}) == seconds
+
+
+def test_strangers_who_ask_for_pictures_take_no_place_of_those_with_the_token(tmp_path):
+    """64 strangers took all places: those with the token were answered 429."""
+
+    async def talk(client, service, release):
+        strangers = [asyncio.create_task(client.get(f"/v1/pins/{i}/image")) for i in range(64)]
+        await until(lambda: len(release.making) == 2)
+        mine = await client.get("/v1/about", headers={"authorization": "Bearer right"})
+        release.gate.set()
+        found = [(await one).status_code for one in strangers]
+        return mine.status_code, found.count(200), found.count(429), release.most
+
+    limits = {"max_in_flight": 4, "max_open_in_flight": 6, "deadline_ms": 20_000}
+    assert with_service(talk, tmp_path, token="right", **limits) == (200, 6, 58, 2)
+
+
+def test_one_picture_is_made_once_however_many_ask(tmp_path):
+    async def talk(client, service, release):
+        asked = [asyncio.create_task(client.get("/v1/pins/p/image")) for _ in range(10)]
+        await until(lambda: release.making)
+        release.gate.set()
+        return {(await one).content for one in asked}, release.making
+
+    assert with_service(talk, tmp_path, deadline_ms=20_000) == ({b"jpeg"}, ["p"])
+
+
+def test_pictures_whose_requests_are_over_are_not_begun(tmp_path):
+    """After the 503 the work went on, in as many threads as there are."""
+
+    async def talk(client, service, release):
+        soon = {"x-deadline-ms": "50"}
+        over = await asyncio.gather(*(client.get(f"/v1/pins/{i}/image", headers=soon) for i in range(10)))
+        begun = len(release.making)
+        release.gate.set()
+        answer = await client.get("/v1/pins/late/image")
+        return {one.status_code for one in over}, begun, answer.status_code, sorted(release.making)[2:]
+
+    assert with_service(talk, tmp_path, deadline_ms=20_000) == ({503}, 2, 200, ["late"])
+
+
+def test_who_asks_while_a_left_picture_is_being_made_shares_it():
+    async def run():
+        jobs, gate, made = PictureJobs(), threading.Event(), []
+
+        def make():
+            made.append(1)
+            assert gate.wait(20)
+            return b"jpeg"
+
+        gone = asyncio.create_task(jobs.get("p", make))
+        await until(lambda: made)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        later = asyncio.create_task(jobs.get("p", make))
+        await asyncio.sleep(0)
+        gate.set()
+        found = await later
+        await until(lambda: not jobs._jobs)
+        jobs.close()
+        return found, made
+
+    assert asyncio.run(run()) == (b"jpeg", [1])
+
+
+def test_pictures_that_wait_are_bounded(monkeypatch):
+    async def run():
+        monkeypatch.setattr(module, "MAX_WAITING", 3)
+        jobs, gate = PictureJobs(), threading.Event()
+        asked = [asyncio.create_task(jobs.get(i, lambda: b"" if gate.wait(20) else None)) for i in range(5)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await jobs.get("more", lambda: b"")
+        gate.set()
+        await asyncio.gather(*asked)
+        jobs.close()
+
+    asyncio.run(run())
+
+
+# --- what a picture may be ---
+
+
+def table(**row):
+    return pa.table({"image": pa.array([row.get("image")], pa.string()), "image_bytes": pa.array([row.get("data")], pa.binary())})  # fmt: skip
+
+
+def why(pictures):
+    with pytest.raises(NotFound) as caught:
+        pictures.jpeg(0)
+    return str(caught.value).rpartition(" ")[2]
+
+
+def test_pictures_on_the_web_are_not_fetched_for_anybody(monkeypatch):
+    """The page loads them itself, so a request for one is a stranger's, who would have the server call where a pin says."""
+    monkeypatch.setattr(module, "read_picture", lambda *_: pytest.fail("it was fetched"))
+    assert why(PinPictures(table(image="https://example.com/a.png"), ImageLimits())) == "on_the_web"
+
+
+def test_a_picture_that_cannot_be_read_is_not_read_again_at_once(monkeypatch, tmp_path):
+    read = []
+    monkeypatch.setattr(module, "read_picture", lambda location, _: read.append(location) or b"no picture")
+    pictures = PinPictures(table(image=str(tmp_path / "x.png")), ImageLimits())
+    assert [why(pictures), why(pictures)] == ["not_an_image"] * 2
+    assert len(read) == 1
+
+
+def test_serving_spends_less_memory_on_a_picture_than_captioning():
+    import io
+
+    from PIL import Image
+
+    from ray_app.caption.images import decode
+
+    out = io.BytesIO()
+    Image.new("RGB", (4000, 4000)).save(out, "WEBP", quality=1)
+    assert decode(out.getvalue(), ImageLimits()).size == (512, 512)
+    assert why(PinPictures(table(data=out.getvalue()), ImageLimits())) == "too_much_memory"
+
+
+def test_a_picture_of_many_scans_is_refused_by_the_route():
+    assert why(PinPictures(table(data=jpeg_of_scans(300)), ImageLimits())) == "too_many_scans"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://user:hunter2@host/a.png", "https://hunter2@host/a.png", "https://b.s3.amazonaws.com/a.png?X-Amz-Signature=1",
+     "https://host/a.png?x-goog-signature=1", "https://host/a?sv=2&sig=1", "https://host/a.png?w=3&Signature=1&Key-Pair-Id=2",
+     "https://host/a.png?access_token=1", "https://host/a.png?%73ig=1", "http://[::1/a.png"],
+)  # fmt: skip
+def test_urls_with_a_secret_are_not_handed_out(url):
+    assert PinPictures(table(image=url), ImageLimits()).url("p", 0) is None
+
+
+@pytest.mark.parametrize("url", ["https://host/a.png", "https://host/signature/token.png?w=300&v=2#sig=1"])
+def test_other_urls_are(url):
+    assert PinPictures(table(image=url), ImageLimits()).url("p", 0) == url
