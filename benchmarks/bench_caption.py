@@ -34,9 +34,9 @@ from _bench import ROOT, finish, skip, summary
 
 from ray_app.caption.batches import CaptionUDF, load_pictures, to_picture
 from ray_app.caption.engine import TransformersCaptioner
-from ray_app.cluster import start_local
 from ray_app.caption.pictures import SOURCES
 from ray_app.caption.stage import stream_answers
+from ray_app.cluster import start_local
 from ray_app.config import CaptionConfig, RayConfig
 from ray_app.models.text_encoder import actor_threads
 from ray_app.storage import Storage

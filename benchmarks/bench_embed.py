@@ -12,7 +12,6 @@ Texts are Chorus products. What limits it: the matrix products of MiniLM; both s
 
 import argparse
 import logging
-import os
 import tempfile
 import time
 from pathlib import Path

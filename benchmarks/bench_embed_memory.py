@@ -14,7 +14,6 @@ import argparse
 import json
 import logging
 import multiprocessing
-import os
 import shutil
 import subprocess
 import sys

@@ -8,7 +8,6 @@ actual seconds of the labelling itself, start-up included; the goal is within 15
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys

@@ -16,7 +16,6 @@ more pairs show smaller differences. The intervals are of the paired difference 
 
 import argparse
 import logging
-import os
 import tempfile
 from pathlib import Path
 from typing import Any

@@ -5,7 +5,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ray_app.config.section import EngineArgs, Fraction, PositiveInt, Section, TextField, in_utc, must_be_written_as_a_date
+from ray_app.config.section import (
+    EngineArgs,
+    Fraction,
+    PositiveInt,
+    Section,
+    TextField,
+    in_utc,
+    must_be_written_as_a_date,
+)
 
 EncoderPooling = Literal["cls", "mean", "last"]
 

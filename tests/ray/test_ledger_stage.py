@@ -227,9 +227,7 @@ def main(out, log, sleep_sec):
 
 def start(out, log, sleep_sec):
     """Run `main` in a process group of its own, which Ray's processes join."""
-    return subprocess.Popen(
-        [sys.executable, __file__, str(out), str(log), str(sleep_sec)], start_new_session=True
-    )
+    return subprocess.Popen([sys.executable, __file__, str(out), str(log), str(sleep_sec)], start_new_session=True)
 
 
 def kill_all(process):
