@@ -33,6 +33,10 @@ from ray_app.umask import keep_private
 
 CONFIG = Path(__file__).parent / "config.yaml"
 START_SEC = 300
+# Requests that name their query in this header go where it is cached; the others to the least busy replica. The lines after it
+# are HAProxy's too: Ray 2.60 has no setting for the time in which a request's headers must be there, and writes this value, as
+# it is, as the last line of HAProxy's section `defaults`.
+HAPROXY_DEFAULTS = "hdr(x-query-key)\n    timeout http-request 5s\n    timeout http-keep-alive 10s"
 
 
 def main() -> None:
@@ -138,8 +142,8 @@ def environment(temp: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
         "RAY_worker_niceness": "0",  # 15 by default: replicas would give way to whatever else runs, batch jobs too
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        # Requests that name their query in this header go where it is cached; the others to the least busy replica.
-        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "hdr(x-query-key)",
+        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": HAPROXY_DEFAULTS,
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "10",  # 3600 by default: so long would a socket that says nothing stay
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # 30 by default: so long would Ctrl-C take
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # 10 by default; a dead proxy is noticed after three
         # Ports are fixed by default: a second app on this machine would fail, or share requests with the first one's replicas.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_app.caption.engine import TransformersCaptioner
-from ray_app.caption.fetch import read_picture
+from ray_app.caption.fetch import HostBudget
 from ray_app.caption.images import PictureError, decode
 from ray_app.caption.pictures import READ_THREADS
 from ray_app.config import CaptionConfig, ImageLimits
@@ -57,6 +57,7 @@ def load_pictures(job: pa.Table, store: Storage, limits: ImageLimits, batch_size
         Tables of schema DECODED. A picture that cannot be decoded, or is another than the one that was hashed, is an
         error row.
     """
+    hosts = HostBudget()
     part = job["part"][0].as_py()
     column = store.read_table(part, ["image_bytes"])["image_bytes"] if part else None
     for start in range(0, job.num_rows, batch_size):
@@ -64,7 +65,7 @@ def load_pictures(job: pa.Table, store: Storage, limits: ImageLimits, batch_size
         began = time.monotonic()
         if column is None:
             with ThreadPoolExecutor(READ_THREADS) as threads:
-                contents = list(threads.map(lambda row: _read(row["location"], limits), rows))
+                contents = list(threads.map(lambda row: _read(hosts, row["location"], limits), rows))
         else:
             contents = [column[row["row"]].as_py() for row in rows]
         decoded = [_decode(row, content, limits) for row, content in zip(rows, contents, strict=True)]
@@ -72,9 +73,9 @@ def load_pictures(job: pa.Table, store: Storage, limits: ImageLimits, batch_size
         yield pa.Table.from_pylist([row | {"decode_sec": seconds} for row in decoded], schema=DECODED)
 
 
-def _read(location: str, limits: ImageLimits) -> bytes | PictureError:
+def _read(hosts: HostBudget, location: str, limits: ImageLimits) -> bytes | PictureError:
     try:
-        return read_picture(location, limits)
+        return hosts.read(location, limits)
     except PictureError as error:
         return error
 

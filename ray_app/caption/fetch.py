@@ -1,5 +1,8 @@
 """Bytes of a picture that a table names: a path, a pyarrow.fs URI, or an http(s) URL. The names are not ours to trust."""
 
+import threading
+import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,6 +17,8 @@ from ray_app.filesystem import one_line, open_uri
 
 _SCHEMES = ("file", "s3", "gs", "gcs")
 _CHUNK = 1 << 20
+FAILING_SEC = 60.0  # guessed: six pictures that time out by the default limits
+EARNED_SEC = 1.0
 
 
 def normalise_location(image: str) -> str:
@@ -63,6 +68,49 @@ def read_picture(location: str, limits: ImageLimits) -> bytes:
     if total > limits.max_bytes:
         raise PictureError("too_many_bytes", f"grew beyond {limits.max_bytes:,} while it was read")
     return b"".join(parts)
+
+
+class HostBudget:
+    """Reads pictures, and leaves out hosts whose pictures fail and take long to. Any number of threads may read.
+
+    A host may cost FAILING_SEC seconds of threads that end in an error, and EARNED_SEC more for each picture that it gives:
+    else a host of tarpits costs `limits.timeout_sec` for each pin that names it, again in each run.
+
+    Args:
+        clock: Seconds; for tests.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._lock = clock, threading.Lock()
+        self._left: dict[str, float] = {}  # seconds, by host
+
+    def read(self, location: str, limits: ImageLimits) -> bytes:
+        """See `read_picture`.
+
+        Raises:
+            PictureError: host_failing too: it was not asked.
+        """
+        if not is_url(location):
+            return read_picture(location, limits)
+        host = _host(location)
+        with self._lock:
+            if self._left.setdefault(host, FAILING_SEC) <= 0:
+                raise PictureError("host_failing", f"{host}: too many of its pictures failed; the next run tries again")
+        began, earned = self._clock(), 0.0
+        try:
+            data = read_picture(location, limits)
+            earned = EARNED_SEC
+            return data
+        finally:
+            with self._lock:
+                self._left[host] += earned or began - self._clock()
+
+
+def _host(url: str) -> str:
+    try:
+        return (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return ""
 
 
 def open_location(location: str, limits: ImageLimits) -> tuple[pafs.FileSystem, str]:

@@ -25,6 +25,7 @@ _REFUSED = tuple(
     # protocol assignments; relays of 6to4; documentation. Python 3.11 lets some of them pass.
     for network in ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "3fff::/20")
 )
+_PORTS = (80, 443)  # others are of services that are not meant for everybody
 _CHUNK = 1 << 16
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -34,7 +35,7 @@ def fetch_url(url: str, limits: ImageLimits) -> bytes:
     """The body of a GET. Looking up a name is the one step whose time is the system resolver's to bound.
 
     Raises:
-        PictureError: bad_location, forbidden_address, http_status, too_many_redirects, too_many_bytes, timeout or
+        PictureError: bad_location, forbidden_address, forbidden_port, http_status, too_many_redirects, too_many_bytes, timeout or
             unreachable. No message shows a URL's query, fragment or credentials.
     """
     deadline = time.monotonic() + limits.timeout_sec
@@ -120,8 +121,8 @@ def allowed_addresses(host: str, port: int, allow_hosts: list[str]) -> list[tupl
     """(family, address) of each address of a host.
 
     Raises:
-        PictureError: forbidden_address if one of them is not public and the host is not in `allow_hosts`; unreachable
-            if the name is unknown.
+        PictureError: if the host is not in `allow_hosts`: forbidden_address if one of them is not public, or is this
+            machine's; forbidden_port if the port is not 80 or 443. unreachable if the name is unknown.
     """
     try:
         # Also what turns 2130706433, 0177.0.0.1 and 127.1 into what they mean.
@@ -131,12 +132,24 @@ def allowed_addresses(host: str, port: int, allow_hosts: list[str]) -> list[tupl
     addresses = [(int(family), str(sockaddr[0])) for family, _, _, _, sockaddr in found]
     if host.casefold().rstrip(".") in {allowed.casefold().rstrip(".") for allowed in allow_hosts}:
         return addresses
-    for _, address in addresses:
-        if not is_public(ipaddress.ip_address(address.partition("%")[0])):
+    for family, address in addresses:
+        if not is_public(ipaddress.ip_address(address.partition("%")[0])) or _is_ours(family, address):
             raise PictureError(
                 "forbidden_address", f"{host} is a private, local or reserved address; see caption.limits.allow_hosts"
             )
+    if port not in _PORTS:
+        raise PictureError("forbidden_port", f"{host}: port {port} is not 80 or 443; see caption.limits.allow_hosts")
     return addresses
+
+
+def _is_ours(family: int, address: str) -> bool:
+    """Whether this machine has an address, which may be a public one: only an own address can be bound to."""
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 def is_public(address: Address) -> bool:

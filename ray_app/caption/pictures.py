@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_app.caption.fetch import is_url, normalise_location, read_picture, stat_pictures
+from ray_app.caption.fetch import HostBudget, is_url, normalise_location, stat_pictures
 from ray_app.caption.images import PictureError
 from ray_app.cluster import Pool
 from ray_app.config import CaptionConfig, ImageLimits
@@ -64,6 +64,7 @@ class HashUDF:
 
     def __init__(self, limits: ImageLimits) -> None:
         self.limits = limits
+        self.hosts = HostBudget()
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Columns content_key, location -> PICTURE_HASHES."""
@@ -78,7 +79,7 @@ class HashUDF:
 
     def _hash(self, location: str) -> tuple[str | None, str | None]:
         try:
-            return hashlib.sha256(read_picture(location, self.limits)).hexdigest(), None
+            return hashlib.sha256(self.hosts.read(location, self.limits)).hexdigest(), None
         except PictureError as error:
             return None, str(error)
 

@@ -126,7 +126,7 @@ class ImageLimits(Section):
     """For the whole of one download."""
     max_redirects: Annotated[int, Field(ge=0)] = 3
     allow_hosts: list[str] = []
-    """Hosts that http(s) URLs may reach although their address is private, link-local or loopback."""
+    """Hosts that http(s) URLs may reach although their address is private, link-local or loopback, or the port not 80 or 443."""
     allow_roots: list[str] | None = None
     """Folders and bucket prefixes (`/data/pins`, `s3://bucket/pins`) that pictures may be read from; null: all that this
     process may read. Set it where others than you write the catalogue."""

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -151,6 +152,85 @@ def test_more_than_the_app_can_take_is_refused_and_told_when_to_come_back(app: S
     assert set(counts) <= {200, 429, 503} and counts[200] and counts[429]
     assert all("retry-after" in answer.headers for answer in answers if answer.status_code != 200)
     assert_right([post(app, "/v1/rerank", body), *(answer.json() for answer in answers if answer.status_code == 200)])
+
+
+# --- the real HAProxy: sockets that are slow, headers without end, queues ---
+
+
+def connected(app: SimpleNamespace, data: bytes) -> socket.socket:
+    host, port = app.url.removeprefix("http://").split(":")
+    line = socket.create_connection((host, int(port)), timeout=60)
+    line.sendall(data)
+    return line
+
+
+def answered(line: socket.socket) -> bytes:
+    """All that comes until the other side closes the connection."""
+    found = b""
+    with contextlib.suppress(ConnectionError):
+        while part := line.recv(65536):
+            found += part
+    return found
+
+
+HEAD = b"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+SLOW = {
+    "silent": (b"", b""),
+    "half a header": (HEAD, b""),
+    "a header that drips": (HEAD, b"x: y\r\n"),
+    "a body that does not come": (HEAD + b"Content-Length: 1000\r\n\r\n{", b""),
+    "a body that drips": (HEAD + b"Content-Length: 1000\r\n\r\n{", b" "),
+    "idle after an answer": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", b""),
+}
+
+
+def test_slow_sockets_are_closed_and_others_are_answered_meanwhile(app: SimpleNamespace) -> None:
+    """By Ray's defaults each stayed for an hour, or for ever while it dripped."""
+    lines = [(name, connected(app, first), drip) for name, (first, drip) in SLOW.items() for _ in range(10)]
+    assert_right([post(app, "/v1/rerank", {"query": QUERY, "pin_ids": app.pins})])
+    limit = time.monotonic() + 40  # a minute less twenty seconds; the slowest of them, an idle one, has 10
+    while lines and time.monotonic() < limit:
+        time.sleep(0.5)
+        left = []
+        for name, line, drip in lines:
+            line.setblocking(False)
+            try:
+                if drip:
+                    line.send(drip)
+                closed = False
+                while not closed:
+                    closed = line.recv(65536) == b""
+            except BlockingIOError:
+                left.append((name, line, drip))
+            except OSError:
+                pass
+        lines = left
+    assert not lines, Counter(name for name, _, _ in lines)
+
+
+def test_headers_without_end_are_refused_by_the_proxy(app: SimpleNamespace) -> None:
+    """Behind it they would fill the memory of a replica: uvicorn has no bound on them."""
+    line = connected(app, HEAD)
+    with contextlib.suppress(ConnectionError):
+        for _ in range(100):
+            line.sendall((b"a: " + b"b" * 60 + b"\r\n") * 100)
+    assert answered(line).startswith(b"HTTP/1.1 400")
+
+
+def test_encode_requests_whose_callers_are_gone_leave_search_its_vector(app: SimpleNamespace) -> None:
+    for i in range(60):
+        body = json.dumps({"queries": [f"word{i} number{j}" for j in range(64)]}).encode()
+        head = HEAD.replace(b"rerank", b"encode") + b"Content-Length: %d\r\n\r\n" % len(body)
+        connected(app, head + body).close()
+    for i in range(4):
+        assert not post(app, "/v1/rerank", {"query": f"{QUERY} {i}", "pin_ids": app.pins})["degraded"]
+
+
+def test_another_name_is_refused_and_a_probe_by_address_is_answered(app: SimpleNamespace) -> None:
+    headers = {"host": "evil.example"}
+    assert httpx.get(f"{app.url}/v1/about", headers=headers).status_code == 421
+    for path in ("/healthz", "/readyz", "/-/healthz"):
+        assert httpx.get(f"{app.url}{path}", headers={"host": "10.1.2.3:8000"}).status_code == 200
 
 
 def releases_of(app: SimpleNamespace, num: int = 12) -> set[str]:

@@ -29,7 +29,8 @@ from packaging.utils import canonicalize_name
 
 from ray_app import progress
 from ray_app.cluster import Pool, plan_pool
-from ray_app.config import Config, load_config
+from ray_app.config import Config, ServeLimits, load_config
+from serve.local import HAPROXY_DEFAULTS, environment
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -489,3 +490,22 @@ def test_the_monitor_reads_a_port_that_pods_open():
             assert monitor["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items(), where
             ports = [port["name"] for port in pod["spec"]["containers"][0]["ports"]]
             assert endpoint["port"] in ports, where
+
+
+def test_haproxy_has_the_timeouts_that_the_local_one_has():
+    """Ray's default lets a socket that says nothing stay for an hour: 4,096 of them end the service."""
+    wanted = {k: v for k, v in environment(Path("unused")).items() if k.startswith("RAY_SERVE_HAPROXY_TIMEOUT")}
+    wanted["RAY_SERVE_HAPROXY_BALANCE_ALGORITHM"] = HAPROXY_DEFAULTS
+    assert int(wanted["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"]) <= 10 and "timeout http-request" in HAPROXY_DEFAULTS
+    cluster = named("RayService")["spec"]["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        said = {variable["name"]: variable.get("value") for variable in container["env"]}
+        assert {name: said.get(name) for name in wanted} == wanted
+
+
+def test_serve_admits_as_many_requests_as_the_app_has_places_for():
+    """Else strangers who ask for pictures fill Serve's places, which come before the app's."""
+    limits = ServeLimits()
+    (app,) = yaml.safe_load((ROOT / "serve/config.yaml").read_text())["applications"]
+    assert app["deployments"][0]["max_ongoing_requests"] > limits.max_in_flight + limits.max_open_in_flight

@@ -7,12 +7,14 @@ import socket
 import threading
 import time
 
+import pyarrow as pa
 import pytest
 
-from ray_app.caption import http_fetch
-from ray_app.caption.fetch import is_url, normalise_location, read_picture, shown, stat_pictures
+from ray_app.caption import fetch, http_fetch
+from ray_app.caption.fetch import HostBudget, is_url, normalise_location, read_picture, shown, stat_pictures
 from ray_app.caption.http_fetch import is_public
 from ray_app.caption.images import PictureError
+from ray_app.caption.pictures import HashUDF
 from ray_app.config import ImageLimits
 
 CLOSED = ImageLimits(max_bytes=10_000, timeout_sec=1.0)
@@ -180,6 +182,29 @@ def test_proxies_of_the_environment_are_not_used(server, monkeypatch):
     assert read_picture(f"{server.url}/picture", OPEN) == b"picture"
 
 
+@pytest.mark.parametrize("url", ["http://8.8.8.8:8080/x", "https://8.8.8.8:22/x", "http://8.8.8.8:6379/x"])
+def test_other_ports_than_those_of_the_web_are_refused(url, monkeypatch):
+    """Redis, admin pages and the like of whoever has a public address."""
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a connection was opened"))
+    assert refused(url, CLOSED).code == "forbidden_port"
+
+
+@pytest.mark.parametrize("url", ["http://8.8.8.8/x", "https://8.8.8.8/x", "http://8.8.8.8:443/x"])
+def test_ports_of_the_web_are_not(url, monkeypatch):
+    connected = []
+    monkeypatch.setattr(socket.socket, "connect", lambda _, address: connected.append(address) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        read_picture(url, CLOSED)
+    assert len(connected) == 1
+
+
+def test_a_public_address_of_this_machine_is_refused(monkeypatch):
+    """By itself a machine reaches what a firewall keeps from others."""
+    monkeypatch.setattr(http_fetch, "is_public", lambda _: True)
+    assert refused("http://127.0.0.1/x", CLOSED).code == "forbidden_address"
+    assert http_fetch.allowed_addresses("192.0.2.1", 80, []) == [(socket.AF_INET, "192.0.2.1")]
+
+
 # --- http: redirects ---
 
 
@@ -243,6 +268,59 @@ def test_a_port_where_nobody_listens():
 
 def test_a_plain_server_asked_for_tls(server):
     assert refused(server.url.replace("http:", "https:") + "/x").code == "unreachable"
+
+
+# --- hosts that fail ---
+
+
+class Tarpits:
+    """In place of the network: `/slow` fails after 10 s of its own clock, others are there at once."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.asked = 0.0, []
+        monkeypatch.setattr(fetch, "read_picture", self.read)
+        self.hosts = HostBudget(clock=lambda: self.now)
+
+    def read(self, location, limits):
+        self.asked.append(location)
+        if location.endswith("/slow"):
+            self.now += 10
+            raise PictureError("timeout", "10 s")
+        return b"picture"
+
+    def outcome(self, location):
+        try:
+            return self.hosts.read(location, OPEN)
+        except PictureError as error:
+            return error.code
+
+
+def test_a_host_of_tarpits_costs_a_minute_and_not_ten_seconds_per_picture(monkeypatch):
+    """10,000 pins of one such host were an hour of each run."""
+    tarpits = Tarpits(monkeypatch)
+    found = [tarpits.outcome(f"http://{host}/{i}/slow") for i in range(100) for host in ("bad.example", "BAD.example.")]
+    assert found == ["timeout"] * 6 + ["host_failing"] * 194
+    assert len(tarpits.asked) == 6
+    assert tarpits.outcome("http://other.example/slow") == "timeout"
+    assert tarpits.outcome("/plain/path.png") == b"picture"
+
+
+def test_a_host_that_fails_now_and_then_is_read_to_the_end(monkeypatch):
+    tarpits = Tarpits(monkeypatch)
+    paths = [f"/{i}/slow" if i % 20 == 0 else f"/{i}" for i in range(1000)]
+    found = [tarpits.outcome(f"http://good.example{path}") for path in paths]
+    assert (found.count(b"picture"), found.count("timeout")) == (950, 50)
+
+
+def test_workers_read_by_such_a_budget(monkeypatch):
+    tarpits = Tarpits(monkeypatch)
+    hashing = HashUDF(OPEN)
+    hashing.hosts = tarpits.hosts
+    locations = [f"http://bad.example/{i}/slow" for i in range(60)]
+    block = pa.table({"content_key": locations, "location": locations})
+    errors = hashing(block)["error"].to_pylist() + hashing(block)["error"].to_pylist()
+    assert any(error.startswith("host_failing: bad.example: ") for error in errors)
+    assert len(tarpits.asked) < 60
 
 
 # --- secrets ---
