@@ -5,9 +5,9 @@ Nothing here changes what the student reads: it gets the user's own words.
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,10 @@ from ray_app.text import normalise_query, stem_tokens, tokenise
 MAX_TOKENS = 64  # of a query; guessed. What comes after is not looked for word by word
 _MAX_CORRECTED = 8  # unknown words of a query that get a near word; guessed. Bounds the time
 _MAX_WORDS = 500_000  # most frequent words that others are corrected to; guessed. Bounds the time
+_MAX_CLOSE = (
+    20_000  # of them that a word is compared with letter by letter; the most frequent. Guessed. Bounds the time
+)
+_NEAR_KEPT = 10_000  # words whose near word is remembered
 _MIN_LETTERS = 4  # shorter words are near to too many others
 _LONG_WORD = 8  # letters from which on two edits are taken for a slip
 _MAX_LETTERS = 32  # longer ones are no words
@@ -102,7 +106,12 @@ class Vocabulary:
         stems = stem_tokens(word)
         return not stems or all(stem in self.stems for stem in stems)
 
-    def near(self, word: str) -> str | None:
+    @cached_property
+    def near(self) -> Callable[[str], str | None]:
+        """`_near`, remembered: slips are made again, and whoever sends odd words again and again pays once."""
+        return lru_cache(_NEAR_KEPT)(self._near)
+
+    def _near(self, word: str) -> str | None:
         """The word that an unknown one is most likely a slip of, if there is any.
 
         One edit (letter added, left out, changed, or two neighbours swapped) of 4 to 7 letters, two of more; the fewer
@@ -123,6 +132,8 @@ class Vocabulary:
         close = close[(self.heads[close, 0] == head[0]) | (self.heads[close] == head[::-1]).all(axis=1)]
         if not len(close):
             return None
+        if len(close) > _MAX_CLOSE:
+            close = close[np.argpartition(self.ranks[close], _MAX_CLOSE)[:_MAX_CLOSE]]
         edits = cdist([word], self.words[close], scorer=OSA.distance, score_cutoff=allowed, dtype=np.uint8)[0]
         if edits.min() > allowed:
             return None
