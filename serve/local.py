@@ -34,9 +34,11 @@ from ray_app.umask import keep_private
 CONFIG = Path(__file__).parent / "config.yaml"
 START_SEC = 300
 # Requests that name their query in this header go where it is cached; the others to the least busy replica. The lines after it
-# are HAProxy's too: Ray 2.60 has no setting for the time in which a request's headers must be there, and writes this value, as
-# it is, as the last line of HAProxy's section `defaults`.
-HAPROXY_DEFAULTS = "hdr(x-query-key)\n    timeout http-request 5s\n    timeout http-keep-alive 10s"
+# are HAProxy's too: Ray 2.60 has no setting for the time in which a request must have come, headers and the first 16 kB of its
+# body, before a replica hears of it; and it writes this value, as it is, as the last line of HAProxy's section `defaults`.
+HAPROXY_DEFAULTS = (
+    "hdr(x-query-key)\n    timeout http-request 5s\n    option http-buffer-request\n    timeout http-keep-alive 10s"
+)
 
 
 def main() -> None:

@@ -188,7 +188,7 @@ def test_slow_sockets_are_closed_and_others_are_answered_meanwhile(app: SimpleNa
     """By Ray's defaults each stayed for an hour, or for ever while it dripped."""
     lines = [(name, connected(app, first), drip) for name, (first, drip) in SLOW.items() for _ in range(10)]
     assert_right([post(app, "/v1/rerank", {"query": QUERY, "pin_ids": app.pins})])
-    limit = time.monotonic() + 40  # a minute less twenty seconds; the slowest of them, an idle one, has 10
+    limit = time.monotonic() + 40  # the last ones have 10 s by the proxy
     while lines and time.monotonic() < limit:
         time.sleep(0.5)
         left = []
@@ -222,8 +222,12 @@ def test_encode_requests_whose_callers_are_gone_leave_search_its_vector(app: Sim
         body = json.dumps({"queries": [f"word{i} number{j}" for j in range(64)]}).encode()
         head = HEAD.replace(b"rerank", b"encode") + b"Content-Length: %d\r\n\r\n" % len(body)
         connected(app, head + body).close()
+    answers = []
+    with Load(app, clients=1) as load:
+        load.wait(lambda: load.statuses[200] > 0)  # places are free again
     for i in range(4):
-        assert not post(app, "/v1/rerank", {"query": f"{QUERY} {i}", "pin_ids": app.pins})["degraded"]
+        answers.append(post(app, "/v1/rerank", {"query": f"{QUERY} {i}", "pin_ids": app.pins}))
+    assert not any(answer["degraded"] for answer in answers)
 
 
 def test_another_name_is_refused_and_a_probe_by_address_is_answered(app: SimpleNamespace) -> None:
