@@ -88,7 +88,7 @@ def _add_errors(app: FastAPI, max_body_bytes: int) -> None:
 
 def _add_api(app: FastAPI, service: "Service") -> None:
     problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem} for status in (400, 401, 404, 413, 422, 429, 500, 503)
+        status: {"model": Problem} for status in (400, 401, 404, 413, 421, 422, 429, 500, 503)
     }
 
     @app.post("/v1/encode", response_model=EncodeResponse, responses=problems, tags=["vectors"])
