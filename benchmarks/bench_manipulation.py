@@ -5,7 +5,7 @@
 Reads a finished run of the built-in world and changes nothing in it. Pairs of a query and a pin whose true grade is 1 or 2 are
 attacked: forged visitors search the query and click, hold and save the pin, at the end of the log. From the log with their events
 the pins' engaged queries and rates are made again by the functions of the stages `enrich` and `engagement`, and the run's student
-grades the pairs and ranks each pin among the whole catalogue for its query. Three ways, one at a time:
+grades the pairs and ranks each pin among the whole catalogue for its query. Three ways, one at a time, and all at once:
 
 - text: the query becomes part of the pin's text,
 - rates: the pin becomes one that people engage with, in the student's features and in the blend of the served order,
@@ -90,7 +90,7 @@ class Attack:
     actions: tuple[str, ...] = ENGAGED
 
     def __str__(self) -> str:
-        return f"{self.clients} clients" + (f" x {self.times}" if self.times > 1 else "")
+        return f"{self.clients} client{'s' * (self.clients > 1)}" + (f" x {self.times}" if self.times > 1 else "")
 
 
 # The first of `before` is the cheapest that does it: two events of one visitor.
@@ -103,6 +103,10 @@ RATES = {
     AFTER: [Attack(1), Attack(1, times=300), Attack(5), Attack(25), Attack(100)],
 }
 VECTORS = {BEFORE: [Attack(1), Attack(1, times=25)], AFTER: [Attack(1), Attack(1, times=25), Attack(5), Attack(25)]}
+ALL = {
+    BEFORE: [Attack(1), Attack(1, times=25)],
+    AFTER: [Attack(1), Attack(1, times=25), Attack(4), Attack(5), Attack(25)],
+}
 
 
 class World:
@@ -196,12 +200,15 @@ class World:
 
     def state(self, rule: Rule, attack: Attack | None, way: str) -> StudentFeatures:
         """What the student and the blend see after an attack by one way."""
-        log = self.forged(attack)
-        catalogue = self.catalogue.with_texts(self.texts(rule, log if way == "text" else self.log))
-        events = self.events(rule, log if way in ("rates", "vectors") else self.log)
-        of_rates = events if way == "rates" else self.events(rule, self.log)
-        features = replace(self.features, catalogue=catalogue, rates=self.rates(of_rates))
-        return self.with_vectors(features, rule, events) if way == "vectors" else features
+        forged = self.forged(attack)
+
+        def seen(by: str) -> pa.Table:
+            return forged if way in (by, "all") else self.log
+
+        catalogue = self.catalogue.with_texts(self.texts(rule, seen("text")))
+        features = replace(self.features, catalogue=catalogue, rates=self.rates(self.events(rule, seen("rates"))))
+        trains = way in ("vectors", "all")
+        return self.with_vectors(features, rule, self.events(rule, seen("vectors"))) if trains else features
 
 
 def one_pair_per_pin(judged: pa.Table, num_pairs: int, seed: int) -> pa.Table:
@@ -273,7 +280,7 @@ def run(world: World, ways: Sequence[str]) -> dict[str, Any]:
     for rule in (BEFORE, AFTER):
         clean = world.state(rule, None, "text")
         catalogue = score_catalogue(world, clean)
-        for way, attacks in (("text", TEXT), ("rates", RATES), ("vectors", VECTORS)):
+        for way, attacks in (("text", TEXT), ("rates", RATES), ("vectors", VECTORS), ("all", ALL)):
             if way not in ways:
                 continue
             base_features = world.state(rule, None, way)
@@ -305,7 +312,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--ways", nargs="+", default=["text", "rates", "vectors"])
+    parser.add_argument("--ways", nargs="+", default=["text", "rates", "vectors", "all"])
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     cfg = load_config(args.config, args.set)

@@ -30,6 +30,7 @@ MAX_RATIO = 300  # guessed: text packs 5 to 30 times, zeros a thousand times
 FREE_BYTES = 256_000_000  # guessed: whatever unpacks to less harms nobody
 
 _ENCRYPTED = 0x1  # flag of a zip's member
+_OTHER_METHODS = {9: "deflate64", zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma", 93: "zstd"}
 _PACKED = (
     zipfile.ZIP_STORED,
     zipfile.ZIP_DEFLATED,
@@ -93,7 +94,8 @@ class SourceFile:
                     if members[0].flag_bits & _ENCRYPTED:
                         raise UserError(f"{self.key}: {self.path} is encrypted; unpack it, and name what was in it")
                     if members[0].compress_type not in _PACKED:
-                        name = zipfile.compressor_names.get(members[0].compress_type, "an unknown method")
+                        number = members[0].compress_type
+                        name = _OTHER_METHODS.get(number, f"method {number}")
                         raise UserError(
                             f"{self.key}: {self.path} is packed with {name}; pack it with deflate, zip's default"
                         )

@@ -246,9 +246,9 @@ def _refuse_bad_sources(
     where = f"{store.shown}/{quarantine.files[0]}"
     for table, found in settled.items():
         faults = {code: times for code, times in _reasons(found.quarantine).items() if code != REPLACED}
-        what, (num, num_bad) = "rows", (counts[f"{table}_in"], sum(faults.values()))
+        what, num, num_bad = "rows", counts[f"{table}_in"], float(sum(faults.values()))
         if found.lines is not None:
-            what, (num, num_bad) = "lines", (found.lines[0], found.lines[1])
+            what, (num, num_bad) = "lines", found.lines
         if num_bad > limit * num:
             common, times = max(faults.items(), key=lambda item: (item[1], item[0]))
             raise UserError(
@@ -256,8 +256,8 @@ def _refuse_bad_sources(
                 f"({limit:g}) allows; most often {common} ({times:,}); the rows and reasons are in {where}"
             )
     if not counts["pins_out"]:
-        found = f"all {counts['pins_in']:,} rows are bad, see {where}" if counts["pins_in"] else "it has no rows"
-        raise UserError(f"ingest.pins.path: no pins in {cfg.ingest.pins.path}: {found}; give it a catalogue of pins")
+        why = f"all {counts['pins_in']:,} rows are bad, see {where}" if counts["pins_in"] else "it has no rows"
+        raise UserError(f"ingest.pins.path: no pins in {cfg.ingest.pins.path}: {why}; give it a catalogue of pins")
 
 
 def _reasons(quarantine: pa.Table) -> dict[str, int]:
