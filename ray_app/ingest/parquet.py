@@ -49,35 +49,36 @@ def iter_parquet(file: SourceFile, choose: Callable[[pa.Schema], Sequence[str]])
 
 def _text_columns(parquet: pq.ParquetFile, wanted: Sequence[str]) -> list[str]:
     """Columns of text or bytes that can be read as dictionaries."""
-    chunks = [c for g in range(parquet.metadata.num_row_groups) for c in _chunks(parquet, g, wanted)]
-    never = {c.path_in_schema for c in chunks if _NO_DICTIONARY & set(c.encodings)}
-    return sorted({c.path_in_schema for c in chunks if c.physical_type == "BYTE_ARRAY"} - never)
+    chunks = [found for g in range(parquet.metadata.num_row_groups) for found in _chunks(parquet, g, wanted)]
+    never = {column.path for column, chunk in chunks if _NO_DICTIONARY & set(chunk.encodings)}
+    return sorted({column.path for column, _ in chunks if column.physical_type == "BYTE_ARRAY"} - never)
 
 
 def _batch_rows(parquet: pq.ParquetFile, wanted: Sequence[str]) -> int:
     """Rows that are decoded at a time."""
-    columns = [parquet.schema.column(i) for i in range(len(parquet.schema))]
-    width = {column.path: max(8, column.length) for column in columns}  # of a number, in bytes
     most = BATCH_ROWS
     for g in range(parquet.metadata.num_row_groups):
         num_rows, num_bytes = max(parquet.metadata.row_group(g).num_rows, 1), 0
-        for chunk in _chunks(parquet, g, wanted):
+        for column, chunk in _chunks(parquet, g, wanted):
             if _PREFIXES in chunk.encodings:
                 num_bytes += num_rows * chunk.total_uncompressed_size
-            elif chunk.physical_type == "BYTE_ARRAY":
+            elif column.physical_type == "BYTE_ARRAY":
                 num_bytes += chunk.total_uncompressed_size
             else:
-                num_bytes += chunk.num_values * width[chunk.path_in_schema]
+                num_bytes += chunk.num_values * max(8, column.length)
         most = min(most, num_rows * BATCH_BYTES // max(num_bytes, 1))
     return max(most, 1)
 
 
-def _chunks(parquet: pq.ParquetFile, group: int, wanted: Sequence[str]) -> Iterator[pq.ColumnChunkMetaData]:
-    """The wanted columns of a row group, and what lies in them, as the footer describes them."""
+def _chunks(
+    parquet: pq.ParquetFile, group: int, wanted: Sequence[str]
+) -> Iterator[tuple[pq.ColumnSchema, pq.ColumnChunkMetaData]]:
+    """The wanted columns of a row group, and what lies in them as the footer says, which may give a column another name."""
     about = parquet.metadata.row_group(group)
-    for chunk in map(about.column, range(about.num_columns)):
-        if any(chunk.path_in_schema == name or chunk.path_in_schema.startswith(f"{name}.") for name in wanted):
-            yield chunk
+    for i in range(min(about.num_columns, len(parquet.schema))):
+        column = parquet.schema.column(i)
+        if any(column.path == name or column.path.startswith(f"{name}.") for name in wanted):
+            yield column, about.column(i)
 
 
 def _compact(array: pa.DictionaryArray) -> pa.DictionaryArray:
