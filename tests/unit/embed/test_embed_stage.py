@@ -74,10 +74,11 @@ def test_a_release_names_all_that_serving_needs(cfg, store, finished):
 
 def test_sides_that_are_switched_on_and_soft_labels_are_named(cfg, store, finished):
     finish(cfg, store, "label", soft_labels="labels")
+    finish(cfg, store, "sample", pairs="pairs", public_queries="queries")
     finish(cfg, store, "graph", graph_pins="pins", graph_model="model")
     embed(Config.model_validate(cfg.model_dump() | {"graph": {}}), store)
     more = set(current_release(store).sources) - set(finished.sources)
-    assert more == {"soft_labels", "graph_pins", "graph_model"}
+    assert more == {"soft_labels", "public_queries", "graph_pins", "graph_model"}
 
 
 def test_a_run_with_nothing_new_is_up_to_date(cfg, store, finished):
