@@ -240,6 +240,7 @@ class _Redis:
     def __init__(self, cfg: CacheConfig, namespace: str) -> None:
         import redis.asyncio
 
+        assert cfg.redis_url is not None
         password, self._hmac_key = redis_secrets(cfg)
         self._client: Any = redis.asyncio.from_url(
             cfg.redis_url, password=password, socket_timeout=_REDIS_WRITE_SEC, socket_connect_timeout=_REDIS_WRITE_SEC,
