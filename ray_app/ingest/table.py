@@ -92,7 +92,8 @@ def _read_parquet(file: SourceFile, theirs: dict[str, str], rules: TableRules) -
         return [theirs[name] for name in names]
 
     start = 0
-    for batch in iter_parquet(file, choose):
+    lists = (field.type for field in rules.schema if pa.types.is_fixed_size_list(field.type))
+    for batch in iter_parquet(file, choose, 8 * sum(vector.list_size for vector in lists)):
         columns = {name: _python_values(batch.column(theirs[name])) for name in names}
         yield RawBatch(source=file.name, rows=range(start, start + batch.num_rows), columns=columns)
         start += batch.num_rows
