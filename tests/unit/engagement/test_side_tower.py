@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ray_app.manifest import Output
+from ray_app.manifest import Output, hash_files
 from ray_app.models.side_tower import NAMES, SideTower, aligned, nullable_vectors
 from ray_app.storage import Storage
 
@@ -46,7 +46,8 @@ def test_weights_of_something_else_are_refused():
 def test_a_saved_tower_is_the_same(tmp_path):
     store = Storage(str(tmp_path))
     files = tower().save(store, "models/m/1")
-    output = Output(name="m", path="models/m/1", files=[file.path for file in files], rows=0, content_hash="")
+    content = hash_files("models/m/1", {file.path: file.sha256 for file in files})
+    output = Output(name="m", path="models/m/1", files=[file.path for file in files], rows=0, content_hash=content)
     assert np.array_equal(SideTower.load(store, output).encode(QUERIES), tower().encode(QUERIES))
 
 

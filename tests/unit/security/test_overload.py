@@ -164,7 +164,7 @@ def with_service(talk, tmp_path, token=None, **limits):
     async def run():
         encoder = Encoder()
         release = Release(encoder)
-        service = Service(ServeConfig.model_validate({"limits": limits}), None, tmp_path)
+        service = Service(ServeConfig.model_validate({"limits": limits}), ImageLimits(), None, tmp_path)
         await service._swap(release)
         app = build_http(service, token=token)
         try:
