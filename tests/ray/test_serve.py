@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -16,10 +17,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import psutil
 import pytest
+from listening import listeners
+from ray.serve.generated.serve_pb2 import ASGIRequest
+from ray.serve.generated.serve_pb2_grpc import ASGIServiceStub
 from serve_load import QUERY, Load, assert_right, copied_run
 
 from ray_app.client import RelevanceClient
@@ -57,7 +62,7 @@ def app(finished: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -
         release = current_release(store)
         assert release is not None
         yield SimpleNamespace(
-            url=url, cfg=cfg, store=store, release=release, cluster=address_of(process.pid),
+            url=url, cfg=cfg, store=store, release=release, cluster=address_of(process.pid), session=process.pid,
             pins=open_release(store, release)["pin_id"].to_pylist(),
         )  # fmt: skip
     deadline = time.monotonic() + 10
@@ -83,6 +88,31 @@ def address_of(pid: int) -> str:
             if part.startswith("--gcs-address="):  # of a raylet; the GCS itself was told to find a free port
                 return part.partition("=")[2]
     raise AssertionError("that process started no cluster")
+
+
+class Pickled:
+    """What runs a command when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_what_the_app_leaves_open_asks_for_the_token(app: SimpleNamespace, tmp_path: Path) -> None:
+    """Ray binds a port of each replica to all interfaces, and unpickles what comes there; HAProxy's two others say figures only."""
+    left = {listener for listener in listeners(app.session) if listener.is_open}
+    assert {listener.process.partition(":relevance:")[0] for listener in left} <= {"haproxy", "ray::ServeReplica"}
+    assert len({listener.port for listener in left if listener.process == "haproxy"}) == 2, "metrics, statistics"
+    ports = {listener.port for listener in left if listener.process != "haproxy"}
+    assert len(ports) == 2, "one per replica"
+    request = ASGIRequest(pickled_request_metadata=pickle.dumps(Pickled(tmp_path / "marker")))
+    for port in ports:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, pytest.raises(grpc.RpcError) as refused:
+            ASGIServiceStub(channel).HandleRequest(request, timeout=20)
+        assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert not (tmp_path / "marker").exists()
 
 
 def post(app: SimpleNamespace, path: str, body: Any) -> Any:
