@@ -24,6 +24,7 @@ from tiny_models import save_tiny_decoder, save_tiny_encoder
 
 from ray_app.errors import UserError
 from ray_app.storage import Storage
+from ray_app.training.examples import matrix_column, matrix_of
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -35,6 +36,10 @@ CONTROL = [
 ]  # fmt: skip
 FULL = [("cup " * 44, "red mug " * 9), ("cup", "red " * 100)]  # all of the 48 tokens
 ROWS = pairs(20, 4, first=[*POISON, *((odd, odd) for odd in ODD), *CONTROL, *FULL])
+CONTROL_ROWS = len(POISON) + len(ODD) + np.arange(len(CONTROL))
+_FEATURES = matrix_of(ROWS["features"])
+_FEATURES[CONTROL_ROWS[1::2]] = _FEATURES[CONTROL_ROWS[::2]]  # so that texts alone differ within a pair
+ROWS = ROWS.set_column(ROWS.column_names.index("features"), "features", matrix_column(_FEATURES))
 CODES = ["empty_query", "empty_query", "empty_pin", "query_too_long"]
 
 
@@ -91,10 +96,9 @@ def test_poison_is_an_error_row_and_odd_letters_are_not(plain):
 
 def test_control_tokens_in_texts_are_letters_to_the_engine(plain):
     """Else a pin forges a pair of its own, and buys the label that the student learns."""
-    first = len(POISON) + len(ODD)
-    control, letters = (probs_of(plain.maker, ROWS)[0][first + i : first + 4 : 2] for i in range(2))
-    np.testing.assert_allclose(control, letters, rtol=0, atol=1e-5)
-    assert np.abs(letters[0] - letters[1]).max() > 1e-3
+    probs = probs_of(plain.maker, ROWS)[0][CONTROL_ROWS]
+    np.testing.assert_allclose(probs[::2], probs[1::2], rtol=0, atol=1e-5)
+    assert np.abs(probs[0] - probs[2]).max() > 1e-3
 
 
 def test_each_row_stands_once_and_is_counted(plain):
