@@ -122,7 +122,7 @@ class World:
         self.pin_texts = self.catalogue.pin_texts.take(pa.array(rows))
         self.features = replace(
             features, vectors=features.vectors[rows], vector_known=features.vector_known[rows],
-            rates=None if features.rates is None else tuple(values[rows] for values in features.rates),
+            rates=None if features.rates is None else (features.rates[0][rows], features.rates[1][rows]),
             sides=[replace(side, pin_vectors=side.pin_vectors[rows]) for side in features.sides],
         )  # fmt: skip
         self._folder = local_folder(self.store, student)

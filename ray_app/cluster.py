@@ -147,9 +147,10 @@ def start_local(**options: Any) -> None:
     import ray
 
     # Ray reads these variables when it is imported, which may have happened.
+    raylet: Any = ray._raylet
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
-    ray._raylet.Config.initialize("")
-    ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
     ray.init(address="local", **options)
 
 
