@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ray_app.errors import UserError
-from ray_app.umask import make_folders, umask
+from ray_app.umask import make_folders, set_mode, umask
 
 TEMP_PREFIX = ".tmp-"  # pyarrow and Ray skip names that start with a dot, so a killed writer's file is never read
 _OBJECT_STORES = ("s3", "gcs", "abfs")  # pyarrow's names of filesystems whose uploads appear whole or not at all
@@ -98,7 +98,7 @@ def _write_local(path: Path, data: bytes) -> None:
     temp = path.parent / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
     try:
         with os.fdopen(os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-            os.fchmod(out.fileno(), 0o666 & ~umask())
+            set_mode(out.fileno(), 0o666 & ~umask())
             out.write(data)
             out.flush()
             os.fsync(out.fileno())  # else a power cut can leave the new name with no content

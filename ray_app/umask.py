@@ -4,10 +4,15 @@ A run holds what people searched for, in logs, quarantine and reports. `RELEVANC
 write too, as a cluster needs whose nodes run under different users; set it on every node and wherever programs start.
 """
 
+import logging
 import os
+import stat
+from functools import cache
 from pathlib import Path
 
 from ray_app.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 VARIABLE = "RELEVANCE_UMASK"
 
@@ -36,6 +41,24 @@ def keep_private() -> None:
 def make_folders(folder: Path) -> None:
     """`mkdir -p` with our umask, whatever the process has: Ray starts workers with that of its node."""
     for part in (*reversed(folder.parents), folder):
-        if not part.exists():
-            part.mkdir(exist_ok=True)
-            part.chmod(0o777 & ~umask())
+        try:
+            part.mkdir()
+        except OSError:  # it is there, or lies where only its owner makes folders
+            if part.is_dir():
+                continue
+            raise
+        inherited = part.stat().st_mode & stat.S_ISGID  # by which files below belong to the group of the folder above
+        set_mode(part, inherited | (0o777 & ~umask()))
+
+
+def set_mode(target: Path | int, mode: int) -> None:
+    """`chmod` of a path or descriptor of ours; a disk that knows no modes (vfat, some CIFS) is said once."""
+    try:
+        os.chmod(target, mode)  # noqa: PTH101 - takes descriptors too
+    except PermissionError:
+        _warn_of_modes()
+
+
+@cache
+def _warn_of_modes() -> None:
+    logger.warning("this disk keeps no file modes: who else may read what is written there is its mount's decision")

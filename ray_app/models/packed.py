@@ -12,12 +12,14 @@ cut shorter share it too.
 Shapes: N packed tokens, B pairs, H heads, D head size.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
+from ray_app.cache_folder import cache_folder
 from ray_app.models.tokens import PairIds
 
 ATTENTION = "ray_app_packed"
@@ -244,6 +246,8 @@ def _flex(device: str) -> SimpleNamespace:
 
     if device != "cuda":
         return SimpleNamespace(create_block_mask=create_block_mask, flex_attention=flex_attention)
+    # Compiled code is loaded from there; torch's own default is a folder of /tmp that another user can make first.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("torchinductor")))
     return SimpleNamespace(
         create_block_mask=torch.compile(create_block_mask, dynamic=True),
         flex_attention=torch.compile(flex_attention, dynamic=True),

@@ -1,5 +1,6 @@
 """What a release was made from: which tables and models, and which rows of them a shard needs."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -31,14 +32,21 @@ class Sources:
         return self.release.sources[name]
 
 
+# Keys of earlier versions that decide nothing in serving: their releases are served on.
+_RETIRED = (("enrich", "min_support"), ("engagement", "min_events"))
+
+
 def config_of(release: Release, serve: ServeConfig) -> Config:
     """The settings that a release was made with, but for how it is served, which is the operator's of today.
 
     Raises:
         UserError: another version of this code wrote them.
     """
+    settings = copy.deepcopy(release.config) | {"serve": serve}
+    for section, key in _RETIRED:
+        (settings.get(section) or {}).pop(key, None)
     try:
-        return Config.model_validate(release.config | {"serve": serve})
+        return Config.model_validate(settings)
     except ValidationError as error:
         fields = sorted({".".join(str(part) for part in problem["loc"]) for problem in error.errors()})
         raise UserError(

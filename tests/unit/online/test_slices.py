@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from ray_app.bm25 import CatalogueMatch
-from ray_app.config import ImageLimits, ServeConfig
+from ray_app.config import ImageLimits, ServeConfig, load_config
 from ray_app.engagement import stage as engagement_stage
 from ray_app.errors import UserError
 from ray_app.ledger.ledger import Ledger
@@ -29,6 +29,7 @@ from ray_app.online.served import Served
 from ray_app.online.service import Service
 from ray_app.online.shards import LocalSlice, ShardServer, at_once
 from ray_app.online.slice import Asked, Slice, SliceFacts
+from ray_app.online.sources import config_of
 from ray_app.schemas import embedding_results
 from ray_app.training.examples import matrix_column
 
@@ -304,6 +305,19 @@ def test_how_it_was_served_when_it_was_published_is_not_asked(world):
     """Such as with a password in `redis_url`, which is refused by now."""
     release = replace(world.release, config=world.release.config | {"serve": {"gone": "redis://:secret@host"}})
     assert Slice.load(world.store, EVERYTHING, ImageLimits(), world.folder, release).cfg.serve == EVERYTHING
+
+
+def test_a_release_of_before_keys_were_renamed_is_served_on():
+    """Else nothing answers, nor can be rolled back to, from the upgrade until all stages have run."""
+    made_with = load_config("configs/demo.yaml").model_dump(mode="json")
+    for section, key in (("enrich", "min_support"), ("engagement", "min_events")):
+        made_with[section] |= {key: made_with[section].pop("min_clients")}
+    release = SimpleNamespace(id="1" * 16, config=made_with)
+    assert config_of(release, ServeConfig()).enrich.min_clients == 5
+    assert made_with["enrich"]["min_support"], "a release is not changed by reading it"
+    made_with["enrich"]["no_such"] = 2
+    with pytest.raises(UserError, match=r"enrich\.no_such"):
+        config_of(release, ServeConfig())
 
 
 @SHARDS

@@ -11,6 +11,7 @@ import pytest
 from ray_app.cache_folder import CACHE_ROOT, cache_folder, private_folder
 from ray_app.config import load_config, section_hash
 from ray_app.errors import UserError
+from ray_app.models import packed
 from ray_app.online.compiled_tower import CompiledTower
 from ray_app.storage import Storage
 from serve.app import local_dir
@@ -243,3 +244,13 @@ def test_native_code_that_others_could_have_written_is_not_loaded(machine, packa
         os.chown(path, STRANGER, STRANGER)
     assert str(path) in message(lambda: CompiledTower(package))
     assert not (machine / "mark").exists()
+
+
+def test_torchs_compiled_code_lies_in_the_cache_too(machine, monkeypatch):
+    """Its default is a folder of /tmp with the user's name, whoever made it."""
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setattr("torch.compile", lambda function, **_: function)
+    packed._flex.__wrapped__("cuda")
+    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert folder == machine / "home/.cache/relevance/torchinductor"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700

@@ -309,6 +309,17 @@ def test_files_of_a_run_are_private_unless_the_operator_says_otherwise(
     assert modes_below(tmp_path / "a") == {folder, file}
 
 
+def test_folders_below_one_of_a_group_belong_to_that_group(tmp_path, monkeypatch):
+    """Else `RELEVANCE_UMASK=007` below a folder such as `chmod 2770` would share with each writer's own group only."""
+    monkeypatch.setenv(UMASK, "007")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o2770)
+    Storage(str(shared / "run")).write_bytes("tables/x/part", b"x")
+    for folder in (shared / "run", shared / "run/tables/x"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o2770, folder
+
+
 @pytest.mark.parametrize("text", ["x", "777", "-1", "0o999", "100"])
 def test_an_umask_that_is_none_is_named(monkeypatch, text):
     monkeypatch.setenv(UMASK, text)
