@@ -54,9 +54,8 @@ ACTIONS = ("impression", "click", "long_click", "save", "hide")
 PUBLIC_QUERIES = pa.schema(
     [
         pa.field("query", pa.string(), nullable=False),  # normalised
-        pa.field(
-            "num_clients", pa.int64(), nullable=False
-        ),  # distinct clients that searched it, `enrich.min_clients` or more
+        # Distinct clients that searched it, `enrich.min_clients` or more.
+        pa.field("num_clients", pa.int64(), nullable=False),
     ]
 )
 

@@ -221,7 +221,11 @@ def decode_table(data: bytes, what: str, columns: list[str] | None = None) -> pa
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             absent = sorted(set(columns or []) - set(file.schema_arrow.names))
             if absent:
-                raise UserError(f"{what} has no column {absent[0]!r}; it has {file.schema_arrow.names}")
+                raise UserError(
+                    f"{what} has no column {absent[0]!r} (it has {', '.join(file.schema_arrow.names)}): if an older version wrote "
+                    "it, run its stage again (`python pipelines/ingest.py --config ...` for source tables), or "
+                    "`python pipelines/run_all.py --config ...`"
+                )
             return file.read(columns=columns)
     except UserError:
         raise

@@ -7,7 +7,6 @@ not fit into one process (`serve.shards`) are in deployments of their own, Shard
 
 import asyncio
 import logging
-import os
 import sys
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
@@ -92,7 +91,7 @@ class Relevance:
         from serve.http import build_http
 
         serve = self.cfg.serve
-        token = os.environ[serve.token_env] if serve.token_env else None
+        token = read_secret(serve.token_env, "serve.token_env") if serve.token_env else None
         return build_http(self.service, self.metrics.observe, token, serve.answered_hosts(), serve.image_hosts)
 
     def check_health(self) -> None:

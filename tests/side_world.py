@@ -11,7 +11,7 @@ import pyarrow as pa
 from ray_app.config import Config
 from ray_app.enrich.stage import run as enrich
 from ray_app.ingest.stage import run as ingest
-from ray_app.manifest import StageRun, read_output, require_output
+from ray_app.manifest import StageRun, read_manifest, read_output, require_output
 from ray_app.storage import Storage
 from ray_app.training.examples import matrix_column
 
@@ -59,6 +59,16 @@ def zero_shot(cfg, store, queries):
     vectors = matrix_column(np.stack([vector(query) for query in queries]))
     run.write_table("zero_shot_queries", pa.table({"query": pa.array(queries, pa.string()), "embedding": vectors}))
     run.finish({"rows_out": rows.num_rows})
+
+
+def ingested_by_an_older_version(cfg, store, *columns):
+    """The tables of ingest without some columns, and without what its manifest says of the present."""
+    outputs = read_manifest(store, "ingest").outputs.values()
+    run = StageRun("ingest", cfg, store, 1, settings=[], inputs=[])
+    for output in outputs:
+        table = read_output(store, output)
+        run.write_table(output.name, table.drop_columns([name for name in columns if name in table.column_names]))
+    run.finish({"rows_out": 1})
 
 
 def without_ray(monkeypatch, stage):

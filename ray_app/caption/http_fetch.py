@@ -143,13 +143,16 @@ def allowed_addresses(host: str, port: int, allow_hosts: list[str]) -> list[tupl
 
 
 def _is_ours(family: int, address: str) -> bool:
-    """Whether this machine has an address, which may be a public one: only an own address can be bound to."""
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((address, 0))
-        except OSError:
-            return False
-    return True
+    """Whether this machine has an address, which may be a public one: only to itself does it speak from that address.
+
+    Nothing is sent. Where a family is off (IPv6) or has no route, nothing of it is ours. Binding is no test: some hosts may
+    bind any address (net.ipv4.ip_nonlocal_bind).
+    """
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            return probe.connect_ex((address, 9)) == 0 and probe.getsockname()[0] == address
+    except OSError:
+        return False
 
 
 def is_public(address: Address) -> bool:
@@ -184,7 +187,11 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         error: OSError = OSError("no address")
         for family, address in self._addresses:
-            raw = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                raw = socket.socket(family, socket.SOCK_STREAM)
+            except OSError as failed:  # IPv6 is off; the next address may do
+                error = failed
+                continue
             self._live = raw
             raw.settimeout(max(0.001, self._deadline - time.monotonic()))
             try:

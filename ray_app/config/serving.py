@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ray_app.config.credentials import secret_part
 from ray_app.config.section import Fraction, PositiveInt, Section
 
 _IMAGE_HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:\d{1,5})?")  # goes into a header
@@ -17,7 +18,8 @@ class CacheConfig(Section):
     """Per replica; 0 switches it off. A query of 384 numbers takes some 2 kB."""
     ttl_sec: Annotated[float, Field(gt=0)] = 86_400.0
     redis_url: str | None = None
-    """`redis://host:6379/0`: a second level that replicas share; out of order, it is left out."""
+    """`redis://host:6379/0`: a second level that replicas share; out of order, it is left out. Options of redis-py may follow:
+    `rediss://host:6379/0?ssl_ca_certs=/etc/ca.pem&username=app`."""
     redis_password_env: str | None = None
     """Name of the environment variable with its password; None: it asks for none."""
     redis_key_env: str | None = None
@@ -27,10 +29,17 @@ class CacheConfig(Section):
     @field_validator("redis_url")
     @classmethod
     def _is_an_address_alone(cls, url: str | None) -> str | None:
-        if url is not None and (not url.startswith(("redis://", "rediss://")) or "@" in url or "?" in url):
+        if url is None:
+            return url
+        if not url.startswith(("redis://", "rediss://")):
             raise ValueError(
-                "write it as redis://HOST:PORT/DB or rediss://...; credentials do not belong in it: set redis_password_env to the "
-                "name of an environment variable"
+                "write it as redis://HOST:PORT/DB or rediss://HOST:PORT/DB, with ?username=NAME if there is a user"
+            )
+        part = "what stands before @" if "@" in url.partition("?")[0] else secret_part(url)
+        if part is not None:
+            raise ValueError(
+                f"credentials ({part}) do not belong in it: set redis_password_env to the name of an environment variable, and "
+                "write a user as ?username=NAME"
             )
         return url
 

@@ -80,8 +80,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _no_credentials(self) -> "Config":
         if found := keys_with_credentials(self.model_dump(mode="json")):
+            key, part = found[0]
             raise ValueError(
-                f"{found[0]}: credentials do not belong in a URL, which is stored in manifests and shown in reports; use "
+                f"{key}: credentials ({part}) do not belong in a URL, which is stored in manifests and shown in reports; use "
                 "the environment, and change a password that was written down"
             )
         return self

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ray_app.config import IngestLimits
 from ray_app.ingest import rows
-from ray_app.ingest.clients import hash_client
+from ray_app.ingest.clients import client_id_of, hash_client
 from ray_app.locales import UNKNOWN, canonical_locale
 from ray_app.schemas import ACTIONS, NUM_GRADES
 
@@ -45,7 +45,7 @@ def cell_check(
     Args:
         column: Field of the table's schema; a null in a non-nullable one is `null_key`, but for a locale, which is
             UNKNOWN then.
-        limits: Longest ids, queries and texts, in characters.
+        limits: Longest ids, queries and texts, in characters. Client ids, of which a hash is kept, may have any length.
         grade_map: Their grade -> ours; None: grades are 1..5 already.
         client_key: Of the hashes of client ids; empty: without one.
         latest_ms: Milliseconds since 1970 after which nothing can have happened yet; None: any time may be.
@@ -66,7 +66,7 @@ def cell_check(
     elif pa.types.is_binary(column.type):
         check = _bytes(name, limits.max_image_bytes)
     elif name == "client_id":
-        check = _client(limits.max_id_chars, client_key)
+        check = _client(client_key)
     elif name in _IDS:
         check = _identifier(name, limits.max_id_chars)
     else:
@@ -94,7 +94,7 @@ def _text(name: str, max_chars: int) -> Check:
             raise CellError(rows.WRONG_TYPE, f"{name} is {type(value).__name__}, not text")
         if len(value) > max_chars:
             raise CellError(rows.TOO_LONG, f"{name} has {len(value):,} characters, at most {max_chars:,} are allowed")
-        if not value.isascii() and not _is_utf8(value):
+        if not rows.is_utf8(value):
             raise CellError(rows.INVALID_UTF8, f"{name} is not UTF-8")
         return None if not value or value.isspace() else value
 
@@ -131,12 +131,11 @@ def _identifier(name: str, max_chars: int) -> Check:
     return checked
 
 
-def _client(max_chars: int, key: bytes) -> Check:
-    """The hash of a client's id; absent and blank are null."""
-    identifier = _identifier("client_id", max_chars)
+def _client(key: bytes) -> Check:
+    """The hash of a client's id; null: the client is unknown, which is no fault of the event."""
 
     def checked(value: Any) -> str | None:
-        client_id = identifier(value)
+        client_id = client_id_of(value)
         return None if client_id is None else hash_client(client_id, key)
 
     return checked
@@ -265,11 +264,3 @@ def _not_whole(name: str, value: Any) -> int:
 def _is_absent(value: Any) -> bool:
     """None, or the NaN that pandas writes for it."""
     return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -5,10 +5,11 @@ wants the count of clients to mean something has its collector set the id, from 
 """
 
 import hashlib
-import os
+from typing import Any
 
 from ray_app.config import IngestConfig
-from ray_app.errors import UserError
+from ray_app.config.credentials import read_secret
+from ray_app.ingest.rows import is_utf8
 
 MIN_KEY_CHARS = 16
 _PERSON = b"client"  # the same id, hashed for something else, gives another hash
@@ -20,17 +21,23 @@ def client_key(cfg: IngestConfig) -> bytes:
     Raises:
         UserError: the variable is not set, or too short to be a secret.
     """
-    name = cfg.client_key_env
-    if name is None:
+    if cfg.client_key_env is None:
         return b""
-    secret = os.environ.get(name, "")
-    if len(secret) < MIN_KEY_CHARS:
-        state = "is not set" if not secret else f"has fewer than {MIN_KEY_CHARS} characters"
-        raise UserError(
-            f"ingest.client_key_env: the environment variable {name} {state}; set it to a secret, such as the output of "
-            "`openssl rand -hex 32`, and keep it: with another one every visitor is a new client"
-        )
+    secret = read_secret(cfg.client_key_env, "ingest.client_key_env", MIN_KEY_CHARS)
     return hashlib.blake2b(secret.encode(), digest_size=32).digest()
+
+
+def client_id_of(value: Any) -> str | None:
+    """The id that a log gives, of any length (some collectors send tokens); None: it gives none, or what can be none.
+
+    Whole numbers are ids, also as the floats that pandas makes of a column with gaps, as long as those are exact.
+    """
+    if type(value) is float and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    if type(value) is int:
+        value = str(value)
+    is_id = isinstance(value, str) and value and not value.isspace() and is_utf8(value)
+    return value if is_id else None
 
 
 def hash_client(client_id: str, key: bytes) -> str:

@@ -31,10 +31,8 @@ FREE_BYTES = 256_000_000  # guessed: whatever unpacks to less harms nobody
 
 _ENCRYPTED = 0x1  # flag of a zip's member
 _OTHER_METHODS = {9: "deflate64", zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma", 93: "zstd"}
-_PACKED = (
-    zipfile.ZIP_STORED,
-    zipfile.ZIP_DEFLATED,
-)  # zipfile unpacks what it read of the others in one go, however much it is
+# zipfile unpacks what it read of the others in one go, however much it is.
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,19 +103,21 @@ class SourceFile:
                 yield raw
 
     def lines(self, max_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes]]:
-        """Numbered lines (0-based, blank ones left out) of the plain content.
+        """Numbered lines (0-based, blank ones left out) of the plain content, without their ends.
 
         Of a longer line the first `max_bytes` + 1 bytes are given, which tells it apart, and the rest is skipped: it fills no
         memory, and is one line still.
         """
+        most = max_bytes + len(b"\r\n")
         with self.open_plain() as plain:
             reader = io.BufferedReader(cast("io.RawIOBase", plain), 1 << 20)
             number = 0
-            while line := reader.readline(max_bytes + 1):
+            while line := reader.readline(most):
                 rest = line
-                while len(rest) > max_bytes and not rest.endswith(b"\n"):
-                    rest = reader.readline(max_bytes + 1)
-                if not line.isspace():
+                while len(rest) == most and not rest.endswith(b"\n"):
+                    rest = reader.readline(most)
+                line = line.removesuffix(b"\n").removesuffix(b"\r")[: max_bytes + 1]
+                if line and not line.isspace():
                     yield number, line
                 number += 1
 

@@ -17,6 +17,7 @@ from ray_app.ingest.files import SourceFile
 
 BATCH_ROWS = 20_000  # bounds the Python objects alive at once; larger ones are not faster
 BATCH_BYTES = 32_000_000  # the same for large rows; guessed
+_MERGED = 1_000  # batches at most: each has some 2 kB beside its rows
 
 # What pyarrow says of encodings that it reads as no dictionary: texts as what they add to the one before, of which a row may be as
 # long as all of them, and texts after all of their lengths.
@@ -65,11 +66,30 @@ def _batches(raw: object, parquet: pq.ParquetFile, wanted: list[str], vector_byt
             raise
         rows = _batch_rows(parquet, sum(numbers) + vector_bytes, whole=_PREFIXES in str(error))
     with pq.ParquetFile(raw, metadata=parquet.metadata) as reader:
-        at = 0
-        for batch in reader.iter_batches(rows, columns=wanted):
-            if at + batch.num_rows > start:
-                yield batch.slice(max(start - at, 0))
-            at += batch.num_rows
+        # One thread: to start others takes longer than to decode a batch of one row.
+        yield from _merge(_skip(start, reader.iter_batches(rows, columns=wanted, use_threads=False)))
+
+
+def _skip(num_rows: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        if batch.num_rows > num_rows:
+            yield batch.slice(num_rows)
+        num_rows = max(num_rows - batch.num_rows, 0)
+
+
+def _merge(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Batches of few rows, together: that a row *may* be large decides how many are decoded at a time, not how many are."""
+    merged: list[pa.RecordBatch] = []
+    num_rows = num_bytes = 0
+    for batch in batches:
+        num_rows += batch.num_rows
+        num_bytes += batch.get_total_buffer_size()
+        if merged and (len(merged) == _MERGED or num_rows > BATCH_ROWS or num_bytes > BATCH_BYTES):
+            yield pa.concat_batches(merged)
+            merged, num_rows, num_bytes = [], batch.num_rows, batch.get_total_buffer_size()
+        merged.append(batch)
+    if merged:
+        yield pa.concat_batches(merged)
 
 
 def _batch_rows(parquet: pq.ParquetFile, number_bytes: int, whole: bool) -> int:

@@ -64,6 +64,14 @@ def content_of(row: Mapping[str, Any]) -> str:
     return json.dumps(short, default=str)[:MAX_CONTENT_CHARS]  # ASCII: lone surrogates become \\udcXX
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text of a `RawBatch` was UTF-8 in its source."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def quarantine_table(table: str, rows: Sequence[BrokenRow]) -> pa.Table:
     """Rows under the QUARANTINE schema."""
     values = [(table, r.source, r.row, r.reason, r.content[:MAX_CONTENT_CHARS]) for r in rows]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ray_app.config import Config, section_hash
+from ray_app.config import Config, UbiSource, section_hash
 from ray_app.errors import UserError
 from ray_app.exchange import cut, exchange, parts_for
 from ray_app.ingest.clients import client_key, hash_client
@@ -31,7 +31,7 @@ from ray_app.storage import Storage, StoredFile
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 FAILED = "manifests/ingest.failed.json"  # counts and reasons of the last run, if it failed
 
 
@@ -270,11 +270,15 @@ def _warn_of_unknown_clients(cfg: Config, counts: Mapping[str, int]) -> None:
     """Say once, early, why no query will count as engaged."""
     num_rows, unknown = counts["search_log_out"], counts["search_log_unknown_clients"]
     if unknown and not cfg.enrich.count_events_without_client:
+        fix = "map client_id in ingest.search_log.columns"
+        if isinstance(cfg.ingest.search_log, UbiSource):
+            fix = "let the collector of the UBI log write client_id"
         logger.warning(
             "ingest: %d of %d rows of the search log do not say whose they are (client_id), so they support no engaged query, rate "
-            "or example; map client_id in ingest.search_log.columns, or see enrich.count_events_without_client",
+            "or example; %s, or see enrich.count_events_without_client",
             unknown,
             num_rows,
+            fix,
         )
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from ray_app.config import UbiSource
 from ray_app.ingest import rows
+from ray_app.ingest.clients import client_id_of
 from ray_app.ingest.files import SourceFile
 from ray_app.ingest.rows import BrokenRow, RawBatch, printable_bytes, rows_to_columns
 from ray_app.ingest.table import parse_json_object
@@ -185,7 +186,7 @@ def _engagement(
         "pin_id": _translate(object_id, pin_id_of),
         "position": shown.index(object_id) + 1 if object_id in shown else event["position"],
         "action": event["action"],
-        "client_id": query.get("client_id") if event["client_id"] is None else event["client_id"],
+        "client_id": query.get("client_id") if client_id_of(event["client_id"]) is None else event["client_id"],
     }
 
 

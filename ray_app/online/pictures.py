@@ -6,13 +6,14 @@ import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 
 from ray_app.caption.fetch import is_url, normalise_location, read_picture
 from ray_app.caption.images import PictureError, decode
 from ray_app.config import ImageLimits
+from ray_app.config.credentials import secret_part
 from ray_app.online.problems import NotFound, Overloaded
 
 SIDE = 480  # pixels
@@ -22,12 +23,6 @@ MAX_WAITING = 64  # pictures beside them
 _KEPT = 500  # pictures, some 20 kB each
 _FAILURES_KEPT = 10_000
 _FAILURE_SEC = 300.0  # what could not be read is tried again then: storage may have been away
-# Parameters of a URL that let whoever has it in: a signature of S3, GCS, CloudFront or Azure, a token, a password.
-_SECRET_PARAMETERS = frozenset(
-    ("signature", "sig", "key-pair-id", "awsaccesskeyid", "googleaccessid", "token", "access_token", "auth", "authorization",
-     "api_key", "apikey", "password", "passwd", "pwd", "secret")
-)  # fmt: skip
-_SECRET_PREFIXES = ("x-amz-", "x-goog-")
 
 
 class PinPictures:
@@ -51,7 +46,7 @@ class PinPictures:
         location = self._pins["image"][row].as_py()
         if self._pins["image_bytes"][row].is_valid or (location and not is_url(location)):
             return f"/v1/pins/{quote(pin_id, safe='')}/image"
-        return location if location and not has_secret(location) else None
+        return location if location and _may_be_shown(location) else None
 
     def jpeg(self, row: int) -> bytes:
         """At most SIDE pixels a side; decoded and written anew, so that no other file can be read this way.
@@ -88,16 +83,12 @@ class PinPictures:
         return out.getvalue()
 
 
-def has_secret(url: str) -> bool:
-    """Whether a URL has credentials or a signature, or is none."""
+def _may_be_shown(url: str) -> bool:
     try:
-        parts = urlsplit(url)
-        names = [name.casefold() for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+        urlsplit(url)
     except ValueError:
-        return True
-    if parts.username is not None or parts.password is not None:
-        return True
-    return any(name in _SECRET_PARAMETERS or name.startswith(_SECRET_PREFIXES) for name in names)
+        return False
+    return secret_part(url) is None
 
 
 def _no_picture(code: str) -> NotFound:

@@ -13,7 +13,6 @@ import numpy as np
 
 from ray_app.config import CacheConfig
 from ray_app.config.credentials import read_secret
-from ray_app.errors import UserError
 from ray_app.online.problems import Overloaded
 
 logger = logging.getLogger(__name__)
@@ -216,12 +215,7 @@ def redis_secrets(cfg: CacheConfig) -> tuple[str | None, bytes]:
     Raises:
         UserError: the environment has none, or too short a one.
     """
-    key, name = "serve.cache.redis_key_env", cfg.redis_key_env or ""
-    secret = read_secret(name, key)
-    if len(secret) < _HMAC_KEY_CHARS:
-        raise UserError(
-            f"{key}: {name} has fewer than {_HMAC_KEY_CHARS} characters; `openssl rand -hex 32` makes a secret"
-        )
+    secret = read_secret(cfg.redis_key_env or "", "serve.cache.redis_key_env", _HMAC_KEY_CHARS)
     password = cfg.redis_password_env
     return password and read_secret(password, "serve.cache.redis_password_env"), secret.encode()
 

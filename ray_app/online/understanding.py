@@ -18,16 +18,12 @@ from ray_app.text import normalise_query, stem_tokens, tokenise
 MAX_TOKENS = 64  # of a query; guessed. What comes after is not looked for word by word
 _MAX_CORRECTED = 8  # unknown words of a query that get a near word; guessed. Bounds the time
 _MAX_WORDS = 500_000  # most frequent words that others are corrected to; guessed. Bounds the time
-_MAX_CLOSE = (
-    20_000  # of them that a word is compared with letter by letter; the most frequent. Guessed. Bounds the time
-)
+_MAX_CLOSE = 20_000  # most frequent of them that a word is compared with letter by letter; guessed. Bounds the time
 _NEAR_KEPT = 10_000  # words whose near word is remembered
 _MIN_LETTERS = 4  # shorter words are near to too many others
 _LONG_WORD = 8  # letters from which on two edits are taken for a slip
 _MAX_LETTERS = 32  # longer ones are no words
-_NO_ALPHABET = (
-    "\u0e00"  # from Thai on, few scripts have both letters and spaces: an edit there is another word, not a slip
-)
+_NO_ALPHABET = "\u0e00"  # from Thai on, few scripts have both letters and spaces: an edit is another word, not a slip
 
 _MIN_SHARE = 0.7  # of a language among the catalogue's. With the next one, on 571 queries of the demo's log in eight
 _MIN_PLAUSIBLE = 0.3  # languages: it says one for 58% and is right on 99%. Next to the likeliest of all languages

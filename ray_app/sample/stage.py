@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from ray_app.bm25 import Bm25Index
 from ray_app.config import Config
 from ray_app.embed.encode import matrix_or_zero
+from ray_app.errors import UserError
 from ray_app.held_out import HeldOut
 from ray_app.locales import UNKNOWN
 from ray_app.manifest import Drift, Manifest, StageRun, read_manifest, read_output, require_output
@@ -23,7 +24,7 @@ from ray_app.sample.sample import sample_pairs
 from ray_app.sample.sources import SOURCES, Neighbours
 from ray_app.sample.trending import Trending, find_trending
 from ray_app.sample.window import Window
-from ray_app.schemas import SEARCH_LOG, require_columns
+from ray_app.schemas import SEARCH_LOG
 from ray_app.storage import Storage
 from ray_app.teach.warm_up import find_types
 from ray_app.text import TEXT_VERSION, normalise_query, render_pin_texts, stem_tokens
@@ -62,8 +63,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     )  # fmt: skip
     if (finished := run.finished) is not None:
         return finished
-    log_table, pins = read_output(store, log), read_output(store, pin_texts)
-    require_columns(log_table, SEARCH_LOG, "sample")
+    log_table, pins = read_output(store, log, SEARCH_LOG.names), read_output(store, pin_texts)
     public = public_queries(judged.past(log_table), cfg.enrich)  # of all of the past: a day has few clients
     shown = set(public["query"].to_pylist())
     log_table, trending, seed, info = _daily(cfg, log_table, _present(store), shown)
@@ -111,9 +111,18 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
 
 def _present(store: Storage) -> datetime:
-    """When the log was read, as ingest noted it."""
+    """When the log was read, as ingest noted it.
+
+    Raises:
+        UserError: an older version, which did not note it, read the log.
+    """
     ingest = read_manifest(store, "ingest")
     assert ingest is not None, "its outputs are inputs"
+    if "present" not in ingest.info:
+        raise UserError(
+            "sample: ingest of an older version did not note when it read the search log; run "
+            "`python pipelines/ingest.py --config ...` again"
+        )
     return datetime.fromisoformat(ingest.info["present"])
 
 

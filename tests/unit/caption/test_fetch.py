@@ -205,6 +205,33 @@ def test_a_public_address_of_this_machine_is_refused(monkeypatch):
     assert http_fetch.allowed_addresses("192.0.2.1", 80, []) == [(socket.AF_INET, "192.0.2.1")]
 
 
+def test_addresses_are_not_ours_because_anything_can_be_bound(monkeypatch):
+    """With net.ipv4.ip_nonlocal_bind, as on load balancers, every picture's host was taken for this machine."""
+    monkeypatch.setattr(http_fetch, "is_public", lambda _: True)
+    monkeypatch.setattr(socket.socket, "bind", lambda *_: None)
+    assert http_fetch.allowed_addresses("192.0.2.1", 80, []) == [(socket.AF_INET, "192.0.2.1")]
+    assert refused("http://127.0.0.1/x", CLOSED).code == "forbidden_address"
+
+
+def test_a_host_without_ipv6_reads_names_that_have_an_ipv6_address_too(server, monkeypatch):
+    """A bare OSError ended the whole caption job."""
+    made = socket.socket
+
+    class Socket(made):
+        def __init__(self, family=-1, *args, **kwargs):
+            if family == socket.AF_INET6:
+                raise OSError(97, "Address family not supported by protocol")
+            super().__init__(family, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    found = [(socket.AF_INET6, "2606:4700:4700::1111"), (socket.AF_INET, "8.8.8.8")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(family, 1, 6, "", (a, 80)) for family, a in found])
+    assert http_fetch.allowed_addresses("pictures.example", 80, []) == found
+    found[1] = (socket.AF_INET, "127.0.0.1")
+    limits = OPEN.model_copy(update={"allow_hosts": ["pictures.example"]})
+    assert read_picture(f"http://pictures.example:{server.server_port}/picture", limits) == b"picture"
+
+
 # --- http: redirects ---
 
 

@@ -54,6 +54,13 @@ def test_an_empty_log_gives_nulls(tmp_path, caplog):
     assert "no engaged pair" in caplog.text
 
 
+def test_a_run_of_an_older_version_says_what_to_run_again(tmp_path):
+    cfg, store = side_world.build(tmp_path, **ON)
+    side_world.ingested_by_an_older_version(cfg, store, "client_id")
+    with pytest.raises(UserError, match=r"search_log/.* no column 'client_id'.*`python pipelines/ingest\.py --config"):
+        stage.run(cfg, store)
+
+
 def test_a_second_run_does_nothing(tmp_path):
     assert run(tmp_path)[0].created_at == run(tmp_path)[0].created_at
 

@@ -1,6 +1,7 @@
 """The stage around build_pin_texts: counts, resume, and what is kept out of the pins' texts."""
 
 import pytest
+import side_world
 
 from ray_app.config import Config
 from ray_app.enrich.stage import run as enrich
@@ -62,6 +63,12 @@ def test_another_setting_runs_again(tmp_path, store):
 def test_without_ingest_it_says_what_to_run(tmp_path):
     with pytest.raises(UserError, match=r"pipelines/ingest.py"):
         enrich(config(tmp_path), Storage(str(tmp_path / "empty")))
+
+
+def test_a_run_of_an_older_version_says_what_to_run_again(tmp_path, store):
+    side_world.ingested_by_an_older_version(config(tmp_path), store, "client_id")
+    with pytest.raises(UserError, match=r"search_log/.* no column 'client_id'.*`python pipelines/ingest\.py --config"):
+        enrich(config(tmp_path), store)
 
 
 def engaged(folder, store, **sections):

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import side_world
 
 from ray_app.config import Config
 from ray_app.errors import UserError
@@ -90,6 +91,17 @@ def test_queries_that_the_run_will_be_measured_on_are_not_labelled(tmp_path, sto
     queries = set(read_output(store, manifest.output("pairs"))["query"].to_pylist())
     assert "desk" in queries and not queries & {"laptop", "laptops"}
     assert manifest.fingerprint != sample(config(tmp_path, sample={"kind_min_pins": 1}), store).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"), [(["client_id"], "no column 'client_id'"), ([], "when it read the search log")]
+)
+def test_a_run_of_an_older_version_says_what_to_run_again(tmp_path, store, columns, told):
+    """It said which columns there are, and not what to do about it; of the time it was a KeyError."""
+    cfg = config(tmp_path)
+    side_world.ingested_by_an_older_version(cfg, store, *columns)
+    with pytest.raises(UserError, match=rf"{told}.*`python pipelines/ingest\.py --config \.\.\.`"):
+        sample(cfg, store)
 
 
 def test_the_manifest_counts_the_sample_by_stratum_and_source(tmp_path, store):

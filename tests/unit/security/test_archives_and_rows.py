@@ -145,6 +145,39 @@ def test_texts_in_any_encoding_are_read_and_bounded(tmp_path, monkeypatch, encod
     assert max(read) <= 10
 
 
+def write_prefix_coded(path, titles):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = pa.table({"pin_id": [f"p{i:05d}" for i in range(len(titles))], "title": titles})
+    coding = dict.fromkeys(rows.column_names, "DELTA_BYTE_ARRAY")
+    pq.write_table(rows, path, use_dictionary=False, column_encoding=coding, compression="zstd")
+    return path
+
+
+def test_short_texts_that_are_prefix_coded_make_no_batch_per_row(tmp_path, monkeypatch):
+    """A row may be as long as all of them: each of a million was a batch of its own, with all that is done per batch."""
+    path = write_prefix_coded(tmp_path / "a.parquet", [f"mug {i}" for i in range(5000)])
+    monkeypatch.setattr(parquet, "BATCH_BYTES", 20_000)
+    decoded, rows_of = [], parquet._batch_rows
+    monkeypatch.setattr(parquet, "_batch_rows", lambda *args, **kw: decoded.append(rows_of(*args, **kw)) or decoded[-1])
+    read = count_batches(monkeypatch)
+    valid, quarantine = load(path)
+    assert (valid["title"].to_pylist(), quarantine.num_rows) == ([f"mug {i}" for i in range(5000)], 0)
+    assert decoded[-1] == 1 and len(read) <= 2 * 20, "both columns; few rows are decoded at a time"
+
+
+def test_long_texts_that_are_prefix_coded_are_not_merged(tmp_path, monkeypatch):
+    """The first ones are short, so that nobody would expect the others: 3 kB of Parquet are 20 MB."""
+    path = write_prefix_coded(tmp_path / "a.parquet", [f"mug {i}" for i in range(500)] + ["x" * 50_000] * 400)
+    monkeypatch.setattr(parquet, "BATCH_BYTES", 200_000)
+    sizes, merge = [], parquet._merge
+    monkeypatch.setattr(parquet, "_merge", lambda some: (sizes.append(b.nbytes) or b for b in merge(some)))
+    valid, quarantine = load(path)
+    assert (valid.num_rows, quarantine.num_rows) == (500, 400)
+    assert sum(sizes) > 20_000_000 and max(sizes) <= 200_000
+
+
 def test_a_column_of_lists_is_refused_and_named(tmp_path):
     """What a list comes to is not known before it is decoded, and none belongs there."""
     import pyarrow as pa
@@ -225,6 +258,21 @@ def test_a_csv_without_line_ends_does_not_fill_the_memory(tmp_path, monkeypatch)
     (file,) = find_files(str(path), KEY)
     with file.open_plain() as plain:
         assert max(map(len, file.text_lines(plain))) == 1000
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_lines_end_does_not_count(tmp_path, end):
+    """A line of just the bytes that are allowed was too long by its line end, unless it was the last."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(end.join([b"x" * 10, b"y" * 11, b"z" * 30, b"", b"v" * 10]))
+    (file,) = find_files(str(path), KEY)
+    assert list(file.lines(10)) == [(0, b"x" * 10), (1, b"y" * 11), (2, b"z" * 11), (4, b"v" * 10)]
+
+
+def test_ends_within_a_line_count(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"x" * 10 + b"\r\r\n" + b"y" * 10 + b"\rz\n" + b" " * 40 + b"\nlast")
+    (file,) = find_files(str(tmp_path / "a.jsonl"), KEY)
+    assert list(file.lines(10)) == [(0, b"x" * 10 + b"\r"), (1, b"y" * 10 + b"\r"), (3, b"last")]
 
 
 # --- archives that lie ---

@@ -23,6 +23,7 @@ from ray_app.storage import Storage
 DAY = datetime(2024, 5, 1, tzinfo=UTC)
 PRIVATE = "jane doe 12 elm street divorce lawyer"
 _numbers = itertools.count()
+SHOWN_TO_NOBODY = {"query_id": "x", "user_query": "q", "timestamp": DAY.isoformat()}  # a UBI query
 
 
 def event(client, query="red mug", pin="p1", action="save", at=DAY, **more):
@@ -115,6 +116,56 @@ def test_a_log_without_clients_is_said_to_support_nothing(tmp_path, caplog):
     made, *_ = ingested(tmp_path, [event(None), event("c")])
     assert made.counts["search_log_unknown_clients"] == 1
     assert "1 of 2 rows of the search log do not say whose they are" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("line", "fix"),
+    [
+        (event(None), "map client_id in ingest.search_log.columns"),
+        (SHOWN_TO_NOBODY, "let the collector of the UBI log write client_id"),
+    ],
+)
+def test_the_warning_names_a_fix_that_the_adapter_has(tmp_path, caplog, line, fix):
+    """A UBI log has no columns to map."""
+    ingested(tmp_path, [line])
+    assert fix in caplog.text
+
+
+@pytest.mark.parametrize("odd", [True, 0.5, {"id": 1}, ["c"], " ", 1e300])
+def test_an_odd_client_id_costs_no_event(tmp_path, odd):
+    """The event was thrown away, and some of them stopped the run."""
+    made, rows, _ = ingested(tmp_path, [event(odd), event("c")])
+    assert (made.counts["search_log_quarantined"], made.counts["search_log_unknown_clients"]) == (0, 1)
+    assert sorted(rows["client_id"].is_null().to_pylist()) == [False, True]
+
+
+def test_a_number_is_one_client_however_it_is_written(tmp_path):
+    rows = ingested(tmp_path, [event(value) for value in (12, 12.0, "12")])[1]
+    assert rows["client_id"].null_count == 0 and len(set(rows["client_id"].to_pylist())) == 1
+
+
+@pytest.mark.parametrize("odd", [None, "", False, {}])
+def test_an_event_whose_client_is_none_has_that_of_its_query(tmp_path, odd):
+    shown = SHOWN_TO_NOBODY | {"client_id": "c", "query_response_object_ids": ["p1"]}
+    _, rows, _ = ingested(tmp_path, [shown, ubi_click(DAY) | {"query_id": "x", "client_id": odd}])
+    assert rows.num_rows == 2 and rows["client_id"].null_count == 0
+
+
+@pytest.mark.parametrize("client", [True, 1.5, {"id": "jane"}, ["jane"], "", " ", "caf\udce9"])
+def test_an_event_of_an_odd_client_is_one_of_an_unknown_client(tmp_path, client):
+    """Events were thrown away for an id that nothing needs, and a fifth of them stopped the run."""
+    made, rows, refused = ingested(tmp_path, [ubi_click(DAY) | {"client_id": client}])
+    assert (rows["client_id"].to_pylist(), refused.num_rows) == ([None], 0)
+    assert made.counts["search_log_unknown_clients"] == 1
+
+
+def test_a_clients_id_may_be_a_long_token_or_a_number(tmp_path):
+    ids = ["e" * 1_000 + "a", "e" * 1_000 + "b", 12, "12"]
+    log = [ubi_click(DAY + timedelta(seconds=i)) | {"client_id": client} for i, client in enumerate(ids)]
+    _, rows, refused = ingested(tmp_path, log)
+    hashes = [row["client_id"] for row in sorted(rows.to_pylist(), key=lambda row: row["timestamp"])]
+    assert refused.num_rows == 0 and {len(value) for value in hashes} == {32}
+    assert len(set(hashes)) == 3 and hashes[2] == hashes[3]
 
 
 # --- what is kept of a visitor ---

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from ray_app.config import CacheConfig, Config, load_config
+from ray_app.config.credentials import read_secret
 from ray_app.config.loading import with_overrides
 from ray_app.errors import UserError
 from ray_app.manifest import StageRun, manifest_path
@@ -59,6 +60,22 @@ def message(act):
         ("ingest.pins.path", "abfs://c@account/x?sig=hunter2"),
         ("ingest.pins.path", "https://hunter2@host/pins.csv"),
         ("ingest.pins.path", "https://host/pins.csv?X-Amz-Signature=hunter2"),
+        # A slash, question mark or # in a password makes its URL another one.
+        ("serve.cache.redis_url", "redis://user:12/hunter2@host"),
+        ("output", "redis://user:12/hunter2@host"),
+        ("output", "redis://user:12?hunter2@host"),
+        ("output", "https://u:8#hunter2@h"),
+        ("output", "https://[::1]:8#hunter2@h"),
+        ("output", "s3://AKIA:1/hunter2@b"),
+        ("output", "//user:hunter2@host/x"),
+        ("output", "https://cdn/https://user:hunter2@host/x"),
+        ("ingest.pins.path", "https://h/?key=hunter2"),
+        ("ingest.pins.path", "https://h/#token=hunter2"),
+        ("ingest.pins.path", "https://h/#a=1&access_token=hunter2"),
+        ("ingest.pins.path", "https://h/?AWSAccessKeyId=hunter2"),
+        ("ingest.pins.path", "https://h/?clientsecret=hunter2"),
+        ("ingest.pins.path", "https://h/?api%5Fkey=hunter2"),
+        ("ingest.pins.path", "https://h/?auth=hunter2"),
         ("caption.limits.allow_roots", "[/data, 's3://u:hunter2@bucket/pins']"),
         ("teach.base_model", "https://u:hunter2@hub/model"),
         ("caption.engine_args.x", "{a: {b: ['https://u:hunter2@hub']}}"),
@@ -78,11 +95,31 @@ def test_credentials_in_a_url_are_refused_by_key_and_not_shown(key, value):
     [
         "s3://bucket/run?region=eu-west-1&scheme=http&endpoint_override=http://host:9000", "gs://anonymous@bucket/run",
         "abfs://container@account.dfs.core.windows.net/run", "hdfs://user@host:8020/run", "s3://bucket/me@example.com/run",
-        "/data/a@b:c/run", "s3://bucket/part-[0-9]/run",
+        "/data/a@b:c/run", "s3://bucket/part-[0-9]/run", "gs://bucket/run?page_token=1", "gs://bucket/run?nextPageToken=1",
+        "https://host/x?tokenizer=a&secretary=b&sort_key=c&design=d&author=e", "https://host/@name/x",
+        "https://[::1]/@name", "https://[::1]:8080/x",
     ],
 )  # fmt: skip
 def test_urls_without_credentials_are_taken(value):
     assert load_config(DEMO, [f"output={value}"]).output == value
+
+
+def test_a_parameter_that_asks_for_a_login_is_none():
+    assert load_config(DEMO, ["ingest.pins.path=https://host/x?auth=1"]).ingest.pins.path == "https://host/x?auth=1"
+
+
+def test_the_error_says_which_part_is_taken_for_a_secret():
+    """Else who is stopped by a false alarm does not know what to change."""
+    assert "a parameter with token in its name" in message(
+        lambda: load_config(DEMO, ["output=https://host/x?v=1&myToken=hunter2"])
+    )
+    assert "before @" in message(lambda: load_config(DEMO, ["output=s3://hunter2@bucket"]))
+
+
+def test_a_url_of_redis_may_have_options():
+    url = "rediss://h:6379/0?ssl_ca_certs=/x&username=app"
+    overrides = [f"serve.cache.redis_url={url}", "serve.cache.redis_key_env=TEST_HMAC_KEY"]
+    assert load_config(DEMO, overrides).serve.cache.redis_url == url
 
 
 @pytest.mark.parametrize("override", ["serve.cache.redis_url:redis://:hunter2@h", "a..b=redis://:hunter2@h", "seed.x=redis://:hunter2@h", "serve.cache.redis_url=[redis://:hunter2@h", "serve.cache.redis_url={redis://:hunter2@h: 1}", "seed=redis://:hunter2@h", "sed=redis://:hunter2@h"])  # fmt: skip
@@ -185,6 +222,33 @@ def test_redis_without_a_secret_is_refused(monkeypatch, value):
     said = message(lambda: build_app(AppArgs(config=DEMO, set=overrides)))
     assert "serve.cache.redis_key_env" in said and "TEST_HMAC_KEY" in said
     assert "serve.cache" in message(lambda: load_config(DEMO, overrides[:1]))
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_no_replica_answers_without_the_token_that_the_config_names(monkeypatch, value):
+    """Of a replica on another node than the driver: it was a bare KeyError, and an empty one was taken for a token."""
+    from types import SimpleNamespace
+
+    from serve.app import Relevance
+
+    monkeypatch.delenv("TEST_TOKEN", raising=False)
+    if value is not None:
+        monkeypatch.setenv("TEST_TOKEN", value)
+    cfg = load_config(DEMO, ["serve.token_env=TEST_TOKEN"])
+    replica = SimpleNamespace(cfg=cfg, service=None, metrics=SimpleNamespace(observe=None))
+    said = message(lambda: Relevance.__serve_build_asgi_app__(replica))
+    assert "serve.token_env" in said and "TEST_TOKEN" in said
+
+
+@pytest.mark.parametrize(("value", "state"), [(None, "is not set"), ("", "is not set"), ("s" * 15, "fewer than 16")])
+def test_a_secret_that_is_missing_or_short_is_named_and_not_shown(monkeypatch, value, state):
+    monkeypatch.delenv("TEST_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("TEST_KEY", value)
+    said = message(lambda: read_secret("TEST_KEY", "a.b_env", min_chars=16))
+    assert said.startswith("a.b_env: ") and "TEST_KEY" in said and state in said and "sss" not in said
+    monkeypatch.setenv("TEST_KEY", "s" * 16)
+    assert read_secret("TEST_KEY", "a.b_env", min_chars=16) == "s" * 16
 
 
 def test_a_password_that_is_not_set_is_named(monkeypatch):
