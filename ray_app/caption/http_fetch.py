@@ -27,6 +27,7 @@ _REFUSED = tuple(
 )
 _PORTS = (80, 443)  # others are of services that are not meant for everybody
 _CHUNK = 1 << 16
+_NOBODYS: dict[int, str] = {socket.AF_INET: "198.51.100.254", socket.AF_INET6: "2001:db8::fffe"}  # of documentation
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -143,16 +144,29 @@ def allowed_addresses(host: str, port: int, allow_hosts: list[str]) -> list[tupl
 
 
 def _is_ours(family: int, address: str) -> bool:
-    """Whether this machine has an address, which may be a public one: only to itself does it speak from that address.
+    """Whether this machine has an address, which may be a public one: only an own address can be bound to.
 
-    Nothing is sent. Where a family is off (IPv6) or has no route, nothing of it is ours. Binding is no test: some hosts may
-    bind any address (net.ipv4.ip_nonlocal_bind).
+    Where any can be (net.ipv4.ip_nonlocal_bind, as on load balancers), an own one is what the machine speaks from to itself.
+    That finds the first address of each of its networks, not further ones. Nothing is sent.
     """
+    if not _can_bind(family, address):
+        return False
+    if not _can_bind(family, _NOBODYS[family]):
+        return True
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             return probe.connect_ex((address, 9)) == 0 and probe.getsockname()[0] == address
     except OSError:
         return False
+
+
+def _can_bind(family: int, address: str) -> bool:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:  # fails too: where IPv6 is off, nothing of it is ours
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 def is_public(address: Address) -> bool:
