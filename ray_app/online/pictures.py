@@ -17,9 +17,7 @@ from ray_app.config.credentials import secret_part
 from ray_app.online.problems import NotFound, Overloaded
 
 SIDE = 480  # pixels
-MAX_DECODED_BYTES = (
-    256_000_000  # for one picture; captioning allows more than twice as much, and has more of the machine
-)
+MAX_DECODED_BYTES = 256_000_000  # for one picture; captioning, which has more of the machine, allows 600 MB
 AT_ONCE = 2  # pictures that a process reads and decodes
 MAX_WAITING = 64  # pictures beside them
 _KEPT = 500  # pictures, some 20 kB each
