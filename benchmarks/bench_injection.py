@@ -93,7 +93,7 @@ class World:
         truth = Path(cfg.output) / "world" / "truth" / "judgements"
         self.has_truth = truth.exists()
         pairs = (
-            _one_pair_per_pin(pq.read_table(truth), num_pairs, seed)
+            one_pair_per_pin(pq.read_table(truth), num_pairs, seed)
             if self.has_truth
             else _random_pairs(read_output(self.store, require_output(self.store, "ingest", "human_labels")),
                                self.catalogue.pairs.pin_ids, num_pairs, seed)
@@ -184,8 +184,8 @@ def _random_pairs(labels: pa.Table, pin_ids: Sequence[str], num_pairs: int, seed
     return pa.table(dict(zip(("query", "locale", "pin_id"), map(list, zip(*rows, strict=True)), strict=True)))
 
 
-def _one_pair_per_pin(judged: pa.Table, num_pairs: int, seed: int) -> pa.Table:
-    """Pairs of true grade 1 and 2, half of each, no pin twice: one text cannot carry two attacks."""
+def one_pair_per_pin(judged: pa.Table, num_pairs: int, seed: int) -> pa.Table:
+    """Pairs of true grade 1 and 2, half of each, no pin twice: what is done to one for a query would touch another pair."""
     rng = np.random.default_rng(seed)
     grades, pins = judged["grade"].to_pylist(), judged["pin_id"].to_pylist()
     taken: set[str] = set()

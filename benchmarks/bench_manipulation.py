@@ -34,6 +34,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from _bench import finish, skip
+from bench_injection import one_pair_per_pin
 
 from ray_app.config import BlendConfig, Config, EnrichConfig, load_config
 from ray_app.demo.log import num_searches, search_log
@@ -209,22 +210,6 @@ class World:
         features = replace(self.features, catalogue=catalogue, rates=self.rates(self.events(rule, seen("rates"))))
         trains = way in ("vectors", "all")
         return self.with_vectors(features, rule, self.events(rule, seen("vectors"))) if trains else features
-
-
-def one_pair_per_pin(judged: pa.Table, num_pairs: int, seed: int) -> pa.Table:
-    """Pairs of true grade 1 and 2, half of each, no pin twice: what is forged for one query would help another."""
-    rng = np.random.default_rng(seed)
-    grades, pins = judged["grade"].to_pylist(), judged["pin_id"].to_pylist()
-    taken: set[str] = set()
-    rows: list[int] = []
-    for grade in (1, 2):
-        left = num_pairs // 2
-        for row in rng.permutation([i for i, found in enumerate(grades) if int(found) == grade]).tolist():
-            if left and pins[row] not in taken:
-                taken.add(pins[row])
-                rows.append(row)
-                left -= 1
-    return judged.take(pa.array(rows))
 
 
 @dataclass(frozen=True)

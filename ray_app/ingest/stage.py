@@ -75,7 +75,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     reasons = {table: _reasons(found.quarantine) for table, found in settled.items()}
     written = stage.write_table("quarantine", pa.concat_tables(found.quarantine for found in settled.values()))
     try:
-        _refuse_bad_sources(cfg, store, counts, settled, written)
+        _refuse_bad_sources(cfg, store, counts, reasons, settled, written)
     except UserError as error:
         failure = {"error": str(error), "counts": counts, "reasons": reasons, "quarantine": written.files}
         store.write_json(FAILED, failure)
@@ -240,15 +240,16 @@ def _counts(settled: Mapping[str, _Settled]) -> dict[str, int]:
 
 
 def _refuse_bad_sources(
-    cfg: Config, store: Storage, counts: dict[str, int], settled: Mapping[str, _Settled], quarantine: Output
-) -> None:
+    cfg: Config, store: Storage, counts: dict[str, int], reasons: dict[str, dict[str, int]],
+    settled: Mapping[str, _Settled], quarantine: Output,
+) -> None:  # fmt: skip
     limit = cfg.ingest.limits.max_error_rate
     where = f"{store.shown}/{quarantine.files[0]}"
-    for table, found in settled.items():
-        faults = {code: times for code, times in _reasons(found.quarantine).items() if code != REPLACED}
+    for table, by_reason in reasons.items():
+        faults = {code: times for code, times in by_reason.items() if code != REPLACED}
         what, num, num_bad = "rows", counts[f"{table}_in"], float(sum(faults.values()))
-        if found.lines is not None:
-            what, (num, num_bad) = "lines", found.lines
+        if (lines := settled[table].lines) is not None:
+            what, (num, num_bad) = "lines", lines
         if num_bad > limit * num:
             common, times = max(faults.items(), key=lambda item: (item[1], item[0]))
             raise UserError(

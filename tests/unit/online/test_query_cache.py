@@ -216,18 +216,6 @@ def redis_url(redis_server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, s
     return {"redis_url": redis_server, "redis_key_env": "TEST_HMAC_KEY"}
 
 
-@pytest.fixture(scope="module")
-def redis_server() -> Any:
-    """A server that speaks Redis' protocol on a real socket."""
-    fakeredis = pytest.importorskip("fakeredis")
-    server = fakeredis.TcpFakeServer(("127.0.0.1", 0), server_type="redis")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"redis://127.0.0.1:{server.server_address[1]}/0"
-    server.shutdown()
-    server.server_close()
-
-
 def test_replicas_share_a_second_level(redis_url: dict[str, str]) -> None:
     async def warm(cache: QueryVectors) -> None:
         await cache.get(["shared", "other"])

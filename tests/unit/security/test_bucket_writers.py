@@ -10,7 +10,6 @@ from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from ray_app.errors import UserError
 from ray_app.ledger.release import CURRENT, current_release, find_release
@@ -45,15 +44,6 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret-value")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     return tmp_path / "machine"
-
-
-@pytest.fixture(scope="module")
-def endpoint():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import os
 import stat
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -150,18 +149,6 @@ def test_a_malformed_uri_is_not_repeated():
 
 def redis_config(url, **more):
     return {"redis_url": url, "redis_key_env": "TEST_HMAC_KEY", **more}
-
-
-@pytest.fixture
-def redis_server():
-    """A server that speaks Redis' protocol on a real socket."""
-    fakeredis = pytest.importorskip("fakeredis")
-    server = fakeredis.TcpFakeServer(("127.0.0.1", 0), server_type="redis")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"redis://127.0.0.1:{server.server_address[1]}/0"
-    server.shutdown()
-    server.server_close()
 
 
 class Lengths:
