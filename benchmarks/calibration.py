@@ -23,6 +23,7 @@ from ray_app.manifest import Output
 from ray_app.models.calibration import Calibration, expected_calibration_error
 from ray_app.models.checkpoint import load_calibration
 from ray_app.storage import Storage
+from ray_app.zero_shot.stage import zero_shot_queries
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
     found, models = JudgedLabels.of(cfg, store), Models.of(store)
     catalogue = without_queries(found.catalogue, found.labels)
     judged = found.pairs(catalogue)
-    features = StudentFeatures.load(catalogue, store)
+    features = StudentFeatures.load(catalogue, store, zero_shot_queries(cfg, store))
     systems = score_systems(cfg, store, features, models, judged, found.calibration(catalogue))
     grades, locales = judged.table["grade"].to_numpy().astype(np.int64), judged.table["locale"].to_pylist()
     rows: list[dict[str, Any]] = []

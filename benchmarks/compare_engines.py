@@ -42,6 +42,7 @@ from ray_app.online.query_engines import choose_engine
 from ray_app.online.sources import Sources
 from ray_app.storage import Storage
 from ray_app.teach.pairs import LabelledPairs, load_catalogue
+from ray_app.zero_shot.stage import zero_shot_queries
 
 SYSTEMS: dict[str, tuple[str, Kind | None]] = {
     "float32": ("torch", None), "onnx": ("onnx", "float16"), "compiled": ("compiled_bf16", "float16"),
@@ -77,7 +78,7 @@ def _compare(cfg: Config, release: Release) -> dict[str, Any]:
     locales = judged.table["locale"].to_pylist()
     student_output = release.sources["student"]
     student = Student(store, student_output)
-    features = StudentFeatures.load(catalogue, store, find=Sources(release))
+    features = StudentFeatures.load(catalogue, store, zero_shot_queries(cfg, store), find=Sources(release))
     computed = features.compute(judged.queries, judged.query_index, judged.pin_index, locales)
     exact = open_release(store, release)
     pin_ids = judged.table["pin_id"].to_pylist()

@@ -159,8 +159,6 @@ def train_tower(tokenizer: Any, rng: np.random.Generator, steps: int, log: list[
     from torch.nn.functional import cross_entropy, normalize
     from transformers import BertConfig, BertModel
 
-    from ray_app.models.pooling import pool
-
     config = BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=WIDTH,
@@ -177,7 +175,9 @@ def train_tower(tokenizer: Any, rng: np.random.Generator, steps: int, log: list[
 
     def embed(texts: list[str]) -> Any:
         ids, mask = padded([encoding.ids[:64] for encoding in tokenizer.encode_batch(texts)])
-        return normalize(pool(model(input_ids=ids, attention_mask=mask).last_hidden_state, mask, "mean"), dim=-1)
+        states = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        weights = mask.unsqueeze(-1).to(states.dtype)
+        return normalize((states * weights).sum(1) / weights.sum(1).clamp(min=1.0), dim=-1)
 
     for step in range(steps):
         left, right, keys = word_pairs(rng) if step % 3 == 0 or step < steps // 10 else text_pairs(rng, 128)

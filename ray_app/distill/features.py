@@ -17,7 +17,6 @@ from ray_app.manifest import Output, read_output, require_output
 from ray_app.models.side_tower import SideTower, aligned
 from ray_app.storage import Storage
 from ray_app.teach.catalogue import Catalogue
-from ray_app.zero_shot.stage import zero_shot_tower
 
 STUDENT_FEATURES_VERSION = 2  # raised when equal inputs give other features
 LOCALE_NAMES = ("same_locale", "same_language", "pin_locale_known", "query_locale_known")
@@ -68,7 +67,7 @@ class StudentFeatures:
 
     @classmethod
     def load(
-        cls, catalogue: Catalogue, store: Storage, encode_queries: EncodeQueries | None = None,
+        cls, catalogue: Catalogue, store: Storage, encode_queries: EncodeQueries,
         find: FindOutput | None = None, read: ReadTable = read_output,
     ) -> "StudentFeatures":  # fmt: skip
         """Read what the stages have made for these pins.
@@ -76,7 +75,7 @@ class StudentFeatures:
         Args:
             catalogue: Of the run.
             store: The run's.
-            encode_queries: See the class; None: the batch job that keeps its results in the ledger.
+            encode_queries: See the class, such as `zero_shot_queries`; not called without sides.
             find: Where the stages' outputs are, such as those of a release; None: the run's latest.
             read: Gives the rows of the catalogue's pins.
 
@@ -94,11 +93,9 @@ class StudentFeatures:
             sides.append(Side(name=name, pin_vectors=matrix_or_zero(table[f"{name}_embedding"]), tower=tower))
             if name == "engagement":
                 rates = matrix_or_zero(table["rates"]), _is_valid(table["rates"])
-        if sides and encode_queries is None:
-            encode_queries = zero_shot_tower(cfg, store, "query").encode
         return cls(
             catalogue=catalogue, vectors=values, vector_known=known, vector_dims=dict(cfg.features.named_vectors),
-            rates=rates, sides=sides, encode_queries=encode_queries,
+            rates=rates, sides=sides, encode_queries=encode_queries if sides else None,
         )  # fmt: skip
 
     @property

@@ -36,6 +36,7 @@ from ray_app.teach.splits import of_queries, queries_of
 from ray_app.text import query_group
 from ray_app.training.examples import Examples, matrix_of
 from ray_app.training.stage import CalibrationPairs, TrainJob, resolved, train_on_ray
+from ray_app.zero_shot.stage import zero_shot_queries
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class _Distilling:
     def jobs(self) -> tuple[dict[str, TrainJob], dict[str, int], dict[str, Any]]:
         """The training of both students, and counts and info for the manifest."""
         cfg, store = self.cfg, self.store
-        features = StudentFeatures.load(load_catalogue(cfg, store)[0], store)
+        features = StudentFeatures.load(load_catalogue(cfg, store)[0], store, zero_shot_queries(cfg, store))
         # Soft labels are raw: the teacher's temperatures are fitted anew without any label being computed again.
         calibration = load_calibration(store, require_output(store, "teach", "teacher"))
         soft = read_output(store, require_output(store, "label", "soft_labels"))

@@ -27,6 +27,7 @@ from ray_app.manifest import (
     require_output,
 )
 from ray_app.storage import Storage
+from ray_app.zero_shot.stage import zero_shot_queries
 
 VERSION = 5
 STAGES = (
@@ -62,7 +63,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
     catalogue = without_queries(found.catalogue, labels)
     judged = found.pairs(catalogue)
-    features = StudentFeatures.load(catalogue, store)
+    features = StudentFeatures.load(catalogue, store, zero_shot_queries(cfg, store))
     systems = score_systems(cfg, store, features, models, judged, found.calibration(catalogue))
 
     seen = found.seen_in_training(cfg, store)

@@ -19,7 +19,7 @@ from ray_app.models.checkpoint import load_calibration, local_folder
 from ray_app.storage import Storage
 from ray_app.teach.catalogue import Catalogue
 from ray_app.teach.pairs import LabelledPairs, load_catalogue, load_cosine_features
-from ray_app.zero_shot.stage import zero_shot_tower
+from ray_app.zero_shot.stage import zero_shot_queries, zero_shot_tower
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,10 @@ class Inputs:
         if key not in self._made:
             catalogue, _ = load_catalogue(cfg, view)
             catalogue = without_queries(catalogue, self.judged.labels)
-            features, pairs = StudentFeatures.load(catalogue, view), self.judged.pairs(catalogue)
+            features, pairs = (
+                StudentFeatures.load(catalogue, view, zero_shot_queries(catalogue.cfg, view)),
+                self.judged.pairs(catalogue),
+            )
             locales = pairs.table["locale"].to_pylist()
             computed = features.compute(pairs.queries, pairs.query_index, pairs.pin_index, locales)
             self._made[key] = features, pairs, computed

@@ -14,6 +14,7 @@ from ray_app.models.head import expected_grade
 from ray_app.storage import Storage
 from ray_app.teach.catalogue import index_queries
 from ray_app.teach.pairs import load_catalogue
+from ray_app.zero_shot.stage import zero_shot_queries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class Arms:
         """Read the run's models and tables."""
         catalogue, _ = load_catalogue(cfg, store)
         return cls(
-            features=StudentFeatures.load(catalogue, store),
+            features=StudentFeatures.load(catalogue, store, zero_shot_queries(cfg, store)),
             control=Student(store, control),
             treatment=Student(store, treatment),
             pin_vectors=pin_vectors,

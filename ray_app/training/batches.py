@@ -242,6 +242,19 @@ def steps_in(num_rows: int, cfg: TrainConfig) -> int:
 # --- sources ---
 
 
+class Source(Protocol):
+    """Where a training loop gets its steps from."""
+
+    preparer: Preparer
+    weight: float  # summed over all examples
+
+    def steps_per_epoch(self, cfg: TrainConfig) -> int:
+        """Optimiser steps."""
+
+    def steps(self, cfg: TrainConfig, seed: int, place: Place, epoch: int, step: int) -> Generator[Step, None, None]:
+        """From that step of that epoch on, to the end of the last epoch."""
+
+
 class InMemory:
     """All examples in this process; texts are measured once."""
 
@@ -349,9 +362,6 @@ def _window_steps(batch: dict[str, Any], **where: Any) -> Iterator[dict[str, Any
     )
     for step in steps:
         yield {"step": np.array([pickle.dumps(step)], dtype=object)}
-
-
-Source = InMemory | Streamed
 
 
 def _ahead(steps: Iterator[Step]) -> Generator[Step, None, None]:

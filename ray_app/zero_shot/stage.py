@@ -1,5 +1,6 @@
 """Embed pins and queries with a published bi-encoder, untrained by us, through the ledger."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -63,6 +64,11 @@ def zero_shot_tower(cfg: Config, store: Storage, role: Role) -> TextTower:
             build_zero_shot, features, usage, role, dtype, embed_threads(cfg)
         ),
     )  # fmt: skip
+
+
+def zero_shot_queries(cfg: Config, store: Storage) -> Callable[[Sequence[str]], np.ndarray]:
+    """Zero-shot embeddings of queries, kept in the ledger; nothing of the model is read before the first call."""
+    return lambda queries: zero_shot_tower(cfg, store, "query").encode(queries)
 
 
 def run(cfg: Config, store: Storage) -> Manifest:

@@ -28,6 +28,7 @@ from ray_app.models.text_encoder import TextEncoder
 from ray_app.models.truncation import describe
 from ray_app.storage import Storage
 from ray_app.teach.pairs import load_catalogue
+from ray_app.zero_shot.stage import zero_shot_queries
 
 pytestmark = pytest.mark.timeout(900)  # the first test pays for the whole pipeline
 
@@ -181,7 +182,7 @@ def test_batch_and_online_features_of_the_student_agree(finished: tuple[Config, 
     be a student that is served other inputs than it learned from."""
     cfg, store = finished[0], Storage(finished[0].output)
     catalogue, _ = load_catalogue(cfg, store)
-    batch = StudentFeatures.load(catalogue, store)
+    batch = StudentFeatures.load(catalogue, store, zero_shot_queries(cfg, store))
     soft = read_output(store, finished[1]["label"].outputs["soft_labels"])
     soft = soft.filter(pc.is_null(soft["error"]))
     trained_on, _ = soft_examples(batch, soft, None)

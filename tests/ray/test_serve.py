@@ -40,6 +40,7 @@ from ray_app.models.text_encoder import stage_dtype
 from ray_app.schemas import embedding_results
 from ray_app.storage import Storage
 from ray_app.teach.pairs import load_catalogue
+from ray_app.zero_shot.stage import zero_shot_queries
 from serve import models
 from serve.local import free_port, serving
 
@@ -144,7 +145,7 @@ def test_online_scores_are_those_of_the_batch_job(app: SimpleNamespace, locale: 
     A request without a locale has an unknown one, and is no American.
     """
     cfg, store = app.cfg, app.store
-    features = StudentFeatures.load(load_catalogue(cfg, store)[0], store)
+    features = StudentFeatures.load(load_catalogue(cfg, store)[0], store, zero_shot_queries(cfg, store))
     rows = features.catalogue.pairs.pin_rows(app.pins)
     locales = [locale or UNKNOWN] * len(rows)
     student = app.release.sources["student"]

@@ -18,6 +18,7 @@ from ray_app.models.text_encoder import stage_dtype
 from ray_app.storage import Storage
 from ray_app.teach.pairs import LabelledPairs, load_catalogue
 from ray_app.text import normalise_query
+from ray_app.zero_shot.stage import zero_shot_queries
 
 VERSION = 2
 SYSTEMS = ("teacher", "student")
@@ -54,7 +55,14 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
     catalogue = without_queries(catalogue, labels)
     pairs = LabelledPairs.of(catalogue, labels, smoothing=0.0)
-    scored = score_systems(cfg, store, StudentFeatures.load(catalogue, store), models, pairs, calibration=pairs)
+    scored = score_systems(
+        cfg,
+        store,
+        StudentFeatures.load(catalogue, store, zero_shot_queries(cfg, store)),
+        models,
+        pairs,
+        calibration=pairs,
+    )
     systems = {name: scored[name] for name in SYSTEMS}
 
     split_of = {row["query"]: row["split"] for row in read_output(store, splits).to_pylist()}
