@@ -35,3 +35,8 @@ def _mix(state: Keys) -> Keys:
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return state ^ (state >> np.uint64(31))
+
+
+def hash_pin_ids(pin_ids: Sequence[str | None]) -> Keys:
+    """64-bit hash of each id, the same on every machine; of None that of "". Shape (num_ids,), uint64."""
+    return text_keys([pin_id or "" for pin_id in pin_ids], "pin_id")

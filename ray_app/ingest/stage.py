@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ray_app.config import Config, UbiSource, section_hash
 from ray_app.errors import UserError
 from ray_app.exchange import cut, exchange, parts_for
+from ray_app.hashing import hash_pin_ids
 from ray_app.ingest.clients import client_key, hash_client
 from ray_app.ingest.files import SourceFile
 from ray_app.ingest.rows import REPLACED, quarantine_table
@@ -25,7 +26,7 @@ from ray_app.ingest.sources import (
     read_human_labels,
     read_source,
 )
-from ray_app.ingest.validate import KEYS, TABLES, PinIds, hash_pin_ids, settle, table_rules
+from ray_app.ingest.validate import KEYS, TABLES, PinIds, settle, table_rules
 from ray_app.manifest import Manifest, Output, StageRun, rows_in_files, write_part
 from ray_app.storage import Storage, StoredFile
 
@@ -171,7 +172,7 @@ def _ingest(stage: StageRun, table: str, source: SourceTable | None, pin_ids: Pi
 
 def _settled(found: Sequence[pa.Table], ignored: int, table: str) -> _Settled:
     valid, quarantine = found
-    hashes = hash_pin_ids(valid["pin_id"]) if table == "pins" else np.zeros(0, np.uint64)
+    hashes = hash_pin_ids(valid["pin_id"].to_pylist()) if table == "pins" else np.zeros(0, np.uint64)
     return _Settled(
         num_rows=valid.num_rows, quarantine=quarantine, ignored=ignored, table=valid, pin_hashes=hashes,
         num_unknown_clients=valid["client_id"].null_count if table == "search_log" else 0,

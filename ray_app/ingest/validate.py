@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ray_app.config import IngestLimits
-from ray_app.hashing import text_keys
+from ray_app.hashing import hash_pin_ids
 from ray_app.ingest import rows
 from ray_app.ingest.cells import CellError, cell_check
 from ray_app.ingest.rows import RawBatch, content_of, quarantine_table
@@ -121,21 +121,16 @@ class PinIds:
     @classmethod
     def of(cls, pin_ids: pa.Array | pa.ChunkedArray) -> "PinIds":
         """Of a column of ids."""
-        return cls(hash_pin_ids(pin_ids))
+        return cls(hash_pin_ids(pin_ids.to_pylist()))
 
     def known(self, pin_ids: pa.ChunkedArray) -> pa.Array:
         """Whether each id is one of them; null where there is none. One in 10^9 other ids passes among 10^10 pins."""
         found = np.zeros(len(pin_ids), bool)
         if len(self._hashes):
-            wanted = hash_pin_ids(pin_ids)
+            wanted = hash_pin_ids(pin_ids.to_pylist())
             place = np.minimum(np.searchsorted(self._hashes, wanted), len(self._hashes) - 1)
             found = self._hashes[place] == wanted
         return pa.array(found, mask=pc.is_null(pin_ids).to_numpy(zero_copy_only=False))
-
-
-def hash_pin_ids(pin_ids: pa.Array | pa.ChunkedArray) -> NDArray[np.uint64]:
-    """(num_ids,) uint64; of a null anything."""
-    return text_keys([pin_id or "" for pin_id in pin_ids.to_pylist()], "pin_id")
 
 
 def settle(checked: Sequence[pa.Table], rules: TableRules, pin_ids: PinIds | None = None) -> tuple[pa.Table, pa.Table]:

@@ -10,17 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ray_app.hashing import Keys, text_keys
+from ray_app.hashing import hash_pin_ids
 from ray_app.ledger.release import Release, require_student
 from ray_app.online.pin_files import HashIds, Kind, MappedFiles, Shard, StoreKey, collect_local, open_files
 from ray_app.storage import Storage
 
-__all__ = ["PinStore", "collect_local", "hash_pin_ids", "shard_of", "shards_of"]
-
-
-def hash_pin_ids(pin_ids: Sequence[str]) -> Keys:
-    """64-bit hash of each id, the same on every machine. Shape (num_ids,), uint64."""
-    return text_keys(pin_ids, "pin_id")
+__all__ = ["PinStore", "collect_local", "shard_of", "shards_of"]
 
 
 def shard_of(pin_id: str, num_shards: int) -> int:

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pytest
 
 from ray_app.errors import UserError
+from ray_app.hashing import hash_pin_ids
 from ray_app.ledger import release as release_module
 from ray_app.ledger.ledger import Ledger
 from ray_app.ledger.release import publish_release
-from ray_app.online.pin_store import PinStore, collect_local, hash_pin_ids, shard_of, shards_of
+from ray_app.online.pin_store import PinStore, collect_local, shard_of, shards_of
 from ray_app.schemas import embedding_results
 from ray_app.storage import Storage
 
