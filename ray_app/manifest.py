@@ -114,11 +114,12 @@ def read_manifest(store: Storage, stage: str) -> Manifest | None:
 
     In a view: its own, or else the run's.
     """
-    found = _read(store, manifest_path(stage, store.view), stage)
-    return _read(store, manifest_path(stage), stage) if found is None and store.view else found
+    found = read_manifest_file(store, manifest_path(stage, store.view), stage)
+    return read_manifest_file(store, manifest_path(stage), stage) if found is None and store.view else found
 
 
-def _read(store: Storage, path: str, stage: str) -> Manifest | None:
+def read_manifest_file(store: Storage, path: str, stage: str) -> Manifest | None:
+    """The manifest in that file; None without one that this code can use."""
     if not store.exists(path):
         return None
     raw = store.read_json(path)
@@ -268,7 +269,7 @@ class StageRun:
         name = self.name or self.stage
         own = manifest_path(name, self.store.view)
         for path in [own, *self._others(own, name)]:
-            manifest = _read(self.store, path, name)
+            manifest = read_manifest_file(self.store, path, name)
             if manifest is None or not self._is_wanted(manifest, may_drift=path == own):
                 continue
             logger.info("%s: up to date", self.stage)

@@ -172,10 +172,10 @@ def student_jobs(
     """
     distill = cfg.distill
     if len(taught):
-        train, valid = _split(taught, distill.valid_share, cfg.seed, splits)
+        train, valid = split_by_query(taught, distill.valid_share, cfg.seed, splits)
         train = Examples.concatenate([train, human])
     else:
-        train, valid = _split(human, 0.1, cfg.seed)
+        train, valid = split_by_query(human, 0.1, cfg.seed)
     calibrate_on = CalibrationPairs(examples=held_out, fitted_to=HUMAN_GRADES)
     if len(held_out) < MIN_PAIRS and len(taught):
         calibrate_on = CalibrationPairs(examples=valid, fitted_to=TEACHER)
@@ -298,7 +298,7 @@ def _examples_of(
     )
 
 
-def _split(
+def split_by_query(
     examples: Examples, valid_share: float, seed: int, splits: pa.Table | None = None
 ) -> tuple[Examples, Examples]:
     """Training and validation pairs, split by query; near-duplicates fall together.

@@ -112,7 +112,7 @@ def publish_release(
                 info=info or {},
             )  # fmt: skip
             store.write_json(f"{release.folder}/release.json", asdict(release))
-    _move_current(store, release_id)
+    move_current(store, release_id)
     logger.info("release %s: %d pins, %d without embedding", release_id, release.num_pins, release.num_missing)
     return release
 
@@ -139,7 +139,7 @@ def promote(store: Storage, release_id: str) -> Release:
             f"release {release.id} cannot be served, files of its sources are gone: {gone[0]}{more}; "
             "promote another one, or run the stages and embed again"
         )
-    _move_current(store, release.id)
+    move_current(store, release.id)
     return release
 
 
@@ -152,12 +152,12 @@ def rollback(store: Storage) -> Release:
     now = read_current(store)
     if now is None or now.previous is None:
         raise UserError(
-            f"no release was served before the current one, so there is none to go back to; {_there(store)}"
+            f"no release was served before the current one, so there is none to go back to; {describe_releases(store)}"
         )
-    if _read_release(store, now.previous) is None:
+    if read_release(store, now.previous) is None:
         raise UserError(
             f"release {now.previous}, which was served before, was collected as garbage or is of another version of "
-            f"this code; promote another one; {_there(store)}"
+            f"this code; promote another one; {describe_releases(store)}"
         )
     return promote(store, now.previous)
 
@@ -174,7 +174,7 @@ def find_release(store: Storage, release_id: str) -> Release:
     if found:
         ids = ", ".join(release.id for release in found)
         raise UserError(f"{release_id!r} is the beginning of {len(found)} releases; write more of it: {ids}")
-    raise UserError(f"there is no release {release_id!r}; {_there(store)}")
+    raise UserError(f"there is no release {release_id!r}; {describe_releases(store)}")
 
 
 def read_current(store: Storage) -> Current | None:
@@ -200,7 +200,7 @@ def current_release(store: Storage) -> Release | None:
     now = read_current(store)
     if now is None:
         return None
-    release = _read_release(store, now.id)
+    release = read_release(store, now.id)
     if release is None:
         raise UserError(
             f"{store.shown}/{CURRENT} names release {now.id}, which is not there or of another version of this code; "
@@ -271,7 +271,7 @@ def missing_files(store: Storage, release: Release) -> list[str]:
 def is_complete(store: Storage, release_id: str) -> bool:
     """Whether that release and all files that it needs are there."""
     try:
-        release = _read_release(store, release_id)
+        release = read_release(store, release_id)
     except CorruptFileError:
         return False
     return release is not None and not missing_files(store, release)
@@ -282,7 +282,7 @@ def list_releases(store: Storage) -> list[Release]:
     found = []
     for path in store.list_files("releases", "/release.json"):
         try:
-            release = _read_release(store, path.split("/")[1])
+            release = read_release(store, path.split("/")[1])
         except CorruptFileError as error:
             logger.warning("ignoring a release: %s", error)
             continue
@@ -323,18 +323,21 @@ def _pairs_hash(pins: pa.Table, good: np.ndarray) -> str:
     return digest.hexdigest()[:16]
 
 
-def _move_current(store: Storage, release_id: str) -> None:
+def move_current(store: Storage, release_id: str) -> None:
+    """Let CURRENT name another release; the last step of a release, of `promote` and of `rollback`."""
     now = read_current(store)
     if now is None or now.id != release_id:
         store.write_json(CURRENT, Current(release_id, now.id if now else None)._asdict())
 
 
-def _there(store: Storage) -> str:
+def describe_releases(store: Storage) -> str:
+    """The ids of all releases, for error messages."""
     ids = [release.id for release in list_releases(store)]
     return f"there are: {', '.join(ids)}" if ids else "there are no releases; run embed"
 
 
-def _read_release(store: Storage, release_id: str) -> Release | None:
+def read_release(store: Storage, release_id: str) -> Release | None:
+    """A release by its id; None if it is none of ours, absent or incomplete."""
     if not is_hash(release_id):  # it becomes the name of folders, here and on the machines that serve it
         logger.warning("ignoring a release with the id %r: it is none of ours", release_id)
         return None
@@ -363,7 +366,7 @@ def _read_release(store: Storage, release_id: str) -> Release | None:
 def _intact_release(store: Storage, release_id: str) -> Release | None:
     """The release if it is there, opens, and all that it needs is there."""
     try:
-        release = _read_release(store, release_id)
+        release = read_release(store, release_id)
         if release is None:
             return None
         for _ in read_parts(store, release):

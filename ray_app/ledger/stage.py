@@ -29,7 +29,7 @@ BlockFn = Callable[[pa.Table], pa.Table]
 
 TOKENS = "tokens"  # optional columns of results: tokens of the row by itself,
 COMPUTED_TOKENS = "computed_tokens"  # and those that the model computed; together over the block
-_BLOCK_ROWS = "__block_rows__"  # internal column: how many rows the block had when it was cut
+BLOCK_ROWS = "__block_rows__"  # internal column: how many rows the block had when it was cut
 _LEAST_ROWS = 1000  # before a job gives up for its share of errors
 
 Chain = Callable[[Any, Ledger, Plan, int], Any]
@@ -238,8 +238,8 @@ class CommitBlockUDF:
 
 def whole_block(block: pa.Table) -> pa.Table:
     """The block as it was cut: another size would mean other batches, and other rounding."""
-    assert pc.all(pc.equal(block[_BLOCK_ROWS], block.num_rows)).as_py(), "Ray Data merged or split a block"
-    return block.drop_columns([_BLOCK_ROWS])
+    assert pc.all(pc.equal(block[BLOCK_ROWS], block.num_rows)).as_py(), "Ray Data merged or split a block"
+    return block.drop_columns([BLOCK_ROWS])
 
 
 def commit_block(ledger: Ledger, keys: pa.ChunkedArray, results: pa.Table, started: float, finished: float) -> pa.Table:
@@ -267,7 +267,7 @@ def _compute(ledger: Ledger, todo: pa.Table, chain: Chain, plan: Plan, rows_per_
     slices = (todo.slice(start, size).combine_chunks() for start in range(0, todo.num_rows, size))
     # Put one by one: a list of tables would be in memory twice.
     blocks: Any = [
-        ray.put(b.append_column(_BLOCK_ROWS, pa.array([b.num_rows] * b.num_rows, pa.int64()))) for b in slices
+        ray.put(b.append_column(BLOCK_ROWS, pa.array([b.num_rows] * b.num_rows, pa.int64()))) for b in slices
     ]
     dataset = chain(ray.data.from_arrow_refs(blocks), ledger, plan, size)
     dataset.set_name(ledger.table)

@@ -63,7 +63,7 @@ def model_files(store: Storage, folder: str) -> list[StoredFile] | None:
     return files
 
 
-def _intact_files(store: Storage, output: Output) -> list[StoredFile]:
+def intact_files(store: Storage, output: Output) -> list[StoredFile]:
     """The files of a model with their hashes, for which the output's own hash vouches.
 
     Raises:
@@ -83,20 +83,22 @@ def read_model_file(store: Storage, output: Output, name: str) -> bytes:
         UserError: the model has none of that name, or it is gone or was changed.
     """
     path = f"{output.path}/{name}"
-    for file in _intact_files(store, output):
+    for file in intact_files(store, output):
         if file.path == path:
-            return _read(store, file)
+            return read_file(store, file)
     raise UserError(f"the {output.name} model lacks {path}; delete {output.path} and train it again")
 
 
-def _read(store: Storage, file: StoredFile) -> bytes:
+def read_file(store: Storage, file: StoredFile) -> bytes:
+    """A file's bytes, compared with its stored hash."""
     data = store.read_bytes(file.path)
     if hashlib.sha256(data).hexdigest() != file.sha256:
-        raise _changed(store, file)
+        raise changed_error(store, file)
     return data
 
 
-def _changed(store: Storage, file: StoredFile) -> CorruptFileError:
+def changed_error(store: Storage, file: StoredFile) -> CorruptFileError:
+    """The error of a file that is not what its stage wrote."""
     folder = file.path.rpartition("/")[0]
     return CorruptFileError(f"{store.shown}/{file.path} was changed; delete {folder} and run its stage again")
 
@@ -142,9 +144,7 @@ def local_folder(store: Storage, output: Output, weights: bool = True) -> Path:
     Raises:
         UserError: a file of the model is missing or was changed.
     """
-    files = [
-        f for f in _intact_files(store, output) if weights or "/lm/" not in f.path or not f.path.endswith(_WEIGHTS)
-    ]
+    files = [f for f in intact_files(store, output) if weights or "/lm/" not in f.path or not f.path.endswith(_WEIGHTS)]
     if store.is_local:
         path = Path(store.full_path(output.path))
         for file in files:
@@ -152,7 +152,7 @@ def local_folder(store: Storage, output: Output, weights: bool = True) -> Path:
             if not (path / name).is_file():
                 raise UserError(f"the {output.name} model lacks {file.path}; delete {output.path} and train it again")
             if _sha256(path / name) != file.sha256:
-                raise _changed(store, file)
+                raise changed_error(store, file)
         return path
     models = cache_folder("models")
     path = models / (output.content_hash + ("" if weights else "-light"))
@@ -179,7 +179,7 @@ def _download(store: Storage, wanted: dict[str, StoredFile], path: Path) -> None
     try:
         for name, file in wanted.items():
             (temp / name).parent.mkdir(parents=True, exist_ok=True)
-            (temp / name).write_bytes(_read(store, file))
+            (temp / name).write_bytes(read_file(store, file))
         remove(path)
         try:
             temp.rename(path)

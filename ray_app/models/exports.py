@@ -68,7 +68,7 @@ def export_student(store: Storage, student: Output, target: Storage, folder: str
         logger.info("export: up to date")
         return path
     if onnx:
-        _require_onnx()
+        require_onnx()
     from ray_app.models.bi_encoder import BiEncoder
 
     model = BiEncoder.from_pretrained(local_folder(store, student))
@@ -208,7 +208,7 @@ def write_onnx(student: "BiEncoder", path: Path) -> None:
     Raises:
         UserError: a package is missing, the model cannot be traced, or onnxruntime computes other vectors.
     """
-    _require_onnx()
+    require_onnx()
     import torch
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -266,7 +266,8 @@ def token_batch(student: "BiEncoder", batch: int, tokens: int) -> tuple[Any, Any
     return ids, (torch.arange(tokens) < lengths.unsqueeze(1)).long()
 
 
-def _require_onnx() -> None:
+def require_onnx() -> None:
+    """Raises: UserError: the packages of the extra `export` are missing."""
     missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(

@@ -139,7 +139,7 @@ def map_files(folder: Path, key: StoreKey, verify: bool) -> MappedFiles | None:
         for name, (size, sha256) in raw["files"].items():
             if (folder / name).stat().st_size != size:
                 raise _NotThisError(f"{name} is not {size} bytes long")
-            if verify and _sha256(folder / name) != sha256:
+            if verify and sha256_of(folder / name) != sha256:
                 raise _NotThisError(f"{name} was changed")
         mapped = {name: _map_array(folder / name, *kind) for name, kind in arrays.items()}
         pin_ids = _map_ids(folder / "pin_ids.arrow", num_pins)
@@ -190,10 +190,10 @@ def _make(store: Storage, release: Release, folder: Path, key: StoreKey, hash_id
     try:
         num_pins = _write_files(store, release, temp, key, hash_ids)
         names = [*key.arrays(num_pins), "pin_ids.arrow"]
-        files = {name: [(temp / name).stat().st_size, _sha256(temp / name)] for name in names}
+        files = {name: [(temp / name).stat().st_size, sha256_of(temp / name)] for name in names}
         with (temp / "meta.json").open("w") as out:
             json.dump(asdict(key) | {"num_pins": num_pins, "files": files}, out, indent=2)
-            _sync(out)
+            sync(out)
         if folder.exists() and map_files(folder, key, verify) is None:
             remove(folder)
         try:
@@ -230,7 +230,7 @@ def _write_files(store: Storage, release: Release, temp: Path, key: StoreKey, ha
         for name, file in files.items():
             file.seek(0)
             file.write(_header(*key.arrays(num_pins)[name]))
-            _sync(file)
+            sync(file)
     assert num_pins <= np.iinfo(np.uint32).max, "rows.npy holds 32 bits"
     all_keys = np.concatenate(keys)
     order = np.argsort(all_keys, kind="stable")
@@ -238,12 +238,12 @@ def _write_files(store: Storage, release: Release, temp: Path, key: StoreKey, ha
         with (temp / name).open("wb") as out:
             out.write(_header(*key.arrays(num_pins)[name]))
             out.write(array.data)
-            _sync(out)
+            sync(out)
     column = pa.concat_arrays(ids) if ids else pa.array([], pa.large_binary())
     with (temp / "pin_ids.arrow").open("wb") as out:
         with pa.ipc.new_file(out, pa.schema([("pin_id", pa.large_binary())])) as writer:
             writer.write_batch(pa.record_batch({"pin_id": column}))
-        _sync(out)
+        sync(out)
     return num_pins
 
 
@@ -301,11 +301,13 @@ def _map_ids(path: Path, num_pins: int) -> pa.Array:
     return ids
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(file: IO[Any]) -> None:
+def sync(file: IO[Any]) -> None:
+    """Flush a file to the disk."""
     file.flush()
     os.fsync(file.fileno())  # else a power cut can leave files of the right size with no content

@@ -124,7 +124,7 @@ def fit(
     state = TrainState()
     best = trained_weights(model)
     if resume_from is not None:
-        state, best = _load(resume_from, model, optimizer, worker)
+        state, best = load_checkpoint(resume_from, model, optimizer, worker)
         logger.info("resuming after %d steps of epoch %d", state.step, state.epoch + 1)
     if not state.stopped(cfg):
         run = _Run(model, wrapped, optimizer, cfg, worker, device)
@@ -168,12 +168,12 @@ def fit(
             if due:
                 shown = {name: value for name, value in state.history[-1].items() if value is not None} if ended else {}
                 shown |= {"epochs": float(state.epoch), "total_steps": float(state.total_steps)}
-                worker.report(shown, partial(_save, model, optimizer, state, best, worker))
+                worker.report(shown, partial(save_checkpoint, model, optimizer, state, best, worker))
             step = following
         steps.close()
         if run.num_steps:
             run.refuse_untouched()
-    _set_weights(model, best, worker)
+    set_weights(model, best, worker)
     model.eval()
     return state
 
@@ -384,7 +384,8 @@ def trained_weights(model: Any) -> dict[str, Any]:
     return {name: tensor.clone() for name, tensor in found.items()}
 
 
-def _set_weights(model: Any, weights: dict[str, Any], worker: Worker) -> None:
+def set_weights(model: Any, weights: dict[str, Any], worker: Worker) -> None:
+    """Give the model these weights; each worker of a sharded one gets its share."""
     from torch.distributed.checkpoint.state_dict import set_model_state_dict
 
     set_model_state_dict(model, weights, options=_options(load=True, spread=_is_sharded(model)))
@@ -394,7 +395,9 @@ def _is_sharded(model: Any) -> bool:
     return hasattr(model, "set_requires_gradient_sync")
 
 
-def _save(model: Any, optimizer: Any, state: TrainState, best: dict[str, Any], worker: Worker, folder: Path) -> None:
+def save_checkpoint(
+    model: Any, optimizer: Any, state: TrainState, best: dict[str, Any], worker: Worker, folder: Path
+) -> None:
     """Every worker must call it if the model is sharded; the first one writes."""
     import torch
     from torch.distributed.checkpoint.state_dict import get_state_dict
@@ -405,7 +408,8 @@ def _save(model: Any, optimizer: Any, state: TrainState, best: dict[str, Any], w
         (folder / "state.json").write_text(json.dumps(asdict(state)))
 
 
-def _load(folder: Path, model: Any, optimizer: Any, worker: Worker) -> tuple[TrainState, dict[str, Any]]:
+def load_checkpoint(folder: Path, model: Any, optimizer: Any, worker: Worker) -> tuple[TrainState, dict[str, Any]]:
+    """The inverse of `save_checkpoint`."""
     import torch
     from torch.distributed.checkpoint.state_dict import set_state_dict
 

@@ -35,7 +35,7 @@ from ray_app.training.tracking import start_tracking
 
 logger = logging.getLogger(__name__)
 
-_JOB_FILE = "job.json"  # in a checkpoint: which job it is of, and the bytes of its files
+JOB_FILE = "job.json"  # in a checkpoint: which job it is of, and the bytes of its files
 _SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of the checkpoints
 _ROWS_PER_FILE = 8192  # of examples that are streamed: windows are made of such files
 
@@ -158,14 +158,14 @@ def train_on_ray(
 
 
 def _trainer(
-    name: str, sent: list[tuple["_Files", TrainJob]], seed: int, store: Storage, cfg: WorkersConfig
+    name: str, sent: list[tuple["ExampleFiles", TrainJob]], seed: int, store: Storage, cfg: WorkersConfig
 ) -> TorchTrainer:
     """Of the run of that name, which goes on from its last checkpoint."""
     rescued = _rescue(f"training/{name}", store)
     use_gpu = _use_gpu(cfg)
     num_workers: Any = cfg.num_workers if cfg.min_workers is None else (cfg.min_workers, cfg.num_workers)
     return TorchTrainer(
-        _train_worker,
+        train_worker,
         train_loop_config={"jobs": sent, "seed": seed, "store": store, "name": name, "rescued": rescued},
         torch_config=_TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
@@ -210,8 +210,8 @@ def _rescue(folder: str, store: Storage) -> str | None:
             return None
     except CorruptFileError:
         store.delete(f"{folder}/{_SNAPSHOT}")
-    for about in reversed(store.list_files(folder, f"/{_JOB_FILE}")):  # named by their time
-        checkpoint = about.removesuffix(f"/{_JOB_FILE}")
+    for about in reversed(store.list_files(folder, f"/{JOB_FILE}")):  # named by their time
+        checkpoint = about.removesuffix(f"/{JOB_FILE}")
         try:
             wanted = store.read_json(about)["bytes"]
         except (CorruptFileError, KeyError):
@@ -224,7 +224,7 @@ def _rescue(folder: str, store: Storage) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Files:
+class ExampleFiles:
     """Where a job's examples lie."""
 
     train: list[str]
@@ -234,7 +234,7 @@ class _Files:
     calibrate_on: str | None
 
 
-def _write_examples(job: TrainJob, folder: str, seed: int, store: Storage) -> _Files:
+def _write_examples(job: TrainJob, folder: str, seed: int, store: Storage) -> ExampleFiles:
     """In one file, or shuffled into many if they are to be streamed."""
     table = job.train.to_table()
     parts = [table]
@@ -249,7 +249,7 @@ def _write_examples(job: TrainJob, folder: str, seed: int, store: Storage) -> _F
     if job.calibrate_on is not None:
         pairs = f"{folder}/calibrate_on.parquet"
         store.write_table(pairs, job.calibrate_on.examples.to_table())
-    return _Files(
+    return ExampleFiles(
         train=paths, train_rows=[part.num_rows for part in parts], train_weight=float(job.train.weights.sum()),
         valid=f"{folder}/valid.parquet", calibrate_on=pairs,
     )  # fmt: skip
@@ -264,7 +264,7 @@ def _shuffled_files(job: TrainJob, per_file: int, seed: int) -> list[np.ndarray]
     return [order[start : start + per_file] for start in range(0, len(order), per_file)]
 
 
-def _train_worker(config: dict[str, Any]) -> None:
+def train_worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
     import torch
 
@@ -278,7 +278,7 @@ def _train_worker(config: dict[str, Any]) -> None:
             _train_job(job, files, config, device)
 
 
-def _train_job(job: TrainJob, where: _Files, config: dict[str, Any], device: Any) -> None:
+def _train_job(job: TrainJob, where: ExampleFiles, config: dict[str, Any], device: Any) -> None:
     import torch
     import torch.distributed as dist
 
@@ -380,7 +380,7 @@ class _Peer:
                 ray.train.report(metrics)
                 return
             about = {"job": self.job.model_folder, "bytes": {p.name: p.stat().st_size for p in Path(folder).iterdir()}}
-            (Path(folder) / _JOB_FILE).write_text(json.dumps(about))
+            (Path(folder) / JOB_FILE).write_text(json.dumps(about))
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     @contextmanager
@@ -393,7 +393,7 @@ class _Peer:
             yield None
             return
         with found.as_directory() as folder:
-            about = json.loads((Path(folder) / _JOB_FILE).read_text())
+            about = json.loads((Path(folder) / JOB_FILE).read_text())
             is_ours = about["job"] == self.job.model_folder  # else it is of the job before
             yield Path(folder) if is_ours else None
 

@@ -15,13 +15,15 @@ GREY: RGB = (150, 152, 158)
 DARK: RGB = (96, 96, 104)
 
 
-def _fade(pen: Pen, top: RGB, bottom: RGB, y0: float, y1: float, bands: int = 8) -> None:
+def fade(pen: Pen, top: RGB, bottom: RGB, y0: float, y1: float, bands: int = 8) -> None:
+    """A vertical gradient as bands."""
     step = (y1 - y0) / bands
     for band in range(bands):
         pen.box(0, y0 + band * step, 1, y1 + 0.001, mix(top, bottom, band / (bands - 1)))
 
 
-def _pick(rng: np.random.Generator, colours: tuple[RGB, ...]) -> RGB:
+def pick(rng: np.random.Generator, colours: tuple[RGB, ...]) -> RGB:
+    """One of the colours at random."""
     return colours[int(rng.integers(len(colours)))]
 
 
@@ -40,8 +42,8 @@ def _fir(pen: Pen, x: float, foot: float, height: float, green: RGB, snow: bool 
 
 def living_room(pen: Pen, rng: np.random.Generator) -> RGB:
     """Window with curtains, framed picture, standing lamp, wooden floor."""
-    wall = _pick(rng, ((226, 214, 196), (210, 216, 206), (222, 208, 204)))
-    curtain, floor = _pick(rng, ((186, 150, 132), (150, 160, 172), (170, 166, 140))), (196, 170, 142)
+    wall = pick(rng, ((226, 214, 196), (210, 216, 206), (222, 208, 204)))
+    curtain, floor = pick(rng, ((186, 150, 132), (150, 160, 172), (170, 166, 140))), (196, 170, 142)
     pen.box(0, 0, 1, 0.66, wall)
     pen.box(0, 0.66, 1, 1, floor)
     for y in (0.74, 0.83, 0.93):
@@ -64,7 +66,7 @@ def living_room(pen: Pen, rng: np.random.Generator) -> RGB:
 
 def bedroom(pen: Pen, rng: np.random.Generator) -> RGB:
     """Night: dark blue wall, moon in the window, string of lights, end of a bed with pillows, carpet."""
-    wall = _pick(rng, ((116, 122, 152), (126, 116, 148), (108, 128, 146)))
+    wall = pick(rng, ((116, 122, 152), (126, 116, 148), (108, 128, 146)))
     floor = (176, 168, 178)
     pen.box(0, 0, 1, 0.68, wall)
     pen.box(0, 0.68, 1, 1, floor)
@@ -89,8 +91,8 @@ def bedroom(pen: Pen, rng: np.random.Generator) -> RGB:
 
 def garden(pen: Pen, rng: np.random.Generator) -> RGB:
     """Lawn, picket fence, round bushes, flowers, sun."""
-    lawn = _pick(rng, ((176, 206, 142), (168, 200, 150), (186, 204, 138)))
-    _fade(pen, (186, 220, 238), (226, 238, 238), 0, 0.5)
+    lawn = pick(rng, ((176, 206, 142), (168, 200, 150), (186, 204, 138)))
+    fade(pen, (186, 220, 238), (226, 238, 238), 0, 0.5)
     pen.oval(0.78, 0.04, 0.94, 0.2, (252, 232, 156))
     for x in (-0.06, 0.16, 0.66, 0.86):
         size = float(rng.uniform(0.2, 0.3))
@@ -113,7 +115,7 @@ def garden(pen: Pen, rng: np.random.Generator) -> RGB:
 
 def office(pen: Pen, rng: np.random.Generator) -> RGB:
     """Ceiling lights, a board with a chart, desks with screens, grey carpet."""
-    wall, floor = _pick(rng, ((222, 226, 230), (214, 222, 228), (226, 226, 222))), (164, 172, 180)
+    wall, floor = pick(rng, ((222, 226, 230), (214, 222, 228), (226, 226, 222))), (164, 172, 180)
     pen.box(0, 0, 1, 0.64, wall)
     pen.box(0, 0.64, 1, 1, floor)
     pen.box(0, 0, 1, 0.09, (204, 208, 214))
@@ -138,8 +140,8 @@ def office(pen: Pen, rng: np.random.Generator) -> RGB:
 
 def kitchen(pen: Pen, rng: np.random.Generator) -> RGB:
     """Tiles, wall cupboards, hanging pans, stove, worktop in front."""
-    tile = _pick(rng, ((218, 232, 230), (236, 232, 220), (222, 228, 238)))
-    cupboard = _pick(rng, ((196, 178, 154), (172, 186, 184), (206, 200, 188)))
+    tile = pick(rng, ((218, 232, 230), (236, 232, 220), (222, 228, 238)))
+    cupboard = pick(rng, ((196, 178, 154), (172, 186, 184), (206, 200, 188)))
     pen.box(0, 0, 1, 1, tile)
     for step in range(1, 9):
         pen.path(((step / 8, 0.24), (step / 8, 0.64)), mix(tile, GREY, 0.5), 0.008)
@@ -165,8 +167,8 @@ def kitchen(pen: Pen, rng: np.random.Generator) -> RGB:
 
 def cafe(pen: Pen, rng: np.random.Generator) -> RGB:
     """Brick wall under a striped awning, menu on a blackboard, hanging lamps, round tables."""
-    brick = _pick(rng, ((206, 176, 160), (212, 186, 162), (196, 172, 164)))
-    stripe, floor = _pick(rng, ((170, 110, 104), (104, 140, 126), (116, 124, 150))), (188, 164, 142)
+    brick = pick(rng, ((206, 176, 160), (212, 186, 162), (196, 172, 164)))
+    stripe, floor = pick(rng, ((170, 110, 104), (104, 140, 126), (116, 124, 150))), (188, 164, 142)
     pen.box(0, 0, 1, 0.72, brick)
     for row in range(7):
         y = 0.2 + row * 0.075
@@ -194,7 +196,7 @@ def cafe(pen: Pen, rng: np.random.Generator) -> RGB:
 
 def party(pen: Pen, rng: np.random.Generator) -> RGB:
     """Bunting, balloons, confetti, a table cloth."""
-    wall = _pick(rng, ((246, 226, 214), (226, 222, 244), (218, 236, 238)))
+    wall = pick(rng, ((246, 226, 214), (226, 222, 244), (218, 236, 238)))
     bright = ((244, 150, 150), (250, 206, 120), (150, 200, 160), (150, 180, 232), (206, 160, 220))
     pen.box(0, 0, 1, 1, wall)
     for _ in range(44):
@@ -219,7 +221,7 @@ def party(pen: Pen, rng: np.random.Generator) -> RGB:
 
 def street(pen: Pen, rng: np.random.Generator) -> RGB:
     """A row of gabled houses, pavement, road with a dashed line, traffic light."""
-    _fade(pen, (204, 216, 226), (234, 234, 230), 0, 0.6)
+    fade(pen, (204, 216, 226), (234, 234, 230), 0, 0.6)
     walls = ((214, 190, 170), (196, 200, 196), (226, 214, 180), (204, 180, 178), (190, 198, 210))
     for step, pick in enumerate(rng.permutation(5)):
         x, top = step * 0.2, 0.22 + float(rng.uniform(-0.05, 0.05))
@@ -242,10 +244,10 @@ def street(pen: Pen, rng: np.random.Generator) -> RGB:
 
 def beach(pen: Pen, rng: np.random.Generator) -> RGB:
     """Sand, a band of sea with surf, sun, palm, starfish."""
-    sand = _pick(rng, ((242, 224, 182), (238, 218, 178), (244, 228, 194)))
-    _fade(pen, (170, 216, 238), (226, 242, 244), 0, 0.42)
+    sand = pick(rng, ((242, 224, 182), (238, 218, 178), (244, 228, 194)))
+    fade(pen, (170, 216, 238), (226, 242, 244), 0, 0.42)
     pen.oval(0.66, 0.05, 0.84, 0.23, (254, 238, 164))
-    _fade(pen, (96, 176, 196), (146, 206, 214), 0.42, 0.58, 4)
+    fade(pen, (96, 176, 196), (146, 206, 214), 0.42, 0.58, 4)
     pen.box(0, 0.58, 1, 1, sand)
     pen.poly([(0, 0.56), (1, 0.56), *((1 - step / 8, 0.6 + 0.02 * (step % 2)) for step in range(9))], (250, 252, 250))
     pen.path([(0.12, 0.74), (0.1, 0.5), (0.14, 0.3), (0.2, 0.2)], (164, 134, 104), 0.045)
@@ -271,7 +273,7 @@ def beach(pen: Pen, rng: np.random.Generator) -> RGB:
 def snow(pen: Pen, rng: np.random.Generator) -> RGB:
     """White hills, snowy firs, a snowman, flakes."""
     ground = (240, 244, 250)
-    _fade(pen, (164, 182, 204), (214, 224, 236), 0, 0.6)
+    fade(pen, (164, 182, 204), (214, 224, 236), 0, 0.6)
     pen.oval(-0.3, 0.42, 0.6, 0.9, (226, 234, 244))
     pen.oval(0.4, 0.46, 1.3, 0.9, (218, 228, 240))
     for x, tall in ((0.08, 0.4), (0.26, 0.28), (0.78, 0.26)):
@@ -290,8 +292,8 @@ def snow(pen: Pen, rng: np.random.Generator) -> RGB:
 
 def mountains(pen: Pen, rng: np.random.Generator) -> RGB:
     """Jagged grey peaks with snow caps, foothills, a stony meadow."""
-    meadow = _pick(rng, ((190, 196, 158), (182, 192, 166), (198, 194, 160)))
-    _fade(pen, (170, 202, 228), (230, 236, 238), 0, 0.6)
+    meadow = pick(rng, ((190, 196, 158), (182, 192, 166), (198, 194, 160)))
+    fade(pen, (170, 202, 228), (230, 236, 238), 0, 0.6)
     for x, top, wide, shade in (
         (0.5, 0.2, 0.42, (168, 178, 194)),
         (0.16, 0.08, 0.36, (146, 154, 172)),
@@ -326,14 +328,14 @@ def mountains(pen: Pen, rng: np.random.Generator) -> RGB:
 
 def lake(pen: Pen, rng: np.random.Generator) -> RGB:
     """Dark wooded shore mirrored in still water, reeds, water lilies, a jetty."""
-    water = _pick(rng, ((150, 196, 204), (146, 188, 208), (158, 198, 196)))
-    _fade(pen, (236, 226, 210), (244, 238, 226), 0, 0.36, 5)
+    water = pick(rng, ((150, 196, 204), (146, 188, 208), (158, 198, 196)))
+    fade(pen, (236, 226, 210), (244, 238, 226), 0, 0.36, 5)
     pen.oval(-0.2, 0.18, 0.6, 0.6, (168, 188, 170))
     pen.oval(0.4, 0.2, 1.2, 0.6, (156, 178, 166))
     for step in range(12):
         x = 0.04 + step * 0.085
         _fir(pen, x, 0.43, 0.16 + float(rng.uniform(0, 0.09)), (104, 136, 118))
-    _fade(pen, mix(water, (90, 130, 120), 0.5), water, 0.42, 0.74, 6)
+    fade(pen, mix(water, (90, 130, 120), 0.5), water, 0.42, 0.74, 6)
     pen.box(0, 0.74, 1, 1, water)
     for step in range(14):
         x, y = float(rng.uniform(0, 0.9)), 0.5 + step * 0.035
@@ -350,12 +352,12 @@ def lake(pen: Pen, rng: np.random.Generator) -> RGB:
 
 def city(pen: Pen, rng: np.random.Generator) -> RGB:
     """A dusk skyline of towers with lit windows, one with a spire, over a square."""
-    _fade(pen, (150, 152, 186), (240, 206, 184), 0, 0.64)
+    fade(pen, (150, 152, 186), (240, 206, 184), 0, 0.64)
     x = 0.0
     while x < 1.0:
         wide = float(rng.uniform(0.1, 0.16))
         top = float(rng.uniform(0.08, 0.26)) if not 0.35 < x < 0.6 else float(rng.uniform(0.2, 0.34))
-        shade = _pick(rng, ((96, 104, 132), (112, 116, 146), (84, 94, 122)))
+        shade = pick(rng, ((96, 104, 132), (112, 116, 146), (84, 94, 122)))
         pen.box(x, top, x + wide, 0.72, shade)
         if rng.random() < 0.4:
             pen.path(((x + wide / 2, top), (x + wide / 2, top - 0.08)), shade, 0.014)

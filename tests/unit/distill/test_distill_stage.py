@@ -8,7 +8,7 @@ import pytest
 
 from ray_app.config import load_config
 from ray_app.distill.features import LOCALE_NAMES
-from ray_app.distill.stage import _split, student_jobs
+from ray_app.distill.stage import split_by_query, student_jobs
 from ray_app.models.calibration import HUMAN_GRADES, MIN_PAIRS, TEACHER
 from ray_app.teach.splits import SPLITS
 from ray_app.training.examples import Examples
@@ -35,7 +35,9 @@ def jobs(taught: Examples, held_out: Examples) -> dict:
 def test_soft_labels_of_human_labelled_queries_stay_on_their_side(seed: int) -> None:
     """Else early stopping sees queries that were trained on, and the human validation queries are trained on."""
     others = [f"query {i}" for i in range(200)]
-    train, valid = _split(examples([*others, "laptops", "red mugs", "laptop", "red mug"]), 0.3, seed, SPLITS_TABLE)
+    train, valid = split_by_query(
+        examples([*others, "laptops", "red mugs", "laptop", "red mug"]), 0.3, seed, SPLITS_TABLE
+    )
     assert {"laptop", "laptops"} <= set(train.queries)
     assert {"red mug", "red mugs"} <= set(valid.queries)
     assert 30 < len(valid) < 90
