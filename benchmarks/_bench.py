@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_app.manifest import git_commit, package_versions
+from ray_app.tables.provenance import git_commit, package_versions
 
 ROOT = Path(__file__).resolve().parents[1]
 CHORUS = ROOT.parent / "shared" / "data" / "chorus"

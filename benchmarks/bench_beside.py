@@ -27,11 +27,12 @@ from _bench import ROOT, finish, skip
 from _load import Request, load
 from bench_serve import Queries
 
-from ray_app.cluster import local_environment
-from ray_app.config import load_config
-from ray_app.ledger.release import current_release, open_release
-from ray_app.manifest import read_output
-from ray_app.storage import Storage
+from ray_app.base.config import load_config
+from ray_app.base.storage import Storage
+from ray_app.cluster.resources import local_environment
+from ray_app.tables.current import current_release
+from ray_app.tables.manifest import read_output
+from ray_app.tables.release import open_release
 from serve.local import absolute, serving
 
 PORT = 8124

@@ -20,8 +20,8 @@ import numpy as np
 from _bench import CHORUS, finish, skip, summary, time_calls
 from rank_bm25 import BM25Okapi
 
-from ray_app.bm25 import Bm25Index
-from ray_app.text import normalise_query, tokenise
+from ray_app.base.text import normalise_query, tokenise
+from ray_app.features.bm25 import Bm25Index
 
 NUM_SAMPLED = 26_000  # the default of sample.num_pairs
 ROUNDS, REPEATS_PER_ROUND = 10, 10  # the peer is called once a round

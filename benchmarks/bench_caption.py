@@ -32,14 +32,14 @@ import pyarrow as pa
 import ray
 from _bench import ROOT, finish, skip, summary
 
-from ray_app.caption.batches import CaptionUDF, load_pictures, to_picture
-from ray_app.caption.engine import TransformersCaptioner
-from ray_app.caption.pictures import SOURCES
-from ray_app.caption.stage import stream_answers
-from ray_app.cluster import start_local
-from ray_app.config import CaptionConfig, RayConfig
-from ray_app.models.text_encoder import actor_threads
-from ray_app.storage import Storage
+from ray_app.base.config import CaptionConfig, RayConfig
+from ray_app.base.storage import Storage
+from ray_app.cluster.resources import start_local
+from ray_app.models.devices import actor_threads
+from ray_app.stages.caption.batches import CaptionUDF, load_pictures, to_picture
+from ray_app.stages.caption.chain import stream_answers
+from ray_app.stages.caption.engine import TransformersCaptioner
+from ray_app.stages.caption.image_index import SOURCES
 
 CLOTHING = ROOT.parent / "shared" / "data" / "clothing" / "images"
 DEMO_MODEL = "package:ray_app/demo/models/vlm"
@@ -99,7 +99,7 @@ def as_sources(paths: list[Path]) -> pa.Table:
 def demo_pictures(folder: Path, count: int) -> list[Path]:
     """Pictures of the demo world."""
     from ray_app.demo.concepts import draw_concept
-    from ray_app.demo.pictures import picture_bytes
+    from ray_app.demo.render_images import picture_bytes
 
     rng = np.random.default_rng(0)
     paths = []

@@ -21,13 +21,14 @@ import numpy as np
 from _bench import CHORUS, finish, skip
 from bench_bm25 import read_products
 
-from ray_app.cluster import start_local
-from ray_app.config import DistillConfig, load_config
-from ray_app.embed.stage import student_tower
-from ray_app.manifest import StageRun
-from ray_app.models.checkpoint import model_files, save_model
+from ray_app.base.config import DistillConfig, load_config
+from ray_app.base.storage import Storage
+from ray_app.cluster.encoders import student_tower
+from ray_app.cluster.resources import start_local
+from ray_app.models.checkpoint import save_model
 from ray_app.models.head import FeatureScaler
-from ray_app.storage import Storage
+from ray_app.tables.model_files import model_files
+from ray_app.tables.stage_run import StageRun
 
 
 def main() -> None:

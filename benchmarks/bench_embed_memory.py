@@ -2,7 +2,7 @@
 
     python benchmarks/bench_embed_memory.py [--pins 10000 100000 1000000]
 
-The whole stage (`ray_app.embed.stage.run`: key, embed, publish a release of 384 numbers per pin) on texts of some
+The whole stage (`ray_app.stages.embed.stage.run`: key, embed, publish a release of 384 numbers per pin) on texts of some
 100 characters, with the demo's small tower so that a million pins take minutes. Memory is what a process has allocated
 (RssAnon of Linux: no program files, no shared memory), sampled five times a second; Ray's object store is counted apart.
 Each size runs in a new process.
@@ -30,14 +30,15 @@ import psutil
 import pyarrow as pa
 from _bench import finish
 
-from ray_app.cluster import start_local
-from ray_app.config import Config, DistillConfig, load_config
-from ray_app.embed.stage import run as embed
-from ray_app.manifest import StageRun
-from ray_app.models.checkpoint import model_files, save_model
+from ray_app.base.config import Config, DistillConfig, load_config
+from ray_app.base.schemas import PIN_TEXTS
+from ray_app.base.storage import Storage
+from ray_app.cluster.resources import start_local
+from ray_app.models.checkpoint import save_model
 from ray_app.models.head import FeatureScaler
-from ray_app.schemas import PIN_TEXTS
-from ray_app.storage import Storage
+from ray_app.stages.embed.stage import run as embed
+from ray_app.tables.model_files import model_files
+from ray_app.tables.stage_run import StageRun
 
 DIM = 384
 WORDS = "red blue green ceramic oak steel small large cup mug shoe lamp chair table for home garden office gift".split()

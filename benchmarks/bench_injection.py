@@ -32,18 +32,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from _bench import finish, skip
 
-from ray_app.config import Config, load_config
-from ray_app.distill.features import StudentFeatures
-from ray_app.distill.student import Student
-from ray_app.label.teacher import Teacher
-from ray_app.manifest import read_output, require_output
+from ray_app.base.config import Config, load_config
+from ray_app.base.storage import Storage
+from ray_app.cluster.encoders import title_and_text
+from ray_app.features.catalogue import index_queries, load_catalogue
+from ray_app.features.cosine import load_cosine_features
+from ray_app.features.student import StudentFeatures
 from ray_app.models.checkpoint import load_calibration, local_folder
 from ray_app.models.encoder_usage import zero_shot_usage
 from ray_app.models.head import expected_grade
-from ray_app.storage import Storage
-from ray_app.teach.catalogue import index_queries
-from ray_app.teach.pairs import load_catalogue, load_cosine_features
-from ray_app.zero_shot.stage import build_zero_shot, title_and_text
+from ray_app.models.student import Student
+from ray_app.models.text_encoder import build_zero_shot
+from ray_app.stages.label.teacher import Teacher
+from ray_app.tables.manifest import read_output, require_output
 
 FIELDS = ("title", "description", "caption")
 # name -> (language of the control, text, fields)
@@ -134,7 +135,7 @@ class World:
 
     @cached_property
     def _towers(self) -> tuple[Any, np.ndarray]:
-        from ray_app.models.bi_encoder import TowerEncoder
+        from ray_app.models.tower_encoder import TowerEncoder
 
         queries = TowerEncoder(self._folder, "query", "float32").encode(self.queries, 64)
         return TowerEncoder(self._folder, "pin", "float32"), queries[self.query_index]

@@ -16,13 +16,13 @@ from _bench import finish, skip
 from bench_injection import _interval, _random_pairs, filler
 from bench_prompts import e5_folder
 
-from ray_app.config import load_config
-from ray_app.manifest import read_output, require_output
+from ray_app.base.config import load_config
+from ray_app.base.storage import Storage
+from ray_app.base.text import normalise_text, render_pin_texts
+from ray_app.features.catalogue import index_queries
 from ray_app.models.encoder_usage import EncoderUsage
 from ray_app.models.text_encoder import TextEncoder
-from ray_app.storage import Storage
-from ray_app.teach.catalogue import index_queries
-from ray_app.text import normalise_text, render_pin_texts
+from ray_app.tables.manifest import read_output, require_output
 
 SEP, CLS = "</s>", "<s>"
 # name -> (attack, control), in front of the pin's text; {0} is the query.

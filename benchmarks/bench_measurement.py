@@ -1,4 +1,4 @@
-"""Do the intervals of `ray_app.measurement` hold, and what do teacher and strata save? By simulation with a known truth.
+"""Do the intervals of `ray_app.analysis.measurement` hold, and what do teacher and strata save? By simulation with a known truth.
 
     python benchmarks/bench_measurement.py              # 1,000 studies per cell, about 2 minutes
 
@@ -24,10 +24,16 @@ from typing import Any
 import numpy as np
 from _bench import finish
 
-from ray_app.evaluate.measured import GRADE_AS_RATING
-from ray_app.evaluate.metrics import NDCG_CUTOFF, PRECISION_CUTOFF
-from ray_app.measurement.estimate import QueryFigures, StrataSummary, estimate, merge_small_strata, summarise
-from ray_app.measurement.plan import study
+from ray_app.analysis.measurement.prediction_powered import (
+    QueryFigures,
+    StrataSummary,
+    estimate,
+    merge_small_strata,
+    summarise,
+)
+from ray_app.analysis.measurement.study_design import study
+from ray_app.analysis.metrics.bootstrap_result import GRADE_AS_RATING
+from ray_app.analysis.metrics.protocol import NDCG_CUTOFF, PRECISION_CUTOFF
 
 SEED = 29
 NUM_TRAFFIC, NUM_QUERIES, POOL = 60_000, 2_000, 30

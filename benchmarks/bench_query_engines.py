@@ -21,10 +21,10 @@ import numpy as np
 from _bench import CHORUS, finish
 from bench_bm25 import log_queries
 
-from ray_app.config import DemoConfig, DistillConfig
+from ray_app.base.config import DemoConfig, DistillConfig
 from ray_app.demo.world import part_tables
 from ray_app.models.head import FeatureScaler
-from ray_app.online.query_engines import _builds
+from ray_app.online.query_encoders import _builds
 
 NUM = 300
 

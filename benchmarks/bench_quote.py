@@ -17,8 +17,8 @@ from typing import Any
 
 from _bench import ROOT, finish, skip
 
-from ray_app.config import load_config
-from ray_app.storage import Storage
+from ray_app.base.config import load_config
+from ray_app.base.storage import Storage
 
 LEFT_OUT = shutil.ignore_patterns("soft_labels", "soft_labels_merged", "quotes", "label.json", "training", "releases")
 

@@ -44,13 +44,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from _bench import ROOT, finish
 
-from ray_app.cluster import start_local
-from ray_app.config import Config, load_config
-from ray_app.exchange import parts_for
-from ray_app.ledger.content_key import content_keys
-from ray_app.ledger.ledger import Ledger
-from ray_app.schemas import HUMAN_LABELS, PIN_TEXTS, SOFT_LABEL_RESULTS, embedding_results
-from ray_app.storage import Storage
+from ray_app.base.config import Config, load_config
+from ray_app.base.content_key import content_keys
+from ray_app.base.schemas import HUMAN_LABELS, PIN_TEXTS, SOFT_LABEL_RESULTS, embedding_results
+from ray_app.base.storage import Storage
+from ray_app.cluster.resources import start_local
+from ray_app.tables.ledger import Ledger
+from ray_app.tables.partitions import parts_for
 
 STAGES = ("ingest", "enrich", "sample", "sample_catalogue", "plan", "release")
 ACTORS = (1, 4, 16, 64)
@@ -273,7 +273,7 @@ def _labels() -> pa.Table:
 
 
 def run_ingest(folder: Path, rows: int) -> Callable[[], object]:
-    from ray_app.ingest.stage import run
+    from ray_app.stages.ingest.stage import run
 
     if rows:
         num_pins = max(rows // 10, 10)
@@ -288,8 +288,8 @@ def run_ingest(folder: Path, rows: int) -> Callable[[], object]:
 
 def _write_ingested(cfg: Config, num_pins: int, num_boards: int, num_events: int, num_queries: int) -> None:
     """What ingest would have left."""
-    from ray_app.manifest import StageRun
-    from ray_app.schemas import BOARDS, PINS, SEARCH_LOG
+    from ray_app.base.schemas import BOARDS, PINS, SEARCH_LOG
+    from ray_app.tables.stage_run import StageRun
 
     ingest = StageRun("ingest", cfg, Storage(cfg.output), 1, [], [])
     made = {
@@ -315,7 +315,7 @@ def _filled(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def run_enrich(folder: Path, rows: int) -> Callable[[], object]:
-    from ray_app.enrich.stage import run
+    from ray_app.stages.enrich.stage import run
 
     cfg = _config(folder)
     if rows:
@@ -333,10 +333,10 @@ def run_sample_catalogue(folder: Path, rows: int) -> Callable[[], object]:
 
 
 def _sample(folder: Path, num_events: int, num_pins: int, max_queries: int) -> Callable[[], object]:
-    from ray_app.manifest import StageRun, read_manifest
-    from ray_app.sample.stage import run
-    from ray_app.schemas import embedding_type
-    from ray_app.teach.splits import SPLITS
+    from ray_app.base.schemas import SPLITS, embedding_type
+    from ray_app.stages.sample.stage import run
+    from ray_app.tables.manifest import read_manifest
+    from ray_app.tables.stage_run import StageRun
 
     cfg = _config(folder, "sample.num_pairs=20000", "sample.kind_min_pins=0", f"sample.max_queries={max_queries}")
     store = Storage(cfg.output)
@@ -377,8 +377,8 @@ def _pairs(rows: int) -> tuple[list[str], list[str]]:
 
 
 def run_plan(folder: Path, rows: int) -> Callable[[], object]:
-    from ray_app.cluster import Pool
-    from ray_app.ledger.stage import run_missing
+    from ray_app.cluster.executor import run_missing
+    from ray_app.cluster.resources import Pool
 
     ledger = Ledger(Storage(str(folder / "run")), "soft_labels", "0" * 16, SOFT_LABEL_RESULTS)
     if rows:
@@ -406,7 +406,7 @@ def _no_chain(*_: Any) -> Any:
 
 
 def run_release(folder: Path, rows: int) -> Callable[[], object]:
-    from ray_app.ledger.release import publish_release
+    from ray_app.tables.publish import publish_release
 
     store = Storage(str(folder / "run"))
     ledger = Ledger(store, "pin_embeddings", "0" * 16, embedding_results(DIM))
@@ -479,8 +479,9 @@ def measure_actors(numbers: list[int]) -> dict[str, Any]:
 def _run_actors(folder: Path, num: int) -> dict[str, Any]:
     from bench_scale import SleepingEngine as Engine  # by its module's name, so that workers import it too
 
-    from ray_app.cluster import Pool
-    from ray_app.ledger.stage import actor_chain, run_missing
+    from ray_app.cluster.blocks import actor_chain
+    from ray_app.cluster.executor import run_missing
+    from ray_app.cluster.resources import Pool
 
     notes = folder / "notes"
     notes.mkdir()

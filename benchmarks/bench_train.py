@@ -29,14 +29,16 @@ import numpy as np
 from _bench import CHORUS, finish, skip
 from bench_label import ENCODER, MAX_TOKENS, make_pairs
 
-from ray_app.cluster import start_local
-from ray_app.config import TeachConfig
+from ray_app.base.config import TeachConfig
+from ray_app.base.storage import Storage
+from ray_app.cluster.resources import start_local
+from ray_app.cluster.train import train_on_ray
+from ray_app.cluster.train_worker import TrainJob
 from ray_app.models.head import FeatureScaler
-from ray_app.storage import Storage
-from ray_app.teach.stage import build_teacher
+from ray_app.stages.train_teacher.stage import build_teacher
 from ray_app.training.examples import Examples
-from ray_app.training.loop import Worker, fit
-from ray_app.training.stage import TrainJob, train_on_ray
+from ray_app.training.loop import fit
+from ray_app.training.state import Worker
 
 BATCH = 32
 PART_TOKENS = 1024
@@ -166,7 +168,7 @@ def peer(examples: Examples, dtype: str) -> tuple[float, float]:
     from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
     from sentence_transformers.cross_encoder.losses import CrossEntropyLoss
 
-    from ray_app.models.sources import resolve
+    from ray_app.models.model_sources import resolve
 
     disable_progress_bar()
     torch.manual_seed(0)

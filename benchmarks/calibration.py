@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from _bench import finish
 
-from ray_app.config import load_config
-from ray_app.distill.features import StudentFeatures
-from ray_app.evaluate.grading import calibrate, log_loss
-from ray_app.evaluate.judged import JudgedLabels, without_queries
-from ray_app.evaluate.systems import Models, score_systems
-from ray_app.manifest import Output
+from ray_app.analysis.metrics.grading import calibrate, log_loss
+from ray_app.analysis.metrics.judgments import JudgedLabels, without_queries
+from ray_app.analysis.metrics.systems import Models, score_systems
+from ray_app.base.config import load_config
+from ray_app.base.storage import Storage
+from ray_app.cluster.encoders import zero_shot_queries
+from ray_app.features.student import StudentFeatures
 from ray_app.models.calibration import Calibration, expected_calibration_error
 from ray_app.models.checkpoint import load_calibration
-from ray_app.storage import Storage
-from ray_app.zero_shot.stage import zero_shot_queries
+from ray_app.tables.manifest import Output
 
 
 def main() -> None:

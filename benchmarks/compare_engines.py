@@ -23,26 +23,28 @@ from typing import Any
 import numpy as np
 from _bench import finish, skip
 
-from ray_app.config import Config, load_config
-from ray_app.distill.features import StudentFeatures
-from ray_app.distill.student import Student
-from ray_app.embed.encode import matrix_or_zero
-from ray_app.evaluate.evaluation import evaluate_systems
-from ray_app.evaluate.inputs import rating_of_grade
-from ray_app.evaluate.measured import EvaluationSettings
-from ray_app.evaluate.metrics import METRICS
-from ray_app.evaluate.systems import graded
-from ray_app.ingest.stage import load_human_labels
-from ray_app.ledger.release import Release, current_release, open_release
-from ray_app.manifest import read_output, require_output
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
+from ray_app.analysis.metrics.evaluation import evaluate_systems
+from ray_app.analysis.metrics.inputs import rating_of_grade
+from ray_app.analysis.metrics.protocol import METRICS
+from ray_app.analysis.metrics.systems import graded
+from ray_app.base.columns import matrix_or_zero
+from ray_app.base.config import Config, load_config
+from ray_app.base.storage import Storage
+from ray_app.cluster.encoders import zero_shot_queries
+from ray_app.features.catalogue import load_catalogue
+from ray_app.features.student import StudentFeatures
 from ray_app.models.checkpoint import local_folder
+from ray_app.models.student import Student
 from ray_app.online.pin_files import Kind
 from ray_app.online.pin_store import PinStore
-from ray_app.online.query_engines import choose_engine
-from ray_app.online.sources import Sources
-from ray_app.storage import Storage
-from ray_app.teach.pairs import LabelledPairs, load_catalogue
-from ray_app.zero_shot.stage import zero_shot_queries
+from ray_app.online.query_encoders import choose_engine
+from ray_app.online.release_inputs import Sources
+from ray_app.sources.human_labels import load_human_labels
+from ray_app.tables.current import current_release
+from ray_app.tables.manifest import read_output, require_output
+from ray_app.tables.release import Release, open_release
+from ray_app.training.labelled_pairs import LabelledPairs
 
 SYSTEMS: dict[str, tuple[str, Kind | None]] = {
     "float32": ("torch", None), "onnx": ("onnx", "float16"), "compiled": ("compiled_bf16", "float16"),

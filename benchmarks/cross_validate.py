@@ -17,30 +17,34 @@ from pathlib import Path
 import numpy as np
 from _bench import finish
 
-from ray_app.bm25 import Bm25Index
-from ray_app.config import Config, load_config
-from ray_app.distill.features import StudentFeatures
-from ray_app.evaluate.evaluation import evaluate_systems
-from ray_app.evaluate.inputs import rating_of_grade
-from ray_app.evaluate.measured import EvaluationSettings
-from ray_app.evaluate.metrics import SystemScores
-from ray_app.evaluate.table import render_table
-from ray_app.ledger.content_key import content_key
-from ray_app.manifest import read_output, require_output
+from ray_app.analysis.evaluate.render_text import render_table
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
+from ray_app.analysis.metrics.evaluation import evaluate_systems
+from ray_app.analysis.metrics.inputs import rating_of_grade
+from ray_app.analysis.metrics.protocol import SystemScores
+from ray_app.base.columns import matrix_of
+from ray_app.base.config import Config, load_config
+from ray_app.base.content_key import content_key
+from ray_app.base.storage import Storage
+from ray_app.base.text import query_group
+from ray_app.cluster.encoders import title_and_text
+from ray_app.features.bm25 import Bm25Index
+from ray_app.features.catalogue import Catalogue, index_queries, load_catalogue
+from ray_app.features.product_types import find_types
+from ray_app.features.student import StudentFeatures
 from ray_app.models.bi_encoder import BiEncoder
 from ray_app.models.cross_encoder import CrossEncoder
+from ray_app.models.devices import autocast, pick_dtype
 from ray_app.models.encoder_usage import zero_shot_usage
 from ray_app.models.head import FeatureScaler, expected_grade
-from ray_app.models.text_encoder import TextEncoder, autocast, pick_dtype
-from ray_app.storage import Storage
-from ray_app.teach.catalogue import Catalogue, index_queries
-from ray_app.teach.pairs import LabelledPairs, load_catalogue
-from ray_app.teach.targets import query_weights
-from ray_app.teach.warm_up import find_types, warm_up_examples
-from ray_app.text import query_group
-from ray_app.training.examples import Examples, matrix_of
-from ray_app.training.loop import Worker, fit
-from ray_app.zero_shot.stage import build_zero_shot, title_and_text
+from ray_app.models.text_encoder import TextEncoder, build_zero_shot
+from ray_app.stages.train_teacher.pretrain import warm_up_examples
+from ray_app.tables.manifest import read_output, require_output
+from ray_app.training.examples import Examples
+from ray_app.training.labelled_pairs import LabelledPairs
+from ray_app.training.loop import fit
+from ray_app.training.state import Worker
+from ray_app.training.targets import query_weights
 
 
 def main() -> None:

@@ -23,29 +23,29 @@ import numpy as np
 import pyarrow as pa
 from _bench import ROOT, finish
 
-from ray_app.config import Config
+from ray_app.analysis.measurement.compare import CONTROL, DIFFERENCE, FIGURES, TREATMENT
+from ray_app.analysis.measurement.paired_rankings import Contest
+from ray_app.analysis.measurement.ranking_metrics import judge_by_grades, measure_ranking
+from ray_app.analysis.measurement.rankings import QueryKey, Ranking
+from ray_app.analysis.measurement.stage import RELEVANT_GRADE, trained_groups
+from ray_app.analysis.metrics.inputs import rating_of_grade
+from ray_app.analysis.simulate.outcome import SHOWN
+from ray_app.analysis.simulate.policies import NOT_CHOSEN, ranked
+from ray_app.analysis.simulate.stage import known_candidates, score_candidates
+from ray_app.analysis.simulate.traffic import draw_traffic, retrieve
+from ray_app.base.config import Config
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
 from ray_app.demo.facts import pin_id
-from ray_app.errors import UserError
-from ray_app.evaluate.inputs import rating_of_grade
-from ray_app.ingest.sheets import TO_GRADE, restore, write_sheet
-from ray_app.manifest import require_output
-from ray_app.measurement.compare import CONTROL, DIFFERENCE, FIGURES, TREATMENT
-from ray_app.measurement.contest import Contest
-from ray_app.measurement.figures import judge_by_grades, measure_ranking
-from ray_app.measurement.rankings import QueryKey, Ranking
-from ray_app.measurement.stage import RELEVANT_GRADE, trained_groups
-from ray_app.simulate.arms import NOT_CHOSEN, ranked
-from ray_app.simulate.outcome import SHOWN
-from ray_app.simulate.stage import known_candidates, score_candidates
-from ray_app.simulate.traffic import draw_traffic, retrieve
-from ray_app.storage import Storage
-from ray_app.teach.pairs import load_catalogue
+from ray_app.features.catalogue import load_catalogue
+from ray_app.sources.sheets import TO_GRADE, restore, write_sheet
+from ray_app.tables.manifest import require_output
 
-sys.path.insert(0, str(ROOT / "pipelines"))
+sys.path.insert(0, str(ROOT))
 
-from compare import build_parser
-from compare import main as compare
-from runner import program_parser, run_parsed
+from pipelines.compare import build_parser
+from pipelines.compare import main as compare
+from ray_app.cli import program_parser, run_parsed
 
 NUM_QUERIES, NUM_LABELLED, CHANGE = 600, 60, 0.02
 RANKED = ("query", "locale", "pin_id", "rank")

@@ -25,7 +25,7 @@ import numpy as np
 from _bench import ROOT, finish
 from safetensors.numpy import load_file
 
-from ray_app.config import load_config
+from ray_app.base.config import load_config
 
 
 def main() -> None:

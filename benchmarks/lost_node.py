@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 from _bench import finish
 
-from ray_app.cluster import local_environment
-from ray_app.config import TeachConfig
+from ray_app.base.config import TeachConfig
+from ray_app.base.storage import Storage
+from ray_app.cluster.resources import local_environment
+from ray_app.cluster.train import train_on_ray
+from ray_app.cluster.train_worker import TrainJob
 from ray_app.models.head import FeatureScaler
-from ray_app.storage import Storage
-from ray_app.teach.stage import build_teacher
+from ray_app.stages.train_teacher.stage import build_teacher
 from ray_app.training.examples import Examples
-from ray_app.training.stage import TrainJob, train_on_ray
 
 WORDS = ("red", "mug", "green", "lamp", "desk", "cup")
 EPOCHS = 20

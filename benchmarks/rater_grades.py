@@ -16,15 +16,15 @@ import numpy as np
 import pyarrow as pa
 from _bench import CHORUS, ROOT, finish, skip
 
-from ray_app.bm25 import Bm25Index
-from ray_app.config import load_config
-from ray_app.evaluate.evaluation import evaluate_systems
-from ray_app.evaluate.measured import EvaluationSettings
-from ray_app.evaluate.metrics import SystemScores
-from ray_app.manifest import read_manifest, read_output
-from ray_app.schemas import HUMAN_LABELS
-from ray_app.storage import Storage
-from ray_app.teach.targets import combine_raters
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
+from ray_app.analysis.metrics.evaluation import evaluate_systems
+from ray_app.analysis.metrics.protocol import SystemScores
+from ray_app.base.config import load_config
+from ray_app.base.schemas import HUMAN_LABELS
+from ray_app.base.storage import Storage
+from ray_app.features.bm25 import Bm25Index
+from ray_app.tables.manifest import read_manifest, read_output
+from ray_app.training.targets import combine_raters
 
 DATA = CHORUS.parent
 GRADE_OF = {0: 1, 1: 3, 2: 4, 3: 5}

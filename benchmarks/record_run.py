@@ -10,9 +10,9 @@ from typing import Any
 
 from _bench import ROOT, hardware
 
-from ray_app.config import load_config
-from ray_app.manifest import read_manifest
-from ray_app.storage import Storage
+from ray_app.base.config import load_config
+from ray_app.base.storage import Storage
+from ray_app.tables.manifest import read_manifest
 
 KEPT = (
     "all_searches",

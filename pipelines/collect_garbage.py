@@ -6,11 +6,10 @@ python pipelines/collect_garbage.py --config configs/chorus.yaml
 import json
 from dataclasses import asdict
 
-from runner import run_program
-
-from ray_app.config import Config
-from ray_app.ledger.garbage import collect_all
-from ray_app.storage import Storage
+from ray_app.base.config import Config
+from ray_app.base.storage import Storage
+from ray_app.cli import run_program
+from ray_app.tables.garbage import collect_all
 
 
 def main(_: Config, store: Storage) -> None:

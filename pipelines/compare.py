@@ -11,19 +11,18 @@ import json
 from functools import partial
 from typing import Any
 
-from runner import program_parser, run_parsed
-
-from ray_app.config import Config
-from ray_app.errors import UserError
-from ray_app.ingest.sheets import TO_GRADE, write_sheet
-from ray_app.measurement.compare import FIGURES, CompareSettings, Comparison, compare
-from ray_app.measurement.contest import Contest
-from ray_app.measurement.figures import Figure
-from ray_app.measurement.next_queries import NEXT_QUERIES, draw_queries, pairs_to_grade
-from ray_app.measurement.rankings import read_ranking, read_topics
-from ray_app.measurement.stage import Sources, gather, trained_groups
-from ray_app.measurement.table import comparison_json, render_comparison
-from ray_app.storage import Storage
+from ray_app.analysis.measurement.compare import FIGURES, CompareSettings, Comparison, compare
+from ray_app.analysis.measurement.next_queries import NEXT_QUERIES, draw_queries, pairs_to_grade
+from ray_app.analysis.measurement.paired_rankings import Contest
+from ray_app.analysis.measurement.ranking_metrics import Figure
+from ray_app.analysis.measurement.rankings import read_ranking, read_topics
+from ray_app.analysis.measurement.render_text import comparison_json, render_comparison
+from ray_app.analysis.measurement.stage import Sources, gather, trained_groups
+from ray_app.base.config import Config
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.cli import program_parser, run_parsed
+from ray_app.sources.sheets import TO_GRADE, write_sheet
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,9 +3,8 @@
 python pipelines/demo.py --config configs/demo.yaml --set demo.num_pins=100000 --set demo.pictures=bytes
 """
 
-from runner import run_stage
-
-from ray_app.demo.stage import run
+from ray_app.cli import run_stage
+from ray_app.stages.demo.stage import run
 
 if __name__ == "__main__":
     run_stage(run, __doc__)

@@ -3,9 +3,8 @@
 python pipelines/embed.py --config configs/chorus.yaml
 """
 
-from runner import run_stage
-
-from ray_app.embed.stage import run
+from ray_app.cli import run_stage
+from ray_app.stages.embed.stage import run
 
 if __name__ == "__main__":
     run_stage(run, __doc__)

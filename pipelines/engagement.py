@@ -3,9 +3,8 @@
 python pipelines/engagement.py --config configs/demo.yaml --set engagement={}
 """
 
-from runner import run_stage
-
-from ray_app.engagement.stage import run
+from ray_app.cli import run_stage
+from ray_app.stages.engagement.stage import run
 
 if __name__ == "__main__":
     run_stage(run, __doc__)

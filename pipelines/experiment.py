@@ -8,14 +8,13 @@ The run that the files name as `base` must be finished (`make run`). Tables are 
 import json
 import time
 
-from runner import errors_in_one_line, program_parser, run_parsed
-
-from ray_app.config import Config
-from ray_app.errors import UserError
-from ray_app.experiment.spec import load_experiment
-from ray_app.experiment.stage import run
-from ray_app.experiment.tables import ExperimentTable, table_text
-from ray_app.storage import Storage
+from ray_app.analysis.experiment.ablation_table import ExperimentTable, table_text
+from ray_app.analysis.experiment.spec import load_experiment
+from ray_app.analysis.experiment.stage import run
+from ray_app.base.config import Config
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.cli import errors_in_one_line, program_parser, run_parsed
 
 
 def main() -> None:

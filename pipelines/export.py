@@ -9,14 +9,13 @@ import json
 import logging
 import sys
 
-from runner import leave_copy
-
-from ray_app.config import load_config
-from ray_app.errors import UserError
-from ray_app.manifest import require_output
+from ray_app.base.config import load_config
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.base.umask import keep_private
+from ray_app.cli import leave_copy
 from ray_app.models.exports import export_student
-from ray_app.storage import Storage
-from ray_app.umask import keep_private
+from ray_app.tables.manifest import require_output
 
 
 def main() -> None:

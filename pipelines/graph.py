@@ -3,9 +3,8 @@
 python pipelines/graph.py --config configs/demo.yaml --set graph={}
 """
 
-from runner import run_stage
-
-from ray_app.graph.stage import run
+from ray_app.cli import run_stage
+from ray_app.stages.graph.stage import run
 
 if __name__ == "__main__":
     run_stage(run, __doc__)

@@ -7,12 +7,11 @@ ray job submit --working-dir . -- python pipelines/label.py --config configs/X.y
 import json
 from dataclasses import asdict
 
-from runner import run_stage
-
-from ray_app.config import Config
-from ray_app.label.stage import plan, retry_errors, run
-from ray_app.quote import render_quote
-from ray_app.storage import Storage
+from ray_app.base.config import Config
+from ray_app.base.storage import Storage
+from ray_app.cli import run_stage
+from ray_app.cluster.cost_estimate import render_quote
+from ray_app.stages.label.stage import plan, retry_errors, run
 
 
 def show_plan(cfg: Config, store: Storage) -> None:

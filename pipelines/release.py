@@ -11,13 +11,13 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from runner import leave_copy
-
-from ray_app.config import load_config
-from ray_app.errors import UserError
-from ray_app.ledger.release import list_releases, promote, read_current, rollback
-from ray_app.storage import Storage
-from ray_app.umask import keep_private
+from ray_app.base.config import load_config
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.base.umask import keep_private
+from ray_app.cli import leave_copy
+from ray_app.tables.current import promote, read_current, rollback
+from ray_app.tables.release import list_releases
 
 
 def main() -> None:

@@ -5,13 +5,12 @@ python pipelines/report.py --config configs/demo.yaml --against OTHER_OUTPUT_FOL
 
 import json
 
-from runner import program_parser, run_parsed
-
-from ray_app.config import Config
-from ray_app.evaluate.report.diff import compare_reports, read_report
-from ray_app.evaluate.report.diff_page import diff_text, render_diff
-from ray_app.evaluate.stage import run
-from ray_app.storage import Storage
+from ray_app.analysis.evaluate.report.diff import compare_reports, read_report
+from ray_app.analysis.evaluate.report.diff_page import diff_text, render_diff
+from ray_app.analysis.evaluate.stage import run
+from ray_app.base.config import Config
+from ray_app.base.storage import Storage
+from ray_app.cli import program_parser, run_parsed
 
 
 def main() -> None:

@@ -5,26 +5,14 @@ python pipelines/run_all.py --config configs/demo.yaml
 
 import time
 
-from runner import StageFn, run_program
-
-from ray_app.caption.stage import run as caption
-from ray_app.config import Config
-from ray_app.demo.stage import run as demo
-from ray_app.distill.stage import run as distill
-from ray_app.embed.stage import run as embed
-from ray_app.engagement.stage import run as engagement
-from ray_app.enrich.stage import run as enrich
-from ray_app.evaluate.stage import run as evaluate
-from ray_app.experiment.spec import load_experiment
-from ray_app.experiment.stage import run as experiment
-from ray_app.graph.stage import run as graph
-from ray_app.ingest.stage import run as ingest
-from ray_app.label.stage import run as label
-from ray_app.manifest import Manifest
-from ray_app.sample.stage import run as sample
-from ray_app.storage import Storage
-from ray_app.teach.stage import run as teach
-from ray_app.zero_shot.stage import run as zero_shot
+from ray_app.analysis.evaluate.stage import run as evaluate
+from ray_app.analysis.experiment.spec import load_experiment
+from ray_app.analysis.experiment.stage import run as experiment
+from ray_app.base.config import Config
+from ray_app.base.storage import Storage
+from ray_app.cli import StageFn, run_program
+from ray_app.stages.order import enabled_stages, load_stage
+from ray_app.tables.manifest import Manifest
 
 
 def experiments(cfg: Config, store: Storage) -> Manifest:
@@ -32,34 +20,10 @@ def experiments(cfg: Config, store: Storage) -> Manifest:
     return [experiment(*load_experiment(path)[:2], cfg, store, quick=True) for path in cfg.experiments][-1]
 
 
-STAGES = {
-    "demo": demo,
-    "ingest": ingest,
-    "caption": caption,
-    "enrich": enrich,
-    "zero_shot": zero_shot,
-    "engagement": engagement,
-    "graph": graph,
-    "teach": teach,
-    "sample": sample,
-    "label": label,
-    "distill": distill,
-    "embed": embed,
-    "experiments": experiments,
-    "evaluate": evaluate,
-}
-
-
 def stages_of(cfg: Config) -> dict[str, StageFn]:
-    """The stages that a config asks for, in order."""
-    left_out = {
-        "demo": cfg.demo is None,
-        "caption": cfg.caption.model is None,
-        "engagement": cfg.engagement is None,
-        "graph": cfg.graph is None,
-        "experiments": not cfg.experiments,
-    }
-    return {name: stage for name, stage in STAGES.items() if not left_out.get(name)}
+    """The stages that a config asks for, in order, with their code."""
+    stages: dict[str, StageFn] = {name: load_stage(name).run for name in enabled_stages(cfg)}
+    return stages | ({"experiments": experiments} if cfg.experiments else {}) | {"evaluate": evaluate}
 
 
 def main(cfg: Config, store: Storage) -> None:

@@ -5,11 +5,10 @@ python pipelines/simulate.py --config configs/demo.yaml
 
 import json
 
-from runner import run_program
-
-from ray_app.config import Config
-from ray_app.simulate.stage import run
-from ray_app.storage import Storage
+from ray_app.analysis.simulate.stage import run
+from ray_app.base.config import Config
+from ray_app.base.storage import Storage
+from ray_app.cli import run_program
 
 
 def main(cfg: Config, store: Storage) -> None:

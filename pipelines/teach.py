@@ -3,9 +3,8 @@
 python pipelines/teach.py --config configs/chorus.yaml
 """
 
-from runner import run_stage
-
-from ray_app.teach.stage import run
+from ray_app.cli import run_stage
+from ray_app.stages.train_teacher.stage import run
 
 if __name__ == "__main__":
     run_stage(run, __doc__)

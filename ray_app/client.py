@@ -15,8 +15,8 @@ from urllib.parse import quote
 import httpx
 import numpy as np
 
-from ray_app.locales import UNKNOWN
-from ray_app.text import normalise_query
+from ray_app.base.locales import UNKNOWN
+from ray_app.base.text import normalise_query
 
 _MAX_WAIT_SEC = 5.0  # however long a server asks for
 # The connection broke; not: the server is slow.

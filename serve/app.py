@@ -20,18 +20,18 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.util import metrics
 
-from ray_app.cache_folder import cache_folder, private_folder
-from ray_app.config import Config, load_config, section_hash
-from ray_app.config.credentials import read_secret
-from ray_app.errors import UserError
+from ray_app.base.cache_folder import cache_folder, private_folder
+from ray_app.base.config import Config, load_config, section_hash
+from ray_app.base.config.credentials import read_secret
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.base.umask import keep_private
+from ray_app.online.messages import SliceFacts
 from ray_app.online.pin_files import Shard
 from ray_app.online.problems import RequestProblem, Unavailable
 from ray_app.online.query_cache import redis_secrets
 from ray_app.online.service import Service
 from ray_app.online.shards import ShardServer
-from ray_app.online.slice import SliceFacts
-from ray_app.storage import Storage
-from ray_app.umask import keep_private
 
 logger = logging.getLogger("ray_app.serve")
 

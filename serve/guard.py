@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from ray_app.config import ServeLimits
+from ray_app.base.config import ServeLimits
 
 logger = logging.getLogger(__name__)
 access = logging.getLogger("relevance.access")

@@ -24,12 +24,12 @@ from typing import Any
 
 import yaml
 
-from ray_app.cluster import local_environment, start_local
-from ray_app.config import load_config
-from ray_app.errors import UserError
-from ray_app.ledger.release import current_release
-from ray_app.storage import Storage
-from ray_app.umask import keep_private
+from ray_app.base.config import load_config
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.base.umask import keep_private
+from ray_app.cluster.resources import local_environment, start_local
+from ray_app.tables.current import current_release
 
 CONFIG = Path(__file__).parent / "config.yaml"
 START_SEC = 300

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from ray_app.locales import UNKNOWN, canonical_locale
+from ray_app.base.locales import UNKNOWN, canonical_locale
 
 Query = Annotated[str, Field(min_length=1, max_length=2_000, description="As the user typed it.")]
 PinId = Annotated[str, Field(min_length=1, max_length=512)]

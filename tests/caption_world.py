@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ray_app.config import Config
-from ray_app.manifest import StageRun
-from ray_app.schemas import PINS
-from ray_app.storage import Storage
+from ray_app.base.config import Config
+from ray_app.base.schemas import PINS
+from ray_app.base.storage import Storage
+from ray_app.tables.stage_run import StageRun
 
 COLOURS = ((220, 40, 40), (40, 160, 60), (40, 80, 220), (240, 220, 60), (20, 20, 20), (240, 240, 240))
 

@@ -19,15 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tiny_models import WORDS
 
-from ray_app.cluster import start_local
-from ray_app.config import LabelConfig, TeachConfig
-from ray_app.label.label import label_batch
-from ray_app.label.stage import Labeller
-from ray_app.label.teacher import Teacher
-from ray_app.ledger.content_key import content_keys
+from ray_app.base.columns import matrix_column
+from ray_app.base.config import LabelConfig, TeachConfig
+from ray_app.base.content_key import content_keys
+from ray_app.base.storage import Storage
+from ray_app.cluster.resources import start_local
 from ray_app.models.checkpoint import finished_model, save_model
-from ray_app.storage import Storage
-from ray_app.training.examples import matrix_column
+from ray_app.stages.label.batch import label_batch
+from ray_app.stages.label.labeller import Labeller
+from ray_app.stages.label.teacher import Teacher
 
 NUM_FEATURES = 2
 MAX_TOKENS = 48

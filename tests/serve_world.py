@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 from caption_world import picture
 
-from ray_app.config import ServeLimits
+from ray_app.base.config import ServeLimits
 from ray_app.online.problems import Overloaded, Unavailable
 from serve import models
 from serve.http import build_http

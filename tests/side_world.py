@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 
-from ray_app.config import Config
-from ray_app.enrich.stage import run as enrich
-from ray_app.ingest.stage import run as ingest
-from ray_app.manifest import StageRun, read_manifest, read_output, require_output
-from ray_app.storage import Storage
-from ray_app.training.examples import matrix_column
+from ray_app.base.columns import matrix_column
+from ray_app.base.config import Config
+from ray_app.base.storage import Storage
+from ray_app.stages.enrich.stage import run as enrich
+from ray_app.stages.ingest.stage import run as ingest
+from ray_app.tables.manifest import read_manifest, read_output, require_output
+from ray_app.tables.stage_run import StageRun
 
 PINS = {"p1": "apple", "p2": "banana", "p3": "cherry", "p4": "date"}
 LOG = [("apple", "p1", "click"), ("apple", "p1", "save"), ("banana", "p2", "impression"), ("banana", "p2", "click")]

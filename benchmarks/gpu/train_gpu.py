@@ -30,13 +30,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from label_gpu import SHAPES as LABEL_SHAPES
 from label_gpu import seconds_of
 
-from ray_app.config import TeachConfig
+from ray_app.base.config import TeachConfig
 from ray_app.models.cross_encoder import CrossEncoder
 from ray_app.models.grade_head import GradeHead
 from ray_app.models.head import FeatureScaler
 from ray_app.training.batches import InMemory
 from ray_app.training.examples import Examples
-from ray_app.training.loop import Worker, fit
+from ray_app.training.loop import fit
+from ray_app.training.state import Worker
 
 SHAPES: dict[str, dict[str, Any]] = LABEL_SHAPES | {
     "Llama-3.2-1B": {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_app.config import DemoConfig
+from ray_app.base.config import DemoConfig
+from ray_app.base.schemas import BOARDS
 from ray_app.demo import texts
 from ray_app.demo.candidates import draw_candidates
 from ray_app.demo.concepts import COLOURS, OBJECTS, SETTINGS, STYLES
@@ -28,7 +29,6 @@ from ray_app.demo.facts import (
     pin_of,
 )
 from ray_app.demo.log import LOG_DAYS, LOG_START
-from ray_app.schemas import BOARDS
 
 # Guessed. Sizes are log-uniform: many small boards, few large ones.
 BOARDS_PER_PERSON = 4

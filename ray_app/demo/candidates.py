@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_app.config import DemoConfig
+from ray_app.base.config import DemoConfig
 from ray_app.demo.facts import (
     NUM_OBJECTS_OF,
     NUM_SIBLINGS,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ray_app.base.text import FIELD_SEPARATOR, LIST_SEPARATOR
 from ray_app.demo.concepts import (
     ATTRIBUTES,
     CATEGORY_OF,
@@ -37,7 +38,6 @@ from ray_app.demo.texts import (
     title,
 )
 from ray_app.demo.vocabulary import LANGUAGES, vocabulary
-from ray_app.text import FIELD_SEPARATOR, LIST_SEPARATOR
 
 HINT_FITS = 0.6  # guessed: people save and click what fits only in part
 OUTCOMES = ("same", "near", "kind", "other", "unknown", "fits", "differs")
@@ -110,7 +110,7 @@ def any_told(rng: np.random.Generator) -> list[str]:
 
 
 def pin_text(rng: np.random.Generator, concept: Concept) -> PinText:
-    """A pin's fields joined as ray_app/text.py does, some missing, some spam, now and then in two languages."""
+    """A pin's fields joined as ray_app/base/text.py does, some missing, some spam, now and then in two languages."""
     language = any_language(rng)
     foreign = any_language(rng) if rng.random() < 0.2 else language
     parts: list[str] = []

@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_app.base.hashing import uniform
 from ray_app.demo.concepts import (
     ATTRIBUTES,
     CATEGORY_OF,
@@ -23,7 +24,6 @@ from ray_app.demo.concepts import (
     Concept,
     colours_of,
 )
-from ray_app.hashing import uniform
 
 Codes = NDArray[np.int64]
 Numbers = NDArray[np.float64]

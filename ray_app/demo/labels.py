@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_app.config import DemoConfig
+from ray_app.base.config import DemoConfig
+from ray_app.base.schemas import HUMAN_LABELS, NUM_GRADES
 from ray_app.demo.candidates import CATEGORY, SAME, SIBLING, draw_candidates
 from ray_app.demo.concepts import GROUP_OF, OBJECTS
 from ray_app.demo.facts import (
@@ -20,7 +21,6 @@ from ray_app.demo.facts import (
     pin_id,
 )
 from ray_app.demo.queries import Queries, labelled_queries, pool_queries, split_by_share, truth_queries
-from ray_app.schemas import HUMAN_LABELS, NUM_GRADES
 
 # What is judged for a query, as shares of its pins: (same object, grade 5), (same, 4), (same, 3), near object, same
 # category, any pin. Guessed, so that every grade is frequent; what a stratum lacks, any other candidate fills.

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ray_app.config import DemoConfig
+from ray_app.base.config import DemoConfig
+from ray_app.base.schemas import ACTIONS, SEARCH_LOG
 from ray_app.demo.candidates import ANY, CATEGORY, Candidates, draw_candidates
 from ray_app.demo.facts import LOCALE_NAMES, Codes, Draw, Numbers, grades, gumbel, language_fit, numbers, pin_id, zipf
 from ray_app.demo.queries import Queries, num_pool_queries, pool_queries
-from ray_app.schemas import ACTIONS, SEARCH_LOG
 
 LOG_START = datetime(2026, 5, 1, tzinfo=UTC)
 LOG_DAYS = 30

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ray_app.config import DemoConfig
+from ray_app.base.config import DemoConfig
+from ray_app.base.hashing import text_keys
+from ray_app.base.text import query_group
 from ray_app.demo import texts
 from ray_app.demo.concepts import ATTRIBUTES, COLOURS, MATERIALS, OBJECTS, SETTINGS, STYLES, Request
 from ray_app.demo.facts import (
@@ -22,8 +24,6 @@ from ray_app.demo.facts import (
     pick,
     pin_facts,
 )
-from ray_app.hashing import text_keys
-from ray_app.text import query_group
 
 # All guessed, after what such sites are asked: most searches name one or two things beside the object.
 NUM_ASKED_SHARES = (0.2, 0.4, 0.3, 0.1)  # of queries that ask for 0, 1, 2, 3 attributes

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ray_app.demo.concepts import COLOURS, OBJECTS, SETTINGS, Concept, draw_concept
-from ray_app.demo.pictures import draw_picture
+from ray_app.demo.render_images import draw_picture
 from ray_app.demo.texts import caption
 
 PROMPT = "Describe the picture."

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_app.config import DemoConfig
-from ray_app.demo import pictures, texts
+from ray_app.base.config import DemoConfig
+from ray_app.base.schemas import PINS
+from ray_app.demo import render_images as pictures
+from ray_app.demo import texts
 from ray_app.demo.boards import board_rows, num_boards
 from ray_app.demo.concepts import ATTRIBUTES, Concept
 from ray_app.demo.facts import LANGUAGE_OF, LOCALE_NAMES, Codes, Draw, generator, pin_facts, pin_id
 from ray_app.demo.labels import concept_rows, human_labels, request_rows, truth_tables
 from ray_app.demo.log import LOG_START, num_searches, search_log
 from ray_app.demo.queries import num_pool_queries
-from ray_app.schemas import PINS
 
 # Shares of pins. Guessed, after what catalogues of saved web pages look like: owners write little, and some of it to sell.
 NO_TITLE_SHARE = 0.20

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from ray_app.config import TeachConfig, TrainConfig
-from ray_app.errors import UserError
-from ray_app.models.sources import load_backbone, open_tokenizer
+from ray_app.base.config import TeachConfig, TrainConfig
+from ray_app.base.errors import UserError
+from ray_app.models.model_sources import load_backbone, open_tokenizer
 
 
 def is_decoder(backbone: Any) -> bool:

@@ -6,43 +6,27 @@ student of "Improving Pinterest Search Relevance Using LLMs" (2024).
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
 
-from ray_app.config import DistillConfig, TrainConfig
+from ray_app.base.config import DistillConfig, TrainConfig
+from ray_app.base.schemas import NUM_GRADES
 from ray_app.models.backbone import backbone_groups, load_saved_backbone
-from ray_app.models.encoder_usage import Role, check_prompt_fits, default_pooling, with_prompt, with_usage
+from ray_app.models.bi_preparer import TOWERS, BiPreparer, tower_limit, tower_prompt, tower_rows
+from ray_app.models.devices import autocast, pick_dtype
+from ray_app.models.encoder_usage import check_prompt_fits, default_pooling, with_usage
 from ray_app.models.head import FeatureScaler, build_head
+from ray_app.models.model_sources import load_backbone
 from ray_app.models.pooling import pool
-from ray_app.models.sources import load_backbone
-from ray_app.models.text_encoder import autocast, pick_device, pick_dtype, run_bucketed, use_cpu_threads
-from ray_app.models.tokens import pad_rows, token_rows
-from ray_app.schemas import NUM_GRADES
+from ray_app.models.tokens import pad_rows
 
 STATE_BATCH = 64  # texts per forward pass before training
-TOWERS: tuple[Role, ...] = ("query", "pin")
 _BACKBONES = ("backbone.", "pin_backbone.")
 _PROJECTIONS = ("projection.", "pin_projection.")
-
-
-def tower_limit(cfg: DistillConfig, tower: Role) -> int:
-    """Longest text of a tower in tokens, its prompt and special tokens included."""
-    return {"query": cfg.max_query_tokens, "pin": cfg.max_pin_tokens}[tower]
-
-
-def tower_prompt(cfg: DistillConfig, tower: Role) -> str:
-    """What a student puts before each text of a tower."""
-    return {"query": cfg.query_prompt, "pin": cfg.pin_prompt}[tower] or ""
-
-
-def tower_rows(tokenizer: Any, cfg: DistillConfig, tower: Role, texts: Sequence[str]) -> list[list[int]]:
-    """Tokens of texts as a student's tower reads them, in training and after it; see `pad_rows`."""
-    return token_rows(tokenizer, with_prompt(tower_prompt(cfg, tower), texts), tower_limit(cfg, tower))
 
 
 class Tower(NamedTuple):
@@ -50,58 +34,6 @@ class Tower(NamedTuple):
 
     backbone: Any
     projection: Any  # nn.Linear without bias, hidden size -> dim
-
-
-@dataclass(frozen=True)
-class BiPreparer:
-    """Makes a bi-encoder's inputs; has no weights, so that it can be sent to where the texts are.
-
-    Args:
-        tokenizer: Of the language model; None: features are all that the model reads.
-        cfg: Lengths and prompts.
-        scaler: Of the pair features.
-        states: (tower, text) -> its pooled state, where they were computed once for all epochs.
-    """
-
-    tokenizer: Any
-    cfg: DistillConfig
-    scaler: FeatureScaler
-    states: Mapping[tuple[str, str], Any] | None = None
-
-    def lengths(self, queries: Sequence[str], pin_texts: Sequence[str]) -> np.ndarray:
-        """Tokens of query and pin together, (B,) int64; 1 where no token is read."""
-        if self.tokenizer is None or self.states is not None:
-            return np.ones(len(queries), np.int64)
-        total = np.zeros(len(queries), np.int64)
-        for name, texts in zip(TOWERS, (queries, pin_texts), strict=True):
-            unique, place = np.unique(np.array(texts, dtype=object), return_inverse=True)
-            ids = tower_rows(self.tokenizer, self.cfg, name, unique.tolist()) if len(unique) else []
-            total += np.array([len(row) for row in ids], np.int64)[place]
-        return total
-
-    def prepare(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> dict[str, Any]:
-        """CPU tensors of a batch of B pairs; a text that stands in several pairs is encoded once.
-
-        Args:
-            queries: B strings.
-            pin_texts: B strings.
-            features: (B, num_features), not standardised.
-        """
-        import torch
-
-        batch: dict[str, Any] = {"features": torch.from_numpy(self.scaler.transform(features))}
-        if self.tokenizer is None:
-            return batch
-        for name, texts in zip(TOWERS, (queries, pin_texts), strict=True):
-            unique = list(dict.fromkeys(texts))
-            place = {text: i for i, text in enumerate(unique)}
-            batch[f"{name}_rows"] = torch.tensor([place[text] for text in texts])
-            if self.states is not None:
-                batch[f"{name}_states"] = torch.stack([self.states[name, text] for text in unique])
-                continue
-            tokens = pad_rows(self.tokenizer, tower_rows(self.tokenizer, self.cfg, name, unique))
-            batch |= {f"{name}_{key}": value for key, value in tokens.items()}
-        return batch
 
 
 class BiEncoder(nn.Module):
@@ -333,41 +265,3 @@ def _projection(width: int, dim: int) -> Any:
         if dim == width:
             layer.weight.copy_(torch.eye(width))
     return layer
-
-
-class TowerEncoder:
-    """One tower of a trained student as an encoder: the same code embeds pins offline and queries online.
-
-    Args:
-        folder: Local folder of the student.
-        tower: `pin` or `query`.
-        dtype: `float32`, `bfloat16` or `auto`.
-        cpu_threads: See `pick_device`.
-        dim: Length of the vectors, `cfg.dim` or one of `cfg.nested_dims`; None: `cfg.dim`.
-    """
-
-    def __init__(self, folder: Path, tower: Role, dtype: str, cpu_threads: int = 0, dim: int | None = None) -> None:
-        import torch
-
-        self.student = BiEncoder.from_pretrained(folder)
-        cfg = self.student.cfg
-        self.tower = tower
-        self.dim: int = cfg.dim if dim is None else dim
-        self.device = pick_device(cpu_threads)
-        self.dtype = pick_dtype(dtype, self.device)
-        self.student.to(self.device)
-        self._torch = torch
-
-    def encode(self, texts: Sequence[str], batch_size: int) -> np.ndarray:
-        """Vectors (num_texts, dim), float32, unit length, row i for text i."""
-        rows = tower_rows(self.student.tokenizer, self.student.cfg, self.tower, texts)
-        return run_bucketed(rows, batch_size, self._encode_batch)
-
-    def _encode_batch(self, rows: Sequence[list[int]]) -> np.ndarray:
-        use_cpu_threads()
-        tokens = pad_rows(self.student.tokenizer, rows)
-        with self._torch.inference_mode(), autocast(self.device, self.dtype):
-            vectors = self.student.embed(self.tower, **{name: t.to(self.device) for name, t in tokens.items()})
-        if self.dim < vectors.shape[-1]:
-            vectors = cut_vectors(vectors.float(), self.dim)
-        return vectors.float().cpu().numpy()

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from ray_app.locales import language_of
+from ray_app.base.locales import language_of
 
 FILE = "calibration.json"  # in the model's folder
 MIN_PAIRS = 200  # guessed: a locale with fewer takes its language's temperature, a language the one of all

@@ -17,14 +17,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ray_app.cache_folder import cache_folder, lock_path, one_at_a_time, remove, remove_leftovers
-from ray_app.config import DistillConfig, TeachConfig
-from ray_app.errors import UserError
-from ray_app.filesystem import TEMP_PREFIX, one_line
-from ray_app.manifest import Output, check_output, hash_files, is_hash
+from ray_app.base.cache_folder import cache_folder, lock_path, one_at_a_time, remove, remove_leftovers
+from ray_app.base.config import DistillConfig, TeachConfig
+from ray_app.base.errors import UserError, one_line
+from ray_app.base.filesystem import TEMP_PREFIX
+from ray_app.base.storage import Storage, StoredFile
 from ray_app.models.calibration import FILE as CALIBRATION_FILE
 from ray_app.models.calibration import Calibration
-from ray_app.storage import CorruptFileError, Storage, StoredFile, is_below
+from ray_app.tables.manifest import Output, hash_files
+from ray_app.tables.model_files import changed_error, intact_files, model_files, read_file, read_model_file
 
 _WEIGHTS = ".safetensors"
 _UNUSED_SEC = 30 * 86_400.0
@@ -41,66 +42,6 @@ def save_model(
     files += [store.write_bytes(f"{folder}/{name}", text.encode()) for name, text in sorted(extra_files.items())]
     files.append(store.write_json(f"{folder}/history.json", history))
     store.write_json(f"{folder}/files.json", [asdict(file) for file in files])
-
-
-def model_files(store: Storage, folder: str) -> list[StoredFile] | None:
-    """The files of a finished model folder, or None if it was never finished.
-
-    Raises:
-        CorruptFileError: its list names files elsewhere, or is none.
-    """
-    path = f"{folder}/files.json"
-    if not store.exists(path):
-        return None
-    try:
-        files = [StoredFile(**file) for file in store.read_json(path)]
-    except TypeError:
-        files = []
-    if not files or not all(is_below(file.path, folder) and is_hash(file.sha256) for file in files):
-        raise CorruptFileError(
-            f"{store.shown}/{path} is no list of that model's files; delete {folder} and train it again"
-        )
-    return files
-
-
-def intact_files(store: Storage, output: Output) -> list[StoredFile]:
-    """The files of a model with their hashes, for which the output's own hash vouches.
-
-    Raises:
-        UserError: it was never finished, or its list was changed.
-    """
-    files = model_files(store, output.path)
-    if files is None:
-        raise UserError(f"the {output.name} model lacks files.json; delete {output.path} and train it again")
-    check_output(store, output, {file.path: file.sha256 for file in files})
-    return files
-
-
-def read_model_file(store: Storage, output: Output, name: str) -> bytes:
-    """One file of a model as it was written.
-
-    Raises:
-        UserError: the model has none of that name, or it is gone or was changed.
-    """
-    path = f"{output.path}/{name}"
-    for file in intact_files(store, output):
-        if file.path == path:
-            return read_file(store, file)
-    raise UserError(f"the {output.name} model lacks {path}; delete {output.path} and train it again")
-
-
-def read_file(store: Storage, file: StoredFile) -> bytes:
-    """A file's bytes, compared with its stored hash."""
-    data = store.read_bytes(file.path)
-    if hashlib.sha256(data).hexdigest() != file.sha256:
-        raise changed_error(store, file)
-    return data
-
-
-def changed_error(store: Storage, file: StoredFile) -> CorruptFileError:
-    """The error of a file that is not what its stage wrote."""
-    folder = file.path.rpartition("/")[0]
-    return CorruptFileError(f"{store.shown}/{file.path} was changed; delete {folder} and run its stage again")
 
 
 def finished_model(store: Storage, folder: str) -> Output:

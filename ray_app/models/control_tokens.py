@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ray_app.errors import UserError
+from ray_app.base.errors import UserError
 
 _MARKUP = re.compile(r"[<\[{|]")  # an added token of letters, blanks or other signs is vocabulary
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # stands for a byte of a letter that the vocabulary lacks

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ray_app.config import TeachConfig, TrainConfig
-from ray_app.errors import UserError
+from ray_app.base.config import TeachConfig, TrainConfig
+from ray_app.base.errors import UserError
 from ray_app.models.backbone import (
     add_adapters,
     backbone_groups,
@@ -26,8 +26,8 @@ from ray_app.models.backbone import (
 from ray_app.models.checkpoint import read_about, read_teach_config, reads_segments
 from ray_app.models.grade_head import GradeHead
 from ray_app.models.head import FeatureScaler
+from ray_app.models.model_sources import load_backbone, model_identity
 from ray_app.models.pooling import pool
-from ray_app.models.sources import load_backbone, model_identity
 from ray_app.models.tokens import PairIds, has_segments, pad_pairs, pair_ids
 
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ray_app.config import DistillConfig, FeatureConfig
-from ray_app.config.models import EncoderPooling
-from ray_app.errors import UserError
+from ray_app.base.config import DistillConfig, FeatureConfig
+from ray_app.base.config.training import EncoderPooling
+from ray_app.base.errors import UserError
 from ray_app.models.backbone import is_causal, is_decoder_config
 from ray_app.models.control_tokens import controls_in
-from ray_app.models.sources import load_config, resolve
+from ray_app.models.model_sources import load_config, resolve
 from ray_app.models.tokens import token_rows
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def read_usage(
     """What the config says, else what the model's files say, else `default_pooling` and no prompts.
 
     Args:
-        source: Model source, see `ray_app.models.sources`.
+        source: Model source, see `ray_app.models.model_sources`.
         revision: Of a hub id.
         keys: What the config's keys begin with, for error messages: `distill.` or `features.zero_shot_`.
         pooling: Of the config: the bare language model is pooled so, whatever modules its files list.

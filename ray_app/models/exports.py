@@ -5,45 +5,38 @@ layout that its versions 2 to 6 share (tested with 6.2), and the package is not 
 """
 
 import copy
-import importlib.util
 import json
 import logging
 import tempfile
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ray_app.config import DistillConfig
-from ray_app.errors import UserError
-from ray_app.manifest import Output
+from ray_app.base.config import DistillConfig
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
 from ray_app.models.calibration import FILE as CALIBRATION_FILE
-from ray_app.models.checkpoint import local_folder, model_files, read_model_file
+from ray_app.models.checkpoint import local_folder
 from ray_app.models.control_tokens import control_tokens, text_only_backend
 from ray_app.models.encoder_usage import Role
 from ray_app.models.head import FeatureScaler
 from ray_app.models.model_card import public_source, tower_card
-from ray_app.models.sources import open_tokenizer
-from ray_app.storage import Storage
+from ray_app.models.model_sources import open_tokenizer
+from ray_app.tables.manifest import Output
+from ray_app.tables.model_files import model_files, read_model_file
 
 if TYPE_CHECKING:
     from ray_app.models.bi_encoder import BiEncoder
+from ray_app.models.onnx_export import require_onnx, write_onnx
 
 logger = logging.getLogger(__name__)
 
 EXPORT_VERSION = 3  # raised when the same student is written otherwise than before
 ONNX_FILE = "query/onnx/model.onnx"
-# torch's exporter names an inner value `embedding` and then writes a broken file for an output of that name.
-ONNX_OUTPUT = "sentence_embedding"
-MAX_ONNX_DIFFERENCE = 1e-4  # of unit vectors; measured: 2e-6 for MiniLM
-_ONNX_PACKAGES = ("onnxscript", "onnxruntime")
 _ST_POOLING = {"cls": "cls_token", "mean": "mean_tokens", "last": "lasttoken"}
 _ST_PROMPTS: dict[Role, str] = {"query": "query", "pin": "document"}
 # In several scripts: what exported tokenizers are compared on, beside the spellings of control tokens.
 _PROBES = ("red mug, 12 cm", "Für die Küche", "赤いマグカップ", "लाल मग", "ñandú  e\u0301 🏺", "")
-_ONE_FILE_BYTES = 1_500_000_000  # an ONNX file cannot pass 2 GiB; larger weights go beside it
 _MODULES = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("Normalize", "3_Normalize"))
 
 
@@ -88,7 +81,7 @@ def write_export(student: "BiEncoder", folder: Path, content_hash: str, onnx: bo
     """Write all files of an export but `files.json` to a local folder."""
     if student.backbone is None:
         raise UserError("the feature-only student has no towers: there is nothing to export")
-    from ray_app.models.bi_encoder import TOWERS
+    from ray_app.models.bi_preparer import TOWERS
 
     for name in TOWERS:
         write_tower(student, name, folder / name)
@@ -104,7 +97,7 @@ def write_tower(student: "BiEncoder", name: Role, folder: Path) -> None:
     """
     from safetensors.torch import save_file
 
-    from ray_app.models.bi_encoder import TOWERS, tower_limit, tower_prompt
+    from ray_app.models.bi_preparer import TOWERS, tower_limit, tower_prompt
 
     cfg = student.cfg
     backbone, projection = student.tower(name)
@@ -185,95 +178,6 @@ def read_weights(folder: Path) -> "BiEncoder":
     student = BiEncoder(backbone, tokenizer, DistillConfig.model_validate(about["config"]), scaler, pin_backbone)
     student.load_state_dict(weights)
     return student.eval()
-
-
-def query_tower(student: "BiEncoder") -> Any:
-    """The query tower as a module of its own: input_ids, attention_mask (B, T) int64 -> (B, dim) float32."""
-    import torch
-
-    class QueryTower(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.student = student
-
-        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
-            return self.student.embed("query", input_ids, attention_mask)
-
-    return QueryTower().eval()
-
-
-def write_onnx(student: "BiEncoder", path: Path) -> None:
-    """Write the query tower as ONNX: input_ids, attention_mask (B, T) int64 -> sentence_embedding (B, dim) float32.
-
-    Raises:
-        UserError: a package is missing, the model cannot be traced, or onnxruntime computes other vectors.
-    """
-    require_onnx()
-    import torch
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sizes = {0: "batch", 1: "sequence"}
-    num_bytes = sum(p.numel() * p.element_size() for p in student.tower("query").backbone.parameters())
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of torch and copyreg, about their own future
-        try:
-            torch.onnx.export(
-                query_tower(student), token_batch(student, 3, 7), path, dynamo=True, verbose=False,
-                input_names=["input_ids", "attention_mask"], output_names=[ONNX_OUTPUT],
-                dynamic_shapes=(sizes, sizes), external_data=num_bytes > _ONE_FILE_BYTES,
-            )  # fmt: skip
-        except torch.onnx.OnnxExporterError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"torch cannot write this language model as ONNX ({reason}); try --no-onnx") from None
-    difference = onnx_difference(student, path)
-    if not difference <= MAX_ONNX_DIFFERENCE:  # NaN too
-        raise UserError(
-            f"the ONNX file gives other vectors than the model (by up to {difference:.1e}), so it is not exported; try --no-onnx"
-        )
-    logger.info("export: ONNX differs by at most %.1e", difference)
-
-
-def onnx_difference(student: "BiEncoder", path: Path) -> float:
-    """Largest difference of a number between onnxruntime's query vectors and the student's, over several batch sizes.
-
-    Each batch has rows of different lengths; sequences are padded as the tokenizer pads, and on the other side too.
-    """
-    import onnxruntime
-    import torch
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    longest = student.cfg.max_query_tokens
-    worst = 0.0
-    for batch, tokens in ((1, 1), (1, 5), (2, 2), (5, longest), (8, min(12, longest)), (1, longest)):
-        right = token_batch(student, batch, tokens)
-        for ids, mask in (right, tuple(tensor.flip(1) for tensor in right)):
-            with torch.no_grad():
-                ours = student.embed("query", ids, mask).numpy()
-            theirs = session.run([ONNX_OUTPUT], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0]
-            if theirs.shape != ours.shape:
-                return float("inf")
-            worst = float(np.maximum(worst, np.abs(ours - theirs).max()))  # NaN stays NaN
-    return worst
-
-
-def token_batch(student: "BiEncoder", batch: int, tokens: int) -> tuple[Any, Any]:
-    """Random input_ids and attention_mask, (batch, tokens) int64; row i lacks its last i tokens, the first one stays."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, student.backbone.config.vocab_size, (batch, tokens), generator=generator)
-    lengths = (tokens - torch.arange(batch)).clamp(min=1)
-    return ids, (torch.arange(tokens) < lengths.unsqueeze(1)).long()
-
-
-def require_onnx() -> None:
-    """Raises: UserError: the packages of the extra `export` are missing."""
-    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"ONNX needs the package {missing[0]}: pip install 'ray-app-relevance[export]' (in a checkout: "
-            "pip install -e '.[export]'), or export without it: --no-onnx"
-        )
 
 
 def _finished(target: Storage, path: str, student: Output, onnx: bool) -> bool:

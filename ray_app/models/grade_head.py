@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ray_app.config import TeachConfig
+from ray_app.base.config import TeachConfig
+from ray_app.base.schemas import NUM_GRADES
 from ray_app.models.checkpoint import read_teach_config
 from ray_app.models.head import FeatureScaler, build_head
-from ray_app.schemas import NUM_GRADES
 
 
 class GradeHead(nn.Module):

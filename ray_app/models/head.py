@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_app.schemas import NUM_GRADES
+from ray_app.base.schemas import NUM_GRADES
 
 _NEVER_VARIED = 1e30  # deviation of a constant feature: what is divided by it is 0, and JSON can hold it
 

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from ray_app.manifest import Output
-from ray_app.models.checkpoint import finished_model, local_folder, model_files, save_model
-from ray_app.storage import Storage
+from ray_app.base.storage import Storage
+from ray_app.models.checkpoint import finished_model, local_folder, save_model
+from ray_app.tables.manifest import Output
+from ray_app.tables.model_files import model_files
 
 
 def merged_model(store: Storage, teacher: Output) -> Output:

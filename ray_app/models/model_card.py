@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import yaml
 
-from ray_app.config import Config, DistillConfig, TeachConfig, TrainConfig, section_hash
-from ray_app.locales import UNKNOWN, language_of
+from ray_app.base.config import Config, DistillConfig, TeachConfig, TrainConfig, section_hash
+from ray_app.base.locales import UNKNOWN, language_of
 from ray_app.models.truncation import describe
 
 Kind = Literal["teacher", "student", "feature_student"]

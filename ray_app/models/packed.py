@@ -19,7 +19,7 @@ from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
-from ray_app.cache_folder import cache_folder
+from ray_app.base.cache_folder import cache_folder
 from ray_app.models.tokens import PairIds
 
 ATTENTION = "ray_app_packed"

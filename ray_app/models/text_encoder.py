@@ -1,15 +1,15 @@
 """Texts -> unit vectors with a language model: prepare (CPU) -> forward (device) -> finish (CPU)."""
 
 import copy
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ray_app.config import CaptionConfig, EmbedConfig, LabelConfig
+from ray_app.base.config import CaptionConfig, EmbedConfig, FeatureConfig, LabelConfig
+from ray_app.models.devices import autocast, pick_device, pick_dtype, use_cpu_threads
 from ray_app.models.encoder_usage import EncoderUsage, Role, check_prompt_fits, read_usage, with_prompt
-from ray_app.models.sources import load_backbone
+from ray_app.models.model_sources import load_backbone
 from ray_app.models.tokens import pad_rows, token_rows
 
 
@@ -18,7 +18,7 @@ class TextEncoder:
     teacher feature.
 
     Args:
-        source: Model source, see `ray_app.models.sources`.
+        source: Model source, see `ray_app.models.model_sources`.
         max_tokens: Longer texts are cut; the prompt counts and is never cut.
         dtype: `float32`, `bfloat16` or `auto`.
         cpu_threads: See `pick_device`.
@@ -90,37 +90,6 @@ def run_bucketed(rows: Sequence[Any], batch_size: int, forward: Any) -> np.ndarr
     return back
 
 
-def pick_device(cpu_threads: int = 0) -> str:
-    """`cuda` when this process may use a GPU, else `cpu`, then with `cpu_threads` threads (0: as torch chose)."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if cpu_threads:
-        torch.set_num_threads(cpu_threads)
-    return "cpu"
-
-
-def use_cpu_threads() -> None:
-    """Let the calling thread multiply with as many threads as torch was told to use.
-
-    Call it where the model runs. Ray calls an actor's methods outside of its main thread, and there matrix products take
-    one core until this is said in that very thread, whatever `get_num_threads` reports (measured: half the speed of 2).
-    """
-    import torch
-
-    torch.set_num_threads(torch.get_num_threads())
-
-
-def actor_threads(num_actors: int, num_cpus: float) -> int:
-    """Threads of one of `num_actors` model actors of this machine.
-
-    Ray sets OMP_NUM_THREADS to an actor's logical CPUs. An actor that asks for 1, the default, means "a model actor"
-    rather than "one core", so it gets its share of the machine.
-    """
-    return int(num_cpus) if num_cpus > 1 else max(1, (os.cpu_count() or 1) // num_actors)
-
-
 def stage_dtype(section: CaptionConfig | EmbedConfig | LabelConfig) -> str:
     """The stage's `dtype` with `auto` resolved: call it on the driver, and hand what it says to recipe and workers.
 
@@ -130,19 +99,14 @@ def stage_dtype(section: CaptionConfig | EmbedConfig | LabelConfig) -> str:
     return pick_dtype(section.dtype, "cuda" if section.num_gpus else "cpu")
 
 
-def pick_dtype(dtype: str, device: str) -> str:
-    """Resolve `auto`: bfloat16 where this machine's hardware multiplies it, else float32."""
-    if dtype != "auto":
-        return dtype
-    if device == "cuda":
-        return "bfloat16"
-    import torch
-
-    return "bfloat16" if torch.cpu.get_capabilities().get("avx512_bf16") else "float32"
-
-
-def autocast(device: str, dtype: str) -> Any:
-    """Context in which matrix products run in `dtype`; weights and sums stay float32."""
-    import torch
-
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+def build_zero_shot(cfg: FeatureConfig, usage: EncoderUsage, role: Role, dtype: str, cpu_threads: int) -> TextEncoder:
+    """Load the encoder; runs in the Ray actor."""
+    return TextEncoder(
+        cfg.zero_shot_model,
+        cfg.zero_shot_revision,
+        cfg.zero_shot_max_tokens,
+        dtype,
+        cpu_threads,
+        role=role,
+        usage=usage,
+    )

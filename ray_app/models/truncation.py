@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_app.config import Config, PinTextConfig
+from ray_app.base.config import Config, PinTextConfig
+from ray_app.base.text import pin_text_parts
 from ray_app.models.backbone import is_decoder_config
 from ray_app.models.encoder_usage import with_usage, zero_shot_usage
-from ray_app.models.sources import load_tokenizer
+from ray_app.models.model_sources import load_tokenizer
 from ray_app.models.tokens import max_query_tokens
-from ray_app.text import pin_text_parts
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_app.config import BlendConfig
-from ray_app.engagement.rates import RATE_NAMES
+from ray_app.base.config import BlendConfig
+from ray_app.features.engagement_rates import RATE_NAMES
 
 # What a person's action says of a pin; guessed, as the defaults of `enrich.action_weights`, and a hide undoes a save.
 _RATE_WEIGHTS = {"click_rate": 1.0, "long_click_rate": 2.0, "save_rate": 3.0, "hide_rate": -3.0}

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ray_app.cache_folder import require_ours
-from ray_app.errors import UserError
-from ray_app.filesystem import one_line
+from ray_app.base.cache_folder import require_ours
+from ray_app.base.errors import UserError, one_line
 
 _NICE = 10  # the compiler steps back behind a replica that serves
 _LIMIT_SEC = 600
@@ -119,7 +118,7 @@ def _compile(folder: Path, path: Path, threads: int) -> None:
     from torch._inductor.utils import fresh_cache
 
     from ray_app.models.bi_encoder import BiEncoder
-    from ray_app.models.exports import query_tower, token_batch
+    from ray_app.models.onnx_export import query_tower, token_batch
 
     torch.set_num_threads(threads)  # the number is written into the code
     student = BiEncoder.from_pretrained(folder).eval()

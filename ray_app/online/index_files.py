@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_app.cache_folder import remove
-from ray_app.filesystem import TEMP_PREFIX, one_line
-from ray_app.text import TEXT_VERSION, stem_tokens
+from ray_app.base.cache_folder import remove
+from ray_app.base.errors import one_line
+from ray_app.base.filesystem import TEMP_PREFIX
+from ray_app.base.text import TEXT_VERSION, stem_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ FORMAT_VERSION = 1  # raised when the same pins give other files
 # Measured on 60,000 vectors of rank 24 in 128 dimensions, the nearest 100: 99.3% of them found in 0.5 ms; 94.6% with 100.
 _EXPANSION_SEARCH = 256
 _CONNECTIVITY, _EXPANSION_ADD = 16, 128  # usearch's own: 60,000 vectors in 9 s; 32 finds 1% more for 1.4 times the time
-_K1, _B = 1.5, 0.75  # as `ray_app.bm25`
+_K1, _B = 1.5, 0.75  # as `ray_app.features.bm25`
 _SCALAR = {"float32": "f32", "float16": "f16", "int8": "i8"}
 _ADD_ROWS = 65_536  # vectors in memory at a time
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ray_app.text import field_text, stem_tokens
+from ray_app.base.text import field_text, stem_tokens
 
 
 def matched_fields(tokens: Sequence[str], row: Mapping[str, Any], fields: Sequence[str]) -> dict[str, list[str]]:

@@ -13,12 +13,9 @@ or find it whole. A folder that is torn, or of something else, is made again; fi
 """
 
 import errno
-import hashlib
 import io
 import json
 import logging
-import os
-import re
 import shutil
 import time
 import uuid
@@ -26,18 +23,19 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
-from ray_app.cache_folder import lock_path, one_at_a_time, remove, remove_leftovers
-from ray_app.errors import UserError
-from ray_app.filesystem import TEMP_PREFIX, one_line
-from ray_app.hashing import Keys
-from ray_app.ledger.release import Release, read_parts
-from ray_app.storage import Storage
+from ray_app.base.cache_folder import one_at_a_time, remove, remove_leftovers
+from ray_app.base.errors import UserError, one_line
+from ray_app.base.filesystem import TEMP_PREFIX
+from ray_app.base.hashing import Keys
+from ray_app.base.storage import Storage
+from ray_app.online.local_files import sha256_of, sync
+from ray_app.tables.release import Release, read_parts
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +45,6 @@ Shard = tuple[int, int]  # number of the shard, number of shards
 HashIds = Callable[[Sequence[str]], Keys]
 
 _CHUNK_ROWS = 16_384  # 25 MB of 384 float32: what is converted at a time
-_OF_A_RELEASE = re.compile(r"([0-9a-f]{16})-.+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,29 +154,6 @@ def map_files(folder: Path, key: StoreKey, verify: bool) -> MappedFiles | None:
         num_pins=num_pins, vectors=mapped["vectors.npy"], scales=mapped.get("scales.npy"), pin_ids=pin_ids,
         hashes=mapped["hashes.npy"], rows=mapped["rows.npy"],
     )  # fmt: skip
-
-
-def collect_local(local_dir: Path, keep: set[str]) -> list[str]:
-    """Delete what this machine has made of releases that are not served any more; returns the folders' names.
-
-    These are all folders named `<release id>-...`, indexes too. Stores that are open go on: their files live until they
-    are unmapped.
-
-    Args:
-        local_dir: As in `PinStore.open`.
-        keep: Ids of releases whose folders stay.
-    """
-    dropped = []
-    for path in sorted(Path(local_dir).glob("*-*")):
-        match = _OF_A_RELEASE.fullmatch(path.name)
-        if match and match[1] not in keep and path.is_dir():
-            remove(path)
-            lock_path(path).unlink(missing_ok=True)
-            dropped.append(path.name)
-    for path in Path(local_dir).glob(f"{TEMP_PREFIX}*"):  # of builders that were killed
-        if path.is_dir() and path.stat().st_mtime < time.time() - 3600:
-            shutil.rmtree(path, ignore_errors=True)
-    return dropped
 
 
 def _make(store: Storage, release: Release, folder: Path, key: StoreKey, hash_ids: HashIds, verify: bool) -> None:
@@ -299,15 +273,3 @@ def _map_ids(path: Path, num_pins: int) -> pa.Array:
     if ids.type != pa.large_binary() or len(ids) != num_pins or ids.null_count:
         raise _NotThisError(f"{path.name} does not hold {num_pins} ids")
     return ids
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync(file: IO[Any]) -> None:
-    """Flush a file to the disk."""
-    file.flush()
-    os.fsync(file.fileno())  # else a power cut can leave files of the right size with no content

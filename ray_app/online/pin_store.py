@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ray_app.hashing import hash_pin_ids
-from ray_app.ledger.release import Release, require_student
-from ray_app.online.pin_files import HashIds, Kind, MappedFiles, Shard, StoreKey, collect_local, open_files
-from ray_app.storage import Storage
+from ray_app.base.hashing import hash_pin_ids, shards_of
+from ray_app.base.storage import Storage
+from ray_app.online.local_files import collect_local
+from ray_app.online.pin_files import HashIds, Kind, MappedFiles, Shard, StoreKey, open_files
+from ray_app.tables.release import Release, require_student
 
 __all__ = ["PinStore", "collect_local", "shard_of", "shards_of"]
 
@@ -21,13 +22,6 @@ __all__ = ["PinStore", "collect_local", "shard_of", "shards_of"]
 def shard_of(pin_id: str, num_shards: int) -> int:
     """Which of `num_shards` stores holds a pin."""
     return int(shards_of([pin_id], num_shards)[0])
-
-
-def shards_of(pin_ids: Sequence[str], num_shards: int) -> NDArray[np.int64]:
-    """`shard_of` for many ids. Shape (num_ids,)."""
-    if num_shards < 1:
-        raise ValueError(f"pins are spread over at least one shard, not {num_shards}")
-    return (hash_pin_ids(pin_ids) % np.uint64(num_shards)).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ray_app.config import CacheConfig
-from ray_app.config.credentials import read_secret
+from ray_app.base.config import CacheConfig
+from ray_app.base.config.credentials import read_secret
 from ray_app.online.problems import Overloaded
 
 logger = logging.getLogger(__name__)

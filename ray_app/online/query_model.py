@@ -7,18 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ray_app.config import Config, section_hash
-from ray_app.distill.features import sides_of
-from ray_app.errors import UserError
-from ray_app.ledger.release import Release
-from ray_app.manifest import Output
+from ray_app.base.config import Config, section_hash
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.features.student import sides_of
 from ray_app.models.checkpoint import local_folder
 from ray_app.models.encoder_usage import zero_shot_usage
-from ray_app.models.sources import model_identity
-from ray_app.models.text_encoder import TextEncoder
-from ray_app.online.query_engines import Engine, choose_engine
-from ray_app.storage import Storage
-from ray_app.zero_shot.stage import build_zero_shot
+from ray_app.models.model_sources import model_identity
+from ray_app.models.text_encoder import TextEncoder, build_zero_shot
+from ray_app.online.query_encoders import Engine, choose_engine
+from ray_app.tables.manifest import Output
+from ray_app.tables.release import Release
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_app.cache_folder import one_at_a_time
-from ray_app.errors import UserError
-from ray_app.filesystem import one_line
+from ray_app.base.cache_folder import one_at_a_time
+from ray_app.base.errors import UserError, one_line
 from ray_app.online.index_files import IndexKey, OpenIndexes, open_indexes, write_indexes
 
 logger = logging.getLogger(__name__)

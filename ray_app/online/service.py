@@ -15,18 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from ray_app.config import ImageLimits, ServeConfig, ServeLimits
-from ray_app.errors import UserError
-from ray_app.ledger.release import Release, current_release
-from ray_app.online.pictures import PictureJobs
+from ray_app.base.config import ImageLimits, ServeConfig, ServeLimits
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.base.text import normalise_query
+from ray_app.online.loaded_release import Served, Slices
+from ray_app.online.messages import SliceFacts
+from ray_app.online.pin_images import PictureJobs
 from ray_app.online.pin_store import collect_local
 from ray_app.online.problems import BadRequest, Overloaded, Unavailable
 from ray_app.online.query_cache import QueryVectors
-from ray_app.online.served import Served, Slices
+from ray_app.online.shard_index import Slice
 from ray_app.online.shards import LocalSlice, RemoteSlices, ShardHandle, at_once
-from ray_app.online.slice import Slice, SliceFacts
-from ray_app.storage import Storage
-from ray_app.text import normalise_query
+from ray_app.tables.current import current_release
+from ray_app.tables.release import Release
 
 logger = logging.getLogger(__name__)
 

@@ -9,15 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from ray_app.config import ImageLimits, ServeConfig
-from ray_app.errors import UserError
-from ray_app.ledger.release import Release, find_release, read_current
-from ray_app.online.pictures import PictureJobs
+from ray_app.base.config import ImageLimits, ServeConfig
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.online.messages import SliceFacts
 from ray_app.online.pin_files import Shard
+from ray_app.online.pin_images import PictureJobs
 from ray_app.online.pin_store import collect_local
 from ray_app.online.problems import Unavailable
-from ray_app.online.slice import Slice, SliceFacts
-from ray_app.storage import Storage
+from ray_app.online.shard_index import Slice
+from ray_app.tables.current import read_current
+from ray_app.tables.release import Release, find_release
 
 logger = logging.getLogger(__name__)
 

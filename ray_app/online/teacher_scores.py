@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from ray_app.embed.encode import matrix_or_zero
-from ray_app.hashing import Keys, text_keys
-from ray_app.manifest import Output, read_output
+from ray_app.base.columns import matrix_or_zero
+from ray_app.base.hashing import Keys, text_keys
+from ray_app.base.storage import Storage
+from ray_app.base.text import normalise_query
 from ray_app.models.head import expected_grade
-from ray_app.storage import Storage
-from ray_app.text import normalise_query
+from ray_app.tables.manifest import Output, read_output
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from ray_app.base.columns import matrix_column, matrix_of
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Examples:
@@ -90,19 +92,3 @@ class Examples:
             weights=table["weight"].to_numpy().astype(np.float32),
             locales=table["locale"].to_pylist() if "locale" in table.column_names else None,
         )
-
-
-def matrix_of(column: pa.ChunkedArray | pa.FixedSizeListArray) -> np.ndarray:
-    """A fixed-size list column without nulls as a matrix, shape (N, list size), float32, writable."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(array, pa.ChunkedArray):  # no chunk at all
-        array = pa.array([], column.type)
-    return np.array(array.flatten(), dtype=np.float32).reshape(len(array), array.type.list_size)
-
-
-def matrix_column(matrix: np.ndarray) -> pa.FixedSizeListArray:
-    """A matrix (N, width) as a fixed-size list column of float32."""
-    width = matrix.shape[1]
-    if width == 0:  # Arrow cannot tell how many empty lists an empty array makes
-        return pa.array([[] for _ in range(len(matrix))], pa.list_(pa.float32(), 0))
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix, np.float32).reshape(-1)), width)

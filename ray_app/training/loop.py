@@ -5,49 +5,27 @@ the loop knows nothing else of it. A run is a function of seed, data and setting
 of workers, and one that is resumed at any step takes those that the undisturbed one would have taken.
 """
 
-import json
 import logging
 import math
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from ray_app.config import TrainConfig
+from ray_app.base.config import TrainConfig
 from ray_app.models.backbone import save_memory
-from ray_app.models.text_encoder import autocast, pick_dtype
-from ray_app.training.batches import InMemory, MicroBatch, Place, Source, Step, cut_micro_batches
+from ray_app.models.devices import autocast, pick_dtype
+from ray_app.training.batches import InMemory, MicroBatch, Source, Step, cut_micro_batches
 from ray_app.training.examples import Examples
 from ray_app.training.losses import loss_of, margin_mse
+from ray_app.training.state import TrainState, Worker, load_checkpoint, save_checkpoint, set_weights, trained_weights
 
 logger = logging.getLogger(__name__)
 
 _STEPS_TO_MOVE = 10  # guessed: the first batch of a run may have weight 0, or a loss that is flat there
-
-
-@dataclass
-class TrainState:
-    """What a resumed run needs besides the weights."""
-
-    epoch: int = 0  # epochs finished
-    step: int = 0  # steps finished of the epoch that runs
-    total_steps: int = 0  # steps finished
-    loss_sum: float = 0.0  # of those `step` steps, over all workers
-    tokens: int = 0  # of the run, over all workers
-    padded_tokens: int = 0
-    best_epoch: int = -1
-    best_loss: float = math.inf
-    history: list[dict[str, float | None]] = field(default_factory=list)
-    """One entry per epoch: epoch, train_loss, valid_loss (None: no validation pairs), padding_share."""
-
-    def stopped(self, cfg: TrainConfig) -> bool:
-        """Whether training is over: all epochs done, or no better epoch for `patience` epochs."""
-        return self.epoch >= cfg.epochs or (self.best_epoch >= 0 and self.epoch - 1 - self.best_epoch >= cfg.patience)
 
 
 def learning_rate_factor(
@@ -59,26 +37,6 @@ def learning_rate_factor(
         return (step + 1) / warmup
     left = max(0.0, (total - step) / max(1, total - warmup))
     return left if schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
-
-
-@dataclass
-class Worker:
-    """This process's place among the training workers, and what it does with checkpoints and figures."""
-
-    rank: int = 0
-    size: int = 1
-    wrap: Callable[[Any], Any] = lambda model: model  # DistributedDataParallel or FSDP2 on a cluster
-    report: Callable[[dict[str, float], Callable[[Path], None]], None] = lambda metrics, save: None
-    """Called by every worker equally often; `save(folder)` writes a resumable checkpoint, if this worker is to write one."""
-    is_due: Callable[[bool], bool] = lambda epoch_ended: epoch_ended
-    """Whether this step is worth a report, given whether it ended an epoch; the same on every worker."""
-    total: Callable[[float], float] = lambda value: value  # sum over the workers
-    track: Callable[[dict[str, float], int], None] = lambda figures, step: None  # on the first worker only
-
-    @property
-    def place(self) -> Place:
-        """Of this worker."""
-        return Place(self.rank, self.size)
 
 
 def fit(
@@ -362,63 +320,3 @@ def _has_gradient(parameter: Any) -> bool:
         return False
     gradient = gradient.to_local() if hasattr(gradient, "to_local") else gradient  # of FSDP2: this worker's shard
     return bool(gradient.any())
-
-
-# --- weights and checkpoints ---
-
-
-def _options(load: bool = False, spread: bool = False) -> Any:
-    from torch.distributed.checkpoint.state_dict import StateDictOptions
-
-    # Frozen weights are those of the base model. When loading, the first worker has the whole and gives the others theirs.
-    return StateDictOptions(
-        full_state_dict=True, cpu_offload=not load, ignore_frozen_params=True, broadcast_from_rank0=spread, strict=False
-    )
-
-
-def trained_weights(model: Any) -> dict[str, Any]:
-    """Trained weights on the CPU, whole; empty on all workers but the first if they are spread over several."""
-    from torch.distributed.checkpoint.state_dict import get_model_state_dict
-
-    found: dict[str, Any] = get_model_state_dict(model, options=_options())
-    return {name: tensor.clone() for name, tensor in found.items()}
-
-
-def set_weights(model: Any, weights: dict[str, Any], worker: Worker) -> None:
-    """Give the model these weights; each worker of a sharded one gets its share."""
-    from torch.distributed.checkpoint.state_dict import set_model_state_dict
-
-    set_model_state_dict(model, weights, options=_options(load=True, spread=_is_sharded(model)))
-
-
-def _is_sharded(model: Any) -> bool:
-    return hasattr(model, "set_requires_gradient_sync")
-
-
-def save_checkpoint(
-    model: Any, optimizer: Any, state: TrainState, best: dict[str, Any], worker: Worker, folder: Path
-) -> None:
-    """Every worker must call it if the model is sharded; the first one writes."""
-    import torch
-    from torch.distributed.checkpoint.state_dict import get_state_dict
-
-    weights, moments = get_state_dict(model, optimizer, options=_options())
-    if worker.rank == 0:
-        torch.save({"model": weights, "best": best, "optimizer": moments}, folder / "state.pt")
-        (folder / "state.json").write_text(json.dumps(asdict(state)))
-
-
-def load_checkpoint(folder: Path, model: Any, optimizer: Any, worker: Worker) -> tuple[TrainState, dict[str, Any]]:
-    """The inverse of `save_checkpoint`."""
-    import torch
-    from torch.distributed.checkpoint.state_dict import set_state_dict
-
-    saved = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=True)
-    set_state_dict(
-        model,
-        optimizer,
-        model_state_dict=saved["model"],
-        optim_state_dict=saved["optimizer"],
-        options=_options(load=True, spread=_is_sharded(model)),
-    )
-    return TrainState(**json.loads((folder / "state.json").read_text())), saved["best"]

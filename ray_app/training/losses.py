@@ -6,8 +6,8 @@ The head always gives a distribution over the five grades, so that whatever read
 from collections.abc import Callable
 from typing import Any
 
-from ray_app.config import TrainConfig
-from ray_app.schemas import NUM_GRADES
+from ray_app.base.config import TrainConfig
+from ray_app.base.schemas import NUM_GRADES
 
 Loss = Callable[[Any, Any], Any]  # logits (B, 5), targets (B, 5) -> (B,)
 

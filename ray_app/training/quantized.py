@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ray_app.config import TrainConfig
+from ray_app.base.config import TrainConfig
 from ray_app.training.examples import Examples
-from ray_app.training.loop import Worker, evaluate_loss, predict
+from ray_app.training.loop import evaluate_loss, predict
+from ray_app.training.state import Worker
 
 logger = logging.getLogger(__name__)
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from ray_app.config import TrainConfig
-from ray_app.errors import UserError
-from ray_app.storage import Storage
+from ray_app.base.config import TrainConfig
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
 
 Track = Callable[[dict[str, float], int], None]
 

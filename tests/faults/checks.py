@@ -7,10 +7,11 @@ from typing import Any
 import pyarrow as pa
 from world import LEDGERS, World
 
-from ray_app.errors import UserError
-from ray_app.ledger.release import current_release, is_complete, open_release
-from ray_app.manifest import Manifest, Output, read_manifest, read_output
-from ray_app.storage import Storage, decode_table
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage, decode_table
+from ray_app.tables.current import current_release
+from ray_app.tables.manifest import Manifest, Output, read_manifest, read_output
+from ray_app.tables.release import is_complete, open_release
 
 _SAME_COUNTS = ("rows_in", "rows_out", "rows_quarantined", "without_vector", "errors")
 

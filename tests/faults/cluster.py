@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from ray_app.cluster import local_environment
+from ray_app.cluster.resources import local_environment
 from serve.local import free_port
 
 HEAD_CPUS, WORKER_CPUS = 4, 4

@@ -84,7 +84,9 @@ class Driver:
 def _main(stage: str, config: str, overrides: list[str], folder: str, env: dict[str, str]) -> None:
     """In the child."""
     import ray
-    from runner import run_program, run_stage
+
+    from ray_app.cli import run_program, run_stage
+    from ray_app.stages.order import load_stage
 
     os.setsid()
     os.environ.update(env)
@@ -94,7 +96,7 @@ def _main(stage: str, config: str, overrides: list[str], folder: str, env: dict[
     signal.signal(signal.SIGUSR1, lambda *_: jump_clock(float(env.get(JUMP, "0"))))
     sys.argv = [f"pipelines/{stage}.py", "--config", config, *(part for each in overrides for part in ("--set", each))]
     is_program = stage in PROGRAMS
-    body = import_module(stage).main if is_program else import_module(f"ray_app.{stage}.stage").run
+    body = import_module(stage).main if is_program else load_stage(stage).run
 
     def marked(cfg: Any, store: Any) -> Any:
         Path(folder, "begun").touch()

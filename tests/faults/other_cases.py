@@ -22,8 +22,9 @@ from serve_load import Load, assert_right, copied_run
 from tiny_models import save_tiny_encoder
 from world import World
 
-from ray_app.ledger.release import current_release, open_release
-from ray_app.storage import Storage
+from ray_app.base.storage import Storage
+from ray_app.tables.current import current_release
+from ray_app.tables.release import open_release
 from serve.local import free_port, serving
 
 VICTIMS = {  # fault -> a part of the process's title

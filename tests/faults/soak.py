@@ -27,9 +27,9 @@ from serve_load import copied_run
 from soak_world import Traffic, advance, slope
 from world import make_world
 
-from ray_app.cluster import local_environment
-from ray_app.ledger.release import current_release, promote, rollback
-from ray_app.storage import Storage
+from ray_app.base.storage import Storage
+from ray_app.cluster.resources import local_environment
+from ray_app.tables.current import current_release, promote, rollback
 from serve.local import free_port, serving
 
 _WARM = 2  # cycles before caches, pools and the number of kept releases are full

@@ -18,7 +18,7 @@ from records import HARNESS_FAILED, Record
 from s3_proxy import KEYS, S3Proxy, s3_proxy
 from world import LEDGERS, STAGES, World, make_world
 
-from ray_app.storage import Storage
+from ray_app.base.storage import Storage
 
 _DISTURBED_SEC, _ALONE_SEC = 240, 180  # a stage takes seconds; this is a hang
 

@@ -12,12 +12,13 @@ from checks import compare, published_half
 from stage_cases import Runner
 from world import World
 
-from ray_app.config import load_config
-from ray_app.ledger.ledger import Ledger
-from ray_app.ledger.release import publish_release
-from ray_app.manifest import Output, StageRun, read_output
-from ray_app.schemas import embedding_results
-from ray_app.storage import Storage
+from ray_app.base.config import load_config
+from ray_app.base.schemas import embedding_results
+from ray_app.base.storage import Storage
+from ray_app.tables.ledger import Ledger
+from ray_app.tables.manifest import Output, read_output
+from ray_app.tables.publish import publish_release
+from ray_app.tables.stage_run import StageRun
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 

@@ -12,11 +12,11 @@ import yaml
 from pipeline_world import COLOURS, STAGES, THINGS, write_csv, write_source
 from tiny_models import save_tiny_encoder
 
-from ray_app.config import EmbedConfig
-from ray_app.ledger.release import read_current
-from ray_app.manifest import manifest_path, read_manifest
+from ray_app.base.config import EmbedConfig
+from ray_app.base.storage import Storage
 from ray_app.models.text_encoder import stage_dtype
-from ray_app.storage import Storage
+from ray_app.tables.current import read_current
+from ray_app.tables.manifest import manifest_path, read_manifest
 
 # Stages whose rows are committed one block after the other -> the ledger that they fill.
 LEDGERS = {"zero_shot": "text_embeddings", "label": "soft_labels", "embed": "pin_embeddings"}

@@ -22,15 +22,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 import driver
 
 with driver.instrumented():
-    from ray_app.config import IngestLimits, TableSource, UbiSource
-    from ray_app.errors import UserError
-    from ray_app.ingest import rows
-    from ray_app.ingest.chorus import read_ean_map, read_labels, read_products_file
-    from ray_app.ingest.files import SourceFile, find_files
-    from ray_app.ingest.rows import RawBatch
-    from ray_app.ingest.table import read_table_file
-    from ray_app.ingest.ubi import MAX_SHOWN, join_ubi, read_ubi_file
-    from ray_app.ingest.validate import TableRules, check_batch, settle, table_rules
+    from ray_app.base.config import IngestLimits, TableSource, UbiSource
+    from ray_app.base.errors import UserError
+    from ray_app.sources import rows
+    from ray_app.sources.adapters.chorus import read_ean_map, read_labels, read_products_file
+    from ray_app.sources.adapters.table import read_table_file
+    from ray_app.sources.adapters.ubi import MAX_SHOWN, join_ubi, read_ubi_file
+    from ray_app.sources.files import SourceFile, find_files
+    from ray_app.sources.rows import RawBatch
+    from ray_app.sources.validate import TableRules, check_batch, settle, table_rules
 
 LIMITS = IngestLimits(max_id_chars=40, max_query_chars=60, max_text_chars=200, max_image_bytes=100)
 CODES = {value for name, value in vars(rows).items() if name.isupper() and isinstance(value, str)}

@@ -17,8 +17,8 @@ import driver
 from hostile_pictures import jpeg_of_scans, segment
 
 with driver.instrumented():
-    from ray_app.caption.images import MAX_SCANS, PictureError, decode, num_scans
-    from ray_app.config import ImageLimits
+    from ray_app.base.config import ImageLimits
+    from ray_app.base.images.decode import MAX_SCANS, PictureError, decode, num_scans
 
 LIMITS = ImageLimits(max_bytes=driver.MAX_BYTES, max_pixels=1_000_000, max_side=64)
 

@@ -29,7 +29,7 @@ import serve_world
 import side_world
 import test_slices as slices
 
-from ray_app.config import ImageLimits, ServeLimits
+from ray_app.base.config import ImageLimits, ServeLimits
 from ray_app.online.service import Service
 from serve.http import build_http, build_routes
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_app.ledger.content_key import content_key, content_keys, recipe_id
+from ray_app.base.content_key import content_key, content_keys, recipe_id
 
 SCALARS = (
     st.text(max_size=5) | st.text("\ud800\udfffab", max_size=2) | st.binary(max_size=5) | st.booleans() | st.none()

@@ -4,7 +4,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_app.exchange import cut, exchange, part_of, parts_for
+from ray_app.cluster.shuffle import exchange
+from ray_app.tables.partitions import cut, part_of, parts_for
 
 FILES = st.lists(st.lists(st.text(max_size=3), max_size=20), min_size=1, max_size=4)
 

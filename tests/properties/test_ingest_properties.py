@@ -5,13 +5,13 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_app.config import IngestLimits
-from ray_app.ingest import rows as codes
-from ray_app.ingest.rows import MAX_CONTENT_CHARS, RawBatch
-from ray_app.ingest.sheets import defuse, restore
-from ray_app.ingest.table import parse_json_object
-from ray_app.ingest.validate import TABLES, check_batch, settle, table_rules
-from ray_app.text import cut_text, normalise_query, normalise_text, query_group, tokenise
+from ray_app.base.config import IngestLimits
+from ray_app.base.text import cut_text, normalise_query, normalise_text, query_group, tokenise
+from ray_app.sources import rows as codes
+from ray_app.sources.adapters.table import parse_json_object
+from ray_app.sources.rows import MAX_CONTENT_CHARS, RawBatch
+from ray_app.sources.sheets import defuse, restore
+from ray_app.sources.validate import TABLES, check_batch, settle, table_rules
 
 CODES = {value for name, value in vars(codes).items() if name.isupper() and isinstance(value, str)}
 LIMITS = IngestLimits(max_id_chars=12, max_query_chars=15, max_text_chars=20, max_image_bytes=9)

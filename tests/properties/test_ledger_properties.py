@@ -10,8 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from ray_app.ledger.ledger import Ledger
-from ray_app.storage import Storage
+from ray_app.base.storage import Storage
+from ray_app.tables.ledger import Ledger
 
 SCHEMA = pa.schema(
     [pa.field("content_key", pa.string()), pa.field("value", pa.int64()), pa.field("error", pa.string())]

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_app.evaluate.evaluation import EvaluationSettings, evaluate_systems
-from ray_app.evaluate.measured import GRADE_AS_RATING
-from ray_app.evaluate.metrics import NDCG, PRECISION, SystemScores, judge, ranking_metrics
-from ray_app.measurement.figures import Figure, judge_by_grades, measure_ranking
-from ray_app.measurement.rankings import read_ranking
+from ray_app.analysis.measurement.ranking_metrics import Figure, judge_by_grades, measure_ranking
+from ray_app.analysis.measurement.rankings import read_ranking
+from ray_app.analysis.metrics.bootstrap_result import GRADE_AS_RATING
+from ray_app.analysis.metrics.evaluation import EvaluationSettings, evaluate_systems
+from ray_app.analysis.metrics.protocol import NDCG, PRECISION, SystemScores, judge, ranking_metrics
 
 # Few scores: ties are what goes wrong. All are exact in 32 bits, which is what trec_eval keeps. Most grades are 1.
 PAIRS = st.tuples(st.sampled_from([1, 1, 1, 2, 3, 4, 5]), st.sampled_from([-1.0, 0.0, 0.25, 0.5, 2.0]))

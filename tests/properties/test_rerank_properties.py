@@ -13,11 +13,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "online"))
 import side_world
 import test_slices as slices
 
-from ray_app.config import BlendConfig
+from ray_app.base.config import BlendConfig
+from ray_app.base.text import normalise_query
 from ray_app.online.blend import UNKNOWN, blend, engagement_scores, order
+from ray_app.online.query_understanding import Vocabulary, count_words, understand
 from ray_app.online.shards import at_once
-from ray_app.online.understanding import Vocabulary, count_words, understand
-from ray_app.text import normalise_query
 
 GRADES = st.lists(st.sampled_from([1.0, 2.5, 2.5001, 4.0, 5.0]), max_size=20)
 few = settings(settings.default, max_examples=max(10, settings.default.max_examples // 2))

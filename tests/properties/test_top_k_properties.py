@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_app.online.pin_store import shards_of
+from ray_app.base.hashing import shards_of
 from ray_app.online.retrieval import Ranked, Retriever, fuse
 
 SCORES = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0]), max_size=30)  # few values: ties are what goes wrong

@@ -10,9 +10,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # for pipeline_world
 
 from pipeline_world import run_stages, write_source
 
-from ray_app.cluster import local_environment, start_local
-from ray_app.config import Config, load_config
-from ray_app.manifest import Manifest
+from ray_app.base.config import Config, load_config
+from ray_app.cluster.resources import local_environment, start_local
+from ray_app.tables.manifest import Manifest
 
 os.environ.update(local_environment(os.environ))  # one token for this cluster and those of programs that tests start
 # Workers import the classes that tests define by the name of their file.

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ray_app.caption.batches import CaptionUDF
+from ray_app.stages.caption.batches import CaptionUDF
 
 
 class DyingUDF(CaptionUDF):

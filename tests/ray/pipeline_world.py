@@ -5,9 +5,9 @@ from pathlib import Path
 
 import yaml
 
-from ray_app.config import Config
-from ray_app.manifest import Manifest
-from ray_app.storage import Storage
+from ray_app.base.config import Config
+from ray_app.base.storage import Storage
+from ray_app.tables.manifest import Manifest
 
 STAGES = (
     "ingest",
@@ -93,7 +93,7 @@ def write_source(folder: Path, tiny_encoder: str) -> None:
 
 
 def run_stages(cfg: Config, *names: str) -> dict[str, Manifest]:
-    from importlib import import_module
+    from ray_app.stages.order import load_stage
 
     store = Storage(cfg.output)
-    return {name: import_module(f"ray_app.{name}.stage").run(cfg, store) for name in names or STAGES}
+    return {name: load_stage(name).run(cfg, store) for name in names or STAGES}

@@ -18,12 +18,13 @@ from caption_world import make_config, picture, write_pictures, write_pins
 from dying_captioner import DyingUDF
 from tiny_models import save_tiny_vlm
 
-from ray_app.caption import stage
-from ray_app.caption.pictures import SOURCES
-from ray_app.caption.stage import plan, run, stream_answers
-from ray_app.errors import UserError
-from ray_app.manifest import read_manifest, read_output
-from ray_app.storage import Storage
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.stages.caption import stage
+from ray_app.stages.caption.chain import stream_answers
+from ray_app.stages.caption.image_index import SOURCES
+from ray_app.stages.caption.stage import plan, run
+from ray_app.tables.manifest import read_manifest, read_output
 
 ROOT = Path(__file__).parents[2]
 

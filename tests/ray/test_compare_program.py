@@ -3,19 +3,15 @@
 import csv
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 from pipeline_world import COLOURS, THINGS, write_csv
 
-from ray_app.config import Config
-from ray_app.manifest import Manifest, read_manifest, read_output
-from ray_app.storage import Storage
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "pipelines"))
-
-from compare import build_parser, main
+from pipelines.compare import build_parser, main
+from ray_app.base.config import Config
+from ray_app.base.storage import Storage
+from ray_app.tables.manifest import Manifest, read_manifest, read_output
 
 pytestmark = pytest.mark.timeout(900)  # the first test pays for the whole pipeline
 

@@ -1,17 +1,17 @@
 """The built-in world end to end, as `make run` does it, only smaller: real pictures, real captions, real models."""
 
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageOps
 
-from ray_app.config import Config, load_config
-from ray_app.evaluate import stage as evaluate
-from ray_app.experiment import stage as experiment
-from ray_app.experiment.spec import ExperimentSpec
-from ray_app.manifest import Manifest, read_manifest, read_output, require_output
-from ray_app.storage import Storage
+from ray_app.analysis.evaluate import stage as evaluate
+from ray_app.analysis.experiment import stage as experiment
+from ray_app.analysis.experiment.spec import ExperimentSpec
+from ray_app.base.config import Config, load_config
+from ray_app.base.storage import Storage
+from ray_app.stages.order import load_stage
+from ray_app.tables.manifest import Manifest, read_manifest, read_output, require_output
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -38,7 +38,7 @@ EXPERIMENTS = {
 
 def run_stages(cfg: Config) -> dict[str, Manifest]:
     store = Storage(cfg.output)
-    found = {name: import_module(f"ray_app.{name}.stage").run(cfg, store) for name in STAGES}
+    found = {name: load_stage(name).run(cfg, store) for name in STAGES}
     for key, spec in EXPERIMENTS.items():
         found[key] = experiment.run(key, ExperimentSpec.model_validate({"base": "x", **spec}), cfg, store, quick=True)
     return found | {"evaluate": evaluate.run(cfg, store)}
@@ -141,7 +141,7 @@ def test_figures_of_an_experiment_are_those_of_the_report(finished: tuple[Config
 
 def test_the_simulation_shows_both_students_to_the_same_people(finished: tuple[Config, dict[str, Manifest]]) -> None:
     """Its figures must add up, and not depend on how the scoring was cut into tasks."""
-    from ray_app.simulate import stage
+    from ray_app.analysis.simulate import stage
 
     cfg, _ = finished
     few = {"num_searches": 600, "logged_searches": 400, "unseen_queries": 60, "candidates": 60}

@@ -3,12 +3,13 @@
 import pyarrow as pa
 import pytest
 
-from ray_app.config import Config
-from ray_app.demo import stage, world
-from ray_app.errors import UserError
-from ray_app.ingest.stage import run as ingest
-from ray_app.manifest import read_manifest, read_output
-from ray_app.storage import Storage
+from ray_app.base.config import Config
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.demo import world
+from ray_app.stages.demo import stage
+from ray_app.stages.ingest.stage import run as ingest
+from ray_app.tables.manifest import read_manifest, read_output
 
 TABLES = ("pins", "boards", "search_log", "human_labels")
 

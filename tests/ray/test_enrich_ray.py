@@ -2,12 +2,12 @@
 
 import pytest
 
-from ray_app.config import Config
-from ray_app.enrich.stage import run as enrich
-from ray_app.errors import UserError
-from ray_app.ingest.stage import run as ingest
-from ray_app.manifest import read_output
-from ray_app.storage import CorruptFileError, Storage
+from ray_app.base.config import Config
+from ray_app.base.errors import UserError
+from ray_app.base.storage import CorruptFileError, Storage
+from ray_app.stages.enrich.stage import run as enrich
+from ray_app.stages.ingest.stage import run as ingest
+from ray_app.tables.manifest import read_output
 
 NUM = 40
 

@@ -6,12 +6,12 @@ import pyarrow as pa
 import pytest
 import ray
 
-from ray_app.config import Config
-from ray_app.errors import UserError
-from ray_app.exchange import exchange
-from ray_app.ingest import stage
-from ray_app.manifest import read_output
-from ray_app.storage import Storage
+from ray_app.base.config import Config
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.cluster.shuffle import exchange
+from ray_app.stages.ingest import stage
+from ray_app.tables.manifest import read_output
 
 FILES = {
     "a.csv": "pin_id,title\np3,from a\np1,from a\n",

@@ -17,8 +17,8 @@ from label_world import (
     start_job,
 )
 
-from ray_app.errors import UserError
-from ray_app.storage import Storage
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -57,7 +57,7 @@ def undisturbed(ray_cluster, tmp_path_factory, tiny_decoder):
 
 
 def test_sizes_order_and_sharing_change_no_label(ray_cluster, tmp_path, tiny_decoder):
-    """Through Ray; all combinations are in tests/unit/label/test_teacher.py."""
+    """Through Ray; all combinations are in tests/unit/stages/label/test_teacher.py."""
     one = maker_of(tmp_path / "one", tiny_decoder, batch_size=64, rows_per_block=64)
     shared = one.compute_texts(ROWS)
     other = maker_of(tmp_path / "other", tiny_decoder, batch_size=3, rows_per_block=7, num_actors=2, share_prefix=False)

@@ -11,11 +11,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ray_app.cluster import Pool, start_local
-from ray_app.errors import UserError
-from ray_app.ledger.ledger import Ledger
-from ray_app.ledger.stage import LedgerCounts, actor_chain, check_error_rate, run_missing
-from ray_app.storage import Storage
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.cluster.blocks import actor_chain
+from ray_app.cluster.executor import LedgerCounts, check_error_rate, run_missing
+from ray_app.cluster.resources import Pool, start_local
+from ray_app.tables.ledger import Ledger
 
 SCHEMA = pa.schema(
     [

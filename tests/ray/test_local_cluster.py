@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from listening import Listener, listeners
 
-from ray_app.config import Config
-from ray_app.manifest import Manifest
+from ray_app.base.config import Config
+from ray_app.tables.manifest import Manifest
 
 pytestmark = pytest.mark.timeout(900)  # the first to ask for a finished run pays for it
 

@@ -16,19 +16,20 @@ import pyarrow.compute as pc
 import pytest
 from pipeline_world import run_stages, write_csv
 
-from ray_app.config import Config
-from ray_app.distill.features import StudentFeatures
-from ray_app.distill.stage import soft_examples
-from ray_app.errors import UserError
-from ray_app.ledger.release import current_release, open_release
-from ray_app.manifest import Manifest, read_manifest, read_output
+from ray_app.base.config import Config
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.cluster.encoders import zero_shot_queries
+from ray_app.features.catalogue import load_catalogue
+from ray_app.features.student import StudentFeatures
 from ray_app.models.calibration import HUMAN_GRADES, TEACHER
 from ray_app.models.checkpoint import load_calibration
 from ray_app.models.text_encoder import TextEncoder
 from ray_app.models.truncation import describe
-from ray_app.storage import Storage
-from ray_app.teach.pairs import load_catalogue
-from ray_app.zero_shot.stage import zero_shot_queries
+from ray_app.stages.distill.examples import soft_examples
+from ray_app.tables.current import current_release
+from ray_app.tables.manifest import Manifest, read_manifest, read_output
+from ray_app.tables.release import open_release
 
 pytestmark = pytest.mark.timeout(900)  # the first test pays for the whole pipeline
 
@@ -89,7 +90,7 @@ def test_every_sampled_pair_has_one_soft_label(finished: tuple[Config, dict[str,
 def test_a_plan_keeps_its_labels_and_stands_beside_what_the_run_took(
     finished: tuple[Config, dict[str, Manifest]], tmp_path: Path
 ) -> None:
-    from ray_app.label.stage import plan
+    from ray_app.stages.label.stage import plan
 
     cfg, first = finished
     planned = cfg.model_copy(update={"output": str(tmp_path / "run")})

@@ -27,20 +27,21 @@ from ray.serve.generated.serve_pb2 import ASGIRequest
 from ray.serve.generated.serve_pb2_grpc import ASGIServiceStub
 from serve_load import QUERY, Load, assert_right, copied_run
 
+from ray_app.base.config import load_config
+from ray_app.base.locales import UNKNOWN
+from ray_app.base.schemas import embedding_results
+from ray_app.base.storage import Storage
 from ray_app.client import RelevanceClient
-from ray_app.config import load_config
-from ray_app.distill.features import StudentFeatures
-from ray_app.distill.student import Student
-from ray_app.embed.stage import student_tower
-from ray_app.ledger.ledger import Ledger
-from ray_app.ledger.release import current_release, open_release, promote, publish_release, rollback
-from ray_app.locales import UNKNOWN
+from ray_app.cluster.encoders import student_tower, zero_shot_queries
+from ray_app.features.catalogue import load_catalogue
+from ray_app.features.student import StudentFeatures
 from ray_app.models.head import expected_grade
+from ray_app.models.student import Student
 from ray_app.models.text_encoder import stage_dtype
-from ray_app.schemas import embedding_results
-from ray_app.storage import Storage
-from ray_app.teach.pairs import load_catalogue
-from ray_app.zero_shot.stage import zero_shot_queries
+from ray_app.tables.current import current_release, promote, rollback
+from ray_app.tables.ledger import Ledger
+from ray_app.tables.publish import publish_release
+from ray_app.tables.release import open_release
 from serve import models
 from serve.local import free_port, serving
 

@@ -22,10 +22,11 @@ from test_serve import (  # the tests among these run here too, over the `app` o
     test_online_scores_are_those_of_the_batch_job,  # noqa: F401
 )
 
-from ray_app.config import load_config
-from ray_app.ledger.release import current_release, open_release
-from ray_app.online.pin_store import shards_of
-from ray_app.storage import Storage
+from ray_app.base.config import load_config
+from ray_app.base.hashing import shards_of
+from ray_app.base.storage import Storage
+from ray_app.tables.current import current_release
+from ray_app.tables.release import open_release
 from serve import local
 
 pytestmark = pytest.mark.timeout(420)

@@ -27,9 +27,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ray_app import progress
-from ray_app.cluster import Pool, plan_pool
-from ray_app.config import Config, ServeLimits, load_config
+from ray_app.base.config import Config, ServeLimits, load_config
+from ray_app.cluster import progress
+from ray_app.cluster.resources import Pool, plan_pool
 from serve.local import HAPROXY_DEFAULTS, environment
 
 ROOT = Path(__file__).parents[2]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
-from ray_app.config import load_config
-from ray_app.ingest.stage import run as ingest
-from ray_app.storage import Storage
+from ray_app.base.config import load_config
+from ray_app.base.storage import Storage
+from ray_app.stages.ingest.stage import run as ingest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "deploy" / "README.md"]

@@ -2,20 +2,17 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "pipelines"))
-
-from release import main
-
-from ray_app.ledger.ledger import Ledger
-from ray_app.ledger.release import current_release, promote, publish_release
-from ray_app.schemas import embedding_results
-from ray_app.storage import Storage
+from pipelines.release import main
+from ray_app.base.schemas import embedding_results
+from ray_app.base.storage import Storage
+from ray_app.tables.current import current_release, promote
+from ray_app.tables.ledger import Ledger
+from ray_app.tables.publish import publish_release
 
 
 @pytest.fixture

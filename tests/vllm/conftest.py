@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from ray_app.cluster import start_local
+from ray_app.cluster.resources import start_local
 
 
 def pytest_collection_modifyitems(items):

@@ -11,10 +11,10 @@ import pytest
 from caption_world import make_config, picture, write_pictures, write_pins
 from tiny_models import save_tiny_vlm
 
-from ray_app.caption.stage import run
-from ray_app.errors import UserError
-from ray_app.manifest import read_manifest, read_output
-from ray_app.storage import Storage
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.stages.caption.stage import run
+from ray_app.tables.manifest import read_manifest, read_output
 
 pytestmark = pytest.mark.timeout(400)
 

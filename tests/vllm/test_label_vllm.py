@@ -22,9 +22,9 @@ from label_world import (
 )
 from tiny_models import save_tiny_decoder, save_tiny_encoder
 
-from ray_app.errors import UserError
-from ray_app.storage import Storage
-from ray_app.training.examples import matrix_column, matrix_of
+from ray_app.base.columns import matrix_column, matrix_of
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
 
 pytestmark = pytest.mark.timeout(420)
 

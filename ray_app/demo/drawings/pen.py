@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 RGB = tuple[int, int, int]
 Point = tuple[float, float]
 _ARC_STEPS = 28  # corners of a full ellipse: round enough at 256 px
@@ -137,3 +139,20 @@ def arc_points(x0: float, y0: float, x1: float, y1: float, start: float = 0.0, e
     x, y, a, b = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2
     turns = (math.radians(start + (end - start) * step / steps) for step in range(steps + 1))
     return [(x + a * math.cos(turn), y + b * math.sin(turn)) for turn in turns]
+
+
+WHITE: RGB = (255, 255, 255)
+GREY: RGB = (150, 152, 158)
+DARK: RGB = (96, 96, 104)
+
+
+def fade(pen: Pen, top: RGB, bottom: RGB, y0: float, y1: float, bands: int = 8) -> None:
+    """A vertical gradient as bands."""
+    step = (y1 - y0) / bands
+    for band in range(bands):
+        pen.box(0, y0 + band * step, 1, y1 + 0.001, mix(top, bottom, band / (bands - 1)))
+
+
+def pick(rng: np.random.Generator, colours: tuple[RGB, ...]) -> RGB:
+    """One of the colours at random."""
+    return colours[int(rng.integers(len(colours)))]

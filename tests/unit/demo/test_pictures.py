@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ray_app.demo.concepts import CATEGORY_OF, COLOURS, OBJECTS, SETTINGS, Concept, colours_of
-from ray_app.demo.pictures import RGB_OF, draw_picture, picture_bytes
+from ray_app.demo.render_images import RGB_OF, draw_picture, picture_bytes
 
 
 def concept(obj="sofa", colour="red", setting="garden", material="wood", style="modern"):

@@ -23,7 +23,7 @@ def test_both_models_stay_small() -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("tower", "bert"), ("teacher", "llama")])
 def test_checked_in_folders_load(name: str, kind: str) -> None:
-    from ray_app.models.sources import load_backbone
+    from ray_app.models.model_sources import load_backbone
 
     model, tokenizer = load_backbone(str(MODELS / name))
     assert model.config.model_type == kind
@@ -109,7 +109,7 @@ def test_recipe_runs_and_writes_both_models(tmp_path: Path, monkeypatch: pytest.
 def test_comparisons_say_what_can_be_read() -> None:
     """Classes that were off by one would teach a base model nonsense, silently."""
     from ray_app.demo.reading import DIFFERS, FITS, NOT_ASKED, UNKNOWN, comparisons
-    from ray_app.demo.text_models import build_tokenizer
+    from ray_app.demo.tokens import build_tokenizer
 
     rows, classes = comparisons(build_tokenizer(word_list()), np.random.default_rng(0), 300, 150)
     assert len(rows) == len(classes) == 300
@@ -118,6 +118,6 @@ def test_comparisons_say_what_can_be_read() -> None:
 
 
 def test_tokenizer_is_the_same_each_time() -> None:
-    from ray_app.demo.text_models import build_tokenizer
+    from ray_app.demo.tokens import build_tokenizer
 
     assert build_tokenizer(word_list()).to_str() == build_tokenizer(word_list()).to_str()

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from ray_app.base.text import tokenise
 from ray_app.demo.concepts import (
     ATTRIBUTES,
     CATEGORY_OF,
@@ -28,7 +29,6 @@ from ray_app.demo.texts import (
     title,
 )
 from ray_app.demo.vocabulary import LANGUAGES, vocabulary
-from ray_app.text import tokenise
 
 VALUES = {
     "colour": set(COLOURS),

@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_app.config import DemoConfig
+from ray_app.base.config import DemoConfig
+from ray_app.base.schemas import BOARDS, HUMAN_LABELS, PINS, SEARCH_LOG
+from ray_app.base.text import normalise_query, query_group
 from ray_app.demo import labels, world
 from ray_app.demo.concepts import ATTRIBUTES, CATEGORY_OF, Concept, Request, true_grade
 from ray_app.demo.facts import LANGUAGE_OF, LOCALE_NAMES, Draw, generator, grades, pin_facts
 from ray_app.demo.log import ETA, LOG_DAYS, LOG_START
 from ray_app.demo.queries import pool_queries, split_by_share
-from ray_app.schemas import BOARDS, HUMAN_LABELS, PINS, SEARCH_LOG
-from ray_app.text import normalise_query, query_group
 
 SCHEMAS = {
     "pins": PINS,

@@ -7,15 +7,16 @@ import pytest
 import torch
 from tiny_models import save_tiny_decoder
 
-from ray_app.config import TeachConfig, TrainConfig
-from ray_app.errors import UserError
-from ray_app.models import sources
+from ray_app.base.config import TeachConfig, TrainConfig
+from ray_app.base.errors import UserError
+from ray_app.models import model_sources as sources
 from ray_app.models.backbone import backbone_groups
 from ray_app.models.cross_encoder import CrossEncoder
 from ray_app.models.head import FeatureScaler
-from ray_app.models.sources import load_backbone, model_identity
+from ray_app.models.model_sources import load_backbone, model_identity
 from ray_app.training.examples import Examples
-from ray_app.training.loop import Worker, fit
+from ray_app.training.loop import fit
+from ray_app.training.state import Worker
 
 QUERIES, PINS = ["red cup", "usb hub", "laptop", "green mug"], ["red mug", "black usb hub cable", "shoe", "mug"]
 FEATURES = np.arange(8, dtype=np.float32).reshape(4, 2)

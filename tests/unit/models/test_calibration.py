@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ray_app.evaluate.grading import log_loss
+from ray_app.analysis.metrics.grading import log_loss
 from ray_app.models.calibration import ALL, MIN_PAIRS, Calibration, expected_calibration_error, fit_calibration
-from ray_app.teach.targets import balance_shift, grade_weights
+from ray_app.training.targets import balance_shift, grade_weights
 
 
 def pairs(n: int, temperature: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

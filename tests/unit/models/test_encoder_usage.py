@@ -8,8 +8,8 @@ import pytest
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from tiny_models import published
 
-from ray_app.config import DistillConfig, FeatureConfig
-from ray_app.errors import UserError
+from ray_app.base.config import DistillConfig, FeatureConfig
+from ray_app.base.errors import UserError
 from ray_app.models import encoder_usage
 from ray_app.models.backbone import is_decoder_config
 from ray_app.models.encoder_usage import EncoderUsage, read_usage, with_usage, zero_shot_usage

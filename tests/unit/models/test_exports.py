@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from ray_app.config import DistillConfig
-from ray_app.errors import UserError
-from ray_app.manifest import Output
-from ray_app.models import exports
-from ray_app.models.bi_encoder import BiEncoder, TowerEncoder
+from ray_app.base.config import DistillConfig
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.models import exports, onnx_export
+from ray_app.models.bi_encoder import BiEncoder
 from ray_app.models.checkpoint import finished_model, save_model
 from ray_app.models.head import FeatureScaler
-from ray_app.storage import Storage
+from ray_app.models.tower_encoder import TowerEncoder
+from ray_app.tables.manifest import Output
 
 TEXTS = ["red cup", "usb hub", "a", "a small red cup for the laptop", "shoe " * 30]
 FEATURES = np.arange(10, dtype=np.float32).reshape(5, 2)
@@ -147,13 +148,13 @@ def test_without_the_packages_onnx_names_its_extra(monkeypatch, tmp_path) -> Non
 
 
 @needs_onnx
-@pytest.mark.parametrize(("kind", "one_file_bytes"), [("encoder", exports._ONE_FILE_BYTES), ("decoder", 0)])
+@pytest.mark.parametrize(("kind", "one_file_bytes"), [("encoder", onnx_export._ONE_FILE_BYTES), ("decoder", 0)])
 def test_onnx_gives_our_vectors_with_tokenizers_alone(request, kind, one_file_bytes, monkeypatch, tmp_path) -> None:
     """As a server without torch would use it: tokenizer.json, onnxruntime, nothing else; weights in the file or beside it."""
     import onnxruntime
     from tokenizers import Tokenizer
 
-    monkeypatch.setattr(exports, "_ONE_FILE_BYTES", one_file_bytes)
+    monkeypatch.setattr(onnx_export, "_ONE_FILE_BYTES", one_file_bytes)
     store, output = saved(make_student(request.getfixturevalue(f"tiny_{kind}")), tmp_path)
     folder = tmp_path / exports.export_student(store, output, store, "exports")
     assert (folder / f"{exports.ONNX_FILE}.data").exists() == (one_file_bytes == 0)

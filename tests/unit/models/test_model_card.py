@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from ray_app.config import Config
+from ray_app.base.config import Config
 from ray_app.models.model_card import model_card, public_source, tower_card
 
 HISTORY = [{"epoch": 0, "train_loss": 1.0, "valid_loss": 1.2}, {"epoch": 1, "train_loss": 0.8, "valid_loss": 1.1}]

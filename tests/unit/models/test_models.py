@@ -8,19 +8,21 @@ import pytest
 import torch
 from tiny_models import save_tiny_encoder
 
-from ray_app.config import DistillConfig, TeachConfig, TrainConfig
-from ray_app.distill.student import Student
-from ray_app.errors import UserError
-from ray_app.models.bi_encoder import BiEncoder, TowerEncoder, cut_vectors
+from ray_app.base.config import DistillConfig, TeachConfig, TrainConfig
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.models.bi_encoder import BiEncoder, cut_vectors
 from ray_app.models.checkpoint import finished_model, save_model
 from ray_app.models.cross_encoder import CrossEncoder
 from ray_app.models.head import FeatureScaler
+from ray_app.models.model_sources import load_backbone, model_identity, resolve
 from ray_app.models.pooling import pool
-from ray_app.models.sources import load_backbone, model_identity, resolve
+from ray_app.models.student import Student
 from ray_app.models.text_encoder import TextEncoder
-from ray_app.storage import Storage
+from ray_app.models.tower_encoder import TowerEncoder
 from ray_app.training.examples import Examples
-from ray_app.training.loop import Worker, fit
+from ray_app.training.loop import fit
+from ray_app.training.state import Worker
 
 QUERIES = ["red cup", "usb hub", "laptop", "a small red cup for the laptop"]
 PINS = ["red mug", "black usb hub cable", "", "shoe " * 30]

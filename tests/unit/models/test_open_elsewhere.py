@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ray_app.config import Config, DistillConfig, TeachConfig
+from ray_app.base.config import Config, DistillConfig, TeachConfig
 from ray_app.models.bi_encoder import BiEncoder
 from ray_app.models.cross_encoder import CrossEncoder
 from ray_app.models.head import FeatureScaler

@@ -7,8 +7,8 @@ import huggingface_hub.constants
 import pytest
 from tiny_models import save_tiny_encoder
 
-from ray_app.models import sources
-from ray_app.models.sources import load_backbone, model_identity, pinned_revision
+from ray_app.models import model_sources as sources
+from ray_app.models.model_sources import load_backbone, model_identity, pinned_revision
 
 OLD, NEW = "a" * 40, "b" * 40
 

@@ -5,14 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ray_app.config import CaptionConfig, Config, EmbedConfig, LabelConfig
-from ray_app.embed.stage import student_tower
-from ray_app.label import stage as label_stage
-from ray_app.label.stage import Labeller
-from ray_app.manifest import Output
+from ray_app.base.config import CaptionConfig, Config, EmbedConfig, LabelConfig
+from ray_app.base.storage import Storage
+from ray_app.cluster.encoders import student_tower, zero_shot_tower
 from ray_app.models.text_encoder import stage_dtype
-from ray_app.storage import Storage
-from ray_app.zero_shot.stage import zero_shot_tower
+from ray_app.stages.label import stage as label_stage
+from ray_app.stages.label.labeller import Labeller
+from ray_app.tables.manifest import Output
 
 
 @pytest.fixture

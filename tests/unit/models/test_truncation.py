@@ -8,14 +8,14 @@ import pyarrow as pa
 import pytest
 from tiny_models import save_tiny_decoder, save_tiny_encoder
 
-from ray_app.config import Config
+from ray_app.base.config import Config
+from ray_app.base.text import render_pin_text
 from ray_app.models import truncation
 from ray_app.models.cross_encoder import CrossEncoder
 from ray_app.models.head import FeatureScaler
-from ray_app.models.sources import load_tokenizer
+from ray_app.models.model_sources import load_tokenizer
 from ray_app.models.tokens import token_rows
 from ray_app.models.truncation import describe, measure, student_truncation, teacher_truncation, zero_shot_truncation
-from ray_app.text import render_pin_text
 
 # A word is a token: `red cup.` is two, since the tokenizer splits at blanks only.
 PINS = pa.table(
@@ -142,7 +142,7 @@ def test_nothing_to_measure_is_no_error(models):
 
 
 def test_a_model_source_that_cannot_be_read_is_named(tmp_path: Path):
-    from ray_app.errors import UserError
+    from ray_app.base.errors import UserError
 
     with pytest.raises(UserError, match="nowhere"):
         load_tokenizer(str(tmp_path / "nowhere"))

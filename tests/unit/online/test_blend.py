@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ray_app.config import BlendConfig
+from ray_app.base.config import BlendConfig
 from ray_app.online.blend import UNKNOWN, blend, engagement_scores, order
 
 NAN = np.nan

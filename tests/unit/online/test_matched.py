@@ -1,7 +1,7 @@
 """The page shows which of a user's words a pin says."""
 
+from ray_app.base.text import tokenise
 from ray_app.online.matched import matched_fields
-from ray_app.text import tokenise
 
 PIN = {
     "title": "Red Mugs, ceramic",

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_app.errors import UserError
-from ray_app.hashing import hash_pin_ids
-from ray_app.ledger import release as release_module
-from ray_app.ledger.ledger import Ledger
-from ray_app.ledger.release import publish_release
-from ray_app.online.pin_store import PinStore, collect_local, shard_of, shards_of
-from ray_app.schemas import embedding_results
-from ray_app.storage import Storage
+from ray_app.base.errors import UserError
+from ray_app.base.hashing import hash_pin_ids, shards_of
+from ray_app.base.schemas import embedding_results
+from ray_app.base.storage import Storage
+from ray_app.online.pin_store import PinStore, collect_local, shard_of
+from ray_app.tables import release as release_module
+from ray_app.tables.ledger import Ledger
+from ray_app.tables.publish import publish_release
 
 DIM = 8
 IDS = [f"pin-{n:03d}" for n in range(50)]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_app.config import CacheConfig
+from ray_app.base.config import CacheConfig
 from ray_app.online.query_cache import QueryVectors
 
 HMAC_KEY = "0123456789abcdef"

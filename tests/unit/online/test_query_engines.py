@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_app.config import DistillConfig, ServeConfig
-from ray_app.errors import UserError
-from ray_app.models.bi_encoder import BiEncoder, TowerEncoder
+from ray_app.base.config import DistillConfig, ServeConfig
+from ray_app.base.errors import UserError
+from ray_app.models.bi_encoder import BiEncoder
 from ray_app.models.head import FeatureScaler
-from ray_app.online.query_engines import PROBES, choose_engine
+from ray_app.models.tower_encoder import TowerEncoder
+from ray_app.online.query_encoders import PROBES, choose_engine
 
 TEXTS = [*PROBES, "red " * 300, "mug", "a", "赤い" * 40]
 SCALER = FeatureScaler(np.zeros(2), np.ones(2))

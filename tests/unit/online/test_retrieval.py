@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from ray_app.bm25 import Bm25Index
-from ray_app.errors import UserError
+from ray_app.base.errors import UserError
+from ray_app.base.text import stem_tokens
+from ray_app.features.bm25 import Bm25Index
+from ray_app.online.query_understanding import Vocabulary, count_words, understand
 from ray_app.online.retrieval import BM25, VECTORS, Ranked, Retriever, fuse
-from ray_app.online.understanding import Vocabulary, count_words, understand
-from ray_app.text import stem_tokens
 
 TEXTS = ["red mug", "blue mug", "green chair of wood", "", "mug mug mug red", "赤い マグカップ", "chairs chairs"]
 VECTORS_OF = np.eye(7, 8, dtype=np.float16)  # pin i says dimension i
@@ -71,7 +71,7 @@ def test_bm25_is_lucenes_solved_by_hand(retriever):
 
 
 def test_bm25_ranks_as_the_offline_one(tmp_path):
-    """`sample` retrieves with `ray_app.bm25` (rank-bm25's Okapi): both must mean the same by BM25.
+    """`sample` retrieves with `ray_app.features.bm25` (rank-bm25's Okapi): both must mean the same by BM25.
 
     Their idf differ, by next to nothing for words that few pins have: one word orders pins alike, and of several the
     first hundred are nearly the same.

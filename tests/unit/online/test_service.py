@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_app.config import ImageLimits, ServeConfig
-from ray_app.errors import UserError
+from ray_app.base.config import ImageLimits, ServeConfig
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
 from ray_app.online import service as module
 from ray_app.online.problems import BadRequest, Unavailable
 from ray_app.online.service import Service
-from ray_app.storage import Storage
 
 
 class Encoder:

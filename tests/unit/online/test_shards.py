@@ -7,16 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ray_app.config import ImageLimits, ServeConfig
-from ray_app.errors import UserError
+from ray_app.base.config import ImageLimits, ServeConfig
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
 from ray_app.online import service as service_module
 from ray_app.online import shards as shards_module
+from ray_app.online.loaded_release import Served
+from ray_app.online.messages import SliceFacts
 from ray_app.online.problems import NotFound, Unavailable
-from ray_app.online.served import Served
 from ray_app.online.service import Service
 from ray_app.online.shards import LocalSlice, RemoteSlices, ShardServer, at_once
-from ray_app.online.slice import SliceFacts
-from ray_app.storage import Storage
 
 
 class OneSlice:

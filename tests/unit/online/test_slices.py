@@ -14,24 +14,25 @@ import side_world
 import torch
 from PIL import Image
 
-from ray_app.bm25 import CatalogueMatch
-from ray_app.config import ImageLimits, ServeConfig, load_config
-from ray_app.engagement import stage as engagement_stage
-from ray_app.errors import UserError
-from ray_app.ledger.ledger import Ledger
-from ray_app.ledger.release import publish_release
-from ray_app.manifest import Output, require_output
-from ray_app.online import served as served_module
-from ray_app.online import slice as slice_module
-from ray_app.online.pin_store import shards_of
+from ray_app.base.columns import matrix_column
+from ray_app.base.config import ImageLimits, ServeConfig, load_config
+from ray_app.base.errors import UserError
+from ray_app.base.hashing import shards_of
+from ray_app.base.schemas import embedding_results
+from ray_app.features.bm25 import CatalogueMatch
+from ray_app.online import loaded_release as served_module
+from ray_app.online import shard_index as slice_module
+from ray_app.online.loaded_release import Served
+from ray_app.online.messages import Asked, SliceFacts
 from ray_app.online.problems import BadRequest, NotFound
-from ray_app.online.served import Served
+from ray_app.online.release_inputs import config_of
 from ray_app.online.service import Service
+from ray_app.online.shard_index import Slice
 from ray_app.online.shards import LocalSlice, ShardServer, at_once
-from ray_app.online.slice import Asked, Slice, SliceFacts
-from ray_app.online.sources import config_of
-from ray_app.schemas import embedding_results
-from ray_app.training.examples import matrix_column
+from ray_app.stages.engagement import stage as engagement_stage
+from ray_app.tables.ledger import Ledger
+from ray_app.tables.manifest import Output, require_output
+from ray_app.tables.publish import publish_release
 
 COLOURS = ("red", "green", "blue", "black", "small", "large")
 THINGS = ("cup", "mug", "shoe", "laptop", "usb hub", "cables")

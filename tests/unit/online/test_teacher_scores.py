@@ -5,11 +5,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ray_app.manifest import Output, hash_files
+from ray_app.base.schemas import PUBLIC_QUERIES, SOFT_LABELS
+from ray_app.base.storage import Storage
 from ray_app.online import teacher_scores
 from ray_app.online.teacher_scores import TeacherScores
-from ray_app.schemas import PUBLIC_QUERIES, SOFT_LABELS
-from ray_app.storage import Storage
+from ray_app.tables.manifest import Output, hash_files
 
 ROWS = [
     ("Red  Mug", "en-US", "a", [0.0, 0.0, 0.0, 0.0, 1.0], None),

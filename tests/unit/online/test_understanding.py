@@ -9,8 +9,8 @@ from string import ascii_lowercase as LETTERS
 
 import pytest
 
-from ray_app.online import understanding
-from ray_app.online.understanding import MAX_TOKENS, Vocabulary, count_words, understand
+from ray_app.online import query_understanding as understanding
+from ray_app.online.query_understanding import MAX_TOKENS, Vocabulary, count_words, understand
 
 TEXTS = [
     "Ceramic coffee mug, hand made",

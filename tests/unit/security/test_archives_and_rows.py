@@ -8,14 +8,15 @@ import zipfile
 
 import pytest
 
-from ray_app.config import IngestLimits, TableSource, UbiSource
-from ray_app.errors import UserError, printable
-from ray_app.ingest import files, parquet, table
-from ray_app.ingest.chorus import product_files, read_products_file
-from ray_app.ingest.files import find_files
-from ray_app.ingest.table import read_table_file
-from ray_app.ingest.ubi import join_ubi, read_ubi_file
-from ray_app.ingest.validate import check_batch, settle, table_rules
+from ray_app.base.config import IngestLimits, TableSource, UbiSource
+from ray_app.base.errors import UserError, printable
+from ray_app.sources import files
+from ray_app.sources.adapters import parquet, table
+from ray_app.sources.adapters.chorus import product_files, read_products_file
+from ray_app.sources.adapters.table import read_table_file
+from ray_app.sources.adapters.ubi import join_ubi, read_ubi_file
+from ray_app.sources.files import find_files
+from ray_app.sources.validate import check_batch, settle, table_rules
 
 KEY = "ingest.pins.path"
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import boto3
 import pytest
 
-from ray_app.errors import UserError
-from ray_app.ledger.release import CURRENT, current_release, find_release
-from ray_app.manifest import Output, hash_files, manifest_path, read_manifest
-from ray_app.models.checkpoint import finished_model, load_calibration, local_folder, model_files
-from ray_app.schemas import SCHEMA_VERSION
-from ray_app.storage import CorruptFileError, Storage
+from ray_app.base.errors import UserError
+from ray_app.base.schemas import SCHEMA_VERSION
+from ray_app.base.storage import CorruptFileError, Storage
+from ray_app.models.checkpoint import finished_model, load_calibration, local_folder
+from ray_app.tables.current import CURRENT, current_release
+from ray_app.tables.manifest import Output, hash_files, manifest_path, read_manifest
+from ray_app.tables.model_files import model_files
+from ray_app.tables.release import find_release
 
 ID = "0123456789abcdef"
 FOLDER = "models/student/x"

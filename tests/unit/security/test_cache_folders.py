@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ray_app.cache_folder import CACHE_ROOT, cache_folder, private_folder
-from ray_app.config import load_config, section_hash
-from ray_app.errors import UserError
+from ray_app.base.cache_folder import CACHE_ROOT, cache_folder, private_folder
+from ray_app.base.config import load_config, section_hash
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
 from ray_app.models import packed
 from ray_app.online.compiled_tower import CompiledTower
-from ray_app.storage import Storage
 from serve.app import local_dir
 
 STRANGER = 54_321  # a user id that nobody has

@@ -23,10 +23,10 @@ def sources():
 # (file, what): why it is no danger.
 ALLOWED = {
     ("ray_app/training/batches.py", "pickle.loads"): "of steps that this very job has put into Ray's object store",
-    ("ray_app/config/loading.py", "yaml.load"): "with a subclass of SafeLoader",
-    ("ray_app/models/sources.py", "AutoModel.from_pretrained"): "of a GGUF file, which holds no code",
+    ("ray_app/base/config/loading.py", "yaml.load"): "with a subclass of SafeLoader",
+    ("ray_app/models/model_sources.py", "AutoModel.from_pretrained"): "of a GGUF file, which holds no code",
     (
-        "ray_app/models/sources.py",
+        "ray_app/models/model_sources.py",
         "AutoTokenizer",
     ): "`open_tokenizer`, where texts are kept from becoming control tokens",
     ("ray_app/models/exports.py", "AutoTokenizer"): "reads an export back as its users will, to compare it",
@@ -142,9 +142,9 @@ def test_no_code_from_outside_is_run():
 # Who writes CSV: a cell that begins with `=` runs in a spreadsheet, so text of strangers must not get there unseen.
 CSV_WRITERS = {
     "benchmarks/crowdflower.py": "a copy of a CSV file, for ingest to read",
-    "ray_app/ingest/sheets.py": "texts for people with spreadsheets: `defuse`",
-    "ray_app/experiment/files.py": "figures under our own names",
-    "ray_app/simulate/tables.py": "figures under our own names",
+    "ray_app/sources/sheets.py": "texts for people with spreadsheets: `defuse`",
+    "ray_app/analysis/experiment/files.py": "figures under our own names",
+    "ray_app/analysis/simulate/simulation_tables.py": "figures under our own names",
 }
 
 

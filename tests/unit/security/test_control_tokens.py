@@ -17,20 +17,21 @@ from hypothesis import strategies as st
 from label_world import MAX_TOKENS, NUM_FEATURES, save_teacher
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from ray_app.config import DistillConfig, PinTextConfig
-from ray_app.errors import UserError
-from ray_app.label.teacher import Teacher
-from ray_app.label.vllm import prepare
-from ray_app.models.bi_encoder import BiEncoder, TowerEncoder
+from ray_app.base.columns import matrix_column
+from ray_app.base.config import DistillConfig, PinTextConfig
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.base.text import normalise_query, normalise_text, render_pin_text
+from ray_app.models.bi_encoder import BiEncoder
 from ray_app.models.checkpoint import finished_model, local_folder, save_model
 from ray_app.models.exports import write_tower
 from ray_app.models.head import FeatureScaler
-from ray_app.models.sources import load_backbone, load_tokenizer, resolve
+from ray_app.models.model_sources import load_backbone, load_tokenizer, resolve
 from ray_app.models.text_encoder import TextEncoder
 from ray_app.models.tokens import pair_ids, token_rows
-from ray_app.storage import Storage
-from ray_app.text import normalise_query, normalise_text, render_pin_text
-from ray_app.training.examples import matrix_column
+from ray_app.models.tower_encoder import TowerEncoder
+from ray_app.stages.label.teacher import Teacher
+from ray_app.stages.label.vllm import prepare
 
 DEMO = Path(__file__).parents[3] / "ray_app/demo/models"
 E5 = ("semantra_multilingual", "assets/multilingual-e5-small/tokenizer.json")

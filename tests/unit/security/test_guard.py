@@ -8,7 +8,7 @@ import pytest
 import serve_world
 from fastapi import FastAPI
 
-from ray_app.config import ServeConfig, ServeLimits
+from ray_app.base.config import ServeConfig, ServeLimits
 from serve.guard import route_path
 from serve.http import build_http
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from hostile_pictures import jpeg_of_scans
 
-from ray_app.config import CacheConfig, ImageLimits, ServeConfig, ServeLimits
-from ray_app.online import pictures as module
-from ray_app.online.pictures import PictureJobs, PinPictures
+from ray_app.base.config import CacheConfig, ImageLimits, ServeConfig, ServeLimits
+from ray_app.online import pin_images as module
+from ray_app.online.pin_images import PictureJobs, PinPictures
 from ray_app.online.problems import NotFound, Overloaded
 from ray_app.online.query_cache import QueryVectors
 from ray_app.online.service import Service
@@ -334,7 +334,7 @@ def encoded(size, kind, **options):
 
 
 def test_serving_spends_less_memory_on_a_picture_than_captioning():
-    from ray_app.caption.images import decode
+    from ray_app.base.images.decode import decode
 
     data = encoded((4000, 4000), "WEBP", quality=1)
     assert decode(data, ImageLimits()).size == (512, 512)

@@ -10,8 +10,8 @@ import pytest
 from hostile_pictures import jpeg_of_scans, segment
 from PIL import Image, WebPImagePlugin
 
-from ray_app.caption.images import MAX_SCANS, PictureError, decode, num_scans
-from ray_app.config import ImageLimits
+from ray_app.base.config import ImageLimits
+from ray_app.base.images.decode import MAX_SCANS, PictureError, decode, num_scans
 
 LIMITS = ImageLimits()
 SIDE = 7056  # squared: 49.8 million pixels, below limits.max_pixels
@@ -145,7 +145,7 @@ MODES = {
 @pytest.mark.parametrize("kind", MODES)
 def test_the_peak_of_memory_is_what_is_counted(kind):
     """In a process of its own. A float TIFF took 27 bytes per pixel, an RGBA picture 16."""
-    from ray_app.caption import images
+    from ray_app.base.images import decode as images
 
     mode, form, options = MODES[kind]
     data = encode(Image.new(mode, (3000, 3000)), form, **options)

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from ray_app.caption import http_fetch
-from ray_app.caption.fetch import normalise_location, read_picture, stat_pictures
-from ray_app.caption.http_fetch import fetch_url, is_public
-from ray_app.caption.images import PictureError
-from ray_app.config import ImageLimits
-from ray_app.errors import UserError
-from ray_app.ledger.release import CURRENT, current_release
-from ray_app.models.sources import resolve
-from ray_app.storage import Storage
+from ray_app.base.config import ImageLimits
+from ray_app.base.errors import UserError
+from ray_app.base.images import http_fetch
+from ray_app.base.images.decode import PictureError
+from ray_app.base.images.fetch import normalise_location, read_picture, stat_pictures
+from ray_app.base.images.http_fetch import fetch_url, is_public
+from ray_app.base.storage import Storage
+from ray_app.models.model_sources import resolve
+from ray_app.tables.current import CURRENT, current_release
 
 # --- the network ---
 

@@ -4,7 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-from ray_app.cluster import local_environment
+from ray_app.cluster.resources import local_environment
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = ("ray_app", "serve", "pipelines", "benchmarks", "tests", "configs", "deploy", "docs", ".ci")
@@ -13,7 +13,7 @@ TEXTS = [
 ]
 TEXTS += [ROOT / "README.md", ROOT / "Makefile", ROOT / "serve/config.yaml", ROOT / "deploy/Dockerfile"]
 # `ray.init` with an address, of a cluster whose token is known.
-JOINING = {"ray_app/cluster.py", "benchmarks/lost_node.py"}
+JOINING = {"ray_app/cluster/resources.py", "benchmarks/lost_node.py"}
 
 
 def starts_ray(path: Path) -> bool:

@@ -6,14 +6,14 @@ import shutil
 import pytest
 from label_world import save_teacher
 
-from ray_app.caption.engine import load_processor
-from ray_app.config import CaptionConfig, LabelConfig
-from ray_app.errors import UserError
-from ray_app.label.vllm import shares_prefixes
+from ray_app.base.config import CaptionConfig, LabelConfig
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
 from ray_app.models.backbone import load_saved_backbone
 from ray_app.models.checkpoint import local_folder
-from ray_app.models.sources import load_backbone, load_config, load_tokenizer
-from ray_app.storage import Storage
+from ray_app.models.model_sources import load_backbone, load_config, load_tokenizer
+from ray_app.stages.caption.engine import load_processor
+from ray_app.stages.label.vllm import shares_prefixes
 
 CODE = """
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_nor_is_that_of_a_teacher_from_the_runs_storage(with_code, tiny_decoder,
 
 
 def _read_for_vllm(folder):
-    from ray_app.label.vllm import _reader
+    from ray_app.stages.label.vllm import _reader
 
     return _reader(folder)
 

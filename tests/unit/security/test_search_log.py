@@ -7,18 +7,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ray_app.config import EnrichConfig, IngestLimits, SampleConfig, UbiSource, load_config
-from ray_app.engagement.events import allowed_events, engaged_pairs, once_per_client
-from ray_app.engagement.rates import engagement_rates
-from ray_app.enrich.engaged_queries import top_engaged_queries
-from ray_app.errors import UserError
-from ray_app.ingest import stage
-from ray_app.ingest.files import find_files
-from ray_app.ingest.ubi import join_ubi, read_ubi_file
-from ray_app.ingest.validate import check_batch, settle, table_rules
-from ray_app.manifest import read_output
-from ray_app.sample.window import Window
-from ray_app.storage import Storage
+from ray_app.base.config import EnrichConfig, IngestLimits, SampleConfig, UbiSource, load_config
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.features.engagement_rates import engagement_rates
+from ray_app.sources.adapters.ubi import join_ubi, read_ubi_file
+from ray_app.sources.files import find_files
+from ray_app.sources.validate import check_batch, settle, table_rules
+from ray_app.stages.engagement.events import allowed_events, engaged_pairs, once_per_client
+from ray_app.stages.enrich.engaged_queries import top_engaged_queries
+from ray_app.stages.ingest import stage
+from ray_app.stages.sample.window import Window
+from ray_app.tables.manifest import read_output
 
 DAY = datetime(2024, 5, 1, tzinfo=UTC)
 PRIVATE = "jane doe 12 elm street divorce lawyer"
@@ -351,7 +351,7 @@ def test_an_id_that_is_not_utf8_does_not_stop_the_run(tmp_path, name):
 
 def test_only_queries_of_five_visitors_are_public(tmp_path):
     """The start page offered everybody what one person had searched."""
-    from ray_app.sample.public_queries import public_queries
+    from ray_app.stages.sample.public_queries import public_queries
 
     log = [event(f"c{i}", "Red  Mug", action="impression") for i in range(5)]
     log += [event("jane", PRIVATE, action="impression", at=DAY + timedelta(seconds=i)) for i in range(50)]

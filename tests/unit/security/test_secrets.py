@@ -12,15 +12,16 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from ray_app.config import CacheConfig, Config, load_config
-from ray_app.config.credentials import read_secret
-from ray_app.config.loading import with_overrides
-from ray_app.errors import UserError
-from ray_app.manifest import StageRun, manifest_path
+from ray_app.base.config import CacheConfig, Config, load_config
+from ray_app.base.config.credentials import read_secret
+from ray_app.base.config.loading import with_overrides
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.base.umask import VARIABLE as UMASK
+from ray_app.base.umask import keep_private
 from ray_app.online.query_cache import QueryVectors
-from ray_app.storage import Storage
-from ray_app.umask import VARIABLE as UMASK
-from ray_app.umask import keep_private
+from ray_app.tables.manifest import manifest_path
+from ray_app.tables.stage_run import StageRun
 from serve.app import AppArgs, build_app
 
 ROOT = Path(__file__).parents[3]

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ray_app.config import ServeLimits
+from ray_app.base.config import ServeLimits
 from ray_app.online.problems import BadRequest, NotFound, Overloaded, Unavailable
 from serve import models
 from serve.http import build_http

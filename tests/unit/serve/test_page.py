@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from ray_app.config import ServeLimits
+from ray_app.base.config import ServeLimits
 from ray_app.online.problems import Overloaded
 from serve.http import build_http
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from ray_app.config import TrainConfig
+from ray_app.base.config import TrainConfig
+from ray_app.cluster.train import _shuffled_files
+from ray_app.cluster.train_worker import TrainJob
 from ray_app.training.batches import (
     InMemory,
     Place,
@@ -20,8 +22,8 @@ from ray_app.training.batches import (
     query_batches,
 )
 from ray_app.training.examples import Examples
-from ray_app.training.loop import TrainState, Worker, _Run, fit, learning_rate_factor
-from ray_app.training.stage import TrainJob, _shuffled_files
+from ray_app.training.loop import _Run, fit, learning_rate_factor
+from ray_app.training.state import TrainState, Worker
 
 
 class Letters:

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ray_app.config import TrainConfig
-from ray_app.teach.targets import grade_weights
+from ray_app.base.config import TrainConfig
 from ray_app.training.losses import (
     hard_cross_entropy,
     kl_with_temperature,
@@ -14,6 +13,7 @@ from ray_app.training.losses import (
     ordinal_cross_entropy,
     soft_cross_entropy,
 )
+from ray_app.training.targets import grade_weights
 
 SURE = torch.eye(5)
 

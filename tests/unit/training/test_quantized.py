@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from ray_app.config import TeachConfig, TrainConfig
-from ray_app.models import sources
+from ray_app.base.config import TeachConfig, TrainConfig
+from ray_app.base.storage import Storage
+from ray_app.cluster import train as stage
+from ray_app.models import model_sources as sources
 from ray_app.models.cross_encoder import CrossEncoder
 from ray_app.models.head import FeatureScaler
-from ray_app.storage import Storage
-from ray_app.training import stage
 from ray_app.training.examples import Examples
 from ray_app.training.loop import predict
 from ray_app.training.quantized import labelling_form

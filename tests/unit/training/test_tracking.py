@@ -9,9 +9,9 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 
-from ray_app.config import TrainConfig
-from ray_app.errors import UserError
-from ray_app.storage import Storage
+from ray_app.base.config import TrainConfig
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
 from ray_app.training.tracking import start_tracking
 
 

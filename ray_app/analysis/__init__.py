@@ -1,0 +1,1 @@
+"""Analyses: read tables, write tables and pages."""

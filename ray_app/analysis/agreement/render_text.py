@@ -1,0 +1,46 @@
+"""Agreement as plain text for terminals."""
+
+from collections.abc import Iterable
+
+from ray_app.analysis.agreement.agreement_table import RATERS, AgreementRow, AgreementTable
+from ray_app.analysis.agreement.coefficients import FIGURES
+from ray_app.analysis.metrics.formatting import format_interval
+
+_HEADS = ("exact", "within one", "linear kappa", "alpha, ordinal", "alpha, interval")
+
+
+def render_agreement(tables: Iterable[AgreementTable]) -> str:
+    """One block per table: a line per subject, why a figure is not there, and, for all pairs, who took what for what."""
+    blocks = []
+    for table in tables:
+        lines = [["", "pairs", "compared", *_HEADS]]
+        for row in table.rows:
+            figures = [format_interval(row.figures[name]) for name in FIGURES]
+            lines.append([row.subject, f"{row.num_pairs:,}", f"{row.num_comparisons:,}", *figures])
+        about = f"{table.num_pairs:,} pairs of {table.num_queries:,} queries, {table.num_raters:,} raters"
+        block = [f"{table.title}: {about}", *_aligned(lines)]
+        for row in table.rows:
+            block += [f"note: {row.subject}: {why}" for why in dict.fromkeys(row.undefined.values())]
+            if row.num_missing:
+                block.append(
+                    f"note: {row.subject} has no grade for {row.num_missing:,} pairs; it agrees with nobody there"
+                )
+        blocks.append("\n".join([*block, *(f"note: {note}" for note in table.notes)]))
+        if table.column is None:
+            blocks += [_confusion(row) for row in table.rows if row.num_comparisons]
+    return "\n\n".join(blocks)
+
+
+def _confusion(row: AgreementRow) -> str:
+    """Counts by the subject's grade and the rater's; the line of missing grades only if there are any."""
+    against = "another rater's grade" if row.subject == RATERS else "rater's grade"
+    lines = [[f"{row.subject} \\ {against}", "1", "2", "3", "4", "5"]]
+    for grade, counts in enumerate(row.confusion):
+        if grade or any(counts):
+            lines.append([str(grade) if grade else "none", *(f"{count:,}" for count in counts)])
+    return "\n".join(_aligned(lines))
+
+
+def _aligned(lines: list[list[str]]) -> list[str]:
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

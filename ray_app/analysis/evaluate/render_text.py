@@ -1,0 +1,72 @@
+"""The evaluation as plain text for terminals and logs: one line a system."""
+
+from ray_app.analysis.metrics.evaluation import Evaluation
+from ray_app.analysis.metrics.formatting import LABELS, format_interval
+from ray_app.analysis.metrics.protocol import METRICS, NDCG
+
+
+def render_table(evaluation: Evaluation) -> str:
+    """Aligned text of about 120 columns: cautions, a heading, one line a system, what the student keeps, and the notes."""
+    settings = evaluation.settings
+    cells = [["system", *column_labels(evaluation).values()]]
+    for system in evaluation.systems:
+        cells.append([system, *(format_interval(evaluation.interval(system, m)) for m in METRICS)])
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    heading = (
+        f"{evaluation.num_pairs:,} judged pairs of {evaluation.num_queries:,} queries; only judged pairs are ranked; "
+        f"[{settings.confidence:.0%} interval, {evaluation.num_samples:,} bootstrap samples of the queries]"
+    )
+    rule = "-" * max(map(len, lines))
+    body = [heading, "", lines[0], rule, *lines[1:], rule]
+    kept = retention_line(evaluation)
+    gaps = difference_lines(evaluation)
+    notes = [f"note: {note}" for note in evaluation.notes if note not in evaluation.cautions]
+    return "\n".join([*evaluation.cautions, *body, *gaps, *([kept] if kept else []), *notes])
+
+
+def column_labels(evaluation: Evaluation) -> dict[str, str]:
+    """LABELS, and beside nDCG how many queries it is the mean of, if those are not all."""
+    number = evaluation.num_ndcg_queries
+    if number == evaluation.num_queries:
+        return LABELS
+    return LABELS | {NDCG: f"{LABELS[NDCG]} (of {number:,} {'query' if number == 1 else 'queries'})"}
+
+
+def difference_lines(evaluation: Evaluation) -> list[str]:
+    """Student and teacher against the strongest baseline, and whether that is more than chance; judged@k where below 1."""
+    lines = []
+    for system in ("student", "teacher"):
+        parts = []
+        for metric in ("auroc_3", NDCG):
+            rival = evaluation.best_baseline(metric)
+            gap = evaluation.difference(system, rival, metric) if rival and system in evaluation.systems else None
+            if gap is None or gap.value is None:
+                continue
+            verdict = "more than chance" if evaluation.beyond_chance(system, rival or "", metric) else "may be chance"
+            parts.append(f"{LABELS[metric]} {gap.value:+.3f} over {rival} ({verdict})")
+        if parts:
+            lines.append(f"{system}: {', '.join(parts)}")
+    if lines:
+        lines.append(
+            f"more than chance: p below {1 - evaluation.confidence:.2g}, Holm over {len(evaluation.differences())} comparisons"
+        )
+    for system, details in evaluation.details.items():
+        judged = {name: value for name, value in details.items() if name.startswith("judged@") and value < 1}
+        if judged:
+            lines.append(f"{system}: {', '.join(f'{name} {value:.3f}' for name, value in judged.items())}")
+    return lines
+
+
+def retention_line(evaluation: Evaluation) -> str | None:
+    """How much of the teacher the student keeps; None: one of them is not there."""
+    if not {"teacher", "student"} <= set(evaluation.systems):
+        return None
+    parts = []
+    for metric in ("auroc_3", NDCG):
+        kept = evaluation.ratio("student", "teacher", metric)
+        if kept.value is None:
+            continue
+        bounds = "" if kept.lo is None or kept.hi is None else f" [{kept.lo * 100:.1f}, {kept.hi * 100:.1f}]"
+        parts.append(f"{kept.value * 100:.1f}%{bounds} of the teacher's {LABELS[metric]}")
+    return f"student keeps {' and '.join(parts)}" if parts else None

@@ -1,0 +1,165 @@
+"""The result in plain words, for readers who will look at nothing else."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ray_app.analysis.metrics.bootstrap import Interval
+from ray_app.analysis.metrics.evaluation import Evaluation
+from ray_app.analysis.metrics.formatting import LABELS
+from ray_app.analysis.metrics.protocol import METRICS, NDCG
+
+NAMES = {
+    "bm25": "BM25",
+    "embedding_cosine": "Embedding cosine",
+    "engagement_cosine": "Engagement cosine",
+    "graph_cosine": "Graph cosine",
+    "feature_student": "Feature-only student",
+    "teacher": "Teacher",
+    "student": "Student",
+}
+HEADLINE = ("auroc_3", NDCG)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyFigure:
+    """One figure with its caption."""
+
+    value: str
+    caption: str
+    bounds: str  # empty: no interval
+
+
+def display_name(system: str) -> str:
+    """The system's name for people."""
+    return NAMES.get(system, system)
+
+
+def in_text(system: str) -> str:
+    """The system's name inside a sentence."""
+    if system not in NAMES:
+        return system
+    return NAMES[system] if system == "bm25" else f"the {NAMES[system].lower()}"
+
+
+def what_more_than_chance_means(evaluation: Evaluation) -> str:
+    """One sentence, said once in the report and in the table."""
+    level, number = f"{1 - evaluation.confidence:.2g}", len(evaluation.differences())
+    return (
+        f'"More than chance": p-value below {level} after Holm\'s correction over all {number} comparisons of systems shown '
+        f"here; p-values come from {evaluation.num_samples:,} resamples. Intervals are those of each figure alone."
+    )
+
+
+def summarise(evaluation: Evaluation) -> list[str]:
+    """A few sentences: who is best, by how much, whether that could be chance, what the student keeps."""
+    sentences = []
+    leaders = {metric: leader for metric in HEADLINE if (leader := evaluation.leader(metric))}
+    figures = {m: f"{LABELS[m]} {_figure(evaluation.interval(s, m))}" for m, s in leaders.items()}
+    if len(set(leaders.values())) == 1:
+        best = next(iter(leaders.values()))
+        sentences.append(f"Highest on these queries: {in_text(best)}, with {' and '.join(figures.values())}.")
+    elif leaders:
+        parts = [f"{in_text(system)} in {figures[metric]}" for metric, system in leaders.items()]
+        sentences.append(f"Highest on these queries: {' and '.join(parts)}.")
+    for system in ("student", "teacher"):
+        if system in evaluation.systems:
+            sentences.append(_against_baselines(evaluation, system))
+    if {"teacher", "student"} <= set(evaluation.systems):
+        sentences.append(_kept(evaluation))
+    return [s for s in sentences if s]
+
+
+def key_figures(evaluation: Evaluation) -> list[KeyFigure]:
+    """What stands in large type at the top."""
+    system = evaluation.hero
+    out = []
+    for metric in HEADLINE:
+        figure = evaluation.interval(system, metric)
+        if figure.value is not None:
+            out.append(
+                KeyFigure(
+                    value=f"{figure.value:.3f}",
+                    caption=f"{display_name(system)}, {LABELS[metric]}",
+                    bounds=_bounds(figure),
+                )
+            )
+    rival = evaluation.best_baseline("auroc_3")
+    if rival is not None and system != rival:
+        figure = evaluation.difference(system, rival, "auroc_3")
+        if figure.value is not None:
+            caption = f"AUROC 3+ against the best baseline, {display_name(rival)}"
+            out.append(KeyFigure(value=signed(figure.value), caption=caption, bounds=_bounds(figure, with_sign=True)))
+    if {"teacher", "student"} <= set(evaluation.systems):
+        figure = evaluation.ratio("student", "teacher", "auroc_3")
+        if figure.value is not None:
+            bounds = _percent_bounds(figure)
+            caption = "of the teacher's AUROC 3+ is kept by the student"
+            out.append(KeyFigure(value=f"{figure.value:.1%}", caption=caption, bounds=bounds))
+    return out
+
+
+def standings(evaluation: Evaluation) -> dict[str, dict[str, str]]:
+    """Marks by system and metric: `best`, `tied` (the difference from the best may be chance) or nothing."""
+    out: dict[str, dict[str, str]] = {system: {} for system in evaluation.systems}
+    for metric in METRICS:
+        best = evaluation.leader(metric)
+        if best is None:
+            continue
+        for system in evaluation.systems:
+            if system == best:
+                out[system][metric] = "best"
+            elif np.isfinite(evaluation.points[system][metric]) and not evaluation.beyond_chance(system, best, metric):
+                out[system][metric] = "tied"
+    return out
+
+
+def _against_baselines(evaluation: Evaluation, system: str) -> str:
+    parts: list[str] = []
+    last: str | None = None
+    for metric in HEADLINE:
+        rival = evaluation.best_baseline(metric)
+        gap = evaluation.difference(system, rival, metric) if rival is not None else None
+        if rival is None or gap is None or gap.value is None:
+            continue
+        side = "above" if gap.value >= 0 else "below"
+        same = rival == last
+        last = rival
+        text = f"{abs(gap.value):.3f} {side} {'it' if same else in_text(rival)} in {LABELS[metric]}"
+        if gap.lo is not None and gap.hi is not None:
+            sure = evaluation.beyond_chance(system, rival, metric)
+            verdict = "more than chance" if sure else "which could be chance"
+            text += f" ({_bounds(gap, with_sign=True)}, {verdict})"
+        parts.append(text)
+    return f"Against the strongest baseline, the {system} is {' and '.join(parts)}." if parts else ""
+
+
+def _kept(evaluation: Evaluation) -> str:
+    parts = []
+    for metric in HEADLINE:
+        kept = evaluation.ratio("student", "teacher", metric)
+        if kept.value is not None:
+            bounds = _percent_bounds(kept)
+            parts.append(f"{kept.value:.1%} of the teacher's {LABELS[metric]}" + (f" ({bounds})" if bounds else ""))
+    return f"The student keeps {' and '.join(parts)}." if parts else ""
+
+
+def _figure(interval: Interval) -> str:
+    bounds = _bounds(interval)
+    return f"{interval.value:.3f}" + (f" ({bounds})" if bounds else "")
+
+
+def _bounds(interval: Interval, with_sign: bool = False) -> str:
+    if interval.lo is None or interval.hi is None:
+        return ""
+    lo, hi = (signed(interval.lo), signed(interval.hi)) if with_sign else (f"{interval.lo:.3f}", f"{interval.hi:.3f}")
+    return f"{lo} to {hi}"
+
+
+def _percent_bounds(interval: Interval) -> str:
+    return "" if interval.lo is None or interval.hi is None else f"{interval.lo:.1%} to {interval.hi:.1%}"
+
+
+def signed(value: float) -> str:
+    """Three decimals, always with a sign."""
+    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")

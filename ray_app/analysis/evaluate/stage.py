@@ -1,0 +1,147 @@
+"""Measure all systems on human labels, and write `metrics.json` and `report.html`."""
+
+from collections.abc import Callable
+from pathlib import PurePosixPath
+
+from ray_app.analysis.agreement.agreement_table import AgreementTable
+from ray_app.analysis.evaluate.render_text import render_table
+from ray_app.analysis.evaluate.report.render import lineage, render_report, stage_row
+from ray_app.analysis.evaluate.sampling import summarise_sample
+from ray_app.analysis.experiment.ablation_table import ExperimentTable, table_text
+from ray_app.analysis.experiment.spec import experiments_run, manifest_name
+from ray_app.analysis.metrics.evaluation import evaluate_systems
+from ray_app.analysis.metrics.judgments import JudgedLabels, evaluation_settings, without_queries
+from ray_app.analysis.metrics.slices import slice_columns
+from ray_app.analysis.metrics.systems import Models, score_systems
+from ray_app.base.config import Config
+from ray_app.base.images.thumbnails import thumbnail
+from ray_app.base.storage import Storage
+from ray_app.cluster.encoders import zero_shot_queries
+from ray_app.features.student import StudentFeatures, feature_inputs
+from ray_app.stages.order import STAGES
+from ray_app.tables.manifest import Manifest, Output, read_manifest, read_output, require_output
+from ray_app.tables.provenance import git_commit, package_versions
+from ray_app.tables.stage_run import StageRun
+
+VERSION = 5
+TRUTH = "truth"  # rater of the demo world's own grades
+
+
+def run(cfg: Config, store: Storage) -> Manifest:
+    """Evaluate on `evaluate.human_labels`, or on the test split if there is none.
+
+    The manifest's info holds `table` (text), `rows` (the JSON rows) and `report` (path under the output).
+    """
+    pins_output, log_output = require_output(store, "ingest", "pins"), require_output(store, "ingest", "search_log")
+    models = Models.of(store)
+    experiments = _experiments(cfg, store, models)
+    beside = {name: made for name in ("agreement", "simulate") if (made := _made_with(store, name, models)) is not None}
+    found = JudgedLabels.of(cfg, store)
+    labels, num_quarantined, name = found.labels, found.num_unusable, found.name
+    run = StageRun(
+        "evaluate", cfg, store, VERSION,
+        settings=[cfg.evaluate.model_copy(update={"human_labels": None}), cfg.ingest.human_labels, found.content],
+        inputs=[
+            *found.inputs, log_output, require_output(store, "label", "soft_labels"), models.teacher, models.student, models.feature_student,
+            *(manifest.outputs[key] for key, manifest in experiments.items()), *feature_inputs(cfg, store),
+            *(output for made in beside.values() for output in made.outputs.values()),
+        ],
+        name=name,
+    )  # fmt: skip
+    if (finished := run.finished) is not None:
+        return finished
+
+    catalogue = without_queries(found.catalogue, labels)
+    judged = found.pairs(catalogue)
+    features = StudentFeatures.load(catalogue, store, zero_shot_queries(cfg, store))
+    systems = score_systems(cfg, store, features, models, judged, found.calibration(catalogue))
+
+    seen = found.seen_in_training(cfg, store)
+    notes = seen.cautions
+    if set(labels["rater_id"].to_pylist()) == {TRUTH}:
+        notes.append('The grades are the known truth of the demo world; where the report says "human", read "truth".')
+    log = read_output(store, log_output, ["query", "locale", "timestamp", "action"])
+    pairs = slice_columns(judged.table, log, read_output(store, pins_output, ["pin_id", "created_at"]))
+    evaluation = evaluate_systems(pairs, systems, evaluation_settings(cfg), notes=notes)
+    tables = [ExperimentTable.from_json(manifest.info["table"]) for manifest in experiments.values()]
+    table = "\n\n".join([render_table(evaluation), *map(table_text, tables)])
+    manifests = [m for stage in STAGES if (m := read_manifest(store, stage)) is not None]
+    provenance = {
+        "human_labels": cfg.evaluate.human_labels or "test split",
+        "label_rows": labels.num_rows,
+        "label_rows_unusable": num_quarantined,
+        "seen_in_training": seen.to_json(),
+        "config": cfg.model_dump(mode="json"),
+        "versions": package_versions(),
+        "commit": git_commit(),
+    } | lineage(manifests)
+    said = (catalogue.pin_texts[name].to_pylist() for name in ("pin_id", "title", "caption"))
+    titles = {pin_id: title or caption for pin_id, title, caption in zip(*said, strict=True)}
+    html = render_report(
+        evaluation,
+        titles={pin_id: title for pin_id, title in titles.items() if title},
+        experiments=tables,
+        picture_of=_pictures(cfg, store, pins_output),
+        agreement=_agreement(store, beside.get("agreement")),
+        simulation=beside["simulate"].info["report"] if "simulate" in beside else None,
+        sample=next((summarise_sample(m) for m in manifests if m.stage == "sample"), None),
+        stages=[stage_row(manifest, cfg.prices) for manifest in manifests],
+        provenance=provenance,
+    )
+    folder = "report" if name == "evaluate" else name
+    files = [
+        store.write_json(
+            f"{folder}/metrics.json", evaluation.to_json(provenance) | {"experiments": [t.to_json() for t in tables]}
+        ),
+        store.write_bytes(f"{folder}/report.html", html.encode()),
+        store.write_table(f"{folder}/pairs.parquet", evaluation.pair_scores()),
+    ]
+    run.add_output("report", folder, files)
+    return run.finish(
+        counts={
+            "rows_in": labels.num_rows + num_quarantined, "rows_out": labels.num_rows,
+            "rows_quarantined": num_quarantined, "pairs": evaluation.num_pairs, "queries": evaluation.num_queries,
+        },
+        info={"table": table, "rows": evaluation.rows(), "report": f"{folder}/report.html"},
+    )  # fmt: skip
+
+
+def _experiments(cfg: Config, store: Storage, models: Models) -> dict[str, Manifest]:
+    """Experiments that were made with these models, by key: those of the config first, with more seeds if they were run."""
+    order = {PurePosixPath(path).stem: place for place, path in enumerate(cfg.experiments)}
+    found = {}
+    for key in sorted(experiments_run(store), key=lambda key: order.get(key, len(order))):
+        for quick in (False, True):
+            if (made := _made_with(store, manifest_name(key, quick), models)) is not None:
+                found[key] = made
+                break
+    return found
+
+
+def _made_with(store: Storage, name: str, models: Models) -> Manifest | None:
+    """The manifest of what was made of these models; None: there is none, or it is of others."""
+    made = read_manifest(store, name)
+    if made is None or "student" not in made.inputs:
+        return None
+    own = {model.name: model.content_hash for model in (models.teacher, models.student, models.feature_student)}
+    return made if all(made.inputs.get(model, content) == content for model, content in own.items()) else None
+
+
+def _agreement(store: Storage, made: Manifest | None) -> list[AgreementTable]:
+    if made is None:
+        return []
+    return [AgreementTable.from_json(table) for table in store.read_json(made.info["figures"])["tables"]]
+
+
+def _pictures(cfg: Config, store: Storage, pins: Output) -> Callable[[str], str | None]:
+    """pin_id -> a small picture as a data URI; None: there is none that can be read, or the run reads no pictures."""
+    if cfg.caption.model is None:
+        return lambda pin_id: None
+    table = read_output(store, pins, ["pin_id", "image", "image_bytes"])
+    row_of = {pin_id: row for row, pin_id in enumerate(table["pin_id"].to_pylist())}
+
+    def picture(pin_id: str) -> str | None:
+        row = table.slice(row_of[pin_id], 1).to_pylist()[0]
+        return thumbnail(row["image"], row["image_bytes"], cfg.caption.limits)
+
+    return picture

@@ -1,0 +1,280 @@
+"""An experiment as a table: what each arm is worth, with intervals, gains and costs."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_app.analysis.metrics.bootstrap import Interval
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, Measured, measure, plain
+from ray_app.analysis.metrics.formatting import LABELS, format_interval
+from ray_app.analysis.metrics.grading import calibrate
+from ray_app.analysis.metrics.protocol import NDCG, SystemScores, judge
+from ray_app.base.locales import UNKNOWN, language_of
+
+FIGURES = ("accuracy", "auroc_3", "auroc_4", "auroc_5", NDCG)
+GAINS = ("accuracy", "auroc_3")
+MIN_PAIRS = 100  # guessed: a language with fewer has intervals that say nothing
+
+ABSENT = "–"  # what a cost is that a row does not have
+
+Trained = Sequence[SystemScores]  # of one arm, one per seed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExperimentRow:
+    """One line of an experiment's table."""
+
+    name: str
+    cells: list[Interval]
+    marked: bool = False  # such as a language that humans labelled
+    costs: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExperimentTable:
+    """One experiment.
+
+    Args:
+        key: Short name.
+        title: The question that it answers.
+        columns: One label per cell of a row; the last `num_gains` are differences.
+        rows: In the order in which figures are expected to rise; for `languages` in the order of their pairs.
+        verdict: Which of the expected steps the figures show.
+        about: How to read it.
+        cost_columns: One label per cost of a row.
+        measured_on: What, if not the judged pairs of all systems.
+    """
+
+    key: str
+    title: str
+    columns: list[str]
+    num_gains: int
+    rows: list[ExperimentRow]
+    verdict: str
+    about: str
+    cost_columns: list[str] = field(default_factory=list)
+    measured_on: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` reads them back."""
+        rows = [
+            {
+                "name": row.name, "cells": [[plain(value) for value in cell] for cell in row.cells],
+                "marked": row.marked, "costs": row.costs,
+            }
+            for row in self.rows
+        ]  # fmt: skip
+        return {
+            "key": self.key, "title": self.title, "columns": self.columns, "num_gains": self.num_gains, "rows": rows,
+            "verdict": self.verdict, "about": self.about, "cost_columns": self.cost_columns, "measured_on": self.measured_on,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "ExperimentTable":
+        """What `to_json` gave."""
+        rows = [ExperimentRow(**row | {"cells": [Interval(*cell) for cell in row["cells"]]}) for row in found["rows"]]
+        return cls(**dict(found) | {"rows": rows})
+
+    def with_costs(self, columns: list[str], costs: Mapping[str, list[str]]) -> "ExperimentTable":
+        """The table with what each row costs, by name; columns in which no row has anything are left out."""
+        told = [i for i in range(len(columns)) if any(costs[row.name][i] != ABSENT for row in self.rows)]
+        rows = [replace(row, costs=[costs[row.name][i] for i in told]) for row in self.rows]
+        return replace(self, rows=rows, cost_columns=[columns[i] for i in told])
+
+
+def ladder(
+    key: str, title: str, about: str, pairs: pa.Table, arms: Mapping[str, Trained], settings: EvaluationSettings,
+    against: str = "above", untrained: Collection[str] = (),
+) -> ExperimentTable:  # fmt: skip
+    """A table of arms. Gains are differences on the same resamples; intervals cover queries and, of arms trained twice or more, seeds.
+
+    Args:
+        key: Short name.
+        title: The question.
+        about: How to read it.
+        pairs: As for `evaluate_systems`.
+        arms: Name for people -> scores of each seed, row by row as `pairs`.
+        settings: Samples and confidence.
+        against: `above`: the arms are expected to rise, and each is compared with the one before it; `first`: all are
+            compared with the first.
+        untrained: Arms that no training has a part in, so that there is no luck of one either.
+    """
+    measured = _over_seeds(pairs, arms, settings)
+    rows, steps = [], []
+    first = before = next(iter(arms))
+    num_gains = len(GAINS) + 1
+    for name in arms:
+        gains = [Interval(None, None, None)] * num_gains
+        if name != first:
+            rival = before if against == "above" else first
+            relative = measured.ratio(name, first, GAINS[0])
+            gains = [measured.difference(name, rival, metric) for metric in GAINS]
+            steps.append((f"{name} over {rival}", gains))
+            gains.append(Interval(*(None if value is None else value - 1.0 for value in relative)))
+        rows.append(ExperimentRow(name=name, cells=[*(measured.interval(name, metric) for metric in FIGURES), *gains]))
+        before = name
+    over = "the row above" if against == "above" else "the first row"
+    return ExperimentTable(
+        key=key,
+        title=title,
+        columns=[
+            *(LABELS[m] for m in FIGURES),
+            *(f"{LABELS[m]}, gain over {over}" for m in GAINS),
+            f"{LABELS[GAINS[0]]}, relative gain over the first row",
+        ],
+        num_gains=num_gains,
+        rows=rows,
+        verdict=_verdict(steps) if against == "above" else _differences(steps),
+        about=f"{about} {_trained_once([name for name in arms if name not in untrained], arms)}".strip(),
+    )
+
+
+def by_language(
+    key: str, title: str, about: str, pairs: pa.Table, human_only: Trained, distilled: Trained,
+    labelled: Sequence[str], settings: EvaluationSettings,
+) -> ExperimentTable:  # fmt: skip
+    """The distilled student against the one on human labels, per language.
+
+    Args:
+        key: Short name.
+        title: The question.
+        about: How to read it.
+        pairs: With `locale`.
+        human_only: Scores of the student on human labels only, one per seed.
+        distilled: Of the student on the teacher's labels.
+        labelled: Locales with human labels.
+        settings: Samples and confidence.
+    """
+    languages = np.array([language_of(locale) for locale in pairs["locale"].to_pylist()])
+    known = {language_of(locale) for locale in labelled} - {UNKNOWN}  # UNKNOWN is neither labelled nor unlabelled
+    names, counts = np.unique(languages, return_counts=True)
+    found = [str(name) for name in names[np.argsort(-counts, kind="stable")] if (languages == name).sum() >= MIN_PAIRS]
+    unlabelled = ~np.isin(languages, [*known, UNKNOWN])
+    masks = {name: languages == name for name in found}
+    if unlabelled.any():
+        masks["all that nobody labelled"] = unlabelled
+    rows, steps = [], []
+    both: dict[str, Trained] = {"human": human_only, "distilled": distilled}
+    for name, mask in masks.items():
+        part = {"human": [s.take(mask) for s in human_only], "distilled": [s.take(mask) for s in distilled]}
+        measured = _over_seeds(pairs.filter(pa.array(mask)), part, settings)
+        cells, gains = [], []
+        for metric in GAINS:
+            gains.append(measured.difference("distilled", "human", metric))
+            cells += [measured.interval("human", metric), measured.interval("distilled", metric)]
+        rows.append(ExperimentRow(name=name, cells=[*cells, *gains], marked=name in known))
+        if name not in known | {UNKNOWN}:
+            steps.append((name, gains))
+    columns = [f"{LABELS[m]}, {who}" for m in GAINS for who in ("human labels only", "distilled")]
+    left_out = (
+        f"Human labels are {', '.join(labelled) or 'absent'}; languages with fewer than {MIN_PAIRS} pairs are left out."
+    )
+    return ExperimentTable(
+        key=key,
+        title=title,
+        columns=[*columns, *(f"{LABELS[m]}, gain" for m in GAINS)],
+        num_gains=len(GAINS),
+        rows=rows,
+        verdict=_verdict(steps),
+        about=f"{about} {left_out} {_trained_once(list(both), both)}".strip(),
+    )
+
+
+def table_text(table: ExperimentTable) -> str:
+    """The table for a terminal: accuracy and AUROC 3+ only, with the gains' verdict."""
+    heads = tuple(LABELS[metric] for metric in GAINS)
+    shown = [i for i, column in enumerate(table.columns) if column.startswith(heads) and "relative" not in column]
+    shown = shown or list(range(len(table.columns)))
+    cells = [["", *(table.columns[i] for i in shown)]]
+    cells += [[row.name, *(format_interval(row.cells[i]) for i in shown)] for row in table.rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+    return "\n".join([table.title, *(f"  {line}" for line in lines), f"  {table.verdict}"])
+
+
+def deviation_over_seeds(pairs: pa.Table, trained: Trained) -> float | None:
+    """Standard deviation of an arm's accuracy over its seeds; None: it has one, or no accuracy."""
+    if len(trained) < 2 or any(scores.grades is None for scores in trained):
+        return None
+    grade = pairs["grade"].to_numpy()
+    return float(np.std([np.mean(scores.grades == grade) for scores in trained], ddof=1))
+
+
+def calibration_error(pairs: pa.Table, trained: Trained, settings: EvaluationSettings) -> float | None:
+    """Expected calibration error of the probability of `calibration_grade` or better, mean over the seeds; None: no probabilities."""
+    grade = pairs["grade"].to_numpy()
+    found = [calibrate(s.probs, grade, settings.calibration_grade).error for s in trained if s.probs is not None]
+    return float(np.mean(found)) if found else None
+
+
+def _over_seeds(pairs: pa.Table, arms: Mapping[str, Trained], settings: EvaluationSettings) -> Measured:
+    """Figures of each arm, the mean over its trainings; each resample draws queries, and trainings of each arm anew.
+
+    Drawing k of k trainings anew has (k - 1) / k of the variance of a mean over k: their weights are spread by as much. Of
+    one training nothing is known of what another would be.
+    """
+    judged, order = judge(pairs, settings.rating_of_grade)
+    single = {(name, i): scores.take(order) for name, trained in arms.items() for i, scores in enumerate(trained)}
+    found = measure(judged, {f"{name}\n{i}": scores for (name, i), scores in single.items()}, settings)
+    rng = np.random.default_rng(settings.seed)
+    points: dict[str, dict[str, float]] = {}
+    samples: dict[str, dict[str, np.ndarray]] = {}
+    per_query: dict[str, dict[str, np.ndarray]] = {}
+    for name, trained in arms.items():
+        parts, seeds = [f"{name}\n{i}" for i in range(len(trained))], len(trained)
+        share = rng.multinomial(seeds, [1.0 / seeds] * seeds, size=found.num_samples).T / seeds  # (seeds, samples)
+        if seeds > 1:
+            share = 1.0 / seeds + (share - 1.0 / seeds) * (seeds / (seeds - 1)) ** 0.5
+        points[name] = {m: float(np.mean([found.points[p][m] for p in parts])) for m in found.points[parts[0]]}
+        samples[name] = {
+            m: np.sum([found.samples[p][m] * weight for p, weight in zip(parts, share, strict=True)], axis=0)
+            for m in found.samples[parts[0]]
+        }
+        per_query[name] = {
+            m: np.mean([found.per_query[p][m] for p in parts], axis=0) for m in found.per_query[parts[0]]
+        }
+    return replace(found, points=points, samples=samples, per_query=per_query)
+
+
+def _trained_once(names: Sequence[str], arms: Mapping[str, Trained]) -> str:
+    """What to say of arms whose intervals cannot cover the luck of a training; "": there are none."""
+    once = [name for name in names if len(arms[name]) == 1]
+    if not once:
+        return ""
+    who = "Every arm was" if len(once) == len(names) else f"{', '.join(once)}: each"
+    return (
+        f"{who} trained once, so the intervals cover the draw of the queries and no variance between trainings (seeds)."
+    )
+
+
+def _verdict(steps: Sequence[tuple[str, Sequence[Interval]]]) -> str:
+    """Which steps are gains beyond chance in each of GAINS."""
+    weak = []
+    for name, gains in steps:
+        both = zip(GAINS, gains[: len(GAINS)], strict=True)
+        missed = [f"{LABELS[m]} {format_interval(gain)}" for m, gain in both if gain.lo is None or gain.lo <= 0]
+        if missed:
+            weak.append(f"{name} ({', '.join(missed)})")
+    if not steps:
+        return "Nothing to compare."
+    if not weak:
+        return "Shown: every gain is above zero with its whole interval."
+    return f"{len(steps) - len(weak)} of {len(steps)} gains are above zero with their whole intervals; not shown: {'; '.join(weak)}."
+
+
+def _differences(steps: Sequence[tuple[str, Sequence[Interval]]]) -> str:
+    """Which arms differ from the first beyond chance in accuracy; several are compared, so one in twenty would by luck."""
+    found = []
+    for name, gains in steps:
+        gain = gains[0]
+        if gain.value is not None and gain.lo is not None and gain.hi is not None and gain.lo * gain.hi > 0:
+            found.append(
+                f"{name.split(' over ')[0]} ({'better' if gain.value > 0 else 'worse'}, {format_interval(gain)})"
+            )
+    if not found:
+        return "No arm differs from the first beyond chance in accuracy."
+    several = f" of {len(steps)} compared" if len(steps) > 1 else ""
+    return f"Differ from the first in accuracy with their whole interval, {len(found)}{several}: {'; '.join(found)}."

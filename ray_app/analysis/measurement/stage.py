@@ -1,0 +1,137 @@
+"""What a comparison takes from a run: the teacher's labels (missing ones are made), human labels, and strata of the log."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from ray_app.analysis.measurement.paired_rankings import Contest
+from ray_app.analysis.measurement.ranking_metrics import Judgements, judge_by_grades, judge_by_probs
+from ray_app.analysis.measurement.rankings import QueryKey
+from ray_app.analysis.measurement.strata import name_strata
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
+from ray_app.analysis.metrics.inputs import rating_of_grade
+from ray_app.base.columns import matrix_or_zero
+from ray_app.base.config import Config
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.base.text import query_group
+from ray_app.features.catalogue import Catalogue, index_queries, load_catalogue
+from ray_app.models.checkpoint import load_calibration
+from ray_app.sources.human_labels import load_human_labels
+from ray_app.sources.sheets import shown_texts
+from ray_app.stages.label.labeller import Labeller
+from ray_app.stages.sample.population import UNSEEN, build_population
+from ray_app.tables.manifest import read_output, require_output
+from ray_app.training.splits import queries_of
+from ray_app.training.targets import combine_raters
+
+logger = logging.getLogger(__name__)
+
+RELEVANT_GRADE = EvaluationSettings().relevant_grade
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What is known of a contest's queries.
+
+    Args:
+        teacher: Of the top pins of both rankings, calibrated.
+        human: Of all that humans graded.
+        stratum_of: Of each query, see `name_strata`.
+        texts_of: Title and caption of each pin of the rankings' top, for people.
+        num_pairs: That the teacher judged.
+        num_labelled_now: Of these, for the first time.
+        notes: Cautions.
+    """
+
+    teacher: Judgements
+    human: Judgements
+    stratum_of: dict[QueryKey, str]
+    texts_of: dict[str, dict[str, str]]
+    num_pairs: int
+    num_labelled_now: int
+    notes: list[str]
+
+
+def trained_groups(store: Storage) -> set[str]:
+    """`query_group` of the queries that trained the teacher or chose its epoch."""
+    splits = read_output(store, require_output(store, "teach", "splits"))
+    return {query_group(query) for query in queries_of(splits, "train", "valid")}
+
+
+def gather(cfg: Config, store: Storage, contest: Contest, depth: int, human_path: str | None) -> Sources:
+    """Read a run, and label the pairs of the top `depth` that its ledger lacks.
+
+    Args:
+        cfg: The run's.
+        store: Storage.
+        contest: The rankings.
+        depth: Pins of each ranking that need labels.
+        human_path: File of human labels, read as `ingest.human_labels` says; None: the run's own.
+
+    Raises:
+        UserError: the run has no teacher yet, or no pin of the rankings is in its catalogue.
+    """
+    catalogue, _ = load_catalogue(cfg, store)
+    human, notes = _human(cfg, store, catalogue, human_path)
+    pairs = contest.pairs(depth)
+    known = set(catalogue.pin_texts["pin_id"].to_pylist())
+    unknown = sorted({pin for _, pin in pairs} - known)
+    kept = [(query, pin) for query, pin in pairs if pin in known]
+    if not kept:
+        raise UserError(f"no pin of the two rankings is in the catalogue, such as {unknown[0]!r}; is this their run?")
+    teacher, num_labelled_now = _teacher(cfg, store, catalogue, kept)
+    if unknown:
+        notes.append(
+            f"{len(unknown):,} pins of the rankings are not in the catalogue, such as {unknown[0]!r}: not judged"
+        )
+    return Sources(
+        teacher=teacher, human=human, stratum_of=_strata(store, contest.queries),
+        texts_of=shown_texts(catalogue.pin_texts, (pin for _, pin in kept)), num_pairs=len(kept),
+        num_labelled_now=num_labelled_now, notes=notes,
+    )  # fmt: skip
+
+
+def _teacher(
+    cfg: Config, store: Storage, catalogue: Catalogue, pairs: list[tuple[QueryKey, str]]
+) -> tuple[Judgements, int]:
+    """Judgements of pairs of the catalogue, and how many had to be labelled."""
+    # Pairs that cannot be labelled are counted as not judged here, and are no reason to stop.
+    lenient = cfg.model_copy(update={"label": cfg.label.model_copy(update={"max_error_rate": 1.0})})
+    teacher = require_output(store, "teach", "teacher")
+    labeller = Labeller(cfg=lenient, store=store, teacher=teacher)
+    queries, query_index = index_queries([query for (query, _), _ in pairs])
+    pin_ids = [pin for _, pin in pairs]
+    labels, counts = labeller.label(catalogue, queries, query_index, catalogue.pairs.pin_rows(pin_ids))
+    logger.info("compare: %d pairs, %d of them labelled now", len(pairs), counts.computed)
+    probs = matrix_or_zero(labels["probs"]).astype(np.float64)
+    if (temperatures := load_calibration(store, teacher)) is not None:
+        probs = np.array(temperatures.apply(probs, [locale for (_, locale), _ in pairs]), np.float64)
+    probs[np.array(labels["error"].is_valid())] = np.nan
+    judgements = judge_by_probs([query for query, _ in pairs], pin_ids, probs, _ratings(cfg), RELEVANT_GRADE)
+    return judgements, counts.computed
+
+
+def _human(cfg: Config, store: Storage, catalogue: Catalogue, path: str | None) -> tuple[Judgements, list[str]]:
+    notes = []
+    if path is None:
+        labels = read_output(store, require_output(store, "ingest", "human_labels"))
+    else:
+        labels, refused = load_human_labels(cfg, path, catalogue.pin_texts["pin_id"], key="--human")
+        if refused.num_rows:
+            reason = refused["reason"][0].as_py()
+            notes.append(f"{refused.num_rows:,} rows of {path} cannot be used, the first because of {reason}")
+    return judge_by_grades(combine_raters(labels, 0.0), _ratings(cfg), RELEVANT_GRADE), notes
+
+
+def _strata(store: Storage, queries: list[QueryKey]) -> dict[QueryKey, str]:
+    log = read_output(store, require_output(store, "ingest", "search_log"))
+    population = build_population(log, pin_ids=[])
+    named = zip(population.queries, population.locales, strict=True)
+    bands = dict(zip(named, population.frequency_bands, strict=True))
+    return name_strata({query: bands.get(query, UNSEEN) for query in queries})
+
+
+def _ratings(cfg: Config) -> dict[int, int]:
+    return rating_of_grade(getattr(cfg.ingest.human_labels, "grade_map", None))

@@ -1,0 +1,97 @@
+"""How many queries humans must label to see a change, and how to spread them over the strata."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ray_app.analysis.measurement.prediction_powered import MIN_PER_STRATUM, StrataSummary
+from ray_app.stages.sample.allocation import weighted_rates
+from ray_app.stages.sample.pilot import LEAST_DEVIATION
+
+_ROUNDING = 1e-6  # deviations below are those of a teacher that is always right
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a study of so many human-labelled queries can see.
+
+    Args:
+        num_labelled: Queries that humans label.
+        by_stratum: (num_strata,) int64, how they are spread.
+        std_error: Expected.
+        detectable: The least change that would be found with the wanted power (MDE).
+    """
+
+    num_labelled: int
+    by_stratum: np.ndarray
+    std_error: float
+    detectable: float
+
+
+def study(
+    pilot: StrataSummary, num_labelled: int, *, neyman: bool = True, power: float = 0.8, confidence: float = 0.95
+) -> Study:
+    """What is to be expected of `num_labelled` human-labelled queries, if the strata are as in the pilot.
+
+    Args:
+        pilot: `summarise` of figures at hand; of the differences between two rankings to compare them.
+        num_labelled: Wanted; at most as many as there are queries, at least MIN_PER_STRATUM in each stratum.
+        neyman: Spread in proportion to share x residual deviation (Neyman 1934); False: in proportion to shares.
+        power: Chance to find a change of that size.
+        confidence: Of the interval that must leave out zero.
+    """
+    by_stratum = _spread(pilot, num_labelled, neyman)
+    error = float(np.sum(pilot.drawn(by_stratum) + pilot.floor)) ** 0.5
+    total = int(by_stratum.sum())
+    df = max(total - len(by_stratum), 1)
+    return Study(
+        num_labelled=total, by_stratum=by_stratum, std_error=error, detectable=_reach(df, power, confidence) * error
+    )
+
+
+def queries_needed(
+    pilot: StrataSummary, change: float, *, neyman: bool = True, power: float = 0.8, confidence: float = 0.95
+) -> Study | None:
+    """The smallest study that finds `change`; None: not even human labels on all queries would, so take more queries.
+
+    Args:
+        pilot: As in `study`.
+        change: In the figure's unit, above 0.
+        neyman: As in `study`.
+        power: As in `study`.
+        confidence: As in `study`.
+    """
+    if not change > 0:
+        raise ValueError(f"change must be above 0, got {change}: no study finds a difference of nothing")
+    low, high = MIN_PER_STRATUM * len(pilot.share), int(pilot.num_queries.sum())
+
+    def of(num_labelled: int) -> Study:
+        return study(pilot, num_labelled, neyman=neyman, power=power, confidence=confidence)
+
+    if of(high).detectable > change:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if of(middle).detectable > change:
+            low = middle + 1
+        else:
+            high = middle
+    return of(low)
+
+
+def _reach(df: float, power: float, confidence: float) -> float:
+    from scipy import stats
+
+    return float(stats.t.ppf((1 + confidence) / 2, df) + stats.t.ppf(power, df))
+
+
+def _spread(pilot: StrataSummary, num_labelled: int, neyman: bool) -> np.ndarray:
+    least = np.minimum(pilot.num_queries, MIN_PER_STRATUM)
+    deviation = np.maximum(pilot.residual_deviation, LEAST_DEVIATION * pilot.residual_deviation.mean())
+    if not neyman or deviation.max() < _ROUNDING:
+        deviation = np.ones(len(least))
+    # Rates among a stratum's queries that make its part of the whole proportional to share x deviation.
+    rates = weighted_rates(
+        pilot.num_queries, np.maximum(pilot.share, 1e-12) * deviation / pilot.num_queries, num_labelled
+    )
+    return np.maximum(np.round(rates * pilot.num_queries), least).astype(np.int64)

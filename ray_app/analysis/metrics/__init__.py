@@ -1,0 +1,1 @@
+"""Judgments, scores of every system, metrics and confidence intervals."""

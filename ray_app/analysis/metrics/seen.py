@@ -1,0 +1,140 @@
+"""Which judged queries the models have met in training, near-duplicates included, and the sentences that say so."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_app.base.config import Config
+from ray_app.base.storage import Storage
+from ray_app.base.text import query_group
+from ray_app.tables.manifest import read_manifest, read_output
+from ray_app.training.splits import queries_of
+
+CAUTION = "CAUTION: "  # notes that start so are a report's first lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """Judged queries whose `query_group` is among what was trained on.
+
+    Args:
+        judged: Distinct judged queries.
+        human_labels: Of these, in the splits train or valid.
+        soft_labels: In the soft labels of the run.
+        soft_label_pairs: Pairs of those soft labels.
+        all_soft_label_pairs: All pairs of soft labels; 0: the run has none.
+        engaged_queries: Among the engaged queries of a pin's text, as the models were trained on them.
+        engagement: In the events that the engagement model and the rates were learned from; None: the run has no such
+            model, or it was made by a version that did not keep its queries.
+    """
+
+    judged: int
+    human_labels: int
+    soft_labels: int
+    soft_label_pairs: int
+    all_soft_label_pairs: int
+    engaged_queries: int
+    engagement: int | None
+
+    @classmethod
+    def of(
+        cls, judged: Collection[str], human: Iterable[str], soft: Iterable[str], engaged: Iterable[str],
+        engagement: Iterable[str] | None,
+    ) -> "Seen":  # fmt: skip
+        """Count.
+
+        Args:
+            judged: Distinct judged queries.
+            human: Queries of the splits train and valid.
+            soft: The query of each soft-labelled pair, with repeats.
+            engaged: Engaged queries of all pins' texts.
+            engagement: Queries that the engagement model was learned from; None: not known.
+        """
+        groups = [query_group(query) for query in judged]
+        wanted, group_of = set(groups), _Groups()
+
+        def met(queries: Iterable[str]) -> int:
+            found = {group_of[query] for query in set(queries)} & wanted
+            return sum(group in found for group in groups)
+
+        soft = list(soft)
+        return cls(
+            judged=len(groups),
+            human_labels=met(human),
+            soft_labels=met(soft),
+            soft_label_pairs=sum(group_of[query] in wanted for query in soft),
+            all_soft_label_pairs=len(soft),
+            engaged_queries=met(engaged),
+            engagement=None if engagement is None else met(engagement),
+        )
+
+    @property
+    def cautions(self) -> list[str]:
+        """A sentence for each place where they were met; none: nothing was."""
+        share = f"of {self.judged:,} judged queries (near-duplicates included)"
+        pairs = f"{self.soft_label_pairs:,} of {self.all_soft_label_pairs:,} pairs"
+        told = [
+            (self.human_labels, "in the human labels that the models were trained on or chosen by"),
+            (self.soft_labels, f"in the soft labels that the student was trained on ({pairs})"),
+            (self.engaged_queries, "among the engaged queries in the pins' texts that the models were trained on"),
+            (self.engagement or 0, "in the log that the engagement model and the pins' rates were learned from"),
+        ]
+        return [
+            f"{CAUTION}{number:,} {share} {'is' if number == 1 else 'are'} {where}: the figures flatter."
+            for number, where in told
+            if number
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts, for metrics.json."""
+        return asdict(self)
+
+
+def seen_in_training(
+    cfg: Config, store: Storage, judged: Collection[str], splits: pa.Table, pin_texts: pa.Table
+) -> Seen:
+    """What a finished run has met of the judged queries.
+
+    Args:
+        cfg: The run's.
+        store: The run's.
+        judged: Distinct normalised queries.
+        splits: Of `teach`, schema SPLITS.
+        pin_texts: As trained on, before judged queries were taken out of the engaged ones.
+    """
+    soft = _read(store, "label", "soft_labels", ["query", "error"])
+    if soft is None or cfg.distill.soft_label_multiple == 0:
+        good = []
+    else:
+        good = soft.filter(pc.is_null(soft["error"]))["query"].to_pylist()
+    learned = _read(store, "engagement", "engagement_queries", ["query"]) if cfg.engagement else None
+    reads = {*cfg.pin_text.fields, *cfg.features.bm25_fields}
+    engaged = (
+        pin_texts["engaged_queries"] if "engaged_queries" in reads else pa.chunked_array([], pa.list_(pa.string()))
+    )
+    return Seen.of(
+        judged,
+        queries_of(splits, "train", "valid"),
+        good,
+        pc.unique(pc.list_flatten(engaged)).drop_null().to_pylist(),
+        None if learned is None else learned["query"].to_pylist(),
+    )
+
+
+def _read(store: Storage, stage: str, name: str, columns: list[str]) -> pa.Table | None:
+    """A table of a stage; None: the stage has not run, or has no such table."""
+    manifest = read_manifest(store, stage)
+    if manifest is None or name not in manifest.outputs:
+        return None
+    return read_output(store, manifest.outputs[name], columns)
+
+
+class _Groups(dict[str, str]):
+    """query -> its `query_group`, computed once: millions of pairs have few distinct queries."""
+
+    def __missing__(self, query: str) -> str:
+        self[query] = query_group(query)
+        return self[query]

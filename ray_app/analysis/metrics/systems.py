@@ -1,0 +1,134 @@
+"""Scores of every system on judged pairs: the baselines, the teacher, and the student as it would be served."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from ray_app.analysis.metrics.grading import fit_grade_thresholds
+from ray_app.analysis.metrics.protocol import SystemScores
+from ray_app.base.columns import matrix_or_zero
+from ray_app.base.config import Config
+from ray_app.base.storage import Storage
+from ray_app.base.text import render_pin_texts
+from ray_app.cluster.encoders import student_tower, title_and_text, zero_shot_tower
+from ray_app.features.bm25 import Bm25Index
+from ray_app.features.student import StudentFeatures
+from ray_app.models.checkpoint import load_calibration
+from ray_app.models.head import expected_grade
+from ray_app.models.student import Student
+from ray_app.stages.label.labeller import Labeller
+from ray_app.tables.manifest import Output, require_output
+from ray_app.training.labelled_pairs import LabelledPairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """The trained models that are measured."""
+
+    teacher: Output
+    student: Output
+    feature_student: Output
+
+    @classmethod
+    def of(cls, store: Storage) -> "Models":
+        """Those of a finished run.
+
+        Raises:
+            UserError: a stage has not run.
+        """
+        return cls(
+            teacher=require_output(store, "teach", "teacher"),
+            student=require_output(store, "distill", "student"),
+            feature_student=require_output(store, "distill", "feature_student"),
+        )
+
+
+def score_systems(
+    cfg: Config, store: Storage, features: StudentFeatures, models: Models, judged: LabelledPairs,
+    calibration: LabelledPairs,
+) -> dict[str, SystemScores]:  # fmt: skip
+    """Every system's scores, row by row as `judged.table`. Models' probabilities are calibrated.
+
+    Args:
+        cfg: The run's.
+        store: Storage.
+        features: The student's; the catalogue's texts must hold none of the judged queries.
+        models: Trained models.
+        judged: Pairs to score.
+        calibration: Human-labelled pairs of training queries.
+    """
+    catalogue = features.catalogue
+    systems = score_baselines(cfg, store, features, judged, calibration)
+
+    locales = judged.table["locale"].to_pylist()
+    computed = features.compute(judged.queries, judged.query_index, judged.pin_index, locales)
+    nothing = np.zeros((len(computed), 0), np.float32)
+    feature_student = Student(store, models.feature_student)
+    systems["feature_student"] = graded(feature_student.score(nothing, nothing, computed, locales))
+
+    labeller = Labeller(cfg=cfg, store=store, teacher=models.teacher)
+    labels, _ = labeller.label(catalogue, judged.queries, judged.query_index, judged.pin_index)
+    probs, temperatures = matrix_or_zero(labels["probs"]), load_calibration(store, models.teacher)
+    if temperatures is not None:
+        probs = temperatures.apply(probs, locales)
+    systems["teacher"] = graded(probs, failed=np.array(labels["error"].is_valid()))
+
+    rows, place = np.unique(judged.pin_index, return_inverse=True)
+    pin_vectors = student_tower(cfg, store, models.student, "pin").encode([catalogue.pairs.rendered[r] for r in rows])
+    query_vectors = student_tower(cfg, store, models.student, "query").encode(judged.queries)
+    student = Student(store, models.student)
+    systems["student"] = graded(student.score(query_vectors[judged.query_index], pin_vectors[place], computed, locales))
+    return systems
+
+
+def score_baselines(
+    cfg: Config, store: Storage, features: StudentFeatures, judged: LabelledPairs, calibration: LabelledPairs
+) -> dict[str, SystemScores]:
+    """Scores of BM25, the zero-shot cosine, and the vectors of `engagement` and `graph` where those are switched on.
+
+    BM25 and the cosine read the same text, the zero-shot fields, unless `evaluate.bm25_fields` says otherwise. None of
+    them knows grades, so for accuracy their scores are cut into grades by thresholds fitted on training queries.
+
+    Args:
+        cfg: The run's.
+        store: Storage.
+        features: See `score_systems`.
+        judged: Pairs to score.
+        calibration: See `score_systems`.
+    """
+    catalogue, zero_shot = features.catalogue, zero_shot_tower(cfg, store, "query")
+    bm25 = Bm25Index.build(_bm25_texts(cfg, catalogue.pin_texts))
+
+    def score(pairs: LabelledPairs) -> dict[str, np.ndarray]:
+        vectors = zero_shot.encode(pairs.queries)
+        cosine = np.einsum("nd,nd->n", vectors[pairs.query_index], catalogue.text_vectors[pairs.pin_index])
+        scores = {
+            "bm25": bm25.score_pairs(pairs.queries, pairs.query_index, pairs.pin_index),
+            "embedding_cosine": cosine.astype(np.float64),
+        }
+        for side in features.sides:
+            beside = side.tower.encode(vectors)[pairs.query_index], side.pin_vectors[pairs.pin_index]
+            scores[f"{side.name}_cosine"] = np.einsum("nd,nd->n", *beside).astype(np.float64)
+        return scores
+
+    known, grades = score(calibration), calibration.table["grade"].to_numpy().astype(np.int64)
+    return {
+        name: SystemScores(score=found, thresholds=fit_grade_thresholds(known[name], grades) if len(grades) else None)
+        for name, found in score(judged).items()
+    }
+
+
+def _bm25_texts(cfg: Config, pin_texts: pa.Table) -> list[str]:
+    fields = cfg.evaluate.bm25_fields
+    if fields is None:
+        return title_and_text(cfg, pin_texts)[1]
+    return render_pin_texts(pin_texts, cfg.pin_text.model_copy(update={"fields": fields}))
+
+
+def graded(probs: np.ndarray, failed: np.ndarray | None = None) -> SystemScores:
+    """Scores of a system that predicts grades: probs (n, 5), and which rows (n,) bool have none."""
+    probs = probs.astype(np.float64)
+    if failed is not None:
+        probs[failed] = np.nan
+    return SystemScores(score=expected_grade(probs), probs=probs)

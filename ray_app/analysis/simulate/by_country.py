@@ -1,0 +1,108 @@
+"""Who gains how much in which country when the treatment takes the control's place."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_app.analysis.metrics.bootstrap import Interval
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
+from ray_app.analysis.metrics.corrections import holm
+from ray_app.analysis.simulate.intervals import Resamples
+from ray_app.analysis.simulate.outcome import FULFILLED, NDCG, PRECISION
+from ray_app.analysis.simulate.traffic import Traffic, country
+from ray_app.demo.facts import Numbers
+
+COMPARED = (NDCG, PRECISION, FULFILLED)
+ALL, LABELLED, UNLABELLED = "all", "labelled countries", "unlabelled countries"
+IN_LOG, UNSEEN = "queries of the log", "unseen queries"
+
+
+class Gain(NamedTuple):
+    """One figure under both arms."""
+
+    control: float
+    treatment: float
+    gain: Interval  # relative
+    p: float  # of no difference
+    adjusted_p: float | None  # Holm, over the countries; None: not one of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """What the treatment gains in a part of the searches."""
+
+    name: str
+    is_country: bool
+    has_labels: bool | None  # whether humans labelled pairs of one of its locales; None: of a part
+    num_searches: int
+    num_queries: int
+    gains: dict[str, Gain]  # by figure
+    unpaired: dict[str, Interval]  # relative gains, as if each arm had people of its own
+
+
+def compare_arms(
+    traffic: Traffic, control: Mapping[str, Numbers], treatment: Mapping[str, Numbers], labelled: Collection[str],
+    settings: EvaluationSettings,
+) -> list[Slice]:  # fmt: skip
+    """Gains in all searches, in parts of them, and in each country, the one with most searches first.
+
+    Args:
+        traffic: The searches.
+        control: `outcomes` of the control.
+        treatment: Of the treatment.
+        labelled: Locales with human labels.
+        settings: Samples, confidence and seed of the intervals.
+    """
+    where = np.array([country(locale) for locale in traffic.locales])[traffic.query_of]
+    with_labels = sorted({country(locale) for locale in labelled})
+    is_labelled, unseen = np.isin(where, with_labels), traffic.is_unseen[traffic.query_of]
+    names, sizes = np.unique(where, return_counts=True)
+    parts: list[tuple[str, NDArray[np.bool_], bool, bool | None]] = [
+        (ALL, np.ones(len(where), bool), False, None),
+        (LABELLED, is_labelled, False, True),
+        (UNLABELLED, ~is_labelled, False, False),
+        (IN_LOG, ~unseen, False, None),
+        (UNSEEN, unseen, False, None),
+        *(
+            (str(name), where == name, True, str(name) in with_labels)
+            for name in names[np.argsort(-sizes, kind="stable")]
+        ),
+    ]
+    clusters = traffic.clusters[traffic.query_of]
+    measured = []
+    for name, mask, is_country, has_labels in parts:
+        if not mask.any():
+            continue
+        pairs = {metric: (control[metric][mask], treatment[metric][mask]) for metric in COMPARED}
+        resamples = Resamples(clusters[mask], settings)
+        gains = {
+            metric: Gain(
+                control=float(a.mean()),
+                treatment=float(b.mean()),
+                gain=resamples.gain(a, b),
+                p=resamples.p_value(a, b),
+                adjusted_p=None,
+            )
+            for metric, (a, b) in pairs.items()
+        }
+        unpaired = {metric: resamples.gain(a, b, paired=False) for metric, (a, b) in pairs.items()}
+        measured.append(
+            Slice(
+                name=name, is_country=is_country, has_labels=has_labels, num_searches=int(mask.sum()),
+                num_queries=resamples.num_queries, gains=gains, unpaired=unpaired,
+            )
+        )  # fmt: skip
+    return with_holm(measured)
+
+
+def with_holm(slices: list[Slice]) -> list[Slice]:
+    """With Holm's p values, over the countries, figure by figure."""
+    countries = [part for part in slices if part.is_country]
+    for metric in COMPARED:
+        adjusted = holm([part.gains[metric].p for part in countries])
+        for part, p in zip(countries, adjusted, strict=True):
+            part.gains[metric] = part.gains[metric]._replace(adjusted_p=p)
+    return slices

@@ -1,0 +1,205 @@
+"""reuse: measure the student's vectors on related pins, boards and next saves, on boards that nothing has read."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from ray_app.analysis.transfer.render_text import STUDENT, reuse_table
+from ray_app.analysis.transfer.systems import System, bm25, popularity, random_vectors, vectors
+from ray_app.analysis.transfer.tasks import Saves, build_tasks, held_out_boards, readable
+from ray_app.analysis.transfer.transfer_metrics import figures_table, measure
+from ray_app.base.columns import aligned, matrix_or_zero
+from ray_app.base.config import Config, GraphConfig
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.base.text import TEXT_VERSION, render_pin_texts
+from ray_app.cluster.encoders import TextTower, student_tower, title_and_text, zero_shot_tower
+from ray_app.features.query_tower import SideTower
+from ray_app.models.encoder_usage import Role
+from ray_app.stages.enrich.board_titles import title_forms, titled_saves, top_board_titles
+from ray_app.stages.graph.edges import board_edges
+from ray_app.stages.graph.sage import Graph, train
+from ray_app.tables.manifest import Manifest, Output, read_manifest, read_output, require_output
+from ray_app.tables.stage_run import StageRun
+
+logger = logging.getLogger(__name__)
+
+VERSION = 2
+
+BASE = "base encoder"
+
+
+@ray.remote(num_cpus=1)
+def _train_graph(
+    board: np.ndarray, pin: np.ndarray, boards: np.ndarray, pins: np.ndarray, cfg: GraphConfig, seed: int
+) -> Graph:
+    import torch
+
+    torch.set_num_threads(1)
+    return train(board, pin, boards, pins, cfg, seed)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Material:
+    """What systems may read.
+
+    Args:
+        texts: PIN_TEXTS without the titles of held-out boards, by pin_id.
+        boards: BOARDS without the held-out ones.
+        titles: Of the held-out boards, "" without one; the queries.
+    """
+
+    texts: pa.Table
+    boards: pa.Table
+    titles: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Towers:
+    """Encoders with their ledgers."""
+
+    pin: TextTower  # the student's
+    query: TextTower
+    base_pin: TextTower  # what the student started from
+    base_query: TextTower
+    zero_shot_pin: TextTower  # as the run's features use it
+    zero_shot_query: TextTower
+
+
+def run(cfg: Config, store: Storage) -> Manifest:
+    """Write `reuse_figures` (system, task, metric, value, lo, hi, ...); a table of them is `info["table"]`.
+
+    Raises:
+        UserError: a stage has not run, or no board can be held out.
+    """
+    student = require_output(store, "distill", "student")
+    pin_texts = require_output(store, "enrich", "pin_texts")
+    boards = require_output(store, "ingest", "boards")
+    towers = Towers(
+        pin=student_tower(cfg, store, student, "pin"), query=student_tower(cfg, store, student, "query"),
+        base_pin=base_tower(cfg, store, "pin"), base_query=base_tower(cfg, store, "query"),
+        zero_shot_pin=zero_shot_tower(cfg, store, "pin"), zero_shot_query=zero_shot_tower(cfg, store, "query"),
+    )  # fmt: skip
+    engagement = _engagement(cfg, store)
+    run = StageRun(
+        "reuse", cfg, store, VERSION,
+        settings=[
+            cfg.reuse, cfg.enrich, cfg.pin_text, cfg.features, cfg.graph, cfg.seed, TEXT_VERSION,
+            cfg.evaluate.bootstrap_samples, cfg.evaluate.confidence,
+            towers.pin.recipe, towers.query.recipe, towers.base_pin.recipe, towers.base_query.recipe,
+            towers.zero_shot_pin.recipe, towers.zero_shot_query.recipe,
+        ],
+        inputs=[student, pin_texts, boards, *engagement],
+    )  # fmt: skip
+    if (finished := run.finished) is not None:
+        return finished
+    all_texts, all_boards = read_output(store, pin_texts).sort_by("pin_id"), read_output(store, boards)
+    saves = Saves.of(all_boards, all_texts["pin_id"].to_pylist())
+    held_out = held_out_boards(saves, cfg.reuse, cfg.seed)
+    if len(held_out) < 2:
+        raise UserError(
+            f"reuse: {len(saves.board_ids)} boards have known pins, and {len(held_out)} of them can be held out, with "
+            f"reuse.min_saves {cfg.reuse.min_saves} and reuse.held_out_share {cfg.reuse.held_out_share}; it needs "
+            "two or more: give ingest.boards more boards, or change these settings"
+        )
+    kept = readable(all_boards, saves, held_out)
+    material = Material(
+        texts=without_boards(all_texts, kept, cfg.enrich.top_boards), boards=kept,
+        titles=[saves.titles[i] for i in held_out],
+    )  # fmt: skip
+    systems, marks = _systems(cfg, store, material, towers, engagement)
+    tasks = build_tasks(saves, held_out, cfg.reuse, cfg.seed)
+    figures = measure(
+        tasks, systems, len(held_out), cfg.reuse.recall_at, cfg.evaluate.bootstrap_samples, cfg.evaluate.confidence,
+        cfg.seed,
+    )  # fmt: skip
+    table = figures_table(figures, marks)
+    run.write_table("reuse_figures", table)
+    names = [system.name for system in systems]
+    return run.finish(
+        counts={
+            "rows_in": table.num_rows,
+            "rows_out": table.num_rows,
+            "pins": saves.num_pins,
+            "boards": len(saves.board_ids),
+            "saves": len(saves.board),
+            "held_out_boards": len(held_out),
+        }
+        | {f"{task.name.replace(' ', '_')}_queries": len(task) for task in tasks},
+        info={"table": reuse_table(figures, names, BASE, STUDENT, cfg.reuse.recall_at, marks)},
+    )  # fmt: skip
+
+
+def base_tower(cfg: Config, store: Storage, role: Role) -> TextTower:
+    """The language model that the student started from, untrained: pooled and prompted as the student, as many tokens."""
+    features = cfg.features.model_copy(
+        update={
+            "zero_shot_model": cfg.distill.base_model,
+            "zero_shot_revision": cfg.distill.revision,
+            "zero_shot_pooling": cfg.distill.pooling,
+            "zero_shot_query_prompt": cfg.distill.query_prompt,
+            "zero_shot_pin_prompt": cfg.distill.pin_prompt,
+            "zero_shot_max_tokens": cfg.distill.max_pin_tokens,
+        }
+    )
+    return zero_shot_tower(cfg.model_copy(update={"features": features}), store, role)
+
+
+def without_boards(pin_texts: pa.Table, kept: pa.Table, top_boards: int) -> pa.Table:
+    """PIN_TEXTS as `enrich` would make them if there were only the boards of `kept`."""
+    saves = titled_saves(kept)
+    titles = top_board_titles(saves, top_boards, title_forms(saves))
+    column = pa.array([titles.get(pin_id) for pin_id in pin_texts["pin_id"].to_pylist()], pa.list_(pa.string()))
+    place = pin_texts.column_names.index("board_titles")
+    return pin_texts.set_column(place, pin_texts.schema.field(place), column)
+
+
+def _systems(
+    cfg: Config, store: Storage, material: Material, towers: Towers, engagement: list[Output]
+) -> tuple[list[System], dict[str, str]]:
+    """All that are compared, from what is expected to be the lowest; and what is to be said of some."""
+    pin_ids, titles = material.texts["pin_id"], material.titles
+    full = render_pin_texts(material.texts, cfg.pin_text)
+    short = title_and_text(cfg, material.texts)[1]
+    zero_shot, zero_shot_titles = towers.zero_shot_pin.encode(short), towers.zero_shot_query.encode(titles)
+    graph = None
+    if cfg.graph is not None:  # trains while the towers work
+        _, board_titles, board, pin = board_edges(material.boards, pin_ids.to_pylist())
+        known = towers.zero_shot_query.encode(board_titles)
+        graph = _train_graph.remote(board, pin, known, zero_shot, cfg.graph, cfg.seed)
+    base, base_titles = towers.base_pin.encode(full), towers.base_query.encode(titles)
+    num_saves = np.bincount(
+        pc.index_in(material.boards["pin_id"], value_set=pin_ids).drop_null().to_numpy(), minlength=len(pin_ids)
+    )
+    systems = [
+        random_vectors("random vectors", len(pin_ids), len(titles), cfg.seed),
+        popularity("saves on other boards", num_saves, len(titles)),
+        bm25("BM25", full, titles),
+        vectors(f"zero-shot encoder on {', '.join(cfg.features.zero_shot_fields)}", zero_shot, zero_shot_titles),
+        vectors(BASE, base, base_titles),
+        vectors(STUDENT, towers.pin.encode(full), towers.query.encode(titles)),
+    ]
+    marks: dict[str, str] = {}
+    if engagement:
+        table, model = engagement
+        found = matrix_or_zero(aligned(read_output(store, table), pin_ids)["engagement_embedding"])
+        systems.append(vectors("engagement", found, SideTower.load(store, model).encode(zero_shot_titles)))
+        marks["engagement"] = f"learned from the search log; {found.any(1).mean():.0%} of the pins have a vector"
+    if graph is not None:
+        # The run's own graph has learned from all boards. This one gives pins on no board vectors too, from their texts.
+        trained: Graph = ray.get(graph)
+        systems.append(vectors("graph", trained.pin_vectors, trained.tower.encode(zero_shot_titles)))
+        marks["graph"] = "trained here on the other boards' saves"
+    return systems, marks
+
+
+def _engagement(cfg: Config, store: Storage) -> list[Output]:
+    """Its vectors and its model, if the run has them."""
+    manifest = read_manifest(store, "engagement")
+    if cfg.engagement is None or manifest is None:
+        return []
+    return [manifest.output("engagement_pins"), manifest.output("engagement_model")]

@@ -1,0 +1,1 @@
+"""Errors, hashing, text, schemas, storage and config: what every layer uses."""

@@ -1,0 +1,60 @@
+"""Config sections of the query-pin features and of `embed`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from ray_app.base.config.section import Fraction, PositiveInt, Section, TextField
+from ray_app.base.config.training import EncoderPooling
+
+
+class EmbedConfig(Section):
+    """Batch inference of the student's pin tower."""
+
+    dim: PositiveInt | None = None
+    """Cut the vectors to that length, one of distill.nested_dims: a smaller index; None: distill.dim."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    batch_size: PositiveInt = 64
+    rows_per_block: PositiveInt = 2048
+    num_actors: PositiveInt = 1
+    num_cpus: Annotated[float, Field(gt=0)] = 1.0
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    accelerator_type: str | None = None
+    """Such as H100, as Ray calls it; None: any."""
+    cpu_threads: PositiveInt | None = None
+    """Of one actor without a GPU; None: its share of the machine. Beside serving leave a core free, or requests stall."""
+    nice: Annotated[int, Field(ge=0, le=19)] = 10
+    """How far the job steps back where others want its cores, such as serving replicas; costs nothing where nobody does."""
+    max_error_rate: Fraction = 0.01
+    keep_releases: PositiveInt = 2
+
+
+class FeatureConfig(Section):
+    """Pair features beside the language models."""
+
+    bm25_fields: list[TextField] = ["title", "description", "link_text"]
+    zero_shot_model: str
+    """Bi-encoder whose cosine is the `embedding_cosine` baseline, a retrieval source for `sample`, and a feature."""
+    zero_shot_revision: str | None = None
+    zero_shot_pooling: EncoderPooling | None = None
+    """See distill.pooling; None: as the model's own files say."""
+    zero_shot_query_prompt: str | None = None
+    """See distill.query_prompt."""
+    zero_shot_pin_prompt: str | None = None
+    """Before a pin's title, and before its text."""
+    zero_shot_max_tokens: PositiveInt = 64
+    """The prompt's included."""
+    zero_shot_fields: list[TextField] = ["title", "description"]
+    """Not engaged_queries: queries under evaluation are taken out of texts, and cannot be out of vectors."""
+    named_vectors: dict[str, PositiveInt] = {}
+    """Vector columns of `pins` -> dimension; absent vectors are masked, never silently zero."""
+
+    @field_validator("zero_shot_fields")
+    @classmethod
+    def _vectors_hold_no_queries(cls, value: list[TextField]) -> list[TextField]:
+        if "engaged_queries" in value:
+            raise ValueError(
+                "zero_shot_fields cannot have engaged_queries: vectors are made once, so a query under evaluation, or that is "
+                "labelled, could not be left out of them; leave it out here and use pin_text.fields or bm25_fields"
+            )
+        return value

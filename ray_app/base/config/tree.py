@@ -1,0 +1,93 @@
+"""The tree of all sections."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from ray_app.base.config.credentials import keys_with_credentials
+from ray_app.base.config.embedding import EmbedConfig, FeatureConfig
+from ray_app.base.config.inputs import (
+    CaptionConfig,
+    EngagementConfig,
+    EnrichConfig,
+    GraphConfig,
+    IngestConfig,
+    PinTextConfig,
+)
+from ray_app.base.config.labelling import LabelConfig, SampleConfig
+from ray_app.base.config.measuring import AuditConfig, DemoConfig, EvaluateConfig, ReuseConfig, SimulateConfig
+from ray_app.base.config.section import PositiveInt, Section
+from ray_app.base.config.serving import ServeConfig
+from ray_app.base.config.training import DistillConfig, RetrainConfig, TeachConfig
+
+
+class RayConfig(Section):
+    """How the local cluster is started when no RAY_ADDRESS is given."""
+
+    num_cpus: PositiveInt | None = None
+    """Logical CPUs of a local cluster; None: max(6, the machine's cores). Fewer can hang a chain of Ray Data
+    stages, each of which holds some while it waits for the others."""
+    object_store_bytes: PositiveInt = 500_000_000
+
+
+class PriceConfig(Section):
+    """What an hour costs, for quotes; None: quotes give hours only."""
+
+    gpu_hour: Annotated[float, Field(ge=0)] | None = None
+    cpu_hour: Annotated[float, Field(ge=0)] | None = None
+    currency: str = "USD"
+
+
+class Config(Section):
+    """One run of the system."""
+
+    output: str
+    """Folder or pyarrow.fs URI that everything is written under."""
+    seed: int = 17
+    ray: RayConfig = RayConfig()
+    demo: DemoConfig | None = None
+    """Generate the built-in world first; None: the sources are there already."""
+    ingest: IngestConfig
+    caption: CaptionConfig = CaptionConfig()
+    prices: PriceConfig = PriceConfig()
+    enrich: EnrichConfig = EnrichConfig()
+    engagement: EngagementConfig | None = None
+    """None: no stage `engagement`."""
+    graph: GraphConfig | None = None
+    """None: no stage `graph`."""
+    pin_text: PinTextConfig = PinTextConfig()
+    features: FeatureConfig
+    retrain: RetrainConfig = RetrainConfig()
+    teach: TeachConfig
+    sample: SampleConfig = SampleConfig()
+    label: LabelConfig = LabelConfig()
+    distill: DistillConfig
+    embed: EmbedConfig = EmbedConfig()
+    serve: ServeConfig = ServeConfig()
+    experiments: list[str] = []
+    """Experiments that `run_all.py` runs too, with the run's seed alone, for the report; files, seen from the config's folder."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    audit: AuditConfig = AuditConfig()
+    reuse: ReuseConfig = ReuseConfig()
+    simulate: SimulateConfig = SimulateConfig()
+
+    @model_validator(mode="after")
+    def _no_credentials(self) -> "Config":
+        if found := keys_with_credentials(self.model_dump(mode="json")):
+            key, part = found[0]
+            raise ValueError(
+                f"{key}: credentials ({part}) do not belong in a URL, which is stored in manifests and shown in reports; use "
+                "the environment, and change a password that was written down"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _splits_leave_training_queries(self) -> "Config":
+        if self.teach.test_share + self.teach.valid_share >= 1.0:
+            raise ValueError("teach.test_share + teach.valid_share must be below 1, or no query is left for training")
+        if self.embed.dim not in {None, self.distill.dim, *self.distill.nested_dims}:
+            raise ValueError(
+                f"embed.dim must be distill.dim or one of distill.nested_dims, not {self.embed.dim}: "
+                "vectors that were not trained to be cut lose much"
+            )
+        return self

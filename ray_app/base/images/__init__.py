@@ -1,0 +1,1 @@
+"""Untrusted images: fetched, decoded and scaled within bounds."""

@@ -1,0 +1,113 @@
+"""What all entry points share: arguments, logging, Ray, one JSON line at the end, one line for what the user can mend."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from ray_app.base.config import Config, load_config
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.base.umask import keep_private
+from ray_app.cluster import resources as cluster
+from ray_app.tables.manifest import Manifest
+
+StageFn = Callable[[Config, Storage], Manifest]
+Body = Callable[[Config, Storage], None]
+
+
+def run_stage(stage: StageFn, description: str, flags: Mapping[str, tuple[Body, str]] | None = None) -> None:
+    """Run one stage as a program: `--config FILE [--set a.b=c ...]`, exit code 2 on a problem the user can mend."""
+
+    def body(cfg: Config, store: Storage) -> None:
+        manifest = stage(cfg, store)
+        line = {"stage": manifest.stage, "wall_sec": manifest.wall_sec, "counts": manifest.counts}
+        print(json.dumps(line | {"outputs": {name: out.path for name, out in manifest.outputs.items()}}))
+
+    run_program(body, description, flags)
+
+
+def run_program(body: Body, description: str, flags: Mapping[str, tuple[Body, str]] | None = None) -> None:
+    """Parse the arguments, connect to Ray, and run `body`; a `UserError` becomes one line on stderr.
+
+    Args:
+        body: What to do.
+        description: For `--help`.
+        flags: Name -> what to do instead of `body` when that flag is given, and its help.
+    """
+    parser = program_parser(description)
+    parser.set_defaults(body=body)
+    for name, (other, text) in (flags or {}).items():
+        parser.add_argument(f"--{name}", action="store_const", dest="body", const=other, help=text)
+    args = parser.parse_args()
+    run_parsed(args, args.body)
+
+
+def program_parser(description: str) -> argparse.ArgumentParser:
+    """The arguments of every program, `--config` and `--set`; a program with more adds them, and calls `run_parsed`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="YAML file, such as configs/chorus.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key; repeatable")
+    return parser
+
+
+def run_parsed(args: argparse.Namespace, body: Body) -> None:
+    """Connect to Ray, and run `body`; a `UserError` becomes one line on stderr, and exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    with errors_in_one_line():
+        keep_private()
+        cfg = load_config(args.config, args.set)
+        leave_copy()
+        store = Storage(cfg.output)
+        connect(cfg)
+        if store.is_local and len(ray.nodes()) > 1:
+            logging.warning("output is the local folder %s: every node of the cluster must see it", store.full_path(""))
+        body(cfg, store)
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """A `UserError` becomes one line on stderr, and exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def leave_copy() -> None:
+    """Let relative paths mean what they mean without Ray.
+
+    `ray job submit --working-dir .` runs in a copy of the folder that Ray throws away, with all that is written there.
+    Paths are taken from RELEVANCE_ROOT instead, or from the folder in which the head was started.
+    """
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    if not job.get("runtime_env", {}).get("working_dir"):
+        return
+    root = os.environ.get("RELEVANCE_ROOT") or os.environ.get("OLDPWD")  # Ray's shell came from there
+    if root is None or not Path(root).is_dir():
+        raise UserError(
+            'in a Ray job relative paths need a root: --runtime-env-json \'{"env_vars": {"RELEVANCE_ROOT": "/shared/folder"}}\''
+        )
+    os.chdir(root)
+    logging.info("relative paths are taken from %s", root)
+
+
+def connect(cfg: Config) -> None:
+    """Join the cluster that RAY_ADDRESS names (as in `ray job submit`), or start one on this machine."""
+    cluster.connect(
+        # Logical CPUs: stages of one Ray Data chain hold some while they wait for each other, so two would hang.
+        num_cpus=cfg.ray.num_cpus or max(6, os.cpu_count() or 1),
+        object_store_memory=cfg.ray.object_store_bytes,
+        include_dashboard=True,  # Ray Train asks its State API whether the run still lives
+        logging_level=logging.WARNING,
+    )
+    if not sys.stdout.isatty():  # on a terminal Ray Data draws progress bars; elsewhere it would log a page a second
+        for name in ("ray.data", "ray.data._internal.progress.logging_progress"):
+            logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,1 @@
+"""Everything that runs on Ray: resources, the stage executor, encoders, training workers, vLLM."""

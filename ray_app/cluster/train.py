@@ -1,0 +1,206 @@
+"""The training loop on Ray Train: workers, gradients over the network, checkpoints, restarts after a death."""
+
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from ray_app.base.config import DistillConfig, TeachConfig, TrainConfig, WarmUpConfig, WorkersConfig
+from ray_app.base.errors import UserError
+from ray_app.base.storage import CorruptFileError, Storage
+from ray_app.cluster.train_worker import JOB_FILE, ExampleFiles, TrainJob, train_worker
+from ray_app.models.devices import pick_dtype
+from ray_app.models.model_sources import pinned_revision
+from ray_app.tables.model_files import model_files
+from ray_app.training.batches import query_batches
+
+logger = logging.getLogger(__name__)
+
+_SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of the checkpoints
+_ROWS_PER_FILE = 8192  # of examples that are streamed: windows are made of such files
+
+
+_Trained = TypeVar("_Trained", TeachConfig, DistillConfig)
+
+
+def resolved(cfg: _Trained) -> _Trained:
+    """A training's section as all workers are to read it: no dtype `auto`, and the commit of its base model.
+
+    Both are part of what decides the model, and a worker's machine may choose otherwise than the driver's. With GPUs
+    (`use_gpu`) `auto` is bfloat16, else as this machine's CPU has it.
+    """
+
+    def loop(train: TrainConfig) -> TrainConfig:
+        if train.dtype != "auto":
+            return train
+        return train.model_copy(update={"dtype": pick_dtype("auto", "cuda" if _use_gpu(cfg) else "cpu")})
+
+    update: dict[str, Any] = {"revision": pinned_revision(cfg.base_model, cfg.revision)}
+    for name in type(cfg).model_fields:
+        value = getattr(cfg, name)
+        if isinstance(value, TrainConfig):
+            update[name] = loop(value)
+        elif isinstance(value, WarmUpConfig):
+            update[name] = value.model_copy(update={"train": loop(value.train)})
+    return cfg.model_copy(update=update)
+
+
+def train_on_ray(
+    name: str, jobs: Sequence[TrainJob], seed: int, store: Storage, workers: WorkersConfig | None = None
+) -> None:
+    """Train models one after the other on one group of workers, and save the best epoch of each.
+
+    Small models would otherwise spend more time on starting workers than on training. A driver, worker or controller that
+    died is resumed from the last checkpoint, found by `name`: give equal runs equal names and different runs different
+    ones.
+
+    Args:
+        name: Identity of the run, such as stage and fingerprint.
+        jobs: In order; a job may build on the models of those before it.
+        seed: Decides data order and dropout of the jobs whose settings have none.
+        store: Where checkpoints and the models go.
+        workers: How many, and what happens when they die; None: one.
+
+    Raises:
+        UserError: training failed more often than `max_failures`.
+    """
+    jobs = [job for job in jobs if model_files(store, job.model_folder) is None]
+    if not jobs:
+        return
+    cfg = workers or WorkersConfig()
+    sent = []
+    for job in jobs:
+        examples = _write_examples(job, f"training/{name}/examples/{job.model_folder}", job.seed_of(seed), store)
+        nothing = job.train.rows(np.arange(0))
+        pairs = job.calibrate_on and replace(job.calibrate_on, examples=nothing)
+        sent.append((examples, replace(job, train=nothing, valid=nothing, calibrate_on=pairs)))
+    for deaths in itertools.count():
+        trainer = _trainer(name, sent, seed, store, cfg)
+        try:
+            trainer.fit()
+            break
+        except ray.train.TrainingFailedError as error:
+            raise UserError(
+                f"training {name} failed: {_last_line(error)}; mend that and run again, it resumes"
+            ) from error
+        except ray.exceptions.RayActorError as error:
+            # The controller's: Ray Train survives deaths of its workers only.
+            if 0 <= cfg.max_failures <= deaths:
+                raise UserError(
+                    f"training {name} failed: its controller died {deaths + 1} times ({_last_line(error)}); run again, it resumes"
+                ) from error
+            logger.warning("training %s: its controller died; going on from the last checkpoint", name)
+    store.delete(f"training/{name}")
+
+
+def _trainer(
+    name: str, sent: list[tuple["ExampleFiles", TrainJob]], seed: int, store: Storage, cfg: WorkersConfig
+) -> TorchTrainer:
+    """Of the run of that name, which goes on from its last checkpoint."""
+    rescued = _rescue(f"training/{name}", store)
+    use_gpu = _use_gpu(cfg)
+    num_workers: Any = cfg.num_workers if cfg.min_workers is None else (cfg.min_workers, cfg.num_workers)
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"jobs": sent, "seed": seed, "store": store, "name": name, "rescued": rescued},
+        torch_config=_TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=num_workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": 1},
+            accelerator_type=cfg.accelerator_type if use_gpu else None,
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=store.full_path("training"),
+            storage_filesystem=store.fs,
+            failure_config=ray.train.FailureConfig(max_failures=cfg.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=cfg.keep_checkpoints),
+        ),
+    )
+
+
+class _TorchBackend(TorchConfig().backend_cls):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        if len(worker_group) > 1:
+            super().on_start(worker_group, backend_config)
+
+
+class _TorchConfig(TorchConfig):
+    """Ray's, but a worker alone joins no process group: torch's store would listen on all interfaces, without a token."""
+
+    @property
+    def backend_cls(self) -> type:
+        return _TorchBackend
+
+
+def _rescue(folder: str, store: Storage) -> str | None:
+    """Path in the storage's filesystem of the last whole checkpoint, if Ray Train's own list of them cannot be read.
+
+    Ray Train writes that list in place: a kill in that moment leaves half of it, or nothing, and every later run would
+    fail on it.
+    """
+    try:
+        if store.exists(f"{folder}/{_SNAPSHOT}"):
+            store.read_json(f"{folder}/{_SNAPSHOT}")
+            return None
+    except CorruptFileError:
+        store.delete(f"{folder}/{_SNAPSHOT}")
+    for about in reversed(store.list_files(folder, f"/{JOB_FILE}")):  # named by their time
+        checkpoint = about.removesuffix(f"/{JOB_FILE}")
+        try:
+            wanted = store.read_json(about)["bytes"]
+        except (CorruptFileError, KeyError):
+            continue
+        infos = store.fs.get_file_info([store.full_path(f"{checkpoint}/{name}") for name in wanted])
+        if [info.size for info in infos] == list(wanted.values()):
+            logger.warning("Ray Train's list of checkpoints is damaged; going on from %s", checkpoint)
+            return store.full_path(checkpoint)
+    return None
+
+
+def _write_examples(job: TrainJob, folder: str, seed: int, store: Storage) -> ExampleFiles:
+    """In one file, or shuffled into many if they are to be streamed."""
+    table = job.train.to_table()
+    parts = [table]
+    if len(job.train) > job.cfg.window_rows:
+        per_file = min(_ROWS_PER_FILE, job.cfg.window_rows)
+        parts = [table.take(pa.array(rows)) for rows in _shuffled_files(job, per_file, seed)]
+    paths = [f"{folder}/train-{i:05d}.parquet" for i in range(len(parts))]
+    for path, part in zip(paths, parts, strict=True):
+        store.write_table(path, part)
+    store.write_table(f"{folder}/valid.parquet", job.valid.to_table())
+    pairs = None
+    if job.calibrate_on is not None:
+        pairs = f"{folder}/calibrate_on.parquet"
+        store.write_table(pairs, job.calibrate_on.examples.to_table())
+    return ExampleFiles(
+        train=paths, train_rows=[part.num_rows for part in parts], train_weight=float(job.train.weights.sum()),
+        valid=f"{folder}/valid.parquet", calibrate_on=pairs,
+    )  # fmt: skip
+
+
+def _shuffled_files(job: TrainJob, per_file: int, seed: int) -> list[np.ndarray]:
+    """Row numbers of each file; a query is in one file if the loss compares its pins, which meet within a window only."""
+    if job.cfg.margin_weight > 0:
+        groups = np.unique(np.array(job.train.queries, dtype=object), return_inverse=True)[1]
+        return query_batches(groups, per_file, seed, epoch=0)
+    order = np.random.default_rng(seed).permutation(len(job.train))
+    return [order[start : start + per_file] for start in range(0, len(order), per_file)]
+
+
+def _use_gpu(cfg: WorkersConfig) -> bool:
+    if cfg.use_gpu == "auto":
+        return ray.cluster_resources().get("GPU", 0) >= cfg.num_workers
+    return bool(cfg.use_gpu)
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]

@@ -1,0 +1,1 @@
+"""Features of query-pin pairs, in numpy."""

@@ -1,0 +1,348 @@
+"""BM25 as rank-bm25's `BM25Okapi` defines it, over a whole catalogue, for many (query, pin) pairs at once.
+
+Corpus statistics are computed once; a (doc, term) pair's share of the score is one stored number, so scoring a pair is
+a look-up per query token. Equal to rank-bm25 to 1e-6 (tests/unit/features/test_bm25.py), including its floor under negative idf.
+"""
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_app.base.text import tokenise
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Tokeniser = Callable[[str], list[str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueryTerms:
+    """Distinct terms of a list of queries, flat, query by query.
+
+    Terms that no document has are kept, with `term` = -1: a query of unknown words is not an empty query.
+    """
+
+    start: Ints  # (num_queries + 1,): query i has the terms start[i]:start[i + 1]
+    term: Ints  # (num_terms,) index in the vocabulary; -1: in no document
+    count: Floats  # (num_terms,) times the query says it
+    idf: Floats  # (num_terms,) as in the score; 0 for unknown terms, and never below 0 but in tiny corpora
+    doc_frequency: Ints  # (num_terms,) documents that have it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairTerms:
+    """Every (pair, distinct query term), flat, pair by pair."""
+
+    pair: Ints  # (num_pair_terms,) which pair
+    query_term: Ints  # (num_pair_terms,) index into QueryTerms
+    posting: Ints  # (num_pair_terms,) 1 + index into the index's postings; 0: the document lacks the term
+
+
+class CatalogueMatch(NamedTuple):
+    """How well a corpus can answer queries."""
+
+    best: Floats  # (num_queries,) the best score of any document
+    num_full: Ints  # (num_queries,) documents that have every token
+
+    @classmethod
+    def merged(cls, parts: Sequence["CatalogueMatch"]) -> "CatalogueMatch":
+        """Of a corpus whose documents are spread over several indexes with the same statistics."""
+        best = np.max([part.best for part in parts], axis=0)
+        return cls(best, np.sum([part.num_full for part in parts], axis=0))
+
+
+@dataclass(kw_only=True)
+class CorpusCounts:
+    """What documents that are not in an index add to its statistics; a few bytes per word, none per document."""
+
+    tokeniser: Tokeniser
+    num_docs: int = 0
+    num_tokens: int = 0
+    doc_frequency: Counter[str] = field(default_factory=Counter)
+
+    def add(self, texts: Iterable[str]) -> None:
+        """Count some more documents."""
+        for text in texts:
+            tokens = self.tokeniser(text)
+            self.num_docs += 1
+            self.num_tokens += len(tokens)
+            self.doc_frequency.update(set(tokens))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bm25Index:
+    """Okapi BM25 over a list of documents. Build it with `Bm25Index.build`.
+
+    The list may be a part of the corpus: then words are weighed as in the whole of it, so that a document scores the same
+    wherever it is.
+    """
+
+    tokeniser: Tokeniser
+    vocabulary: dict[str, int]
+    idf: Floats  # (num_terms,)
+    doc_frequency: Ints  # (num_terms,) documents of the corpus that have the term
+    num_docs: int  # of the corpus, empty ones included
+    doc_length: Ints  # (num_texts,) tokens, repeats counted
+    postings: "csr_array"  # (num_texts, num_terms); a value is 1 + its index, so that 0 means absent
+    weight: Floats  # (1 + num_postings,) share of the score; [0] is for absent terms
+    mean_length: float  # tokens of a document of the corpus
+    k1: float
+    b: float
+
+    @classmethod
+    def build(
+        cls, texts: Sequence[str], k1: float = 1.5, b: float = 0.75, epsilon: float = 0.25,
+        tokeniser: Tokeniser = tokenise, others: CorpusCounts | None = None,
+    ) -> "Bm25Index":  # fmt: skip
+        """Index `texts`; no text at all is a valid, always-zero index.
+
+        Args:
+            texts: One per document; empty ones count in the statistics.
+            k1: Saturation of term frequency.
+            b: Share of the length normalisation.
+            epsilon: Terms in over half of the documents get this share of the mean idf.
+            tokeniser: Used for the documents and for every query.
+            others: The rest of the corpus, counted with the same tokeniser; None: `texts` is all of it.
+        """
+        vocabulary: dict[str, int] = {}
+        term_ids, doc_length = _tokens(texts, tokeniser, lambda token: vocabulary.setdefault(token, len(vocabulary)))
+        others = others or CorpusCounts(tokeniser=tokeniser)
+        of_others = np.array(
+            [vocabulary.setdefault(token, len(vocabulary)) for token in others.doc_frequency], np.int64
+        )
+        num_docs, num_terms = len(texts) + others.num_docs, len(vocabulary)
+        found = _count(term_ids, doc_length, num_terms)
+        doc_frequency = np.bincount(found.term, minlength=num_terms)
+        doc_frequency[of_others] += np.fromiter(others.doc_frequency.values(), np.int64)
+        idf = _okapi_idf(doc_frequency, num_docs, epsilon)
+        num_tokens = int(doc_length.sum()) + others.num_tokens
+        mean_length = num_tokens / num_docs if num_tokens else 1.0
+        return cls(
+            tokeniser=tokeniser, vocabulary=vocabulary, idf=idf, doc_frequency=doc_frequency, num_docs=num_docs,
+            mean_length=mean_length, k1=k1, b=b, doc_length=doc_length, postings=_matrix(found, len(texts), num_terms),
+            weight=_weights(found, doc_length, idf, mean_length, k1, b),
+        )  # fmt: skip
+
+    def of_texts(self, texts: Sequence[str]) -> "Bm25Index":
+        """An index of other documents, which are weighed as in this corpus and not counted in it.
+
+        Words that no document of the corpus has count in a document's length alone.
+        """
+        term_ids, doc_length = _tokens(texts, self.tokeniser, lambda token: self.vocabulary.get(token, -1))
+        found = _count(term_ids, doc_length, len(self.vocabulary))
+        return replace(
+            self,
+            doc_length=doc_length,
+            postings=_matrix(found, len(texts), len(self.vocabulary)),
+            weight=_weights(found, doc_length, self.idf, self.mean_length, self.k1, self.b),
+        )
+
+    def score_pairs(self, queries: Sequence[str], query_index: NDArray, doc_index: NDArray) -> Floats:
+        """BM25 of pair i = (queries[query_index[i]], document doc_index[i]).
+
+        Args:
+            queries: Distinct query texts, any order.
+            query_index: (num_pairs,) into `queries`.
+            doc_index: (num_pairs,) into the indexed texts.
+
+        Returns:
+            (num_pairs,) float64; 0 where query or document is empty or they share no token.
+
+        Raises:
+            IndexError: an index outside its list.
+        """
+        # For a sum, repeated tokens need no count and unknown ones nothing at all: half the work of `query_terms`.
+        said = [self.tokeniser(query) for query in queries]
+        flat = np.fromiter(map(self.vocabulary.get, chain.from_iterable(said), repeat(-1)), np.int64)
+        known = flat >= 0
+        term, before = flat[known], np.concatenate([[0], np.cumsum(known)])
+        start = before[np.concatenate([[0], np.cumsum(np.fromiter(map(len, said), np.int64, len(said)))])]
+        found = self._look_up(start, term, query_index, doc_index)
+        return _sum_by(found.pair, self.weight[found.posting], len(query_index))
+
+    def pair_scores(self, terms: QueryTerms, pairs: PairTerms, num_pairs: int) -> Floats:
+        """`score_pairs` from looked-up terms. Shape (num_pairs,)."""
+        return _sum_by(pairs.pair, self.weight[pairs.posting] * terms.count[pairs.query_term], num_pairs)
+
+    def query_terms(self, queries: Sequence[str]) -> QueryTerms:
+        """Tokenise queries and find their distinct terms in the vocabulary."""
+        said = [self.tokeniser(query) for query in queries]
+        distinct = [dict.fromkeys(tokens) for tokens in said]
+        start = np.concatenate([[0], np.cumsum([len(tokens) for tokens in distinct], dtype=np.int64)])
+        terms = np.fromiter(map(self.vocabulary.get, chain.from_iterable(distinct), repeat(-1)), np.int64)
+        count = np.ones(len(terms))
+        for i, tokens in enumerate(said):
+            if len(tokens) > len(distinct[i]):
+                count[start[i] : start[i + 1]] = [tokens.count(token) for token in distinct[i]]
+        # Index -1 is the appended 0.
+        idf = np.append(self.idf, 0.0)[terms]
+        doc_frequency = np.append(self.doc_frequency, 0)[terms]
+        return QueryTerms(start=start, term=terms, count=count, idf=idf, doc_frequency=doc_frequency)
+
+    def pair_terms(self, terms: QueryTerms, query_index: NDArray, doc_index: NDArray) -> PairTerms:
+        """Look up every query term of every pair in the pair's document."""
+        return self._look_up(terms.start, terms.term, query_index, doc_index)
+
+    def _look_up(self, start: Ints, term: Ints, query_index: NDArray, doc_index: NDArray) -> PairTerms:
+        query_index, doc_index = np.asarray(query_index, np.int64), np.asarray(doc_index, np.int64)
+        if query_index.shape != doc_index.shape or query_index.ndim != 1:
+            raise ValueError(
+                f"query_index {query_index.shape} and doc_index {doc_index.shape} must be equally long lists"
+            )
+        _check_index(query_index, len(start) - 1, "query_index")
+        _check_index(doc_index, len(self.doc_length), "doc_index")
+        first = start[query_index]
+        length = start[query_index + 1] - first
+        pair = np.repeat(np.arange(len(query_index)), length)
+        query_term = np.arange(len(pair)) + np.repeat(first - (np.cumsum(length) - length), length)
+        wanted = term[query_term]
+        unknown = wanted < 0
+        posting = _sample(self.postings, doc_index[pair], np.where(unknown, 0, wanted))
+        return PairTerms(pair=pair, query_term=query_term, posting=np.where(unknown, 0, posting))
+
+    def score_all(self, query: str) -> Floats:
+        """BM25 of one query with every document. Shape (num_texts,), float64."""
+        scores = np.zeros(len(self.doc_length))
+        for docs, shares in self._columns(query):
+            scores[docs] += shares
+        return scores
+
+    def catalogue_match(self, queries: Sequence[str]) -> CatalogueMatch:
+        """How well these documents can answer each query."""
+        best, full = np.zeros(len(queries)), np.zeros(len(queries), np.int64)
+        all_terms = self.query_terms(queries)
+        num_terms = np.diff(all_terms.start)
+        for i, query in enumerate(queries):
+            columns = self._columns(query)
+            if not columns:
+                continue
+            place = np.unique(np.concatenate([d for d, _ in columns]), return_inverse=True)[1]
+            best[i] = max(np.bincount(place, weights=np.concatenate([s for _, s in columns])).max(), 0.0)
+            full[i] = np.count_nonzero(np.bincount(place) == num_terms[i])
+        return CatalogueMatch(best, full)
+
+    def top_k(self, query: str, k: int) -> tuple[Ints, Floats]:
+        """The `k` best documents that share a token with the query, best first, ties by the lower index.
+
+        Returns:
+            Document indexes and scores, each (<= k,): a rare query has fewer than `k` documents, an unknown one none.
+        """
+        columns = self._columns(query)
+        if not columns or k <= 0:
+            return np.zeros(0, np.int64), np.zeros(0)
+        docs = np.unique(np.concatenate([d for d, _ in columns])).astype(np.int64)
+        scores = self.score_all(query)[docs]
+        if len(docs) > k:
+            worst = np.partition(scores, -k)[-k]
+            better, equal = np.flatnonzero(scores > worst), np.flatnonzero(scores == worst)
+            kept = np.concatenate([better, equal[: k - len(better)]])
+            docs, scores = docs[kept], scores[kept]
+        order = np.lexsort((docs, -scores))
+        return docs[order], scores[order]
+
+    def _columns(self, query: str) -> list[tuple[NDArray, Floats]]:
+        """(documents, shares of the score) of each distinct token of a query that a document here has."""
+        terms = self.query_terms([query])
+        start, docs, shares = self._by_term
+        spans = [(start[t], start[t + 1], c) for t, c in zip(terms.term, terms.count, strict=True) if t >= 0]
+        return [(docs[a:z], shares[a:z] * count) for a, z, count in spans if a < z]
+
+    @cached_property
+    def _by_term(self) -> tuple[NDArray, NDArray, Floats]:
+        """The postings term by term: start (num_terms + 1,), document and share of the score of each."""
+        columns = self.postings.tocsc()
+        return columns.indptr, columns.indices, self.weight[columns.data]
+
+
+class _Counts(NamedTuple):
+    """How often documents say terms, sorted by document, then term: exactly the canonical CSR order."""
+
+    doc: Ints
+    term: Ints
+    times: Ints
+
+
+def _tokens(texts: Sequence[str], tokeniser: Tokeniser, term_of: Callable[[str], int]) -> tuple[Ints, Ints]:
+    """The term of every token, text by text, and each text's number of tokens, (num_texts,)."""
+    terms = array("q")  # a list would take four times the memory
+    length = np.zeros(len(texts), np.int64)
+    for i, text in enumerate(texts):
+        tokens = tokeniser(text)
+        length[i] = len(tokens)
+        terms.extend([term_of(token) for token in tokens])
+    return np.array(terms, np.int64), length
+
+
+def _count(terms: Ints, doc_length: Ints, num_terms: int) -> _Counts:
+    """Counts from `_tokens`; terms of -1 are left out."""
+    width = max(num_terms, 1)
+    doc = np.repeat(np.arange(len(doc_length), dtype=np.int64), doc_length)
+    known = terms >= 0
+    keys, times = np.unique(doc[known] * width + terms[known], return_counts=True)
+    return _Counts(keys // width, keys % width, times)
+
+
+def _weights(found: _Counts, doc_length: Ints, idf: Floats, mean_length: float, k1: float, b: float) -> Floats:
+    """Share of the score of each count, after a 0 for absent terms; (1 + num_counts,)."""
+    if not len(found.doc):
+        return np.zeros(1)
+    norm = k1 * (1 - b + b * doc_length / mean_length)
+    share = idf[found.term] * (found.times * (k1 + 1) / (found.times + norm[found.doc]))
+    return np.concatenate([[0.0], share])
+
+
+def _matrix(found: _Counts, num_texts: int, num_terms: int) -> "csr_array":
+    """1 + the place of each count, so that 0 means absent; (num_texts, num_terms)."""
+    from scipy.sparse import csr_array
+
+    start = np.concatenate([[0], np.cumsum(np.bincount(found.doc, minlength=num_texts))])
+    values = np.arange(1, len(found.doc) + 1, dtype=np.int32)
+    columns = (values, found.term.astype(np.int32), start.astype(np.int32))
+    matrix = csr_array(columns, shape=(num_texts, max(num_terms, 1)))
+    matrix.has_canonical_format = True
+    return matrix
+
+
+def positive_idf(terms: QueryTerms, num_docs: int) -> Floats:
+    """Lucene's idf, for weighing a query's words: positive for every term, highest for those in no document; (num_terms,)."""
+    return np.log1p((num_docs - terms.doc_frequency + 0.5) / (terms.doc_frequency + 0.5))
+
+
+def _okapi_idf(doc_frequency: NDArray, num_docs: int, epsilon: float) -> Floats:
+    """Inverse document frequency; a term in more than half of the documents gets `epsilon` times the mean idf, as in rank-bm25."""
+    if not len(doc_frequency):
+        return np.zeros(0)
+    idf = np.log(num_docs - doc_frequency + 0.5) - np.log(doc_frequency + 0.5)
+    return np.where(idf < 0, epsilon * idf.mean(), idf)
+
+
+def _sum_by(group: Ints, values: Floats, num_groups: int) -> Floats:
+    """Sum of the values of each group; (num_groups,)."""
+    return np.bincount(group, weights=values, minlength=num_groups).astype(np.float64, copy=False)
+
+
+def _sample(matrix: "csr_array", rows: Ints, columns: Ints) -> NDArray:
+    """matrix[rows[i], columns[i]] for every i."""
+    if not len(rows):  # scipy refuses to index a matrix without rows, even by nothing
+        return np.zeros(0, matrix.dtype)
+    from scipy.sparse import csr_matrix
+
+    # csr_matrix: its fancy indexing is one C call that returns the plain values; csr_array's builds a sparse result.
+    plain = csr_matrix((matrix.data, matrix.indices, matrix.indptr), shape=matrix.shape, copy=False)
+    plain.has_canonical_format = True
+    return np.asarray(plain[rows, columns]).ravel()
+
+
+def _check_index(index: Ints, size: int, name: str) -> None:
+    if len(index) and not 0 <= index.min() <= index.max() < size:
+        raise IndexError(f"{name} goes from {index.min()} to {index.max()}, but there are {size}")

@@ -1,0 +1,103 @@
+"""Cosine features of (query, pin), made comparable across queries.
+
+A cosine of 0.4 is high for a vague query and low for a specific one. So each cosine is also given as a z-score against
+what the query would get with a random pin (not the pin with a random query). For unit vectors it follows from a mean
+vector and a covariance matrix, which are measured once and then frozen: a new pin changes no other pin's features.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ray_app.base.storage import Storage
+from ray_app.tables.manifest import Output
+from ray_app.tables.model_files import read_model_file
+
+COSINE_NAMES = ("title_cosine", "text_cosine", "title_cosine_z", "text_cosine_z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineBackground:
+    """First two moments of a set of unit vectors.
+
+    Args:
+        mean: (dim,) float64.
+        covariance: (dim, dim) float64.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    @classmethod
+    def of(cls, vectors: np.ndarray) -> "CosineBackground":
+        """Measure `vectors`, shape (N, dim); an empty set has mean 0 and covariance 0."""
+        dim = vectors.shape[1]
+        if len(vectors) == 0:
+            return cls(mean=np.zeros(dim), covariance=np.zeros((dim, dim)))
+        mean = vectors.mean(0, dtype=np.float64)
+        centred = vectors - mean.astype(np.float32)
+        return cls(mean=mean, covariance=(centred.T @ centred).astype(np.float64) / len(vectors))
+
+    def z_score(self, probes: np.ndarray, cosines: np.ndarray) -> np.ndarray:
+        """How unusual `cosines[i]` of probe i with some vector is, among probe i's cosines with all of the set.
+
+        Args:
+            probes: (N, dim).
+            cosines: (N,).
+
+        Returns:
+            (N,) float32; 0 where the set has no spread.
+        """
+        expected = probes @ self.mean
+        variance = np.einsum("nd,nd->n", probes @ self.covariance, probes)
+        spread = np.sqrt(np.maximum(variance, 0.0))
+        z = np.divide(cosines - expected, spread, out=np.zeros(len(cosines)), where=spread > 1e-6)
+        return z.astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineFeatures:
+    """Cosine features against frozen backgrounds, so that a new pin changes no other pin's features.
+
+    Args:
+        title: Of all pins' title vectors at the time of teaching.
+        text: Of all pins' text vectors.
+    """
+
+    title: CosineBackground
+    text: CosineBackground
+
+    def compute(self, query_vectors: np.ndarray, title_vectors: np.ndarray, text_vectors: np.ndarray) -> np.ndarray:
+        """One row per pair, columns as in COSINE_NAMES; all arguments are (num_pairs, dim). float32."""
+        title = np.einsum("nd,nd->n", query_vectors, title_vectors)
+        text = np.einsum("nd,nd->n", query_vectors, text_vectors)
+        columns = [title, text, self.title.z_score(query_vectors, title), self.text.z_score(query_vectors, text)]
+        return np.stack(columns, 1).astype(np.float32)
+
+    def to_json(self) -> str:
+        """For the teacher's folder."""
+        return json.dumps({name: _plain(getattr(self, name)) for name in ("title", "text")})
+
+    @classmethod
+    def from_json(cls, text: str) -> "CosineFeatures":
+        """The inverse of `to_json`."""
+        return cls(**{name: _background(value) for name, value in json.loads(text).items()})
+
+
+def _plain(background: CosineBackground) -> dict[str, Any]:
+    # 7 digits are float32's precision; the features are float32.
+    return {
+        "mean": [float(f"{v:.8g}") for v in background.mean],
+        "covariance": [[float(f"{v:.8g}") for v in row] for row in background.covariance],
+    }
+
+
+def _background(value: dict[str, Any]) -> CosineBackground:
+    return CosineBackground(mean=np.array(value["mean"]), covariance=np.array(value["covariance"]))
+
+
+def load_cosine_features(store: Storage, teacher: Output) -> CosineFeatures:
+    """The backgrounds that were frozen with a teacher."""
+    return CosineFeatures.from_json(read_model_file(store, teacher, "cosine_features.json").decode())

@@ -1,0 +1,269 @@
+"""Pair features beside the language models: BM25 and text match per field, what the query is, what the pin has.
+
+One class for teach, distill, evaluate and serve, so that a model never sees a feature computed in two ways.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ray_app.base.config import FeatureConfig, PinTextConfig
+from ray_app.base.errors import UserError
+from ray_app.base.text import char_grams, field_text, render_pin_texts, stem_tokens
+from ray_app.features.bm25 import Bm25Index, CatalogueMatch, CorpusCounts, PairTerms, QueryTerms, positive_idf
+
+FEATURES_VERSION = 1  # raised when equal inputs give other features: part of every recipe that has them
+
+MAX_QUERY_CHARS = 500  # what a query is cut to; the ingest limit's default. Keeps one query's cost bounded.
+_MIN_COMPACT_CHARS = 6  # a shorter query is found by chance inside other words ("art" in "smart")
+
+Floats = NDArray[np.float32]
+
+
+class PairFeatures:
+    """Features of (query, pin) pairs over one catalogue. Build once; `compute` is vectorised over pairs.
+
+    A pin without text has zeros and its presence flags are 0. Everything is finite, and 0..about 3 in size.
+
+    It may hold a part of the catalogue's pins, with the whole catalogue's statistics: then a pair's features are the same
+    as from the whole, if `compute` is told how well the whole catalogue matches the queries.
+    """
+
+    def __init__(
+        self, pin_texts: pa.Table, features: FeatureConfig, pin_text: PinTextConfig, others: Iterable[pa.Table] = ()
+    ) -> None:
+        """Index the catalogue.
+
+        Args:
+            pin_texts: One row per pin (schema PIN_TEXTS); row numbers are the `pin_index` of `compute`.
+            features: Which fields get their own features.
+            pin_text: How the whole text is rendered.
+            others: The catalogue's other pins, in tables of any size; they count in the statistics, and none is kept.
+        """
+        self.fields: list[str] = list(features.bm25_fields)
+        self._pin_text = pin_text
+        texts = self._read(pin_texts)
+        of_fields = {name: CorpusCounts(tokeniser=stem_tokens) for name in self._stems}
+        of_all, of_grams = CorpusCounts(tokeniser=stem_tokens), CorpusCounts(tokeniser=char_grams)
+        for table in others:
+            for name, counts in of_fields.items():
+                counts.add(_field_texts(table, name))
+            of_all.add(render_pin_texts(table, pin_text))
+            of_grams.add(_field_texts(table, "title"))
+        self._field_index = {
+            name: Bm25Index.build(texts[name], tokeniser=stem_tokens, others=of_fields[name]) for name in self._stems
+        }
+        self._all_index = Bm25Index.build(self.rendered, tokeniser=stem_tokens, others=of_all)
+        self._title_grams = Bm25Index.build(texts["title"], tokeniser=char_grams, others=of_grams)
+
+    def of_texts(self, pin_texts: pa.Table) -> "PairFeatures":
+        """Features of other texts by this catalogue's statistics, in which they do not count.
+
+        `compute` must be given this catalogue's `catalogue_match`.
+
+        Args:
+            pin_texts: One row per text (schema PIN_TEXTS); a pin may have several.
+        """
+        other = object.__new__(type(self))
+        other.fields, other._pin_text = self.fields, self._pin_text
+        texts = other._read(pin_texts)
+        other._field_index = {name: index.of_texts(texts[name]) for name, index in self._field_index.items()}
+        other._all_index = self._all_index.of_texts(other.rendered)
+        other._title_grams = self._title_grams.of_texts(texts["title"])
+        return other
+
+    def _read(self, pin_texts: pa.Table) -> dict[str, list[str]]:
+        """Keep what pairs are compared with, and return the texts by field."""
+        self.pin_ids: list[str] = pin_texts.column("pin_id").to_pylist()
+        self.rendered = render_pin_texts(pin_texts, self._pin_text)
+        texts = {name: _field_texts(pin_texts, name) for name in {*self.fields, "title"}}
+        self._stems = {name: [_padded(text) for text in texts[name]] for name in (*self.fields, "title")}
+        return texts
+
+    @property
+    def names(self) -> list[str]:
+        """Name of every feature, in the order of `compute`'s columns."""
+        per_field = ("bm25", "coverage", "idf_coverage", "phrase", "present")
+        return [
+            *(f"{field}_{name}" for field in self.fields for name in per_field),
+            *("all_bm25", "all_bm25_log", "all_coverage", "all_idf_coverage"),
+            *("title_bm25_share", "title_gram_coverage", "title_starts", "title_head", "title_head_place"),
+            *("query_num_tokens", "query_mean_idf", "query_unknown_share", "query_num_full_matches"),
+            "pin_num_tokens",
+        ]
+
+    @cached_property
+    def text_index(self) -> Bm25Index:
+        """Plain BM25 over the whole rendered text: the `bm25` baseline, and what `sample` retrieves with."""
+        return Bm25Index.build(self.rendered)
+
+    def pin_rows(self, pin_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Row of each pin id. Shape (num_ids,).
+
+        Raises:
+            UserError: a pin that the catalogue does not have.
+        """
+        try:
+            return np.array([self._row_of[pin_id] for pin_id in pin_ids], np.int64)
+        except KeyError as error:
+            raise UserError(f"pin {error.args[0]!r} is not in the catalogue (table pin_texts); leave it out") from None
+
+    def catalogue_match(self, queries: Sequence[str]) -> CatalogueMatch:
+        """How well the titles that are held here match each query."""
+        return self._field_index["title"].catalogue_match([query[:MAX_QUERY_CHARS] for query in queries])
+
+    def compute(
+        self, queries: Sequence[str], query_index: NDArray, pin_index: NDArray, match: CatalogueMatch | None = None
+    ) -> Floats:
+        """Features of pair i = (queries[query_index[i]], pin pin_index[i]).
+
+        Args:
+            queries: Distinct query texts; pass only those that are used.
+            query_index: (num_pairs,) into `queries`.
+            pin_index: (num_pairs,) rows of the pin_texts table.
+            match: `catalogue_match` of the whole catalogue; None: all of it is here.
+
+        Returns:
+            (num_pairs, num_features) float32, columns as in `names`.
+
+        Raises:
+            IndexError: an index outside its list.
+        """
+        query_index, pin_index = np.asarray(query_index, np.int64), np.asarray(pin_index, np.int64)
+        queries = [query[:MAX_QUERY_CHARS] for query in queries]
+        pairs = _Pairs(queries, query_index, pin_index)
+        whole = _Match(self._all_index, pairs)
+        token_weight = whole.idf()
+        columns: list[NDArray] = []
+        matches = {name: _Match(self._field_index[name], pairs) for name in self._stems}
+        stems = [_padded(query) for query in queries]
+        for field in self.fields:
+            own = matches[field]
+            columns += [own.bm25(), own.coverage(), own.coverage(own.idf())]
+            columns += [self._phrase(field, stems, pairs), self._field_index[field].doc_length[pin_index] > 0]
+        raw = whole.raw()
+        columns += [whole.bm25(), np.sign(raw) * np.log1p(np.abs(raw)), whole.coverage(), whole.coverage(token_weight)]
+        best, num_full = self.catalogue_match(queries) if match is None else match
+        columns.append(_ratio(matches["title"].raw(), best[query_index]))
+        grams = _Match(self._title_grams, pairs)
+        has_grams = grams.num_terms[query_index] > 0
+        columns.append(np.where(has_grams, grams.coverage(), matches["title"].coverage(matches["title"].idf())))
+        columns += self._title_places(stems, pairs)
+        num_tokens = whole.num_terms
+        per_query = [
+            np.log1p(num_tokens),
+            _ratio(_sum_by_query(whole.terms, token_weight), num_tokens) / 10.0,
+            _ratio(_sum_by_query(whole.terms, (whole.terms.term < 0).astype(float)), num_tokens),
+            np.log10(1.0 + num_full),
+        ]
+        columns += [values[query_index] for values in per_query]
+        columns.append(np.log1p(self._all_index.doc_length[pin_index]) / 5.0)
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {pin_id: row for row, pin_id in enumerate(self.pin_ids)}
+
+    def _phrase(self, field: str, stems: list[str], pairs: "_Pairs") -> Floats:
+        """1 where the field says the query's words in a row, be they written together or apart; (num_pairs,)."""
+        texts, compact = self._stems[field], [stem.replace(" ", "") for stem in stems]
+        found = np.zeros(pairs.num_pairs, np.float32)
+        for i, (q, p) in enumerate(zip(pairs.query_index.tolist(), pairs.pin_index.tolist(), strict=True)):
+            text, query = texts[p], stems[q]
+            if not query or not text:
+                continue
+            found[i] = query in text or (len(compact[q]) >= _MIN_COMPACT_CHARS and compact[q] in text.replace(" ", ""))
+        return found
+
+    def _title_places(self, stems: list[str], pairs: "_Pairs") -> list[Floats]:
+        """Where the query's words stand in the title; three columns (num_pairs,).
+
+        - 1 if the title starts with the query's first word (often the brand);
+        - 1 if the query's last word (its head: what is wanted) is in the title;
+        - where in the title that word ends, 0..1: names of things end with the thing.
+        """
+        titles = self._stems["title"]
+        words = [query.split() for query in stems]
+        first = [f" {w[0]} " if w else "" for w in words]
+        last = [f" {w[-1]} " if w else "" for w in words]
+        starts, head, place = (np.zeros(pairs.num_pairs, np.float32) for _ in range(3))
+        for i, (q, p) in enumerate(zip(pairs.query_index.tolist(), pairs.pin_index.tolist(), strict=True)):
+            title = titles[p]
+            if not title or not last[q]:
+                continue
+            starts[i] = title.startswith(first[q])
+            at = title.rfind(last[q])
+            if at >= 0:
+                head[i], place[i] = 1.0, (at + len(last[q])) / len(title)
+        return [starts, head, place]
+
+
+class _Pairs(NamedTuple):
+    """The pairs that one call of `compute` is about."""
+
+    queries: list[str]
+    query_index: NDArray[np.int64]  # (num_pairs,)
+    pin_index: NDArray[np.int64]  # (num_pairs,)
+
+    @property
+    def num_pairs(self) -> int:
+        """How many."""
+        return len(self.query_index)
+
+
+class _Match:
+    """The query tokens of all pairs, looked up in one index."""
+
+    def __init__(self, index: Bm25Index, pairs: _Pairs) -> None:
+        self.index, self.pairs = index, pairs
+        self.terms: QueryTerms = index.query_terms(pairs.queries)
+        self.found: PairTerms = index.pair_terms(self.terms, pairs.query_index, pairs.pin_index)
+        self.num_terms = np.diff(self.terms.start)  # (num_queries,) distinct tokens
+
+    def idf(self) -> NDArray[np.float64]:
+        """Weight of each query token by how rare it is in this index; (num_terms,)."""
+        return positive_idf(self.terms, self.index.num_docs)
+
+    def raw(self) -> NDArray[np.float64]:
+        """BM25; (num_pairs,)."""
+        return self.index.pair_scores(self.terms, self.found, self.pairs.num_pairs)
+
+    def bm25(self) -> NDArray[np.float64]:
+        """BM25 over the sum of the query's |idf|: 0..2.5 for every query; (num_pairs,)."""
+        ideal = _sum_by_query(self.terms, np.abs(self.terms.idf) * self.terms.count)
+        return _ratio(self.raw(), ideal[self.pairs.query_index])
+
+    def coverage(self, weight: NDArray | None = None) -> NDArray[np.float64]:
+        """Share of the query's distinct tokens that the document has, by number or by `weight`; (num_pairs,)."""
+        weight = np.ones(len(self.terms.term)) if weight is None else weight
+        hit = (self.found.posting > 0) * weight[self.found.query_term]
+        covered = np.bincount(self.found.pair, weights=hit, minlength=self.pairs.num_pairs)
+        return _ratio(covered, _sum_by_query(self.terms, weight)[self.pairs.query_index])
+
+
+def _field_texts(pin_texts: pa.Table, name: str) -> list[str]:
+    """One normalised text per pin; an absent column is empty everywhere."""
+    if name not in pin_texts.column_names:
+        return [""] * pin_texts.num_rows
+    return [field_text(value) for value in pin_texts.column(name).to_pylist()]
+
+
+def _padded(text: str) -> str:
+    """Stems with a blank on either side, so that whole words can be found with `in`; "" for no word."""
+    stems = stem_tokens(text)
+    return f" {' '.join(stems)} " if stems else ""
+
+
+def _sum_by_query(terms: QueryTerms, values: NDArray) -> NDArray[np.float64]:
+    """Sum of per-term values for each query; (num_queries,)."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    return total[terms.start[1:]] - total[terms.start[:-1]]
+
+
+def _ratio(part: NDArray, whole: NDArray) -> NDArray[np.float64]:
+    """Quotient, and 0 where whole is 0."""
+    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 1e-9)

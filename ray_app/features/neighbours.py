@@ -1,0 +1,45 @@
+"""Exact nearest neighbors by cosine."""
+
+import numpy as np
+
+
+def top_neighbours(
+    queries: np.ndarray, pins: np.ndarray, k: int, chunk: int = 256, block: int = 32_768
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exact nearest pins by cosine, for unit vectors; ties go to the lower index, except for the last place.
+
+    Args:
+        queries: (num_queries, dim) float32.
+        pins: (num_pins, dim) float32.
+        k: Neighbours per query, cut to num_pins.
+        chunk: Queries that are compared at a time,
+        block: with so many pins: beside the pins, memory depends on these two alone.
+
+    Returns:
+        (indices, cosines), each (num_queries, min(k, num_pins)), best first.
+    """
+    k = min(k, len(pins))
+    indices = np.zeros((len(queries), k), np.int64)
+    cosines = np.zeros((len(queries), k), np.float32)
+    if k == 0:
+        return indices, cosines
+    for start in range(0, len(queries), chunk):
+        some = queries[start : start + chunk]
+        nearest, found = np.zeros((len(some), 0), np.int64), np.zeros((len(some), 0), np.float32)
+        for first in range(0, len(pins), block):
+            place, score = _top(some @ pins[first : first + block].T, k)
+            nearest, found = np.hstack([nearest, place + first]), np.hstack([found, score])
+            best, found = _top(found, k)
+            nearest = np.take_along_axis(nearest, best, 1)
+        order = np.argsort(-found, axis=1, kind="stable")
+        indices[start : start + chunk] = np.take_along_axis(nearest, order, 1)
+        cosines[start : start + chunk] = np.take_along_axis(found, order, 1)
+    return indices, cosines
+
+
+def _top(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and scores of the `k` highest of each row, in the order of the columns."""
+    if k >= scores.shape[1]:
+        return np.tile(np.arange(scores.shape[1]), (len(scores), 1)), scores
+    best = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)
+    return best, np.take_along_axis(scores, best, 1)

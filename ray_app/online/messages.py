@@ -1,0 +1,69 @@
+"""What a replica and a shard tell each other."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ray_app.features.bm25 import CatalogueMatch
+from ray_app.online.retrieval import Ranked
+
+
+class Asked(NamedTuple):
+    """A query as slices need it."""
+
+    text: str  # normalised
+    locale: str  # from where it is asked
+    vector: np.ndarray | None  # (1, dim); None: the feature-only student answers
+    zero_shot: np.ndarray | None  # (1, width); None: no feature reads it
+
+
+class Found(NamedTuple):
+    """A slice's candidates for a query, and how well its titles match the query."""
+
+    by_words: Ranked
+    by_vector: Ranked
+    match: CatalogueMatch
+
+
+class Hit(NamedTuple):
+    """One result of a search."""
+
+    blended: float  # what results are ordered by
+    row: int
+    shown: dict[str, Any]  # see serve.models.Hit; lacks rank, sources and teacher_score
+
+
+class Near(NamedTuple):
+    """A pin near another one."""
+
+    cosine: float
+    row: int
+    shown: dict[str, Any]  # see serve.models.RelatedPin
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceFacts:
+    """What is known of all pins only when all slices have said theirs.
+
+    Args:
+        num_pins: With a vector.
+        locales: Pins by locale; None: without one.
+        words: Pins by word.
+    """
+
+    num_pins: int
+    locales: Counter[str | None]
+    words: Counter[str]
+
+    @classmethod
+    def merged(cls, parts: Sequence["SliceFacts"]) -> "SliceFacts":
+        """Of all slices together."""
+        locales: Counter[str | None] = Counter()
+        words: Counter[str] = Counter()
+        for part in parts:
+            locales.update(part.locales)
+            words.update(part.words)
+        return cls(num_pins=sum(part.num_pins for part in parts), locales=locales, words=words)

@@ -1,0 +1,298 @@
+"""What can run the student's query tower, and which of them is the fastest on this machine that is still exact enough."""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ray_app.base.cache_folder import one_at_a_time, private_folder
+from ray_app.base.config import ServeConfig, section_hash
+from ray_app.base.errors import UserError
+from ray_app.models.checkpoint import read_distill_config
+from ray_app.models.encoder_usage import with_prompt
+from ray_app.models.text_encoder import run_bucketed
+from ray_app.online.compiled_tower import CompiledTower, compile_tower
+from ray_app.tables.provenance import package_versions
+
+logger = logging.getLogger(__name__)
+
+ENGINES_VERSION = 3  # raised when files or measurements of another version must not be used
+BATCH = 16  # texts of similar length in one pass; more gain nothing on a CPU
+# In several scripts and lengths, as users type them: what engines are timed and compared on.
+PROBES = (
+    "mug", "red mug", "wedding hair", "small apartment balcony ideas", "usb c cable 2 m", "rote tasse", "chaussures homme",
+    "赤いマグカップ", "लाल मग", "ideas para decorar una cocina pequeña", "how to build a raised garden bed on concrete",
+    "nike air max 90", "coffee table", "vegan dinner recipes for two", "диван угловой", "blue dress with long sleeves",
+)  # fmt: skip
+_REPEATS = 5
+
+Build = Callable[[], "Engine"]
+Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+class Engine(Protocol):
+    """Texts -> unit vectors."""
+
+    name: str
+    report: dict[str, dict[str, float]]  # engine -> what was measured; empty if nothing was
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """(num_texts, dim) float32 unit vectors, row i for text i; at least one text."""
+
+
+class TorchEngine:
+    """The tower as it was trained.
+
+    Args:
+        folder: Local folder of the student.
+        dtype: `float32` or `bfloat16`.
+        threads: CPU threads.
+        dim: Length of the vectors.
+    """
+
+    def __init__(self, name: str, folder: Path, dtype: str, threads: int, dim: int | None) -> None:
+        from ray_app.models.tower_encoder import TowerEncoder
+
+        self.name = name
+        self.report: dict[str, dict[str, float]] = {}
+        self._tower = TowerEncoder(folder, "query", dtype, threads, dim)
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """See Engine."""
+        return self._tower.encode(texts, BATCH)
+
+
+class FileEngine:
+    """The tower in a file that needs no model code; token ids come from a tokenizer.json that cuts and pads by itself.
+
+    Args:
+        name: Of the engine.
+        tokenizer: Path of tokenizer.json.
+        run: input_ids, attention_mask (B, T) int64 -> (B, width) float32, arrays.
+        dim: Length of the vectors; None: as the file gives them.
+        prompt: The student's, before each query.
+    """
+
+    def __init__(self, name: str, tokenizer: Path, run: Run, dim: int | None, prompt: str) -> None:
+        from tokenizers import Tokenizer
+
+        self.name, self._run, self._dim, self._prompt = name, run, dim, prompt
+        self.report: dict[str, dict[str, float]] = {}
+        self._tokenizer = Tokenizer.from_file(str(tokenizer))
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """See Engine."""
+        return run_bucketed(with_prompt(self._prompt, texts), BATCH, self._encode_batch)
+
+    def _encode_batch(self, texts: Sequence[str]) -> np.ndarray:
+        encoded = self._tokenizer.encode_batch(list(texts))
+        ids = np.array([e.ids for e in encoded], np.int64)
+        vectors = self._run(ids, np.array([e.attention_mask for e in encoded], np.int64))
+        if self._dim is not None and self._dim < vectors.shape[1]:
+            vectors = vectors[:, : self._dim]
+            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors, np.float32)
+
+
+def _onnx_run(path: Path, threads: int) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A thread that spins between two queries takes its core from HTTP and ranking.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda ids, mask: session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+
+
+def choose_engine(folder: Path, cfg: ServeConfig, student_id: str, cache_dir: Path, dim: int | None = None) -> Engine:
+    """The engine that a config names, or the fastest within `cfg.min_cosine` of float32 for `auto`; warmed.
+
+    What is made and measured is kept on this machine, so that its next replica starts at once.
+
+    Args:
+        folder: Local folder of the student.
+        cfg: Section `serve`.
+        student_id: Names the folder of what is kept.
+        cache_dir: Of this machine; native code is loaded from there, so nobody else may write to it.
+        dim: Length of the vectors, as for `TowerEncoder`.
+
+    Raises:
+        UserError: the student has no tower, the named engine does not work here or is not exact enough, or others can
+            write to `cache_dir`.
+    """
+    if json.loads((folder / "model.json").read_text())["towers"] == 0:
+        raise UserError("the feature-only student has no query tower: serve a release of the whole student")
+    kept = private_folder(cache_dir / section_hash(student_id, ENGINES_VERSION, package_versions()))
+    measured = kept / f"measured-{_this_cpu()}-{cfg.cpu_threads}-{dim}.json"
+    with one_at_a_time(kept):  # else replicas would measure each other
+        builds = _builds(folder, kept, cfg.cpu_threads, dim)
+        if cfg.engine != "auto":
+            reference = builds["torch"]().encode(PROBES)
+            engine = _tried(cfg.engine, builds[cfg.engine])
+            cosine = _cosine(engine, reference)
+            if cosine < cfg.min_cosine:
+                raise UserError(
+                    f"serve.engine: {cfg.engine} has cosine {cosine} with float32, less than serve.min_cosine ({cfg.min_cosine})"
+                )
+            engine.report = {cfg.engine: {"cosine": cosine}}
+            return engine
+        report = _read(measured)
+        if report is None:
+            report = _measure(builds)
+            _write(measured, json.dumps(report, indent=1).encode())
+        good = {name: row for name, row in report.items() if row["cosine"] >= cfg.min_cosine}
+        name = min(
+            good, key=lambda name: (good[name]["ms"], name)
+        )  # torch is its own reference, so one is always there
+        logger.info("queries are embedded by %s: %s", name, report)
+        engine = _tried(name, builds[name])
+        engine.report = report
+        return engine
+
+
+def _builds(folder: Path, kept: Path, threads: int, dim: int | None) -> dict[str, Build]:
+    def torch_engine(name: str, dtype: str) -> Build:
+        return lambda: TorchEngine(name, folder, dtype, threads, dim)
+
+    prompt = read_distill_config(folder).query_prompt or ""
+
+    def onnx() -> Engine:
+        path = _made(kept / "model.onnx", lambda temp: _write_onnx(folder, temp))
+        return FileEngine("onnx", _tokenizer(folder, kept), _onnx_run(path, threads), dim, prompt)
+
+    def compiled() -> Engine:
+        name = f"{_this_cpu()}-{threads}.pt2"  # code for another CPU would end the process
+        path = _made(kept / name, lambda temp: compile_tower(folder, temp, threads))
+        return FileEngine("compiled_bf16", _tokenizer(folder, kept), CompiledTower(path), dim, prompt)
+
+    return {
+        "torch": torch_engine("torch", "float32"), "torch_bf16": torch_engine("torch_bf16", "bfloat16"), "onnx": onnx,
+        "compiled_bf16": compiled,
+    }  # fmt: skip
+
+
+def _tried(name: str, build: Build) -> Engine:
+    try:
+        engine = build()
+        engine.encode(PROBES)
+    except ImportError as error:
+        raise UserError(f"serve.engine: {name} needs {error.name}: pip install -e '.[serve]'") from None
+    except UserError as error:
+        raise UserError(f"serve.engine: {name} does not work here: {error}") from None
+    return engine
+
+
+def _measure(builds: dict[str, Build]) -> dict[str, dict[str, float]]:
+    """Cosine with float32, and milliseconds per query: the mean of one alone and one of eight together."""
+    reference = builds["torch"]().encode(PROBES)
+    report = {}
+    for name, build in builds.items():
+        try:
+            engine = _tried(name, build)
+        except Exception as error:  # noqa: BLE001 - whatever keeps an engine from working, the others serve
+            logger.warning("%s is left out: %s", name, str(error).split("\n")[0][:300])
+            continue
+        alone = [_seconds(engine, [text]) for text in PROBES]
+        together = [_seconds(engine, PROBES[at : at + 8]) / 8 for at in (0, 8)]
+        ms = 500 * (float(np.mean(alone)) + float(np.mean(together)))
+        report[name] = {
+            "cosine": _cosine(engine, reference), "ms": round(ms, 3), "ms_alone": round(1000 * float(np.mean(alone)), 3)
+        }  # fmt: skip
+    return report
+
+
+def _seconds(engine: Engine, texts: Sequence[str]) -> float:
+    """Median of a few passes."""
+    seconds = []
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        engine.encode(texts)
+        seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds))
+
+
+def _cosine(engine: Engine, reference: np.ndarray) -> float:
+    """The lowest cosine over the probes, each encoded alone and all together."""
+    together = engine.encode(PROBES)
+    alone = np.concatenate([engine.encode([text]) for text in PROBES])
+    lowest = min(float(np.einsum("nd,nd->n", found, reference).min()) for found in (together, alone))
+    return round(lowest, 6) if np.isfinite(lowest) else -1.0
+
+
+def _tokenizer(folder: Path, kept: Path) -> Path:
+    """Path of the student's tokenizer.json, with its limit of tokens in it."""
+
+    def write(path: Path) -> None:
+        from ray_app.models.bi_encoder import BiEncoder
+        from ray_app.models.exports import backend_with_limit
+
+        student = BiEncoder.from_pretrained(folder)
+        backend_with_limit(student.tokenizer, student.cfg.max_query_tokens).save(str(path))
+
+    return _made(kept / "tokenizer.json", write)
+
+
+def _write_onnx(folder: Path, path: Path) -> None:
+    from ray_app.models.bi_encoder import BiEncoder
+    from ray_app.models.onnx_export import write_onnx
+
+    write_onnx(BiEncoder.from_pretrained(folder), path)
+
+
+def _this_cpu() -> str:
+    """Names what native code, and a choice by time, depend on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    flags = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    return section_hash(platform.machine(), os.cpu_count(), *flags)
+
+
+def _made(path: Path, write: Callable[[Path], None]) -> Path:
+    """The file itself, after making it if it is not there or damaged."""
+    if not _intact(path):
+        with tempfile.TemporaryDirectory(dir=path.parent) as temp:
+            made = Path(temp) / path.name
+            write(made)
+            _keep(made, path)
+    return path
+
+
+def _keep(temporary: Path, target: Path) -> None:
+    """Move a finished file to its place, its hash first: a file without a fitting hash is made again."""
+    with temporary.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    _write(target.with_suffix(".sha256"), digest.encode())
+    temporary.replace(target)
+
+
+def _intact(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == path.with_suffix(".sha256").read_text()
+    except OSError:
+        return False
+
+
+def _read(path: Path) -> dict[str, dict[str, float]] | None:
+    try:
+        report: dict[str, dict[str, float]] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return report
+
+
+def _write(path: Path, data: bytes) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(data)
+    Path(file.name).replace(path)

@@ -1,0 +1,1 @@
+"""One package per stage; no stage imports another."""

@@ -1,0 +1,1 @@
+"""demo: write the synthetic demo dataset."""

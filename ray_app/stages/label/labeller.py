@@ -1,0 +1,157 @@
+"""Teacher inference over pairs, through the ledger."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_app.base.columns import matrix_column
+from ray_app.base.config import Config
+from ray_app.base.content_key import content_keys, recipe_id
+from ray_app.base.schemas import SOFT_LABEL_RESULTS
+from ray_app.base.storage import Storage
+from ray_app.base.text import TEXT_VERSION
+from ray_app.cluster.blocks import Chain, actor_chain
+from ray_app.cluster.encoders import zero_shot_tower
+from ray_app.cluster.executor import LedgerCounts, run_missing
+from ray_app.cluster.resources import Pool
+from ray_app.cluster.vllm_engine import prefix_hit_meter, require_vllm
+from ray_app.features.catalogue import Catalogue
+from ray_app.features.cosine import load_cosine_features
+from ray_app.features.shown_pairs import ShownPairs
+from ray_app.models import versions
+from ray_app.models.devices import actor_threads
+from ray_app.models.merged import merged_model
+from ray_app.models.text_encoder import stage_dtype
+from ray_app.stages.label.batch import LabelUDF
+from ray_app.stages.label.teacher import Teacher
+from ray_app.stages.label.vllm import vllm_chain
+from ray_app.tables.ledger import Ledger
+from ray_app.tables.manifest import Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labeller:
+    """A trained teacher with its ledger of soft labels."""
+
+    cfg: Config
+    store: Storage
+    teacher: Output
+
+    @property
+    def recipe(self) -> str:
+        """All that decides a label besides query and pin. The teacher's hash covers its texts and features.
+
+        Not the engine: both give the same labels, so that one may finish what the other began.
+        """
+        return recipe_id(
+            stage="label", teacher=self.teacher.content_hash, dtype=stage_dtype(self.cfg.label),
+            preprocessing=versions.CROSS_ENCODER, text=TEXT_VERSION,
+        )  # fmt: skip
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where the labels are."""
+        return Ledger(self.store, "soft_labels", self.recipe, SOFT_LABEL_RESULTS)
+
+    @property
+    def pool(self) -> Pool:
+        """What the workers ask for."""
+        label = self.cfg.label
+        return Pool(
+            section="label",
+            num_actors=label.num_actors,
+            max_actors=label.max_actors,
+            num_cpus=label.num_cpus,
+            num_gpus=label.num_gpus,
+            num_processes=label.tensor_parallel * label.pipeline_parallel,
+            accelerator_type=label.accelerator_type,
+            max_restarts=label.max_restarts,
+            feeders=label.engine == "vllm",
+        )
+
+    def label(
+        self, catalogue: Catalogue, queries: list[str], query_index: np.ndarray, pin_index: np.ndarray
+    ) -> tuple[pa.Table, LedgerCounts]:
+        """Soft labels of pairs (queries[query_index[i]], pin pin_index[i]); known pairs cost nothing.
+
+        A pin does not say the pair's own query among its engaged ones (see `ShownPairs`).
+
+        Returns:
+            Table of schema SOFT_LABEL_RESULTS, row i for pair i, and what was computed.
+        """
+        shown = ShownPairs.of(catalogue, queries, query_index, pin_index)
+        keys, order = self.keys(shown)
+        counts = self.compute(shown.take(order), keys.take(pa.array(order)))
+        return self.ledger.lookup(keys), counts
+
+    def keys(self, pairs: ShownPairs) -> tuple[pa.Array, np.ndarray]:
+        """Content keys of pairs, and the order to label them in, (num_pairs,) int64.
+
+        By the hash of what the pin says, then by query: pairs that share a pin's text stand together, and whatever
+        comes first is a random sample of pins with all of their queries, so that rates and quotes hold for the rest.
+        """
+        by_pair = pairs.pin_keys
+        pair_queries = [pairs.queries[i] for i in pairs.query_index]
+        order = np.lexsort((_ranks(pairs.queries)[pairs.query_index], _ranks(by_pair)))
+        return content_keys(self.recipe, pair_queries, by_pair), order
+
+    def compute(self, pairs: ShownPairs, keys: pa.Array) -> LedgerCounts:
+        """Label the pairs that the ledger lacks, in the order given, and commit them block by block."""
+        todo = self.ledger.missing(pa.table({"content_key": keys, "row": pa.array(range(len(keys)), pa.int64())}))
+        if todo.num_rows:
+            missing = pairs.take(todo["row"].to_numpy())
+            todo = pa.table(
+                {
+                    "content_key": todo["content_key"],
+                    "query": pa.array([missing.queries[i] for i in missing.query_index], pa.string()),
+                    "pin_text": pa.array(missing.pin_texts, pa.string()),
+                    "features": matrix_column(self._features(missing)),
+                }
+            )
+        return self.compute_texts(todo)
+
+    def compute_texts(self, todo: pa.Table) -> LedgerCounts:
+        """Columns content_key, query, pin_text, features -> labels of those that the ledger lacks."""
+        label = self.cfg.label
+        chain, prefix_hits = self._chain() if todo.num_rows else (_nothing, None)
+        return run_missing(
+            self.ledger,
+            todo,
+            chain,
+            self.pool,
+            rows_per_block=label.rows_per_block,
+            max_error_rate=label.max_error_rate,
+            progress_sec=label.progress_sec,
+            prefix_hits=prefix_hits,
+        )
+
+    def _features(self, pairs: ShownPairs) -> np.ndarray:
+        if not self.cfg.teach.use_features:
+            return np.zeros((len(pairs.query_index), 0), np.float32)
+        vectors = zero_shot_tower(self.cfg, self.store, "query").encode(pairs.queries)
+        return pairs.features(load_cosine_features(self.store, self.teacher), vectors)
+
+    def _chain(self) -> tuple[Chain, Any]:
+        """The engine's chain, and its meter of prefix hits, if it counts them itself."""
+        label = self.cfg.label
+        if label.engine == "vllm":
+            require_vllm("label")
+            merged = merged_model(self.store, self.teacher)
+            return vllm_chain(self.store, self.teacher, merged, label), prefix_hit_meter()
+        threads = actor_threads(label.num_actors, label.num_cpus or 1.0)
+        dtype = stage_dtype(label)
+        build = partial(Teacher, self.store, self.teacher, dtype, label.batch_size, threads, label.share_prefix)
+        return actor_chain(LabelUDF, {"build": build}), None
+
+
+def _ranks(texts: list[str]) -> np.ndarray:
+    """Place of each text among the distinct ones, sorted. Shape (num_texts,), int64."""
+    place = {text: i for i, text in enumerate(sorted(set(texts)))}
+    return np.fromiter((place[text] for text in texts), np.int64, len(texts))
+
+
+def _nothing(*_: Any) -> Any:
+    raise AssertionError("there is nothing to compute")

@@ -1,0 +1,107 @@
+"""Queries that are searched far more in the window than before it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from scipy.special import xlogy
+
+from ray_app.base.text import normalise_query
+
+# All three must be met; guessed. The growth keeps out large queries that rise a little, the score small ones that rise
+# by chance (about one in 30,000 stable queries reaches 4), the support those of a handful of searches.
+MIN_SEARCHES = 10
+MIN_GROWTH = 2.0
+MIN_SCORE = 4.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trending:
+    """A query of one locale whose share of the searches grew."""
+
+    query: str  # normalised
+    locale: str
+    num_searches: int  # in the window
+    growth: float  # share of the locale's searches in the window over that before, half a search added to both counts
+    score: float  # signed root of the likelihood ratio: about a standard normal number if nothing changed
+
+
+def find_trending(inside: pa.Table, before: pa.Table) -> list[Trending]:
+    """Trending queries, highest score first.
+
+    Shares are of the locale's searches, so that a market that grows does not make all of its queries trend. A locale
+    without searches before has none: nothing can be said. The log does not name searches: the impressions of one query
+    in one second are taken for one, since counting rows would make twelve observations of one page. In a log without
+    impressions it is all events.
+
+    The score follows Dunning, "Accurate methods for the statistics of surprise and coincidence", Computational
+    Linguistics 19 (1993). It takes searches as independent: a bot that repeats a query looks like a trend.
+
+    Args:
+        inside: Rows of the window, schema SEARCH_LOG.
+        before: Rows before it.
+    """
+    if all(impressions(log).num_rows for log in (inside, before)):
+        inside, before = impressions(inside), impressions(before)
+    now, then = num_searches(inside), num_searches(before)
+    keys = [key for key in sorted(now) if now[key] >= MIN_SEARCHES]
+    total_now, total_then = _by_locale(now), _by_locale(then)
+    keys = [key for key in keys if total_then.get(key[1])]
+    if not keys:
+        return []
+    count, old = np.array([now[k] for k in keys]), np.array([then.get(k, 0) for k in keys])
+    all_now, all_then = np.array([total_now[k[1]] for k in keys]), np.array([total_then[k[1]] for k in keys])
+    growth = (count + 0.5) / all_now / ((old + 0.5) / all_then)
+    score = rise_score(count, old, all_now, all_then)
+    found = [
+        Trending(query=q, locale=locale, num_searches=int(n), growth=float(g), score=float(s))
+        for (q, locale), n, g, s in zip(keys, count, growth, score, strict=True)
+        if g >= MIN_GROWTH and s >= MIN_SCORE
+    ]
+    return sorted(found, key=lambda t: (-t.score, t.query, t.locale))
+
+
+def rise_score(now: NDArray, then: NDArray, all_now: NDArray, all_then: NDArray) -> NDArray[np.float64]:
+    """Signed root of the likelihood ratio of `now` among `now + then` searches; positive: more than the totals' share.
+
+    Args:
+        now: (num_queries,) searches in the window.
+        then: (num_queries,) searches before.
+        all_now: (num_queries,) searches of all queries in the window, at least 1.
+        all_then: (num_queries,) those before, at least 1.
+    """
+    expected = (now + then) * all_now / (all_now + all_then)
+    rest = now + then - expected
+    ratio = xlogy(now, now / np.maximum(expected, 1e-300)) + xlogy(then, then / np.maximum(rest, 1e-300))
+    return np.sign(now - expected) * np.sqrt(2.0 * np.maximum(ratio, 0.0))
+
+
+def impressions(log: pa.Table) -> pa.Table:
+    """Rows of what was shown."""
+    return log.filter(pc.equal(log["action"], "impression"))
+
+
+def num_searches(log: pa.Table) -> dict[tuple[str, str], int]:
+    """(normalised query, locale) -> searches: distinct seconds in which it has events.
+
+    Args:
+        log: query, locale, timestamp; its impressions, if it has any.
+    """
+    second = pc.floor_temporal(log["timestamp"], unit="second")
+    rows = pa.table({"query": log["query"], "locale": log["locale"], "second": second})
+    searches = rows.group_by(rows.column_names).aggregate([])
+    counted = searches.group_by(["query", "locale"]).aggregate([([], "count_all")])
+    out: dict[tuple[str, str], int] = {}
+    for row in counted.to_pylist():
+        key = (normalise_query(row["query"]), row["locale"])
+        out[key] = out.get(key, 0) + row["count_all"]
+    return out
+
+
+def _by_locale(searches: dict[tuple[str, str], int]) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    for (_, locale), num in searches.items():
+        totals[locale] = totals.get(locale, 0) + num
+    return totals

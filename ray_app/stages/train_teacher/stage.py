@@ -1,0 +1,232 @@
+"""Fine-tune the teacher on human labels with Ray Train."""
+
+import logging
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_app.base.columns import matrix_of
+from ray_app.base.config import Config, TeachConfig
+from ray_app.base.content_key import content_key
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.cluster.encoders import zero_shot_tower
+from ray_app.cluster.train import resolved, train_on_ray
+from ray_app.cluster.train_worker import CalibrationPairs, TrainJob
+from ray_app.features.catalogue import Catalogue, load_catalogue
+from ray_app.features.cosine import COSINE_NAMES
+from ray_app.features.lexical import FEATURES_VERSION
+from ray_app.features.product_types import find_types
+from ray_app.models.backbone import with_pooling
+from ray_app.models.calibration import HUMAN_GRADES
+from ray_app.models.checkpoint import calibration_info, finished_model, local_folder
+from ray_app.models.head import FeatureScaler
+from ray_app.models.model_card import model_card
+from ray_app.models.model_sources import load_config, model_identity
+from ray_app.models.truncation import teacher_truncation
+from ray_app.stages.train_teacher.pretrain import warm_up_examples
+from ray_app.tables.manifest import Manifest, Output, read_output, require_output
+from ray_app.tables.model_files import model_files
+from ray_app.tables.stage_run import Drift, StageRun
+from ray_app.training.examples import Examples
+from ray_app.training.labelled_pairs import LabelledPairs
+from ray_app.training.splits import queries_of, split_queries
+from ray_app.training.targets import balance_shift, grade_weights, query_weights, smooth_targets
+
+logger = logging.getLogger(__name__)
+
+VERSION = 3
+
+
+def build_teacher(cfg: TeachConfig, scaler: FeatureScaler, store: Storage, warm_folder: str | None) -> object:
+    """The teacher before training on human labels; imported late, since this runs in the training workers."""
+    from ray_app.models.cross_encoder import CrossEncoder
+
+    if warm_folder is None:
+        return CrossEncoder.from_base(cfg, scaler)
+    return CrossEncoder.from_pretrained(local_folder(store, finished_model(store, warm_folder)), scaler)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Teaching:
+    """A teacher to be trained, or one that is there already."""
+
+    cfg: Config
+    store: Storage
+    catalogue: Catalogue
+    pairs: LabelledPairs
+    run: StageRun
+
+    @classmethod
+    def of(cls, cfg: Config, store: Storage) -> "_Teaching":
+        cfg = cfg.model_copy(update={"teach": resolved(cfg.teach)})
+        labels = require_output(store, "ingest", "human_labels")
+        catalogue, catalogue_outputs = load_catalogue(cfg, store)
+        pairs = LabelledPairs.of(catalogue, read_output(store, labels))
+        if len(pairs.queries) < 3:
+            raise UserError(
+                f"ingest.human_labels has {len(pairs.queries)} queries; a teacher needs at least 3 (train, valid, test)"
+            )
+        # Only the labelled pins' texts count: a new pin elsewhere in the catalogue is no reason to train again.
+        labelled_pins = Output(name="labelled_pins", path="", files=[], rows=0, content_hash=_content(catalogue, pairs))
+        run = StageRun(
+            "teach", cfg, store, VERSION,
+            settings=[
+                cfg.teach.recipe, cfg.features, cfg.pin_text, cfg.seed, FEATURES_VERSION,
+                model_identity(cfg.teach.base_model, cfg.teach.revision),
+                # Its vectors are features, and warm-up pairs: other bytes of that model are another teacher.
+                *(zero_shot_tower(cfg, store, role).recipe for role in ("query", "pin")),
+            ],
+            inputs=[labels, labelled_pins],
+            drift=Drift(
+                pin_texts=catalogue_outputs[0], inputs=("labelled_pins",), max_share=cfg.retrain.max_changed_share
+            ),
+        )  # fmt: skip
+        return cls(cfg=cfg, store=store, catalogue=catalogue, pairs=pairs, run=run)
+
+    @property
+    def folder(self) -> str:
+        return f"models/teacher/{self.run.fingerprint}"
+
+    @property
+    def splits(self) -> pa.Table:
+        return split_queries(self.pairs.queries, self.cfg.teach.test_share, self.cfg.teach.valid_share, self.cfg.seed)
+
+    @cached_property
+    def truncation(self) -> dict[str, Any]:
+        pairs = self.pairs
+        queries = [pairs.queries[i] for i in pairs.query_index]
+        return teacher_truncation(self.cfg, self.catalogue.pin_texts, pairs.pin_index, queries)
+
+    def jobs(self) -> list[TrainJob]:
+        if model_files(self.store, self.folder) is not None:
+            return []
+        teach = self.cfg.teach
+        with_pooling(teach, load_config(teach.base_model, teach.revision))  # refuse before workers start
+        return teacher_jobs(self.cfg, self.store, self.catalogue, self.pairs, self.splits, self.folder, self.truncation)
+
+
+def pending_jobs(cfg: Config, store: Storage) -> list[TrainJob]:
+    """The training that `run` would start, for a caller that trains many models on one group of workers."""
+    teaching = _Teaching.of(cfg, store)
+    return [] if teaching.run.finished is not None else teaching.jobs()
+
+
+def run(cfg: Config, store: Storage) -> Manifest:
+    """Write the `teacher` model and the table `splits`."""
+    teaching = _Teaching.of(cfg, store)
+    cfg, run, pairs, folder = teaching.cfg, teaching.run, teaching.pairs, teaching.folder
+    if (finished := run.finished) is not None:
+        return finished
+    splits = teaching.splits
+    run.write_table("splits", splits)
+    if jobs := teaching.jobs():
+        train_on_ray(f"teach-{run.fingerprint}", jobs, cfg.seed, store, cfg.teach)
+    files = model_files(store, folder)
+    assert files is not None
+    teacher = run.add_output("teacher", folder, files)
+    history = store.read_json(f"{folder}/history.json")
+    split_of = dict(zip(splits["query"].to_pylist(), splits["split"].to_pylist(), strict=True))
+    num = {
+        name: sum(split_of[pairs.queries[i]] == name for i in pairs.query_index) for name in ("train", "valid", "test")
+    }
+    return run.finish(
+        counts={"rows_in": len(pairs.query_index), "rows_out": len(pairs.query_index)}
+        | {f"{name}_pairs": count for name, count in num.items()},
+        info={
+            "history": history,
+            "calibration": calibration_info(store, teacher),
+            "truncation": teaching.truncation,
+        },
+    )
+
+
+def teacher_jobs(
+    cfg: Config, store: Storage, catalogue: Catalogue, pairs: LabelledPairs, splits: pa.Table, folder: str,
+    truncation: dict[str, Any] | None = None,
+) -> list[TrainJob]:  # fmt: skip
+    """The training of a teacher into `folder`: its warm-up, if there is one, and then the human labels."""
+    vectors = zero_shot_tower(cfg, store, "query").encode(pairs.queries)
+    cosine = catalogue.cosine_features()
+    if cfg.teach.use_features:
+        features = catalogue.teacher_features(cosine, pairs.queries, vectors, pairs.query_index, pairs.pin_index)
+    else:
+        features = np.zeros((len(pairs.query_index), 0), np.float32)
+    given = matrix_of(pairs.table["target"])
+    examples = Examples(
+        queries=pairs.table["query"].to_pylist(),
+        pin_texts=[catalogue.pairs.rendered[row] for row in pairs.pin_index],
+        locales=pairs.table["locale"].to_pylist(),
+        features=features,
+        targets=smooth_targets(given, cfg.teach.target_smoothing),
+        weights=query_weights(pairs.query_index, cfg.teach.query_balance)
+        * grade_weights(given, cfg.teach.class_balance),
+    )
+    as_given = replace(examples, targets=given, weights=np.ones(len(given), np.float32))
+    rows = {}
+    for name in ("train", "valid"):
+        chosen = queries_of(splits, name)
+        rows[name] = np.flatnonzero([query in chosen for query in examples.queries])
+    if not len(rows["valid"]):
+        logger.warning(
+            "teach: no query is left for validation (teach.valid_share is %g of %d queries): the last epoch is kept, and "
+            "probabilities are not calibrated", cfg.teach.valid_share, len(pairs.queries),
+        )  # fmt: skip
+    part = {name: examples.rows(index) for name, index in rows.items()}
+    warm_up = None if cfg.teach.warm_up is None else _warm_up_job(cfg, store, catalogue, features.shape[1], folder)
+    scaler = FeatureScaler.fit(part["train"].features)
+    job = TrainJob(
+        build=partial(build_teacher, cfg.teach, scaler, store, warm_up.model_folder if warm_up else None),
+        train=part["train"],
+        valid=part["valid"],
+        cfg=cfg.teach.train,
+        model_folder=folder,
+        extra_files={"cosine_features.json": cosine.to_json()},
+        calibrate_on=CalibrationPairs(examples=as_given.rows(rows["valid"]), fitted_to=HUMAN_GRADES),
+        logit_shift=balance_shift(given, cfg.teach.class_balance) if cfg.teach.class_balance else None,
+        card=partial(
+            model_card, kind="teacher", cfg=cfg, num_train=len(part["train"]), num_valid=len(part["valid"]),
+            languages=sorted(set(part["train"].locales or [])),
+            features=[*catalogue.pairs.names, *COSINE_NAMES] if cfg.teach.use_features else [],
+            truncation=truncation,
+        ),
+    )  # fmt: skip
+    return [warm_up, job] if warm_up else [job]
+
+
+def _warm_up_job(cfg: Config, store: Storage, catalogue: Catalogue, num_features: int, folder: str) -> TrainJob | None:
+    """Training on pairs that the catalogue grades; None if it grades none."""
+    warm_up = cfg.teach.warm_up
+    assert warm_up is not None
+    typed = find_types(catalogue.pin_texts["title"].to_pylist(), warm_up.min_pins)
+    if not typed:
+        logger.warning("teach.warm_up: no title names a kind of thing in plain words; going on without a warm-up")
+        return None
+    phrase_vectors = zero_shot_tower(cfg, store, "query").encode(sorted({pin.phrase for pin in typed}))
+    examples = warm_up_examples(
+        catalogue.pin_texts,
+        typed,
+        phrase_vectors,
+        catalogue.text_vectors,
+        num_features,
+        cfg.pin_text,
+        warm_up,
+        cfg.seed,
+    )
+    logger.info("teach: warm-up on %d pairs of %d kinds", len(examples), len(phrase_vectors))
+    nothing = FeatureScaler(np.zeros(num_features), np.ones(num_features))
+    return TrainJob(
+        build=partial(build_teacher, cfg.teach, nothing, store, None),
+        train=examples,
+        valid=examples.rows(np.arange(0)),
+        cfg=warm_up.train,
+        model_folder=f"{folder}-warm-up",
+    )
+
+
+def _content(catalogue: Catalogue, pairs: LabelledPairs) -> str:
+    keys = catalogue.pin_keys(pairs.pin_index.tolist())
+    return content_key("labelled pins", [keys[row] for row in pairs.pin_index.tolist()])

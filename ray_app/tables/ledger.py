@@ -1,0 +1,244 @@
+"""Immutable, content-addressed results: what is left to do is an anti-join of wanted keys with keys present.
+
+A ledger is a folder of Parquet files per recipe, `ledger/<table>/<recipe>/<hash of the file's bytes>.parquet`. A file is
+one committed block: written whole, never changed. Rows are keyed by content, so a row can never be stale, two jobs that
+compute the same row write the same thing, and the only maintenance is dropping keys that nothing refers to.
+
+The file's name is the check that it is whole: a torn or damaged file does not match its name, counts as absent, and is
+overwritten when its block is computed again, since equal results give equal bytes.
+"""
+
+import hashlib
+import logging
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_app.base.errors import UserError
+from ray_app.base.schemas import cast_to
+from ray_app.base.storage import CorruptFileError, Storage, decode_table, encode_table
+from ray_app.tables.keys import KeySet, first_rows, key_numbers, split_by_presence
+
+logger = logging.getLogger(__name__)
+
+_PRESENT, _BEGUN = "present", "begun"  # internal: names of claims
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LedgerScan:
+    """What a ledger held when it was read."""
+
+    table: pa.Table  # one row per content key
+    torn_files: list[str]  # paths of files that are ignored
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LedgerKeys:
+    """Which keys a ledger had when it was read."""
+
+    keys: KeySet  # that have a result, errors included
+    errors: pa.Table  # content_key, error: of those whose result is an error
+    torn_files: list[str]  # paths of files that are ignored
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Results of one recipe. Picklable: Ray workers commit blocks themselves.
+
+    What is wanted of a ledger is looked for block by block: in memory are 16 bytes for each key that it holds, and the
+    rows that were asked for. `collect_garbage` and `drop_errors` must not run beside a job on the same recipe.
+
+    Args:
+        store: Where the ledger lives.
+        table: Name of the ledger, such as `soft_labels`.
+        recipe: Recipe id, 16 hex digits.
+        schema: Must have `content_key` (string) and `error` (nullable string).
+    """
+
+    store: Storage
+    table: str
+    recipe: str
+    schema: pa.Schema
+
+    @property
+    def folder(self) -> str:
+        """Folder of this recipe's files under the storage root."""
+        return f"ledger/{self.table}/{self.recipe}"
+
+    @property
+    def _claims(self) -> str:
+        return f"claims/{self.table}/{self.recipe}"
+
+    def commit(self, block: pa.Table) -> str:
+        """Write one block and return its path. Committing the same rows again is a no-op in effect.
+
+        Raises:
+            ValueError: the block repeats a key or has a null one, which would make "no row twice" a lie.
+            UserError: the storage is full, read-only or unreachable.
+        """
+        keys = block["content_key"].to_pylist()
+        if None in keys or len(set(keys)) != len(keys):
+            raise ValueError(f"ledger {self.table}: a block must have unique, non-null content keys")
+        data = encode_table(cast_to(block, self.schema, f"ledger {self.table}"))
+        return self.store.write_bytes(f"{self.folder}/{_file_name(data)}", data).path
+
+    def open_claims(self, rows_present: int) -> None:
+        """Begin to count what is begun; goes on with the count of a run that did not come to its end."""
+        if not self.store.list_files(self._claims):
+            self.store.write_bytes(f"{self._claims}/{_PRESENT}-{rows_present}", b"")
+
+    def claim(self, num_rows: int) -> None:
+        """Note that work on rows is begun, so that what a kill undid can be counted (`settle_claims`)."""
+        self.store.write_bytes(f"{self._claims}/{_BEGUN}-{num_rows}-{uuid.uuid4().hex[:12]}", b"")
+
+    def settle_claims(self, rows_present: int) -> int:
+        """Rows that were begun without a result since `open_claims`, given what the ledger holds now; forgets them."""
+        names = [path.rpartition("/")[2].split("-") for path in self.store.list_files(self._claims)]
+        self.store.delete(self._claims)
+        totals = {kind: sum(int(name[1]) for name in names if name[0] == kind) for kind in (_PRESENT, _BEGUN)}
+        return max(0, totals[_BEGUN] - (rows_present - totals[_PRESENT]))
+
+    def scan(self, columns: list[str] | None = None) -> LedgerScan:
+        """All results, errors included, one row per key. Torn files are left out, named, and warned about.
+
+        Args:
+            columns: Of the schema, with `content_key` among them; None: all.
+        """
+        columns = columns or self.schema.names
+        torn: list[str] = []
+        table = pa.concat_tables([self.schema.empty_table().select(columns), *self.blocks(columns, torn)])
+        self._warn_of(torn)
+        return LedgerScan(table=table.take(first_rows(key_numbers(table["content_key"]))), torn_files=torn)
+
+    def blocks(self, columns: list[str] | None = None, torn: list[str] | None = None) -> Iterator[pa.Table]:
+        """What was committed, block by block in the order of file names, so that one at a time is in memory.
+
+        Of a key with several results the first one counts.
+
+        Args:
+            columns: Of the schema; None: all.
+            torn: Paths of torn files, which are left out, are added to it.
+        """
+        for path in self.store.list_files(self.folder, ".parquet"):
+            block = self._read_file(path, columns or self.schema.names)
+            if block is not None:
+                yield block
+            elif torn is not None:
+                torn.append(path)
+
+    def keys(self) -> LedgerKeys:
+        """Which keys have a result. Torn files are left out, named, and warned about."""
+        torn: list[str] = []
+        numbers, errors, rows, num_rows = [], [], [], 0
+        for block in self.blocks(["content_key", "error"], torn):
+            numbers.append(key_numbers(block["content_key"]))
+            failed = np.flatnonzero(pc.is_valid(block["error"]).to_numpy())
+            errors.append(block.take(failed))
+            rows.append(failed + num_rows)
+            num_rows += block.num_rows
+        self._warn_of(torn)
+        together = np.concatenate(numbers) if numbers else np.zeros((0, 2), np.uint64)
+        error_table = pa.concat_tables([self.schema.empty_table().select(["content_key", "error"]), *errors])
+        if error_table.num_rows:  # of a key with several results the first one counts
+            counts = np.isin(np.concatenate(rows), first_rows(together), assume_unique=True)
+            error_table = error_table.filter(pa.array(counts))
+        return LedgerKeys(keys=KeySet(together), errors=error_table, torn_files=torn)
+
+    def present_keys(self) -> pa.ChunkedArray:
+        """All content keys that have a result, errors included. A torn file counts as absent."""
+        return self.scan(["content_key"]).table["content_key"]
+
+    def missing(self, wanted: pa.Table) -> pa.Table:
+        """Rows of `wanted` (needs `content_key`) that have no result yet, one per key, in the order given."""
+        return missing_rows(wanted, self.keys().keys)[0]
+
+    def lookup(self, keys: pa.Array | pa.ChunkedArray) -> pa.Table:
+        """Results for `keys`, row i for key i.
+
+        Raises:
+            KeyError: a key has no result.
+        """
+        asked, torn = KeySet(key_numbers(keys)), list[str]()
+        blocks = self.blocks(torn=torn)
+        kept = [block.filter(pa.array(asked.contains(key_numbers(block["content_key"])))) for block in blocks]
+        self._warn_of(torn)
+        found = pa.concat_tables([self.schema.empty_table(), *kept])
+        index = pc.index_in(keys, value_set=found["content_key"])
+        if index.null_count:
+            raise KeyError(f"ledger {self.table}/{self.recipe}: {index.null_count} of {len(keys)} keys have no result")
+        return found.take(index)
+
+    def collect_garbage(self, referenced: pa.Array | pa.ChunkedArray) -> int:
+        """Drop rows whose key is not `referenced`, and torn files; returns the number of rows dropped."""
+        keys = pa.array(referenced.to_pylist(), pa.string())
+        dropped = self._keep(lambda block: pc.is_in(block["content_key"], value_set=keys))
+        for path in self.store.list_files(self.folder, ".parquet"):
+            if self._read_file(path, ["content_key"]) is None:
+                self.store.delete(path)
+        return dropped
+
+    def drop_errors(self) -> int:
+        """Forget failed rows, so that the next run tries them again; returns how many."""
+        return self._keep(lambda block: pc.is_null(block["error"]))
+
+    def _warn_of(self, torn: list[str]) -> None:
+        if torn:
+            logger.warning(
+                "%s: ignoring %d torn or damaged files (%s), their rows are computed again",
+                self.folder, len(torn), ", ".join(path.rpartition("/")[2] for path in torn[:3]),
+            )  # fmt: skip
+
+    def _keep(self, wanted_rows: Callable[[pa.Table], pa.ChunkedArray]) -> int:
+        """Rewrite the files that hold other rows too; returns the number of rows dropped.
+
+        Kept rows are committed anew before their old file goes, so a crash in between loses nothing.
+        """
+        dropped = 0
+        for path in self.store.list_files(self.folder, ".parquet"):
+            block = self._read_file(path, self.schema.names)
+            if block is None:
+                continue
+            keep = block.filter(wanted_rows(block))
+            if keep.num_rows == block.num_rows:
+                continue
+            dropped += block.num_rows - keep.num_rows
+            if keep.num_rows:
+                self.commit(keep)
+            self.store.delete(path)
+        return dropped
+
+    def _read_file(self, path: str, columns: list[str]) -> pa.Table | None:
+        """A block, or None if the file is torn. An unreachable storage raises: that is no reason to compute again."""
+        data = self.store.read_bytes(path)
+        if _file_name(data) != path.rpartition("/")[2]:
+            return None
+        try:
+            # A whole file may still be of another schema, written by other code under the same recipe.
+            schema = pa.schema([self.schema.field(name) for name in columns])
+            return cast_to(decode_table(data, path, columns), schema, path)
+        except CorruptFileError:
+            return None
+        except (UserError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{self.store.shown}/{self.folder} holds results of another schema ({reason}); delete that folder"
+            ) from None
+
+
+def missing_rows(wanted: pa.Table, present: KeySet) -> tuple[pa.Table, int]:
+    """What of `wanted` is to be computed.
+
+    Returns:
+        Rows whose `content_key` is not present: the first of each key, in the order given; maybe no copy. And the number of
+        distinct keys.
+    """
+    rows, num_distinct = split_by_presence(key_numbers(wanted["content_key"]), present)
+    return wanted if len(rows) == wanted.num_rows else wanted.take(rows), num_distinct
+
+
+def _file_name(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest() + ".parquet"

@@ -1,0 +1,181 @@
+"""What a stage did: the manifest, written last, whose presence means that the stage's output is complete.
+
+A stage is up to date when its manifest carries the fingerprint that it would get now. The fingerprint covers the
+stage's settings, its version, and the *content* of its inputs, so an input that was rebuilt with equal content
+recomputes nothing downstream.
+
+    run = StageRun("enrich", cfg, store, version=1, settings=[cfg.enrich], inputs=[pins, log])
+    if (finished := run.finished) is not None:
+        return finished
+    run.write_table("pin_texts", table)
+    return run.finish(counts={"rows_in": ..., "rows_out": ...})
+
+A variant of a run, such as an arm of an experiment, is a view: its manifests lie apart, in `manifests/<view>/`, and a
+stage that it has none of is the run's. Whatever the run or another view has made with the same fingerprint is taken over,
+so that variants share all that they have in common. By `Drift` a view takes over nothing but what it has made itself under
+the very same config: a variant whose settings change few pins would else be compared with itself.
+"""
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ray_app.base.config import section_hash
+from ray_app.base.errors import UserError, printable
+from ray_app.base.schemas import SCHEMA_VERSION
+from ray_app.base.storage import CorruptFileError, Storage, is_below, is_plain
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """A table or a model that a stage wrote."""
+
+    name: str
+    path: str  # folder under the storage root
+    files: list[str]  # paths under the storage root; a reader opens these and nothing else
+    rows: int  # 0 for models
+    content_hash: str
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> "Output":
+        """What a manifest or a release says of an output: who can write there must not decide which files are opened.
+
+        Raises:
+            TypeError: other fields than these.
+            ValueError: its files lie outside of its folder, or its hash is none.
+        """
+        out = cls(**raw)
+        for path in out.files:
+            if not is_plain(out.path) or not is_below(path, out.path):
+                raise ValueError(f"output {out.name!r} names {path!r}, which is not in its folder")
+        if not is_plain(out.path) or not is_hash(out.content_hash):
+            raise ValueError(f"output {out.name!r} has the folder {out.path!r} and the hash {out.content_hash!r}")
+        return out
+
+
+_HASH = re.compile(r"[0-9a-f]{8,64}")
+
+
+def is_hash(text: Any) -> bool:
+    """Whether it is a hash of ours; some become names of folders."""
+    return isinstance(text, str) and _HASH.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """One finished stage."""
+
+    stage: str
+    fingerprint: str
+    schema_version: int
+    outputs: dict[str, Output]
+    counts: dict[str, int]  # rows_in, rows_out, rows_quarantined and what else the stage counts
+    info: dict[str, Any]  # recipes, scores, notes
+    config: dict[str, Any]  # resolved
+    settings: str  # hash of the stage's settings and versions
+    inputs: dict[str, str]  # name -> content hash
+    pin_texts: list[str]  # files of the pin texts that a `Drift` is measured from; empty for other stages
+    wall_sec: float
+    device_sec: float  # seconds of model work, summed over the workers
+    rows_per_sec: float
+    created_at: float  # Unix seconds
+    versions: dict[str, str]
+    git_commit: str | None
+
+    def output(self, name: str) -> Output:
+        """The output of that name."""
+        return self.outputs[name]
+
+
+VIEWS = "views"  # folder of the manifests of all views
+
+
+def manifest_path(stage: str, view: str = "") -> str:
+    """Where a stage's manifest lies."""
+    return f"manifests/{VIEWS}/{view}/{stage}.json" if view else f"manifests/{stage}.json"
+
+
+def read_manifest(store: Storage, stage: str) -> Manifest | None:
+    """The manifest of a finished stage, or None if it never finished, or finished with other code's tables.
+
+    In a view: its own, or else the run's.
+    """
+    found = read_manifest_file(store, manifest_path(stage, store.view), stage)
+    return read_manifest_file(store, manifest_path(stage), stage) if found is None and store.view else found
+
+
+def read_manifest_file(store: Storage, path: str, stage: str) -> Manifest | None:
+    """The manifest in that file; None without one that this code can use."""
+    if not store.exists(path):
+        return None
+    raw = store.read_json(path)
+    made_with = raw.get("schema_version") if isinstance(raw, dict) else None
+    if made_with != SCHEMA_VERSION:
+        logger.warning("%s was made with schema version %s; it will be made again", stage, made_with)
+        return None
+    try:
+        outputs = {name: Output.from_json(out) for name, out in raw.pop("outputs").items()}
+        return Manifest(outputs=outputs, **raw)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        told = printable(str(error))
+        logger.warning("%s has a manifest of another version of this code (%s); it will be made again", stage, told)
+        return None
+
+
+def require_output(store: Storage, stage: str, name: str) -> Output:
+    """The named output of a finished stage.
+
+    Raises:
+        UserError: the stage has not run yet; the message is the command to run.
+    """
+    manifest = read_manifest(store, stage)
+    if manifest is None or name not in manifest.outputs:
+        raise UserError(f"{name} is not there yet: run `python pipelines/{stage}.py --config ...` first")
+    return manifest.outputs[name]
+
+
+def read_output(store: Storage, output: Output, columns: list[str] | None = None) -> pa.Table:
+    """Read a table that a stage wrote (all of it, in the order written).
+
+    Raises:
+        CorruptFileError: a file is not what the stage wrote.
+        UserError: a file or a column is not there.
+    """
+    return pa.concat_tables(read_output_files(store, output, columns))
+
+
+def read_output_files(store: Storage, output: Output, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The table of `read_output` file by file, so that one at a time is in memory.
+
+    Use nothing of it before the end: whether all files are what the stage wrote is known only then.
+
+    Raises:
+        UserError: as `read_output`.
+    """
+    hashes = {}
+    for path in output.files:
+        table, hashes[path] = store.read_table_and_hash(path, columns)
+        yield table
+    check_output(store, output, hashes)
+
+
+def check_output(store: Storage, output: Output, sha256_by_path: dict[str, str]) -> None:
+    """Compare what was read with what the stage wrote.
+
+    Raises:
+        CorruptFileError: a file is another one.
+    """
+    if hash_files(output.path, sha256_by_path) != output.content_hash:
+        where = f"{store.shown}/{output.path}"
+        raise CorruptFileError(f"{where} was changed after it was written; delete that folder and run its stage again")
+
+
+def hash_files(folder: str, sha256_by_path: dict[str, str]) -> str:
+    """Identity of an output's content, whatever folder it lies in."""
+    return section_hash({path.removeprefix(folder): sha for path, sha in sha256_by_path.items()})

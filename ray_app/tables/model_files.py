@@ -1,0 +1,89 @@
+"""Files of a model folder, checked against the hashes that were stored with them."""
+
+import hashlib
+from dataclasses import replace
+
+from ray_app.base.errors import UserError
+from ray_app.base.storage import CorruptFileError, Storage, StoredFile, is_below
+from ray_app.tables.manifest import Manifest, Output, check_output, is_hash
+from ray_app.tables.stage_run import StageRun
+
+
+def model_files(store: Storage, folder: str) -> list[StoredFile] | None:
+    """The files of a finished model folder, or None if it was never finished.
+
+    Raises:
+        CorruptFileError: its list names files elsewhere, or is none.
+    """
+    path = f"{folder}/files.json"
+    if not store.exists(path):
+        return None
+    try:
+        files = [StoredFile(**file) for file in store.read_json(path)]
+    except TypeError:
+        files = []
+    if not files or not all(is_below(file.path, folder) and is_hash(file.sha256) for file in files):
+        raise CorruptFileError(
+            f"{store.shown}/{path} is no list of that model's files; delete {folder} and train it again"
+        )
+    return files
+
+
+def intact_files(store: Storage, output: Output) -> list[StoredFile]:
+    """The files of a model with their hashes, for which the output's own hash vouches.
+
+    Raises:
+        UserError: it was never finished, or its list was changed.
+    """
+    files = model_files(store, output.path)
+    if files is None:
+        raise UserError(f"the {output.name} model lacks files.json; delete {output.path} and train it again")
+    check_output(store, output, {file.path: file.sha256 for file in files})
+    return files
+
+
+def read_model_file(store: Storage, output: Output, name: str) -> bytes:
+    """One file of a model as it was written.
+
+    Raises:
+        UserError: the model has none of that name, or it is gone or was changed.
+    """
+    path = f"{output.path}/{name}"
+    for file in intact_files(store, output):
+        if file.path == path:
+            return read_file(store, file)
+    raise UserError(f"the {output.name} model lacks {path}; delete {output.path} and train it again")
+
+
+def read_file(store: Storage, file: StoredFile) -> bytes:
+    """A file's bytes, compared with its stored hash."""
+    data = store.read_bytes(file.path)
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise changed_error(store, file)
+    return data
+
+
+def changed_error(store: Storage, file: StoredFile) -> CorruptFileError:
+    """The error of a file that is not what its stage wrote."""
+    folder = file.path.rpartition("/")[0]
+    return CorruptFileError(f"{store.shown}/{file.path} was changed; delete {folder} and run its stage again")
+
+
+def keep_model(run: StageRun, finished: Manifest, name: str, counts: dict[str, int]) -> Manifest:
+    """Finish a run of which few pins have changed with the model of the earlier one.
+
+    The next change is measured from the pins that the model was trained on, so small changes add up.
+
+    Args:
+        run: The run; its tables are written.
+        finished: The earlier run, as `run.finished` tolerates it.
+        name: Of the model.
+        counts: Of the run.
+    """
+    assert run.drift is not None
+    folder = finished.output(name).path
+    files = model_files(run.store, folder)
+    assert files is not None  # `run.finished` has looked
+    run.add_output(name, folder, files)
+    run.drift = replace(run.drift, pin_texts=replace(run.drift.pin_texts, files=finished.pin_texts))
+    return run.finish(counts, info={"kept": finished.fingerprint} | finished.info)

@@ -1,0 +1,160 @@
+"""One run of a stage: is it up to date, what did it write, and its manifest at the end."""
+
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel
+
+from ray_app.base.config import Config, section_hash
+from ray_app.base.schemas import SCHEMA_VERSION
+from ray_app.base.storage import Storage, StoredFile
+from ray_app.tables.manifest import VIEWS, Manifest, Output, hash_files, manifest_path, read_manifest_file, read_output
+from ray_app.tables.provenance import git_commit, package_versions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drift:
+    """Lets what was learned from the catalogue stand while few pins have changed since (`retrain` in the config).
+
+    Measured from the pins that the stage saw, so small changes add up. A pin that is gone is never tolerated: what was
+    made may still name it.
+    """
+
+    pin_texts: Output
+    inputs: tuple[str, ...]  # names of the stage's inputs that follow from the pins' texts
+    max_share: float  # of pins that are new or say something else
+
+    def tolerates(self, store: Storage, manifest: Manifest, inputs: dict[str, str]) -> bool:
+        """Whether an earlier run differs from the present inputs only in few pins."""
+        steady = {name: content for name, content in inputs.items() if name not in self.inputs}
+        before = {name: content for name, content in manifest.inputs.items() if name not in self.inputs}
+        if steady != before or not all(map(store.exists, manifest.pin_texts)) or not manifest.pin_texts:
+            return False
+        old = {row["pin_id"]: row for path in manifest.pin_texts for row in store.read_table(path).to_pylist()}
+        new = {row["pin_id"]: row for row in read_output(store, self.pin_texts).to_pylist()}
+        changed = sum(old.get(pin_id) != row for pin_id, row in new.items())
+        kept = not old.keys() - new.keys() and changed <= self.max_share * len(new)
+        logger.info(
+            "%s: %d of %d pins changed since: %s", manifest.stage, changed, len(new), "kept" if kept else "again"
+        )
+        return kept
+
+
+@dataclass
+class StageRun:
+    """One run of a stage: decides whether there is anything to do, collects outputs, and writes the manifest last."""
+
+    stage: str
+    cfg: Config
+    store: Storage
+    version: int  # of the stage's code: raised when equal inputs give another output than before
+    settings: list[BaseModel | dict[str, Any] | str | int | float | None]
+    inputs: list[Output]
+    name: str | None = None  # of the manifest, if not the stage's
+    drift: Drift | None = None
+    _outputs: dict[str, Output] = field(default_factory=dict)
+    _started: float = field(default_factory=time.monotonic)
+
+    @property
+    def input_hashes(self) -> dict[str, str]:
+        """Content hash by input name."""
+        return {out.name: out.content_hash for out in self.inputs}
+
+    @property
+    def settings_hash(self) -> str:
+        """Identity of the settings and versions."""
+        return section_hash(self.stage, self.version, SCHEMA_VERSION, *self.settings)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of this run: settings, versions and content of the inputs."""
+        return section_hash(self.settings_hash, self.input_hashes)
+
+    @property
+    def finished(self) -> Manifest | None:
+        """The manifest of an earlier run with the same fingerprint, or one that `drift` tolerates, if its files exist.
+
+        A view takes one over from the run or another view, with the same fingerprint only. Its own may drift where the run's
+        may, with the catalogue and not by the variant's settings. The run takes none from views.
+        """
+        name = self.name or self.stage
+        own = manifest_path(name, self.store.view)
+        for path in [own, *self._others(own, name)]:
+            manifest = read_manifest_file(self.store, path, name)
+            if manifest is None or not self._is_wanted(manifest, may_drift=path == own):
+                continue
+            logger.info("%s: up to date", self.stage)
+            if path != own:
+                self.store.write_json(own, asdict(manifest))
+            return manifest
+        return None
+
+    def _others(self, own: str, name: str) -> list[str]:
+        """Where else a view may find what it wants: in the run, and in other views."""
+        if not self.store.view:
+            return []
+        views = self.store.list_files(f"manifests/{VIEWS}", f"/{name}.json")
+        return [manifest_path(name), *(path for path in views if path != own)]
+
+    def _is_wanted(self, manifest: Manifest, may_drift: bool) -> bool:
+        if manifest.settings != self.settings_hash:
+            return False
+        if manifest.fingerprint != self.fingerprint:
+            if self.store.view:
+                may_drift = may_drift and manifest.config == self.cfg.model_dump(mode="json")
+            drift = self.drift if may_drift else None
+            if drift is None or not drift.tolerates(self.store, manifest, self.input_hashes):
+                return False
+        gone = [f for out in manifest.outputs.values() for f in out.files if not self.store.exists(f)]
+        if gone:
+            logger.warning("%s: %d output files are gone (%s ...); making them again", self.stage, len(gone), gone[0])
+        return not gone
+
+    def table_folder(self, name: str) -> str:
+        """Where the files of a table output belong."""
+        return f"tables/{name}/{self.fingerprint}"
+
+    def write_table(self, name: str, tables: pa.Table | list[pa.Table]) -> Output:
+        """Write a table output, one Parquet file per part."""
+        parts = tables if isinstance(tables, list) else [tables]
+        assert parts, f"{name}: an empty output is one empty table, so that its schema is known"
+        folder = self.table_folder(name)
+        files = [self.store.write_table(f"{folder}/part-{i:05d}.parquet", part) for i, part in enumerate(parts)]
+        return self.add_output(name, folder, files, rows=sum(part.num_rows for part in parts))
+
+    def add_output(self, name: str, folder: str, files: list[StoredFile], rows: int = 0) -> Output:
+        """Register files that were written elsewhere, such as a model folder."""
+        content = hash_files(folder, {f.path: f.sha256 for f in files})
+        out = Output(name=name, path=folder, files=[f.path for f in files], rows=rows, content_hash=content)
+        self._outputs[name] = out
+        return out
+
+    def finish(self, counts: dict[str, int], info: dict[str, Any] | None = None, device_sec: float = 0.0) -> Manifest:
+        """Write the manifest. Call it last: from then on the outputs are official."""
+        wall = time.monotonic() - self._started
+        manifest = Manifest(
+            stage=self.stage,
+            fingerprint=self.fingerprint,
+            schema_version=SCHEMA_VERSION,
+            outputs=self._outputs,
+            counts=counts,
+            info=info or {},
+            config=self.cfg.model_dump(mode="json"),
+            settings=self.settings_hash,
+            inputs=self.input_hashes,
+            pin_texts=self.drift.pin_texts.files if self.drift else [],
+            wall_sec=round(wall, 3),
+            device_sec=round(device_sec, 3),
+            rows_per_sec=round(counts.get("rows_out", 0) / max(wall, 1e-9), 2),
+            created_at=time.time(),
+            versions=package_versions(),
+            git_commit=git_commit(),
+        )
+        self.store.write_json(manifest_path(self.name or self.stage, self.store.view), asdict(manifest))
+        logger.info("%s: done in %.1f s, %s", self.stage, wall, counts)
+        return manifest

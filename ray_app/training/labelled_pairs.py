@@ -1,0 +1,38 @@
+"""Human-labelled pairs, and what else a stage reads to give the models their inputs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from ray_app.features.catalogue import Catalogue, index_queries
+from ray_app.training.targets import combine_raters
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledPairs:
+    """Human-labelled pairs with everything a model needs of them.
+
+    Args:
+        table: query (normalised), locale, pin_id, grade, num_raters, target; one row per pair.
+        queries: Distinct normalised queries.
+        query_index: (num_pairs,) into `queries`.
+        pin_index: (num_pairs,) rows of the catalogue.
+    """
+
+    table: pa.Table
+    queries: list[str]
+    query_index: np.ndarray
+    pin_index: np.ndarray
+
+    @classmethod
+    def of(cls, catalogue: Catalogue, labels: pa.Table, smoothing: float = 0.0) -> "LabelledPairs":
+        """Combine the raters of each pair, with label smoothing, and find its pin in the catalogue."""
+        table = combine_raters(labels, smoothing)
+        queries, query_index = index_queries(table["query"].to_pylist())
+        return cls(
+            table=table,
+            queries=queries,
+            query_index=query_index,
+            pin_index=catalogue.pairs.pin_rows(table["pin_id"].to_pylist()),
+        )

@@ -1,0 +1,108 @@
+"""The arms of an experiment must differ from the run in what they say and in nothing else, or the tables say nothing."""
+
+import pytest
+
+from ray_app.analysis.experiment.spec import ExperimentSpec, load_experiment
+from ray_app.analysis.experiment.variants import trainings_of
+from ray_app.base.config import Config
+from ray_app.base.errors import UserError
+
+
+def make_config(**overrides):
+    plain = {
+        "output": "runs/x",
+        "seed": 17,
+        "ingest": {"pins": {"adapter": "table", "path": "pins.csv"}},
+        "features": {"zero_shot_model": "m"},
+        "teach": {"base_model": "m"},
+        "distill": {"base_model": "m"},
+    }
+    return Config.model_validate(plain | overrides)
+
+
+def make_spec(*arms, **settings):
+    return ExperimentSpec.model_validate({"base": "x.yaml", "title": "t", "arms": list(arms)} | settings)
+
+
+RUN = {"name": "the run"}
+
+
+def test_an_arm_differs_from_the_run_in_its_keys_alone():
+    cfg = make_config()
+    spec = make_spec({"name": "caption", "set": {"pin_text.fields": ["caption"]}}, RUN, system="teacher")
+    arm, run = trainings_of("k", spec, cfg, [])
+    assert arm.cfg.pin_text.fields == ["caption"]
+    assert arm.cfg.model_copy(update={"pin_text": cfg.pin_text}) == cfg
+    assert (run.cfg, run.view, run.stages) == (cfg, "", ())
+
+
+@pytest.mark.parametrize(
+    ("system", "key", "value", "stages"),
+    [
+        ("teacher", "teach.num_layers", 2, ("teach",)),
+        ("student", "distill.train.loss", "hard", ("distill",)),
+        ("student", "label.dtype", "float32", ("label", "distill")),
+        ("student", "teach.num_layers", 2, ("teach", "sample", "label", "distill")),
+        ("teacher", "enrich.top_boards", 1, ("enrich", "zero_shot", "teach")),
+        ("teacher", "sample.until", "2024-02-01", ("enrich", "zero_shot", "teach")),
+        ("teacher", "evaluate.human_labels", "other.csv", ("enrich", "zero_shot", "teach")),
+        ("student", "sample.num_pairs", 10, ("sample", "label", "distill")),
+        ("student", "pin_text.fields", ["title"], ("teach", "sample", "label", "distill")),
+    ],
+)
+def test_stages_from_the_first_that_differs_to_the_one_that_trains(system, key, value, stages):
+    """One too few gives an arm the run's tables in silence; one too many costs hours."""
+    spec = make_spec({"name": "arm", "set": {key: value}}, RUN, system=system)
+    assert trainings_of("k", spec, make_config(), [])[0].stages == stages
+
+
+def test_seeds_train_again_and_change_neither_split_nor_sample():
+    cfg = make_config()
+    spec = make_spec(RUN, {"name": "hard", "set": {"distill.train.loss": "hard"}}, seeds=[18, 17])
+    trainings = trainings_of("k", spec, cfg, spec.seeds)
+    assert [(t.arm, t.cfg.distill.train.seed) for t in trainings] == [
+        ("the run", None), ("the run", 18), ("hard", None), ("hard", 18),
+    ]  # fmt: skip
+    assert {t.cfg.seed for t in trainings} == {17}
+    assert [t.stages for t in trainings] == [(), ("distill",), ("distill",), ("distill",)]
+    assert len({t.view for t in trainings}) == 4
+
+
+def test_systems_without_training_have_one_seed():
+    spec = make_spec({"name": "BM25", "system": "bm25"}, RUN)
+    assert [t.arm for t in trainings_of("k", spec, make_config(), [18])] == ["BM25", "the run", "the run"]
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ({"name": "a", "set": {"distill.train.los": "hard"}}, "did you mean 'distill.train.loss'"),
+        ({"name": "a", "set": {"serve.max_batch": 8}}, "changes no student"),
+        ({"name": "a", "set": {"seed": 3}}, "cannot change 'seed'"),
+    ],
+)
+def test_an_arm_that_cannot_be_is_refused(arm, message):
+    with pytest.raises(UserError, match=message):
+        trainings_of("k", make_spec(arm, RUN), make_config(), [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{base: x, title: t, arms: [{name: a}], system: teacher}", "at least two arms"),
+        ("{base: x, title: t, arms: [{name: a}, {name: a}]}", "same name"),
+        ("{base: x, title: t, compare: languages, arms: [{name: a}, {name: b}, {name: c}]}", "two arms"),
+        ("{base: x, titel: t, arms: [{name: a}, {name: b}]}", "did you mean 'title'"),
+        ("{base: x, title: t, arms: [{name: a}, {name: b, sets: {}}]}", "unknown key 'arms.1.sets'"),
+    ],
+)
+def test_a_file_that_says_too_little_or_something_unknown_is_refused(tmp_path, text, message):
+    (tmp_path / "e.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_experiment(tmp_path / "e.yaml")
+
+
+def test_arms_that_would_overwrite_each_other_are_refused():
+    arms = [{"name": name, "set": {"distill.train.loss": loss}} for name, loss in (("hard", "hard"), ("+ hard!", "kl"))]
+    with pytest.raises(UserError, match="more differently"):
+        trainings_of("k", make_spec(*arms), make_config(), [])

@@ -1,0 +1,443 @@
+"""Reading what a table names: bounds on bytes, time and redirects, and no way into the private network."""
+
+import http.server
+import ipaddress
+import os
+import socket
+import threading
+import time
+
+import pyarrow as pa
+import pytest
+
+from ray_app.base.config import ImageLimits
+from ray_app.base.images import fetch, http_fetch
+from ray_app.base.images.decode import PictureError
+from ray_app.base.images.fetch import HostBudget, is_url, normalise_location, read_picture, shown, stat_pictures
+from ray_app.base.images.http_fetch import is_public
+from ray_app.stages.caption.image_index import HashUDF
+
+CLOSED = ImageLimits(max_bytes=10_000, timeout_sec=1.0)
+OPEN = CLOSED.model_copy(update={"allow_hosts": ["127.0.0.1"]})
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """One behaviour per path."""
+
+    protocol_version = "HTTP/1.1"
+    seen: list[str]
+
+    def do_GET(self):
+        self.server.seen.append(self.path)
+        name = self.path.split("?")[0].strip("/").split("/")[0]
+        getattr(self, f"serve_{name}", self.serve_missing)()
+
+    def answer(self, status, body=b"", **headers):
+        self.send_response(status)
+        for key, value in ({"Content-Length": str(len(body)), "Connection": "close"} | headers).items():
+            self.send_header(key.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def serve_picture(self):
+        self.answer(200, b"picture")
+
+    def serve_headers(self):
+        self.answer(200, "\n".join(f"{k}: {v}" for k, v in self.headers.items()).encode())
+
+    def serve_missing(self):
+        self.answer(404, b"no")
+
+    def serve_to(self):
+        self.answer(302, Location=self.path.removeprefix("/to/"))
+
+    def serve_loop(self):
+        self.answer(301, Location="/loop")
+
+    def serve_announced(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "99999999")
+        self.end_headers()
+
+    def serve_short(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "100")
+        self.end_headers()
+        self.wfile.write(b"half")
+        self.close_connection = True
+
+    def serve_endless(self):
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.drip(b"3e8\r\n" + b"x" * 1000 + b"\r\n", 0.0)
+
+    def serve_slow(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "5000")
+        self.end_headers()
+        self.drip(b"x", 0.1)
+
+    def serve_slowheaders(self):
+        self.drip(b"HTTP/1.1 200 OK\r\n", 0.0, 1)
+        self.drip(b"X-Header: x\r\n", 0.1)
+
+    def serve_silent(self):
+        self.server.stop.wait(10)
+
+    def drip(self, data, pause, times=10_000):
+        try:
+            for _ in range(times):
+                self.wfile.write(data)
+                self.wfile.flush()
+                if self.server.stop.wait(pause):
+                    return
+        except OSError:
+            self.server.hung_up.set()
+        self.close_connection = True
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        httpd.seen, httpd.stop, httpd.hung_up = [], threading.Event(), threading.Event()
+        httpd.daemon_threads = True
+        httpd.block_on_close = False
+        httpd.url = f"http://127.0.0.1:{httpd.server_port}"
+        threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield httpd
+        httpd.stop.set()
+        httpd.shutdown()
+
+
+def refused(location, limits=OPEN):
+    with pytest.raises(PictureError) as caught:
+        read_picture(location, limits)
+    return caught.value
+
+
+# --- http: where to ---
+
+
+def test_loopback_is_refused_before_a_byte_is_sent(server):
+    assert refused(f"{server.url}/picture", CLOSED).code == "forbidden_address"
+    assert server.seen == []
+
+
+def test_an_allowed_host_is_read(server):
+    assert read_picture(f"{server.url}/picture", OPEN) == b"picture"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["2130706433", "0177.0.0.1", "127.1", "0x7f.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "localhost",
+     "0.0.0.0", "[::]", "169.254.169.254", "10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "224.0.0.1",
+     "255.255.255.255", "240.0.0.1", "[fe80::1]", "[fc00::1]", "[fec0::1]", "[ff02::1]", "[64:ff9b::7f00:1]",
+     "[2002:7f00:1::]", "[::127.0.0.1]", "[100::1]"],
+)  # fmt: skip
+def test_private_addresses_in_every_spelling(host, monkeypatch):
+    def connected(*args):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", connected)
+    assert refused(f"http://{host}/latest/meta-data/", CLOSED).code in ("forbidden_address", "unreachable")
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [("8.8.8.8", True), ("2606:4700:4700::1111", True), ("64:ff9b::808:808", True), ("64:ff9b::a00:1", False),
+     ("::ffff:8.8.8.8", True), ("::ffff:10.0.0.1", False), ("2002:a00:1::", False), ("192.0.2.1", False)],
+)  # fmt: skip
+def test_is_public(address, public):
+    assert is_public(ipaddress.ip_address(address)) is public
+
+
+def test_one_private_address_among_public_ones_is_enough_to_refuse(monkeypatch):
+    infos = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in ("8.8.8.8", "10.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: infos)
+    assert refused("http://pictures.example/x.png").code == "forbidden_address"
+
+
+def test_the_connection_goes_to_the_address_that_was_checked(server, monkeypatch):
+    """A name that answers with another address the second time (DNS rebinding) is asked once."""
+    asked = []
+
+    def answer(host, port, *args, **kwargs):
+        asked.append(host)
+        address = "127.0.0.1" if len(asked) == 1 else "10.0.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    limits = OPEN.model_copy(update={"allow_hosts": ["rebind.example"]})
+    url = f"http://rebind.example:{server.server_port}/headers"
+    assert f"Host: rebind.example:{server.server_port}" in read_picture(url, limits).decode()
+    assert asked == ["rebind.example"]
+
+
+def test_proxies_of_the_environment_are_not_used(server, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9/")
+    assert read_picture(f"{server.url}/picture", OPEN) == b"picture"
+
+
+@pytest.mark.parametrize("url", ["http://8.8.8.8:8080/x", "https://8.8.8.8:22/x", "http://8.8.8.8:6379/x"])
+def test_other_ports_than_those_of_the_web_are_refused(url, monkeypatch):
+    """Redis, admin pages and the like of whoever has a public address."""
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a connection was opened"))
+    assert refused(url, CLOSED).code == "forbidden_port"
+
+
+@pytest.mark.parametrize("url", ["http://8.8.8.8/x", "https://8.8.8.8/x", "http://8.8.8.8:443/x"])
+def test_ports_of_the_web_are_not(url, monkeypatch):
+    connected = []
+    monkeypatch.setattr(socket.socket, "connect", lambda _, address: connected.append(address) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        read_picture(url, CLOSED)
+    assert len(connected) == 1
+
+
+def test_a_public_address_of_this_machine_is_refused(monkeypatch):
+    """By itself a machine reaches what a firewall keeps from others."""
+    monkeypatch.setattr(http_fetch, "is_public", lambda _: True)
+    assert refused("http://127.0.0.1/x", CLOSED).code == "forbidden_address"
+    assert http_fetch.allowed_addresses("192.0.2.1", 80, []) == [(socket.AF_INET, "192.0.2.1")]
+
+
+def test_addresses_are_not_ours_because_anything_can_be_bound(monkeypatch):
+    """With net.ipv4.ip_nonlocal_bind, as on load balancers, every picture's host was taken for this machine."""
+    monkeypatch.setattr(http_fetch, "is_public", lambda _: True)
+    monkeypatch.setattr(socket.socket, "bind", lambda *_: None)
+    assert http_fetch.allowed_addresses("192.0.2.1", 80, []) == [(socket.AF_INET, "192.0.2.1")]
+    assert refused("http://127.0.0.1/x", CLOSED).code == "forbidden_address"
+
+
+def test_a_host_without_ipv6_reads_names_that_have_an_ipv6_address_too(server, monkeypatch):
+    """A bare OSError ended the whole caption job."""
+    made = socket.socket
+
+    class Socket(made):
+        def __init__(self, family=-1, *args, **kwargs):
+            if family == socket.AF_INET6:
+                raise OSError(97, "Address family not supported by protocol")
+            super().__init__(family, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    found = [(socket.AF_INET6, "2606:4700:4700::1111"), (socket.AF_INET, "8.8.8.8")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(family, 1, 6, "", (a, 80)) for family, a in found])
+    assert http_fetch.allowed_addresses("pictures.example", 80, []) == found
+    found[1] = (socket.AF_INET, "127.0.0.1")
+    limits = OPEN.model_copy(update={"allow_hosts": ["pictures.example"]})
+    assert read_picture(f"http://pictures.example:{server.server_port}/picture", limits) == b"picture"
+
+
+# --- http: redirects ---
+
+
+def test_a_redirect_is_followed(server):
+    assert read_picture(f"{server.url}/to//picture", OPEN) == b"picture"
+
+
+@pytest.mark.parametrize("target", ["http://localhost:{port}/picture", "http://[::ffff:127.0.0.1]:{port}/picture",
+                                    "http://169.254.169.254/latest", "//2130706433:{port}/picture"])  # fmt: skip
+def test_a_redirect_is_checked_anew(server, target):
+    error = refused(f"{server.url}/to/{target.format(port=server.server_port)}")
+    assert error.code == "forbidden_address"
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://127.0.0.1/x"])
+def test_a_redirect_to_another_scheme_is_refused(server, target):
+    assert refused(f"{server.url}/to/{target}").code == "bad_location"
+
+
+def test_a_redirect_loop_ends(server):
+    assert refused(f"{server.url}/loop").code == "too_many_redirects"
+    assert len(server.seen) == OPEN.max_redirects + 1
+
+
+# --- http: how much ---
+
+
+def test_an_announced_giant_is_not_read(server):
+    assert refused(f"{server.url}/announced").code == "too_many_bytes"
+
+
+def test_an_endless_body_is_cut(server):
+    assert refused(f"{server.url}/endless").code == "too_many_bytes"
+    assert server.hung_up.wait(5)
+
+
+@pytest.mark.parametrize("path", ["slow", "slowheaders", "silent"])
+def test_a_slow_server_is_left_in_time(server, path):
+    """Each wait is short, so that a limit per wait would never strike."""
+    began = time.monotonic()
+    assert refused(f"{server.url}/{path}").code == "timeout"
+    assert 0.8 < time.monotonic() - began < 3
+
+
+def test_a_body_that_ends_early_is_an_error(server):
+    assert refused(f"{server.url}/short").code == "unreachable"
+
+
+def test_another_status_is_an_error(server):
+    error = refused(f"{server.url}/nothing/here?signature=secret")
+    assert str(error) == "http_status: http://127.0.0.1 answered 404"
+
+
+def test_a_port_where_nobody_listens():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    assert refused(f"http://127.0.0.1:{port}/x").code == "unreachable"
+
+
+def test_a_plain_server_asked_for_tls(server):
+    assert refused(server.url.replace("http:", "https:") + "/x").code == "unreachable"
+
+
+# --- hosts that fail ---
+
+
+class Tarpits:
+    """In place of the network: `/slow` fails after 10 s of its own clock, others are there at once."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.asked = 0.0, []
+        monkeypatch.setattr(fetch, "read_picture", self.read)
+        self.hosts = HostBudget(clock=lambda: self.now)
+
+    def read(self, location, limits):
+        self.asked.append(location)
+        if location.endswith("/slow"):
+            self.now += 10
+            raise PictureError("timeout", "10 s")
+        return b"picture"
+
+    def outcome(self, location):
+        try:
+            return self.hosts.read(location, OPEN)
+        except PictureError as error:
+            return error.code
+
+
+def test_a_host_of_tarpits_costs_a_minute_and_not_ten_seconds_per_picture(monkeypatch):
+    """10,000 pins of one such host were an hour of each run."""
+    tarpits = Tarpits(monkeypatch)
+    found = [tarpits.outcome(f"http://{host}/{i}/slow") for i in range(100) for host in ("bad.example", "BAD.example.")]
+    assert found == ["timeout"] * 6 + ["host_failing"] * 194
+    assert len(tarpits.asked) == 6
+    assert tarpits.outcome("http://other.example/slow") == "timeout"
+    assert tarpits.outcome("/plain/path.png") == b"picture"
+
+
+def test_a_host_that_fails_now_and_then_is_read_to_the_end(monkeypatch):
+    tarpits = Tarpits(monkeypatch)
+    paths = [f"/{i}/slow" if i % 20 == 0 else f"/{i}" for i in range(1000)]
+    found = [tarpits.outcome(f"http://good.example{path}") for path in paths]
+    assert (found.count(b"picture"), found.count("timeout")) == (950, 50)
+
+
+def test_workers_read_by_such_a_budget(monkeypatch):
+    tarpits = Tarpits(monkeypatch)
+    hashing = HashUDF(OPEN)
+    hashing.hosts = tarpits.hosts
+    locations = [f"http://bad.example/{i}/slow" for i in range(60)]
+    block = pa.table({"content_key": locations, "location": locations})
+    errors = hashing(block)["error"].to_pylist() + hashing(block)["error"].to_pylist()
+    assert any(error.startswith("host_failing: bad.example: ") for error in errors)
+    assert len(tarpits.asked) < 60
+
+
+# --- secrets ---
+
+
+@pytest.mark.parametrize("url", ["http://user:hunter2@127.0.0.1/x", "http://hunter2@127.0.0.1/x"])
+def test_credentials_in_a_url_are_refused_and_not_shown(url):
+    error = refused(url)
+    assert error.code == "bad_location"
+    assert "hunter2" not in str(error)
+
+
+def test_locations_are_shown_without_secrets():
+    assert shown("https://user:hunter2@host/a.png?X-Amz-Signature=hunter2#hunter2") == "https://host/a.png"
+    assert shown("/plain/path.png") == "/plain/path.png"
+
+
+@pytest.mark.parametrize("url", ["http://", "http:///x", "http://a b/x", "http://host:99999/x", "http://[::1/x",
+                                 "http://127.0.0.1/\r\nHost: other"])  # fmt: skip
+def test_malformed_urls(url):
+    assert refused(url).code == "bad_location"
+
+
+# --- files ---
+
+
+def test_a_path_and_a_file_uri(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"picture")
+    assert read_picture(str(tmp_path / "a.png"), OPEN) == b"picture"
+    assert read_picture(f"file://{tmp_path}/a.png", OPEN) == b"picture"
+
+
+def test_a_relative_path_is_taken_from_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert normalise_location("a/b.png") == str(tmp_path / "a/b.png")
+    assert normalise_location("s3://bucket/b.png") == "s3://bucket/b.png"
+
+
+def test_files_that_are_absent_or_too_large(tmp_path):
+    (tmp_path / "large").write_bytes(b"x" * 10_001)
+    assert refused(str(tmp_path / "absent")).code == "not_found"
+    assert refused(str(tmp_path / "large")).code == "too_many_bytes"
+    assert refused(str(tmp_path)).code == "unreadable"
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    assert refused(str(tmp_path / "fifo")).code == "unreadable"
+    assert refused("/dev/zero").code == "unreadable"
+
+
+@pytest.mark.parametrize(
+    ("location", "code"),
+    [
+        ("hdfs://host/x.png", "bad_location"),
+        ("s3://key:hunter2@bucket/x.png", "bad_location"),
+        ("s3://bucket/x.png?endpoint_override=http://169.254.169.254", "forbidden_address"),
+        ("s3://bucket/x.png?endpoint_override=localhost:9000", "forbidden_address"),
+        ("s3://bucket/x.png?unknown=1", "bad_location"),
+    ],
+)
+def test_uris_that_are_refused(location, code):
+    error = refused(location)
+    assert error.code == code
+    assert "hunter2" not in str(error)
+
+
+def test_stat_tells_a_changed_file(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"1")
+    before = stat_pictures([str(path), "http://host/x", str(tmp_path / "absent"), "hdfs://x/y"], OPEN)
+    time.sleep(0.02)
+    path.write_bytes(b"2")
+    after = stat_pictures([str(path)], OPEN)
+    assert before[1:] == [None, None, None]
+    assert before[0] != after[0]
+
+
+def test_is_url():
+    assert [is_url(x) for x in ("http://a", "HTTPS://a", "s3://a", "/http://a", "")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+def test_watchdogs_do_not_pile_up(server):
+    for _ in range(5):
+        read_picture(f"{server.url}/picture", OPEN)
+    assert sum(isinstance(t, threading.Timer) and not t.finished.is_set() for t in threading.enumerate()) == 0
+    assert http_fetch._CHUNK < OPEN.max_bytes * 10

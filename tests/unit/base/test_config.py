@@ -1,0 +1,229 @@
+"""Configs: a typo must be named, and what a user sets must be what runs."""
+
+from pathlib import Path
+
+import pytest
+
+from ray_app.base.config import TeachConfig, load_config, section_hash
+from ray_app.base.errors import UserError
+
+MINIMAL = """
+output: runs/x
+ingest: {pins: {adapter: table, path: pins.csv}}
+features: {zero_shot_model: m}
+teach: {base_model: m}
+distill: {base_model: m}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, text):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def minimal(write):
+    return write("base.yaml", MINIMAL)
+
+
+def message(path, overrides=()):
+    with pytest.raises(UserError) as caught:
+        load_config(path, list(overrides))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("otput", "'output'"),
+        ("label.batchsize", "'label.batch_size'"),
+        ("teach.train.epoch", "'teach.train.epochs'"),
+        ("ingest.pins.colums", "'ingest.pins.columns'"),
+        ("ingest.limits.max_querychars", "'ingest.limits.max_query_chars'"),
+    ],
+)
+def test_unknown_key_names_the_nearest(minimal, key, nearest):
+    """A typo that is accepted trains with the default and nobody notices."""
+    assert nearest in message(minimal, [f"{key}=3"])
+
+
+def test_unknown_key_in_an_optional_source_names_the_nearest(minimal):
+    text = message(minimal, ["ingest.search_log={adapter: ubi, path: x, locael: de-DE}"])
+    assert "'ingest.search_log.locale'" in text
+
+
+def test_unknown_key_without_a_near_one_is_still_named(minimal):
+    assert "'label.zzzzzz'" in message(minimal, ["label.zzzzzz=1"])
+
+
+def test_a_missing_key_is_named(write):
+    assert "'teach.base_model'" in message(write("a.yaml", MINIMAL.replace("teach: {base_model: m}", "teach: {}")))
+
+
+def test_a_wrong_value_is_named(minimal):
+    assert "'label.batch_size'" in message(minimal, ["label.batch_size=many"])
+
+
+def test_an_unknown_adapter_is_named(minimal):
+    assert "'ingest.pins'" in message(minimal, ["ingest.pins.adapter=tabel"])
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan"])
+def test_infinite_and_nan_settings_are_refused(minimal, value):
+    """A learning rate of infinity passes `> 0` and destroys the model at the first step."""
+    assert "'teach.train.learning_rate'" in message(minimal, [f"teach.train.learning_rate={value}"])
+
+
+def test_zero_shot_vectors_of_engaged_queries_are_refused(minimal):
+    """A query under evaluation was taken out of the pins' texts and stayed in their vectors."""
+    with pytest.raises(UserError, match=r"features\.zero_shot_fields.*engaged_queries"):
+        load_config(minimal, ["features.zero_shot_fields=[title, engaged_queries]"])
+
+
+def test_splits_that_leave_nothing_to_train_on_are_refused(minimal):
+    assert "teach.test_share" in message(minimal, ["teach.test_share=0.9", "teach.valid_share=0.1"])
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [(None, "does not exist"), ("a: [", "not valid YAML"), ("- 1", "mapping"), ("", "mapping")],
+)
+def test_an_unreadable_config_is_one_line(tmp_path, write, text, what):
+    path = tmp_path / "a.yaml" if text is None else write("a.yaml", text)
+    assert what in message(path)
+
+
+def test_a_key_given_twice_is_refused(write):
+    """YAML's rule is that the last wins, so a second `label:` section would silently undo the first."""
+    assert "'label'" in message(write("a.yaml", MINIMAL + "label: {batch_size: 2}\nlabel: {num_actors: 2}\n"))
+
+
+# --- overrides ---
+
+
+@pytest.mark.parametrize(
+    ("override", "read", "value"),
+    [
+        ("seed=3", lambda c: c.seed, 3),
+        ("teach.train.learning_rate=2e-5", lambda c: c.teach.train.learning_rate, 2e-5),
+        ("pin_text.fields=[title, caption]", lambda c: c.pin_text.fields, ["title", "caption"]),
+        ("teach.revision=null", lambda c: c.teach.revision, None),
+        ("teach.revision=", lambda c: c.teach.revision, None),
+        ("evaluate.human_labels=a=b.csv", lambda c: c.evaluate.human_labels, "a=b.csv"),
+        ("features.named_vectors.sage=8", lambda c: c.features.named_vectors, {"sage": 8}),
+        ("output=s3://b/p?region=us-east-1&scheme=http", lambda c: c.output, "s3://b/p?region=us-east-1&scheme=http"),
+    ],
+)
+def test_override_sets_the_value(minimal, override, read, value):
+    assert read(load_config(minimal, [override])) == value
+
+
+def test_the_last_override_wins(minimal):
+    assert load_config(minimal, ["seed=1", "seed=2"]).seed == 2
+
+
+def test_an_override_reaches_into_what_another_config_set(write, minimal):
+    child = write("child.yaml", "extends: base.yaml\nlabel: {batch_size: 8, num_actors: 3}\n")
+    label = load_config(child, ["label.batch_size=9"]).label
+    assert (label.batch_size, label.num_actors) == (9, 3)
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "output.x=1", "a..b=1", "seed=[1"])
+def test_a_malformed_override_is_one_line(minimal, override):
+    assert override.partition("=")[0] in message(minimal, [override])
+
+
+# --- extends ---
+
+
+def test_extends_merges_section_by_section(write, minimal):
+    child = write("child.yaml", "extends: base.yaml\nseed: 5\nteach: {hidden: 7}\n")
+    cfg = load_config(child)
+    assert (cfg.seed, cfg.teach.hidden, cfg.teach.base_model) == (5, 7, "m")
+
+
+def test_extends_replaces_a_source_of_another_adapter(write, minimal):
+    """Merged, the parent's column map would be an unknown key of the child's Chorus source."""
+    write("parent.yaml", MINIMAL.replace("path: pins.csv", "path: pins.csv, columns: {pin_id: id}"))
+    child = write("child.yaml", "extends: parent.yaml\ningest: {pins: {adapter: chorus, path: data}}\n")
+    assert load_config(child).ingest.pins.adapter == "chorus"
+
+
+def test_extends_is_relative_to_the_file_that_says_it(write, minimal, tmp_path):
+    (tmp_path / "deep").mkdir()
+    child = write("deep/child.yaml", "extends: ../base.yaml\n")
+    assert load_config(child).output == "runs/x"
+
+
+def test_extends_in_a_circle_is_refused(write):
+    write("a.yaml", "extends: b.yaml\n")
+    assert "circle" in message(write("b.yaml", "extends: a.yaml\n"))
+
+
+def test_extends_of_a_missing_file_names_it(write):
+    assert "nowhere.yaml" in message(write("a.yaml", "extends: nowhere.yaml\n"))
+
+
+# --- hashes ---
+
+
+def test_equal_settings_have_equal_hashes_whatever_file_they_came_from(write, minimal):
+    child = write("child.yaml", "extends: base.yaml\nlabel: {batch_size: 8}\n")
+    assert section_hash(load_config(child)) == section_hash(load_config(minimal, ["label.batch_size=8"]))
+
+
+def test_a_changed_setting_changes_the_hash(minimal):
+    assert section_hash(load_config(minimal)) != section_hash(load_config(minimal, ["label.batch_size=8"]))
+
+
+def test_sections_do_not_run_into_each_other():
+    assert section_hash("ab", "c") != section_hash("a", "bc")
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in (Path(__file__).parents[3] / "configs").glob("[!b]*.yaml"))
+)
+def test_every_config_that_comes_with_the_project_is_valid(name):
+    load_config(Path(__file__).parents[3] / "configs" / name)
+
+
+def test_parallelism_needs_a_gpu_for_each_process(minimal):
+    assert "num_gpus must be tensor_parallel x pipeline_parallel = 4, not 1" in message(
+        minimal, ["label.engine=vllm", "label.tensor_parallel=4", "label.num_gpus=1"]
+    )
+    assert "need engine: vllm" in message(minimal, ["label.pipeline_parallel=2"])
+
+
+def test_the_number_of_training_workers_is_no_part_of_a_models_recipe() -> None:
+    """A run means the same on any number of workers, so a bigger cluster must train nothing again."""
+    one = TeachConfig(base_model="x")
+    assert one.recipe == one.model_copy(update={"num_workers": 8, "min_workers": 2, "use_gpu": True}).recipe
+    assert one.recipe != one.model_copy(update={"dropout": 0.5}).recipe
+
+
+@pytest.mark.parametrize("adapter", ["ubi", "chorus"])
+def test_a_locale_is_held_in_its_one_spelling(write, adapter):
+    path = write(
+        "l.yaml", MINIMAL.replace("}}", f"}}, search_log: {{adapter: {adapter}, path: x, locale: zh_hant_tw}}}}", 1)
+    )
+    assert load_config(path).ingest.search_log.locale == "zh-Hant-TW"
+    assert load_config(path, ["ingest.pins.constants={locale: en_us}"]).ingest.pins.constants == {"locale": "en-US"}
+
+
+def test_a_ubi_log_of_no_locale_is_not_one_of_the_united_states(write):
+    path = write("u.yaml", MINIMAL.replace("}}", "}, search_log: {adapter: ubi, path: x}}", 1))
+    assert load_config(path).ingest.search_log.locale == "und"
+
+
+def test_what_is_no_locale_names_its_key(write):
+    bad = write("b.yaml", MINIMAL.replace("}}", "}, search_log: {adapter: ubi, path: x, locale: english}}", 1))
+    assert "ingest.search_log.locale" in message(bad) and "BCP 47" in message(bad)
+    fine = write("m.yaml", MINIMAL)
+    for value, told in (("english", "'english' is not a BCP 47"), ("no", "put it in quotes")):
+        said = message(fine, [f"ingest.pins.constants={{locale: {value}}}"])
+        assert "ingest.pins.constants" in said and told in said

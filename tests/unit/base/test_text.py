@@ -1,0 +1,113 @@
+import pyarrow as pa
+import pytest
+
+from ray_app.base.config import PinTextConfig
+from ray_app.base.text import (
+    cut_text,
+    normalise_query,
+    normalise_text,
+    query_group,
+    render_pin_text,
+    render_pin_texts,
+    stem_tokens,
+    tokenise,
+)
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ("  a \t b\n", "a b"),
+        ("ﬁne ＡＢＣ", "fine ABC"),
+        ("a\x00b\u200bc\ufeff", "a bc"),
+        ("\ud800x", "x"),
+        (None, ""),
+    ],
+)
+def test_texts_that_look_alike_become_equal(raw, clean):
+    assert normalise_text(raw) == clean
+
+
+def test_normalising_twice_changes_nothing():
+    """Else a key computed from stored text would differ from one computed from raw text."""
+    for text in ("İstanbul ﬁ", "ǅ ß", "a\u0301  b", "ΰ"):
+        assert normalise_query(normalise_query(text)) == normalise_query(text)
+
+
+def test_models_read_letters_as_people_write_them_and_matching_does_not_mind():
+    """Casefolded, "weiße" is a word that no language model knows: German queries for white lost a third of their nDCG."""
+    assert normalise_query("Weiße  Vase") == "weiße vase"
+    assert tokenise("Weiße Vase") == tokenise("weisse vase") == ["weisse", "vase"]
+
+
+def test_tokens_are_casefolded_words_in_order_with_repeats():
+    assert tokenise("HP 15.6-inch, HP_Laptop!") == ["hp", "15", "6", "inch", "hp", "laptop"]
+
+
+def test_words_of_scripts_with_combining_marks_stay_whole():
+    assert tokenise("हिन्दी தமிழ் ราคา") == ["हिन्दी", "தமிழ்", "ราคา"]
+
+
+def test_ascii_shortcut_gives_the_tokens_of_the_full_path():
+    text = "Dell's XPS-13\x07 9310_b  4K"
+    assert tokenise(text) == tokenise(text + " é")[:-1]
+
+
+def test_plural_and_singular_are_one_stem():
+    assert stem_tokens("laptops watches batteries") == stem_tokens("laptop watch battery")
+
+
+def test_stems_leave_words_that_only_look_plural():
+    assert stem_tokens("glass virus bus tv") == ["glass", "virus", "bus", "tv"]
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [("laptop", "Laptops"), ("smart watch", "smartwatches"), ("kid's toys", "kids toy"), ("i-phone", "iPhone")],
+)
+def test_near_duplicate_queries_share_a_group(a, b):
+    """Else a test query's twin is trained on, and the report is too good."""
+    assert query_group(a) == query_group(b)
+
+
+def test_other_queries_have_other_groups():
+    assert len({query_group(q) for q in ("laptop", "laptop bag", "!!", "??", "desk")}) == 5
+
+
+ROW = {"title": "HP Laptop", "description": "HP laptop with a fast disk", "board_titles": ["office", None, "work"]}
+
+
+def test_fields_are_joined_in_the_configs_order():
+    text = render_pin_text(ROW, PinTextConfig(fields=["board_titles", "title"]))
+    assert text == "office, work. HP Laptop"
+
+
+def test_a_field_that_an_earlier_one_starts_with_is_left_out():
+    row = {"title": "HP Laptop 15 silver", "description": "hp laptop 15"}
+    assert render_pin_text(row, PinTextConfig()) == "HP Laptop 15 silver"
+
+
+def test_a_longer_field_is_kept_though_it_repeats_the_title():
+    assert render_pin_text(ROW, PinTextConfig(fields=["title", "description"])).endswith("fast disk")
+
+
+def test_a_field_is_cut_between_words():
+    cfg = PinTextConfig(fields=["title"], max_field_chars={"title": 12})
+    assert render_pin_text({"title": "wireless headphones"}, cfg) == "wireless"
+
+
+def test_text_without_spaces_is_cut_where_it_is():
+    assert cut_text("ノート" * 10, 7) == "ノートノートノ"
+
+
+def test_a_pin_without_text_renders_to_nothing():
+    assert render_pin_text({"title": None, "board_titles": [], "description": " "}, PinTextConfig()) == ""
+
+
+def test_a_table_without_the_columns_renders_to_empty_texts():
+    assert render_pin_texts(pa.table({"pin_id": ["a", "b"]}), PinTextConfig()) == ["", ""]
+
+
+def test_rendering_a_table_is_rendering_its_rows():
+    table = pa.table({"title": ["a", None], "engaged_queries": [["q", "r"], None]})
+    assert render_pin_texts(table, PinTextConfig()) == ["a. q, r", ""]

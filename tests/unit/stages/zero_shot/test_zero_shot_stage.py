@@ -1,0 +1,69 @@
+"""Queries and pins are read by their own prompts, and each finds its own results."""
+
+import numpy as np
+import pytest
+import side_world
+from tiny_models import published
+
+from ray_app.base.columns import matrix_of
+from ray_app.base.config import FeatureConfig
+from ray_app.cluster.embedding import embed_batch, wanted_texts
+from ray_app.models.text_encoder import TextEncoder
+from ray_app.stages.zero_shot import stage
+from ray_app.tables.manifest import read_output
+
+PINS = {"p1": "red mug", "p2": "usb hub"}
+LOG = [("red mug", "p1", "click"), ("shoe", "p2", "impression")]  # the first query is a title too
+
+
+def world(folder, source):
+    cfg, store = side_world.build(folder, pins=PINS, log=LOG, labelled=("cup",))
+    features = FeatureConfig(zero_shot_model=source, zero_shot_max_tokens=10)
+    return cfg.model_copy(update={"features": features}), store
+
+
+def fill_ledger(tower, texts):
+    """So that the stage has no model work to do, and needs no Ray."""
+    tower.ledger.commit(embed_batch(wanted_texts(tower.recipe, sorted(set(texts))), tower.build(), 8))
+
+
+@pytest.fixture
+def prompted(tmp_path, tiny_encoder):
+    (tmp_path / "data").mkdir()
+    source = published(tmp_path / "model", tiny_encoder, prompts={"query": "blue cable ", "document": "small shoe "})
+    return *world(tmp_path / "data", source), source
+
+
+def test_a_text_that_is_query_and_title_gets_two_vectors(prompted):
+    """With one key for both, whichever came first would be the other's vector too."""
+    cfg, store, source = prompted
+    pin, query = (stage.zero_shot_tower(cfg, store, role) for role in ("pin", "query"))
+    fill_ledger(pin, ["red mug", "usb hub", ""])
+    fill_ledger(query, ["red mug", "shoe", "cup"])
+    manifest = stage.run(cfg, store)
+    pins = read_output(store, manifest.output("zero_shot_pins"))
+    queries = read_output(store, manifest.output("zero_shot_queries"))
+    encoder = TextEncoder(source, None, 10, role="query")
+    assert queries["query"].to_pylist() == ["cup", "red mug", "shoe"]
+    np.testing.assert_allclose(matrix_of(queries["embedding"]), encoder.encode(["cup", "red mug", "shoe"]), atol=1e-3)
+    wanted = encoder.as_role("pin").encode(["red mug", "usb hub"])
+    titles = matrix_of(pins["title_embedding"])
+    np.testing.assert_allclose(titles, wanted, atol=1e-3)
+    assert not pin.encode([""]).any()  # a prompt alone says nothing of a pin
+    assert np.abs(titles[0] - matrix_of(queries["embedding"])[1]).max() > 0.01
+
+
+def test_prompts_and_pooling_are_in_the_recipe(prompted, tiny_encoder):
+    cfg, store, _ = prompted
+
+    def recipes(**changes):
+        features = cfg.features.model_copy(update=changes)
+        changed = cfg.model_copy(update={"features": features})
+        return [stage.zero_shot_tower(changed, store, role).recipe for role in ("query", "pin")]
+
+    query, pin = recipes()
+    assert query != pin
+    assert recipes(zero_shot_query_prompt="hub ") != [query, pin] and recipes(zero_shot_query_prompt="hub ")[1] == pin
+    assert not {query, pin} & set(recipes(zero_shot_pooling="cls"))
+    without = recipes(zero_shot_query_prompt="", zero_shot_pin_prompt="")
+    assert without[0] == without[1]  # one text, one vector, computed once

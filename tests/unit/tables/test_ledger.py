@@ -1,0 +1,221 @@
+"""The ledger: nothing paid for is lost, nothing is computed twice, nothing torn is served."""
+
+import logging
+
+import pyarrow as pa
+import pytest
+
+from ray_app.base.errors import UserError
+from ray_app.base.storage import Storage
+from ray_app.tables.ledger import Ledger
+
+SCHEMA = pa.schema(
+    [
+        pa.field("content_key", pa.string(), nullable=False),
+        pa.field("length", pa.int64()),
+        pa.field("error", pa.string()),
+    ]
+)
+
+
+def results(*keys, error=None):
+    return pa.table({"content_key": list(keys), "length": [len(k) for k in keys], "error": [error] * len(keys)}, SCHEMA)
+
+
+def wanted(*keys):
+    return pa.table({"content_key": pa.array(keys, pa.string()), "row": list(range(len(keys)))})
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(Storage(str(tmp_path)), "soft_labels", "0123456789abcdef", SCHEMA)
+
+
+def keys(ledger):
+    return sorted(ledger.present_keys().to_pylist())
+
+
+def only_file(ledger):
+    (path,) = ledger.store.list_files(ledger.folder)
+    return path
+
+
+# --- what is left to do ---
+
+
+def test_everything_is_missing_from_an_empty_ledger(ledger):
+    assert ledger.missing(wanted("a", "b"))["content_key"].to_pylist() == ["a", "b"]
+
+
+def test_missing_keeps_the_order_given(ledger):
+    """The order decides the batches, and those decide rounding."""
+    ledger.commit(results("d", "a"))
+    assert ledger.missing(wanted("e", "d", "c", "a", "b"))["content_key"].to_pylist() == ["e", "c", "b"]
+
+
+def test_missing_asks_for_a_repeated_key_once(ledger):
+    assert ledger.missing(wanted("b", "a", "b", "a", "c"))["row"].to_pylist() == [0, 1, 4]
+
+
+def test_a_failed_row_is_not_missing(ledger):
+    """Else each run would pay for the same bad rows again."""
+    ledger.commit(results("a", error="too long"))
+    assert ledger.missing(wanted("a")).num_rows == 0
+
+
+def test_nothing_wanted_is_nothing_missing(ledger):
+    ledger.commit(results("a"))
+    assert ledger.missing(wanted()).num_rows == 0
+
+
+def test_another_recipe_has_its_own_results(ledger):
+    """Else a new teacher would be given the old teacher's labels."""
+    ledger.commit(results("a"))
+    other = Ledger(ledger.store, ledger.table, "f" * 16, SCHEMA)
+    assert other.missing(wanted("a")).num_rows == 1
+
+
+# --- committing ---
+
+
+def test_committing_twice_gives_one_row(ledger):
+    """A worker that dies after its commit is given the block again."""
+    ledger.commit(results("a", "b"))
+    ledger.commit(results("a", "b"))
+    assert keys(ledger) == ["a", "b"]
+    assert len(ledger.store.list_files(ledger.folder)) == 1
+
+
+def test_overlapping_blocks_give_each_key_once(ledger):
+    """Two jobs at once, or rounding that differs between two machines."""
+    ledger.commit(results("a", "b"))
+    ledger.commit(results("b", "c"))
+    assert keys(ledger) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("block", [("a", "a"), ("a", None)])
+def test_a_block_with_repeated_or_null_keys_is_refused(ledger, block):
+    table = pa.table({"content_key": list(block), "length": [1, 2], "error": pa.array([None, None], pa.string())})
+    with pytest.raises(ValueError, match="unique, non-null"):
+        ledger.commit(table)
+
+
+def test_an_all_null_error_column_keeps_its_type(ledger):
+    ledger.commit(pa.table({"content_key": ["a"], "length": [1], "error": [None]}))
+    assert ledger.scan().table.schema == SCHEMA
+
+
+# --- looking up ---
+
+
+def test_lookup_answers_row_by_row(ledger):
+    """An answer in another order would give each pin another pin's vector."""
+    ledger.commit(results("ccc", "a"))
+    ledger.commit(results("bb"))
+    found = ledger.lookup(pa.array(["a", "bb", "ccc", "a"]))
+    assert found["length"].to_pylist() == [1, 2, 3, 1]
+
+
+def test_lookup_of_an_absent_key_raises(ledger):
+    ledger.commit(results("a"))
+    with pytest.raises(KeyError, match="1 of 2 keys"):
+        ledger.lookup(pa.array(["a", "b"]))
+
+
+# --- torn files ---
+
+
+def test_a_truncated_file_counts_as_absent_wherever_it_was_cut(ledger):
+    ledger.commit(results("a", "b"))
+    path = only_file(ledger)
+    data = ledger.store.read_bytes(path)
+    for length in {0, 1, 4, 8, *range(12, len(data), 97), len(data) - 8, len(data) - 1}:
+        ledger.store.write_bytes(path, data[:length])
+        assert keys(ledger) == []
+
+
+def test_a_flipped_bit_counts_as_absent_wherever_it_is(ledger):
+    """Parquet's page checksums miss headers and schema: with them alone some flips are read as other values."""
+    ledger.commit(results("a", "b"))
+    path = only_file(ledger)
+    data = bytearray(ledger.store.read_bytes(path))
+    for position in range(0, len(data), 41):
+        data[position] ^= 0x01
+        ledger.store.write_bytes(path, bytes(data))
+        assert keys(ledger) == []
+        data[position] ^= 0x01
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"garbage" * 100])
+def test_a_garbage_file_does_not_hide_the_others(ledger, data):
+    ledger.commit(results("a"))
+    ledger.store.write_bytes(f"{ledger.folder}/{'0' * 32}.parquet", data)
+    assert keys(ledger) == ["a"]
+
+
+def test_a_torn_file_is_warned_about_and_named(ledger, caplog):
+    ledger.store.write_bytes(f"{ledger.folder}/torn.parquet", b"PAR1")
+    with caplog.at_level(logging.WARNING):
+        assert ledger.scan().torn_files == [f"{ledger.folder}/torn.parquet"]
+    assert "torn.parquet" in caplog.text
+
+
+def test_computing_a_torn_block_again_mends_it(ledger):
+    ledger.commit(results("a", "b"))
+    ledger.store.write_bytes(only_file(ledger), b"torn")
+    ledger.commit(results("a", "b"))
+    assert ledger.scan().torn_files == []
+    assert keys(ledger) == ["a", "b"]
+
+
+def test_another_schema_under_the_same_recipe_is_an_error(ledger):
+    """Not a reason to compute everything again without a word: some recipe forgot a setting."""
+    ledger.commit(results("a"))
+    other = Ledger(ledger.store, ledger.table, ledger.recipe, SCHEMA.append(pa.field("probs", pa.float64())))
+    with pytest.raises(UserError, match="another schema"):
+        other.scan()
+
+
+# --- garbage ---
+
+
+def test_garbage_collection_keeps_what_is_referenced(ledger):
+    ledger.commit(results("a", "b", "c"))
+    ledger.commit(results("d", "e"))
+    ledger.commit(results("f"))
+    assert ledger.collect_garbage(pa.array(["a", "c", "f", "never seen"])) == 3
+    assert keys(ledger) == ["a", "c", "f"]
+
+
+def test_garbage_collection_keeps_values(ledger):
+    ledger.commit(results("a", "bb", "ccc"))
+    ledger.collect_garbage(pa.array(["ccc"]))
+    assert ledger.lookup(pa.array(["ccc"]))["length"].to_pylist() == [3]
+
+
+def test_garbage_collection_deletes_torn_files(ledger):
+    ledger.store.write_bytes(f"{ledger.folder}/torn.parquet", b"PAR1")
+    ledger.collect_garbage(pa.array([], pa.string()))
+    assert ledger.store.list_files(ledger.folder) == []
+
+
+def test_a_crash_between_commit_and_delete_loses_nothing(ledger, monkeypatch):
+    ledger.commit(results("a", "b"))
+
+    def crash(self, path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "delete", crash)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.collect_garbage(pa.array(["a"]))
+    assert keys(ledger) == ["a", "b"]
+    ledger.collect_garbage(pa.array(["a"]))
+    assert keys(ledger) == ["a"]
+
+
+def test_dropped_errors_are_missing_again(ledger):
+    """The way to retry rows whose cause was mended."""
+    ledger.commit(pa.concat_tables([results("a"), results("b", error="timeout")]))
+    assert ledger.drop_errors() == 1
+    assert ledger.missing(wanted("a", "b"))["content_key"].to_pylist() == ["b"]

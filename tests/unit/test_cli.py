@@ -1,0 +1,45 @@
+"""What the entry points share: a job that Ray runs in a copy of the folder must not write its results there."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ray_app.base.errors import UserError
+from ray_app.cli import leave_copy
+
+
+@pytest.fixture
+def in_copy(monkeypatch, tmp_path):
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.delenv("OLDPWD", raising=False)
+    job = {"runtime_env": {"working_dir": "gcs://_ray_pkg_1.zip"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+    return tmp_path
+
+
+def test_relative_paths_leave_the_copy(in_copy, monkeypatch):
+    monkeypatch.setenv("OLDPWD", str(in_copy / "home"))
+    leave_copy()
+    assert Path.cwd() == in_copy / "home"
+
+
+def test_the_users_root_goes_first(in_copy, monkeypatch):
+    monkeypatch.setenv("OLDPWD", str(in_copy))
+    monkeypatch.setenv("RELEVANCE_ROOT", str(in_copy / "home"))
+    leave_copy()
+    assert Path.cwd() == in_copy / "home"
+
+
+def test_without_a_root_it_says_how_to_give_one(in_copy):
+    with pytest.raises(UserError, match="RELEVANCE_ROOT"):
+        leave_copy()
+
+
+def test_outside_of_such_a_job_nothing_moves(in_copy, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {}}))
+    here = Path.cwd()
+    leave_copy()
+    assert Path.cwd() == here
