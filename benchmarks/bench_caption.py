@@ -13,7 +13,7 @@ models get slower with more threads on a busy machine. A ratio far above the num
 than Ray was measured.
 
 Start-up is outside of both timings: the loop's model is loaded and warm before, and on Ray no picture is read before the
-engine says that it is ready. Ray's time ends when the driver holds the last caption. All sides run in turns.
+engine says that it is ready. Ray's time ends when the last caption is in the ledger. All sides run in turns.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -37,9 +38,11 @@ from ray_app.base.storage import Storage
 from ray_app.cluster.resources import start_local
 from ray_app.models.devices import actor_threads
 from ray_app.stages.caption.batches import CaptionUDF, load_pictures, to_picture
-from ray_app.stages.caption.chain import stream_answers
+from ray_app.stages.caption.chain import caption_chain
+from ray_app.stages.caption.clean import clean_caption
 from ray_app.stages.caption.engine import TransformersCaptioner
 from ray_app.stages.caption.image_index import SOURCES
+from ray_app.stages.caption.stage import caption_work
 
 CLOTHING = ROOT.parent / "shared" / "data" / "clothing" / "images"
 DEMO_MODEL = "package:ray_app/demo/models/vlm"
@@ -61,29 +64,33 @@ def load_when_ready(job: pa.Table, gate: Path, **kwargs: Any) -> Iterator[pa.Tab
     yield from load_pictures(job, **kwargs)
 
 
-def through_ray(cfg: CaptionConfig, sources: pa.Table) -> tuple[float, dict[str, str]]:
+def through_ray(cfg: CaptionConfig, sources: pa.Table) -> tuple[float, dict[str, str | None]]:
     """Seconds from a ready engine to the last caption, and the captions."""
     with tempfile.TemporaryDirectory() as folder:
         gate = Path(folder) / "ready"
-        found: dict[str, str] = {}
-        answers = stream_answers(
-            cfg, Storage(folder), sources,
-            load=partial(load_when_ready, gate=gate), captioner=GatedCaptionUDF, gate=gate,
-        )  # fmt: skip
-        for table in answers:
-            found |= dict(zip(table["content_key"].to_pylist(), table["text"].to_pylist(), strict=True))
-        return time.time() - gate.stat().st_mtime, found
+        store = Storage(folder)
+        chain = partial(
+            caption_chain, cfg, store, load=partial(load_when_ready, gate=gate), captioner=GatedCaptionUDF, gate=gate
+        )
+        work = replace(caption_work(cfg, store), chain=chain)
+        work.compute(sources)
+        seconds = time.time() - gate.stat().st_mtime
+        table = work.ledger.scan().table
+        return seconds, dict(zip(table["content_key"].to_pylist(), table["caption"].to_pylist(), strict=True))
 
 
-def plain_loop(cfg: CaptionConfig, sources: pa.Table, captioner: TransformersCaptioner) -> tuple[float, dict[str, str]]:
+def plain_loop(
+    cfg: CaptionConfig, sources: pa.Table, captioner: TransformersCaptioner
+) -> tuple[float, dict[str, str | None]]:
     """Read, decode and caption batch after batch in this process; no table in between."""
     began = time.perf_counter()
-    found: dict[str, str] = {}
+    found: dict[str, str | None] = {}
     for start in range(0, sources.num_rows, cfg.batch_size):
         for batch in load_pictures(sources.slice(start, cfg.batch_size), Storage("."), cfg.limits, cfg.batch_size):
             rows = batch.to_pylist()
             texts = captioner.caption([to_picture(row["width"], row["height"], row["pixels"]) for row in rows])
-            found |= dict(zip([row["content_key"] for row in rows], texts, strict=True))
+            captions = [clean_caption(text, cfg.prompt, cfg.max_chars).caption for text in texts]
+            found |= dict(zip([row["content_key"] for row in rows], captions, strict=True))
     return time.perf_counter() - began, found
 
 

@@ -200,7 +200,7 @@ def through_ray(
     cfg = Config.model_construct(label=label)
     labeller = Labeller(cfg=cfg, store=store, teacher=teacher)
     store.delete("ledger")
-    counts = labeller.compute_texts(rows)
+    counts = labeller.work().compute(rows)
     found = labeller.ledger.lookup(rows["content_key"])
     side = rate(len(rows), counts.tokens, counts.timing.wall_sec - counts.timing.startup_sec)
     side["prefix_hit_rate"] = counts.prefix_hit_rate and round(counts.prefix_hit_rate, 3)

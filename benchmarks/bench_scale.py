@@ -14,10 +14,10 @@ enrich; from one part of `ingest.bytes_per_part` up); their processor time count
     enrich     pins, saves and events, one each of three rows: rank titles and queries, write
     sample     events, over a catalogue of 10,000 pins and 1,000 queries at most: draw 20,000 pairs
     sample_catalogue   pins, with 20,000 events and 200 queries at most: the same
-    plan       pairs whose labels are all there: keys, the ledger's keys, what is missing (`run_missing`)
+    plan       pairs whose labels are all there: keys, the ledger's keys, what is missing (`ModelWork.compute`)
     release    pins of 64 numbers: gather, write, publish
 
-Actors: `run_missing`, the path of labels and embeddings, over engines that sleep as one would compute (3 s a block, 10%
+Actors: `ModelWork.compute`, the path of labels and embeddings, over engines that sleep as one would compute (3 s a block, 10%
 more or less, 12 blocks per actor), on a local cluster with logical CPUs. Two efficiencies:
 "efficiency" = sleep / (actors' time from when each was ready to the last commit): start-up excluded;
 "efficiency_with_start_up" = sleep / (actors x the whole run's time).
@@ -377,7 +377,7 @@ def _pairs(rows: int) -> tuple[list[str], list[str]]:
 
 
 def run_plan(folder: Path, rows: int) -> Callable[[], object]:
-    from ray_app.cluster.executor import run_missing
+    from ray_app.cluster.executor import ModelWork
     from ray_app.cluster.resources import Pool
 
     ledger = Ledger(Storage(str(folder / "run")), "soft_labels", "0" * 16, SOFT_LABEL_RESULTS)
@@ -395,13 +395,15 @@ def run_plan(folder: Path, rows: int) -> Callable[[], object]:
 
     def plan() -> None:
         wanted = pa.table({"content_key": content_keys("recipe", queries, texts), "query": queries, "text": texts})
-        counts = run_missing(ledger, wanted, _no_chain, Pool(section="label"), rows_per_block=8192)
+        counts = ModelWork(
+            noun="pairs", ledger=ledger, pool=Pool(section="label"), chain=_no_chain, rows_per_block=8192
+        ).compute(wanted)
         assert counts.already_present == rows
 
     return plan
 
 
-def _no_chain(*_: Any) -> Any:
+def _no_chain() -> Any:
     raise AssertionError("nothing is missing")
 
 
@@ -480,7 +482,7 @@ def _run_actors(folder: Path, num: int) -> dict[str, Any]:
     from bench_scale import SleepingEngine as Engine  # by its module's name, so that workers import it too
 
     from ray_app.cluster.blocks import actor_chain
-    from ray_app.cluster.executor import run_missing
+    from ray_app.cluster.executor import ModelWork
     from ray_app.cluster.resources import Pool
 
     notes = folder / "notes"
@@ -490,14 +492,15 @@ def _run_actors(folder: Path, num: int) -> dict[str, Any]:
     ledger = Ledger(Storage(str(folder / "run")), "soft_labels", "1" * 16, SOFT_LABEL_RESULTS)
     pool = Pool(section="label", num_actors=num, num_cpus=1)
     began = time.time()
-    counts = run_missing(
-        ledger,
-        wanted,
-        actor_chain(Engine, {"notes": str(notes)}),
-        pool,
+    work = ModelWork(
+        noun="pairs",
+        ledger=ledger,
+        pool=pool,
+        chain=lambda: actor_chain(Engine, {"notes": str(notes)}),
         rows_per_block=ROWS_PER_BLOCK,
         progress_sec=3600,
     )
+    counts = work.compute(wanted)
     ended = began + counts.timing.wall_sec
     assert counts.computed == rows
     told = [json.loads(path.read_text()) for path in notes.iterdir()]
@@ -507,7 +510,7 @@ def _run_actors(folder: Path, num: int) -> dict[str, Any]:
         "efficiency_with_start_up": round(slept / (num * counts.timing.wall_sec), 3),
         "wall_sec": round(counts.timing.wall_sec, 1), "slept_sec_per_actor": round(slept / num, 1),
         "last_actor_ready_sec": round(max(one["ready"] for one in told) - began, 1), "actors_used": len(told),
-        "blocks": counts.blocks, "load_1min": round(os.getloadavg()[0], 1),
+        "blocks": num * BLOCKS_PER_ACTOR, "load_1min": round(os.getloadavg()[0], 1),
     }  # fmt: skip
 
 

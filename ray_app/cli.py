@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import ray
-
 from ray_app.base.config import Config, load_config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.umask import keep_private
-from ray_app.cluster import resources as cluster
+from ray_app.cluster import resources
 from ray_app.tables.manifest import Manifest
 
 StageFn = Callable[[Config, Storage], Manifest]
@@ -66,6 +64,8 @@ def run_parsed(args: argparse.Namespace, body: Body) -> None:
         leave_copy()
         store = Storage(cfg.output)
         connect(cfg)
+        import ray
+
         if store.is_local and len(ray.nodes()) > 1:
             logging.warning("output is the local folder %s: every node of the cluster must see it", store.full_path(""))
         body(cfg, store)
@@ -101,7 +101,7 @@ def leave_copy() -> None:
 
 def connect(cfg: Config) -> None:
     """Join the cluster that RAY_ADDRESS names (as in `ray job submit`), or start one on this machine."""
-    cluster.connect(
+    resources.connect(
         # Logical CPUs: stages of one Ray Data chain hold some while they wait for each other, so two would hang.
         num_cpus=cfg.ray.num_cpus or max(6, os.cpu_count() or 1),
         object_store_memory=cfg.ray.object_store_bytes,

@@ -172,7 +172,7 @@ def main(folder):
     rows, done = pq.read_table(folder / "rows.parquet"), []
     for run in spec["runs"]:
         store = Storage(run["store"])
-        counts = labeller(store, finished_model(store, _TEACHER), **run["label"]).compute_texts(rows)
+        counts = labeller(store, finished_model(store, _TEACHER), **run["label"]).work().compute(rows)
         done.append(asdict(counts))
     total = sum(counts["computed"] for counts in done)
     answer = {"runs": done, "metrics": poll_metric("ray_relevance_rows_total", total)}

@@ -16,7 +16,7 @@ from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION, render_pin_texts
 from ray_app.cluster.blocks import actor_chain
 from ray_app.cluster.embedding import EmbedUDF, Encoder, longest_first, wanted_texts
-from ray_app.cluster.executor import LedgerCounts, run_missing
+from ray_app.cluster.executor import LedgerCounts, ModelWork
 from ray_app.cluster.resources import Pool
 from ray_app.cluster.text_files import PinTextFiles
 from ray_app.models import versions
@@ -54,43 +54,32 @@ class TextTower:
         """Where the vectors are."""
         return Ledger(self.store, self.table, self.recipe, embedding_results(self.dim))
 
-    def compute(self, texts: Sequence[str]) -> tuple[pa.Table, LedgerCounts]:
-        """Make sure that each text has a result; returns (content_key, text) row by row, and what was computed."""
-        wanted = wanted_texts(self.recipe, texts)
-        order = longest_first(wanted.append_column("length", pc.utf8_length(wanted["text"])))
-        return wanted, self._run(wanted.take(order), with_texts=None)
+    def pin_texts(self, pin_texts: Output) -> PinTextFiles:
+        """The texts of all pins, which the actors read themselves."""
+        return PinTextFiles(self.store, pin_texts, self.cfg.pin_text, self.recipe)
 
-    def compute_pins(self, pin_texts: Output) -> tuple[pa.Table, LedgerCounts]:
-        """Make sure that each pin's text has a result, without holding the texts.
+    def work(self, with_texts: Callable[[pa.Table], pa.Table] | None = None) -> ModelWork:
+        """What embedding asks of the cluster. Empty texts are errors in the ledger and no failure.
 
         Args:
-            pin_texts: Of `enrich`.
-
-        Returns:
-            A table with (pin_id, content_key) of all pins, in no order, and what was computed.
+            with_texts: Reads the texts of a block that comes without them, such as `PinTextFiles.with_texts`.
         """
-        files = PinTextFiles(self.store, pin_texts, self.cfg.pin_text, self.recipe)
-        pins = files.keyed()
-        return pins, self._run(pins.drop_columns(["pin_id"]), files.with_texts)
-
-    def _run(self, wanted: pa.Table, with_texts: Callable[[pa.Table], pa.Table] | None) -> LedgerCounts:
         embed = self.cfg.embed
         settings = {
             "build": self.build, "batch_size": embed.batch_size, "nice": embed.nice, "with_texts": with_texts
         }  # fmt: skip
-        return run_missing(
-            self.ledger,
-            wanted,
-            actor_chain(EmbedUDF, settings),
-            Pool(
+        return ModelWork(
+            noun="texts",
+            ledger=self.ledger,
+            pool=Pool(
                 section="embed",
                 num_actors=embed.num_actors,
                 num_cpus=embed.num_cpus,
                 num_gpus=embed.num_gpus,
                 accelerator_type=embed.accelerator_type,
             ),
+            chain=partial(actor_chain, EmbedUDF, settings),
             rows_per_block=embed.rows_per_block,
-            max_error_rate=1.0,  # texts that are empty are no failure; `run` looks at the rest
         )
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -99,7 +88,9 @@ class TextTower:
 
     def encode_counted(self, texts: Sequence[str]) -> tuple[np.ndarray, LedgerCounts]:
         """`encode`, and what was computed for it."""
-        wanted, counts = self.compute(texts)
+        wanted = wanted_texts(self.recipe, texts)
+        order = longest_first(wanted.append_column("length", pc.utf8_length(wanted["text"])))
+        counts = self.work().compute(wanted.take(order))
         return matrix_or_zero(self.ledger.lookup(wanted["content_key"])["embedding"]), counts
 
 

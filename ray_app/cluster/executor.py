@@ -1,21 +1,27 @@
-"""Compute what a ledger lacks on Ray Data: the one place where label and embed meet Ray.
+"""Model work of stages on Ray Data: the one place where caption, label, embed and zero_shot compute what their ledgers lack.
 
-A block is cut once, computed by one actor in one call, and committed by that same call. So a kill at any moment loses
-only blocks that are not finished, and since blocks are cut from the missing rows in a fixed order, and all but the last
-are full, the blocks of a second run are those that the first would have computed: equal batches, equal rounding.
+A stage declares `ModelWork`; what is missing, blocks, workers, progress, the error rate, what a crash costs, the cost
+estimate and the retry of failed rows are decided here. Whether the stage has to run at all, and its manifest, are in
+`ray_app.tables.stage_run`.
+
+A block is cut once, computed, and committed by the task that finishes it. So a kill at any moment loses only blocks that
+are not finished, and since blocks are cut from the missing rows in a fixed order, and all but the last are full, the blocks
+of a second run are those that the first would have computed: equal batches, equal rounding.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
+from ray_app.base.config import PriceConfig
 from ray_app.base.errors import UserError
 from ray_app.cluster.blocks import BLOCK_ROWS, Chain
-from ray_app.cluster.cost_estimate import Timing, timing
+from ray_app.cluster.cost_estimate import Held, Quote, Timing, cost_of, make_quote, timing
 from ray_app.cluster.failures import explain_failure, line
 from ray_app.cluster.progress import Progress
 from ray_app.cluster.resources import Plan, Pool, cluster_nodes, connect, plan_pool
@@ -29,150 +35,234 @@ _LEAST_ROWS = 1000  # before a job gives up for its share of errors
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LedgerCounts:
-    """What `run_missing` found and did. unique = already_present + computed."""
+    """What `ModelWork.compute` found and did. unique = already_present + computed + transient errors."""
 
     wanted: int  # rows asked for
     unique: int  # content keys among them
     already_present: int  # keys that had a result
     computed: int  # keys that have one now
     errors: int  # keys whose result is an error, old ones included, so that a second run does not hide them
-    blocks: int  # computed now
-    repeated_rows: int  # rows of blocks that were begun again after a kill, since the last run that ended well
-    torn_files: int  # ledger files that were ignored
-    first_error: str | None  # one of `errors`, to show
+    repeated_rows: int = 0  # rows of blocks that were begun again after a kill, since the last run that ended well
+    torn_files: int = 0  # ledger files that were ignored
+    first_error: str | None = None  # one of `errors`, to show
+    transient: Mapping[str, str] = field(
+        default_factory=dict
+    )  # key -> error that is not kept, as the next run may succeed
+    counters: Mapping[str, float] = field(default_factory=dict)  # of the chain
     tokens: int = 0  # of the computed rows, each by itself; 0: not counted
     prefix_hit_rate: float | None = None  # share of them that the model did not have to compute again
     device_sec: float = 0.0  # model work, summed over the workers
     timing: Timing = field(default_factory=lambda: timing(0, (), 0.0, 0.0))
     plan: Plan | None = None  # None: nothing was computed
 
+    @property
+    def held(self) -> Held:
+        """Resources that the job held from start to end."""
+        plan = self.plan
+        if plan is None:
+            return Held(gpus=0, cpus=0)
+        return Held(
+            gpus=plan.max_actors * plan.pool.num_gpus,
+            cpus=plan.max_actors * plan.num_cpus + plan.pool.feeders * plan.task_cpus,
+        )
 
-def run_missing(
-    ledger: Ledger,
-    wanted: pa.Table,
-    chain: Chain,
-    pool: Pool,
-    *,
-    rows_per_block: int,
-    max_error_rate: float = 1.0,
-    progress_sec: float = 30.0,
-    prefix_hits: Callable[[], float | None] | None = None,
-) -> LedgerCounts:
-    """Compute and commit the rows of `wanted` that the ledger lacks. Ray is not touched when none is missing.
 
-    The missing rows pass through the driver, and the keys present are read by it: 16 bytes each.
+@dataclass(frozen=True, kw_only=True)
+class ModelWork:
+    """Rows that a model computes, each content key once, as a stage declares them.
 
     Args:
+        noun: What a row is, in cost estimates: pairs, pictures.
         ledger: Where results are looked up and committed.
-        wanted: `content_key` and the chain's input columns, in the order that blocks are to be cut from. Must be the
-            same in each run, or so are not the results.
-        chain: What computes and commits blocks, such as `actor_chain`.
-        pool: What its workers ask for.
+        pool: What the workers ask for.
+        chain: Makes what computes and commits blocks, such as `actor_chain`; called if something is missing.
         rows_per_block: Rows that are computed and committed together: what a crash can cost.
+        columns: Rows of `wanted` that are missing -> the same with all columns that the chain reads; None: as they are.
+        cut: Missing rows -> blocks, where their size is not all that matters; None: `rows_per_block` each.
         max_error_rate: Of the rows done so far (at least 1,000, or all): over it the job stops.
         progress_sec: Between two lines of progress.
-        prefix_hits: See `Progress`.
+        prefix_hits: Starts a meter, see `Progress`; None: tokens are counted.
+    """
+
+    noun: str
+    ledger: Ledger
+    pool: Pool
+    chain: Callable[[], Chain]
+    rows_per_block: int
+    columns: Callable[[pa.Table], pa.Table] | None = None
+    cut: Callable[[pa.Table], list[pa.Table]] | None = None
+    max_error_rate: float = 1.0
+    progress_sec: float = 30.0
+    prefix_hits: Callable[[], Callable[[], float | None]] | None = None
+
+    def compute(self, wanted: pa.Table) -> LedgerCounts:
+        """Compute and commit the rows of `wanted` that the ledger lacks. Ray is not touched when none is missing.
+
+        The missing rows pass through the driver, and the keys present are read by it: 16 bytes each.
+
+        Args:
+            wanted: `content_key` and what `columns` or the chain read, in the order that blocks are to be cut from. Must be
+                the same in each run, or so are not the results.
+
+        Raises:
+            UserError: the cluster is too small, a worker failed or died too often, or too many rows failed; one line.
+                Finished blocks are kept.
+        """
+        table = self.ledger.table
+        if wanted["content_key"].null_count:
+            raise ValueError(f"{table}: {wanted['content_key'].null_count} wanted rows have no content key")
+        before = self.ledger.keys()
+        todo, unique = missing_rows(wanted, before.keys)
+        logger.info(
+            "%s: %d rows, %d distinct; %d have a result, %d to compute",
+            table, wanted.num_rows, unique, unique - todo.num_rows, todo.num_rows,
+        )  # fmt: skip
+        old = before.errors["error"]
+        if len(old):
+            asked = KeySet(key_numbers(wanted["content_key"]))
+            old = old.filter(pa.array(asked.contains(key_numbers(before.errors["content_key"]))))
+        counts = LedgerCounts(
+            wanted=wanted.num_rows, unique=unique, already_present=unique - todo.num_rows, computed=0, errors=len(old),
+            torn_files=len(before.torn_files), first_error=old[0].as_py() if len(old) else None,
+        )  # fmt: skip
+        return self._compute(todo, counts, len(before.keys)) if todo.num_rows else counts
+
+    def _compute(self, todo: pa.Table, before: LedgerCounts, num_present: int) -> LedgerCounts:
+        began = ended = time.time()
+        chain, meter = self.chain(), self.prefix_hits() if self.prefix_hits else None
+        blocks = self._blocks(self.columns(todo) if self.columns else todo)
+        plan = _start_plan(self.pool, len(blocks))
+        logger.info("%s: %d blocks, plan: %s", self.ledger.table, len(blocks), plan)
+        self.ledger.open_claims(num_present)
+        progress = Progress(self.ledger.table, todo.num_rows, self.progress_sec, meter)
+        spans, first_errors, transient, counters = [], [before.first_error], dict[str, str](), Counter[str]()
+        for row in _run_chain(chain, blocks, self.ledger, plan, min(self.rows_per_block, todo.num_rows)):
+            ended = time.time()  # what Ray does to stop its workers afterwards is no work of the model
+            progress.add(row["rows"], row["errors"], row["tokens"], row["computed_tokens"], row["started"] or ended)
+            self._give_up_over_error_rate(progress, row["first_error"])
+            spans += [(row["started"], row["finished"])] if row["started"] else []
+            first_errors.append(row["first_error"])
+            transient |= dict(row["transient"])
+            counters.update(dict(row["counters"]))
+        logger.info("%s: done: %s", self.ledger.table, progress)
+        computed = progress.rows - len(transient)
+        return replace(
+            before,
+            computed=computed,
+            errors=before.errors + progress.errors,
+            repeated_rows=self.ledger.settle_claims(num_present + computed),
+            first_error=next(filter(None, first_errors), None),
+            transient=transient,
+            counters=counters,
+            tokens=progress.tokens,
+            prefix_hit_rate=progress.prefix_hit_rate,
+            device_sec=sum(end - start for start, end in spans),
+            timing=timing(progress.rows, spans, began, ended),
+            plan=plan,
+        )
+
+    def _blocks(self, todo: pa.Table) -> list[pa.Table]:
+        if self.cut is not None:
+            return self.cut(todo)
+        return [todo.slice(start, self.rows_per_block) for start in range(0, todo.num_rows, self.rows_per_block)]
+
+    def _give_up_over_error_rate(self, progress: Progress, first_error: str | None) -> None:
+        enough = progress.rows >= min(_LEAST_ROWS, progress.total)
+        if enough and progress.errors > self.max_error_rate * progress.rows:
+            raise UserError(
+                f"{progress.stage}: stopped after {progress.rows} of {progress.total} rows: {progress.errors} failed "
+                f"({progress.errors / progress.rows:.1%}, max_error_rate is {self.max_error_rate:.1%}), such as "
+                f"{line(first_error or 'unknown')!r}; mend the cause or raise max_error_rate; finished rows are kept"
+            )
+
+    # --- cost ---
+
+    def estimate_cost(
+        self, wanted: pa.Table, sample_rows: int, prices: PriceConfig,
+        feeder: Callable[[LedgerCounts], tuple[str, float]] | None = None,
+    ) -> tuple[Quote, LedgerCounts]:  # fmt: skip
+        """Compute the first missing rows, and estimate what the rest would take. Their results are kept.
+
+        Args:
+            wanted: As for `compute`, in an order whose start is a random sample.
+            sample_rows: How many, in whole blocks where the size of blocks decides the results.
+            prices: Per hour.
+            feeder: See `make_quote`, from what the sample's chain counted.
+        """
+        missing = self.ledger.missing(wanted)
+        counts = self.compute(missing.slice(0, sample_rows))
+        remaining = max(missing.num_rows - sample_rows, 0)
+        told = {"feeder": feeder(counts)} if feeder and counts.plan else {}
+        quote = make_quote(self.noun, counts.timing, counts.errors, remaining, counts.held, prices, **told)
+        if quote.remaining and quote.measured:
+            self.ledger.store.write_json(self._quote_path, asdict(quote))
+        return quote, counts
+
+    @property
+    def _quote_path(self) -> str:
+        """Where an estimate is kept for the run that follows."""
+        return f"quotes/{self.pool.section}-{self.ledger.recipe}.json"
+
+    def describe(self, counts: LedgerCounts, prices: PriceConfig) -> dict[str, Any]:
+        """What the work took, for a manifest, and what had been estimated for these very rows, if it was."""
+        took, store = counts.timing, self.ledger.store
+        actual = {
+            "rows": took.rows, "rows_per_sec": took.rows_per_sec, "wall_sec": took.wall_sec,
+            "startup_sec": took.startup_sec, "cost": asdict(cost_of(took.wall_sec, counts.held, prices)),
+        }  # fmt: skip
+        info: dict[str, Any] = {
+            "recipe": self.ledger.recipe, "actual": actual, "tokens": counts.tokens,
+            "prefix_hit_rate": counts.prefix_hit_rate, "plan": str(counts.plan) if counts.plan else None,
+        }  # fmt: skip
+        quote = store.read_json(self._quote_path) if store.exists(self._quote_path) else None
+        if quote is not None and quote["remaining"] == took.rows:
+            info["quote"] = quote
+            told = quote["wall_sec"], took.rows, self.noun, took.wall_sec
+            logger.info("%s: quoted %.0f s for %d %s, took %.0f s", self.pool.section, *told)
+        return info
+
+
+def check_error_rate(num_errors: int, num_rows: int, first_error: str | None, max_rate: float, what: str) -> None:
+    """Refuse to go on with too many failed rows, those of earlier runs included. Call it when the counts are written.
 
     Raises:
-        UserError: the cluster is too small, a worker failed or died too often, or too many rows failed; one line.
-            Finished blocks are kept.
+        UserError: more than `max_rate` of the rows failed.
     """
-    if wanted["content_key"].null_count:
-        raise ValueError(f"{ledger.table}: {wanted['content_key'].null_count} wanted rows have no content key")
-    before = ledger.keys()
-    todo, unique = missing_rows(wanted, before.keys)
-    num_blocks = -(-todo.num_rows // rows_per_block)
-    logger.info(
-        "%s: %d rows, %d distinct; %d have a result, %d to compute in %d blocks",
-        ledger.table, wanted.num_rows, unique, unique - todo.num_rows, todo.num_rows, num_blocks,
-    )  # fmt: skip
-    progress = Progress(ledger.table, todo.num_rows, progress_sec, prefix_hits)
-    plan, stats = None, []
-    began = ended = time.time()
-    if num_blocks:
-        plan = start_plan(pool, num_blocks)
-        logger.info("%s: plan: %s", ledger.table, plan)
-        ledger.open_claims(len(before.keys))
-        for row in _compute(ledger, todo, chain, plan, rows_per_block):
-            stats.append(row)
-            ended = time.time()  # what Ray does to stop its workers afterwards is no labelling
-            progress.add(row["rows"], row["errors"], row["tokens"], row["computed_tokens"], row["started"])
-            _give_up_over(max_error_rate, progress, row["first_error"])
-        logger.info("%s: done: %s", ledger.table, progress)
-    spans = [(row["started"], row["finished"]) for row in stats]
-    old = before.errors["error"]
-    if len(old):
-        asked = KeySet(key_numbers(wanted["content_key"]))
-        old = old.filter(pa.array(asked.contains(key_numbers(before.errors["content_key"]))))
-    shown = [*old.slice(0, 1).to_pylist(), *(row["first_error"] for row in stats if row["errors"])]
-    return LedgerCounts(
-        wanted=wanted.num_rows,
-        unique=unique,
-        already_present=unique - todo.num_rows,
-        computed=progress.rows,
-        errors=len(old) + progress.errors,
-        blocks=len(stats),
-        repeated_rows=ledger.settle_claims(len(before.keys) + progress.rows) if num_blocks else 0,
-        torn_files=len(before.torn_files),
-        first_error=shown[0] if shown else None,
-        tokens=progress.tokens,
-        prefix_hit_rate=progress.prefix_hit_rate,
-        device_sec=sum(end - start for start, end in spans),
-        timing=timing(progress.rows, spans, began, ended),
-        plan=plan,
-    )
+    if num_errors > max_rate * num_rows:
+        raise UserError(
+            f"{what}: {num_errors} of {num_rows} rows failed ({num_errors / num_rows:.1%}, max_error_rate is "
+            f"{max_rate:.1%}), such as {line(first_error or 'unknown')!r}; mend the cause or raise max_error_rate"
+        )
 
 
-def start_plan(pool: Pool, num_blocks: int) -> Plan:
-    """Connect to Ray if need be and fit the pool to the cluster; never more workers than blocks.
-
-    Raises:
-        UserError: not one worker fits.
-    """
+def _start_plan(pool: Pool, num_blocks: int) -> Plan:
+    """Connect to Ray if need be and fit the pool to the cluster; never more workers or feeders than blocks."""
     connect()
-    most = min(pool.max_actors or pool.num_actors, num_blocks)
-    pool = replace(pool, num_actors=min(pool.num_actors, num_blocks), max_actors=most)
+    pool = replace(
+        pool,
+        num_actors=min(pool.num_actors, num_blocks),
+        max_actors=min(pool.max_actors or pool.num_actors, num_blocks),
+        feeders=min(pool.feeders, num_blocks),
+    )
     return plan_pool(pool, *cluster_nodes())
 
 
-def _give_up_over(max_rate: float, progress: Progress, first_error: str | None) -> None:
-    enough = progress.rows >= min(_LEAST_ROWS, progress.total)
-    if enough and progress.errors > max_rate * progress.rows:
-        raise UserError(
-            f"{progress.stage}: stopped after {progress.rows} of {progress.total} rows: {progress.errors} failed "
-            f"({progress.errors / progress.rows:.1%}, max_error_rate is {max_rate:.1%}), such as "
-            f"{line(first_error or 'unknown')!r}; mend the cause or raise max_error_rate; finished rows are kept"
-        )
-
-
-def check_error_rate(counts: LedgerCounts, max_rate: float, what: str) -> None:
-    """Refuse to go on with too many failed rows. Call it when the counts are written.
-
-    Raises:
-        UserError: more than `max_rate` of the distinct rows failed.
-    """
-    if counts.errors > max_rate * counts.unique:
-        share = counts.errors / counts.unique
-        raise UserError(
-            f"{what}: {counts.errors} of {counts.unique} rows failed ({share:.1%}, max_error_rate is {max_rate:.1%}), "
-            f"such as {line(counts.first_error or 'unknown')!r}; mend the cause or raise max_error_rate"
-        )
-
-
-def _compute(ledger: Ledger, todo: pa.Table, chain: Chain, plan: Plan, rows_per_block: int) -> Iterator[dict[str, Any]]:
-    """One row of STATS per block, as they are committed. Only the last block is shorter than `rows_per_block`."""
+def _run_chain(
+    chain: Chain, blocks: list[pa.Table], ledger: Ledger, plan: Plan, rows_per_block: int
+) -> Iterator[dict[str, Any]]:
+    """Rows of STATS as blocks are committed."""
     import ray
     import ray.data
 
-    size = min(rows_per_block, todo.num_rows)
-    slices = (todo.slice(start, size).combine_chunks() for start in range(0, todo.num_rows, size))
     # Put one by one: a list of tables would be in memory twice.
-    blocks: Any = [
-        ray.put(b.append_column(BLOCK_ROWS, pa.array([b.num_rows] * b.num_rows, pa.int64()))) for b in slices
+    refs: Any = [
+        ray.put(b.combine_chunks().append_column(BLOCK_ROWS, pa.array([b.num_rows] * b.num_rows, pa.int64())))
+        for b in blocks
     ]
-    dataset = chain(ray.data.from_arrow_refs(blocks), ledger, plan, size)
+    dataset = chain(ray.data.from_arrow_refs(refs), ledger, plan, rows_per_block)
     dataset.set_name(ledger.table)
     try:
+        # Without read-ahead: what a worker has finished is to be counted now.
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from batch.to_pylist()
     except ray.exceptions.RayError as error:

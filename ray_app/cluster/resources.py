@@ -31,8 +31,8 @@ class Pool:
     accelerator_type: str | None = None
     max_restarts: int = 3
     """Of one worker, after its process died. Ray's own default is for ever, which hides a dead engine."""
-    feeders: bool = False
-    """Whether CPU tasks run beside the workers, to prepare rows and to commit results."""
+    feeders: int = 0
+    """CPU tasks that run beside the workers at a time, to prepare rows and to commit results."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,18 @@
-"""One run of a stage: is it up to date, what did it write, and its manifest at the end."""
+"""Stages as declarations, and one run of a stage: is it up to date, what did it write, and its manifest at the end.
+
+def run(cfg, store):
+    pins = require_output(store, "ingest", "pins")
+
+    def compute(run: StageRun) -> StageResult:
+        run.write_table("pin_texts", ...)
+        return StageResult(counts={"rows_in": ..., "rows_out": ...})
+
+    return run_stage(Stage(name="enrich", version=1, inputs=[pins], recipe=[cfg.enrich], compute=compute), cfg, store)
+"""
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,6 +26,8 @@ from ray_app.tables.manifest import VIEWS, Manifest, Output, hash_files, manifes
 from ray_app.tables.provenance import git_commit, package_versions
 
 logger = logging.getLogger(__name__)
+
+Setting = BaseModel | dict[str, Any] | str | int | float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +58,60 @@ class Drift:
         return kept
 
 
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """What a stage says of its run; its outputs were written through the `StageRun`.
+
+    Args:
+        counts: rows_in, rows_out and what else the stage counts.
+        info: Recipes, scores, notes.
+        device_sec: Seconds of model work, summed over the workers.
+    """
+
+    counts: dict[str, int]
+    info: dict[str, Any] = field(default_factory=dict)
+    device_sec: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage as its `stage.py` declares it.
+
+    Args:
+        name: Of the stage and its manifest.
+        version: Of its code: raised when equal inputs give another output than before.
+        inputs: Outputs of other stages; their content is part of the fingerprint.
+        recipe: Everything else that decides the result: config sections, recipes of models, versions.
+        compute: Makes the outputs and writes them through the run; pure but for that.
+        drift: Which changes of the catalogue an earlier result may survive.
+        adapt: Makes outputs for the present catalogue of an earlier run that `drift` lets stand; None: it stands as it is.
+        stands: Whether a finished run needs no other, beside its fingerprint, such as one whose URLs were all readable.
+    """
+
+    name: str
+    version: int
+    inputs: Sequence[Output]
+    recipe: Sequence[Setting]
+    compute: "Callable[[StageRun], StageResult]"
+    drift: Drift | None = None
+    adapt: "Callable[[StageRun, Manifest], Manifest] | None" = None
+    stands: Callable[[Manifest], bool] = lambda _: True
+
+
+def run_stage(stage: Stage, cfg: Config, store: Storage) -> Manifest:
+    """Run a stage unless an earlier run stands; returns the manifest."""
+    run = StageRun(
+        stage.name, cfg, store, stage.version, settings=list(stage.recipe), inputs=list(stage.inputs), drift=stage.drift
+    )
+    finished = run.finished
+    if finished is not None and stage.stands(finished):
+        if finished.fingerprint == run.fingerprint or stage.adapt is None:
+            return finished
+        return stage.adapt(run, finished)
+    result = stage.compute(run)
+    return run.finish(result.counts, result.info, result.device_sec)
+
+
 @dataclass
 class StageRun:
     """One run of a stage: decides whether there is anything to do, collects outputs, and writes the manifest last."""
@@ -53,7 +120,7 @@ class StageRun:
     cfg: Config
     store: Storage
     version: int  # of the stage's code: raised when equal inputs give another output than before
-    settings: list[BaseModel | dict[str, Any] | str | int | float | None]
+    settings: list[Setting]
     inputs: list[Output]
     name: str | None = None  # of the manifest, if not the stage's
     drift: Drift | None = None

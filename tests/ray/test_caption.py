@@ -21,7 +21,7 @@ from tiny_models import save_tiny_vlm
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.stages.caption import stage
-from ray_app.stages.caption.chain import stream_answers
+from ray_app.stages.caption.chain import caption_chain
 from ray_app.stages.caption.image_index import SOURCES
 from ray_app.stages.caption.stage import plan, run
 from ray_app.tables.manifest import read_manifest, read_output
@@ -75,7 +75,7 @@ def test_the_life_of_a_table(ray_cluster, store, tmp_path, vlm, monkeypatch):
     assert rows["p13"]["caption"] == rows["p1"]["caption"]
     assert {rows[f"p{i}"]["caption"] for i in range(15, 45)} == {rows["p0"]["caption"]}
     assert len({row["caption"] for row in rows.values()}) >= 10
-    assert first.info["images_per_sec"] > 0
+    assert first.info["actual"]["rows_per_sec"] > 0
 
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "torch", None)  # importing it raises
@@ -179,7 +179,7 @@ def test_a_dying_engine_is_restarted_so_often_and_no_more(ray_cluster, store, tm
     Image.new("RGB", (7, 7)).save(paths[-1])
     log = tmp_path / "log"
     cfg = make_config(store.uri, model=vlm, max_restarts=1, rows_per_block=1, batch_size=1)
-    monkeypatch.setattr(stage, "stream_answers", partial(stream_answers, captioner=DyingUDF, log=str(log)))
+    monkeypatch.setattr(stage, "caption_chain", partial(caption_chain, captioner=DyingUDF, log=str(log)))
     write_pins(store, paths)
     text = message(lambda: run(cfg, store))
     assert "captions: a worker process died 2 times" in text

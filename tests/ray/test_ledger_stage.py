@@ -1,4 +1,4 @@
-"""run_missing: a kill loses no finished block, nothing is computed twice, a failure is one line."""
+"""ModelWork.compute: a kill loses no finished block, nothing is computed twice, a failure is one line."""
 
 import logging
 import os
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pytest
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.cluster.blocks import actor_chain
-from ray_app.cluster.executor import LedgerCounts, check_error_rate, run_missing
+from ray_app.cluster.executor import ModelWork, check_error_rate
 from ray_app.cluster.resources import Pool, start_local
 from ray_app.tables.ledger import Ledger
 
@@ -55,7 +56,7 @@ class MeanUDF:
 
 
 def wanted(numbers):
-    keys = pa.array([f"k{n:04d}" for n in numbers], pa.string())
+    keys = pa.array([None if n is None else f"k{n:04d}" for n in numbers], pa.string())
     return pa.table({"content_key": keys, "number": pa.array(numbers, pa.int64())})
 
 
@@ -75,14 +76,14 @@ def logged(log):
 
 
 def run(ledger, log, numbers, rows_per_block=10, num_actors=2, num_cpus=1.0, num_gpus=0.0, max_error_rate=1.0, **udf):
-    return run_missing(
-        ledger,
-        wanted(numbers),
-        actor_chain(MeanUDF, {"log": log, **udf}),
-        Pool(section="means", num_actors=num_actors, num_cpus=num_cpus, num_gpus=num_gpus),
+    return ModelWork(
+        noun="rows",
+        ledger=ledger,
+        pool=Pool(section="means", num_actors=num_actors, num_cpus=num_cpus, num_gpus=num_gpus),
+        chain=partial(actor_chain, MeanUDF, {"log": log, **udf}),
         rows_per_block=rows_per_block,
         max_error_rate=max_error_rate,
-    )
+    ).compute(wanted(numbers))
 
 
 def message(act):
@@ -114,26 +115,18 @@ def test_nothing_wanted_is_nothing_done(ledger, log, no_ray):
 
 
 def test_rows_without_a_key_are_refused(ledger, log, no_ray):
-    rows = pa.table({"content_key": ["a", None], "number": [1, 2]})
     with pytest.raises(ValueError, match="1 wanted rows have no content key"):
-        run_missing(ledger, rows, actor_chain(MeanUDF, {"log": log}), Pool(section="means"), rows_per_block=10)
-
-
-def counts_with(errors, unique):
-    return LedgerCounts(
-        wanted=unique, unique=unique, already_present=0, computed=unique, errors=errors, blocks=1, repeated_rows=0,
-        torn_files=0, first_error="too long",
-    )  # fmt: skip
+        run(ledger, log, [1, None])
 
 
 def test_too_many_errors_stop_the_job_with_their_count():
-    text = message(lambda: check_error_rate(counts_with(3, 10), 0.2, "label"))
+    text = message(lambda: check_error_rate(3, 10, "too long", 0.2, "label"))
     assert "label: 3 of 10 rows failed (30.0%, max_error_rate is 20.0%), such as 'too long'" in text
 
 
 @pytest.mark.parametrize(("errors", "unique"), [(2, 10), (0, 0)])
 def test_errors_up_to_the_limit_are_tolerated(errors, unique):
-    check_error_rate(counts_with(errors, unique), 0.2, "label")
+    check_error_rate(errors, unique, "too long", 0.2, "label")
 
 
 # --- on a cluster ---
@@ -146,7 +139,8 @@ class TestOnACluster:
         counts = run(ledger, log, range(35))
         found = ledger.lookup(wanted(range(35))["content_key"])["mean"].to_pylist()
         assert found == [4.5] * 10 + [14.5] * 10 + [24.5] * 10 + [32.0] * 5
-        assert (counts.computed, counts.blocks, counts.errors) == (35, 4, 0)
+        assert (counts.computed, counts.errors) == (35, 0)
+        assert len(ledger.store.list_files(ledger.folder)) == 4
 
     def test_only_what_is_missing_is_computed(self, ledger, log):
         run(ledger, log, range(10))

@@ -1,8 +1,9 @@
-"""Chain of the caption stage on Ray Data: decode images, caption them, clean the answers."""
+"""The chain of the caption stage: decode (CPU tasks) -> VLM (actors) -> clean and commit (CPU tasks).
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+Decoding runs ahead of the engines as far as the object store allows; a task that commits gathers `rows_per_block` answers,
+so that the ledger's files are no smaller than that.
+"""
+
 from functools import partial
 from typing import Any
 
@@ -11,8 +12,7 @@ import pyarrow.compute as pc
 
 from ray_app.base.config import CaptionConfig
 from ray_app.base.storage import Storage
-from ray_app.cluster.executor import start_plan
-from ray_app.cluster.failures import explain_failure
+from ray_app.cluster.blocks import Chain, actors, tasks
 from ray_app.cluster.resources import Plan, Pool
 from ray_app.cluster.vllm_engine import require_vllm, vllm_processor
 from ray_app.models.devices import actor_threads
@@ -20,63 +20,70 @@ from ray_app.models.model_sources import pinned_revision, resolve
 from ray_app.models.text_encoder import stage_dtype
 from ray_app.stages.caption.batches import CaptionUDF, load_pictures, tidy_answer, vllm_answer, vllm_request
 from ray_app.stages.caption.engine import load_processor, render_prompt
+from ray_app.stages.caption.results import commit_answers
+from ray_app.tables.ledger import Ledger
 
-logger = logging.getLogger(__name__)
 
-
-def stream_answers(
-    cfg: CaptionConfig,
-    store: Storage,
-    missing: pa.Table,
-    load: Callable[..., Iterator[pa.Table]] = load_pictures,
-    captioner: type[CaptionUDF] = CaptionUDF,
-    **captioner_kwargs: Any,
-) -> Iterator[pa.Table]:
-    """Read, decode and caption pictures: CPU tasks that run ahead of the engines, as far as the object store allows.
+def caption_chain(
+    cfg: CaptionConfig, store: Storage, load: Any = load_pictures, captioner: type = CaptionUDF, **captioner_kwargs: Any
+) -> Chain:
+    """SOURCES -> captions in the ledger.
 
     Args:
         cfg: Engine and resources.
         store: Of the pins table.
-        missing: Of schema SOURCES.
         load: Reads and decodes; another one only for measuring.
         captioner: Of the engine `transformers`; another one, with its own arguments, only for measuring.
-
-    Yields:
-        Tables of schema ANSWERS, one row per row of `missing`, in any order.
-
-    Raises:
-        UserError: the cluster is too small, or an engine failed or died too often; one line with its message.
     """
-    import ray
-    import ray.data
-
     if cfg.model is not None:  # all engines read and compute what the recipe says, whatever their machine would choose
         chosen = {"dtype": stage_dtype(cfg), "revision": pinned_revision(cfg.model, cfg.revision)}
         cfg = cfg.model_copy(update=chosen)
-    jobs = cut_jobs(missing, cfg.batch_size, cfg.num_decoders)
-    plan = start_plan(_pool(cfg), len(jobs))
-    logger.info("captions: plan: %s", plan)
-    dataset = ray.data.from_arrow(jobs).map_batches(
-        load,
-        fn_kwargs={"store": store, "limits": cfg.limits, "batch_size": cfg.batch_size},
-        batch_format="pyarrow",
-        batch_size=None,  # a job is a block
-        compute=ray.data.TaskPoolStrategy(size=min(cfg.num_decoders, len(jobs))),
-        num_cpus=plan.task_cpus,
-    )
-    with warnings.catch_warnings():
-        # Ray 2.60 announces the end of `**ray_remote_args`, but has no other way yet to bound restarts.
-        warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
+
+    def chain(blocks: Any, ledger: Ledger, plan: Plan, _: int) -> Any:
+        where = {"store": store, "limits": cfg.limits, "batch_size": cfg.batch_size}
+        decoded = tasks(blocks, load, plan, size=plan.pool.feeders, fn_kwargs=where)
         if cfg.engine == "vllm":
-            dataset = _with_vllm(dataset, cfg, plan)
+            answers = _vllm(cfg, plan)(decoded).map(tidy_answer, num_cpus=plan.task_cpus)
         else:
-            dataset = _with_transformers(dataset, cfg, plan, captioner, captioner_kwargs)
-    dataset.set_name("captions")
-    try:
-        # Without read-ahead: what an engine has finished is to be committed now.
-        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    except ray.exceptions.RayError as error:
-        raise explain_failure("captions", error, cfg.max_restarts) from error
+            threads = actor_threads(cfg.num_actors, cfg.num_cpus)
+            kwargs = {"cfg": cfg, "cpu_threads": threads, **captioner_kwargs}
+            answers = actors(decoded, captioner, plan, cfg.batch_size, kwargs)
+        commit = {"cfg": cfg, "ledger": ledger}
+        return tasks(answers, commit_answers, plan, batch_size=cfg.rows_per_block, fn_kwargs=commit)
+
+    return chain
+
+
+def _vllm(cfg: CaptionConfig, plan: Plan) -> Any:
+    """The engine of ray.data.llm, fed with rendered prompts and decoded pictures."""
+    require_vllm("caption")
+    assert cfg.model is not None
+    engine = {"limit_mm_per_prompt": {"image": 1}, "tensor_parallel_size": plan.pool.num_processes}
+    prompt = render_prompt(load_processor(cfg), cfg.prompt)
+    return vllm_processor(
+        model_source=resolve(cfg.model),
+        task_type="generate",
+        dtype=cfg.dtype,
+        engine_args=engine | ({"revision": cfg.revision} if cfg.revision else {}) | cfg.engine_args,
+        plan=plan,
+        batch_size=cfg.batch_size,
+        preprocess=partial(vllm_request, prompt=prompt, max_new_tokens=cfg.max_new_tokens),
+        postprocess=vllm_answer,
+    )
+
+
+def caption_pool(cfg: CaptionConfig) -> Pool:
+    """What the workers ask for."""
+    return Pool(
+        section="caption",
+        num_actors=cfg.num_actors,
+        num_cpus=cfg.num_cpus,
+        num_gpus=cfg.num_gpus,
+        num_processes=max(1, int(cfg.num_gpus)) if cfg.engine == "vllm" else 1,
+        accelerator_type=cfg.accelerator_type,
+        max_restarts=cfg.max_restarts,
+        feeders=cfg.num_decoders,
+    )
 
 
 def cut_jobs(missing: pa.Table, batch_size: int, num_decoders: int) -> list[pa.Table]:
@@ -92,52 +99,4 @@ def cut_jobs(missing: pa.Table, batch_size: int, num_decoders: int) -> list[pa.T
         # Each job reads the whole file.
         share = max(batch_size, -(-rows.num_rows // num_decoders))
         jobs += [rows.slice(start, share) for start in range(0, rows.num_rows, share)]
-    return [job.combine_chunks() for job in jobs]
-
-
-def _with_transformers(
-    dataset: Any, cfg: CaptionConfig, plan: Plan, captioner: type[CaptionUDF], captioner_kwargs: dict[str, Any]
-) -> Any:
-    import ray.data
-
-    return dataset.map_batches(
-        captioner,
-        fn_constructor_args=(cfg, actor_threads(cfg.num_actors, cfg.num_cpus)),
-        fn_constructor_kwargs=captioner_kwargs,
-        batch_format="pyarrow",
-        batch_size=cfg.batch_size,
-        compute=ray.data.ActorPoolStrategy(size=plan.num_actors, max_tasks_in_flight_per_actor=2),
-        **plan.actor_options,
-    )
-
-
-def _with_vllm(dataset: Any, cfg: CaptionConfig, plan: Plan) -> Any:
-    """The engine of ray.data.llm, fed with rendered prompts and decoded pictures."""
-    require_vllm("caption")
-    assert cfg.model is not None
-    engine = {"limit_mm_per_prompt": {"image": 1}, "tensor_parallel_size": plan.pool.num_processes}
-    prompt = render_prompt(load_processor(cfg), cfg.prompt)
-    processor = vllm_processor(
-        model_source=resolve(cfg.model),
-        task_type="generate",
-        dtype=cfg.dtype,
-        engine_args=engine | ({"revision": cfg.revision} if cfg.revision else {}) | cfg.engine_args,
-        plan=plan,
-        batch_size=cfg.batch_size,
-        preprocess=partial(vllm_request, prompt=prompt, max_new_tokens=cfg.max_new_tokens),
-        postprocess=vllm_answer,
-    )
-    return processor(dataset).map(tidy_answer, num_cpus=plan.task_cpus)
-
-
-def _pool(cfg: CaptionConfig) -> Pool:
-    return Pool(
-        section="caption",
-        num_actors=cfg.num_actors,
-        num_cpus=cfg.num_cpus,
-        num_gpus=cfg.num_gpus,
-        num_processes=max(1, int(cfg.num_gpus)) if cfg.engine == "vllm" else 1,
-        accelerator_type=cfg.accelerator_type,
-        max_restarts=cfg.max_restarts,
-        feeders=True,
-    )
+    return jobs

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +19,7 @@ from ray_app.base.images.decode import PictureError
 from ray_app.base.images.fetch import HostBudget, is_url, normalise_location, stat_pictures
 from ray_app.base.storage import Storage
 from ray_app.cluster.blocks import actor_chain
-from ray_app.cluster.executor import run_missing
+from ray_app.cluster.executor import ModelWork
 from ray_app.cluster.resources import Pool
 from ray_app.tables.ledger import Ledger
 from ray_app.tables.manifest import Output
@@ -161,10 +162,14 @@ def _hash_files(
         return {}, {}, 0
     hashes.drop_errors()  # a server that was down may be up again
     wanted = pa.table({"content_key": pa.array(keys, pa.string()), "location": pa.array(locations, pa.string())})
-    counts = run_missing(
-        hashes, wanted, actor_chain(HashUDF, {"limits": cfg.limits}),
-        Pool(section="caption", num_actors=cfg.num_decoders), rows_per_block=_HASH_ROWS,
-    )  # fmt: skip
+    work = ModelWork(
+        noun="pictures",
+        ledger=hashes,
+        pool=Pool(section="caption", num_actors=cfg.num_decoders),
+        chain=partial(actor_chain, HashUDF, {"limits": cfg.limits}),
+        rows_per_block=_HASH_ROWS,
+    )
+    counts = work.compute(wanted)
     found = hashes.lookup(wanted["content_key"])
     pairs = zip(found["sha256"].to_pylist(), found["error"].to_pylist(), strict=True)
     return dict(zip(locations, keys, strict=True)), dict(zip(locations, pairs, strict=True)), counts.computed

@@ -1,8 +1,6 @@
-"""Caption all pictures on Ray Data, through the ledger: each distinct picture once, whatever pins show it."""
+"""caption: the pictures of pins -> `captions`, each distinct picture once, whatever pins show it."""
 
-import logging
-import time
-from dataclasses import asdict
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,57 +9,51 @@ from ray_app.base.config import CaptionConfig, Config
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import CAPTION_RESULTS, CAPTIONS
 from ray_app.base.storage import Storage
-from ray_app.cluster.cost_estimate import Held, Quote, cost_of, make_quote, timing
-from ray_app.cluster.executor import check_error_rate
-from ray_app.stages.caption.chain import stream_answers
+from ray_app.cluster.cost_estimate import Quote
+from ray_app.cluster.executor import LedgerCounts, ModelWork, check_error_rate
+from ray_app.stages.caption.chain import caption_chain, caption_pool, cut_jobs
 from ray_app.stages.caption.clean import STEPS
 from ray_app.stages.caption.engine import caption_recipe
 from ray_app.stages.caption.image_index import Pictures, find_pictures, forget_hashes, stat_fingerprint
-from ray_app.stages.caption.results import Done, clean_answers, join_captions
+from ray_app.stages.caption.results import join_captions
 from ray_app.tables.ledger import Ledger
 from ray_app.tables.manifest import Manifest, Output, read_output, require_output
-from ray_app.tables.stage_run import StageRun
-
-logger = logging.getLogger(__name__)
+from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
 VERSION = 1
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
     """Caption what is new and write the table `captions`."""
-    pins = require_output(store, "ingest", "pins")
-    if cfg.caption.model is None:
-        return _run_without_model(cfg, store, pins)
-    recipe = caption_recipe(cfg.caption)
+    pins, caption = require_output(store, "ingest", "pins"), cfg.caption
+    if caption.model is None:
+        stage = Stage(
+            name="caption", version=VERSION, inputs=[pins], recipe=[None], compute=partial(_without_model, pins=pins)
+        )
+        return run_stage(stage, cfg, store)
     images = read_output(store, pins, ["image"])["image"].unique().to_pylist()
-    run = StageRun(
-        "caption", cfg, store, VERSION,
-        settings=[recipe, cfg.caption.limits, stat_fingerprint(images, cfg.caption.limits)], inputs=[pins],
-    )  # fmt: skip
-    if (finished := run.finished) is not None and not finished.counts["unreadable_urls"]:
-        return finished  # a server that was down may be up again, and tells nothing by itself
-    pictures = find_pictures(cfg.caption, store, pins, recipe)
-    ledger = Ledger(store, "captions", recipe, CAPTION_RESULTS)
-    missing = _missing(pictures, ledger)
-    done = caption_missing(cfg, store, ledger, missing)
-    _forget_changed_urls(pictures, done)
-    captions, counts = join_captions(pictures, ledger.scan().table, done)
-    check_error_rate(counts, cfg.caption.max_error_rate, "captions")
-    run.write_table("captions", captions)
-    return run.finish(
-        counts={
-            "rows_in": pins.rows,
-            "rows_out": captions.num_rows,
-            "pins_without_image": pictures.num_without,
-            "unique_images": counts.unique,
-            "read": pictures.num_read,
-            "computed": done.computed,
-            "errors": counts.errors,
-            "unreadable_urls": pictures.num_unreadable_urls,
-        }
-        | {f"cleaned_{step}": done.cleaned[step] for step in STEPS},
-        info=_info(cfg, recipe, done),
-        device_sec=done.timing.engine_sec * cfg.caption.num_actors,
+    stage = Stage(
+        name="caption",
+        version=VERSION,
+        inputs=[pins],
+        recipe=[caption_recipe(caption), caption.limits, stat_fingerprint(images, caption.limits)],
+        compute=partial(_caption, pins=pins),
+        # A server that was down may be up again, and tells nothing by itself.
+        stands=lambda finished: not finished.counts["unreadable_urls"],
+    )
+    return run_stage(stage, cfg, store)
+
+
+def caption_work(caption: CaptionConfig, store: Storage) -> ModelWork:
+    """What captioning asks of the cluster."""
+    return ModelWork(
+        noun="pictures",
+        ledger=Ledger(store, "captions", caption_recipe(caption), CAPTION_RESULTS),
+        pool=caption_pool(caption),
+        chain=partial(caption_chain, caption, store),
+        rows_per_block=caption.rows_per_block,
+        cut=partial(cut_jobs, batch_size=caption.batch_size, num_decoders=caption.num_decoders),
+        max_error_rate=caption.max_error_rate,
     )
 
 
@@ -75,99 +67,66 @@ def plan(cfg: Config, store: Storage) -> Quote:
     """
     if cfg.caption.model is None:
         raise UserError("caption.model is not set: there is nothing to plan")
-    recipe = caption_recipe(cfg.caption)
-    pictures = find_pictures(cfg.caption, store, require_output(store, "ingest", "pins"), recipe)
-    ledger = Ledger(store, "captions", recipe, CAPTION_RESULTS)
-    missing = _missing(pictures, ledger)
+    work = caption_work(cfg.caption, store)
+    pictures = find_pictures(cfg.caption, store, require_output(store, "ingest", "pins"), work.ledger.recipe)
+
+    def decoding(counts: LedgerCounts) -> tuple[str, float]:
+        per_picture = counts.counters["decode_sec"] / max(counts.timing.rows, 1)
+        return "decoding", cfg.caption.num_decoders / per_picture if per_picture else float("inf")
+
     # Keys are hashes: the first ones in their order are a random sample.
-    sample = missing.take(pc.sort_indices(missing["content_key"])[: cfg.caption.plan_rows])
-    done = caption_missing(cfg, store, ledger, sample)
-    _forget_changed_urls(pictures, done)
-    remaining = missing.num_rows - sample.num_rows
-    decoding = cfg.caption.num_decoders / done.decode_sec if done.decode_sec else float("inf")
-    return make_quote(
-        "pictures", done.timing, done.failed + len(done.transient), remaining, _held(cfg.caption), cfg.prices,
-        feeder=("decoding", decoding),
-    )  # fmt: skip
+    by_key = pictures.sources.take(pc.sort_indices(pictures.sources["content_key"]))
+    quote, counts = work.estimate_cost(by_key, cfg.caption.plan_rows, cfg.prices, decoding)
+    _forget_changed_urls(pictures, counts)
+    return quote
 
 
-def caption_missing(cfg: Config, store: Storage, ledger: Ledger, missing: pa.Table) -> Done:
-    """Caption and commit pictures (of schema SOURCES). Ray is not touched when there are none.
-
-    The driver commits `rows_per_block` at a time as they come in, whatever ends the job: a kill costs what was not
-    committed, an exception nothing that was answered.
-    """
-    done = Done()
-    if not missing.num_rows:
-        return done
-    began = time.time()
-    waiting: list[pa.Table] = []
-    spans: list[tuple[float, float]] = []
-    decode_sec: list[float] = []
-    try:
-        for answers in stream_answers(cfg.caption, store, missing):
-            decode_sec += answers["decode_sec"].drop_null().to_pylist()
-            answered = answers.filter(pc.is_valid(answers["started"]))
-            spans += zip(answered["started"].to_pylist(), answered["finished"].to_pylist(), strict=True)
-            waiting.append(clean_answers(answers, cfg.caption, done))
-            if sum(block.num_rows for block in waiting) >= cfg.caption.rows_per_block:
-                _commit(ledger, waiting)
-    finally:
-        _commit(ledger, waiting)
-    done.timing = timing(len(spans), spans, began, time.time())
-    done.decode_sec = sum(decode_sec) / len(decode_sec) if decode_sec else 0.0
-    logger.info("captioned %d pictures, %.1f/s", done.computed, done.timing.rows_per_sec)
-    return done
+def retry_errors(cfg: Config, store: Storage) -> int:
+    """Forget the captions that failed, so that the next run tries them again; returns how many."""
+    return caption_work(cfg.caption, store).ledger.drop_errors()
 
 
-def _held(cfg: CaptionConfig) -> Held:
-    return Held(gpus=cfg.num_actors * cfg.num_gpus, cpus=cfg.num_actors * cfg.num_cpus + cfg.num_decoders)
+def _caption(run: StageRun, pins: Output) -> StageResult:
+    cfg, store, work = run.cfg, run.store, caption_work(run.cfg.caption, run.store)
+    pictures = find_pictures(cfg.caption, store, pins, work.ledger.recipe)
+    counts = work.compute(pictures.sources)
+    _forget_changed_urls(pictures, counts)
+    captions, num_failed, first_error = join_captions(pictures, work.ledger.scan().table, counts)
+    unique = pictures.sources.num_rows + pictures.num_unreadable
+    check_error_rate(num_failed, unique, first_error, cfg.caption.max_error_rate, "captions")
+    run.write_table("captions", captions)
+    return StageResult(
+        counts={
+            "rows_in": pins.rows,
+            "rows_out": captions.num_rows,
+            "pins_without_image": pictures.num_without,
+            "unique_images": unique,
+            "read": pictures.num_read,
+            "computed": counts.computed,
+            "errors": num_failed,
+            "unreadable_urls": pictures.num_unreadable_urls,
+        }
+        | {f"cleaned_{step}": int(counts.counters.get(step, 0)) for step in STEPS},
+        info=work.describe(counts, cfg.prices) | {"engine": cfg.caption.engine},
+        device_sec=counts.device_sec,
+    )
 
 
-def _missing(pictures: Pictures, ledger: Ledger) -> pa.Table:
-    missing = ledger.missing(pictures.sources)
-    logger.info("captions: %d distinct pictures, %d to caption", pictures.sources.num_rows, missing.num_rows)
-    return missing
-
-
-def _commit(ledger: Ledger, waiting: list[pa.Table]) -> None:
-    block = pa.concat_tables(waiting) if waiting else CAPTION_RESULTS.empty_table()
-    waiting.clear()
-    if block.num_rows:
-        ledger.commit(block)
-
-
-def _forget_changed_urls(pictures: Pictures, done: Done) -> None:
-    changed = [pictures.hash_keys[key] for key in done.transient if key in pictures.hash_keys]
+def _forget_changed_urls(pictures: Pictures, counts: LedgerCounts) -> None:
+    changed = [pictures.hash_keys[key] for key in counts.transient if key in pictures.hash_keys]
     if changed:
         forget_hashes(pictures.hashes, changed)
 
 
-def _info(cfg: Config, recipe: str, done: Done) -> dict[str, object]:
-    cost = cost_of(done.timing.wall_sec, _held(cfg.caption), cfg.prices)
-    return {
-        "recipe": recipe,
-        "engine": cfg.caption.engine,
-        "images_per_sec": round(done.timing.rows_per_sec, 2),
-        "timing": {name: round(value, 4) for name, value in asdict(done.timing).items()},
-        "cost": {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(cost).items()},
-    }
-
-
-def _run_without_model(cfg: Config, store: Storage, pins: Output) -> Manifest:
-    """No model: the same table with nothing in it, so that later stages need not know."""
-    run = StageRun("caption", cfg, store, VERSION, settings=[None], inputs=[pins])
-    if (finished := run.finished) is not None:
-        return finished
+def _without_model(run: StageRun, pins: Output) -> StageResult:
+    """The same table with nothing in it, so that later stages need not know."""
     parts = []
     for part in pins.files:
-        table = store.read_table(part, ["pin_id", "image", "image_bytes"])
+        table = run.store.read_table(part, ["pin_id", "image", "image_bytes"])
         ids = table.filter(pc.or_(pc.is_valid(table["image"]), pc.is_valid(table["image_bytes"])))["pin_id"]
         nothing = pa.nulls(len(ids), pa.string())
         parts.append(pa.table([ids, nothing, nothing, nothing], schema=CAPTIONS))
-    captions = pa.concat_tables(parts)
-    run.write_table("captions", captions)
-    rows = captions.num_rows
+    rows = run.write_table("captions", pa.concat_tables(parts)).rows
     counts = {
         "rows_in": pins.rows,
         "rows_out": rows,
@@ -175,4 +134,4 @@ def _run_without_model(cfg: Config, store: Storage, pins: Output) -> Manifest:
         "computed": 0,
         "errors": 0,
     }
-    return run.finish(counts=counts, info={"engine": None})
+    return StageResult(counts=counts, info={"engine": None})

@@ -1,67 +1,92 @@
-"""Embed all pins with the student's pin tower on Ray Data, through the ledger, and publish a release."""
+"""embed: pin texts -> pin embeddings by the student's pin tower, those whose text is new, and a release of all."""
+
+from functools import partial
 
 from ray_app.base.config import Config
 from ray_app.base.storage import Storage
-from ray_app.cluster.encoders import student_tower
+from ray_app.cluster.cost_estimate import Quote
+from ray_app.cluster.encoders import TextTower, student_tower
 from ray_app.cluster.executor import check_error_rate
+from ray_app.features.student import feature_inputs
 from ray_app.models.model_sources import pinned_revision
 from ray_app.tables.garbage import collect_releases
 from ray_app.tables.manifest import Manifest, Output, read_manifest, require_output
 from ray_app.tables.publish import publish_release
 from ray_app.tables.release import is_complete
-from ray_app.tables.stage_run import StageRun
+from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
 VERSION = 2
 
 
-def release_sources(cfg: Config, store: Storage, student: Output, pin_texts: Output) -> dict[str, Output]:
+def run(cfg: Config, store: Storage) -> Manifest:
+    """Embed what is new, publish a release, drop old ones."""
+    tower, sources = _tower(cfg, store), release_sources(cfg, store)
+    stage = Stage(
+        name="embed",
+        version=VERSION,
+        inputs=list(sources.values()),
+        recipe=[cfg.pin_text, tower.recipe],
+        compute=partial(_embed, tower=tower, sources=sources),
+        stands=lambda finished: is_complete(store, finished.info["release"]),
+    )
+    return run_stage(stage, cfg, store)
+
+
+def plan(cfg: Config, store: Storage) -> Quote:
+    """Embed the first block of each kind that is missing, and quote the rest. Its embeddings are kept."""
+    tower = _tower(cfg, store)
+    files = tower.pin_texts(require_output(store, "enrich", "pin_texts"))
+    return tower.work(files.with_texts).estimate_cost(files.keyed(), cfg.embed.rows_per_block, cfg.prices)[0]
+
+
+def retry_errors(cfg: Config, store: Storage) -> int:
+    """Forget the embeddings that failed, so that the next run tries them again; returns how many."""
+    return _tower(cfg, store).ledger.drop_errors()
+
+
+def release_sources(cfg: Config, store: Storage) -> dict[str, Output]:
     """What serving a release reads besides its vectors, by name: models, texts, and what the features are made of.
 
     Raises:
         UserError: a stage has not run.
     """
-    from ray_app.features.student import feature_inputs  # it imports zero_shot, which imports this file
-
-    needed = [student, require_output(store, "distill", "feature_student"), pin_texts, *feature_inputs(cfg, store)]
-    label = read_manifest(store, "label")
-    if label is not None and "soft_labels" in label.outputs:
-        needed.append(label.outputs["soft_labels"])
-    sample = read_manifest(store, "sample")
-    if sample is not None and "public_queries" in sample.outputs:
-        needed.append(sample.outputs["public_queries"])
+    needed = [require_output(store, "distill", name) for name in ("student", "feature_student")]
+    needed += [require_output(store, "enrich", "pin_texts"), *feature_inputs(cfg, store)]
+    for stage, name in (("label", "soft_labels"), ("sample", "public_queries")):
+        made = read_manifest(store, stage)
+        if made is not None and name in made.outputs:
+            needed.append(made.outputs[name])
     return {output.name: output for output in needed}
 
 
-def run(cfg: Config, store: Storage) -> Manifest:
-    """Embed what is new, publish a release, drop old ones."""
-    student = require_output(store, "distill", "student")
-    pin_texts = require_output(store, "enrich", "pin_texts")
-    tower = student_tower(cfg, store, student, "pin")
-    sources = release_sources(cfg, store, student, pin_texts)
-    run = StageRun("embed", cfg, store, VERSION, settings=[cfg.pin_text, tower.recipe], inputs=list(sources.values()))
-    if (finished := run.finished) is not None and is_complete(store, finished.info["release"]):
-        return finished
-    pins, counts = tower.compute_pins(pin_texts)
-    check_error_rate(counts, cfg.embed.max_error_rate, "pin embeddings")
+def _tower(cfg: Config, store: Storage) -> TextTower:
+    return student_tower(cfg, store, require_output(store, "distill", "student"), "pin")
+
+
+def _embed(run: StageRun, tower: TextTower, sources: dict[str, Output]) -> StageResult:
+    cfg, files = run.cfg, tower.pin_texts(sources["pin_texts"])
+    pins, work = files.keyed(), tower.work(files.with_texts)
+    counts = work.compute(pins.drop_columns(["pin_id"]))
+    check_error_rate(counts.errors, counts.unique, counts.first_error, cfg.embed.max_error_rate, "pin embeddings")
     # Whoever serves the release encodes queries with the zero-shot model that the pins' features were made with.
     source, revision = cfg.features.zero_shot_model, cfg.features.zero_shot_revision
     features = cfg.features.model_copy(update={"zero_shot_revision": pinned_revision(source, revision)})
     release = publish_release(
-        store,
+        run.store,
         pins,
         tower.ledger,
         dim=tower.dim,
-        student_id=student.content_hash,
+        student_id=sources["student"].content_hash,
         info={"recipe": tower.recipe},
         sources=sources,
         config=cfg.model_copy(update={"features": features}).model_dump(mode="json"),
     )
-    collect_releases(store, cfg.embed.keep_releases)
-    return run.finish(
+    collect_releases(run.store, cfg.embed.keep_releases)
+    return StageResult(
         counts={
             "rows_in": pins.num_rows, "rows_out": release.num_pins, "without_vector": release.num_missing,
             "computed": counts.computed, "errors": counts.errors,
         },
-        info={"release": release.id},
+        info={"release": release.id} | work.describe(counts, cfg.prices),
         device_sec=counts.device_sec,
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +14,7 @@ from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION
 from ray_app.cluster.blocks import Chain, actor_chain
 from ray_app.cluster.encoders import zero_shot_tower
-from ray_app.cluster.executor import LedgerCounts, run_missing
+from ray_app.cluster.executor import LedgerCounts, ModelWork
 from ray_app.cluster.resources import Pool
 from ray_app.cluster.vllm_engine import prefix_hit_meter, require_vllm
 from ray_app.features.catalogue import Catalogue
@@ -56,22 +55,6 @@ class Labeller:
         """Where the labels are."""
         return Ledger(self.store, "soft_labels", self.recipe, SOFT_LABEL_RESULTS)
 
-    @property
-    def pool(self) -> Pool:
-        """What the workers ask for."""
-        label = self.cfg.label
-        return Pool(
-            section="label",
-            num_actors=label.num_actors,
-            max_actors=label.max_actors,
-            num_cpus=label.num_cpus,
-            num_gpus=label.num_gpus,
-            num_processes=label.tensor_parallel * label.pipeline_parallel,
-            accelerator_type=label.accelerator_type,
-            max_restarts=label.max_restarts,
-            feeders=label.engine == "vllm",
-        )
-
     def label(
         self, catalogue: Catalogue, queries: list[str], query_index: np.ndarray, pin_index: np.ndarray
     ) -> tuple[pa.Table, LedgerCounts]:
@@ -82,13 +65,14 @@ class Labeller:
         Returns:
             Table of schema SOFT_LABEL_RESULTS, row i for pair i, and what was computed.
         """
-        shown = ShownPairs.of(catalogue, queries, query_index, pin_index)
-        keys, order = self.keys(shown)
-        counts = self.compute(shown.take(order), keys.take(pa.array(order)))
-        return self.ledger.lookup(keys), counts
+        pairs = ShownPairs.of(catalogue, queries, query_index, pin_index)
+        wanted = self.wanted(pairs)
+        counts = self.work(pairs).compute(wanted)
+        found, place = self.ledger.lookup(wanted["content_key"]), np.argsort(wanted["pair"].to_numpy())
+        return found.take(pa.array(place)), counts
 
-    def keys(self, pairs: ShownPairs) -> tuple[pa.Array, np.ndarray]:
-        """Content keys of pairs, and the order to label them in, (num_pairs,) int64.
+    def wanted(self, pairs: ShownPairs) -> pa.Table:
+        """Content keys of pairs, and the number of each pair, in the order to label them in.
 
         By the hash of what the pin says, then by query: pairs that share a pin's text stand together, and whatever
         comes first is a random sample of pins with all of their queries, so that rates and quotes hold for the rest.
@@ -96,36 +80,48 @@ class Labeller:
         by_pair = pairs.pin_keys
         pair_queries = [pairs.queries[i] for i in pairs.query_index]
         order = np.lexsort((_ranks(pairs.queries)[pairs.query_index], _ranks(by_pair)))
-        return content_keys(self.recipe, pair_queries, by_pair), order
+        keys = content_keys(self.recipe, pair_queries, by_pair).take(pa.array(order))
+        return pa.table({"content_key": keys, "pair": pa.array(order, pa.int64())})
 
-    def compute(self, pairs: ShownPairs, keys: pa.Array) -> LedgerCounts:
-        """Label the pairs that the ledger lacks, in the order given, and commit them block by block."""
-        todo = self.ledger.missing(pa.table({"content_key": keys, "row": pa.array(range(len(keys)), pa.int64())}))
-        if todo.num_rows:
-            missing = pairs.take(todo["row"].to_numpy())
-            todo = pa.table(
-                {
-                    "content_key": todo["content_key"],
-                    "query": pa.array([missing.queries[i] for i in missing.query_index], pa.string()),
-                    "pin_text": pa.array(missing.pin_texts, pa.string()),
-                    "features": matrix_column(self._features(missing)),
-                }
-            )
-        return self.compute_texts(todo)
+    def work(self, pairs: ShownPairs | None = None) -> ModelWork:
+        """What labelling asks of the cluster.
 
-    def compute_texts(self, todo: pa.Table) -> LedgerCounts:
-        """Columns content_key, query, pin_text, features -> labels of those that the ledger lacks."""
+        Args:
+            pairs: Of the table of `wanted`; None: the rows come with query, pin_text and features.
+        """
         label = self.cfg.label
-        chain, prefix_hits = self._chain() if todo.num_rows else (_nothing, None)
-        return run_missing(
-            self.ledger,
-            todo,
-            chain,
-            self.pool,
+        return ModelWork(
+            noun="pairs",
+            ledger=self.ledger,
+            pool=Pool(
+                section="label",
+                num_actors=label.num_actors,
+                max_actors=label.max_actors,
+                num_cpus=label.num_cpus,
+                num_gpus=label.num_gpus,
+                num_processes=label.tensor_parallel * label.pipeline_parallel,
+                accelerator_type=label.accelerator_type,
+                max_restarts=label.max_restarts,
+                feeders=int(label.engine == "vllm"),
+            ),
+            chain=self._chain,
             rows_per_block=label.rows_per_block,
+            columns=None if pairs is None else partial(self._columns, pairs),
             max_error_rate=label.max_error_rate,
             progress_sec=label.progress_sec,
-            prefix_hits=prefix_hits,
+            prefix_hits=prefix_hit_meter if label.engine == "vllm" else None,  # the engine counts them itself
+        )
+
+    def _columns(self, pairs: ShownPairs, missing: pa.Table) -> pa.Table:
+        """Rows of `wanted` -> content_key, query, pin_text, features."""
+        shown = pairs.take(missing["pair"].to_numpy())
+        return pa.table(
+            {
+                "content_key": missing["content_key"],
+                "query": pa.array([shown.queries[i] for i in shown.query_index], pa.string()),
+                "pin_text": pa.array(shown.pin_texts, pa.string()),
+                "features": matrix_column(self._features(shown)),
+            }
         )
 
     def _features(self, pairs: ShownPairs) -> np.ndarray:
@@ -134,24 +130,18 @@ class Labeller:
         vectors = zero_shot_tower(self.cfg, self.store, "query").encode(pairs.queries)
         return pairs.features(load_cosine_features(self.store, self.teacher), vectors)
 
-    def _chain(self) -> tuple[Chain, Any]:
-        """The engine's chain, and its meter of prefix hits, if it counts them itself."""
+    def _chain(self) -> Chain:
         label = self.cfg.label
         if label.engine == "vllm":
             require_vllm("label")
-            merged = merged_model(self.store, self.teacher)
-            return vllm_chain(self.store, self.teacher, merged, label), prefix_hit_meter()
+            return vllm_chain(self.store, self.teacher, merged_model(self.store, self.teacher), label)
         threads = actor_threads(label.num_actors, label.num_cpus or 1.0)
         dtype = stage_dtype(label)
         build = partial(Teacher, self.store, self.teacher, dtype, label.batch_size, threads, label.share_prefix)
-        return actor_chain(LabelUDF, {"build": build}), None
+        return actor_chain(LabelUDF, {"build": build})
 
 
 def _ranks(texts: list[str]) -> np.ndarray:
     """Place of each text among the distinct ones, sorted. Shape (num_texts,), int64."""
     place = {text: i for i, text in enumerate(sorted(set(texts)))}
     return np.fromiter((place[text] for text in texts), np.int64, len(texts))
-
-
-def _nothing(*_: Any) -> Any:
-    raise AssertionError("there is nothing to compute")

@@ -19,7 +19,7 @@ from ray_app.base.config import LabelConfig
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import NUM_GRADES
 from ray_app.base.storage import Storage
-from ray_app.cluster.blocks import Chain, commit_block, whole_block
+from ray_app.cluster.blocks import Chain, commit_block, tasks, whole_block
 from ray_app.cluster.failures import BlockFailedError, fatal_line
 from ray_app.cluster.resources import Plan
 from ray_app.cluster.vllm_engine import INFERENCE_ERROR, vllm_processor
@@ -100,18 +100,9 @@ def vllm_chain(store: Storage, teacher: Output, merged: Output, cfg: LabelConfig
             on_batch=ledger.claim,
         )
         where = {"store": store, "teacher": merged}  # the folder of a model with adapters has no config of the whole
-        prepared = blocks.map_batches(
-            prepare_block, fn_kwargs=where, batch_format="pyarrow", batch_size=rows_per_block,
-            num_cpus=plan.task_cpus,
-        )  # fmt: skip
-        return (
-            processor(prepared)
-            .map(keep_state, num_cpus=plan.task_cpus)
-            .map_batches(
-                finish_block, fn_kwargs={**where, "ledger": ledger}, batch_format="pyarrow", batch_size=None,
-                num_cpus=plan.task_cpus,
-            )
-        )  # fmt: skip
+        prepared = tasks(blocks, prepare_block, plan, batch_size=rows_per_block, fn_kwargs=where)
+        states = processor(prepared).map(keep_state, num_cpus=plan.task_cpus)
+        return tasks(states, finish_block, plan, fn_kwargs={**where, "ledger": ledger})
 
     return chain
 
@@ -197,12 +188,9 @@ def finish(block: pa.Table, head: "GradeHead", ledger: Ledger) -> pa.Table:
         probs[good] = head.probs(states[:, None], features)
     tokens = np.array([row["num_tokens"] or 0 for row in rows], np.int64)
     results = soft_label_results(block["content_key"], probs, [row["error"] for row in rows])
-    now = time.time()
-    began = [row["began"] for row in rows if row["error"] is None] or [now]
-    ended = [row["ended"] for row in rows if row["error"] is None] or [now]
     # What the engine found cached is its own to say: see `prefix_hits`.
     results = with_tokens(results, tokens, tokens)
-    return commit_block(ledger, block["content_key"], results, min(began), max(ended))
+    return commit_block(ledger, results, [(row["began"], row["ended"]) for row in rows if row["error"] is None])
 
 
 @lru_cache(maxsize=4)

@@ -6,7 +6,9 @@ import torch
 
 from ray_app.base.config import DistillConfig, TeachConfig
 from ray_app.cluster import train as stage
+from ray_app.cluster import train_worker
 from ray_app.cluster.train import resolved
+from ray_app.cluster.train_worker import CalibrationPairs, TrainJob
 from ray_app.models.bi_encoder import BiEncoder
 from ray_app.models.head import FeatureScaler
 from ray_app.training.examples import Examples
@@ -75,8 +77,8 @@ def test_a_frozen_student_is_calibrated_on_texts_that_it_did_not_train_on(tiny_e
     model = BiEncoder.from_base(cfg, FeatureScaler(np.zeros(2), np.ones(2)))
     train, others = examples("red", "red mug"), examples("blue", "blue cable")
     fit(model, train, train, cfg.train, 0, Worker())
-    job = stage.TrainJob(
+    job = TrainJob(
         build=lambda: model, train=train, valid=train, cfg=cfg.train, model_folder="m",
-        calibrate_on=stage.CalibrationPairs(examples=others, fitted_to="human grades"),
+        calibrate_on=CalibrationPairs(examples=others, fitted_to="human grades"),
     )  # fmt: skip
-    assert '"fitted_to": "human grades"' in stage._describe(job, model, others, [])["calibration.json"]
+    assert '"fitted_to": "human grades"' in train_worker._describe(job, model, others, [])["calibration.json"]

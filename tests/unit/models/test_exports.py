@@ -141,7 +141,7 @@ def test_a_feature_only_student_is_refused(tmp_path) -> None:
 
 def test_without_the_packages_onnx_names_its_extra(monkeypatch, tmp_path) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr(exports.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(onnx_export.importlib.util, "find_spec", lambda name: None)
     output = Output(name="student", path=FOLDER, files=[], rows=0, content_hash="x")
     with pytest.raises(UserError, match=r"\[export\]"):
         exports.export_student(Storage(str(tmp_path)), output, Storage(str(tmp_path)), "exports")
@@ -167,7 +167,7 @@ def test_onnx_gives_our_vectors_with_tokenizers_alone(request, kind, one_file_by
     (vectors,) = session.run(None, inputs)
     np.testing.assert_allclose(vectors, TowerEncoder(tmp_path / FOLDER, "query", "float32").encode(TEXTS, 5), atol=1e-4)
     student = BiEncoder.from_pretrained(tmp_path / FOLDER)
-    assert exports.onnx_difference(student, folder / exports.ONNX_FILE) < 1e-5
+    assert onnx_export.onnx_difference(student, folder / exports.ONNX_FILE) < 1e-5
     with torch.no_grad():
         student.projection.weight[0].mul_(2.0)
-    assert exports.onnx_difference(student, folder / exports.ONNX_FILE) > exports.MAX_ONNX_DIFFERENCE
+    assert onnx_export.onnx_difference(student, folder / exports.ONNX_FILE) > onnx_export.MAX_ONNX_DIFFERENCE

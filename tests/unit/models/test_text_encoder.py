@@ -9,7 +9,7 @@ from ray_app.base.config import CaptionConfig, Config, EmbedConfig, LabelConfig
 from ray_app.base.storage import Storage
 from ray_app.cluster.encoders import student_tower, zero_shot_tower
 from ray_app.models.text_encoder import stage_dtype
-from ray_app.stages.label import stage as label_stage
+from ray_app.stages.label import labeller as labeller_module
 from ray_app.stages.label.labeller import Labeller
 from ray_app.tables.manifest import Output
 
@@ -69,7 +69,7 @@ def test_workers_are_told_the_dtype_of_the_recipe(tmp_path, tiny_encoder, cpu, m
     """A node with another CPU would choose otherwise, and a label would hang on the node that its pair came to."""
     cpu(False)
     built = []
-    monkeypatch.setattr(label_stage, "actor_chain", lambda _udf, settings: built.append(settings["build"]))
+    monkeypatch.setattr(labeller_module, "actor_chain", lambda _udf, settings: built.append(settings["build"]))
     Labeller(
         cfg=SimpleNamespace(label=LabelConfig(dtype="auto")), store=Storage(str(tmp_path)),
         teacher=Output(name="teacher", path="m", files=[], rows=0, content_hash="x"),

@@ -17,7 +17,7 @@ from ray_app.base.hashing import hash_pin_ids, shards_of
 from ray_app.base.schemas import embedding_results
 from ray_app.base.storage import Storage
 from ray_app.online.pin_store import PinStore, collect_local, shard_of
-from ray_app.tables import release as release_module
+from ray_app.tables import publish as publish_module
 from ray_app.tables.ledger import Ledger
 from ray_app.tables.publish import publish_release
 
@@ -235,7 +235,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(store, release, local):
 
 
 def test_a_large_release_is_read_part_by_part(store, local, monkeypatch):
-    monkeypatch.setattr(release_module, "PART_BYTES", 7 * VECTORS.shape[1] * 4)
+    monkeypatch.setattr(publish_module, "PART_BYTES", 7 * VECTORS.shape[1] * 4)
     release = publish(store, VECTORS, IDS)
     assert len(release.files) == 8
     pins = PinStore.open(store, release, local)

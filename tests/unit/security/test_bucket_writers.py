@@ -236,9 +236,9 @@ def test_a_failed_download_leaves_nothing_that_counts(bucket):
 _CHILD = """
 import json, sys, time
 from pathlib import Path
-from ray_app.manifest import Output
+from ray_app.tables.manifest import Output
 from ray_app.models.checkpoint import local_folder
-from ray_app.storage import Storage
+from ray_app.base.storage import Storage
 
 uri, output, me = sys.argv[1], Output(**json.loads(sys.argv[2])), sys.argv[3]
 

@@ -124,8 +124,8 @@ def test_coefficients_of_a_progressive_jpeg_count():
 _PEAK = """
 import sys
 from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
-from ray_app.caption.images import decode
-from ray_app.config import ImageLimits
+from ray_app.base.images.decode import decode
+from ray_app.base.config import ImageLimits
 
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024

@@ -8,7 +8,7 @@ import pytest
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import embedding_results
 from ray_app.base.storage import Storage
-from ray_app.tables import release as release_module
+from ray_app.tables import publish as publish_module
 from ray_app.tables.current import CURRENT, current_release, promote, read_current, rollback
 from ray_app.tables.garbage import collect_releases, referenced_keys
 from ray_app.tables.ledger import Ledger
@@ -234,14 +234,14 @@ def test_a_release_without_sources_is_of_another_version(store, ledger):
 
 
 def test_a_large_release_is_written_and_read_in_parts(store, ledger, monkeypatch):
-    monkeypatch.setattr(release_module, "PART_BYTES", 2 * 2 * 4)
+    monkeypatch.setattr(publish_module, "PART_BYTES", 2 * 2 * 4)
     release = publish(store, ledger, a="k1", b="k2", c="k3", d="k4", e="k1")
     assert len(release.files) == 3
     assert open_release(store, release)["embedding"].to_pylist() == [[n, 1.0] for n in (1.0, 2.0, 3.0, 4.0, 1.0)]
 
 
 def test_a_release_that_lacks_a_part_is_refused(store, ledger, monkeypatch):
-    monkeypatch.setattr(release_module, "PART_BYTES", 2 * 4)
+    monkeypatch.setattr(publish_module, "PART_BYTES", 2 * 4)
     release = publish(store, ledger, a="k1", b="k2")
     path = min(release.files)
     fewer = replace(release, files={path: release.files[path]})

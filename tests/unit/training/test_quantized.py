@@ -13,7 +13,7 @@ import torch
 
 from ray_app.base.config import TeachConfig, TrainConfig
 from ray_app.base.storage import Storage
-from ray_app.cluster import train as stage
+from ray_app.cluster import train_worker as stage
 from ray_app.models import model_sources as sources
 from ray_app.models.cross_encoder import CrossEncoder
 from ray_app.models.head import FeatureScaler
@@ -92,7 +92,7 @@ def test_a_training_over_4_bits_calibrates_the_model_that_labels(
         calibrate_on=stage.CalibrationPairs(examples=none, fitted_to="human grades"),
     )  # fmt: skip
     store.write_table("train.parquet", EXAMPLES.to_table())
-    where = stage._Files(
+    where = stage.ExampleFiles(
         train=["train.parquet"], train_rows=[4], train_weight=4.0, valid="train.parquet", calibrate_on="train.parquet"
     )
     stage._train_job(job, where, {"name": "teach-x", "seed": 0, "store": store, "rescued": None}, torch.device("cpu"))

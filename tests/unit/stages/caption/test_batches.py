@@ -6,11 +6,13 @@ import pyarrow as pa
 import pytest
 from caption_world import make_config, picture, write_pictures, write_pins
 
+from ray_app.base.schemas import CAPTION_RESULTS
 from ray_app.base.storage import Storage
 from ray_app.stages.caption import batches
 from ray_app.stages.caption.batches import ANSWERS, DECODED, load_pictures, tidy_answer, vllm_answer, vllm_request
 from ray_app.stages.caption.image_index import SOURCES
-from ray_app.stages.caption.results import Done, clean_answers
+from ray_app.stages.caption.results import commit_answers
+from ray_app.tables.ledger import Ledger
 from ray_app.tables.manifest import read_manifest
 
 CAPTION = make_config("unused", model="unused").caption
@@ -121,16 +123,16 @@ def test_rows_from_vllm(decoded):
     assert table["error"].to_pylist() == [None, bad["error"], "engine: ValueError: too long"]
 
 
-def test_what_is_kept_of_answers():
+def test_what_is_kept_of_answers(tmp_path):
     rows = [
         {"content_key": "a", "text": "a red cup <|im_end|>"},
         {"content_key": "b", "text": "I'm sorry, I can't help with that."},
         {"content_key": "c", "error": "damaged: x", "transient": False},
         {"content_key": "d", "error": "timeout: x", "transient": True},
     ]
-    done = Done()
-    kept = clean_answers(pa.Table.from_pylist(rows, schema=ANSWERS), CAPTION, done)
-    assert kept["content_key"].to_pylist() == ["a", "b", "c"]
-    assert kept["caption"].to_pylist() == ["a red cup", None, None]
-    assert (done.computed, done.failed, done.transient) == (3, 2, {"d": "timeout: x"})
-    assert done.cleaned == {"template": 1, "refusal": 1}
+    ledger = Ledger(Storage(str(tmp_path)), "captions", "0" * 16, CAPTION_RESULTS)
+    (stats,) = commit_answers(pa.Table.from_pylist(rows, schema=ANSWERS), CAPTION, ledger).to_pylist()
+    kept = {row["content_key"]: row["caption"] for row in ledger.scan().table.to_pylist()}
+    assert kept == {"a": "a red cup", "b": None, "c": None}
+    assert (stats["rows"], stats["errors"], stats["transient"]) == (4, 3, [("d", "timeout: x")])
+    assert dict(stats["counters"]) == {"template": 1, "refusal": 1, "decode_sec": 0}

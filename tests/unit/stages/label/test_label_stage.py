@@ -7,6 +7,7 @@ import pytest
 from ray_app.base.config import Config
 from ray_app.base.schemas import PIN_TEXTS, SOFT_LABEL_RESULTS
 from ray_app.base.storage import Storage
+from ray_app.cluster.executor import ModelWork
 from ray_app.features.catalogue import Catalogue
 from ray_app.stages.label.labeller import Labeller
 from ray_app.tables.manifest import Output
@@ -29,16 +30,18 @@ def asked(tmp_path, monkeypatch):
     teacher = Output(name="teacher", path="models/teacher", files=[], rows=0, content_hash="t")
     sent = []
 
-    def commit(labeller, todo):
+    def commit(work, wanted):
         """Where the stage hands over to Ray."""
-        sent.extend(todo.to_pylist())
-        if todo.num_rows:
+        missing = work.ledger.missing(wanted)
+        if missing.num_rows:
+            todo = work.columns(missing)
+            sent.extend(todo.to_pylist())
             probs = pa.array([[0.2] * 5] * todo.num_rows, pa.list_(pa.float32(), 5))
             errors = pa.array([None] * todo.num_rows, pa.string())
             labels = pa.table({"content_key": todo["content_key"], "probs": probs, "error": errors})
-            labeller.ledger.commit(labels.cast(SOFT_LABEL_RESULTS))
+            work.ledger.commit(labels.cast(SOFT_LABEL_RESULTS))
 
-    monkeypatch.setattr(Labeller, "compute_texts", commit)
+    monkeypatch.setattr(ModelWork, "compute", commit)
 
     def ask(queries, engaged):
         columns = {"pin_id": ["p"], "title": ["vase"], "engaged_queries": [engaged], "locale": ["en-US"]}
