@@ -1,4 +1,4 @@
-"""Cross-validate the teacher by query on the human labels of a config: how recipes were chosen (docs/quality.md).
+"""Cross-validate the teacher by query on the human labels of a config: how recipes were chosen (docs/model_selection.md).
 
     python benchmarks/cross_validate.py --config configs/chorus.yaml [--folds 5] [--set teach.hidden=64] [--systems teacher]
 

@@ -3,7 +3,7 @@
 python pipelines/compare.py --config configs/demo.yaml --control a.csv --treatment b.csv
 python pipelines/compare.py --config configs/demo.yaml --control a.csv --treatment b.csv --human grades.csv --next 100
 
-Columns of a ranked file: query, pin_id, rank or score, maybe locale; or a TREC run. See docs/measurement.md.
+Columns of a ranked file: query, pin_id, rank or score, maybe locale; or a TREC run. See docs/ranking_comparison.md.
 """
 
 import argparse

@@ -43,7 +43,7 @@ class ExperimentSpec(Section):
     about: str = ""
     compare: Literal["above", "first", "languages", "reuse"] = "above"
     """Each arm with the one above it, for arms that are expected to rise; all with the first; two arms language by
-    language, the first learned from human labels alone; or no arms: the vectors in other uses (docs/reuse.md)."""
+    language, the first learned from human labels alone; or no arms: the vectors in other uses (docs/transfer.md)."""
     system: System = "student"
     seeds: list[int] = Field(default=[])
     """Trainings of each arm beside the one with the run's seed. Splits, sample and teacher labels stay."""

@@ -187,7 +187,7 @@ class EnrichConfig(Section):
 
 
 class EngagementConfig(Section):
-    """Pins' engagement rates, and vectors of queries and pins learned from the search log (docs/vectors.md)."""
+    """Pins' engagement rates, and vectors of queries and pins learned from the search log (docs/embeddings.md)."""
 
     dim: PositiveInt = 64
     """Of the vectors."""
@@ -210,7 +210,7 @@ class EngagementConfig(Section):
 
 
 class GraphConfig(Section):
-    """Vectors of pins and boards learned from which pins share boards (docs/vectors.md)."""
+    """Vectors of pins and boards learned from which pins share boards (docs/embeddings.md)."""
 
     dim: PositiveInt = 64
     """Of the vectors."""

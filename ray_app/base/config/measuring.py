@@ -82,7 +82,7 @@ class SimulateConfig(Section):
 
 
 class ReuseConfig(Section):
-    """How the student's vectors are measured on what they were not trained for (docs/reuse.md)."""
+    """How the student's vectors are measured on what they were not trained for (docs/transfer.md)."""
 
     held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Share of the boards that are measured; pin texts are made again without their titles."""

@@ -3,7 +3,7 @@
 Titles of products, recipes and the like name the kind of thing in a run of plain words: "Intel 540 *processor* 1.86
 GHz". That phrase is a query which the pin answers and pins of clearly other kinds do not. In half of the positives the
 phrase is taken out of the title, so that the teacher must tell the kind from brand, model and description, which is
-what words alone cannot do. Measured on Chorus by cross-validation: docs/quality.md.
+what words alone cannot do. Measured on Chorus by cross-validation: docs/model_selection.md.
 """
 
 import numpy as np
