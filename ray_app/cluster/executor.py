@@ -236,13 +236,12 @@ def check_error_rate(num_errors: int, num_rows: int, first_error: str | None, ma
 
 
 def _start_plan(pool: Pool, num_blocks: int) -> Plan:
-    """Connect to Ray if need be and fit the pool to the cluster; never more workers or feeders than blocks."""
+    """Connect to Ray if need be and fit the pool to the cluster; never more workers than blocks."""
     connect()
     pool = replace(
         pool,
         num_actors=min(pool.num_actors, num_blocks),
         max_actors=min(pool.max_actors or pool.num_actors, num_blocks),
-        feeders=min(pool.feeders, num_blocks),
     )
     return plan_pool(pool, *cluster_nodes())
 

@@ -204,7 +204,7 @@ def test_too_small_a_cluster_is_refused_rather_than_waited_for(ray_cluster, stor
 def test_too_many_errors_stop_the_job(ray_cluster, store, vlm):
     write_pins(store, [b"no picture", picture(1)])
     text = message(lambda: run(make_config(store.uri, model=vlm), store))
-    assert "captions: 1 of 2 rows failed (50.0%, max_error_rate is 5.0%)" in text
+    assert "captions: stopped after 2 of 2 rows: 1 failed (50.0%, max_error_rate is 5.0%)" in text
 
 
 def test_without_a_model_the_table_is_there_and_empty_of_captions(store, monkeypatch):
