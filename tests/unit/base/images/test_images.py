@@ -164,7 +164,7 @@ def test_truncated_files_are_an_error(kind):
         (b"", ("empty",)),
         (b"x" * 1_000_001, ("too_many_bytes",)),
     ],
-    ids=range(9),
+    ids=["html", "png", "pdf", "zeros", "gif", "postscript", "ppm", "empty", "long"],
 )  # fmt: skip
 def test_what_is_no_picture(data, codes):
     assert code(data) in codes
