@@ -6,6 +6,8 @@ import pytest
 import ray
 from moto.server import ThreadedMotoServer
 
+from ray_app.base.storage import Storage
+
 
 @pytest.fixture(autouse=True)
 def no_ray_cluster(monkeypatch):
@@ -15,6 +17,12 @@ def no_ray_cluster(monkeypatch):
     monkeypatch.setattr(ray, "init", refuse)
     # Ray Data starts a cluster by itself, past `ray.init`, unless this is 0.
     monkeypatch.setattr(ray._private.worker, "init", refuse)
+
+
+@pytest.fixture
+def store(tmp_path):
+    """An empty one; some tests have their own."""
+    return Storage(str(tmp_path / "out"))
 
 
 @pytest.fixture(scope="module")

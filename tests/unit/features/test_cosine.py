@@ -37,10 +37,6 @@ def test_neighbours_do_not_depend_on_chunk_and_block(chunk: int, block: int) -> 
     assert (np.diff(cosines, axis=1) <= 0).all()
 
 
-def test_ties_go_to_the_lower_row() -> None:
-    same = np.repeat(QUERIES[:1], 5, axis=0)
-    assert top_neighbours(QUERIES[:1], same, 3)[0].tolist() == [[0, 1, 2]]
-
-
-def test_more_neighbours_than_pins_gives_all_pins() -> None:
+def test_ties_go_to_the_lower_row_and_more_neighbours_than_pins_are_all_pins() -> None:
+    assert top_neighbours(QUERIES[:1], np.repeat(QUERIES[:1], 5, axis=0), 3)[0].tolist() == [[0, 1, 2]]
     assert top_neighbours(QUERIES, PINS[:2], 9)[0].shape == (4, 2)

@@ -46,51 +46,37 @@ def test_a_pin_without_text_has_zeros_and_no_presence(features):
     assert {name: value(features, name, "laptop", "bare") for name in per_pin} == dict.fromkeys(per_pin, 0.0)
 
 
-def test_presence_flags_say_which_field_is_there(features):
-    assert value(features, "link_text_present", "laptop", "laptop") == 1
-    assert value(features, "link_text_present", "laptop", "bag") == 0
+@pytest.mark.parametrize(
+    ("name", "query", "pin", "expected"),
+    [
+        ("link_text_present", "laptop", "laptop", 1),
+        ("link_text_present", "laptop", "bag", 0),
+        ("title_coverage", "acme laptop", "laptop", 1),  # which says it in the plural
+        ("title_coverage", "acme laptop", "watch", 0.5),
+        ("title_idf_coverage", "red laptop", "bag", 1),
+        ("title_phrase", "laptop bag", "bag", 1),
+        ("title_phrase", "bag laptop", "bag", 0),  # not in a row
+        ("title_phrase", "smart watch", "watch", 1),  # written together
+        ("description_phrase", "smartwatch", "watch", 1),  # written apart
+        ("title_phrase", "art", "watch", 0),  # a short query inside another word
+        ("title_gram_coverage", "smart watch", "watch", 1),  # another spelling
+        ("title_head_place", "gaming laptop", "laptop", 1),
+    ],
+)
+def test_a_feature_says_how_the_query_stands_in_the_field(features, name, query, pin, expected):
+    assert value(features, name, query, pin) == expected
 
 
-def test_coverage_is_the_share_of_query_words_in_the_field(features):
-    assert value(features, "title_coverage", "acme laptop", "laptop") == 1
-    assert value(features, "title_coverage", "acme laptop", "watch") == 0.5
-
-
-def test_plural_and_singular_match(features):
-    assert value(features, "title_coverage", "laptop", "laptop") == 1
-
-
-def test_idf_coverage_weighs_a_rare_word_more(features):
-    # "laptop" is in two pins, "red" in one.
-    assert value(features, "title_idf_coverage", "red laptop", "bag") == 1
-    assert value(features, "title_idf_coverage", "red laptop", "laptop") < 0.5
-
-
-def test_an_unknown_word_lowers_the_coverage(features):
-    assert value(features, "all_idf_coverage", "laptop zebra", "laptop") < 0.5
-
-
-def test_phrase_needs_the_words_in_a_row(features):
-    assert value(features, "title_phrase", "laptop bag", "bag") == 1
-    assert value(features, "title_phrase", "bag laptop", "bag") == 0
-
-
-def test_phrase_finds_words_written_together_or_apart(features):
-    assert value(features, "title_phrase", "smart watch", "watch") == 1
-    assert value(features, "description_phrase", "smartwatch", "watch") == 1
-
-
-def test_a_short_query_inside_another_word_is_no_phrase(features):
-    assert value(features, "title_phrase", "art", "watch") == 0
-
-
-def test_gram_coverage_tolerates_other_spellings(features):
-    assert value(features, "title_gram_coverage", "smart watch", "watch") == 1
-
-
-def test_place_of_the_head_tells_a_laptop_from_a_laptop_bag(features):
-    assert value(features, "title_head_place", "gaming laptop", "laptop") == 1
-    assert 0 < value(features, "title_head_place", "gaming laptop", "bag") < 0.6
+@pytest.mark.parametrize(
+    ("name", "query", "pin", "most"),
+    [
+        ("title_idf_coverage", "red laptop", "laptop", 0.5),  # "laptop" is in two pins, "red" in one
+        ("all_idf_coverage", "laptop zebra", "laptop", 0.5),  # an unknown word lowers the coverage
+        ("title_head_place", "gaming laptop", "bag", 0.6),  # tells a laptop from a laptop bag
+    ],
+)
+def test_a_feature_of_a_part_match_is_between_zero_and(features, name, query, pin, most):
+    assert 0 < value(features, name, query, pin) < most
 
 
 def test_bm25_is_comparable_over_queries(features):
@@ -146,27 +132,23 @@ VECTORS = pa.table(
 )
 
 
-def test_named_vectors_stand_side_by_side_with_a_mask():
-    values, mask = named_vector_block(VECTORS, {"omni": 1, "sage": 2})
-    assert values.tolist() == [[0, 1, 2], [3, 0, 0], [0, 0, 0]]
-    assert mask.tolist() == [[0, 1], [1, 0], [1, 0]]
-
-
-def test_a_zero_vector_is_present_and_an_absent_one_is_not():
-    """The two would be the same to a model without the mask."""
-    mask = named_vector_block(VECTORS, {"omni": 1})[1]
-    assert mask[:, 0].tolist() == [0, 1, 1]
+@pytest.mark.parametrize(
+    ("named", "values", "mask"),
+    [
+        ({"omni": 1, "sage": 2}, [[0, 1, 2], [3, 0, 0], [0, 0, 0]], [[0, 1], [1, 0], [1, 0]]),
+        ({}, [[], [], []], [[], [], []]),
+    ],
+)
+def test_named_vectors_stand_side_by_side_with_a_mask(named, values, mask):
+    """A zero vector is present and an absent one is not: the two would be the same to a model without the mask."""
+    found = named_vector_block(VECTORS, named)
+    assert (found[0].tolist(), found[1].tolist()) == (values, mask)
 
 
 @pytest.mark.parametrize(("named", "word"), [({"nope": 2}, "nope"), ({"sage": 3}, "sage")])
 def test_a_named_vector_that_does_not_fit_is_named(named, word):
     with pytest.raises(UserError, match=word):
         named_vector_block(VECTORS, named)
-
-
-def test_no_named_vectors_give_empty_blocks():
-    values, mask = named_vector_block(VECTORS, {})
-    assert values.shape == mask.shape == (3, 0)
 
 
 def test_other_texts_are_weighed_as_in_the_catalogue_and_not_counted_in_it(features):

@@ -1,6 +1,7 @@
 """Training features, evaluation and serving must get the same vector of a query, whatever else is asked."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ray_app.base.columns import aligned, nullable_vectors
@@ -30,11 +31,8 @@ def test_vectors_have_unit_length_and_an_empty_query_has_none():
     assert np.linalg.norm(found, axis=1) == pytest.approx([1.0] * 300 + [0.0], abs=1e-6)
 
 
-def test_no_queries_are_no_vectors():
+def test_no_queries_are_no_vectors_and_those_of_another_encoder_are_refused():
     assert tower().encode(np.zeros((0, 6), np.float32)).shape == (0, 4)
-
-
-def test_vectors_of_another_encoder_are_refused():
     with pytest.raises(ValueError, match="6 numbers"):
         tower().encode(np.zeros((2, 7), np.float32))
 
@@ -53,8 +51,6 @@ def test_a_saved_tower_is_the_same(tmp_path):
 
 
 def test_new_pins_have_nulls_and_gone_pins_vanish():
-    import pyarrow as pa
-
     vectors = nullable_vectors(np.arange(6).reshape(3, 2), np.array([True, False, True]))
     table = pa.table({"pin_id": ["a", "b", "c"], "v": vectors})
     found = aligned(table, pa.chunked_array([["c", "new"], ["b"]]))

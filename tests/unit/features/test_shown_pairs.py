@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from minimal import make_config
 
-from ray_app.base.config import Config
 from ray_app.base.schemas import PIN_TEXTS
 from ray_app.features.catalogue import Catalogue
 from ray_app.features.shown_pairs import ShownPairs
@@ -14,25 +14,17 @@ ENGAGED = {"p0": ["red mug", "Mug", "cup"], "p1": None, "p2": ["mug"], "p3": ["d
 FIELDS = ["title", "engaged_queries"]
 
 
-def config(**sections):
-    source = {"adapter": "table", "path": "unused.csv"}
-    models = {"teach": {"base_model": "m"}, "distill": {"base_model": "m"}}
-    features = {"zero_shot_model": "m", "bm25_fields": FIELDS}
-    settings = {"pin_text": {"fields": FIELDS}, "features": features} | sections
-    return Config.model_validate({"output": "out", "ingest": {"pins": source}, **models, **settings})
-
-
-def make_catalogue(engaged=ENGAGED, **sections):
-    columns = {
-        "pin_id": list(engaged),
-        "title": ["vase", "red mug", None, "table"],
-        "engaged_queries": list(engaged.values()),
-    }
-    columns["locale"] = ["en-US"] * len(engaged)
-    texts = pa.table([columns.get(n, [None] * len(engaged)) for n in PIN_TEXTS.names], schema=PIN_TEXTS)
+def make_catalogue(**sections):
+    titles = ["vase", "red mug", None, "table"]
+    rows = [
+        {"pin_id": pin, "title": title, "engaged_queries": queries, "locale": "en-US"}
+        for (pin, queries), title in zip(ENGAGED.items(), titles, strict=True)
+    ]
+    texts = pa.Table.from_pylist(rows, schema=PIN_TEXTS)
     vectors = pa.array(np.eye(4, dtype=np.float32).tolist(), pa.list_(pa.float32(), 4))
     zero_shot = pa.table({"pin_id": texts["pin_id"], "title_embedding": vectors, "text_embedding": vectors})
-    return Catalogue.of(config(**sections), texts, zero_shot)
+    sections = {"pin_text": {"fields": FIELDS}, "features": {"bm25_fields": FIELDS}} | sections
+    return Catalogue.of(make_config(**sections), texts, zero_shot)
 
 
 @pytest.fixture
@@ -93,9 +85,7 @@ def test_taking_pairs_takes_what_they_are_shown(catalogue):
 
 
 def test_a_teacher_that_reads_no_engaged_queries_has_no_other_texts():
-    catalogue = make_catalogue(
-        pin_text={"fields": ["title"]}, features={"zero_shot_model": "m", "bm25_fields": ["title"]}
-    )
+    catalogue = make_catalogue(pin_text={"fields": ["title"]}, features={"bm25_fields": ["title"]})
     assert (every_pair(catalogue).variant == -1).all()
 
 

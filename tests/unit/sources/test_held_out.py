@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 import pytest
+from minimal import make_config
 
-from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.sources.held_out import HeldOut
 
@@ -14,9 +14,7 @@ def config(folder, judged=None, **sections):
     if judged is not None:
         (folder / "judged.csv").write_text("query,locale,pin_id,rater_id,grade\n" + judged)
         sections["evaluate"] = {"human_labels": str(folder / "judged.csv")}
-    source = {"adapter": "table", "path": "unused.csv"}
-    models = {"teach": {"base_model": "m"}, "distill": {"base_model": "m"}, "features": {"zero_shot_model": "m"}}
-    return Config.model_validate({"output": str(folder), "ingest": {"pins": source}, **models, **sections})
+    return make_config(folder, **sections)
 
 
 def test_queries_of_rows_that_evaluation_refuses_are_held_out_too(tmp_path):

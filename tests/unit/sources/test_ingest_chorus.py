@@ -1,6 +1,5 @@
 """The adapter of the real data: its mistakes would look like bad models."""
 
-import csv
 import json
 import shutil
 import zipfile
@@ -9,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from minimal import make_config
 
-from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.sources.adapters.chorus import (
@@ -19,9 +18,7 @@ from ray_app.sources.adapters.chorus import (
     product_files,
     read_ean_map,
     read_products_file,
-    read_rated_csv,
 )
-from ray_app.sources.files import find_files
 from ray_app.sources.human_labels import load_human_labels
 from ray_app.stages.ingest.stage import run as ingest
 from ray_app.tables.manifest import read_output
@@ -37,17 +34,8 @@ PRODUCT = {
 }  # fmt: skip
 
 
-def config(path, output="unused", **ingest_section):
-    chorus = {"adapter": "chorus", "path": str(path)}
-    return Config.model_validate(
-        {
-            "output": str(output),
-            "ingest": {"pins": chorus, **ingest_section},
-            "features": {"zero_shot_model": "m"},
-            "teach": {"base_model": "m"},
-            "distill": {"base_model": "m"},
-        }
-    )
+def config(path, output="unused", **ingest):
+    return make_config(output, ingest={"pins": {"adapter": "chorus", "path": str(path)}, **ingest})
 
 
 def write_products(path, *products):
@@ -73,9 +61,6 @@ def test_link_texts_say_what_the_title_does_not(tmp_path):
     """Codes, booleans and words of the title would only push useful text out of the model's window."""
     pin = pin_of(tmp_path, PRODUCT)
     assert (pin["link_title"], pin["link_description"]) == ("", "Pointer, - PC - Mac")
-
-
-def test_supplier_and_name_are_kept_where_the_title_lacks_them(tmp_path):
     assert pin_of(tmp_path, PRODUCT | {"title": "Mouse"})["link_title"] == "Acme MX-1"
 
 
@@ -105,42 +90,24 @@ def test_a_folder_without_the_files_is_refused_by_name(tmp_path, find, name):
 def test_a_corrupt_product_file_is_named(tmp_path):
     (tmp_path / "1.json.zip").write_bytes(b"PK nonsense")
     with pytest.raises(UserError, match=r"1.json.zip is corrupt"):
-        pin_of_existing = product_files(str(tmp_path), KEY)[0]
-        list(read_products_file(pin_of_existing, "en-US"))
+        list(read_products_file(product_files(str(tmp_path), KEY)[0], "en-US"))
 
 
-def write_labels(folder):
-    (folder / "Broad_Query_Set_rated.csv").write_text("query,docid,rating\nmouse,7,3\nmouse,8,0\n")
+def test_each_raters_grade_is_a_row_and_the_final_file_decides_the_final_grade(tmp_path):
+    """A pair without individual ratings is kept; one that the final file lacks has the final rating of its raters."""
+    (tmp_path / "Broad_Query_Set_rated.csv").write_text('query,docid,rating\nmouse,7,3\nmouse,8,0\n"mouse, red",7,2\n')
     header = "query,docid,name,description,agent_1_rating,agent_2_rating,final_rating\n"
     body = "mouse,7,MX-1,a mouse,3,2,1\nmat,8,Mat,a mat,0,1,1\n"
-    (folder / "Broad_Query_Set_individual_ratings.csv").write_text(header + body)
-    write_products(folder / "1.json.zip", PRODUCT, PRODUCT | {"id": "8"})
-
-
-@pytest.fixture
-def labels(tmp_path):
-    write_labels(tmp_path)
+    (tmp_path / "Broad_Query_Set_individual_ratings.csv").write_text(header + body)
+    write_products(tmp_path / "1.json.zip", PRODUCT, PRODUCT | {"id": "8"})  # one file: read here, without a cluster
     cfg = config(tmp_path, tmp_path / "out", human_labels={"adapter": "chorus", "path": str(tmp_path)})
-    # One product file: read here, without a cluster.
-    store = Storage(str(tmp_path / "out"))
-    table = read_output(store, ingest(cfg, store).output("human_labels"))
-    return {(r["query"], r["pin_id"], r["rater_id"]): r["grade"] for r in table.to_pylist()}
-
-
-def test_each_raters_grade_is_a_row(labels):
+    store = Storage(cfg.output)
+    rows = read_output(store, ingest(cfg, store).output("human_labels")).to_pylist()
+    labels = {(r["query"], r["pin_id"], r["rater_id"]): r["grade"] for r in rows}
     assert [labels["mouse", "7", f"agent_{n}"] for n in (1, 2)] == [5, 4]
-
-
-def test_the_final_file_decides_the_final_grade(labels):
-    assert labels["mouse", "7", "final"] == 5
-
-
-def test_a_pair_without_individual_ratings_is_kept(labels):
-    assert labels["mouse", "8", "final"] == 1
-
-
-def test_a_pair_without_a_final_file_row_has_the_final_of_its_ratings(labels):
+    assert [labels["mouse", pin, "final"] for pin in "78"] == [5, 1]
     assert labels["mat", "8", "final"] == 3
+    assert labels["mouse, red", "7", "final"] == 4
 
 
 def test_a_rated_file_for_evaluation_is_checked_like_the_labels(tmp_path):
@@ -152,15 +119,13 @@ def test_a_rated_file_for_evaluation_is_checked_like_the_labels(tmp_path):
         [4], ["unknown_pin: pin_id is not in pins", "grade_off_scale: grade 9 is not in the grade map [0, 1, 2, 3]"])  # fmt: skip
 
 
-def test_a_rated_file_with_other_columns_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "why"), [("new.csv", "new.csv has no column 'docid'"), ("none.csv", "does not exist")]
+)
+def test_a_rated_file_that_cannot_be_read_is_refused_by_its_key(tmp_path, name, why):
     (tmp_path / "new.csv").write_text("query,sku,rating\nmouse,7,2\n")
-    with pytest.raises(UserError, match=r"evaluate.human_labels: .*new.csv has no column 'docid'"):
-        load_human_labels(config(tmp_path), str(tmp_path / "new.csv"), pa.array(["7"]))
-
-
-def test_a_missing_rated_file_names_its_key(tmp_path):
-    with pytest.raises(UserError, match=r"evaluate.human_labels: .*does not exist"):
-        load_human_labels(config(tmp_path), str(tmp_path / "none.csv"), pa.array(["7"]))
+    with pytest.raises(UserError, match=rf"evaluate.human_labels: .*{why}"):
+        load_human_labels(config(tmp_path), str(tmp_path / name), pa.array(["7"]))
 
 
 def test_a_table_of_labels_uses_the_column_map_of_ingest(tmp_path):
@@ -208,11 +173,3 @@ def test_the_log_loads_through_the_eans(tmp_path):
     cfg = config(tmp_path, tmp_path / "out", search_log={"adapter": "chorus", "path": str(tmp_path)}, limits=limits)
     counts = ingest(cfg, Storage(str(tmp_path / "out"))).counts
     assert counts["search_log_in"] == 15_166 + 3_271 + 2_159  # shown, queries that showed nothing, engagements
-
-
-def test_read_rated_csv_leaves_the_scale_alone(tmp_path):
-    path = tmp_path / "r.csv"
-    with path.open("w", newline="") as out:
-        csv.writer(out).writerows([["query", "docid", "rating"], ["mouse, red", "7", "3"]])
-    batch = read_rated_csv(find_files(str(path), KEY)[0], "en-US")
-    assert (batch.columns["query"], batch.columns["grade"]) == (["mouse, red"], ["3"])

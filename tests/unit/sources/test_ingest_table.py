@@ -61,49 +61,33 @@ def test_packed_files_are_read(tmp_path, pack):
     assert load(path)[0]["pin_id"].to_pylist() == ["p1"]
 
 
-def test_constants_fill_a_column(tmp_path):
-    valid, _ = load(write(tmp_path, "a.csv", "pin_id\np1\n"), constants={"locale": "de-DE"})
-    assert valid["locale"].to_pylist() == ["de-DE"]
+NOT_UTF8 = pa.array([b"caf\xe9", b"tea"], pa.binary()).view(pa.string())
+BEYOND_DATETIME = pa.array([2**60, 0], pa.int64()).cast(pa.timestamp("ms"))
 
 
-def test_a_byte_that_is_not_utf8_costs_one_csv_row(tmp_path):
-    path = write(tmp_path, "a.csv", b"pin_id,title\np1,caf\xe9\np2,tea\n")
+@pytest.mark.parametrize(
+    ("name", "content", "refused"),
+    [
+        ("a.csv", b"pin_id,title\np1,caf\xe9\np2,tea\n", {0: "invalid_utf8"}),
+        ("a.jsonl", b'{"pin_id": "p1", "title": "caf\xe9"}\n{"pin_id": "p2"}\n', {0: "invalid_utf8"}),
+        ("pins.parquet", {"title": NOT_UTF8}, {0: "invalid_utf8"}),
+        ("pins.parquet", {"created_at": BEYOND_DATETIME}, {0: "bad_timestamp"}),
+        ("a.csv", "pin_id,title\np1\np2,b\np3,c,d\n", {0: "corrupt_row", 2: "corrupt_row"}),
+        ("a.csv", f"pin_id,title\np1,{'x' * 200_000}\np2,b\n", {0: "too_long"}),
+        *(
+            ("a.jsonl", f'{line}\n\n{{"pin_id": "p2"}}\n', {0: "corrupt_row"})
+            for line in ("{", "[1]", "17", "nonsense", "[" * 5000)
+        ),
+    ],
+    ids=["utf8 csv", "utf8 json", "utf8 parquet", "time", "fields", "long", "open", "list", "number", "text", "deep"],
+)
+def test_a_row_that_cannot_be_read_costs_that_row_alone(tmp_path, name, content, refused):
+    if isinstance(content, dict):
+        path = parquet(tmp_path, pin_id=["p1", "p2"], **content)
+    else:
+        path = write(tmp_path, name, content)
     valid, quarantine = load(path)
-    assert (valid["pin_id"].to_pylist(), reasons(quarantine)) == (["p2"], [(0, "invalid_utf8")])
-
-
-def test_a_byte_that_is_not_utf8_costs_one_json_line(tmp_path):
-    path = write(tmp_path, "a.jsonl", b'{"pin_id": "p1", "title": "caf\xe9"}\n{"pin_id": "p2"}\n')
-    valid, quarantine = load(path)
-    assert (valid["pin_id"].to_pylist(), reasons(quarantine)) == (["p2"], [(0, "invalid_utf8")])
-
-
-def test_a_byte_that_is_not_utf8_costs_one_parquet_row(tmp_path):
-    broken = pa.array([b"caf\xe9", b"tea"], pa.binary()).view(pa.string())
-    valid, quarantine = load(parquet(tmp_path, pin_id=["p1", "p2"], title=broken))
-    assert (valid["pin_id"].to_pylist(), reasons(quarantine)) == (["p2"], [(0, "invalid_utf8")])
-
-
-def test_a_time_beyond_datetime_costs_one_parquet_row(tmp_path):
-    times = pa.array([2**60, 0], pa.int64()).cast(pa.timestamp("ms"))
-    valid, quarantine = load(parquet(tmp_path, pin_id=["p1", "p2"], created_at=times))
-    assert (valid["pin_id"].to_pylist(), reasons(quarantine)) == (["p2"], [(0, "bad_timestamp")])
-
-
-@pytest.mark.parametrize("line", ["{", "[1]", "17", "nonsense", "[" * 5000])
-def test_a_line_that_is_no_json_object_is_a_corrupt_row(tmp_path, line):
-    valid, quarantine = load(write(tmp_path, "a.jsonl", f'{line}\n\n{{"pin_id": "p2"}}\n'))
-    assert (valid["pin_id"].to_pylist(), reasons(quarantine)) == (["p2"], [(0, "corrupt_row")])
-
-
-def test_a_csv_record_with_another_number_of_fields_is_a_corrupt_row(tmp_path):
-    valid, quarantine = load(write(tmp_path, "a.csv", "pin_id,title\np1\np2,b\np3,c,d\n"))
-    assert (valid["pin_id"].to_pylist(), reasons(quarantine)) == (["p2"], [(0, "corrupt_row"), (2, "corrupt_row")])
-
-
-def test_an_endless_csv_field_is_too_long(tmp_path):
-    valid, quarantine = load(write(tmp_path, "a.csv", f"pin_id,title\np1,{'x' * 200_000}\np2,b\n"))
-    assert (valid["pin_id"].to_pylist(), reasons(quarantine)) == (["p2"], [(0, "too_long")])
+    assert (valid["pin_id"].to_pylist(), dict(reasons(quarantine))) == (["p2"], refused)
 
 
 def test_vectors_of_parquet_arrive(tmp_path):
@@ -128,10 +112,10 @@ def test_a_glob_selects_files(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({"columns": {"title": "nmae"}}, "has no column 'nmae' for title"),
+        ({"columns": {"pin_id": "sku", "title": "nmae"}}, "has no column 'nmae' for title"),
         ({"columns": {"pin_id": "ean"}}, "has no column 'ean' for pin_id"),
-        ({"columns": {"tilte": "name"}}, "did you mean 'title'"),
-        ({"constants": {"colour": "red"}}, "has no column 'colour'"),
+        ({"columns": {"pin_id": "sku", "tilte": "name"}}, "did you mean 'title'"),
+        ({"columns": {"pin_id": "sku"}, "constants": {"colour": "red"}}, "has no column 'colour'"),
         ({"columns": {"title": "name"}}, "has no column 'pin_id' for pin_id"),
     ],
 )
@@ -149,23 +133,22 @@ def test_a_wrong_column_map_is_refused(tmp_path, kind, source, message):
         load(path, **source)
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.csv.gz", "a.csv.zip"])
-def test_a_corrupt_file_is_named(tmp_path, name):
-    path = write(tmp_path, name, b"this is not what the name says")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *((name, b"this is not what the name says") for name in ("a.parquet", "a.csv.gz", "a.csv.zip")),
+        ("torn.csv.gz", gzip.compress(b"pin_id\n" + bytes(str(list(range(999))), "ascii"))[:-20]),
+    ],
+)
+def test_a_corrupt_file_is_named(tmp_path, name, content):
     with pytest.raises(UserError, match=rf"{KEY}: .*{name} is corrupt"):
-        load(path)
+        load(write(tmp_path, name, content))
 
 
 def test_a_torn_parquet_file_is_named(tmp_path):
     path = parquet(tmp_path, pin_id=[str(i) for i in range(1000)])
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"pins.parquet is corrupt"):
-        load(path)
-
-
-def test_a_torn_gzip_file_is_named(tmp_path):
-    path = write(tmp_path, "a.csv.gz", gzip.compress(b"pin_id\n" + bytes(str(list(range(999))), "ascii"))[:-20])
-    with pytest.raises(UserError, match=r"a.csv.gz is corrupt"):
         load(path)
 
 

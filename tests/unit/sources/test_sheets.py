@@ -4,10 +4,9 @@ import json
 
 import pyarrow as pa
 import pytest
+from minimal import make_config
 
-from ray_app.base.config import Config
 from ray_app.base.errors import UserError
-from ray_app.base.storage import Storage
 from ray_app.sources.human_labels import load_human_labels
 from ray_app.sources.sheets import TO_GRADE, write_sheet
 from ray_app.stages.ingest.stage import run as ingest
@@ -15,11 +14,6 @@ from ray_app.tables.manifest import read_output
 
 COLUMNS = ["query", "locale", "pin_id", "title", "adjudicated_grade", "adjudicator", "note"]
 LABELS = "shoe,p1,x,1\nshoe,p1,y,4\nshoe,p2,x,2\n=sock,p3,x,5\n"
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Storage(str(tmp_path / "out"))
 
 
 @pytest.fixture
@@ -32,21 +26,11 @@ def run(tmp_path, store):
         cells = [dict(query=q, locale="en-US", pin_id=p, adjudicated_grade=g, adjudicator=who) for q, p, g, who in rows]
         (tmp_path / "sheet.csv").write_bytes(data or write_sheet(COLUMNS, cells))
         labels = {"adapter": "table", "path": str(tmp_path / "labels.csv"), "constants": {"locale": "en-US"}}
-        cfg = Config.model_validate(
-            {
-                "output": store.uri,
-                "ingest": {
-                    "pins": {"adapter": "table", "path": str(tmp_path / "pins.csv")},
-                    "human_labels": labels,
-                    "adjudicated": path or str(tmp_path / "sheet.csv"),
-                    "limits": {"max_error_rate": max_error_rate},
-                },
-                "features": {"zero_shot_model": "m"},
-                "teach": {"base_model": "m"},
-                "distill": {"base_model": "m"},
-            }
-        )
-        return ingest(cfg, store)
+        sources = {
+            "pins": {"adapter": "table", "path": str(tmp_path / "pins.csv")}, "human_labels": labels,
+            "adjudicated": path or str(tmp_path / "sheet.csv"), "limits": {"max_error_rate": max_error_rate},
+        }  # fmt: skip
+        return ingest(make_config(store.uri, ingest=sources), store)
 
     return ingested
 
@@ -61,31 +45,24 @@ def quarantine(store, manifest):
     return [(row["table"], row["source"], row["row"], row["reason"].partition(":")[0]) for row in rows]
 
 
-OTHERS = [("=sock", "p3", "x", 5), ("shoe", "p2", "x", 2)]
+GRADES = [("=sock", "p3", "x", 5), ("shoe", "p1", "x", 1), ("shoe", "p1", "y", 4), ("shoe", "p2", "x", 2)]
 
 
-def test_a_verdict_takes_the_place_of_all_raters_of_its_pair(run, store):
-    assert labels(store, run(("shoe", "p1", "3", "anna"))) == [
-        ("=sock", "p3", "x", 5), ("shoe", "p1", "adjudicated:anna", 3), ("shoe", "p2", "x", 2)]  # fmt: skip
-
-
-def test_a_verdict_is_on_all_spellings_of_a_query(run, store):
-    """Raters are combined per normalised query: grades of another spelling would go on beside the verdict."""
-    assert labels(store, run(("Shoe ", "p1", "3", "anna"))) == [
-        ("=sock", "p3", "x", 5), ("Shoe ", "p1", "adjudicated:anna", 3), ("shoe", "p2", "x", 2)]  # fmt: skip
-
-
-def test_a_verdict_without_a_name_is_of_an_adjudicator(run, store):
-    assert ("shoe", "p2", "adjudicated", 4) in labels(store, run(("shoe", "p2", "4", " ")))
-
-
-def test_a_verdict_has_no_guideline_version(run, store):
-    table = read_output(store, run(("shoe", "p2", "4", "")).output("human_labels"))
-    assert table["guideline_version"].null_count == table.num_rows
-
-
-def test_a_pair_that_looks_like_a_formula_comes_back_as_itself(run, store):
-    assert ("=sock", "p3", "adjudicated", 1) in labels(store, run(("=sock", "p3", "1", "")))
+@pytest.mark.parametrize(
+    ("query", "pin", "who", "rater", "replaced"),
+    [
+        ("shoe", "p1", "anna", "adjudicated:anna", GRADES[1:3]),
+        # Raters are combined per normalised query: grades of another spelling would go on beside the verdict.
+        ("Shoe ", "p1", "anna", "adjudicated:anna", GRADES[1:3]),
+        ("shoe", "p2", " ", "adjudicated", GRADES[3:]),
+        ("=sock", "p3", "", "adjudicated", GRADES[:1]),  # looks like a formula
+    ],
+)
+def test_a_verdict_takes_the_place_of_all_raters_of_its_pair(run, store, query, pin, who, rater, replaced):
+    manifest = run((query, pin, "3", who))
+    assert labels(store, manifest) == sorted({*GRADES, (query, pin, rater, 3)} - set(replaced))
+    versions = read_output(store, manifest.output("human_labels"))["guideline_version"]
+    assert versions.null_count == len(versions)
 
 
 def test_counts_add_up(run, store):
@@ -122,7 +99,7 @@ def test_replaced_grades_stay_readable_in_quarantine(run, store):
 def test_a_row_that_cannot_be_used_leaves_the_raters_grades_alone(run, store, row, reason):
     manifest = run(row)
     assert quarantine(store, manifest) == [("adjudicated", "sheet.csv", 0, reason)]
-    assert labels(store, manifest) == [OTHERS[0], ("shoe", "p1", "x", 1), ("shoe", "p1", "y", 4), OTHERS[1]]
+    assert labels(store, manifest) == GRADES
 
 
 def test_of_two_verdicts_on_a_pair_the_first_stays(run, store):
@@ -140,7 +117,7 @@ def test_grades_are_read_as_spreadsheets_write_them(run, store, cell):
 def test_a_sheet_that_nobody_has_filled_in_changes_nothing(run, store):
     manifest = run(("shoe", "p1", "", ""), ("shoe", "p2", " ", "anna"))
     assert (manifest.counts["adjudicated_in"], manifest.counts["adjudicated_ignored"]) == (0, 2)
-    assert len(labels(store, manifest)) == 4
+    assert labels(store, manifest) == GRADES
 
 
 def test_several_sheets_in_a_folder_are_read(run, store, tmp_path):
@@ -149,7 +126,7 @@ def test_several_sheets_in_a_folder_are_read(run, store, tmp_path):
         cells = {"query": "shoe", "locale": "en-US", "pin_id": pin, "adjudicated_grade": grade}
         (tmp_path / "sheets" / name).write_bytes(write_sheet(COLUMNS, [cells]))
     found = labels(store, run(path=str(tmp_path / "sheets")))
-    assert found == [OTHERS[0], ("shoe", "p1", "adjudicated", 3), ("shoe", "p2", "adjudicated", 4)]
+    assert found == [GRADES[0], ("shoe", "p1", "adjudicated", 3), ("shoe", "p2", "adjudicated", 4)]
 
 
 def test_a_changed_sheet_is_read_again_and_an_unchanged_one_is_not(run, store):
@@ -184,27 +161,15 @@ def test_a_line_with_a_lost_field_is_quarantined(run, store):
 
 def test_a_sheet_without_raters_is_refused(tmp_path, store):
     (tmp_path / "pins.csv").write_text("pin_id\np1\n")
-    section = {"pins": {"adapter": "table", "path": str(tmp_path / "pins.csv")}, "adjudicated": "sheet.csv"}
-    models = {"features": {"zero_shot_model": "m"}, "teach": {"base_model": "m"}, "distill": {"base_model": "m"}}
+    sources = {"pins": {"adapter": "table", "path": str(tmp_path / "pins.csv")}, "adjudicated": "sheet.csv"}
     with pytest.raises(UserError, match=r"ingest\.adjudicated: there are no raters' grades to replace"):
-        ingest(Config.model_validate({"output": store.uri, "ingest": section, **models}), store)
+        ingest(make_config(store.uri, ingest=sources), store)
 
 
 def test_first_grades_come_back_whatever_the_query_looks_like_and_blanks_are_no_labels(tmp_path, run):
     run()
-    cfg = Config.model_validate(
-        {
-            "output": str(tmp_path / "out"),
-            "ingest": {
-                "pins": {"adapter": "table", "path": str(tmp_path / "pins.csv")},
-                "human_labels": {
-                    "adapter": "table", "path": str(tmp_path / "labels.csv"), "columns": {"grade": "stars"},
-                    "grade_map": {0: 5},
-                },
-            },
-            "features": {"zero_shot_model": "m"}, "teach": {"base_model": "m"}, "distill": {"base_model": "m"},
-        }
-    )  # fmt: skip
+    old = {"adapter": "table", "path": str(tmp_path / "labels.csv"), "columns": {"grade": "stars"}, "grade_map": {0: 5}}
+    cfg = make_config(tmp_path / "out", ingest={"human_labels": old})
     cells = [
         {"query": "=cmd|x", "locale": "en-US", "pin_id": "p3", "grade": "4.0", "rater_id": "-ann"},
         {"query": "boot", "locale": "de-DE", "pin_id": "p2", "grade": "1"},
@@ -213,8 +178,9 @@ def test_first_grades_come_back_whatever_the_query_looks_like_and_blanks_are_no_
     (tmp_path / "next.csv").write_bytes(write_sheet(TO_GRADE, cells))
     assert b"=cmd" not in (tmp_path / "next.csv").read_bytes().replace(b"'=cmd", b"")
     found, refused = load_human_labels(cfg, str(tmp_path / "next.csv"), pa.array(["p1", "p2", "p3"]))
-    rows = sorted(
-        tuple(row[name] for name in ("query", "locale", "pin_id", "rater_id", "grade")) for row in found.to_pylist()
-    )
-    assert rows == [("=cmd|x", "en-US", "p3", "-ann", 4), ("boot", "de-DE", "p2", "unnamed", 1)]
+    names = ("query", "locale", "pin_id", "rater_id", "grade")
+    assert sorted(tuple(row[name] for name in names) for row in found.to_pylist()) == [
+        ("=cmd|x", "en-US", "p3", "-ann", 4),
+        ("boot", "de-DE", "p2", "unnamed", 1),
+    ]
     assert refused.num_rows == 0

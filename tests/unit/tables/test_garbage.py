@@ -1,11 +1,8 @@
 """Garbage collection deletes what nothing names, and nothing else."""
 
-from pathlib import Path
-
 import pyarrow as pa
-import yaml
+from minimal import make_config
 
-from ray_app.base.config import Config, load_config
 from ray_app.base.schemas import SOFT_LABEL_RESULTS, embedding_results
 from ray_app.base.storage import Storage
 from ray_app.tables.garbage import collect_all, collect_releases
@@ -15,30 +12,13 @@ from ray_app.tables.publish import publish_release
 from ray_app.tables.stage_run import StageRun
 
 
-def labels(*keys: str) -> pa.Table:
-    return pa.Table.from_pylist(
-        [{"content_key": key, "probs": [0.2] * 5, "error": None} for key in keys], schema=SOFT_LABEL_RESULTS
-    )
+def labels(*keys):
+    rows = [{"content_key": key, "probs": [0.2] * 5, "error": None} for key in keys]
+    return pa.Table.from_pylist(rows, schema=SOFT_LABEL_RESULTS)
 
 
-def make_config(tmp_path: Path) -> Config:
-    (tmp_path / "c.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "output": str(tmp_path / "run"),
-                "ingest": {"pins": {"adapter": "table", "path": "p.csv"}},
-                "features": {"zero_shot_model": "m"},
-                "teach": {"base_model": "m"},
-                "distill": {"base_model": "m"},
-            }
-        )
-    )
-    return load_config(tmp_path / "c.yaml")
-
-
-def test_current_outputs_and_their_ledger_rows_stay_and_the_rest_goes(tmp_path: Path) -> None:
-    cfg = make_config(tmp_path)
-    store = Storage(cfg.output)
+def test_current_outputs_and_their_ledger_rows_stay_and_the_rest_goes(store):
+    cfg = make_config(store.uri)
     ledger = Ledger(store, "soft_labels", "r1", SOFT_LABEL_RESULTS)
     ledger.commit(labels("old", "kept"))
     Ledger(store, "soft_labels", "r0", SOFT_LABEL_RESULTS).commit(labels("older"))
@@ -56,20 +36,15 @@ def test_current_outputs_and_their_ledger_rows_stay_and_the_rest_goes(tmp_path: 
     assert ledger.present_keys().to_pylist() == ["kept"]
 
 
-def test_what_a_release_is_served_with_stays_as_long_as_the_release(tmp_path: Path) -> None:
+def test_what_a_release_is_served_with_stays_as_long_as_the_release(store):
     """No manifest names the texts of an old release any more, but a rollback needs them."""
-    store = Storage(str(tmp_path))
     ledger = Ledger(store, "pin_embeddings", "r1", embedding_results(1))
     ledger.commit(pa.table({"content_key": ["k"], "embedding": [[1.0]], "error": pa.nulls(1)}))
     for version in ("v1", "v2", "v3"):
         file = store.write_bytes(f"tables/pin_texts/{version}/part", version.encode())
-        texts = Output(
-            name="pin_texts",
-            path=f"tables/pin_texts/{version}",
-            files=[file.path],
-            rows=1,
-            content_hash=hash_files(version, {file.path: file.sha256}),
-        )
+        content = hash_files(version, {file.path: file.sha256})
+        path = f"tables/pin_texts/{version}"
+        texts = Output(name="pin_texts", path=path, files=[file.path], rows=1, content_hash=content)
         pins = pa.table({"pin_id": ["p"], "content_key": ["k"]})
         publish_release(store, pins, ledger, 1, "5" * 16, sources={"pin_texts": texts}, config={})
     assert collect_all(store).folders == 0
@@ -78,10 +53,10 @@ def test_what_a_release_is_served_with_stays_as_long_as_the_release(tmp_path: Pa
     assert store.list_files("tables") == ["tables/pin_texts/v2/part", "tables/pin_texts/v3/part"]
 
 
-def test_what_experiments_made_stays(tmp_path: Path) -> None:
+def test_what_experiments_made_stays(store):
     """Their models and labels cost money, and their manifests lie deeper than others."""
-    cfg = make_config(tmp_path)
-    store, view = Storage(cfg.output), Storage(cfg.output, "losses/hard")
+    cfg = make_config(store.uri)
+    view = Storage(store.uri, "losses/hard")
     run = StageRun("teach", cfg, view, 1, [], [])
     run.add_output("teacher", "models/teacher/v2", [view.write_bytes("models/teacher/v2/weights", b"x")])
     run.finish({})

@@ -10,11 +10,7 @@ from ray_app.base.storage import Storage
 from ray_app.tables.ledger import Ledger
 
 SCHEMA = pa.schema(
-    [
-        pa.field("content_key", pa.string(), nullable=False),
-        pa.field("length", pa.int64()),
-        pa.field("error", pa.string()),
-    ]
+    [pa.field("content_key", pa.string(), nullable=False), ("length", pa.int64()), ("error", pa.string())]
 )
 
 
@@ -43,29 +39,21 @@ def only_file(ledger):
 # --- what is left to do ---
 
 
-def test_everything_is_missing_from_an_empty_ledger(ledger):
-    assert ledger.missing(wanted("a", "b"))["content_key"].to_pylist() == ["a", "b"]
-
-
-def test_missing_keeps_the_order_given(ledger):
+@pytest.mark.parametrize(
+    ("asked", "rows"),
+    [("edcab", [0, 2, 4]), ("ebebc", [0, 1, 4]), ("ad", []), ("", [])],
+    ids=["in the order given", "a repeated key once", "all there", "nothing wanted"],
+)
+def test_what_is_missing(ledger, asked, rows):
     """The order decides the batches, and those decide rounding."""
     ledger.commit(results("d", "a"))
-    assert ledger.missing(wanted("e", "d", "c", "a", "b"))["content_key"].to_pylist() == ["e", "c", "b"]
-
-
-def test_missing_asks_for_a_repeated_key_once(ledger):
-    assert ledger.missing(wanted("b", "a", "b", "a", "c"))["row"].to_pylist() == [0, 1, 4]
+    assert ledger.missing(wanted(*asked))["row"].to_pylist() == rows
 
 
 def test_a_failed_row_is_not_missing(ledger):
     """Else each run would pay for the same bad rows again."""
     ledger.commit(results("a", error="too long"))
     assert ledger.missing(wanted("a")).num_rows == 0
-
-
-def test_nothing_wanted_is_nothing_missing(ledger):
-    ledger.commit(results("a"))
-    assert ledger.missing(wanted()).num_rows == 0
 
 
 def test_another_recipe_has_its_own_results(ledger):
@@ -147,17 +135,13 @@ def test_a_flipped_bit_counts_as_absent_wherever_it_is(ledger):
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"garbage" * 100])
-def test_a_garbage_file_does_not_hide_the_others(ledger, data):
+def test_a_torn_file_is_named_in_a_warning_and_does_not_hide_the_others(ledger, data, caplog):
     ledger.commit(results("a"))
-    ledger.store.write_bytes(f"{ledger.folder}/{'0' * 32}.parquet", data)
-    assert keys(ledger) == ["a"]
-
-
-def test_a_torn_file_is_warned_about_and_named(ledger, caplog):
-    ledger.store.write_bytes(f"{ledger.folder}/torn.parquet", b"PAR1")
+    ledger.store.write_bytes(f"{ledger.folder}/torn.parquet", data)
     with caplog.at_level(logging.WARNING):
         assert ledger.scan().torn_files == [f"{ledger.folder}/torn.parquet"]
     assert "torn.parquet" in caplog.text
+    assert keys(ledger) == ["a"]
 
 
 def test_computing_a_torn_block_again_mends_it(ledger):
@@ -179,17 +163,12 @@ def test_another_schema_under_the_same_recipe_is_an_error(ledger):
 # --- garbage ---
 
 
-def test_garbage_collection_keeps_what_is_referenced(ledger):
-    ledger.commit(results("a", "b", "c"))
+def test_garbage_collection_keeps_what_is_referenced_with_its_values(ledger):
+    ledger.commit(results("a", "b", "ccc"))
     ledger.commit(results("d", "e"))
     ledger.commit(results("f"))
-    assert ledger.collect_garbage(pa.array(["a", "c", "f", "never seen"])) == 3
-    assert keys(ledger) == ["a", "c", "f"]
-
-
-def test_garbage_collection_keeps_values(ledger):
-    ledger.commit(results("a", "bb", "ccc"))
-    ledger.collect_garbage(pa.array(["ccc"]))
+    assert ledger.collect_garbage(pa.array(["a", "ccc", "f", "never seen"])) == 3
+    assert keys(ledger) == ["a", "ccc", "f"]
     assert ledger.lookup(pa.array(["ccc"]))["length"].to_pylist() == [3]
 
 

@@ -4,6 +4,7 @@ import pickle
 
 import pyarrow as pa
 import pytest
+from minimal import make_config
 
 from ray_app.base.config import Config
 from ray_app.base.errors import UserError
@@ -12,22 +13,6 @@ from ray_app.tables.manifest import Output, read_manifest, read_output, require_
 from ray_app.tables.stage_run import Drift, StageRun
 
 TABLE = pa.table({"pin_id": ["a", "b"]})
-
-
-def make_config(**overrides):
-    plain = {
-        "output": "runs/x",
-        "ingest": {"pins": {"adapter": "table", "path": "pins.csv"}},
-        "features": {"zero_shot_model": "m"},
-        "teach": {"base_model": "m"},
-        "distill": {"base_model": "m"},
-    }
-    return Config.model_validate(plain | overrides)
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Storage(str(tmp_path))
 
 
 @pytest.fixture
@@ -48,11 +33,6 @@ def finish(run):
     return run.finish({"rows_in": 2, "rows_out": 2})
 
 
-def test_a_finished_stage_is_up_to_date(store, ingest):
-    manifest = finish(enrich(store, [ingest]))
-    assert enrich(store, [ingest]).finished == manifest
-
-
 def test_a_stage_killed_before_its_manifest_is_not_up_to_date(store, ingest):
     enrich(store, [ingest]).write_table("pin_texts", TABLE)
     assert enrich(store, [ingest]).finished is None
@@ -71,20 +51,21 @@ def test_a_deleted_output_is_made_again(store, ingest):
     assert enrich(store, [ingest]).finished is None
 
 
-def test_changed_settings_are_not_up_to_date(store, ingest):
-    finish(enrich(store, [ingest]))
-    assert enrich(store, [ingest], cfg=make_config(enrich={"top_boards": 9})).finished is None
-
-
-def test_settings_of_other_stages_change_nothing(store, ingest):
-    """Else a new batch size for labelling would enrich everything again."""
-    finish(enrich(store, [ingest]))
-    assert enrich(store, [ingest], cfg=make_config(label={"batch_size": 9})).finished is not None
-
-
-def test_a_new_version_of_the_code_is_not_up_to_date(store, ingest):
-    finish(enrich(store, [ingest]))
-    assert enrich(store, [ingest], version=2).finished is None
+@pytest.mark.parametrize(
+    ("changed", "up_to_date"),
+    [
+        ({}, True),
+        ({"version": 2}, False),
+        ({"cfg": make_config(enrich={"top_boards": 9})}, False),
+        (
+            {"cfg": make_config(label={"batch_size": 9})},
+            True,
+        ),  # else labelling by other batches would enrich everything again
+    ],
+)
+def test_a_finished_stage_is_up_to_date_unless_its_own_code_or_settings_changed(store, ingest, changed, up_to_date):
+    made = finish(enrich(store, [ingest]))
+    assert (enrich(store, [ingest], **changed).finished == made) is up_to_date
 
 
 def test_changed_input_content_is_not_up_to_date(store, ingest):
@@ -142,8 +123,7 @@ def test_the_manifest_stores_the_resolved_config(store, ingest):
 def texts_output(store, name, rows):
     """A published pin_texts table with those titles."""
     run = StageRun(name, make_config(), store, 1, settings=[rows], inputs=[])
-    titles = list(rows.values())
-    run.write_table("pin_texts", pa.table({"pin_id": list(rows), "title": titles}))
+    run.write_table("pin_texts", pa.table({"pin_id": list(rows), "title": list(rows.values())}))
     return run.finish({}).output("pin_texts")
 
 
@@ -232,17 +212,13 @@ def test_what_a_view_made_itself_may_drift_with_the_catalogue_but_not_by_its_set
     assert other.finished is None
 
 
-def test_the_run_takes_over_nothing_from_views_by_drift_either(store, ingest):
-    view = Storage(store.uri, "a/x")
-    finish(sample_run(view, texts_output(view, "enrich", FOUR), ingest))
-    changed = texts_output(store, "enrich2", FOUR | {"a": "red cup"})
-    assert sample_run(store, changed, ingest).finished is None
-
-
 def test_the_run_takes_over_nothing_from_views(store, ingest):
-    """What a run publishes hangs on its own manifests alone."""
-    finish(enrich(Storage(store.uri, "a/x"), [ingest]))
+    """What a run publishes hangs on its own manifests alone; nor by drift."""
+    view = Storage(store.uri, "a/x")
+    finish(enrich(view, [ingest]))
+    finish(sample_run(view, texts_output(view, "enrich2", FOUR), ingest))
     assert enrich(store, [ingest]).finished is None
+    assert sample_run(store, texts_output(store, "enrich3", FOUR | {"a": "red cup"}), ingest).finished is None
 
 
 def test_a_view_travels_to_other_processes(store):

@@ -1,14 +1,11 @@
 """Releases: a reader sees the old one or the new one, whole, and never another student's."""
 
-from dataclasses import replace
-
 import pyarrow as pa
 import pytest
+from minimal import message
 
-from ray_app.base.errors import UserError
 from ray_app.base.schemas import embedding_results
 from ray_app.base.storage import Storage
-from ray_app.tables import publish as publish_module
 from ray_app.tables.current import CURRENT, current_release, promote, read_current, rollback
 from ray_app.tables.garbage import collect_releases, referenced_keys
 from ray_app.tables.ledger import Ledger
@@ -18,19 +15,13 @@ from ray_app.tables.release import find_release, list_releases, open_release
 
 
 @pytest.fixture
-def store(tmp_path):
-    return Storage(str(tmp_path))
-
-
-@pytest.fixture
 def ledger(store):
     """Key "kN" has the vector [N, 1]; "bad" is an error."""
     ledger = Ledger(store, "pin_embeddings", "r" * 16, embedding_results(2))
     keys = [f"k{n}" for n in range(5)]
     vectors = [[float(n), 1.0] for n in range(5)]
-    ledger.commit(
-        pa.table({"content_key": [*keys, "bad"], "embedding": [*vectors, None], "error": [None] * 5 + ["no text"]})
-    )
+    errors = [None] * 5 + ["no text"]
+    ledger.commit(pa.table({"content_key": [*keys, "bad"], "embedding": [*vectors, None], "error": errors}))
     return ledger
 
 
@@ -38,26 +29,17 @@ def pins(**key_by_pin):
     return pa.table({"pin_id": list(key_by_pin), "content_key": list(key_by_pin.values())})
 
 
-def publish(store, ledger, student="5111111111111111", sources=None, **key_by_pin):
-    return publish_release(
-        store, pins(**key_by_pin), ledger, 2, student, {"note": "x"}, sources=sources or {}, config={"seed": 1}
-    )
+def publish(store, ledger, student="5111111111111111", sources=None, table=None, **key_by_pin):
+    table = pins(**key_by_pin) if table is None else table
+    return publish_release(store, table, ledger, 2, student, {"note": "x"}, sources=sources or {}, config={"seed": 1})
 
 
 def source(store, name, content, folder="1"):
     """An output with one file that says `content`."""
     path = f"tables/{name}/{folder}"
     file = store.write_bytes(f"{path}/part", content)
-    return Output(
-        name=name, path=path, files=[file.path], rows=0, content_hash=hash_files(path, {file.path: file.sha256})
-    )
-
-
-def message(act):
-    with pytest.raises(UserError) as caught:
-        act()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    content_hash = hash_files(path, {file.path: file.sha256})
+    return Output(name=name, path=path, files=[file.path], rows=0, content_hash=content_hash)
 
 
 def test_each_pin_gets_its_own_vector(store, ledger):
@@ -78,12 +60,6 @@ def test_nothing_is_current_before_the_first_release(store):
     assert current_release(store) is None
 
 
-def test_publishing_moves_current(store, ledger):
-    publish(store, ledger, a="k1")
-    second = publish(store, ledger, a="k2")
-    assert current_release(store) == second
-
-
 def test_publishing_the_same_again_writes_nothing(store, ledger, monkeypatch):
     first = publish(store, ledger, a="k1", b="k2")
     monkeypatch.setattr(Storage, "write_bytes", lambda self, path, data: pytest.fail(f"wrote {path}"))
@@ -98,9 +74,8 @@ def test_publishing_an_older_content_moves_current_back(store, ledger):
 
 
 def test_another_student_is_another_release(store, ledger):
-    assert (
-        publish(store, ledger, "5111111111111111", a="k1").id != publish(store, ledger, "5222222222222222", a="k1").id
-    )
+    ids = {publish(store, ledger, student * 16, a="k1").id for student in "12"}
+    assert len(ids) == 2
 
 
 @pytest.mark.parametrize("fails_at", ["part-00000.parquet", "release.json", CURRENT])
@@ -122,36 +97,11 @@ def test_an_interrupted_publish_leaves_the_old_release(store, ledger, monkeypatc
     assert publish(store, ledger, a="k2", b="k3") == current_release(store)
 
 
-def test_a_damaged_release_is_refused(store, ledger):
-    release = publish(store, ledger, a="k1")
-    path = next(iter(release.files))
-    data = bytearray(store.read_bytes(path))
-    data[len(data) // 2] ^= 1
-    store.write_bytes(path, bytes(data))
-    assert "is damaged" in message(lambda: open_release(store, release))
-
-
 @pytest.mark.parametrize("damage", ["tear", "delete"])
 def test_publishing_again_mends_a_damaged_release(store, ledger, damage):
     path = next(iter(publish(store, ledger, a="k1").files))
     store.write_bytes(path, b"torn") if damage == "tear" else store.delete(path)
     assert open_release(store, publish(store, ledger, a="k1")).num_rows == 1
-
-
-def test_another_students_release_is_refused(store, ledger):
-    """Query and pin vectors of two students give plausible nonsense."""
-    release = publish(store, ledger, "5111111111111111", a="k1")
-    assert "made by student 5111111111111111, not 5222222222222222" in message(
-        lambda: open_release(store, release, student_id="5222222222222222")
-    )
-
-
-@pytest.mark.parametrize(("field", "value", "what"), [("dim", 3, "not 3 float32"), ("num_pins", 7, "says 7")])
-def test_a_release_that_is_not_what_it_says_is_refused(store, ledger, field, value, what):
-    release = publish(store, ledger, a="k1")
-    raw = store.read_json(f"{release.folder}/release.json")
-    store.write_json(f"{release.folder}/release.json", raw | {field: value})
-    assert what in message(lambda: open_release(store, current_release(store)))
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
@@ -173,15 +123,7 @@ def test_a_pin_that_was_never_embedded_is_an_error(store, ledger):
 
 def test_repeated_pins_are_refused(store, ledger):
     with pytest.raises(ValueError, match="unique"):
-        publish_release(
-            store,
-            pa.table({"pin_id": ["a", "a"], "content_key": ["k1", "k2"]}),
-            ledger,
-            2,
-            "5111111111111111",
-            sources={},
-            config={},
-        )
+        publish(store, ledger, table=pa.table({"pin_id": ["a", "a"], "content_key": ["k1", "k2"]}))
 
 
 def test_current_naming_a_release_that_is_gone_is_one_line(store, ledger):
@@ -208,15 +150,12 @@ def test_other_sources_with_the_same_vectors_are_another_release(store, ledger):
     assert find_release(store, old.id) == old
 
 
-def test_sources_that_only_lie_elsewhere_are_the_same_release(store, ledger):
+def test_sources_that_lie_elsewhere_are_the_same_release_and_named_anew_when_they_are_gone(store, ledger):
     old = publish(store, ledger, sources={"pins": source(store, "pins", b"x", "1")}, a="k1")
-    assert publish(store, ledger, sources={"pins": source(store, "pins", b"x", "2")}, a="k1") == old
-
-
-def test_sources_that_are_gone_are_named_anew(store, ledger):
-    old = publish(store, ledger, sources={"pins": source(store, "pins", b"x", "1")}, a="k1")
+    elsewhere = {"pins": source(store, "pins", b"x", "2")}
+    assert publish(store, ledger, sources=elsewhere, a="k1") == old
     store.delete("tables/pins/1")
-    new = publish(store, ledger, sources={"pins": source(store, "pins", b"x", "2")}, a="k1")
+    new = publish(store, ledger, sources=elsewhere, a="k1")
     assert (new.id, new.sources["pins"].path) == (old.id, "tables/pins/2")
     assert current_release(store) == new
 
@@ -231,21 +170,6 @@ def test_a_release_without_sources_is_of_another_version(store, ledger):
     assert "another version of this code" in message(lambda: current_release(store))
     assert publish(store, ledger, a="k1").id == release.id
     assert len(list_releases(store)) == 1
-
-
-def test_a_large_release_is_written_and_read_in_parts(store, ledger, monkeypatch):
-    monkeypatch.setattr(publish_module, "PART_BYTES", 2 * 2 * 4)
-    release = publish(store, ledger, a="k1", b="k2", c="k3", d="k4", e="k1")
-    assert len(release.files) == 3
-    assert open_release(store, release)["embedding"].to_pylist() == [[n, 1.0] for n in (1.0, 2.0, 3.0, 4.0, 1.0)]
-
-
-def test_a_release_that_lacks_a_part_is_refused(store, ledger, monkeypatch):
-    monkeypatch.setattr(publish_module, "PART_BYTES", 2 * 4)
-    release = publish(store, ledger, a="k1", b="k2")
-    path = min(release.files)
-    fewer = replace(release, files={path: release.files[path]})
-    assert "1 rows, but release.json says 2" in message(lambda: open_release(store, fewer))
 
 
 def test_a_torn_release_json_is_left_out_of_the_list(store, ledger):
@@ -268,13 +192,6 @@ def test_current_names_the_release_before(store, ledger):
     assert read_current(store) == (second.id, first.id)
 
 
-def test_publishing_what_is_current_does_not_forget_the_release_before(store, ledger):
-    first = publish(store, ledger, a="k1")
-    second = publish(store, ledger, a="k2")
-    publish(store, ledger, a="k2")
-    assert read_current(store) == (second.id, first.id)
-
-
 def test_rollback_serves_the_release_before_and_twice_is_where_it_started(store, ledger):
     first = publish(store, ledger, a="k1")
     second = publish(store, ledger, a="k2")
@@ -292,11 +209,12 @@ def test_any_release_can_be_promoted_by_the_beginning_of_its_id(store, ledger):
     assert read_current(store) == (first.id, third.id)
 
 
-def test_promoting_what_is_current_changes_nothing(store, ledger):
+@pytest.mark.parametrize("again", ["publish", "promote"])
+def test_what_is_current_does_not_become_the_release_before(store, ledger, again):
     """Else a rollback would go from a release to itself."""
     first = publish(store, ledger, a="k1")
     second = publish(store, ledger, a="k2")
-    promote(store, second.id)
+    publish(store, ledger, a="k2") if again == "publish" else promote(store, second.id)
     assert read_current(store) == (second.id, first.id)
 
 
@@ -369,20 +287,12 @@ def test_garbage_collection_keeps_the_newest(store, ledger):
     assert [release.id for release in list_releases(store)] == ids[2:]
 
 
-def test_garbage_collection_never_drops_the_current_one(store, ledger):
-    first = publish(store, ledger, a="k0")
-    before = [publish(store, ledger, a=f"k{n}") for n in (1, 2, 3)][-1]
-    publish(store, ledger, a="k0")
-    collect_releases(store, keep=0)
-    assert list_releases(store) == [first, before]
-    assert current_release(store) == first
-
-
 def test_garbage_collection_never_drops_the_one_before(store, ledger):
     """Else the way back is gone when it is needed."""
     ids = [publish(store, ledger, a=f"k{n}").id for n in range(4)]
     promote(store, ids[0])
     assert collect_releases(store, keep=0) == sorted(ids[1:3])
+    assert current_release(store).id == ids[0]
     assert rollback(store).id == ids[3]
 
 

@@ -22,15 +22,11 @@ def logits_of(probs: list[float]) -> torch.Tensor:
     return torch.tensor([probs]).log()
 
 
-def test_soft_cross_entropy_by_hand() -> None:
-    target = torch.tensor([[0.5, 0.5, 0.0, 0.0, 0.0]])
-    got = soft_cross_entropy(logits_of([0.2] * 5), target)
-    assert got.item() == pytest.approx(np.log(5))
-
-
-def test_hard_cross_entropy_sees_only_the_likeliest_grade() -> None:
-    target = torch.tensor([[0.4, 0.6, 0.0, 0.0, 0.0]])
-    assert hard_cross_entropy(logits_of([0.1, 0.7, 0.1, 0.05, 0.05]), target).item() == pytest.approx(-np.log(0.7))
+def test_cross_entropy_by_hand() -> None:
+    """The hard one sees only the likeliest grade."""
+    halves, rather = torch.tensor([[0.5, 0.5, 0.0, 0.0, 0.0]]), torch.tensor([[0.4, 0.6, 0.0, 0.0, 0.0]])
+    assert soft_cross_entropy(logits_of([0.2] * 5), halves).item() == pytest.approx(np.log(5))
+    assert hard_cross_entropy(logits_of([0.1, 0.7, 0.1, 0.05, 0.05]), rather).item() == pytest.approx(-np.log(0.7))
 
 
 def test_ordinal_by_hand() -> None:
@@ -41,10 +37,7 @@ def test_ordinal_by_hand() -> None:
 
 def test_ordinal_costs_more_the_further_off() -> None:
     """What cross-entropy cannot tell apart: grade 2 for a 5 is worse than grade 4."""
-    near, far = (
-        torch.tensor([[0.02, 0.02, 0.02, 0.92, 0.02]]).log(),
-        torch.tensor([[0.02, 0.92, 0.02, 0.02, 0.02]]).log(),
-    )
+    near, far = logits_of([0.02, 0.02, 0.02, 0.92, 0.02]), logits_of([0.02, 0.92, 0.02, 0.02, 0.02])
     assert ordinal_cross_entropy(far, SURE[4:]) > ordinal_cross_entropy(near, SURE[4:]) + 1
     assert soft_cross_entropy(far, SURE[4:]).item() == pytest.approx(soft_cross_entropy(near, SURE[4:]).item())
 

@@ -45,9 +45,7 @@ def rounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def build(source: str, quantize: str | None) -> CrossEncoder:
     torch.manual_seed(1)
-    cfg = TeachConfig(
-        base_model=source, pooling="last", max_tokens=32, lora_rank=2, quantize=quantize, use_features=False, train=CFG
-    )
+    cfg = TeachConfig(base_model=source, pooling="last", max_tokens=32, lora_rank=2, quantize=quantize, train=CFG)
     model = CrossEncoder.from_base(cfg, FeatureScaler(np.zeros(0), np.ones(0)))
     with torch.no_grad():
         model.head.head[-1].weight.mul_(10)  # so that another state shows
@@ -74,27 +72,19 @@ def test_other_models_label_as_they_are(tiny_decoder: str) -> None:
 
 
 @pytest.mark.usefixtures("rounded")
-def test_a_training_over_4_bits_calibrates_the_model_that_labels(
-    tiny_decoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_over_4_bits_calibrates_the_model_that_labels(tiny_decoder, tmp_path, monkeypatch) -> None:
     seen = []
-
-    def calibrated(probs: np.ndarray, *rest: object, **_: object) -> None:
-        seen.append(probs)
-
-    monkeypatch.setattr(stage, "fit_calibration", calibrated)
+    monkeypatch.setattr(stage, "fit_calibration", lambda probs, *_, **__: seen.append(probs))
     context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
     monkeypatch.setattr(stage.ray.train, "get_context", lambda: context)
     monkeypatch.setattr(stage.ray.train, "get_checkpoint", lambda: None)
-    store, none = Storage(str(tmp_path)), EXAMPLES.rows(np.arange(0))
+    store, none, file = Storage(str(tmp_path)), EXAMPLES.rows(np.arange(0)), "train.parquet"
     job = stage.TrainJob(
         build=lambda: build(tiny_decoder, "4bit"), train=none, valid=none, cfg=CFG, model_folder="models/teacher/x",
         calibrate_on=stage.CalibrationPairs(examples=none, fitted_to="human grades"),
     )  # fmt: skip
-    store.write_table("train.parquet", EXAMPLES.to_table())
-    where = stage.ExampleFiles(
-        train=["train.parquet"], train_rows=[4], train_weight=4.0, valid="train.parquet", calibrate_on="train.parquet"
-    )
+    store.write_table(file, EXAMPLES.to_table())
+    where = stage.ExampleFiles(train=[file], train_rows=[4], train_weight=4.0, valid=file, calibrate_on=file)
     stage._train_job(job, where, {"name": "teach-x", "seed": 0, "store": store, "rescued": None}, torch.device("cpu"))
     saved = CrossEncoder.from_pretrained(tmp_path / "models/teacher/x")
     np.testing.assert_allclose(seen[0], predict(saved, EXAMPLES, CFG), atol=1e-5)

@@ -16,9 +16,7 @@ QUERIES = [f"query {i}" for i in range(50)] + ["laptop", "laptops", "smart watch
 
 def labels(*rows: tuple[str, str, str, int]) -> pa.Table:
     """query, pin_id, rater_id, grade."""
-    plain = [
-        dict(query=q, locale="en-US", pin_id=p, rater_id=r, grade=g, guideline_version=None) for q, p, r, g in rows
-    ]
+    plain = [dict(query=q, locale="en-US", pin_id=p, rater_id=r, grade=g) for q, p, r, g in rows]
     return pa.Table.from_pylist(plain, schema=HUMAN_LABELS)
 
 
@@ -85,12 +83,9 @@ def test_spellings_of_one_query_are_one_pair() -> None:
     assert RaterCounts.of(again).given.tolist() == [[0, 0, 0, 0, 1]]
 
 
-def test_targets_sum_to_one_with_smoothing() -> None:
+def test_targets_sum_to_one_with_smoothing_and_no_labels_give_no_pairs() -> None:
     row = combine_raters(labels(("q", "a", "final", 1)), smoothing=0.1).to_pylist()[0]
     assert row["target"] == pytest.approx([0.92, 0.02, 0.02, 0.02, 0.02])
-
-
-def test_no_labels_give_no_pairs() -> None:
     assert combine_raters(labels(), 0.05).num_rows == 0
 
 

@@ -1,13 +1,13 @@
 """Training curves reach TensorBoard's files and an MLflow server."""
 
 import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
 import pytest
+from minimal import http_server
 
 from ray_app.base.config import TrainConfig
 from ray_app.base.errors import UserError
@@ -33,8 +33,6 @@ def test_tensorboard_gets_the_curve(tmp_path: Path) -> None:
 class Server(BaseHTTPRequestHandler):
     """The five calls of MLflow's REST API that we make."""
 
-    metrics: list[dict] = []  # noqa: RUF012 - one server per test module
-
     def do_GET(self) -> None:
         name = parse_qs(urlparse(self.path).query).get("experiment_name")
         self._answer({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": str(name)}, 404)
@@ -42,7 +40,7 @@ class Server(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path.endswith("log-metric"):
-            self.metrics.append(body)
+            self.server.metrics.append(body)
         run = {"info": {"run_id": "r1", "run_uuid": "r1", "experiment_id": "7", "status": "RUNNING"}, "data": {}}
         self._answer({"experiment_id": "7", "run": run}, 200)
 
@@ -54,21 +52,14 @@ class Server(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 def test_mlflow_gets_the_curve_over_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
-    try:
+    with http_server(Server, metrics=[]) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
         track = start_tracking(TrainConfig(track=["mlflow"]), Storage(str(tmp_path)), "run", "models/teacher/x")
         track({"train_loss": 1.5}, 20)
-    finally:
-        server.shutdown()
-    (metric,) = Server.metrics
+    (metric,) = server.metrics
     assert (metric["key"], metric["value"], int(metric["step"]), metric["run_id"]) == ("train_loss", 1.5, 20, "r1")
 
 

@@ -1,0 +1,46 @@
+"""What many tests begin with: the smallest valid config, a server on a free port, the text of a refusal."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from ray_app.base.config import Config
+from ray_app.base.errors import UserError
+
+
+def make_config(output: object = "runs/x", **sections: Any) -> Config:
+    """A config whose sources and models are only names; a section is merged into the one that is there."""
+    found: dict[str, Any] = {
+        "output": str(output),
+        "ingest": {"pins": {"adapter": "table", "path": "unused.csv"}},
+        "features": {"zero_shot_model": "m"},
+        "teach": {"base_model": "m"},
+        "distill": {"base_model": "m"},
+    }
+    for name, section in sections.items():
+        found[name] = found[name] | section if name in found else section
+    return Config.model_validate(found)
+
+
+def message(act: Callable[[], object]) -> str:
+    """What a UserError says, in one line."""
+    with pytest.raises(UserError) as caught:
+        act()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@contextmanager
+def http_server(handler: type[BaseHTTPRequestHandler], **state: Any) -> Iterator[Any]:
+    """A server at its `url`; `state` becomes attributes of it, which its handler finds in `self.server`."""
+    handler.log_message = lambda *_: None  # type: ignore[method-assign]
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads, server.block_on_close = True, False
+        vars(server).update(state, url=f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield server
+        server.shutdown()
