@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from ray_app.analysis.metrics.bootstrap import Interval
-from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, Measured, measure, plain
-from ray_app.analysis.metrics.formatting import LABELS, format_interval
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, Measured, measure
+from ray_app.analysis.metrics.formatting import LABELS, aligned, format_interval, plain
 from ray_app.analysis.metrics.grading import calibrate
 from ray_app.analysis.metrics.protocol import NDCG, SystemScores, judge
 from ray_app.base.locales import UNKNOWN, language_of
@@ -190,9 +190,7 @@ def table_text(table: ExperimentTable) -> str:
     shown = shown or list(range(len(table.columns)))
     cells = [["", *(table.columns[i] for i in shown)]]
     cells += [[row.name, *(format_interval(row.cells[i]) for i in shown)] for row in table.rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in cells]
-    return "\n".join([table.title, *(f"  {line}" for line in lines), f"  {table.verdict}"])
+    return "\n".join([table.title, *(f"  {line}" for line in aligned(cells)), f"  {table.verdict}"])
 
 
 def deviation_over_seeds(pairs: pa.Table, trained: Trained) -> float | None:

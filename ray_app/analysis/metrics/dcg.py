@@ -9,6 +9,8 @@ queries out; one that has to count them (as 0, as trec_eval's mean does) is call
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ray_app.analysis.metrics.bootstrap import ratio
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -47,4 +49,4 @@ def places(query: Ints) -> Ints:
 
 def ndcg(found: Floats, ideal: Floats) -> Floats:
     """`found` over `ideal`; NaN where nothing can be gained."""
-    return np.divide(found, ideal, out=np.full(len(found), np.nan), where=ideal > 0)
+    return ratio(found, ideal)

@@ -70,15 +70,9 @@ class JudgedLabels:
             raise UserError(f"evaluate.human_labels: {where} has no usable label ({num_unusable} rows are unusable)")
         content = hashlib.sha256(json.dumps(labels.to_pylist(), sort_keys=True, default=str).encode()).hexdigest()
         return cls(
-            labels=labels,
-            num_unusable=num_unusable,
-            name=name,
-            content=content,
-            catalogue=catalogue,
-            all_labels=all_labels,
-            splits=split_table,
-            inputs=[*read_from, labels_output, splits],
-        )
+            labels=labels, num_unusable=num_unusable, name=name, content=content, catalogue=catalogue,
+            all_labels=all_labels, splits=split_table, inputs=[*read_from, labels_output, splits],
+        )  # fmt: skip
 
     def pairs(self, catalogue: Catalogue) -> LabelledPairs:
         """The judged pairs."""

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ray_app.analysis.metrics.bootstrap import Interval, QueryAuroc, percentile_interval, resample_queries
-from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, plain
+from ray_app.analysis.metrics.bootstrap import Interval, QueryAuroc, percentile_interval, ratio, resample_queries
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.analysis.metrics.corrections import bootstrap_p, enough_samples, holm
+from ray_app.analysis.metrics.formatting import interval_fields, plain
 from ray_app.analysis.metrics.protocol import JudgedPairs, SystemScores
 
 METRICS = ("auroc_3", "accuracy")
@@ -44,8 +45,7 @@ class WorstSlice:
         """For metrics.json."""
         row: dict[str, Any] = {"slice": dict(zip(self.columns, self.values, strict=True)), "metric": self.metric}
         row |= {"num_queries": self.num_queries, "num_pairs": self.num_pairs, "p_adjusted": plain(self.p_adjusted)}
-        for name, found in (("figure", self.figure), ("difference", self.difference)):
-            row |= {name: plain(found.value), f"{name}_lo": plain(found.lo), f"{name}_hi": plain(found.hi)}
+        row |= interval_fields("figure", self.figure) | interval_fields("difference", self.difference)
         return row | {"beyond_chance": self.beyond_chance}
 
 
@@ -189,7 +189,5 @@ class _Figures:
 
     def __call__(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         counts = counts[:, self._queries]
-        undefined = np.full(len(counts), np.nan)
-        total = counts @ self._size
-        accuracy = np.divide(counts @ self._right, total, out=undefined.copy(), where=total > 0)
-        return {"auroc_3": undefined if self._auroc is None else self._auroc(counts), "accuracy": accuracy}
+        auroc = np.full(len(counts), np.nan) if self._auroc is None else self._auroc(counts)
+        return {"auroc_3": auroc, "accuracy": ratio(counts @ self._right, counts @ self._size)}

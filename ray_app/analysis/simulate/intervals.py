@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_app.analysis.metrics.bootstrap import Interval, percentile_interval, resample_queries
+from ray_app.analysis.metrics.bootstrap import Interval, percentile_interval, ratio, resample_queries
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.demo.facts import Codes, Numbers
 
@@ -50,12 +50,13 @@ class Resamples:
                 which a test on a real site is nearer to.
         """
         a, b = self._sums(control), self._sums(treatment)
-        value = _ratio(np.array([a.sum()]), np.array([b.sum()]))[0] - 1.0
+        value = ratio(b.sum(), a.sum()) - 1.0
         if paired:
-            return self._interval(value, _ratio(self._times @ a, self._times @ b) - 1.0)
-        others = self._others
-        means = (self._times @ a) / (self._times @ self._searches), (others @ b) / (others @ self._searches)
-        return self._interval(value, _ratio(*means) - 1.0)
+            return self._interval(value, ratio(self._times @ b, self._times @ a) - 1.0)
+        below, top = (
+            (times @ sums) / (times @ self._searches) for times, sums in ((self._times, a), (self._others, b))
+        )
+        return self._interval(value, ratio(top, below) - 1.0)
 
     def p_value(self, control: Numbers, treatment: Numbers) -> float:
         """Chance of a difference this large if the arms were alike: then each query's might as well have the other sign.
@@ -88,7 +89,3 @@ class Resamples:
 
     def _interval(self, value: float, samples: NDArray[np.float64]) -> Interval:
         return percentile_interval(value, samples, self.settings.confidence)
-
-
-def _ratio(below: NDArray[np.float64], top: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(top, below, out=np.full(len(top), np.nan), where=below > 0)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ray_app.analysis.metrics.bootstrap import Interval
+from ray_app.analysis.metrics.formatting import with_bounds
 from ray_app.analysis.transfer.transfer_metrics import NDCG_CUTOFF, Figures
 
 STUDENT = "student"
@@ -64,16 +65,9 @@ def verdict(gains: Mapping[str, Interval], student: str, base: str) -> str:
         kind = "neither better nor worse beyond chance"
         if gain.lo is not None and gain.hi is not None:
             kind = "better" if gain.lo > 0 else "worse" if gain.hi < 0 else kind
-        groups[kind].append(f"{task} ({_signed(gain)})")
+        groups[kind].append(f"{task} ({with_bounds(gain, '+.3f')})")
     said = [f"{kind} in {', '.join(found)}" for kind, found in groups.items() if found]
     return f"The {student}'s vectors against the {base}'s: {'; '.join(said)}."
-
-
-def _signed(gain: Interval) -> str:
-    """Such as `+0.003 [+0.001, +0.005]`: two digits would hide on which side of zero a small one lies."""
-    if gain.value is None or gain.lo is None or gain.hi is None:
-        return "-" if gain.value is None else f"{gain.value:+.3f}"
-    return f"{gain.value:+.3f} [{gain.lo:+.3f}, {gain.hi:+.3f}]"
 
 
 def _about(figures: Figures, tasks: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from ray_app.analysis.metrics.judgments import evaluation_settings
 from ray_app.analysis.transfer.render_text import STUDENT, reuse_table
 from ray_app.analysis.transfer.systems import System, bm25, popularity, random_vectors, vectors
 from ray_app.analysis.transfer.tasks import Saves, build_tasks, held_out_boards, readable
@@ -113,10 +114,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     )  # fmt: skip
     systems, marks = _systems(cfg, store, material, towers, engagement)
     tasks = build_tasks(saves, held_out, cfg.reuse, cfg.seed)
-    figures = measure(
-        tasks, systems, len(held_out), cfg.reuse.recall_at, cfg.evaluate.bootstrap_samples, cfg.evaluate.confidence,
-        cfg.seed,
-    )  # fmt: skip
+    figures = measure(tasks, systems, len(held_out), cfg.reuse.recall_at, evaluation_settings(cfg))
     table = figures_table(figures, marks)
     run.write_table("reuse_figures", table)
     names = [system.name for system in systems]

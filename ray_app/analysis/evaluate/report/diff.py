@@ -9,15 +9,16 @@ change of models with a change of the test, and has no interval here.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ray_app.analysis.metrics.bootstrap_result import GRADE_AS_RATING, EvaluationSettings, Measured, measure, plain
+from ray_app.analysis.metrics.bootstrap_result import GRADE_AS_RATING, EvaluationSettings, Measured, measure
 from ray_app.analysis.metrics.corrections import enough_samples, holm
 from ray_app.analysis.metrics.evaluation import judged_hash
+from ray_app.analysis.metrics.formatting import interval_fields, plain
 from ray_app.analysis.metrics.protocol import METRICS, JudgedPairs, SystemScores, judge
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import NUM_GRADES
@@ -68,10 +69,6 @@ class ReportDiff:
 
     def to_json(self) -> dict[str, Any]:
         """Content of diff.json."""
-        changed = {
-            heading: [{"name": c.name, "before": c.before, "after": c.after} for c in found]
-            for heading, found in self.changes.items()
-        }
         return {
             "before": self.before,
             "after": self.after,
@@ -82,7 +79,7 @@ class ReportDiff:
             "systems_equal": self.equal,
             "systems_only_before": self.only_before,
             "systems_only_after": self.only_after,
-            "changes": changed,
+            "changes": {heading: [asdict(change) for change in found] for heading, found in self.changes.items()},
         }
 
 
@@ -221,10 +218,9 @@ def _rows(
             row |= {"difference_lo": None, "difference_hi": None, "p": None, "p_adjusted": None, "beyond_chance": False}
             if measured is not None and metric in METRICS and f"after/{system}" in measured.points:
                 sides = f"after/{system}", f"before/{system}", metric
-                interval = measured.difference(*sides)
                 row |= {side: plain(measured.points[f"{side}/{system}"][metric]) for side in ("before", "after")}
-                row |= {"difference": plain(interval.value), "difference_lo": plain(interval.lo)}
-                row |= {"difference_hi": plain(interval.hi), "p": plain(measured.p_value(*sides))}
+                row |= interval_fields("difference", measured.difference(*sides))
+                row["p"] = plain(measured.p_value(*sides))
             rows.append(row)
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row |= {"p_adjusted": plain(adjusted), "beyond_chance": adjusted is not None and adjusted < 1.0 - confidence}

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from ray_app.analysis.evaluate.report import examples, plots, summary
-from ray_app.analysis.evaluate.report.page import number, of_row
+from ray_app.analysis.evaluate.report.page import number
 from ray_app.analysis.metrics import grading
 from ray_app.analysis.metrics.bootstrap import Interval
 from ray_app.analysis.metrics.evaluation import Evaluation
-from ray_app.analysis.metrics.formatting import LABELS
+from ray_app.analysis.metrics.formatting import LABELS, read_interval
 from ray_app.analysis.metrics.probabilities import calibration_curve
 from ray_app.analysis.metrics.protocol import NDCG
 
@@ -79,11 +79,11 @@ def reliability(evaluation: Evaluation) -> dict[str, Any] | None:
     for row in evaluation.calibration:
         if row["system"] in found:
             line = locales.setdefault(row["locale"], {"num_queries": row["num_queries"], "num_pairs": row["num_pairs"]})
-            line[row["system"]] = of_row(row, evaluation.settings.ece)
+            line[row["system"]] = read_interval(row, evaluation.settings.ece)
     return {
         "svg": plots.reliability_plot(curves, _named_colors(evaluation)),
         "systems": list(found),
-        "all": {name: of_row(evaluation.details[name], evaluation.settings.ece) for name in found},
+        "all": {name: read_interval(evaluation.details[name], evaluation.settings.ece) for name in found},
         "locales": locales,
         "curves": curves,
     }
@@ -144,7 +144,9 @@ def slices(evaluation: Evaluation) -> dict[str, Any]:
         ranked = any(row[NDCG] is not None for line in lines.values() for row in line["systems"].values())
         metrics = ["auroc_3", NDCG if ranked else "accuracy"]
         for line in lines.values():
-            line["cells"] = {s: [of_row(row, metric) for metric in metrics] for s, row in line["systems"].items()}
+            line["cells"] = {
+                s: [read_interval(row, metric) for metric in metrics] for s, row in line["systems"].items()
+            }
         labels = [LABELS[metric] for metric in metrics]
         out.append({"column": column.replace("_", " "), "lines": lines, "labels": labels, "parts": not ranked})
     return {"tables": out, "systems": _slice_systems(evaluation)}

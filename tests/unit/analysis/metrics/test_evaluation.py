@@ -124,11 +124,6 @@ def test_json_has_no_nan(make_pairs, make_system):
     assert json.loads(text)["rows"][0]["auroc_3"] is None
 
 
-def test_json_line_is_one_line_with_rows(synthetic):
-    line = evaluate_systems(*synthetic, FAST).json_line()
-    assert ("\n" in line, [r["system"] for r in json.loads(line)["rows"]]) == (False, ["bm25", "teacher", "student"])
-
-
 def test_slices_by_locale_have_their_own_figures(make_pairs, make_system):
     pairs = make_pairs([("q", "a", 5), ("q", "b", 1), ("r", "a", 5), ("r", "b", 1)])
     pairs = pairs.set_column(1, "locale", [["de-DE", "de-DE", "en-US", "en-US"]])
