@@ -47,16 +47,12 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Storage:
-    """Reads and writes files under one root; picklable, so that Ray workers can write too.
+    """Reads and writes files under one root; picklable, so that Ray workers can write too."""
 
-    Args:
-        uri: Local path or pyarrow.fs URI. `s3://bucket/prefix?endpoint_override=http://host:port` reaches other S3s.
-        view: Name of a variant of the run, whose manifests lie apart while all else is shared (`ray_app.tables.manifest`);
-            empty: the run itself.
-    """
-
-    uri: str
+    uri: str  # local path or pyarrow.fs URI. `s3://bucket/prefix?endpoint_override=http://host:port` reaches other S3s
     view: str = ""
+    """Name of a variant of the run, whose manifests lie apart while all else is shared (`ray_app.tables.manifest`);
+    empty: the run itself."""
 
     @cached_property
     def _fs_and_root(self) -> tuple[pafs.FileSystem, str]:

@@ -46,17 +46,12 @@ VERDICT_WORDS = " ".join(OUTCOMES) + " not object colour material style setting 
 
 @dataclass(frozen=True, slots=True)
 class PinText:
-    """A pin's text and what can be read in it.
+    """A pin's text and what can be read in it."""
 
-    Args:
-        text: All fields, joined.
-        readable: Names of attributes that it states, `object` among them.
-        hints: (attribute, value) that only boards or searches speak of: they often fit the pin, and often do not.
-    """
-
-    text: str
-    readable: frozenset[str]
+    text: str  # all fields, joined
+    readable: frozenset[str]  # names of attributes that it states, `object` among them
     hints: frozenset[tuple[str, str]] = frozenset()
+    """(attribute, value) that only boards or searches speak of: they often fit the pin, and often do not."""
 
 
 def word_list() -> list[str]:

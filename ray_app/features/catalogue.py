@@ -20,21 +20,13 @@ from ray_app.tables.manifest import Output, read_output, require_output
 
 @dataclass(frozen=True, kw_only=True)
 class Catalogue:
-    """All pins, and whatever a pair's teacher input is made of.
+    """All pins, and whatever a pair's teacher input is made of."""
 
-    Args:
-        cfg: The run's.
-        pin_texts: Schema PIN_TEXTS.
-        pairs: Lexical features over the same rows.
-        title_vectors: (num_pins, dim) float32, unit length or zero.
-        text_vectors: (num_pins, dim) float32.
-    """
-
-    cfg: Config
-    pin_texts: pa.Table
-    pairs: PairFeatures
-    title_vectors: np.ndarray
-    text_vectors: np.ndarray
+    cfg: Config  # the run's
+    pin_texts: pa.Table  # schema PIN_TEXTS
+    pairs: PairFeatures  # lexical features over the same rows
+    title_vectors: np.ndarray  # (num_pins, dim) float32, unit length or zero
+    text_vectors: np.ndarray  # (num_pins, dim) float32
 
     @classmethod
     def of(cls, cfg: Config, pin_texts: pa.Table, zero_shot_pins: pa.Table) -> "Catalogue":

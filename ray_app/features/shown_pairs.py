@@ -23,23 +23,15 @@ _FIELD = "engaged_queries"
 
 @dataclass(frozen=True, kw_only=True)
 class ShownPairs:
-    """Pairs (queries[query_index[i]], pin pin_index[i]) with the text and the features that the teacher reads.
+    """Pairs (queries[query_index[i]], pin pin_index[i]) with the text and the features that the teacher reads."""
 
-    Args:
-        catalogue: The run's.
-        variants: Texts of pins without some group among their engaged queries, weighed by the catalogue's statistics.
-        queries: Distinct normalised queries.
-        query_index: (num_pairs,) int64.
-        pin_index: (num_pairs,) int64, rows of the catalogue.
-        variant: (num_pairs,) int64, row of `variants` that is shown; -1: the pin's text as it is.
-    """
-
-    catalogue: Catalogue
+    catalogue: Catalogue  # the run's
     variants: Catalogue
-    queries: list[str]
-    query_index: np.ndarray
-    pin_index: np.ndarray
-    variant: np.ndarray
+    """Texts of pins without some group among their engaged queries, weighed by the catalogue's statistics."""
+    queries: list[str]  # distinct normalised queries
+    query_index: np.ndarray  # (num_pairs,) int64
+    pin_index: np.ndarray  # (num_pairs,) int64, rows of the catalogue
+    variant: np.ndarray  # (num_pairs,) int64, row of `variants` that is shown; -1: the pin's text as it is
 
     @classmethod
     def of(

@@ -30,40 +30,26 @@ ReadTable = Callable[[Storage, Output, list[str] | None], pa.Table]  # as `read_
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """Vectors that one stage made.
+    """Vectors that one stage made."""
 
-    Args:
-        name: Of the stage.
-        pin_vectors: (num_pins, dim) float32 unit vectors, zeros where a pin has none.
-        tower: Makes the queries' vectors.
-    """
-
-    name: str
-    pin_vectors: np.ndarray
-    tower: SideTower
+    name: str  # of the stage
+    pin_vectors: np.ndarray  # (num_pins, dim) float32 unit vectors, zeros where a pin has none
+    tower: SideTower  # makes the queries' vectors
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentFeatures:
-    """The student's features of pairs. A pin that lacks something has zeros there, and a 0 that says so.
+    """The student's features of pairs. A pin that lacks something has zeros there, and a 0 that says so."""
 
-    Args:
-        catalogue: Its lexical features come first.
-        vectors: (num_pins, width) float32, the pins' named vectors side by side.
-        vector_known: (num_pins, number of named vectors), 1 where a pin has that vector.
-        vector_dims: Name -> dimension, in the order of `vectors`.
-        rates: (num_pins, 5) engagement rates and (num_pins, 1) whether they are known; None: not made.
-        sides: Vectors whose cosines are features.
-        encode_queries: Texts -> zero-shot vectors, which the sides' towers read; None: there are no sides.
-    """
-
-    catalogue: Catalogue
-    vectors: np.ndarray
-    vector_known: np.ndarray
-    vector_dims: dict[str, int]
+    catalogue: Catalogue  # its lexical features come first
+    vectors: np.ndarray  # (num_pins, width) float32, the pins' named vectors side by side
+    vector_known: np.ndarray  # (num_pins, number of named vectors), 1 where a pin has that vector
+    vector_dims: dict[str, int]  # name -> dimension, in the order of `vectors`
     rates: tuple[np.ndarray, np.ndarray] | None = None
-    sides: Sequence[Side] = ()
+    """(num_pins, 5) engagement rates and (num_pins, 1) whether they are known; None: not made."""
+    sides: Sequence[Side] = ()  # vectors whose cosines are features
     encode_queries: EncodeQueries | None = None
+    """Texts -> zero-shot vectors, which the sides' towers read; None: there are no sides."""
 
     @classmethod
     def load(

@@ -29,29 +29,19 @@ _MIN_GAIN = 2.0  # standard errors, clustered by query: a gain that is about as 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Temperatures, and their effect on queries that they were not fitted on.
+    """Temperatures, and their effect on queries that they were not fitted on."""
 
-    Args:
-        temperatures: Locale, language or `*` -> temperature; 1: it is kept as it is.
-        pairs: The same keys -> pairs that it was fitted on.
-        ece_before: Top-label expected calibration error, 0..1, without temperatures.
-        ece_after: With them, cross-fitted by query.
-        log_loss_before: Mean cross-entropy in nats, without temperatures; None: an older version did not record it.
-        log_loss_after: With them, cross-fitted by query.
-        rejected: Keys -> temperatures that fitted best, but did not help queries that they were not fitted on.
-        fitted_to: HUMAN_GRADES, or TEACHER where there are too few of them.
-        queries: Distinct queries that it was fitted on.
-    """
-
-    temperatures: dict[str, float]
-    pairs: dict[str, int]
-    ece_before: float
-    ece_after: float
+    temperatures: dict[str, float]  # locale, language or `*` -> temperature; 1: it is kept as it is
+    pairs: dict[str, int]  # the same keys -> pairs that it was fitted on
+    ece_before: float  # top-label expected calibration error, 0..1, without temperatures
+    ece_after: float  # with them, cross-fitted by query
     log_loss_before: float | None = None
-    log_loss_after: float | None = None
+    """Mean cross-entropy in nats, without temperatures; None: an older version did not record it."""
+    log_loss_after: float | None = None  # with them, cross-fitted by query
     rejected: dict[str, float] = field(default_factory=dict)
-    fitted_to: str | None = None
-    queries: int | None = None
+    """Keys -> temperatures that fitted best, but did not help queries that they were not fitted on."""
+    fitted_to: str | None = None  # HUMAN_GRADES, or TEACHER where there are too few of them
+    queries: int | None = None  # distinct queries that it was fitted on
 
     def apply(self, probs: np.ndarray, locales: Sequence[str]) -> np.ndarray:
         """Calibrated probabilities; both (num_pairs, 5), float32. Rows of NaN stay so."""

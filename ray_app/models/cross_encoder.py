@@ -33,21 +33,13 @@ from ray_app.models.tokens import PairIds, has_segments, pad_pairs, pair_ids
 
 @dataclass(frozen=True)
 class PairPreparer:
-    """Makes a cross-encoder's inputs; has no weights, so that it can be sent to where the texts are.
+    """Makes a cross-encoder's inputs; has no weights, so that it can be sent to where the texts are."""
 
-    Args:
-        tokenizer: Of the language model.
-        cfg: Lengths.
-        scaler: Of the pair features.
-        query_last: See `pair_ids`.
-        segments: See `pad_pairs`.
-    """
-
-    tokenizer: Any
-    cfg: TeachConfig
-    scaler: FeatureScaler
-    query_last: bool
-    segments: bool
+    tokenizer: Any  # of the language model
+    cfg: TeachConfig  # lengths
+    scaler: FeatureScaler  # of the pair features
+    query_last: bool  # see `pair_ids`
+    segments: bool  # see `pad_pairs`
 
     def pair_ids(self, queries: Sequence[str], pin_texts: Sequence[str]) -> list[PairIds]:
         """Tokens of the pairs."""

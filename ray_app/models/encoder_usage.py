@@ -36,17 +36,11 @@ _MODULES = ("Transformer", "Pooling", "Normalize")  # our vectors always have le
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderUsage:
-    """How texts become vectors, besides the weights: a part of recipes.
+    """How texts become vectors, besides the weights: a part of recipes."""
 
-    Args:
-        pooling: `cls` (first token), `mean` or `last`, see `ray_app.models.pooling`.
-        query_prompt: What is put before a query; may be empty.
-        pin_prompt: What is put before a pin's title or text.
-    """
-
-    pooling: EncoderPooling
-    query_prompt: str = ""
-    pin_prompt: str = ""
+    pooling: EncoderPooling  # `cls` (first token), `mean` or `last`, see `ray_app.models.pooling`
+    query_prompt: str = ""  # what is put before a query; may be empty
+    pin_prompt: str = ""  # what is put before a pin's title or text
 
     def prompt(self, role: Role) -> str:
         """Of queries or of pins."""

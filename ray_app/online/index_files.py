@@ -82,19 +82,12 @@ class IndexKey:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class OpenIndexes:
-    """A checked folder.
+    """A checked folder."""
 
-    Args:
-        key: What it was made from.
-        bm25: A `bm25s.BM25`.
-        rows: (num_vectors,) int64, rows of the pins that have a vector, rising.
-        vectors: Theirs, (num_vectors, dim); or a `usearch.index.Index` whose keys are the rows.
-    """
-
-    key: IndexKey
-    bm25: Any
-    rows: NDArray[np.int64]
-    vectors: Any
+    key: IndexKey  # what it was made from
+    bm25: Any  # a `bm25s.BM25`
+    rows: NDArray[np.int64]  # (num_vectors,) int64, rows of the pins that have a vector, rising
+    vectors: Any  # theirs, (num_vectors, dim); or a `usearch.index.Index` whose keys are the rows
 
 
 def open_indexes(folder: Path, key: IndexKey | None, verify: bool) -> OpenIndexes:

@@ -61,26 +61,16 @@ class Served:
 
     A request takes at most two rounds of questions to the slices. Pins have numbers over all slices: row * number of
     slices + number of the slice.
-
-    Args:
-        release: What it was loaded from.
-        cfg: The release's, with the section `serve` of today.
-        slices: Its pins.
-        encoder: Embeds queries.
-        vocabulary: Of the pins' words.
-        locales: Of the pins, most frequent first.
-        teacher: What the teacher said of pairs, for the page.
-        examples: Queries to try.
     """
 
-    release: Release
-    cfg: Config
-    slices: Slices
-    encoder: QueryModel
-    vocabulary: Vocabulary
-    locales: list[str]
-    teacher: TeacherScores
-    examples: list[str]
+    release: Release  # what it was loaded from
+    cfg: Config  # the release's, with the section `serve` of today
+    slices: Slices  # its pins
+    encoder: QueryModel  # embeds queries
+    vocabulary: Vocabulary  # of the pins' words
+    locales: list[str]  # of the pins, most frequent first
+    teacher: TeacherScores  # what the teacher said of pairs, for the page
+    examples: list[str]  # queries to try
 
     @classmethod
     def load(

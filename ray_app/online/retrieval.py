@@ -46,15 +46,10 @@ class Ranked(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidates:
-    """Pins to rank, best first.
+    """Pins to rank, best first."""
 
-    Args:
-        rows: (n,) int64 as `Ranked.merged` numbers them, no row twice.
-        sources: Who found each: BM25, VECTORS or both, in this order.
-    """
-
-    rows: NDArray[np.int64]
-    sources: list[list[str]]
+    rows: NDArray[np.int64]  # (n,) int64 as `Ranked.merged` numbers them, no row twice
+    sources: list[list[str]]  # who found each: BM25, VECTORS or both, in this order
 
 
 class Retriever:

@@ -40,30 +40,18 @@ class Slice:
 
     A pair is scored as from the whole release: statistics are the whole catalogue's. Only BM25 retrieval counts words
     in its own pins alone; they are spread by hash, so that hardly differs.
-
-    Args:
-        release: What it was loaded from.
-        cfg: The release's, with the section `serve` of today.
-        pins: Vectors.
-        catalogue_rows: (num_pins,) row of each pin in the features' catalogue.
-        features: The student's.
-        student: Scores pairs.
-        feature_student: Scores pairs of queries that have no vector.
-        retriever: Finds candidates.
-        engagement: (num_pins,) 0..1, NaN where nobody met the pin.
-        pictures: By row of the catalogue.
     """
 
-    release: Release
-    cfg: Config
-    pins: PinStore
-    catalogue_rows: np.ndarray
-    features: StudentFeatures
-    student: Student
-    feature_student: Student
-    retriever: Retriever
-    engagement: np.ndarray
-    pictures: PinPictures
+    release: Release  # what it was loaded from
+    cfg: Config  # the release's, with the section `serve` of today
+    pins: PinStore  # vectors
+    catalogue_rows: np.ndarray  # (num_pins,) row of each pin in the features' catalogue
+    features: StudentFeatures  # the student's
+    student: Student  # scores pairs
+    feature_student: Student  # scores pairs of queries that have no vector
+    retriever: Retriever  # finds candidates
+    engagement: np.ndarray  # (num_pins,) 0..1, NaN where nobody met the pin
+    pictures: PinPictures  # by row of the catalogue
 
     @classmethod
     def load(

@@ -51,18 +51,12 @@ class Ledger:
 
     What is wanted of a ledger is looked for block by block: in memory are 16 bytes for each key that it holds, and the
     rows that were asked for. `collect_garbage` and `drop_errors` must not run beside a job on the same recipe.
-
-    Args:
-        store: Where the ledger lives.
-        table: Name of the ledger, such as `soft_labels`.
-        recipe: Recipe id, 16 hex digits.
-        schema: Must have `content_key` (string) and `error` (nullable string).
     """
 
-    store: Storage
-    table: str
-    recipe: str
-    schema: pa.Schema
+    store: Storage  # where the ledger lives
+    table: str  # name of the ledger, such as `soft_labels`
+    recipe: str  # recipe id, 16 hex digits
+    schema: pa.Schema  # must have `content_key` (string) and `error` (nullable string)
 
     @property
     def folder(self) -> str:

@@ -35,28 +35,18 @@ class ExperimentRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExperimentTable:
-    """One experiment.
+    """One experiment."""
 
-    Args:
-        key: Short name.
-        title: The question that it answers.
-        columns: One label per cell of a row; the last `num_gains` are differences.
-        rows: In the order in which figures are expected to rise; for `languages` in the order of their pairs.
-        verdict: Which of the expected steps the figures show.
-        about: How to read it.
-        cost_columns: One label per cost of a row.
-        measured_on: What, if not the judged pairs of all systems.
-    """
-
-    key: str
-    title: str
-    columns: list[str]
+    key: str  # short name
+    title: str  # the question that it answers
+    columns: list[str]  # one label per cell of a row; the last `num_gains` are differences
     num_gains: int
     rows: list[ExperimentRow]
-    verdict: str
-    about: str
-    cost_columns: list[str] = field(default_factory=list)
-    measured_on: str = ""
+    """In the order in which figures are expected to rise; for `languages` in the order of their pairs."""
+    verdict: str  # which of the expected steps the figures show
+    about: str  # how to read it
+    cost_columns: list[str] = field(default_factory=list)  # one label per cost of a row
+    measured_on: str = ""  # what, if not the judged pairs of all systems
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` reads them back."""

@@ -20,21 +20,13 @@ _WITHOUT_EFFECT = ("output", "ray", "prices", "embed", "serve", "experiments", "
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One arm with one seed.
+    """One arm with one seed."""
 
-    Args:
-        arm: Its name.
-        system: What is measured.
-        cfg: Of the run, with what is different.
-        view: Where its manifests lie; empty: it is the run itself.
-        stages: To be run for it in the view, in order; the last one trains the system.
-    """
-
-    arm: str
-    system: System
-    cfg: Config
-    view: str
-    stages: tuple[str, ...]
+    arm: str  # its name
+    system: System  # what is measured
+    cfg: Config  # of the run, with what is different
+    view: str  # where its manifests lie; empty: it is the run itself
+    stages: tuple[str, ...]  # to be run for it in the view, in order; the last one trains the system
 
 
 def trainings_of(key: str, spec: ExperimentSpec, cfg: Config, seeds: Sequence[int]) -> list[Training]:

@@ -58,50 +58,30 @@ class CompareSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One figure of one ranking, or of their difference, query by query (treatment - control).
+    """One figure of one ranking, or of their difference, query by query (treatment - control)."""
 
-    Args:
-        figure: Such as nDCG@20.
-        of: control, treatment or difference.
-        together: Teacher and humans; None: too few human labels.
-        humans: Without the teacher; None: as above.
-        teacher: Without humans: the interval is that of the draw of queries, and knows nothing of the teacher's errors.
-        judged_teacher: judged@k over all queries; None for differences.
-        judged_humans: judged@k over the queries that humans labelled; None: there are none.
-    """
-
-    figure: Figure
-    of: str
-    together: Estimate | None
-    humans: Estimate | None
+    figure: Figure  # such as nDCG@20
+    of: str  # control, treatment or difference
+    together: Estimate | None  # teacher and humans; None: too few human labels
+    humans: Estimate | None  # without the teacher; None: as above
     teacher: Estimate
-    judged_teacher: float | None = None
-    judged_humans: float | None = None
+    """Without humans: the interval is that of the draw of queries, and knows nothing of the teacher's errors."""
+    judged_teacher: float | None = None  # judged@k over all queries; None for differences
+    judged_humans: float | None = None  # judged@k over the queries that humans labelled; None: there are none
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What `compare` found.
+    """What `compare` found."""
 
-    Args:
-        contest: The rankings.
-        settings: As given.
-        queries: That were measured.
-        labelled: (num_queries,) bool, by humans, for the first figure.
-        num_unjudged: Queries left out because the teacher's labels of their top pins are missing.
-        num_few_grades: Queries that humans graded, but too few of their top pins to count.
-        lines: Three per figure.
-        plans: One per figure; None where the rankings do not differ at all.
-    """
-
-    contest: Contest
-    settings: CompareSettings
-    queries: list[QueryKey]
-    labelled: np.ndarray
-    num_unjudged: int
-    num_few_grades: int
-    lines: list[Line]
-    plans: list[Plan | None]
+    contest: Contest  # the rankings
+    settings: CompareSettings  # as given
+    queries: list[QueryKey]  # that were measured
+    labelled: np.ndarray  # (num_queries,) bool, by humans, for the first figure
+    num_unjudged: int  # queries left out because the teacher's labels of their top pins are missing
+    num_few_grades: int  # queries that humans graded, but too few of their top pins to count
+    lines: list[Line]  # three per figure
+    plans: list[Plan | None]  # one per figure; None where the rankings do not differ at all
 
     def line(self, figure: Figure, of: str) -> Line:
         """One line."""

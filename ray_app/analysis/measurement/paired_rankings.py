@@ -13,21 +13,13 @@ Missing = Literal["refuse", "zero", "drop"]
 
 @dataclass(frozen=True, kw_only=True)
 class Contest:
-    """Two rankings, and the queries to compare them on.
+    """Two rankings, and the queries to compare them on."""
 
-    Args:
-        control: As things are.
-        treatment: As they could be.
-        queries: Sorted.
-        num_lone: Queries that only one of the rankings has.
-        num_trained: Queries left out because the teacher was trained on them.
-    """
-
-    control: Ranking
-    treatment: Ranking
-    queries: list[QueryKey]
-    num_lone: int
-    num_trained: int
+    control: Ranking  # as things are
+    treatment: Ranking  # as they could be
+    queries: list[QueryKey]  # sorted
+    num_lone: int  # queries that only one of the rankings has
+    num_trained: int  # queries left out because the teacher was trained on them
 
     @classmethod
     def of(

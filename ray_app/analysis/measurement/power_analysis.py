@@ -17,29 +17,19 @@ from ray_app.analysis.measurement.study_design import Study, queries_needed, stu
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How many queries humans must label to see `change`; None: not even labels on all these queries would do.
+    """How many queries humans must label to see `change`; None: not even labels on all these queries would do."""
 
-    Args:
-        figure: Of whose difference.
-        change: In the figure's unit.
-        with_teacher: The study needed.
-        humans_alone: The same without the teacher.
-        num_queries_needed: Queries that the files would have to hold, with human labels on all, where `with_teacher` is None.
-        strata: Names, in the order of the studies' `by_stratum`.
-        pilot: What it was made from.
-        stratum: (num_queries,) into `strata`.
-        assumed: There are too few human labels: as if their figures varied as the teacher's do, and it helped nothing.
-    """
-
-    figure: Figure
-    change: float
-    with_teacher: Study | None
-    humans_alone: Study | None
+    figure: Figure  # of whose difference
+    change: float  # in the figure's unit
+    with_teacher: Study | None  # the study needed
+    humans_alone: Study | None  # the same without the teacher
     num_queries_needed: int | None
-    strata: list[str]
-    pilot: StrataSummary
-    stratum: np.ndarray
+    """Queries that the files would have to hold, with human labels on all, where `with_teacher` is None."""
+    strata: list[str]  # names, in the order of the studies' `by_stratum`
+    pilot: StrataSummary  # what it was made from
+    stratum: np.ndarray  # (num_queries,) into `strata`
     assumed: bool
+    """There are too few human labels: as if their figures varied as the teacher's do, and it helped nothing."""
 
 
 def plan_change(

@@ -24,22 +24,18 @@ MIN_PER_STRATUM = 2  # human labels without which a stratum has no variance
 class QueryFigures:
     """What is known of each query: a sample of the traffic, of which humans labelled a random part of each stratum.
 
-    Args:
-        teacher: (num_queries,) float64, the figure by the teacher's labels; no NaN.
-        human: (num_queries,) float64, the same figure by human labels; NaN: not labelled. What is silently wrong: queries
-            that humans chose to label, instead of a random draw.
-        stratum: (num_queries,) int64 from 0.
-        shares: (num_strata,) of the traffic, sum 1; None: as among these queries, which then must be a plain random
-            sample of it.
-
     Raises:
         ValueError: shapes differ, a teacher's figure is not finite, or the shares are no shares.
     """
 
-    teacher: np.ndarray
+    teacher: np.ndarray  # (num_queries,) float64, the figure by the teacher's labels; no NaN
     human: np.ndarray
-    stratum: np.ndarray
+    """(num_queries,) float64, the same figure by human labels; NaN: not labelled. What is silently wrong: queries that
+    humans chose to label, instead of a random draw."""
+    stratum: np.ndarray  # (num_queries,) int64 from 0
     shares: np.ndarray | None = None
+    """(num_strata,) of the traffic, sum 1; None: as among these queries, which then must be a plain random sample of
+    it."""
 
     def __post_init__(self) -> None:
         if not self.teacher.shape == self.human.shape == self.stratum.shape or self.teacher.ndim != 1:
@@ -65,25 +61,16 @@ class QueryFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean with its interval, and what it rests on.
-
-    Args:
-        interval: Value and bounds; bounds None: the human labels show no variation, and no width is not certainty.
-        std_error: Of the value.
-        teacher_weight: How far the teacher's figures are followed; 0: not at all.
-        num_queries: With teacher labels.
-        num_labelled: By humans too.
-        std_error_floor: What would remain if humans labelled all of these queries.
-        merged_strata: Strata that had fewer than MIN_PER_STRATUM human labels and were taken together.
-    """
+    """A mean with its interval, and what it rests on."""
 
     interval: Interval
-    std_error: float
-    teacher_weight: float
-    num_queries: int
-    num_labelled: int
-    std_error_floor: float
-    merged_strata: int
+    """Value and bounds; bounds None: the human labels show no variation, and no width is not certainty."""
+    std_error: float  # of the value
+    teacher_weight: float  # how far the teacher's figures are followed; 0: not at all
+    num_queries: int  # with teacher labels
+    num_labelled: int  # by humans too
+    std_error_floor: float  # what would remain if humans labelled all of these queries
+    merged_strata: int  # strata that had fewer than MIN_PER_STRATUM human labels and were taken together
 
 
 @dataclass(frozen=True, kw_only=True)

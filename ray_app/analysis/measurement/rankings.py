@@ -32,15 +32,10 @@ _BATCH_ROWS = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """What a ranker shows.
+    """What a ranker shows."""
 
-    Args:
-        name: For messages and tables.
-        pins: Query -> distinct pin ids, best first; an empty list: it found nothing.
-    """
-
-    name: str
-    pins: dict[QueryKey, list[str]]
+    name: str  # for messages and tables
+    pins: dict[QueryKey, list[str]]  # query -> distinct pin ids, best first; an empty list: it found nothing
 
 
 def read_ranking(

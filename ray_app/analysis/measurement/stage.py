@@ -32,25 +32,15 @@ RELEVANT_GRADE = EvaluationSettings().relevant_grade
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """What is known of a contest's queries.
+    """What is known of a contest's queries."""
 
-    Args:
-        teacher: Of the top pins of both rankings, calibrated.
-        human: Of all that humans graded.
-        stratum_of: Of each query, see `name_strata`.
-        texts_of: Title and caption of each pin of the rankings' top, for people.
-        num_pairs: That the teacher judged.
-        num_labelled_now: Of these, for the first time.
-        notes: Cautions.
-    """
-
-    teacher: Judgements
-    human: Judgements
-    stratum_of: dict[QueryKey, str]
-    texts_of: dict[str, dict[str, str]]
-    num_pairs: int
-    num_labelled_now: int
-    notes: list[str]
+    teacher: Judgements  # of the top pins of both rankings, calibrated
+    human: Judgements  # of all that humans graded
+    stratum_of: dict[QueryKey, str]  # of each query, see `name_strata`
+    texts_of: dict[str, dict[str, str]]  # title and caption of each pin of the rankings' top, for people
+    num_pairs: int  # that the teacher judged
+    num_labelled_now: int  # of these, for the first time
+    notes: list[str]  # cautions
 
 
 def trained_groups(store: Storage) -> set[str]:

@@ -13,19 +13,12 @@ _ROUNDING = 1e-6  # deviations below are those of a teacher that is always right
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a study of so many human-labelled queries can see.
+    """What a study of so many human-labelled queries can see."""
 
-    Args:
-        num_labelled: Queries that humans label.
-        by_stratum: (num_strata,) int64, how they are spread.
-        std_error: Expected.
-        detectable: The least change that would be found with the wanted power (MDE).
-    """
-
-    num_labelled: int
-    by_stratum: np.ndarray
-    std_error: float
-    detectable: float
+    num_labelled: int  # queries that humans label
+    by_stratum: np.ndarray  # (num_strata,) int64, how they are spread
+    std_error: float  # expected
+    detectable: float  # the least change that would be found with the wanted power (MDE)
 
 
 def study(

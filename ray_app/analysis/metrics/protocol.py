@@ -33,18 +33,15 @@ _MAX_RATING = 20  # ratings beyond it would be grades of another scale; trec_eva
 
 @dataclass(frozen=True, kw_only=True)
 class SystemScores:
-    """One system's view of the judged pairs, row by row.
-
-    Args:
-        score: (n,) float64, higher is more relevant, on one scale for all queries; NaN: the system has no score.
-        probs: (n, 5) probability of grade 1..5, rows sum to 1, a row of NaN where there is no score.
-            None: the system does not predict grades.
-        thresholds: (4,) from `fit_grade_thresholds`, for a system without probs. None: no accuracy for it.
-    """
+    """One system's view of the judged pairs, row by row."""
 
     score: np.ndarray
+    """(n,) float64, higher is more relevant, on one scale for all queries; NaN: the system has no score."""
     probs: np.ndarray | None = None
+    """(n, 5) probability of grade 1..5, rows sum to 1, a row of NaN where there is no score. None: the system does not
+    predict grades."""
     thresholds: np.ndarray | None = None
+    """(4,) from `fit_grade_thresholds`, for a system without probs. None: no accuracy for it."""
 
     def __post_init__(self) -> None:
         if self.score.ndim != 1 or np.isinf(self.score).any():

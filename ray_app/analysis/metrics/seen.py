@@ -18,26 +18,17 @@ CAUTION = "CAUTION: "  # notes that start so are a report's first lines
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """Judged queries whose `query_group` is among what was trained on.
+    """Judged queries whose `query_group` is among what was trained on."""
 
-    Args:
-        judged: Distinct judged queries.
-        human_labels: Of these, in the splits train or valid.
-        soft_labels: In the soft labels of the run.
-        soft_label_pairs: Pairs of those soft labels.
-        all_soft_label_pairs: All pairs of soft labels; 0: the run has none.
-        engaged_queries: Among the engaged queries of a pin's text, as the models were trained on them.
-        engagement: In the events that the engagement model and the rates were learned from; None: the run has no such
-            model, or it was made by a version that did not keep its queries.
-    """
-
-    judged: int
-    human_labels: int
-    soft_labels: int
-    soft_label_pairs: int
-    all_soft_label_pairs: int
-    engaged_queries: int
+    judged: int  # distinct judged queries
+    human_labels: int  # of these, in the splits train or valid
+    soft_labels: int  # in the soft labels of the run
+    soft_label_pairs: int  # pairs of those soft labels
+    all_soft_label_pairs: int  # all pairs of soft labels; 0: the run has none
+    engaged_queries: int  # among the engaged queries of a pin's text, as the models were trained on them
     engagement: int | None
+    """In the events that the engagement model and the rates were learned from; None: the run has no such model, or it
+    was made by a version that did not keep its queries."""
 
     @classmethod
     def of(

@@ -26,19 +26,13 @@ _NEWTON_STEPS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Logged:
-    """What the log tells of each pair (query, candidate), and of each pin.
+    """What the log tells of each pair (query, candidate), and of each pin."""
 
-    Args:
-        impressions: (num_queries, num_candidates) times shown.
-        clicks: Likewise, each click counted 1 / propensity.
-        rates: (num_pins, 5) `engagement_rates` of an earlier part of the log, so that no click is both told and asked.
-        num_clicks: Clicks as they were made, of the later part.
-    """
-
-    impressions: Numbers
-    clicks: Numbers
+    impressions: Numbers  # (num_queries, num_candidates) times shown
+    clicks: Numbers  # likewise, each click counted 1 / propensity
     rates: NDArray[np.float32]
-    num_clicks: int
+    """(num_pins, 5) `engagement_rates` of an earlier part of the log, so that no click is both told and asked."""
+    num_clicks: int  # clicks as they were made, of the later part
 
 
 def propensity(num_shown: int) -> Numbers:

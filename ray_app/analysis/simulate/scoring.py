@@ -18,23 +18,14 @@ from ray_app.tables.manifest import Output
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Queries to score.
+    """Queries to score."""
 
-    Args:
-        texts: num_queries normalised queries.
-        locales: Of each.
-        query_vectors: (num_queries, d) by the student's query tower.
-        zero_shot: (num_queries, width) by the zero-shot encoder.
-        query_index: (num_pairs,) rows of these.
-        pin_index: (num_pairs,) rows of the catalogue.
-    """
-
-    texts: list[str]
-    locales: list[str]
-    query_vectors: np.ndarray
-    zero_shot: np.ndarray
-    query_index: Codes
-    pin_index: Codes
+    texts: list[str]  # num_queries normalised queries
+    locales: list[str]  # of each
+    query_vectors: np.ndarray  # (num_queries, d) by the student's query tower
+    zero_shot: np.ndarray  # (num_queries, width) by the zero-shot encoder
+    query_index: Codes  # (num_pairs,) rows of these
+    pin_index: Codes  # (num_pairs,) rows of the catalogue
 
     def of_queries(self, start: int, stop: int) -> "Request":
         """Queries start..stop-1 with their pairs, which must stand in the order of the queries."""

@@ -32,17 +32,11 @@ class TradeOff(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What the rankers know; (num_queries, num_candidates) but `features`, where there is a pin.
+    """What the rankers know; (num_queries, num_candidates) but `features`, where there is a pin."""
 
-    Args:
-        control: Expected grades by the feature-only student.
-        treatment: By the student.
-        features: (num_pairs, num_features), pair after pair where `Retrieved.is_pin`.
-    """
-
-    control: Numbers
-    treatment: Numbers
-    features: NDArray[np.float32]
+    control: Numbers  # expected grades by the feature-only student
+    treatment: Numbers  # by the student
+    features: NDArray[np.float32]  # (num_pairs, num_features), pair after pair where `Retrieved.is_pin`
 
 
 def trade_offs(

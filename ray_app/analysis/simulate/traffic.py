@@ -36,19 +36,12 @@ _LOGGED = 2**39  # of these, the ones before the experiment
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """Searches and the distinct queries behind them.
+    """Searches and the distinct queries behind them."""
 
-    Args:
-        search: (num_searches,) numbers that name the person and the moment.
-        query_of: (num_searches,) rows of `queries`.
-        queries: As typed, with what their authors want.
-        is_unseen: (num_queries,) whether neither log nor labels know the query.
-    """
-
-    search: Codes
-    query_of: Codes
-    queries: Queries
-    is_unseen: NDArray[np.bool_]
+    search: Codes  # (num_searches,) numbers that name the person and the moment
+    query_of: Codes  # (num_searches,) rows of `queries`
+    queries: Queries  # as typed, with what their authors want
+    is_unseen: NDArray[np.bool_]  # (num_queries,) whether neither log nor labels know the query
 
     @property
     def texts(self) -> list[str]:

@@ -38,15 +38,10 @@ class Happened(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Users:
-    """People of the simulation.
+    """People of the simulation."""
 
-    Args:
-        seed: Of the draws; the world's.
-        pull: (num_pins,) chance that a pin that is looked at is clicked for its appeal alone.
-    """
-
-    seed: int
-    pull: Numbers
+    seed: int  # of the draws; the world's
+    pull: Numbers  # (num_pins,) chance that a pin that is looked at is clicked for its appeal alone
 
     def meet(self, search: Codes, pins: Codes, grade: Codes) -> Happened:
         """What the people of these searches do with these pages.

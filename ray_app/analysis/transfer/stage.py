@@ -46,17 +46,11 @@ def _train_graph(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Material:
-    """What systems may read.
+    """What systems may read."""
 
-    Args:
-        texts: PIN_TEXTS without the titles of held-out boards, by pin_id.
-        boards: BOARDS without the held-out ones.
-        titles: Of the held-out boards, "" without one; the queries.
-    """
-
-    texts: pa.Table
-    boards: pa.Table
-    titles: list[str]
+    texts: pa.Table  # PIN_TEXTS without the titles of held-out boards, by pin_id
+    boards: pa.Table  # BOARDS without the held-out ones
+    titles: list[str]  # of the held-out boards, "" without one; the queries
 
 
 @dataclass(frozen=True, kw_only=True)

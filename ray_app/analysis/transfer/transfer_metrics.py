@@ -77,21 +77,13 @@ def query_figures(query: np.ndarray, rank: np.ndarray, num_queries: int, recall_
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """All systems on all tasks.
+    """All systems on all tasks."""
 
-    Args:
-        num_queries: Task -> queries.
-        num_boards: Task -> boards with a query.
-        points: (system, task, metric) -> figure; NaN: the task has no query.
-        samples: The same over resamples of the held-out boards, (samples,).
-        confidence: Of intervals.
-    """
-
-    num_queries: dict[str, int]
-    num_boards: dict[str, int]
-    points: dict[tuple[str, str, str], float]
-    samples: dict[tuple[str, str, str], np.ndarray]
-    confidence: float
+    num_queries: dict[str, int]  # task -> queries
+    num_boards: dict[str, int]  # task -> boards with a query
+    points: dict[tuple[str, str, str], float]  # (system, task, metric) -> figure; NaN: the task has no query
+    samples: dict[tuple[str, str, str], np.ndarray]  # the same over resamples of the held-out boards, (samples,)
+    confidence: float  # of intervals
 
     def interval(self, system: str, task: str, metric: str) -> Interval:
         """A figure."""
