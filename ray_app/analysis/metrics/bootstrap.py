@@ -74,14 +74,10 @@ def weighted_auroc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray
 
 
 class QueryAuroc:
-    """`weighted_auroc` under many weightings of whole queries: the same numbers, from one table of queries by queries.
-
-    auroc = QueryAuroc(scores, positive, query_index, num_queries)
-    auroc(counts)                                          # (samples,) for counts (samples, num_queries)
-    """
+    """`weighted_auroc` under many weightings of whole queries: the same numbers, from one table of queries by queries."""
 
     def __init__(self, scores: np.ndarray, positive: np.ndarray, query_index: np.ndarray, num_queries: int) -> None:
-        """Args: as `weighted_auroc`; (n,) int query of each row, ascending; queries in all."""
+        """Arguments as of `weighted_auroc`; `query_index` (n,) int, ascending."""
         if np.isnan(scores).any():
             raise ValueError("QueryAuroc: a score is NaN; rank missing scores last with -inf instead")
         self._rows = scores, positive, query_index

@@ -105,23 +105,21 @@ def measure(judged: JudgedPairs, systems: Mapping[str, SystemScores], settings: 
     num_queries, num_pairs = len(judged.queries), len(judged.grade)
     size = np.bincount(judged.query_index).astype(np.float64)
     per_query = {name: ranking_metrics(judged, scores, settings.relevant_grade) for name, scores in systems.items()}
+    # Where nothing is relevant every order is as good: nDCG is 0/0 there, and such a query is left out of its mean.
+    counted = {NDCG: (ranking_ideal(judged) > 0).astype(np.float64), PRECISION: np.ones(num_queries)}
     # All metrics but AUROC are ratios of sums over queries: numerator and denominator by query.
     ratios: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+    aurocs: dict[str, dict[str, QueryAuroc]] = {}
     for name, scores in systems.items():
-        # Where nothing is relevant every order is as good: nDCG is 0/0 there, and such a query is left out of its mean.
-        counted = {NDCG: (ranking_ideal(judged) > 0).astype(np.float64), PRECISION: np.ones(num_queries)}
         ratios[name] = {metric: (values, counted[metric]) for metric, values in per_query[name].items()}
         grades = scores.grades
         right = np.full(num_pairs, np.nan) if grades is None else (grades == judged.grade).astype(np.float64)
         ratios[name]["accuracy"] = (np.bincount(judged.query_index, weights=right), size)
 
-    aurocs = {
-        name: {
+        aurocs[name] = {
             f"auroc_{g}": QueryAuroc(scores.order_score, judged.grade >= g, judged.query_index, num_queries)
             for g in AUROC_GRADES
         }
-        for name, scores in systems.items()
-    }
 
     def figures(counts: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         return {

@@ -1,9 +1,7 @@
 """Measure several systems on the same judged pairs, with paired bootstrap intervals.
 
 evaluation = evaluate_systems(pairs, {"bm25": SystemScores(score=...), "student": SystemScores(score=..., probs=...)})
-evaluation.rows()                                       # one dict per system, as the evaluate command prints them
 evaluation.difference("student", "bm25", "auroc_3")     # Interval(value, lo, hi)
-evaluation.beyond_chance("student", "bm25", "auroc_3")  # after Holm's correction over all comparisons
 """
 
 import hashlib

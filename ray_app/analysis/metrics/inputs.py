@@ -32,8 +32,6 @@ def rating_of_grade(grade_map: Mapping[int, int] | None) -> dict[int, int]:
     """
     if grade_map is None:
         return dict(GRADE_AS_RATING)
-    out: dict[int, int] = {}
-    for grade in range(1, 6):
-        made_by = [rating for rating, made in grade_map.items() if made <= grade]
-        out[grade] = max(made_by, default=0)
-    return out
+    return {
+        grade: max((rating for rating, made in grade_map.items() if made <= grade), default=0) for grade in range(1, 6)
+    }

@@ -168,7 +168,7 @@ def rank_rows(judged: JudgedPairs, system: SystemScores) -> np.ndarray:
 
 
 def judged_at(judged: JudgedPairs, system: SystemScores, cutoff: int, ranking: pa.Table | None = None) -> np.ndarray:
-    """Share of a system's first places that hold a judged pin, by query.
+    """Share of a system's first places that hold a judged pin, by query; float64 (num_queries,), 0..1.
 
     A query has `cutoff` places, or as many as there are pins in its ranking or judged for it, if those are fewer. So a
     judged pin that the system did not score leaves a place empty.
@@ -179,9 +179,6 @@ def judged_at(judged: JudgedPairs, system: SystemScores, cutoff: int, ranking: p
         cutoff: Places.
         ranking: query, locale, pin_id, score: all that the system ranks for these queries; pairs with a null or NaN
             score, and other queries, are left out.
-
-    Returns:
-        float64 (num_queries,), 0..1.
     """
     judged_sizes = np.bincount(judged.query_index, minlength=len(judged.queries))
     if ranking is None:

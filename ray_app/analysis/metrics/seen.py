@@ -35,15 +35,7 @@ class Seen:
         cls, judged: Collection[str], human: Iterable[str], soft: Iterable[str], engaged: Iterable[str],
         engagement: Iterable[str] | None,
     ) -> "Seen":  # fmt: skip
-        """Count.
-
-        Args:
-            judged: Distinct judged queries.
-            human: Queries of the splits train and valid.
-            soft: The query of each soft-labelled pair, with repeats.
-            engaged: Engaged queries of all pins' texts.
-            engagement: Queries that the engagement model was learned from; None: not known.
-        """
+        """Count; `judged` are distinct, `soft` has the query of each soft-labelled pair, with repeats."""
         groups = [query_group(query) for query in judged]
         wanted, group_of = set(groups), _Groups()
 
@@ -96,23 +88,14 @@ def seen_in_training(
         splits: Of `teach`, schema SPLITS.
         pin_texts: As trained on, before judged queries were taken out of the engaged ones.
     """
-    soft = _read(store, "label", "soft_labels", ["query", "error"])
-    if soft is None or cfg.distill.soft_label_multiple == 0:
-        good = []
-    else:
-        good = soft.filter(pc.is_null(soft["error"]))["query"].to_pylist()
+    soft = _read(store, "label", "soft_labels", ["query", "error"]) if cfg.distill.soft_label_multiple != 0 else None
+    good = [] if soft is None else soft.filter(pc.is_null(soft["error"]))["query"].to_pylist()
     learned = _read(store, "engagement", "engagement_queries", ["query"]) if cfg.engagement else None
-    reads = {*cfg.pin_text.fields, *cfg.features.bm25_fields}
-    engaged = (
-        pin_texts["engaged_queries"] if "engaged_queries" in reads else pa.chunked_array([], pa.list_(pa.string()))
-    )
-    return Seen.of(
-        judged,
-        queries_of(splits, "train", "valid"),
-        good,
-        pc.unique(pc.list_flatten(engaged)).drop_null().to_pylist(),
-        None if learned is None else learned["query"].to_pylist(),
-    )
+    engaged = []
+    if "engaged_queries" in {*cfg.pin_text.fields, *cfg.features.bm25_fields}:
+        engaged = pc.unique(pc.list_flatten(pin_texts["engaged_queries"])).drop_null().to_pylist()
+    known = None if learned is None else learned["query"].to_pylist()
+    return Seen.of(judged, queries_of(splits, "train", "valid"), good, engaged, known)
 
 
 def _read(store: Storage, stage: str, name: str, columns: list[str]) -> pa.Table | None:

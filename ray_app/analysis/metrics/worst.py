@@ -5,7 +5,7 @@ at one set of pairs, of which some are low by chance: Holm's correction counts t
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -40,6 +40,11 @@ class WorstSlice:
     p_adjusted: float | None
     beyond_chance: bool
     mask: np.ndarray  # (num_pairs of the whole,) bool
+
+    @property
+    def gap(self) -> float:
+        """By how much the figure lies below that of all pairs, negative; 0: undefined."""
+        return self.difference.value or 0.0
 
     def to_json(self) -> dict[str, Any]:
         """For metrics.json."""
@@ -96,8 +101,8 @@ def worst_slices(
         (whole(counts), [part(counts) for part in parts])
         for counts in resample_queries(num_queries, samples, settings.seed, len(judged.grade))
     ]
-    out: list[WorstSlice] = []
-    rows: list[tuple[_Candidate, str, Interval, Interval, float | None]] = []
+    rows: list[WorstSlice] = []
+    p_values = []
     for metric in METRICS:
         all_drawn = np.concatenate([block[0][metric] for block in blocks])
         for i, candidate in enumerate(found):
@@ -105,44 +110,33 @@ def worst_slices(
             if not np.isfinite(value - base):
                 continue
             drawn = np.concatenate([block[1][i][metric] for block in blocks])
-            figure = percentile_interval(value, drawn, settings.confidence)
-            difference = percentile_interval(value - base, drawn - all_drawn, settings.confidence)
-            rows.append((candidate, metric, figure, difference, bootstrap_p(drawn - all_drawn)))
-    adjusted = holm([row[-1] for row in rows])
-    for metric in METRICS:
-        gaps = {(c.columns, c.values): d.value or 0.0 for c, m, _, d, _ in rows if m == metric}
-        low = [
-            (difference.value or 0.0, row)
-            for row, (c, m, _, difference, _) in enumerate(rows)
-            if m == metric and (difference.value or 0.0) < 0 and _says_more(c, gaps)
-        ]
-        for _, row in sorted(low)[:MAX_SHOWN]:
-            candidate, _, figure, difference, _ = rows[row]
-            p = adjusted[row]
-            out.append(
+            rows.append(
                 WorstSlice(
-                    columns=candidate.columns,
-                    values=candidate.values,
-                    metric=metric,
-                    num_queries=candidate.num_queries,
-                    num_pairs=int(candidate.mask.sum()),
-                    figure=figure,
-                    difference=difference,
-                    p_adjusted=p,
-                    beyond_chance=p is not None and p < 1.0 - settings.confidence,
-                    mask=candidate.mask,
+                    **vars(candidate), metric=metric, num_pairs=int(candidate.mask.sum()), p_adjusted=None, beyond_chance=False,
+                    figure=percentile_interval(value, drawn, settings.confidence),
+                    difference=percentile_interval(value - base, drawn - all_drawn, settings.confidence),
                 )
-            )
+            )  # fmt: skip
+            p_values.append(bootstrap_p(drawn - all_drawn))
+    rows = [
+        replace(row, p_adjusted=p, beyond_chance=p is not None and p < 1.0 - settings.confidence)
+        for row, p in zip(rows, holm(p_values), strict=True)
+    ]
+    out: list[WorstSlice] = []
+    for metric in METRICS:
+        of_metric = [row for row in rows if row.metric == metric]
+        gaps = {(row.columns, row.values): row.gap for row in of_metric}
+        low = [row for row in of_metric if row.gap < 0 and _says_more(row, gaps)]
+        out += sorted(low, key=lambda row: row.gap)[:MAX_SHOWN]
     return WorstSlices(system=system, num_slices=len(found), num_tests=len(rows), samples=samples, slices=out)
 
 
-def _says_more(candidate: _Candidate, gaps: dict[tuple[tuple[str, ...], tuple[str, ...]], float]) -> bool:
+def _says_more(row: WorstSlice, gaps: dict[tuple[tuple[str, ...], tuple[str, ...]], float]) -> bool:
     """Whether two columns crossed are lower than each alone; else the one alone is what is shown."""
-    if len(candidate.columns) == 1:
+    if len(row.columns) == 1:
         return True
-    own = gaps[candidate.columns, candidate.values]
-    alone = [gaps.get(((c,), (v,))) for c, v in zip(candidate.columns, candidate.values, strict=True)]
-    return all(gap is None or own < gap for gap in alone)
+    alone = [gaps.get(((c,), (v,))) for c, v in zip(row.columns, row.values, strict=True)]
+    return all(gap is None or row.gap < gap for gap in alone)
 
 
 def _candidates(judged: JudgedPairs, columns: Sequence[str]) -> list[_Candidate]:
@@ -155,9 +149,8 @@ def _candidates(judged: JudgedPairs, columns: Sequence[str]) -> list[_Candidate]
             continue
         if not (CROSSED_PAIRS if crossed else MIN_PAIRS) <= mask.sum() < len(mask):
             continue
-        out.setdefault(
-            np.packbits(mask).tobytes(), _Candidate(columns=names, values=values, mask=mask, num_queries=num_queries)
-        )
+        candidate = _Candidate(columns=names, values=values, mask=mask, num_queries=num_queries)
+        out.setdefault(np.packbits(mask).tobytes(), candidate)
     return sorted(out.values(), key=lambda c: (len(c.columns), -int(c.mask.sum()), c.columns, c.values))[:MAX_SLICES]
 
 
