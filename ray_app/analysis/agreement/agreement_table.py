@@ -174,18 +174,13 @@ def _measure(
             f: interval(points[name][f] - points[RATERS][f], samples[name][f] - samples[RATERS][f])
             for f in FIGURES if not of_raters
         }  # fmt: skip
-        rows.append(
-            AgreementRow(
-                subject=name,
-                num_pairs=num_shared if of_raters else len(given),
-                num_comparisons=int(table.sum()) // (2 if of_raters else 1),
-                num_missing=0 if of_raters else int((grades[name][places] == 0).sum()),
-                figures=own,
-                above_raters=above,
-                undefined=_reasons(own, table.sum(), pairings[name].sum()),
-                confusion=table[:, 1:].astype(int).tolist(),
-            )
-        )
+        row = AgreementRow(
+            subject=name, num_pairs=num_shared if of_raters else len(given),
+            num_comparisons=int(table.sum()) // (2 if of_raters else 1),
+            num_missing=0 if of_raters else int((grades[name][places] == 0).sum()), figures=own, above_raters=above,
+            undefined=_reasons(own, table.sum(), pairings[name].sum()), confusion=table[:, 1:].astype(int).tolist(),
+        )  # fmt: skip
+        rows.append(row)
     return AgreementTable(
         column=column, value=value, num_pairs=len(given), num_queries=num_queries,
         num_raters=sum(not is_adjudicator(rater) for rater in frozenset().union(*(counts.raters[i] for i in places))),

@@ -1,7 +1,7 @@
 """An experiment as a table: what each arm is worth, with intervals, gains and costs."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from ray_app.analysis.metrics.bootstrap import Interval
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, Measured, measure
 from ray_app.analysis.metrics.formatting import LABELS, aligned, format_interval, plain
 from ray_app.analysis.metrics.grading import calibrate
-from ray_app.analysis.metrics.protocol import NDCG, SystemScores, judge
+from ray_app.analysis.metrics.protocol import METRICS, NDCG, PRECISION, SystemScores, judge
 from ray_app.base.locales import UNKNOWN, language_of
 
 FIGURES = ("accuracy", "auroc_3", "auroc_4", "auroc_5", NDCG)
@@ -50,17 +50,8 @@ class ExperimentTable:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` reads them back."""
-        rows = [
-            {
-                "name": row.name, "cells": [[plain(value) for value in cell] for cell in row.cells],
-                "marked": row.marked, "costs": row.costs,
-            }
-            for row in self.rows
-        ]  # fmt: skip
-        return {
-            "key": self.key, "title": self.title, "columns": self.columns, "num_gains": self.num_gains, "rows": rows,
-            "verdict": self.verdict, "about": self.about, "cost_columns": self.cost_columns, "measured_on": self.measured_on,
-        }  # fmt: skip
+        rows = [asdict(row) | {"cells": [[plain(value) for value in cell] for cell in row.cells]} for row in self.rows]
+        return asdict(self) | {"rows": rows}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "ExperimentTable":
@@ -107,19 +98,12 @@ def ladder(
         rows.append(ExperimentRow(name=name, cells=[*(measured.interval(name, metric) for metric in FIGURES), *gains]))
         before = name
     over = "the row above" if against == "above" else "the first row"
+    columns = [*(LABELS[m] for m in FIGURES), *(f"{LABELS[m]}, gain over {over}" for m in GAINS)]
     return ExperimentTable(
-        key=key,
-        title=title,
-        columns=[
-            *(LABELS[m] for m in FIGURES),
-            *(f"{LABELS[m]}, gain over {over}" for m in GAINS),
-            f"{LABELS[GAINS[0]]}, relative gain over the first row",
-        ],
-        num_gains=num_gains,
-        rows=rows,
-        verdict=_verdict(steps) if against == "above" else _differences(steps),
+        key=key, title=title, columns=[*columns, f"{LABELS[GAINS[0]]}, relative gain over the first row"],
+        num_gains=num_gains, rows=rows, verdict=_verdict(steps) if against == "above" else _differences(steps),
         about=f"{about} {_trained_once([name for name in arms if name not in untrained], arms)}".strip(),
-    )
+    )  # fmt: skip
 
 
 def by_language(
@@ -149,7 +133,7 @@ def by_language(
     rows, steps = [], []
     both: dict[str, Trained] = {"human": human_only, "distilled": distilled}
     for name, mask in masks.items():
-        part = {"human": [s.take(mask) for s in human_only], "distilled": [s.take(mask) for s in distilled]}
+        part = {who: [s.take(mask) for s in trained] for who, trained in both.items()}
         measured = _over_seeds(pairs.filter(pa.array(mask)), part, settings)
         cells, gains = [], []
         for metric in GAINS:
@@ -163,14 +147,9 @@ def by_language(
         f"Human labels are {', '.join(labelled) or 'absent'}; languages with fewer than {MIN_PAIRS} pairs are left out."
     )
     return ExperimentTable(
-        key=key,
-        title=title,
-        columns=[*columns, *(f"{LABELS[m]}, gain" for m in GAINS)],
-        num_gains=len(GAINS),
-        rows=rows,
-        verdict=_verdict(steps),
-        about=f"{about} {left_out} {_trained_once(list(both), both)}".strip(),
-    )
+        key=key, title=title, columns=[*columns, *(f"{LABELS[m]}, gain" for m in GAINS)], num_gains=len(GAINS), rows=rows,
+        verdict=_verdict(steps), about=f"{about} {left_out} {_trained_once(list(both), both)}".strip(),
+    )  # fmt: skip
 
 
 def table_text(table: ExperimentTable) -> str:
@@ -205,8 +184,8 @@ def _over_seeds(pairs: pa.Table, arms: Mapping[str, Trained], settings: Evaluati
     one training nothing is known of what another would be.
     """
     judged, order = judge(pairs, settings.rating_of_grade)
-    single = {(name, i): scores.take(order) for name, trained in arms.items() for i, scores in enumerate(trained)}
-    found = measure(judged, {f"{name}\n{i}": scores for (name, i), scores in single.items()}, settings)
+    single = {f"{name}\n{i}": s.take(order) for name, trained in arms.items() for i, s in enumerate(trained)}
+    found = measure(judged, single, settings)
     rng = np.random.default_rng(settings.seed)
     points: dict[str, dict[str, float]] = {}
     samples: dict[str, dict[str, np.ndarray]] = {}
@@ -216,14 +195,10 @@ def _over_seeds(pairs: pa.Table, arms: Mapping[str, Trained], settings: Evaluati
         share = rng.multinomial(seeds, [1.0 / seeds] * seeds, size=found.num_samples).T / seeds  # (seeds, samples)
         if seeds > 1:
             share = 1.0 / seeds + (share - 1.0 / seeds) * (seeds / (seeds - 1)) ** 0.5
-        points[name] = {m: float(np.mean([found.points[p][m] for p in parts])) for m in found.points[parts[0]]}
-        samples[name] = {
-            m: np.sum([found.samples[p][m] * weight for p, weight in zip(parts, share, strict=True)], axis=0)
-            for m in found.samples[parts[0]]
-        }
-        per_query[name] = {
-            m: np.mean([found.per_query[p][m] for p in parts], axis=0) for m in found.per_query[parts[0]]
-        }
+        weighted = list(zip(parts, share, strict=True))
+        points[name] = {m: float(np.mean([found.points[p][m] for p in parts])) for m in METRICS}
+        samples[name] = {m: np.sum([found.samples[p][m] * w for p, w in weighted], axis=0) for m in METRICS}
+        per_query[name] = {m: np.mean([found.per_query[p][m] for p in parts], axis=0) for m in (NDCG, PRECISION)}
     return replace(found, points=points, samples=samples, per_query=per_query)
 
 
@@ -259,9 +234,8 @@ def _differences(steps: Sequence[tuple[str, Sequence[Interval]]]) -> str:
     for name, gains in steps:
         gain = gains[0]
         if gain.value is not None and gain.lo is not None and gain.hi is not None and gain.lo * gain.hi > 0:
-            found.append(
-                f"{name.split(' over ')[0]} ({'better' if gain.value > 0 else 'worse'}, {format_interval(gain)})"
-            )
+            side = "better" if gain.value > 0 else "worse"
+            found.append(f"{name.split(' over ')[0]} ({side}, {format_interval(gain)})")
     if not found:
         return "No arm differs from the first beyond chance in accuracy."
     several = f" of {len(steps)} compared" if len(steps) > 1 else ""

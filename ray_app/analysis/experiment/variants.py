@@ -30,13 +30,7 @@ class Training:
 
 
 def trainings_of(key: str, spec: ExperimentSpec, cfg: Config, seeds: Sequence[int]) -> list[Training]:
-    """All trainings, arm by arm, seed by seed.
-
-    Args:
-        key: The experiment's.
-        spec: What it says.
-        cfg: The run's config.
-        seeds: Beside the run's.
+    """All trainings, arm by arm, seed by seed; `seeds` are those beside the run's.
 
     Raises:
         UserError: an arm sets a key that is not there, or one that cannot make a difference.
@@ -64,11 +58,9 @@ def _training(key: str, arm: ArmSpec, system: System, cfg: Config, seed: int | N
         raise UserError(f"experiment {key}: arm {arm.name!r} sets {', '.join(arm.set)}, which changes no {system}")
     if system == "student":
         own = with_overrides(own, {"distill.feature_student": False})  # nobody asks for it
-    slug = "-".join(part for part in "".join(c if c.isalnum() else " " for c in arm.name.lower()).split())
-    return Training(
-        arm=arm.name, system=system, cfg=own, stages=stages,
-        view=f"{key}/{slug}" + ("" if seed is None else f"-seed{seed}"),
-    )  # fmt: skip
+    slug = "-".join("".join(c if c.isalnum() else " " for c in arm.name.lower()).split())
+    view = f"{key}/{slug}" + ("" if seed is None else f"-seed{seed}")
+    return Training(arm=arm.name, system=system, cfg=own, stages=stages, view=view)
 
 
 def _stages(cfg: Config, own: Config, system: System) -> tuple[str, ...]:

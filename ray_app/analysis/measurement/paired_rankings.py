@@ -39,13 +39,8 @@ class Contest:
             raise UserError(
                 "the teacher was trained on all queries of these files; add queries, or see --use-training-labels"
             )
-        return cls(
-            control=control,
-            treatment=treatment,
-            queries=queries,
-            num_lone=num_lone,
-            num_trained=len(found) - len(queries),
-        )
+        num_trained = len(found) - len(queries)
+        return cls(control=control, treatment=treatment, queries=queries, num_lone=num_lone, num_trained=num_trained)
 
     def pairs(self, depth: int) -> list[tuple[QueryKey, str]]:
         """The distinct (query, pin) of the top of both rankings, sorted."""

@@ -35,15 +35,9 @@ class Plan:
 def plan_change(
     figure: Figure, data: QueryFigures, names: list[str], change: float, power: float, confidence: float
 ) -> Plan | None:
-    """The plan to see `change` in the differences `data`; None: they are all alike, so there is no variance to plan with.
+    """The plan to see `change`, in the figure's unit, in differences query by query, whose strata have these names.
 
-    Args:
-        figure: Of the differences.
-        data: Query by query.
-        names: Of its strata.
-        change: In the figure's unit.
-        power: Chance to find it.
-        confidence: Of the interval that must leave out zero.
+    None: they are all alike, so there is no variance to plan with.
     """
     assumed = bool(data.labelled.sum() < MIN_PER_STRATUM)
     kept, _ = merge_small_strata(as_if_human(data) if assumed else data)
@@ -63,16 +57,9 @@ def plan_change(
         " + ".join(sorted({names[old] for old in data.stratum[kept.stratum == new]})) for new in range(len(pilot.share))
     ]
     return Plan(
-        figure=figure,
-        change=change,
-        with_teacher=needed,
-        humans_alone=alone,
-        num_queries_needed=more,
-        strata=strata,
-        pilot=pilot,
-        stratum=kept.stratum,
-        assumed=assumed,
-    )
+        figure=figure, change=change, with_teacher=needed, humans_alone=alone, num_queries_needed=more, strata=strata,
+        pilot=pilot, stratum=kept.stratum, assumed=assumed,
+    )  # fmt: skip
 
 
 def as_if_human(data: QueryFigures) -> QueryFigures:

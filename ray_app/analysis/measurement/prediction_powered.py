@@ -25,7 +25,7 @@ class QueryFigures:
     """What is known of each query: a sample of the traffic, of which humans labelled a random part of each stratum.
 
     Raises:
-        ValueError: shapes differ, a teacher's figure is not finite, or the shares are no shares.
+        ValueError: shapes differ, or a figure is not finite.
     """
 
     teacher: np.ndarray  # (num_queries,) float64, the figure by the teacher's labels; no NaN
@@ -33,21 +33,12 @@ class QueryFigures:
     """(num_queries,) float64, the same figure by human labels; NaN: not labelled. What is silently wrong: queries that
     humans chose to label, instead of a random draw."""
     stratum: np.ndarray  # (num_queries,) int64 from 0
-    shares: np.ndarray | None = None
-    """(num_strata,) of the traffic, sum 1; None: as among these queries, which then must be a plain random sample of
-    it."""
 
     def __post_init__(self) -> None:
         if not self.teacher.shape == self.human.shape == self.stratum.shape or self.teacher.ndim != 1:
             raise ValueError("teacher, human and stratum must be (num_queries,) each")
         if not np.isfinite(self.teacher).all() or np.isinf(self.human).any():
             raise ValueError("the teacher's figures must be finite, and the humans' too or NaN where there is none")
-        if self.shares is not None and (
-            (self.shares < 0).any()
-            or abs(self.shares.sum() - 1.0) > 1e-6
-            or len(self.shares) <= self.stratum.max(initial=-1)
-        ):
-            raise ValueError("shares must be at least 0, sum to 1, and name every stratum")
 
     @property
     def labelled(self) -> np.ndarray:
@@ -123,9 +114,8 @@ def estimate(figures: QueryFigures, confidence: float = 0.95) -> Estimate:
     floor = strata.floor
     terms = strata.drawn(strata.num_labelled) + floor
     freedom = strata.num_labelled - 1
-    if figures.shares is None:
-        among = share @ (means - value) ** 2 / total  # the shares are estimates too
-        floor, terms, freedom = np.append(floor, among), np.append(terms, among), np.append(freedom, total - 1)
+    among = share @ (means - value) ** 2 / total  # the shares are estimates too
+    floor, terms, freedom = np.append(floor, among), np.append(terms, among), np.append(freedom, total - 1)
     if weight != 0:
         terms = np.append(terms, _weight_variance(strata) * float(share @ shift) ** 2)
         freedom = np.append(freedom, strata.num_labelled.sum() - len(share))
@@ -153,7 +143,7 @@ def summarise(figures: QueryFigures) -> StrataSummary:
     labelled = [mask & figures.labelled for mask in rows]
     num_queries, num_labelled = (np.array([mask.sum() for mask in masks], np.float64) for masks in (rows, labelled))
     human, teacher = ([values[mask] for mask in labelled] for values in (figures.human, figures.teacher))
-    share = num_queries / num_queries.sum() if figures.shares is None else figures.shares[:num]
+    share = num_queries / num_queries.sum()
     human_variance, teacher_variance = (np.array([part.var(ddof=1) for part in parts]) for parts in (human, teacher))
     both = np.array([np.cov(y, f)[0, 1] for y, f in zip(human, teacher, strict=True)])
     # One weight for all strata: one of each would be noise where a stratum has few labels.
@@ -181,7 +171,7 @@ def merge_small_strata(figures: QueryFigures) -> tuple[QueryFigures, int]:
     """Number the strata from 0 without gaps, those with too few human labels taken together.
 
     Returns:
-        The figures, and how many strata were merged. What is joined keeps its share, and is treated as drawn at one rate.
+        The figures, and how many strata were merged. What is joined is treated as drawn at one rate.
 
     Raises:
         UserError: fewer human labels than MIN_PER_STRATUM in all.
@@ -199,13 +189,7 @@ def merge_small_strata(figures: QueryFigures) -> tuple[QueryFigures, int]:
     joined, alone = set(order[:num_joined]), sorted(order[num_joined:])
     number = {h: i for i, h in enumerate(alone)} | dict.fromkeys(joined, len(alone))
     stratum = np.array([number[h] for h in figures.stratum.tolist()], np.int64)
-    shares = None
-    if figures.shares is not None:
-        shares = np.zeros(len(alone) + bool(joined))
-        for h, new in number.items():
-            shares[new] += figures.shares[h]
-        shares /= shares.sum()  # of strata without a query nothing is known
-    return replace(figures, stratum=stratum, shares=shares), num_joined
+    return replace(figures, stratum=stratum), num_joined
 
 
 def sampling_lever(share: np.ndarray, num_labelled: np.ndarray, num_queries: np.ndarray) -> np.ndarray:
@@ -214,10 +198,8 @@ def sampling_lever(share: np.ndarray, num_labelled: np.ndarray, num_queries: np.
 
 
 def _weight_variance(strata: StrataSummary) -> float:
-    """Of the teacher's weight, as of any slope that is fitted by least squares."""
+    """Of the teacher's weight, which is not 0, as of any slope that is fitted by least squares."""
     lever = sampling_lever(strata.share, strata.num_labelled, strata.num_queries)
     spread = float(lever @ strata.teacher_variance)
-    if spread == 0:
-        return 0.0
     noise = strata.residual_deviation**2 * strata.teacher_variance / np.maximum(strata.num_labelled - 1, 1)
     return float((lever**2) @ noise) / spread**2

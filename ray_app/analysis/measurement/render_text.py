@@ -38,11 +38,8 @@ def render_comparison(found: Comparison, notes: Sequence[str] = ()) -> str:
         ]
         cells.append([line.figure.name if line.of == CONTROL else "", line.of, *estimates, *shares])
     verdicts = [_verdict(line) for line in found.lines if line.of == DIFFERENCE]
-    plans = [
-        text
-        for figure, plan in zip(settings.figures, found.plans, strict=True)
-        for text in _plan_text(figure.name, plan)
-    ]
+    planned = zip(settings.figures, found.plans, strict=True)
+    plans = [text for figure, plan in planned for text in _plan_text(figure.name, plan)]
     cautions = [f"CAUTION: {text}" for text in (*_cautions(found), *notes)]
     assumed = ["these figures assume:", *(f"- {text}" for text in ASSUMPTIONS)]
     return "\n".join([*heading, "", *aligned(cells), "", *verdicts, *plans, *cautions, "", *assumed])
@@ -52,20 +49,13 @@ def comparison_json(found: Comparison, notes: Sequence[str] = ()) -> dict[str, A
     """The same for programs."""
     contest, settings = found.contest, found.settings
     return {
-        "control": contest.control.name,
-        "treatment": contest.treatment.name,
-        "num_queries": len(found.queries),
-        "num_human_queries": int(found.labelled.sum()),
-        "num_in_one_file": contest.num_lone,
-        "num_trained": contest.num_trained,
-        "num_unjudged": found.num_unjudged,
-        "num_few_grades": found.num_few_grades,
-        "confidence": settings.confidence,
-        "figures": [_line_json(line) for line in found.lines],
+        "control": contest.control.name, "treatment": contest.treatment.name, "num_queries": len(found.queries),
+        "num_human_queries": int(found.labelled.sum()), "num_in_one_file": contest.num_lone,
+        "num_trained": contest.num_trained, "num_unjudged": found.num_unjudged, "num_few_grades": found.num_few_grades,
+        "confidence": settings.confidence, "figures": [_line_json(line) for line in found.lines],
         "plans": [_plan_json(plan) for plan in found.plans if plan is not None],
-        "cautions": [*_cautions(found), *notes],
-        "assumptions": list(ASSUMPTIONS),
-    }
+        "cautions": [*_cautions(found), *notes], "assumptions": list(ASSUMPTIONS),
+    }  # fmt: skip
 
 
 def _left_out(found: Comparison) -> list[str]:
@@ -122,23 +112,16 @@ def _plan_text(name: str, plan: Plan | None) -> list[str]:
     needed = (
         f"{start}, humans must label {plan.with_teacher.num_labelled:,} queries; without the teacher: {alone}{guess}"
     )
-    return [needed, f"  spread as {_spread(plan, plan.with_teacher)}"]
-
-
-def _spread(plan: Plan, study: Study) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in zip(plan.strata, study.by_stratum.tolist(), strict=True))
+    spread = zip(plan.strata, plan.with_teacher.by_stratum.tolist(), strict=True)
+    return [needed, f"  spread as {', '.join(f'{name} {count:,}' for name, count in spread)}"]
 
 
 def _line_json(line: Line) -> dict[str, Any]:
     return {
-        "figure": line.figure.name,
-        "of": line.of,
-        "teacher_and_humans": _estimate_json(line.together),
-        "humans_alone": _estimate_json(line.humans),
-        "teacher_alone": _estimate_json(line.teacher),
-        "judged_teacher": plain(line.judged_teacher),
-        "judged_humans": plain(line.judged_humans),
-    }
+        "figure": line.figure.name, "of": line.of, "teacher_and_humans": _estimate_json(line.together),
+        "humans_alone": _estimate_json(line.humans), "teacher_alone": _estimate_json(line.teacher),
+        "judged_teacher": plain(line.judged_teacher), "judged_humans": plain(line.judged_humans),
+    }  # fmt: skip
 
 
 def _estimate_json(found: Estimate | None) -> dict[str, Any] | None:
