@@ -5,7 +5,7 @@ from typing import Any
 
 from ray_app.analysis.metrics.bootstrap import Interval
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
-from ray_app.analysis.metrics.formatting import interval_fields, markdown_table, plain, short, with_bounds
+from ray_app.analysis.metrics.formatting import csv_text, interval_fields, markdown_table, plain, short, with_bounds
 from ray_app.analysis.simulate.by_country import COMPARED, Slice
 from ray_app.analysis.simulate.outcome import CLICKS, FULFILLED, LONG_CLICKS, NDCG, PRECISION
 from ray_app.analysis.simulate.trade_off import TRADED, TradeOff
@@ -135,6 +135,11 @@ def report_section(slices: Sequence[Slice], settings: EvaluationSettings, pictur
         "svg": picture[picture.index("<svg") :],
         "notes": [_REPORT_NOTE],
     }
+
+
+def rows_as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as CSV, under their names."""
+    return csv_text([rows[0], *(row.values() for row in rows)])
 
 
 def _percent(gain: Interval) -> str:

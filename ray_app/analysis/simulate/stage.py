@@ -1,13 +1,11 @@
 """simulate: two students rank the same searches of the demo world, and people click -> simulate/ under the output."""
 
 import logging
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
-from ray_app.analysis.metrics.formatting import csv_text
 from ray_app.analysis.simulate.by_country import compare_arms
 from ray_app.analysis.simulate.outcome import outcomes
 from ray_app.analysis.simulate.plot import trade_off_svg
@@ -16,6 +14,7 @@ from ray_app.analysis.simulate.simulation_tables import (
     country_markdown,
     country_rows,
     report_section,
+    rows_as_csv,
     trade_markdown,
     trade_rows,
 )
@@ -86,9 +85,9 @@ def run(cfg: Config, store: Storage) -> Manifest:
     countries = {who: country_rows(parts) for who, parts in slices.items()}
     traded, main = trade_rows(points), slices["as_in_the_log"]
     texts = {
-        "by_country.csv": _csv([{"people": who} | row for who, table in countries.items() for row in table]),
+        "by_country.csv": rows_as_csv([{"people": who} | row for who, table in countries.items() for row in table]),
         "by_country.md": country_markdown(main, settings),
-        "tradeoff.csv": _csv(traded),
+        "tradeoff.csv": rows_as_csv(traded),
         "tradeoff.md": trade_markdown(points, settings, has_appeal=bool(lured.pull.any())),
         "tradeoff.svg": trade_off_svg(points),
     }
@@ -109,10 +108,6 @@ def run(cfg: Config, store: Storage) -> Manifest:
         "report": report_section(main, settings, texts["tradeoff.svg"]),
     }  # fmt: skip
     return run.finish(counts, info=info)
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    return csv_text([rows[0], *(row.values() for row in rows)])
 
 
 def _world(cfg: Config, store: Storage) -> DemoConfig:

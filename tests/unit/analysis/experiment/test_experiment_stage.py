@@ -27,7 +27,7 @@ def test_teachers_train_with_the_workers_of_teach_and_students_with_those_of_dis
         return SimpleNamespace(pending_jobs=pending_jobs, run=lambda own, view: None)
 
     monkeypatch.setattr(stage, "train_on_ray", train)
-    monkeypatch.setattr(stage, "_stage", of_stage)
+    monkeypatch.setattr(stage, "load_stage", of_stage)
     trainings = [
         Training(arm="a", system=system, cfg=cfg, view=f"k/{i}", stages=(name,))
         for i, (system, name) in enumerate([("teacher", "teach"), ("student", "distill"), ("teacher", "teach")])
