@@ -1,8 +1,7 @@
 """Which judged queries the models have met in training, near-duplicates included, and the sentences that say so."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -70,10 +69,6 @@ class Seen:
             for number, where in told
             if number
         ]
-
-    def to_json(self) -> dict[str, Any]:
-        """The counts, for metrics.json."""
-        return asdict(self)
 
 
 def seen_in_training(

@@ -44,18 +44,9 @@ def make_log(
     traffic: Traffic, found: Retrieved, control: Numbers, users: Users, cfg: SimulateConfig, seed: int,
     num_shown: int = SHOWN,
 ) -> Logged:  # fmt: skip
-    """Show the control's pages with noise to the people of the time before, and note what they do.
+    """Show the control's pages, by its scores (num_queries, num_candidates) with noise, to people, and note what they do.
 
     The first half of the searches gives the pins' rates, the second the pairs' clicks.
-
-    Args:
-        traffic: The searches.
-        found: Candidates of `traffic.queries`.
-        control: (num_queries, num_candidates) scores.
-        users: The people.
-        cfg: `log_noise`.
-        seed: Of the noise.
-        num_shown: Pins of a page.
     """
     pins, rows = found.pins[traffic.query_of], traffic.query_of
     keys = traffic.search[:, None].astype(np.uint64), pins.astype(np.uint64)
@@ -65,9 +56,8 @@ def make_log(
     shown = page(pins, chosen, NO_PIN)
     happened = users.meet(traffic.search, shown, page(found.grades[rows], chosen, 0))
     early = np.arange(len(rows)) < len(rows) // 2
-    events = []
-    for action, did in {"impression": shown != NO_PIN, **happened._asdict()}.items():
-        events.append(pd.DataFrame({"pin": shown[early][did[early]], "action": action}))
+    actions = {"impression": shown != NO_PIN, **happened._asdict()}
+    events = [pd.DataFrame({"pin": shown[early][did[early]], "action": name}) for name, did in actions.items()]
     rates, _ = engagement_rates(pd.concat(events), len(users.pull), EngagementConfig().prior_impressions)
 
     late = ~early[:, None] & (shown != NO_PIN)
@@ -76,8 +66,7 @@ def make_log(
     np.add.at(counts[0], at, 1.0)
     weight = happened.click / propensity(shown.shape[1])
     np.add.at(counts[1], at, weight[late])
-    num_clicks = int(happened.click[late].sum())
-    return Logged(impressions=counts[0], clicks=counts[1], rates=rates, num_clicks=num_clicks)
+    return Logged(impressions=counts[0], clicks=counts[1], rates=rates, num_clicks=int(happened.click[late].sum()))
 
 
 def fit_clicks(x: NDArray[np.floating], clicks: Numbers, impressions: Numbers) -> Numbers:

@@ -31,13 +31,10 @@ class Request:
         """Queries start..stop-1 with their pairs, which must stand in the order of the queries."""
         first, last = np.searchsorted(self.query_index, [start, stop])
         return Request(
-            texts=self.texts[start:stop],
-            locales=self.locales[start:stop],
-            query_vectors=self.query_vectors[start:stop],
-            zero_shot=self.zero_shot[start:stop],
-            query_index=self.query_index[first:last] - start,
+            texts=self.texts[start:stop], locales=self.locales[start:stop], query_vectors=self.query_vectors[start:stop],
+            zero_shot=self.zero_shot[start:stop], query_index=self.query_index[first:last] - start,
             pin_index=self.pin_index[first:last],
-        )
+        )  # fmt: skip
 
 
 class Scored(NamedTuple):
@@ -63,12 +60,9 @@ class Arms:
     ) -> "Arms":  # fmt: skip
         """Read the run's models and tables."""
         catalogue, _ = load_catalogue(cfg, store)
-        return cls(
-            features=StudentFeatures.load(catalogue, store, zero_shot_queries(cfg, store)),
-            control=Student(store, control),
-            treatment=Student(store, treatment),
-            pin_vectors=pin_vectors,
-        )
+        features = StudentFeatures.load(catalogue, store, zero_shot_queries(cfg, store))
+        models = Student(store, control), Student(store, treatment)
+        return cls(features=features, control=models[0], treatment=models[1], pin_vectors=pin_vectors)
 
     def score(self, request: Request) -> Scored:
         """Calibrated expected grades of both arms."""

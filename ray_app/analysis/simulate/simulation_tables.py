@@ -13,6 +13,7 @@ from ray_app.analysis.simulate.trade_off import TRADED, TradeOff
 LABELS = {
     NDCG: "nDCG@20", PRECISION: "P@8", CLICKS: "clicks", LONG_CLICKS: "long clicks", FULFILLED: "fulfilled",
 }  # fmt: skip
+_LABELLED = {True: "yes", False: "no", None: ""}
 
 _REPORT_NOTE = (
     "fulfilled: share of searches with a long click or a save. The picture: what uses of the score together with "
@@ -57,8 +58,7 @@ def country_markdown(slices: Sequence[Slice], settings: EvaluationSettings) -> s
         lines[0] += [LABELS[metric], "gain"]
     level = 1.0 - settings.confidence
     for part in slices:
-        cells = [part.name, {True: "yes", False: "no", None: ""}[part.has_labels]]
-        cells += [f"{part.num_searches:,}", f"{part.num_queries:,}"]
+        cells = [part.name, _LABELLED[part.has_labels], f"{part.num_searches:,}", f"{part.num_queries:,}"]
         for metric in COMPARED:
             found = part.gains[metric]
             star = "*" if found.adjusted_p is not None and found.adjusted_p < level else ""
@@ -108,23 +108,14 @@ def trade_markdown(points: Sequence[TradeOff], settings: EvaluationSettings, has
 
 
 def report_section(slices: Sequence[Slice], settings: EvaluationSettings, picture: str) -> dict[str, Any]:
-    """What the report shows of the experiment; gains are relative.
-
-    Args:
-        slices: All searches first.
-        settings: Of the intervals.
-        picture: SVG of the trade-off.
-    """
+    """What the report shows of the experiment, all searches first; gains are relative. `picture`: SVG of the trade-off."""
     columns = ["", "human labels", "searches", "queries"]
     columns += [name for m in COMPARED for name in (f"{LABELS[m]}, control", f"{LABELS[m]}, relative gain")]
     rows: list[list[Any]] = []
     for part in slices:
-        labels = {True: "yes", False: "no", None: ""}[part.has_labels]
-        row: list[Any] = [part.name, labels, part.num_searches, part.num_queries]
-        for metric in COMPARED:
-            found = part.gains[metric]
-            row += [plain(found.control), [plain(value) for value in found.gain]]
-        rows.append(row)
+        rows.append([part.name, _LABELLED[part.has_labels], part.num_searches, part.num_queries])
+        for found in (part.gains[metric] for metric in COMPARED):
+            rows[-1] += [plain(found.control), [plain(value) for value in found.gain]]
     return {
         "title": "What would an online experiment show?",
         "about": "A simulation: people of the built-in world search, and click as its log was made. Control reranks by the "

@@ -51,9 +51,9 @@ def run(cfg: Config, store: Storage) -> Manifest:
     control, treatment = (require_output(store, "distill", name) for name in ("feature_student", "student"))
     labels = require_output(store, "ingest", "human_labels")
     catalogue, read_from = load_catalogue(cfg, store)
-    simulate = cfg.simulate
+    simulate, measured = cfg.simulate, cfg.evaluate
     settings = EvaluationSettings(
-        samples=cfg.evaluate.bootstrap_samples, confidence=cfg.evaluate.confidence, seed=simulate.seed
+        samples=measured.bootstrap_samples, confidence=measured.confidence, seed=simulate.seed
     )
     run = StageRun(
         "simulate", cfg, store, VERSION,
@@ -111,11 +111,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
 
 def _world(cfg: Config, store: Storage) -> DemoConfig:
-    """The world whose truth the people act by.
-
-    Raises:
-        UserError: there is none, or it is not the one that the run was made from.
-    """
+    """The world whose truth the people act by; UserError: there is none, or it is not the one that the run was made from."""
     if cfg.demo is None:
         raise UserError(
             "simulate: the config has no section `demo`; people act by a known truth, which only the built-in world has: "
@@ -146,13 +142,10 @@ def score_candidates(
     query, column = np.nonzero(found.is_pin)
     texts = traffic.texts
     request = Request(
-        texts=texts,
-        locales=traffic.locales,
-        query_vectors=student_tower(cfg, store, treatment, "query").encode(texts),
-        zero_shot=zero_shot_tower(cfg, store, "query").encode(texts),
-        query_index=query,
+        texts=texts, locales=traffic.locales, query_vectors=student_tower(cfg, store, treatment, "query").encode(texts),
+        zero_shot=zero_shot_tower(cfg, store, "query").encode(texts), query_index=query,
         pin_index=rows[found.pins[query, column]],
-    )
+    )  # fmt: skip
     # Most pins have their vectors since `embed`; a pin that has none gets it here.
     pin_vectors = ray.put(student_tower(cfg, store, treatment, "pin").encode(catalogue.pairs.rendered))
 

@@ -48,12 +48,8 @@ def trade_offs(
     alone = outcomes(scores.treatment, traffic, found, users)
     for policy in arms.policies(scores.treatment, engagement, found.is_pin, cfg):
         got = outcomes(policy.scores, traffic, found, users)
-        yield TradeOff(
-            use=policy.use,
-            strength=policy.strength,
-            figures={name: resamples.mean(got[name]) for name in TRADED},
-            gains={name: resamples.gain(alone[name], got[name]) for name in TRADED},
-        )
+        gains = {name: resamples.gain(alone[name], got[name]) for name in TRADED}
+        yield TradeOff(policy.use, policy.strength, {name: resamples.mean(got[name]) for name in TRADED}, gains)
 
 
 def learn_engagement(

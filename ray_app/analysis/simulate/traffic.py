@@ -119,10 +119,6 @@ def country(locale: str) -> str:
 
 
 def _joined(a: Queries, b: Queries) -> Queries:
-    return Queries(
-        key=np.concatenate([a.key, b.key]),
-        text=[*a.text, *b.text],
-        locale=np.concatenate([a.locale, b.locale]),
-        pin=np.concatenate([a.pin, b.pin]),
-        asked={name: np.concatenate([a.asked[name], b.asked[name]]) for name in ("object", *ATTRIBUTES)},
-    )
+    arrays = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in ("key", "locale", "pin")}
+    asked = {name: np.concatenate([a.asked[name], b.asked[name]]) for name in ("object", *ATTRIBUTES)}
+    return Queries(text=[*a.text, *b.text], asked=asked, **arrays)

@@ -63,12 +63,10 @@ class Users:
             lured = ~wish.click & (drawn < self.pull[pins])
             stay = wishes(self.seed, search, pins, np.ones_like(grade))
         click = examined & (wish.click | lured)
-        return Happened(
-            click=click,
-            long_click=click & np.where(lured, stay.long_click, wish.long_click),
-            save=click & np.where(lured, stay.save, wish.save),
-            hide=examined & ~click & wish.hide,
+        long_click, save = (
+            click & np.where(lured, a, b) for a, b in ((stay.long_click, wish.long_click), (stay.save, wish.save))
         )
+        return Happened(click, long_click, save, hide=examined & ~click & wish.hide)
 
 
 def pulls(seed: int, num_pins: int, appeal: AppealConfig | None) -> Numbers:

@@ -14,7 +14,7 @@ TITLE = "Are the student's vectors good for other tasks?"
 def reuse_table(
     figures: Figures, systems: Sequence[str], base: str, student: str, recall_at: int, marks: Mapping[str, str]
 ) -> dict[str, object]:
-    """The table as plain data: key, title, columns, num_gains, rows, verdict, about, measured_on.
+    """The table as plain data, as `ExperimentTable.from_json` reads it.
 
     Args:
         figures: Of all systems.
@@ -40,15 +40,9 @@ def reuse_table(
         rows.append({"name": name, "cells": [list(cell) for cell in cells]})
     gains = {task: figures.difference(student, base, task, metrics[task]) for task in tasks}
     return {
-        "key": KEY,
-        "title": TITLE,
-        "columns": columns,
-        "num_gains": len(tasks),
-        "rows": rows,
-        "verdict": verdict(gains, student, base),
-        "about": _about(figures, tasks),
-        "measured_on": "Held-out boards",
-    }
+        "key": KEY, "title": TITLE, "columns": columns, "num_gains": len(tasks), "rows": rows,
+        "verdict": verdict(gains, student, base), "about": _about(figures, tasks), "measured_on": "Held-out boards",
+    }  # fmt: skip
 
 
 def main_metric(task: str) -> str:
@@ -60,9 +54,10 @@ def verdict(gains: Mapping[str, Interval], student: str, base: str) -> str:
     """In which tasks the student gains or loses beyond chance."""
     if not gains:
         return "Nothing to compare."
-    groups: dict[str, list[str]] = {"better": [], "worse": [], "neither better nor worse beyond chance": []}
+    unsure = "neither better nor worse beyond chance"
+    groups: dict[str, list[str]] = {"better": [], "worse": [], unsure: []}
     for task, gain in gains.items():
-        kind = "neither better nor worse beyond chance"
+        kind = unsure
         if gain.lo is not None and gain.hi is not None:
             kind = "better" if gain.lo > 0 else "worse" if gain.hi < 0 else kind
         groups[kind].append(f"{task} ({with_bounds(gain, '+.3f')})")

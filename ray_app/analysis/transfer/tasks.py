@@ -106,13 +106,9 @@ def readable(boards: pa.Table, saves: Saves, held_out: np.ndarray) -> pa.Table:
 
 
 def build_tasks(saves: Saves, held_out: np.ndarray, cfg: ReuseConfig, seed: int) -> list[Task]:
-    """The three tasks, in the order of this file's docstring; one may have no query.
+    """The three tasks, in the order of this file's docstring, of the held-out boards; one may have no query.
 
-    Args:
-        saves: All of them.
-        held_out: Boards that are measured.
-        cfg: Queries per board.
-        seed: Decides which queries are drawn, the same for every system.
+    The seed decides which queries are drawn, the same for every system.
     """
     rng = np.random.default_rng(seed)
     return [

@@ -54,11 +54,7 @@ def ranks_of_wanted(task: Task, system: System) -> tuple[np.ndarray, np.ndarray]
 def query_figures(query: np.ndarray, rank: np.ndarray, num_queries: int, recall_at: int) -> dict[str, np.ndarray]:
     """Recall, nDCG@20 and reciprocal rank of each query, as ir_measures defines them (tested); each (num_queries,).
 
-    Args:
-        query: (num_wanted,) of each wanted pin.
-        rank: (num_wanted,) of each wanted pin.
-        num_queries: Each wants a pin.
-        recall_at: Places that recall looks at.
+    `query` and `rank` are (num_wanted,), of each wanted pin; each query wants one.
     """
     num_wanted = np.bincount(query, minlength=num_queries)
     if (num_wanted == 0).any():
@@ -99,15 +95,7 @@ class Figures:
 def measure(
     tasks: Sequence[Task], systems: Sequence[System], num_boards: int, recall_at: int, settings: EvaluationSettings
 ) -> Figures:
-    """Measure all systems on all tasks, with one set of resampled boards for all.
-
-    Args:
-        tasks: With queries of `num_boards` boards.
-        systems: Their names are distinct.
-        num_boards: Held-out ones.
-        recall_at: Places that recall looks at.
-        settings: Samples, confidence and seed of the resamples.
-    """
+    """Measure all systems, of distinct names, on all tasks, with one set of resampled held-out boards for all."""
     by_board: dict[tuple[str, str, str], np.ndarray] = {}
     for task in tasks:
         for system in systems:
@@ -117,25 +105,20 @@ def measure(
     points = {key: float(_mean(np.ones((1, num_boards)), values)[0]) for key, values in by_board.items()}
     counts = np.concatenate(list(resample_queries(num_boards, settings.samples, settings.seed, num_boards)))
     return Figures(
-        num_queries={task.name: len(task) for task in tasks},
+        num_queries={task.name: len(task) for task in tasks}, points=points, confidence=settings.confidence,
         num_boards={task.name: len(np.unique(task.board)) for task in tasks},
-        points=points,
         samples={key: _mean(counts, values) for key, values in by_board.items()},
-        confidence=settings.confidence,
-    )
+    )  # fmt: skip
 
 
 def _board_means(board: np.ndarray, values: np.ndarray, num_boards: int) -> np.ndarray:
     """(num_boards,) float64, NaN for a board without a query."""
-    number = np.bincount(board, minlength=num_boards)
-    total = np.bincount(board, weights=values, minlength=num_boards)
-    return ratio(total, number)
+    return ratio(np.bincount(board, values, num_boards), np.bincount(board, minlength=num_boards))
 
 
 def _mean(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Means of the defined values under each row of counts, (len(counts),); NaN where there are none."""
-    defined = np.isfinite(values).astype(np.float64)
-    return ratio(counts @ np.nan_to_num(values), counts @ defined)
+    return ratio(counts @ np.nan_to_num(values), counts @ np.isfinite(values).astype(np.float64))
 
 
 def figures_table(figures: Figures, marks: Mapping[str, str]) -> pa.Table:

@@ -104,7 +104,7 @@ def stage_row(manifest: Manifest, prices: PriceConfig | None = None) -> dict[str
 
     Money is known for stages that say what they held (`info` has `cost`) when the prices are, as of now.
     """
-    info = manifest.info
+    info, counts = manifest.info, manifest.counts
     cost = info.get("cost") or info.get("actual", {}).get("cost") or {}
     hours = {name: cost[f"{name}_hours"] for name in ("gpu", "cpu") if cost.get(f"{name}_hours") is not None}
     money = None
@@ -114,18 +114,11 @@ def stage_row(manifest: Manifest, prices: PriceConfig | None = None) -> dict[str
         if rates["gpu" if hours.get("gpu") else "cpu"] is not None:
             money = sum(used * (rates[name] or 0.0) for name, used in hours.items())
     return {
-        "stage": manifest.stage,
-        "rows_in": manifest.counts.get("rows_in"),
-        "rows_out": manifest.counts.get("rows_out"),
-        "rows_quarantined": manifest.counts.get("rows_quarantined"),
-        "wall_sec": manifest.wall_sec,
-        "device_sec": manifest.device_sec,
-        "rows_per_sec": manifest.rows_per_sec,
-        "gpu_hours": hours.get("gpu"),
-        "cpu_hours": hours.get("cpu"),
-        "money": money,
-        "currency": prices.currency if prices is not None else None,
-    }
+        "stage": manifest.stage, "wall_sec": manifest.wall_sec, "device_sec": manifest.device_sec,
+        "rows_per_sec": manifest.rows_per_sec, "money": money, "currency": prices.currency if prices is not None else None,
+        **{name: counts.get(name) for name in ("rows_in", "rows_out", "rows_quarantined")},
+        **{f"{name}_hours": hours.get(name) for name in ("gpu", "cpu")},
+    }  # fmt: skip
 
 
 def lineage(manifests: Sequence[Manifest]) -> dict[str, Any]:
@@ -133,16 +126,12 @@ def lineage(manifests: Sequence[Manifest]) -> dict[str, Any]:
 
     Equal hashes are equal content, whatever run or folder it lies in.
     """
-    stages = {}
-    for manifest in manifests:
-        stages[manifest.stage] = {
-            "fingerprint": manifest.fingerprint,
-            "recipe": manifest.info.get("recipe"),
-            "commit": manifest.git_commit,
-            "inputs": manifest.inputs,
-            "outputs": {
-                name: {"content": out.content_hash, "rows": out.rows} for name, out in manifest.outputs.items()
-            },
-            "counts": manifest.counts,
+    stages = {
+        manifest.stage: {
+            "fingerprint": manifest.fingerprint, "recipe": manifest.info.get("recipe"), "commit": manifest.git_commit,
+            "inputs": manifest.inputs, "counts": manifest.counts,
+            "outputs": {name: {"content": out.content_hash, "rows": out.rows} for name, out in manifest.outputs.items()},
         }
+        for manifest in manifests
+    }  # fmt: skip
     return {"data": stages}
