@@ -1,8 +1,8 @@
 """A report on queries that were trained on says so first, with numbers."""
 
-import pyarrow as pa
 from dataclasses import asdict
 
+import pyarrow as pa
 import pytest
 
 from ray_app.analysis.evaluate.render_text import render_table
