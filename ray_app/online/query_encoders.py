@@ -1,6 +1,5 @@
 """What can run the student's query tower, and which of them is the fastest on this machine that is still exact enough."""
 
-import hashlib
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ import numpy as np
 from ray_app.base.cache_folder import one_at_a_time, private_folder
 from ray_app.base.config import ServeConfig, section_hash
 from ray_app.base.errors import UserError
+from ray_app.base.hashing import sha256_of
 from ray_app.models.checkpoint import read_distill_config
 from ray_app.models.encoder_usage import with_prompt
 from ray_app.models.text_encoder import run_bucketed
@@ -270,16 +270,14 @@ def _made(path: Path, write: Callable[[Path], None]) -> Path:
 def _keep(temporary: Path, target: Path) -> None:
     """Move a finished file to its place, its hash first: a file without a fitting hash is made again."""
     with temporary.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
-    _write(target.with_suffix(".sha256"), digest.encode())
+    _write(target.with_suffix(".sha256"), sha256_of(temporary).encode())
     temporary.replace(target)
 
 
 def _intact(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == path.with_suffix(".sha256").read_text()
+        return sha256_of(path) == path.with_suffix(".sha256").read_text()
     except OSError:
         return False
 

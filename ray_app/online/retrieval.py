@@ -4,13 +4,14 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_app.base.cache_folder import one_at_a_time
+from ray_app.base.cache_folder import found_or_made
 from ray_app.base.errors import UserError, one_line
 from ray_app.online.index_files import IndexKey, OpenIndexes, open_indexes, write_indexes
 
@@ -78,13 +79,8 @@ class Retriever:
         """
         key = IndexKey.of(texts, vectors, exact_below)
         try:
-            found = cls._opened(folder, key)
-            if found is None:
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                with one_at_a_time(folder):
-                    found = cls._opened(folder, key)  # another one may have made it while we waited
-                    if found is None:
-                        write_indexes(folder, key, texts, vectors, threads)
+            find, make = partial(cls._opened, folder, key), partial(write_indexes, folder, key, texts, vectors, threads)
+            found = found_or_made(folder, find, make)
         except OSError as error:
             raise UserError(
                 f"cannot keep the indexes of the pins in {folder} ({one_line(error)}); "
