@@ -37,9 +37,6 @@ def cache_folder(name: str) -> Path:
     It lies in `RELEVANCE_CACHE_ROOT`, or else below `XDG_CACHE_HOME` or `~/.cache`, or else, where the home folder cannot be
     written, in the temporary folder under a name with the user's id.
 
-    Args:
-        name: Of what is kept there, such as `models`.
-
     Raises:
         UserError: others can write to it or to a folder above; the message names that folder and what to do.
     """

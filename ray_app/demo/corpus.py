@@ -235,8 +235,6 @@ def documents(rng: np.random.Generator, count: int, simple_share: float = 0.0) -
     query's last token, which a cross-encoder reads, has already compared.
 
     Args:
-        rng: Is advanced.
-        count: Number of documents.
         simple_share: Share of them, the first ones, whose pin has a single short text: who learns to read compares
             short texts first.
     """

@@ -35,9 +35,6 @@ def comparisons(
     """Token ids of (pin, new line, query), and what a reader can tell.
 
     Args:
-        tokenizer: From `build_tokenizer`.
-        rng: Is advanced.
-        count: How many.
         simple: The first so many have pins with one short text.
 
     Returns:

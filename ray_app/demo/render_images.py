@@ -39,11 +39,6 @@ def draw_picture(concept: Concept, rng: np.random.Generator, size: int = 128) ->
 
     Place, size, tilt and side of the object, its exact colour and the setting's details vary with `rng`.
 
-    Args:
-        concept: Only object, colour and setting are used.
-        rng: Source of all variation; is advanced.
-        size: Side in pixels.
-
     Returns:
         PIL image, RGB, size x size.
     """

@@ -118,9 +118,6 @@ def query_text(request: Request, language: str, rng: np.random.Generator, typo_r
     """What somebody types who looks for a request: lower case, words in a row or a short phrase.
 
     Args:
-        request: What is looked for; all of it is named.
-        language: One of LANGUAGES.
-        rng: Is advanced.
         typo_rate: Share of queries with one letter dropped, doubled or swapped (in Latin scripts).
     """
     voc = vocabulary(language)

@@ -117,11 +117,7 @@ def draw_all(count: int, first_seed: int, workers: int) -> tuple[np.ndarray, lis
 
 
 class Looker:
-    """The vision half with three classifiers on top, which are dropped after training.
-
-    Args:
-        model: The whole Idefics3.
-    """
+    """The vision half with three classifiers on top, which are dropped after training."""
 
     def __init__(self, model: Any) -> None:
         from torch import nn

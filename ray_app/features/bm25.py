@@ -108,10 +108,7 @@ class Bm25Index:
 
         Args:
             texts: One per document; empty ones count in the statistics.
-            k1: Saturation of term frequency.
-            b: Share of the length normalisation.
             epsilon: Terms in over half of the documents get this share of the mean idf.
-            tokeniser: Used for the documents and for every query.
             others: The rest of the corpus, counted with the same tokeniser; None: `texts` is all of it.
         """
         vocabulary: dict[str, int] = {}

@@ -52,8 +52,6 @@ class Catalogue:
         """Without zero-shot vectors, for the student, which reads none of pins.
 
         Args:
-            cfg: The run's.
-            pin_texts: All pins, or a part of them.
             others: The texts of the other pins; see `PairFeatures`.
         """
         nothing = np.zeros((pin_texts.num_rows, 0), np.float32)
@@ -77,11 +75,8 @@ class Catalogue:
         """The teacher's features of pairs (queries[query_index[i]], pin pin_index[i]): lexical, then cosines.
 
         Args:
-            cosine: Frozen with the teacher.
-            queries: Distinct queries.
             query_vectors: (num_queries, dim) zero-shot vectors.
-            query_index: (num_pairs,).
-            pin_index: (num_pairs,).
+            query_index, pin_index: (num_pairs,).
             match: See `PairFeatures.compute`.
 
         Returns:

@@ -40,8 +40,6 @@ class PairFeatures:
 
         Args:
             pin_texts: One row per pin (schema PIN_TEXTS); row numbers are the `pin_index` of `compute`.
-            features: Which fields get their own features.
-            pin_text: How the whole text is rendered.
             others: The catalogue's other pins, in tables of any size; they count in the statistics, and none is kept.
         """
         self.fields: list[str] = list(features.bm25_fields)
@@ -64,9 +62,6 @@ class PairFeatures:
         """Features of other texts by this catalogue's statistics, in which they do not count.
 
         `compute` must be given this catalogue's `catalogue_match`.
-
-        Args:
-            pin_texts: One row per text (schema PIN_TEXTS); a pin may have several.
         """
         other = object.__new__(type(self))
         other.fields, other._pin_text = self.fields, self._pin_text

@@ -9,11 +9,8 @@ def top_neighbours(
     """Exact nearest pins by cosine, for unit vectors; ties go to the lower index, except for the last place.
 
     Args:
-        queries: (num_queries, dim) float32.
-        pins: (num_pins, dim) float32.
-        k: Neighbours per query, cut to num_pins.
-        chunk: Queries that are compared at a time,
-        block: with so many pins: beside the pins, memory depends on these two alone.
+        queries, pins: (num_queries, dim) and (num_pins, dim) float32.
+        chunk, block: Queries and pins that are compared at a time: beside the pins, memory depends on these two alone.
 
     Returns:
         (indices, cosines), each (num_queries, min(k, num_pins)), best first.

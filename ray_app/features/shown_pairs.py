@@ -78,7 +78,6 @@ class ShownPairs:
         """The teacher's features (`Catalogue.teacher_features`) of what is shown, (num_pairs, num_features) float32.
 
         Args:
-            cosine: Frozen with the teacher.
             query_vectors: (num_queries, dim) zero-shot vectors.
         """
         features = self.catalogue.teacher_features(

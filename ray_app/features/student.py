@@ -59,8 +59,6 @@ class StudentFeatures:
         """Read what the stages have made for these pins.
 
         Args:
-            catalogue: Of the run.
-            store: The run's.
             encode_queries: See the class, such as `zero_shot_queries`; not called without sides.
             find: Where the stages' outputs are, such as those of a release; None: the run's latest.
             read: Gives the rows of the catalogue's pins.
@@ -101,7 +99,6 @@ class StudentFeatures:
         """Features of pairs (queries[query_index[i]], pin pin_index[i]), searched from locales[i].
 
         Args:
-            queries: Distinct normalised queries.
             query_index: (num_pairs,).
             pin_index: (num_pairs,) rows of the catalogue.
             locales: num_pairs canonical locales, UNKNOWN among them.

@@ -44,10 +44,8 @@ class BiEncoder(nn.Module):
 
     Args:
         backbone: Language model without head; None for the feature-only student, the baseline.
-        tokenizer: Its tokenizer.
         cfg: Pooling, prompts, lengths, dimensions and head. Without a pooling or prompts, as in students of before
             there were such keys: `default_pooling` and none.
-        scaler: Of the pair features.
         pin_backbone: The pins' own; None: queries and pins share one tower.
     """
 
@@ -154,9 +152,7 @@ class BiEncoder(nn.Module):
         """Logits (B, 5) from vectors and standardised features.
 
         Args:
-            query: (B, d) unit vectors, or (1, d) for the candidates of one query; `d` is `dim` or one that is nested.
-            pin: (B, d).
-            features: (B, num_features).
+            query: (B, d) unit vectors, as `pin`, or (1, d) for one query's candidates; `d` is `dim` or one that is nested.
         """
         import torch
         from torch.nn.functional import pad

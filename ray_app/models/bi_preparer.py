@@ -54,8 +54,6 @@ class BiPreparer:
         """CPU tensors of a batch of B pairs; a text that stands in several pairs is encoded once.
 
         Args:
-            queries: B strings.
-            pin_texts: B strings.
             features: (B, num_features), not standardised.
         """
         import torch

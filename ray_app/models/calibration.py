@@ -73,11 +73,9 @@ def fit_calibration(
     """Fit temperatures on pairs that the model was not trained on, by the lowest cross-entropy.
 
     Args:
-        probs: (N, 5), the model's.
         targets: (N, 5), each row a distribution over the grades as they were given: label smoothing in them would make
             honest probabilities too modest.
         weights: (N,); weights that balance grades would fit probabilities to a world that does not exist.
-        locales: N locales.
         queries: N queries; temperatures are cross-fitted by folds of them.
         fitted_to: What the targets are, for the model card.
 
@@ -119,9 +117,7 @@ def expected_calibration_error(probs: np.ndarray, targets: np.ndarray, weights: 
     """Mean distance between the likeliest grade's probability and how often it is right, over ten bins of the former.
 
     Args:
-        probs: (N, 5).
         targets: (N, 5); a target that is spread counts as partly right.
-        weights: (N,).
     """
     best = probs.argmax(1)
     confidence = probs[np.arange(len(probs)), best]

@@ -74,8 +74,6 @@ def local_folder(store: Storage, output: Output, weights: bool = True) -> Path:
     it, beside its place, and renamed: nobody finds half of it, and files that are mapped are never written to.
 
     Args:
-        store: Where the model lies.
-        output: The model.
         weights: False: the language model's weights need not be there, only tokenizer, settings and head.
 
     Raises:

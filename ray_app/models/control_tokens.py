@@ -37,10 +37,6 @@ def read_texts_only(tokenizer: Any, source: str) -> Any:
     A text that spells none is encoded as before. The setting outlives pickling; loading a saved tokenizer needs it anew,
     since transformers builds some classes from the vocabulary alone.
 
-    Args:
-        tokenizer: Of transformers.
-        source: Of the model, for the error.
-
     Raises:
         UserError: some text would still become a control token.
     """

@@ -66,10 +66,7 @@ class CrossEncoder(nn.Module):
     """LM over (query, pin text) -> pooled state, beside standardised pair features -> MLP -> 5 logits.
 
     Args:
-        backbone: Language model without head.
-        tokenizer: Its tokenizer.
         cfg: Pooling, which is not None, and lengths.
-        head: Of the same `cfg`.
         base: `model_identity` of the model under the adapters; None: there are none.
         segments: Whether it reads pairs with token_type_ids; None: if the base model was trained so.
     """
@@ -173,7 +170,6 @@ class CrossEncoder(nn.Module):
         """Read what `save_pretrained` wrote, in evaluation mode.
 
         Args:
-            folder: Of the model.
             scaler: Replaces the saved one, to train further: then adapters can be trained, over a base model held as
                 `teach.quantize` says. None: to be used as it is, with the base model in full precision.
 

@@ -105,12 +105,8 @@ def read_usage(
     """What the config says, else what the model's files say, else `default_pooling` and no prompts.
 
     Args:
-        source: Model source, see `ray_app.models.model_sources`.
-        revision: Of a hub id.
         keys: What the config's keys begin with, for error messages: `distill.` or `features.zero_shot_`.
         pooling: Of the config: the bare language model is pooled so, whatever modules its files list.
-        query_prompt: Of the config; "" for none.
-        pin_prompt: Of the config.
 
     Raises:
         UserError: the files ask for what is not supported, contradict themselves, or cannot be read.

@@ -44,11 +44,7 @@ def export_student(store: Storage, student: Output, target: Storage, folder: str
     """Write `student` under `<folder>/<student id>/` of `target`, unless it is there already.
 
     Args:
-        store: Where the student lies.
-        student: Output `student` of stage `distill`.
-        target: Where to write; the same or another storage.
         folder: Under the target's root; may be empty.
-        onnx: Write the query tower as ONNX too.
 
     Returns:
         The export's folder under the target's root. `files.json` in it was written last.

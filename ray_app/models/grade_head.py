@@ -17,8 +17,6 @@ class GradeHead(nn.Module):
     """What follows the teacher's language model, whatever engine ran it: pooled states, pair features -> 5 logits.
 
     Args:
-        width: Hidden size of the language model.
-        cfg: Pooling and sizes.
         scaler: Of the pair features; num_features = len(scaler.mean), may be 0.
     """
 

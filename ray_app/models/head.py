@@ -29,8 +29,7 @@ class FeatureScaler:
     names another one, or none.
 
     Args:
-        mean: Shape (num_features,), float32.
-        std: Shape (num_features,), float32, > 0.
+        mean, std: (num_features,) float32; std > 0.
     """
 
     def __init__(self, mean: np.ndarray, std: np.ndarray) -> None:

@@ -141,12 +141,7 @@ def load_tokenizer(source: str, revision: str | None = None) -> tuple[Any, Any]:
 
 
 def open_tokenizer(path: str | Path, **where: Any) -> Any:
-    """The one way in which tokenizers of models that read texts are loaded: see `read_texts_only`.
-
-    Args:
-        path: Local directory or hub id.
-        where: Further arguments of `from_pretrained`.
-    """
+    """The one way in which tokenizers of models that read texts are loaded: see `read_texts_only`."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
@@ -161,8 +156,6 @@ def load_backbone(
     No dropout inside: early stopping does its work, a step costs less, and a frozen layer stays the function it was.
 
     Args:
-        source: Model source.
-        revision: Of a hub id.
         num_layers: Keep only the lowest layers; None: all.
         quantize: `4bit`: on the GPU, to be trained through adapters (QLoRA).
 

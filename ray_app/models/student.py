@@ -14,7 +14,6 @@ class Student:
     """The interaction MLP of a trained student.
 
     Args:
-        store: Where the model lies.
         output: `student` or `feature_student` of stage `distill`.
     """
 

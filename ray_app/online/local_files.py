@@ -20,10 +20,6 @@ def collect_local(local_dir: Path, keep: set[str]) -> list[str]:
 
     These are all folders named `<release id>-...`, indexes too. Stores that are open go on: their files live until they
     are unmapped.
-
-    Args:
-        local_dir: As in `PinStore.open`.
-        keep: Ids of releases whose folders stay.
     """
     dropped = []
     for path in sorted(Path(local_dir).glob("*-*")):

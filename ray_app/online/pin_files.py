@@ -124,7 +124,7 @@ def map_files(folder: Path, key: StoreKey, verify: bool) -> MappedFiles | None:
         check_files(folder, raw["files"], verify)
         mapped = {name: _map_array(folder / name, *kind) for name, kind in arrays.items()}
         pin_ids = _map_ids(folder / "pin_ids.arrow", num_pins)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException) as error:  # all damage raises
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException) as error:  # all damage
         logger.warning("%s is not used, and made again: %s", folder, one_line(error))
         return None
     return MappedFiles(

@@ -49,14 +49,7 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """The tower as it was trained.
-
-    Args:
-        folder: Local folder of the student.
-        dtype: `float32` or `bfloat16`.
-        threads: CPU threads.
-        dim: Length of the vectors.
-    """
+    """The tower as it was trained."""
 
     def __init__(self, name: str, folder: Path, dtype: str, threads: int, dim: int | None) -> None:
         from ray_app.models.tower_encoder import TowerEncoder
@@ -74,11 +67,8 @@ class FileEngine:
     """The tower in a file that needs no model code; token ids come from a tokenizer.json that cuts and pads by itself.
 
     Args:
-        name: Of the engine.
-        tokenizer: Path of tokenizer.json.
         run: input_ids, attention_mask (B, T) int64 -> (B, width) float32, arrays.
         dim: Length of the vectors; None: as the file gives them.
-        prompt: The student's, before each query.
     """
 
     def __init__(self, name: str, tokenizer: Path, run: Run, dim: int | None, prompt: str) -> None:
@@ -120,11 +110,7 @@ def choose_engine(folder: Path, cfg: ServeConfig, student_id: str, cache_dir: Pa
     What is made and measured is kept on this machine, so that its next replica starts at once.
 
     Args:
-        folder: Local folder of the student.
-        cfg: Section `serve`.
-        student_id: Names the folder of what is kept.
         cache_dir: Of this machine; native code is loaded from there, so nobody else may write to it.
-        dim: Length of the vectors, as for `TowerEncoder`.
 
     Raises:
         UserError: the student has no tower, the named engine does not work here or is not exact enough, or others can

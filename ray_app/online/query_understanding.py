@@ -62,7 +62,6 @@ class Vocabulary:
         """A catalogue's words.
 
         Args:
-            counts: From `count_words`, or the sum of several.
             languages: ISO 639 codes of the pins; those that py3langid does not know are left out.
         """
         wanted = [word for word in counts if _is_plain(word) and _MIN_LETTERS - 1 <= len(word) <= _MAX_LETTERS + 2]
@@ -129,12 +128,7 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
 
 
 def understand(text: str, vocabulary: Vocabulary) -> UnderstoodQuery:
-    """Normalise, tell the language, find near words for those that no pin says.
-
-    Args:
-        text: As the user typed it, or normalised.
-        vocabulary: Of the catalogue.
-    """
+    """Normalise, tell the language, find near words for those that no pin says."""
     text = normalise_query(text)
     tokens = tokenise(text)[:MAX_TOKENS]
     unknown = [token for token in dict.fromkeys(tokens) if not vocabulary.knows(token)]

@@ -96,7 +96,6 @@ class Retriever:
         """Make the indexes, replacing those in the folder once the new ones are whole.
 
         Args:
-            folder: Of this machine.
             texts: One per pin; an empty one is never found by words.
             vectors: (num_pins, dim) float16, float32 or int8, of any length; may be memory-mapped. A row of zeros, or
                 one that is not finite, is no vector.
@@ -117,8 +116,6 @@ class Retriever:
         """Map a folder.
 
         Args:
-            folder: From `build`.
-            key: What it must have been made from; None: whatever.
             verify: Also compare the files' hashes: seconds per GB. Otherwise sizes are checked, which finds files that
                 are cut short, but not flipped bits.
 
@@ -162,10 +159,6 @@ class Retriever:
     def nearest(self, query: NDArray[Any] | int, k: int) -> Ranked:
         """The `k` pins nearest to a vector, or to a pin (then itself among them); scores are cosines.
 
-        Args:
-            query: (dim,), or a row.
-            k: How many.
-
         Returns:
             None for a vector of zeros, or of a pin that has none.
 
@@ -206,10 +199,6 @@ class Retriever:
 
 def fuse(found: dict[str, NDArray[np.int64]], limit: int) -> Candidates:
     """Merge lists of rows, best first, by reciprocal rank fusion: a row's score is the sum of 1 / (60 + rank); ties by row.
-
-    Args:
-        found: Source -> rows; a row comes at most once in each.
-        limit: How many to keep.
 
     Source: Cormack, Clarke, Buettcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning
     methods", SIGIR 2009.

@@ -65,12 +65,8 @@ class Slice:
         table, of which `engagement` and `graph` write only one.
 
         Args:
-            store: The run's.
-            serve: Settings.
             limits: Of pictures that are read: those of the operator's config of today. The release's own are left alone, since
                 who can write it would else choose which files and hosts a replica reads, and older ones would outlive a change.
-            local_dir: Where this machine keeps what it makes of releases.
-            release: Which.
             shard: (i, n): the pins whose `shard_of(pin_id, n)` is i; None: all.
 
         Raises:
@@ -142,15 +138,7 @@ class Slice:
     def rank(
         self, asked: Asked, tokens: Sequence[str], rows: np.ndarray, match: CatalogueMatch, top_k: int
     ) -> list[Hit]:
-        """The best of some candidates by relevance and engagement; ties by pin id.
-
-        Args:
-            asked: The query.
-            tokens: Its words.
-            rows: Candidates.
-            match: Of the whole catalogue.
-            top_k: At most so many.
-        """
+        """The best of some candidates by relevance and engagement; ties by pin id."""
         serve = self.cfg.serve
         probs = self._score(asked, rows, match)
         scores = expected_grade(probs)
@@ -173,11 +161,6 @@ class Slice:
 
     def grade(self, asked: Asked, pin_ids: Sequence[str], match: CatalogueMatch) -> tuple[np.ndarray, np.ndarray]:
         """Calibrated probabilities of grades 1..5.
-
-        Args:
-            asked: The query.
-            pin_ids: Candidates.
-            match: Of the whole catalogue.
 
         Returns:
             (num_pins,) bool, which of them are here, and (number of these, 5) float32.

@@ -38,8 +38,6 @@ class TeacherScores:
         """Read table `soft_labels`, unless it is too large.
 
         Args:
-            store: The run's.
-            soft_labels: Labels of pairs.
             public: PUBLIC_QUERIES; None: it is not known which queries may be shown, so none is.
         """
         if soft_labels.rows > MAX_PAIRS:

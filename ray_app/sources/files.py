@@ -182,10 +182,6 @@ class _Unpacked(io.RawIOBase):
 def find_files(uri: str, key: str) -> list[SourceFile]:
     """The files that a config path means, sorted by name: one file, a folder (all below it), or a glob.
 
-    Args:
-        uri: Local path or pyarrow.fs URI; `*` and `[..]` match within it.
-        key: Config key of the path, such as `ingest.pins.path`.
-
     Raises:
         UserError: nothing is there, or the place cannot be reached.
     """

@@ -111,8 +111,6 @@ def refuse_unlabelled(checked: pa.Table, labels: pa.Table, pin_ids: PinIds) -> p
     """Refuse verdicts on pairs that no rater graded: mostly a query or id that the spreadsheet has changed.
 
     Args:
-        checked: Of `read_sheet`.
-        labels: The raters' valid rows.
         pin_ids: All pins; that a pin is unknown is the better reason, and found later.
     """
     known, pins = _keys(labels), pin_ids.known(checked["pin_id"]).to_pylist()
@@ -121,12 +119,7 @@ def refuse_unlabelled(checked: pa.Table, labels: pa.Table, pin_ids: PinIds) -> p
 
 
 def refuse_replaced(checked: pa.Table, verdicts: pa.Table) -> pa.Table:
-    """Refuse the raters' grades of adjudicated pairs.
-
-    Args:
-        checked: Checked rows of the raters.
-        verdicts: HUMAN_LABELS, the valid rows of the sheets.
-    """
+    """Refuse the raters' grades of adjudicated pairs."""
     decided = _keys(verdicts)
     replaced = [key in decided for key in _key_rows(checked)]
     return _with_reason(checked, replaced, f"{rows.REPLACED}: the pair was adjudicated")

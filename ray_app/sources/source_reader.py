@@ -97,8 +97,6 @@ def open_source(cfg: Config, table: str, now: datetime | None = None) -> SourceT
     """Find the files of one of `ingest.pins`, `boards`, `search_log`, `human_labels`; None: not configured.
 
     Args:
-        cfg: The run's.
-        table: Its name.
         now: The present, for the search log: events more than `FUTURE` later are refused. None: of the config or the clock.
 
     Raises:

@@ -141,7 +141,6 @@ def settle(checked: Sequence[pa.Table], rules: TableRules, pin_ids: PinIds | Non
 
     Args:
         checked: Results of `check_batch`, with all rows of each key that they have.
-        rules: The table's.
         pin_ids: The pins that may be named; None: not checked.
 
     Returns:

@@ -97,11 +97,7 @@ class Ledger:
         return max(0, totals[_BEGUN] - (rows_present - totals[_PRESENT]))
 
     def scan(self, columns: list[str] | None = None) -> LedgerScan:
-        """All results, errors included, one row per key. Torn files are left out, named, and warned about.
-
-        Args:
-            columns: Of the schema, with `content_key` among them; None: all.
-        """
+        """All results, errors included, one row per key. Torn files are left out, named, and warned about."""
         columns = columns or self.schema.names
         torn: list[str] = []
         table = pa.concat_tables([self.schema.empty_table().select(columns), *self.blocks(columns, torn)])

@@ -53,11 +53,7 @@ def fit(
     Args:
         model: Has `preparer`, `forward`, `param_groups(cfg)` and `before_training(queries, pin_texts, cfg)`, which may
             make another preparer.
-        train: Must not be empty.
         valid: May be empty: then there is no validation loss and no early stopping, and the last epoch is kept.
-        cfg: The loop's settings.
-        seed: Decides data order and dropout.
-        worker: This process among the workers.
         resume_from: Folder that `report` saved earlier; None: from the start.
 
     Raises:

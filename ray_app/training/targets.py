@@ -20,10 +20,6 @@ def combine_raters(labels: pa.Table, smoothing: float) -> pa.Table:
     disagree on pulls less, while the adjudicated grade stays the likeliest. Where one grade is needed it is the final
     one, else the raters' mean, rounded; halves go up or down by a hash of the pair, so that grades do not drift.
 
-    Args:
-        labels: Schema HUMAN_LABELS.
-        smoothing: See `smooth_targets`.
-
     Returns:
         query, locale, pin_id, grade (int8), num_raters (int32), target (list of 5 float32), sorted by the key.
     """
@@ -73,10 +69,6 @@ def _one_grade(grades: Sequence[int], key: tuple[str, str, str]) -> int:
 def query_weights(query_index: np.ndarray, balance: float) -> np.ndarray:
     """Weight per pair, (num pairs of its query) ** -balance, with mean 1: a much judged query must not rule the rest.
 
-    Args:
-        query_index: (num_pairs,) which query.
-        balance: 0..1.
-
     Returns:
         (num_pairs,) float32.
     """
@@ -87,10 +79,6 @@ def query_weights(query_index: np.ndarray, balance: float) -> np.ndarray:
 
 def grade_weights(targets: np.ndarray, balance: float) -> np.ndarray:
     """Weight per pair, (share of its likeliest grade) ** -balance, with mean 1: a rare grade must be learned too.
-
-    Args:
-        targets: (num_pairs, 5).
-        balance: 0..1.
 
     Returns:
         (num_pairs,) float32.
@@ -109,7 +97,6 @@ def balance_shift(targets: np.ndarray, balance: float) -> np.ndarray:
 
     Args:
         targets: (num_pairs, 5) that the weights were made of.
-        balance: 0..1.
 
     Returns:
         (5,) float64; a grade that is no pair's likeliest counts as one of them.

@@ -44,11 +44,9 @@ def find_suspects(
     """The most surprising pairs, worst first; pairs that were adjudicated are left out, having been looked at.
 
     Args:
-        counts: The labelled pairs.
         grades: (num_pairs,) int, 1..5, that each pair counts with.
         systems: name -> scores with probabilities, in the order of the pairs; a pair without is judged by the others.
-        max_rows: Pairs at most.
-        max_per_query: Of one query and locale at most: a query that a system misreads would fill the sheet.
+        max_per_query: Of one query and locale: a query that a system misreads would fill the sheet.
 
     Raises:
         ValueError: a system has no probabilities, or another number of them than there are pairs.
@@ -90,11 +88,6 @@ def build_sheet(
     """The sheet as CSV. What people fill in comes before what raters and models said, which can so be hidden.
 
     Args:
-        suspects: Of `find_suspects`, which has the same arguments.
-        counts: The labelled pairs.
-        grades: See there.
-        systems: See there.
-        pin_texts: Schema PIN_TEXTS.
         splits: (num_pairs,) train, valid or test: the models have seen the grades of train.
     """
     texts_of = shown_texts(pin_texts, (counts.keys[suspect.place][2] for suspect in suspects))

@@ -105,7 +105,6 @@ def agreement_tables(
         labels: HUMAN_LABELS in any order, maybe with more columns to slice by.
         systems: name -> predictions for the distinct pairs of `labels` sorted by query, locale, pin_id: the order of
             `combine_raters` and `LabelledPairs`. Those that predict no grades are left out.
-        settings: Samples, confidence, seed, and columns of the labels to slice by; None: the defaults.
 
     Raises:
         UserError: the labels are empty or wrong, see `RaterCounts.of`.

@@ -73,12 +73,7 @@ def ladder(
     """A table of arms. Gains are differences on the same resamples; intervals cover queries and, of arms trained twice or more, seeds.
 
     Args:
-        key: Short name.
-        title: The question.
-        about: How to read it.
-        pairs: As for `evaluate_systems`.
         arms: Name for people -> scores of each seed, row by row as `pairs`.
-        settings: Samples and confidence.
         against: `above`: the arms are expected to rise, and each is compared with the one before it; `first`: all are
             compared with the first.
         untrained: Arms that no training has a part in, so that there is no luck of one either.
@@ -113,14 +108,9 @@ def by_language(
     """The distilled student against the one on human labels, per language.
 
     Args:
-        key: Short name.
-        title: The question.
-        about: How to read it.
-        pairs: With `locale`.
         human_only: Scores of the student on human labels only, one per seed.
         distilled: Of the student on the teacher's labels.
         labelled: Locales with human labels.
-        settings: Samples and confidence.
     """
     languages = np.array([language_of(locale) for locale in pairs["locale"].to_pylist()])
     known = {language_of(locale) for locale in labelled} - {UNKNOWN}  # UNKNOWN is neither labelled nor unlabelled

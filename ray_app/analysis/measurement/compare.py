@@ -87,12 +87,9 @@ def compare(
     """Measure both rankings and their difference.
 
     Args:
-        contest: The rankings.
         teacher: What the teacher says of `contest.pairs(settings.depth)`, and of no other pin (see above).
         human: What humans say, of any queries and pins; a query counts as labelled by humans if they judged the top k of
             both rankings but for `settings.max_unjudged`.
-        stratum_of: Name of each query's stratum.
-        settings: See there.
 
     Raises:
         UserError: the teacher's labels leave fewer than two queries.

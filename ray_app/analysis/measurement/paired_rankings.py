@@ -52,8 +52,6 @@ def same_queries(control: Ranking, treatment: Ranking, missing: Missing) -> tupl
     """The queries to compare on, sorted, and how many only one of the rankings has.
 
     Args:
-        control: One ranking.
-        treatment: The other.
         missing: A query that only one has: `zero` counts it, since a ranker that finds nothing has no rows; `drop` leaves
             it out, which flatters such a ranker; `refuse` raises, as only the user knows which it is.
 

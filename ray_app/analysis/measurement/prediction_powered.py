@@ -95,10 +95,6 @@ def estimate(figures: QueryFigures, confidence: float = 0.95) -> Estimate:
     The interval has Student's t with Satterthwaite's degrees of freedom, and counts that the teacher's weight is itself
     estimated. Fewer than some 30 human labels, or figures that are nearly always 0, make it too narrow.
 
-    Args:
-        figures: Of each query.
-        confidence: Such as 0.95.
-
     Raises:
         UserError: fewer human labels than MIN_PER_STRATUM.
     """

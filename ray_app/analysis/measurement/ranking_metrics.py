@@ -62,8 +62,7 @@ def judge_by_probs(
     """Judgements from probabilities of the five grades.
 
     Args:
-        queries: (num_pairs,).
-        pin_ids: (num_pairs,).
+        queries, pin_ids: (num_pairs,).
         probs: (num_pairs, 5), rows sum to 1; a row with NaN is not judged.
         rating_of_grade: grade -> rating of nDCG's gain.
         relevant_grade: P counts this grade or better.

@@ -53,10 +53,6 @@ def gather(cfg: Config, store: Storage, contest: Contest, depth: int, human_path
     """Read a run, and label the pairs of the top `depth` that its ledger lacks.
 
     Args:
-        cfg: The run's.
-        store: Storage.
-        contest: The rankings.
-        depth: Pins of each ranking that need labels.
         human_path: File of human labels, read as `ingest.human_labels` says; None: the run's own.
 
     Raises:

@@ -27,8 +27,6 @@ def study(pilot: StrataSummary, num_labelled: int, *, power: float = 0.8, confid
     Args:
         pilot: `summarise` of figures at hand; of the differences between two rankings to compare them.
         num_labelled: Wanted; at most as many as there are queries, at least MIN_PER_STRATUM in each stratum.
-        power: Chance to find a change of that size.
-        confidence: Of the interval that must leave out zero.
     """
     from scipy import stats
 

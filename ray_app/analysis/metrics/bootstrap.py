@@ -29,8 +29,6 @@ def resample_queries(num_queries: int, samples: int, seed: int, row_cells: int) 
     """Yield how often each query occurs in each resample, in blocks that fit in memory.
 
     Args:
-        num_queries: Queries to draw from, and draws per resample.
-        samples: Resamples in total.
         seed: Equal seeds give equal resamples, whatever the block size.
         row_cells: Numbers that the caller makes per resample, usually the pairs.
 
@@ -112,9 +110,7 @@ def percentile_interval(
     """The figure with its percentile interval over the resamples in which it is defined.
 
     Args:
-        value: On the data as it is; NaN: undefined.
         samples: (samples,) float64, NaN where undefined.
-        confidence: Such as 0.95.
         num_queries: With one, every resample is the same query: no width is not certainty, so there are no bounds.
     """
     if not np.isfinite(value):

@@ -27,8 +27,6 @@ def dcg(gain: ArrayLike, place: Ints, query: Ints, num_queries: int, cutoff: int
         gain: (num_pins,) of each pin, query after query or in any order.
         place: (num_pins,) of each pin in its query's order, from 0; those from `cutoff` on do not count.
         query: (num_pins,) of each pin.
-        num_queries: How many there are.
-        cutoff: Places.
     """
     seen = place < cutoff
     value = np.asarray(gain, np.float64)[seen] * discounts(cutoff)[place[seen]]

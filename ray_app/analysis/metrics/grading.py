@@ -84,7 +84,6 @@ def calibrate(probs: np.ndarray, grades: np.ndarray, at_least: int, bins: int = 
     Args:
         probs: (n, 5), rows of NaN count as uniform: a system that says nothing claims no knowledge.
         grades: (n,) truth, 1..5.
-        at_least: The grade.
         bins: Of equal width over 0..1.
     """
     chance, place = grade_chances(probs, at_least, bins)

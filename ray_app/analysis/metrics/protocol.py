@@ -174,9 +174,7 @@ def judged_at(judged: JudgedPairs, system: SystemScores, cutoff: int, ranking: p
     judged pin that the system did not score leaves a place empty.
 
     Args:
-        judged: The truth.
         system: Its scores of the judged pairs, which are its ranking if `ranking` is None.
-        cutoff: Places.
         ranking: query, locale, pin_id, score: all that the system ranks for these queries; pairs with a null or NaN
             score, and other queries, are left out.
     """

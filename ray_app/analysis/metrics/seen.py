@@ -77,10 +77,6 @@ def seen_in_training(
     """What a finished run has met of the judged queries.
 
     Args:
-        cfg: The run's.
-        store: The run's.
-        judged: Distinct normalised queries.
-        splits: Of `teach`, schema SPLITS.
         pin_texts: As trained on, before judged queries were taken out of the engaged ones.
     """
     soft = _read(store, "label", "soft_labels", ["query", "error"]) if cfg.distill.soft_label_multiple != 0 else None

@@ -107,7 +107,6 @@ def cuts_queries(values: np.ndarray, query_index: np.ndarray) -> bool:
     """Whether a column has several values within one query, so that a slice holds parts of queries.
 
     Args:
-        values: (n,) of the column.
         query_index: (n,) ascending.
     """
     return bool(((values[1:] != values[:-1]) & (query_index[1:] == query_index[:-1])).any())

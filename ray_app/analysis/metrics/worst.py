@@ -80,8 +80,6 @@ def worst_slices(
 
     Args:
         judged: With the columns of `settings.slice_columns`; those that are absent or have one value are left out.
-        system: Its name.
-        scores: Rows in the order of `judged`.
         settings: Samples (drawn more often if the correction needs it), confidence, seed.
 
     Returns:

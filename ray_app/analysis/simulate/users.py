@@ -47,7 +47,6 @@ class Users:
         """What the people of these searches do with these pages.
 
         Args:
-            search: (num_searches,).
             pins: (num_searches, num_shown) pin numbers, best first; NO_PIN: the page is shorter.
             grade: True grades, likewise; whatever where there is no pin.
         """

@@ -17,11 +17,7 @@ def reuse_table(
     """The table as plain data, as `ExperimentTable.from_json` reads it.
 
     Args:
-        figures: Of all systems.
-        systems: Rows in this order.
         base: The system that gains are over.
-        student: The system that the verdict is about.
-        recall_at: Of the figures.
         marks: System -> why it is no fair comparison, shown behind its name.
     """
     tasks = [task for task in figures.num_queries if figures.num_queries[task]]

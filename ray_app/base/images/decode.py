@@ -41,12 +41,7 @@ _STRIP_PIXELS = 1 << 18  # of a picture that is made smaller; some MB, whatever 
 
 
 class PictureError(Exception):
-    """Why a picture has no caption: `code: text`, short enough for a cell of a table.
-
-    Args:
-        code: Such as `truncated`; for counting.
-        text: For people; names no credentials.
-    """
+    """Why a picture has no caption: `code: text`, short enough for a cell of a table."""
 
     def __init__(self, code: str, text: str) -> None:
         self.code = code
@@ -60,11 +55,6 @@ def decode(data: bytes, limits: ImageLimits, max_decoded_bytes: int = MAX_DECODE
     """The first frame, upright, on white, scaled down to `limits.max_side`; never scaled up.
 
     Size, memory and scans are read from the header and refused before any pixel is decoded, so a bomb costs nothing.
-
-    Args:
-        data: A file's bytes.
-        limits: Of bytes and pixels.
-        max_decoded_bytes: Of memory that decoding may take.
 
     Returns:
         Mode RGB, at least 1x1.

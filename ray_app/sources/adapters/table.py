@@ -182,9 +182,6 @@ class _RecordLines:
     """Lines for `csv.reader` while its record, which quotes may spread over any number of lines, is not too long.
 
     Its fields are thereby counted before they are spelled out: a line of nothing but commas becomes no list of millions.
-
-    Args:
-        lines: All of the file.
     """
 
     def __init__(self, lines: Iterator[str]) -> None:

@@ -80,8 +80,6 @@ def join_ubi(
     """Join the events of all files with the queries of all files.
 
     Args:
-        tables: Results of `read_ubi_file`, in any order.
-        source: The config; its locale goes to every row.
         pin_id_of: Their object id -> our pin id; ids that it lacks stay as they are. None: they are pin ids.
 
     Returns:

@@ -87,7 +87,6 @@ def read_report(path: str, folders: Sequence[str] = ("report",)) -> Report:
     """Read a run's report.
 
     Args:
-        path: A metrics.json, the folder that it lies in, or a run's output folder; local or a URI.
         folders: Where in a run's output a report may lie, first choice first.
 
     Raises:

@@ -65,11 +65,7 @@ def worst_disagreements(
     """Pairs whose expected grade is farthest from the human one, at most `per_query` of each query.
 
     Args:
-        evaluation: The result.
         system: Whose grades; without probabilities its likeliest grade counts, and without grades there are no pairs.
-        titles: pin_id -> title.
-        num_pairs: At most.
-        per_query: At most of one query.
         within: (num_pairs,) bool, pairs to choose from; None: all.
     """
     scores = evaluation.systems[system]

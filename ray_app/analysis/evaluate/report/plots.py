@@ -29,7 +29,6 @@ def interval_plot(intervals: Mapping[str, Interval], colors: Mapping[str, int]) 
 
     Args:
         intervals: Displayed name -> figure; an undefined one keeps its line and says so.
-        colors: Displayed name -> series.
     """
     names = list(intervals)
     with _figure(3.5, 0.5 + 0.27 * len(names)) as (ax, out):

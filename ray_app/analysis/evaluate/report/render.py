@@ -37,16 +37,12 @@ def render_report(
     """Render the report.
 
     Args:
-        evaluation: From `evaluate_systems`.
-        title: Heading of the page.
         titles: pin_id -> title, for the examples; a pin without one is shown by its id.
-        experiments: Tables shown after that of all systems.
         picture_of: pin_id -> data URI, for the examples; None: no picture.
         agreement: From `agreement_tables`; empty: no such section.
         simulation: `title`, and optionally `about` (text), `columns` and `rows` (texts, or (value, lo, hi)), `caption`,
             `svg` (our own plot: it is not escaped) and `notes` (texts); None: no such section.
         sample: What the teacher labelled; None: no such section.
-        stages: One mapping per pipeline stage, as `stage_row` makes them; empty: no stage table.
         provenance: What the figures were made from (config, versions, commit, counts, and what `lineage` adds); shown as
             is, so no secrets.
 
