@@ -84,10 +84,7 @@ class GradeHead(nn.Module):
         from safetensors.torch import save_file
 
         save_file({k: v.contiguous().cpu() for k, v in self.state_dict().items()}, folder / "head.safetensors")
-        about |= {
-            "feature_mean": self.scaler.mean.tolist(),
-            "feature_std": self.scaler.std.tolist(),
-        }
+        about |= {"feature_mean": self.scaler.mean.tolist(), "feature_std": self.scaler.std.tolist()}
         (folder / "model.json").write_text(json.dumps(about, indent=1))
 
     @classmethod

@@ -109,9 +109,7 @@ def read_report(path: str, folders: Sequence[str] = ("report",)) -> Report:
     pairs = found.rpartition("/")[0]
     pairs = f"{pairs}/{PAIRS_FILE}" if pairs else PAIRS_FILE
     return Report(
-        where=f"{root or '.'}/{found}",
-        metrics=metrics,
-        pairs=store.read_table(pairs) if store.exists(pairs) else None,
+        where=f"{root or '.'}/{found}", metrics=metrics, pairs=store.read_table(pairs) if store.exists(pairs) else None
     )
 
 
