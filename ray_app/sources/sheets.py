@@ -20,8 +20,8 @@ from ray_app.base.text import normalise_query, normalise_text
 from ray_app.sources import rows
 from ray_app.sources.adapters.table import read_table_file
 from ray_app.sources.files import SourceFile
-from ray_app.sources.rows import RawBatch, content_of
-from ray_app.sources.validate import KEYS, PinIds, TableRules, check_batch
+from ray_app.sources.rows import RawBatch
+from ray_app.sources.validate import KEYS, PinIds, TableRules, check_batch, refuse
 
 SHEET = "adjudicated"  # as a table of ingest: in counts and in quarantine
 RATER = "adjudicated"  # rater_id of a verdict; `adjudicated:NAME` if the sheet names who gave it
@@ -173,13 +173,6 @@ def _keys(table: pa.Table) -> set[tuple[str, ...]]:
 
 
 def _with_reason(checked: pa.Table, refused: Collection[bool], reason: str) -> pa.Table:
-    """Give rows that have no reason yet this one, and their content."""
+    """Give rows that have no reason yet this one; they come last."""
     new = pc.and_(pa.array(refused, pa.bool_()), pc.is_null(checked["_reason"]))
-    names = [name for name in checked.column_names if not name.startswith("_")]
-    content = [
-        content_of({name: row[name] for name in names}) if is_new else row["_content"]
-        for row, is_new in zip(checked.to_pylist(), new.to_pylist(), strict=True)
-    ]
-    reasons = pc.if_else(new, pa.scalar(reason), checked["_reason"])
-    checked = checked.set_column(checked.column_names.index("_reason"), "_reason", reasons)
-    return checked.set_column(checked.column_names.index("_content"), "_content", pa.array(content, pa.string()))
+    return pa.concat_tables([checked.filter(pc.invert(new)), refuse(checked.filter(new), reason)])

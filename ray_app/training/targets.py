@@ -9,8 +9,7 @@ from ray_app.base.columns import matrix_column
 from ray_app.base.content_key import content_key
 from ray_app.base.schemas import NUM_GRADES
 from ray_app.base.text import normalise_query
-
-FINAL_RATER = "final"  # rater_id of the adjudicated grade, where a data set has one
+from ray_app.sources.adapters.chorus import FINAL_RATER
 
 
 def combine_raters(labels: pa.Table, smoothing: float) -> pa.Table:

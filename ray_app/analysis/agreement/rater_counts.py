@@ -10,8 +10,8 @@ from ray_app.analysis.metrics.protocol import KEY
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import HUMAN_LABELS, NUM_GRADES, require_columns
 from ray_app.base.text import normalise_query
+from ray_app.sources.adapters.chorus import FINAL_RATER
 from ray_app.sources.sheets import is_adjudicator
-from ray_app.training.targets import FINAL_RATER
 
 
 @dataclass(frozen=True, kw_only=True)
