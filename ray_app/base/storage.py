@@ -21,15 +21,8 @@ from ray_app.base.errors import UserError, one_line
 from ray_app.base.filesystem import TEMP_PREFIX, explained, open_uri, write_atomically
 
 __all__ = [
-    "CorruptFileError",
-    "Storage",
-    "StoredFile",
-    "decode_table",
-    "encode_table",
-    "is_below",
-    "is_plain",
-    "open_uri",
-]
+    "CorruptFileError", "Storage", "StoredFile", "decode_table", "encode_table", "is_below", "is_plain", "open_uri",
+]  # fmt: skip
 
 
 class CorruptFileError(UserError):

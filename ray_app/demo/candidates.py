@@ -41,17 +41,9 @@ class Candidates:
 
 
 def draw_candidates(
-    cfg: DemoConfig,
-    key: Codes,
-    obj: Codes,
-    first: Codes,
-    *,
-    same: int,
-    siblings: int,
-    category: int,
-    any_pin: int,
+    cfg: DemoConfig, key: Codes, obj: Codes, first: Codes, *, same: int, siblings: int, category: int, any_pin: int,
     popular: bool,
-) -> Candidates:
+) -> Candidates:  # fmt: skip
     """Candidates of requests.
 
     Args:

@@ -178,15 +178,12 @@ def pin_facts(seed: int, number: Codes) -> Facts:
     colour = (numbers(seed, Draw.COLOUR, root) * _NUM_COLOURS[obj]).astype(np.int64)
     category = _CATEGORY[obj]
     return Facts(
-        number=number,
-        root=root,
-        object=obj,
-        colour=_COLOURS_OF[obj, colour],
+        number=number, root=root, object=obj, colour=_COLOURS_OF[obj, colour],
         material=(numbers(seed, Draw.MATERIAL, root) * _NUM_MATERIALS[category]).astype(np.int64),
         style=(numbers(seed, Draw.STYLE, root) * len(STYLES)).astype(np.int64),
         setting=(numbers(seed, Draw.SETTING, root) * _NUM_SETTINGS[category]).astype(np.int64),
         locale=pick(numbers(seed, Draw.LOCALE, number), tuple(LOCALES.values())),
-    )
+    )  # fmt: skip
 
 
 def categories(obj: Codes) -> Codes:

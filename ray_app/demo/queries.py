@@ -59,12 +59,9 @@ class Queries:
         """Some of the queries, in that order."""
         index = np.asarray(rows, np.int64)
         return Queries(
-            key=self.key[index],
-            text=[self.text[i] for i in rows],
-            locale=self.locale[index],
-            pin=self.pin[index],
+            key=self.key[index], text=[self.text[i] for i in rows], locale=self.locale[index], pin=self.pin[index],
             asked={name: values[index] for name, values in self.asked.items()},
-        )
+        )  # fmt: skip
 
 
 def num_pool_queries(cfg: DemoConfig) -> int:

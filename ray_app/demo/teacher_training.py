@@ -63,18 +63,10 @@ def train_teacher(
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=WIDTH,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        intermediate_size=2 * WIDTH,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        bos_token_id=2,
-        eos_token_id=3,
-    )
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=WIDTH, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=4, intermediate_size=2 * WIDTH, max_position_embeddings=256, tie_word_embeddings=True,
+        pad_token_id=0, bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
     model: Any = LlamaForCausalLM(config)
     with torch.no_grad():
         model.get_input_embeddings().weight.copy_(0.3 * embeddings + 0.02 * torch.randn_like(embeddings))

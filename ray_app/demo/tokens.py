@@ -47,13 +47,10 @@ def save_model(model: Any, tokenizer: Any, folder: Path, recipe: dict[str, Any],
 
     model.save_pretrained(folder)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        model_max_length=int(model.config.max_position_embeddings),
-        model_input_names=["input_ids", "attention_mask"],
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>",
+        model_max_length=int(model.config.max_position_embeddings), model_input_names=["input_ids", "attention_mask"],
         **names,
-    )
+    )  # fmt: skip
     fast.save_pretrained(folder)
     (folder / "RECIPE.json").write_text(json.dumps(recipe, indent=1) + "\n")
 

@@ -67,16 +67,10 @@ def train_tower(tokenizer: Any, rng: np.random.Generator, steps: int, log: list[
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=WIDTH,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=2 * WIDTH,
-        max_position_embeddings=128,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        pad_token_id=0,
-    )
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=WIDTH, num_hidden_layers=3, num_attention_heads=4,
+        intermediate_size=2 * WIDTH, max_position_embeddings=128, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, pad_token_id=0,
+    )  # fmt: skip
     model = BertModel(config, add_pooling_layer=False)
     adamw, schedule = optimiser(model, steps, 3e-3)
 

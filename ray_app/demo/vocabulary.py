@@ -105,14 +105,9 @@ def vocabulary(language: str) -> Vocabulary:
     }
     categories = {name: tuple(names) for name, names in raw.pop("categories").items()}
     return Vocabulary(
-        language=language,
-        space=space,
-        endings=endings,
-        objects=objects,
-        words=words,
-        categories=categories,
+        language=language, space=space, endings=endings, objects=objects, words=words, categories=categories,
         patterns={kind: tuple(patterns) for kind, patterns in raw.items()},
-    )
+    )  # fmt: skip
 
 
 def _noun(text: str, gendered: bool) -> Noun:

@@ -49,11 +49,8 @@ class ShownPairs:
         return cls(
             catalogue=catalogue,
             variants=_variants(catalogue, keys // max(len(groups), 1), groups[keys % max(len(groups), 1)].tolist()),
-            queries=queries,
-            query_index=query_index,
-            pin_index=pin_index,
-            variant=np.where(is_variant, found, -1),
-        )
+            queries=queries, query_index=query_index, pin_index=pin_index, variant=np.where(is_variant, found, -1),
+        )  # fmt: skip
 
     def take(self, rows: np.ndarray) -> "ShownPairs":
         """The given pairs, in that order."""
@@ -128,9 +125,6 @@ def _variants(catalogue: Catalogue, pins: np.ndarray, without: list[str]) -> Cat
     index = texts.column_names.index(_FIELD)
     texts = texts.set_column(index, texts.schema.field(index), pa.array(kept, pa.list_(pa.string())))
     return replace(
-        catalogue,
-        pin_texts=texts,
-        pairs=catalogue.pairs.of_texts(texts),
-        title_vectors=catalogue.title_vectors[pins],
+        catalogue, pin_texts=texts, pairs=catalogue.pairs.of_texts(texts), title_vectors=catalogue.title_vectors[pins],
         text_vectors=catalogue.text_vectors[pins],
-    )
+    )  # fmt: skip

@@ -217,12 +217,9 @@ class BiEncoder(nn.Module):
         head = {k: v.contiguous().cpu() for k, v in self.state_dict().items() if not k.startswith(_BACKBONES)}
         save_file(head, folder / "head.safetensors")
         about = {
-            "kind": "bi_encoder",
-            "config": self.cfg.model_dump(mode="json"),
-            "towers": len(self.backbones),
-            "feature_mean": self.scaler.mean.tolist(),
-            "feature_std": self.scaler.std.tolist(),
-        }
+            "kind": "bi_encoder", "config": self.cfg.model_dump(mode="json"), "towers": len(self.backbones),
+            "feature_mean": self.scaler.mean.tolist(), "feature_std": self.scaler.std.tolist(),
+        }  # fmt: skip
         (folder / "model.json").write_text(json.dumps(about, indent=1))
 
     @classmethod

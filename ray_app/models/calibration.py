@@ -101,16 +101,12 @@ def fit_calibration(
         else:
             rejected[key] = fitted
     return Calibration(
-        temperatures=temperatures,
-        pairs=pairs,
-        ece_before=expected_calibration_error(probs, targets, weights),
+        temperatures=temperatures, pairs=pairs, ece_before=expected_calibration_error(probs, targets, weights),
         ece_after=expected_calibration_error(after, targets, weights),
         log_loss_before=float(np.average(_cross_entropy(probs, targets), weights=weights)),
-        log_loss_after=float(np.average(_cross_entropy(after, targets), weights=weights)),
-        rejected=rejected,
-        fitted_to=fitted_to,
-        queries=int(query.max()) + 1,
-    )
+        log_loss_after=float(np.average(_cross_entropy(after, targets), weights=weights)), rejected=rejected,
+        fitted_to=fitted_to, queries=int(query.max()) + 1,
+    )  # fmt: skip
 
 
 def expected_calibration_error(probs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:

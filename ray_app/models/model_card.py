@@ -25,16 +25,9 @@ _LOSSES = {
 
 
 def model_card(
-    kind: Kind,
-    cfg: Config,
-    num_train: int,
-    num_valid: int,
-    history: list[dict[str, Any]],
-    languages: Sequence[str],
-    features: Sequence[str] = (),
-    calibration: dict[str, Any] | None = None,
-    truncation: dict[str, Any] | None = None,
-) -> str:
+    kind: Kind, cfg: Config, num_train: int, num_valid: int, history: list[dict[str, Any]], languages: Sequence[str],
+    features: Sequence[str] = (), calibration: dict[str, Any] | None = None, truncation: dict[str, Any] | None = None,
+) -> str:  # fmt: skip
     """The card of a trained model.
 
     Args:

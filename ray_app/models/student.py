@@ -32,12 +32,9 @@ class Student:
             )
 
     def score(
-        self,
-        query_vectors: np.ndarray,
-        pin_vectors: np.ndarray,
-        features: np.ndarray,
+        self, query_vectors: np.ndarray, pin_vectors: np.ndarray, features: np.ndarray,
         locales: Sequence[str] | None = None,
-    ) -> np.ndarray:
+    ) -> np.ndarray:  # fmt: skip
         """Probabilities of grades 1..5 per pair.
 
         Args:

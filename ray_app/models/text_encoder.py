@@ -97,11 +97,6 @@ def stage_dtype(section: CaptionConfig | EmbedConfig | LabelConfig) -> str:
 def build_zero_shot(cfg: FeatureConfig, usage: EncoderUsage, role: Role, dtype: str, cpu_threads: int) -> TextEncoder:
     """Load the encoder; runs in the Ray actor."""
     return TextEncoder(
-        cfg.zero_shot_model,
-        cfg.zero_shot_revision,
-        cfg.zero_shot_max_tokens,
-        dtype,
-        cpu_threads,
-        role=role,
+        cfg.zero_shot_model, cfg.zero_shot_revision, cfg.zero_shot_max_tokens, dtype, cpu_threads, role=role,
         usage=usage,
-    )
+    )  # fmt: skip

@@ -197,13 +197,9 @@ def make_steps(
 
 
 def _micro_batch(
-    examples: Examples,
-    lengths: np.ndarray,
-    groups: np.ndarray,
-    rows: np.ndarray,
-    preparer: Preparer,
+    examples: Examples, lengths: np.ndarray, groups: np.ndarray, rows: np.ndarray, preparer: Preparer,
     idle: bool = False,
-) -> MicroBatch:
+) -> MicroBatch:  # fmt: skip
     import torch
 
     part = examples.rows(rows)

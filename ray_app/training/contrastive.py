@@ -79,13 +79,9 @@ def log_frequency(pins: np.ndarray, num_pins: int) -> np.ndarray:
 
 
 def recall(
-    query_vectors: np.ndarray,
-    pin_vectors: np.ndarray,
-    query: np.ndarray,
-    pin: np.ndarray,
-    codes: np.ndarray,
+    query_vectors: np.ndarray, pin_vectors: np.ndarray, query: np.ndarray, pin: np.ndarray, codes: np.ndarray,
     k: int = 10,
-) -> float | None:
+) -> float | None:  # fmt: skip
     """Mean over queries of the share of their pins among the k nearest of all pins.
 
     Args:

@@ -35,13 +35,10 @@ class Examples:
     def rows(self, index: np.ndarray) -> "Examples":
         """The examples at those positions."""
         return Examples(
-            queries=[self.queries[i] for i in index],
-            pin_texts=[self.pin_texts[i] for i in index],
-            features=self.features[index],
-            targets=self.targets[index],
-            weights=self.weights[index],
+            queries=[self.queries[i] for i in index], pin_texts=[self.pin_texts[i] for i in index],
+            features=self.features[index], targets=self.targets[index], weights=self.weights[index],
             locales=None if self.locales is None else [self.locales[i] for i in index],
-        )
+        )  # fmt: skip
 
     @classmethod
     def concatenate(cls, parts: Sequence["Examples"]) -> "Examples":

@@ -40,14 +40,9 @@ def learning_rate_factor(
 
 
 def fit(
-    model: Any,
-    train: Examples | Source,
-    valid: Examples,
-    cfg: TrainConfig,
-    seed: int,
-    worker: Worker,
+    model: Any, train: Examples | Source, valid: Examples, cfg: TrainConfig, seed: int, worker: Worker,
     resume_from: Path | None = None,
-) -> TrainState:
+) -> TrainState:  # fmt: skip
     """Train `model` in place and leave the weights of its best epoch in it.
 
     Args:
@@ -133,14 +128,9 @@ def fit(
 
 
 def _end_epoch(
-    model: Any,
-    valid: Examples,
-    cfg: TrainConfig,
-    worker: Worker,
-    state: TrainState,
-    weight: float,
+    model: Any, valid: Examples, cfg: TrainConfig, worker: Worker, state: TrainState, weight: float,
     best: dict[str, Any],
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Close the epoch in `state`; returns the best weights."""
     train_loss = state.loss_sum / weight
     if not math.isfinite(train_loss):

@@ -60,13 +60,10 @@ class RaterCounts:
             for _, grade in said[key].values():
                 given[i, grade - 1] += 1
         return cls(
-            keys=keys,
-            spelled=[columns[0][min(row for row, _ in said[key].values())] for key in keys],
-            given=given,
+            keys=keys, spelled=[columns[0][min(row for row, _ in said[key].values())] for key in keys], given=given,
             raters=[frozenset(said[key]) for key in keys],
-            rows=[[row for row, _ in said[key].values()] for key in keys],
-            has_final=has_final,
-        )
+            rows=[[row for row, _ in said[key].values()] for key in keys], has_final=has_final,
+        )  # fmt: skip
 
     @property
     def is_adjudicated(self) -> np.ndarray:

@@ -76,16 +76,12 @@ def run(cfg: Config, store: Storage) -> Manifest:
     said = (catalogue.pin_texts[name].to_pylist() for name in ("pin_id", "title", "caption"))
     titles = {pin_id: title or caption for pin_id, title, caption in zip(*said, strict=True)}
     html = render_report(
-        evaluation,
-        titles={pin_id: title for pin_id, title in titles.items() if title},
-        experiments=tables,
-        picture_of=_pictures(cfg, store, pins_output),
-        agreement=_agreement(store, beside.get("agreement")),
+        evaluation, titles={pin_id: title for pin_id, title in titles.items() if title}, experiments=tables,
+        picture_of=_pictures(cfg, store, pins_output), agreement=_agreement(store, beside.get("agreement")),
         simulation=beside["simulate"].info["report"] if "simulate" in beside else None,
         sample=next((summarise_sample(m) for m in manifests if m.stage == "sample"), None),
-        stages=[stage_row(manifest, cfg.prices) for manifest in manifests],
-        provenance=provenance,
-    )
+        stages=[stage_row(manifest, cfg.prices) for manifest in manifests], provenance=provenance,
+    )  # fmt: skip
     metrics = evaluation.to_json(provenance) | {"experiments": [t.to_json() for t in tables]}
     files = [
         store.write_json(f"{folder}/metrics.json", metrics),

@@ -122,14 +122,9 @@ def estimate(figures: QueryFigures, confidence: float = 0.95) -> Estimate:
         reach = float(stats.t.ppf((1 + confidence) / 2, df)) * variance**0.5
         interval = Interval(value, value - reach, value + reach)
     return Estimate(
-        interval=interval,
-        std_error=variance**0.5,
-        teacher_weight=weight,
-        num_queries=total,
-        num_labelled=int(kept.labelled.sum()),
-        std_error_floor=float(floor.sum()) ** 0.5,
-        merged_strata=merged,
-    )
+        interval=interval, std_error=variance**0.5, teacher_weight=weight, num_queries=total,
+        num_labelled=int(kept.labelled.sum()), std_error_floor=float(floor.sum()) ** 0.5, merged_strata=merged,
+    )  # fmt: skip
 
 
 def summarise(figures: QueryFigures) -> StrataSummary:
@@ -150,17 +145,12 @@ def summarise(figures: QueryFigures) -> StrataSummary:
     if weight != 0 and (total := num_labelled.sum()) > num + 1:
         residual = residual * (total - num) / (total - num - 1)  # one more number was fitted
     return StrataSummary(
-        share=share,
-        num_queries=num_queries,
-        num_labelled=num_labelled,
-        deviation=np.sqrt(human_variance),
-        residual_deviation=np.sqrt(np.maximum(residual, 0.0)),
-        human_mean=np.array([part.mean() for part in human]),
+        share=share, num_queries=num_queries, num_labelled=num_labelled, deviation=np.sqrt(human_variance),
+        residual_deviation=np.sqrt(np.maximum(residual, 0.0)), human_mean=np.array([part.mean() for part in human]),
         teacher_mean=np.array([figures.teacher[mask].mean() for mask in rows]),
-        teacher_mean_labelled=np.array([part.mean() for part in teacher]),
-        teacher_variance=teacher_variance,
+        teacher_mean_labelled=np.array([part.mean() for part in teacher]), teacher_variance=teacher_variance,
         teacher_weight=weight,
-    )
+    )  # fmt: skip
 
 
 def merge_small_strata(figures: QueryFigures) -> tuple[QueryFigures, int]:

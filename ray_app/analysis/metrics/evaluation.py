@@ -177,12 +177,9 @@ def judged_hash(pairs: JudgedPairs) -> str:
 
 
 def evaluate_systems(
-    pairs: pa.Table,
-    systems: Mapping[str, SystemScores],
-    settings: EvaluationSettings | None = None,
-    notes: Sequence[str] = (),
-    rankings: Mapping[str, pa.Table] | None = None,
-) -> Evaluation:
+    pairs: pa.Table, systems: Mapping[str, SystemScores], settings: EvaluationSettings | None = None,
+    notes: Sequence[str] = (), rankings: Mapping[str, pa.Table] | None = None,
+) -> Evaluation:  # fmt: skip
     """Measure every system on all judged pairs.
 
     Args:
@@ -213,17 +210,13 @@ def evaluate_systems(
     hero = hero_of(list(ordered))
     rankings = rankings or {}
     return Evaluation(
-        **{name: getattr(whole, name) for name in Measured.__dataclass_fields__},
-        settings=settings,
-        pairs=judged,
+        **{name: getattr(whole, name) for name in Measured.__dataclass_fields__}, settings=settings, pairs=judged,
         systems=ordered,
         details={name: _details(judged, scores, settings, rankings.get(name)) for name, scores in ordered.items()},
-        slices=_slices(judged, ordered, settings),
-        calibration=calibration_by_locale(judged, ordered, settings),
+        slices=_slices(judged, ordered, settings), calibration=calibration_by_locale(judged, ordered, settings),
         worst=worst_slices(judged, hero, ordered[hero], settings),
-        random_order=random_ranking(judged, settings.relevant_grade),
-        notes=all_notes,
-    )
+        random_order=random_ranking(judged, settings.relevant_grade), notes=all_notes,
+    )  # fmt: skip
 
 
 def _details(

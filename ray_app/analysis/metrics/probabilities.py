@@ -110,11 +110,8 @@ def calibration_by_locale(
                 continue
             found = detail_intervals(part, scores.take(mask), settings)[settings.ece]
             row = {
-                "locale": str(locale),
-                "system": name,
-                "num_queries": len(part.queries),
-                "num_pairs": int(mask.sum()),
-            }
+                "locale": str(locale), "system": name, "num_queries": len(part.queries), "num_pairs": int(mask.sum()),
+            }  # fmt: skip
             rows.append(row | interval_fields(settings.ece, found))
     return rows
 

@@ -94,12 +94,9 @@ class JudgedPairs:
         """The pairs under a boolean mask, with only their queries."""
         kept, index = np.unique(self.query_index[mask], return_inverse=True)
         return JudgedPairs(
-            table=self.table.filter(pa.array(mask)),
-            grade=self.grade[mask],
-            gain=self.gain[mask],
-            query_index=index,
+            table=self.table.filter(pa.array(mask)), grade=self.grade[mask], gain=self.gain[mask], query_index=index,
             queries=[self.queries[i] for i in kept],
-        )
+        )  # fmt: skip
 
 
 def judge(pairs: pa.Table, rating_of_grade: Mapping[int, int]) -> tuple[JudgedPairs, np.ndarray]:
@@ -137,12 +134,9 @@ def judge(pairs: pa.Table, rating_of_grade: Mapping[int, int]) -> tuple[JudgedPa
         )
     starts = np.flatnonzero(new_query)
     judged = JudgedPairs(
-        table=table,
-        grade=grade,
-        gain=2 ** _ratings(table, grade, rating_of_grade) - 1,
-        query_index=np.cumsum(new_query) - 1,
-        queries=[(query[i], locale[i]) for i in starts],
-    )
+        table=table, grade=grade, gain=2 ** _ratings(table, grade, rating_of_grade) - 1,
+        query_index=np.cumsum(new_query) - 1, queries=[(query[i], locale[i]) for i in starts],
+    )  # fmt: skip
     return judged, order
 
 

@@ -44,14 +44,10 @@ class Seen:
 
         soft = list(soft)
         return cls(
-            judged=len(groups),
-            human_labels=met(human),
-            soft_labels=met(soft),
-            soft_label_pairs=sum(group_of[query] in wanted for query in soft),
-            all_soft_label_pairs=len(soft),
-            engaged_queries=met(engaged),
-            engagement=None if engagement is None else met(engagement),
-        )
+            judged=len(groups), human_labels=met(human), soft_labels=met(soft),
+            soft_label_pairs=sum(group_of[query] in wanted for query in soft), all_soft_label_pairs=len(soft),
+            engaged_queries=met(engaged), engagement=None if engagement is None else met(engagement),
+        )  # fmt: skip
 
     @property
     def cautions(self) -> list[str]:

@@ -56,12 +56,9 @@ def compare_arms(
     is_labelled, unseen = np.isin(where, with_labels), traffic.is_unseen[traffic.query_of]
     names, sizes = np.unique(where, return_counts=True)
     parts: list[tuple[str, NDArray[np.bool_], bool, bool | None]] = [
-        (ALL, np.ones(len(where), bool), False, None),
-        (LABELLED, is_labelled, False, True),
-        (UNLABELLED, ~is_labelled, False, False),
-        (IN_LOG, ~unseen, False, None),
-        (UNSEEN, unseen, False, None),
-    ]
+        (ALL, np.ones(len(where), bool), False, None), (LABELLED, is_labelled, False, True),
+        (UNLABELLED, ~is_labelled, False, False), (IN_LOG, ~unseen, False, None), (UNSEEN, unseen, False, None),
+    ]  # fmt: skip
     by_size = map(str, names[np.argsort(-sizes, kind="stable")])
     parts += [(name, where == name, True, name in with_labels) for name in by_size]
     clusters = traffic.clusters[traffic.query_of]

@@ -52,13 +52,10 @@ class Saves:
         frame["late"] = frame["time"] == UNKNOWN_TIME
         frame = frame.sort_values(["board_id", "late", "time", "pin"]).drop_duplicates(["board_id", "pin"])
         return cls(
-            board_ids=list(titles.index),
-            titles=[normalise_query(title) for title in titles],
-            board=titles.index.get_indexer(frame["board_id"]).astype(np.int64),
-            pin=frame["pin"].to_numpy(np.int64),
-            time=frame["time"].to_numpy(np.int64),
-            num_pins=len(pin_ids),
-        )
+            board_ids=list(titles.index), titles=[normalise_query(title) for title in titles],
+            board=titles.index.get_indexer(frame["board_id"]).astype(np.int64), pin=frame["pin"].to_numpy(np.int64),
+            time=frame["time"].to_numpy(np.int64), num_pins=len(pin_ids),
+        )  # fmt: skip
 
     def rows_of(self, board: int) -> np.ndarray:
         """Positions of a board's saves."""

@@ -131,14 +131,11 @@ def _pin(product: dict[str, Any]) -> dict[str, Any]:
     known = str(title or "").casefold()
     maker = [str(product.get(name) or "") for name in ("supplier", "name")]
     return {
-        "pin_id": product.get("id"),
-        "image": product.get("img_500x500") or product.get("img_high"),
-        "title": title,
+        "pin_id": product.get("id"), "image": product.get("img_500x500") or product.get("img_high"), "title": title,
         "description": product.get("short_description"),
         "link_title": " ".join(part for part in maker if part and part.casefold() not in known),
-        "link_description": _kind(product, known),
-        "created_at": product.get("date_released"),
-    }
+        "link_description": _kind(product, known), "created_at": product.get("date_released"),
+    }  # fmt: skip
 
 
 def _kind(product: dict[str, Any], known: str) -> str:

@@ -151,13 +151,10 @@ def _impressions(query: dict[str, Any], place: str, pin_id_of: Mapping[str, str]
     for position, object_id in enumerate(ids, start=1):
         yield {
             "event_id": _event_id(query["query_id"] or place, "impression", position, object_id),
-            "timestamp": query["timestamp"],
-            "query": query["user_query"],
-            "pin_id": _translate(object_id, pin_id_of),
-            "position": position if object_id is not None else None,
-            "action": "impression",
+            "timestamp": query["timestamp"], "query": query["user_query"], "pin_id": _translate(object_id, pin_id_of),
+            "position": position if object_id is not None else None, "action": "impression",
             "client_id": query["client_id"],
-        }
+        }  # fmt: skip
 
 
 def _engagement(

@@ -70,17 +70,11 @@ class ReportDiff:
     def to_json(self) -> dict[str, Any]:
         """Content of diff.json."""
         return {
-            "before": self.before,
-            "after": self.after,
-            "paired": self.unpaired is None,
-            "unpaired_because": self.unpaired,
-            "bootstrap_samples": self.num_samples,
-            "rows": self.rows,
-            "systems_equal": self.equal,
-            "systems_only_before": self.only_before,
-            "systems_only_after": self.only_after,
+            "before": self.before, "after": self.after, "paired": self.unpaired is None,
+            "unpaired_because": self.unpaired, "bootstrap_samples": self.num_samples, "rows": self.rows,
+            "systems_equal": self.equal, "systems_only_before": self.only_before, "systems_only_after": self.only_after,
             "changes": {heading: [asdict(change) for change in found] for heading, found in self.changes.items()},
-        }
+        }  # fmt: skip
 
 
 def read_report(path: str, folders: Sequence[str] = ("report",)) -> Report:
@@ -128,17 +122,13 @@ def compare_reports(before: Report, after: Report) -> ReportDiff:
         changed = {f"{side}/{name}": of[side] for name, of in scores.items() if name not in equal for side in of}
         measured = measure(judged, changed, settings) if changed else None
     return ReportDiff(
-        before=before.where,
-        after=after.where,
-        unpaired=unpaired,
-        rows=_rows(before.metrics, after.metrics, both, measured, settings.confidence),
-        equal=equal,
+        before=before.where, after=after.where, unpaired=unpaired,
+        rows=_rows(before.metrics, after.metrics, both, measured, settings.confidence), equal=equal,
         only_before=[name for name in names_before if name not in names_after],
         only_after=[name for name in names_after if name not in names_before],
-        changes=_changes(before.metrics, after.metrics),
-        num_samples=settings.samples if measured else 0,
+        changes=_changes(before.metrics, after.metrics), num_samples=settings.samples if measured else 0,
         confidence=settings.confidence,
-    )
+    )  # fmt: skip
 
 
 def _pairing(before: Report, after: Report) -> tuple[str | None, JudgedPairs | None]:

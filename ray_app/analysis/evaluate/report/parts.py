@@ -106,12 +106,9 @@ def changes(evaluation: Evaluation) -> dict[str, Any] | None:
     return {
         "rival": summary.in_text(rival),
         "svg": plots.difference_plot(difference, "difference in nDCG@20", colors[hero], colors[rival]),
-        "better": int((difference > 1e-9).sum()),
-        "equal": int((np.abs(difference) <= 1e-9).sum()),
-        "worse": int((difference < -1e-9).sum()),
-        "gained": gained,
-        "lost": lost,
-    }
+        "better": int((difference > 1e-9).sum()), "equal": int((np.abs(difference) <= 1e-9).sum()),
+        "worse": int((difference < -1e-9).sum()), "gained": gained, "lost": lost,
+    }  # fmt: skip
 
 
 def slices(evaluation: Evaluation) -> dict[str, Any]:

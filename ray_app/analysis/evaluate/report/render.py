@@ -22,18 +22,12 @@ _OPTIONAL = {"about": "", "columns": (), "rows": (), "caption": "", "svg": "", "
 
 
 def render_report(
-    evaluation: Evaluation,
-    *,
-    title: str = "Search relevance report",
-    titles: Mapping[str, str] | None = None,
-    experiments: "Sequence[ExperimentTable]" = (),
-    picture_of: Callable[[str], str | None] = lambda pin_id: None,
-    agreement: "Sequence[AgreementTable]" = (),
-    simulation: Mapping[str, Any] | None = None,
-    sample: SampleSummary | None = None,
-    stages: Sequence[Mapping[str, Any]] = (),
+    evaluation: Evaluation, *, title: str = "Search relevance report", titles: Mapping[str, str] | None = None,
+    experiments: "Sequence[ExperimentTable]" = (), picture_of: Callable[[str], str | None] = lambda pin_id: None,
+    agreement: "Sequence[AgreementTable]" = (), simulation: Mapping[str, Any] | None = None,
+    sample: SampleSummary | None = None, stages: Sequence[Mapping[str, Any]] = (),
     provenance: Mapping[str, Any] | None = None,
-) -> str:
+) -> str:  # fmt: skip
     """Render the report.
 
     Args:

@@ -10,14 +10,10 @@ from ray_app.analysis.metrics.formatting import LABELS
 from ray_app.analysis.metrics.protocol import METRICS, NDCG
 
 NAMES = {
-    "bm25": "BM25",
-    "embedding_cosine": "Embedding cosine",
-    "engagement_cosine": "Engagement cosine",
-    "graph_cosine": "Graph cosine",
-    "feature_student": "Feature-only student",
-    "teacher": "Teacher",
+    "bm25": "BM25", "embedding_cosine": "Embedding cosine", "engagement_cosine": "Engagement cosine",
+    "graph_cosine": "Graph cosine", "feature_student": "Feature-only student", "teacher": "Teacher",
     "student": "Student",
-}
+}  # fmt: skip
 HEADLINE = ("auroc_3", NDCG)
 
 
