@@ -11,7 +11,6 @@ from ray_app.base.hashing import uniform
 from ray_app.base.locales import region_of
 from ray_app.base.text import normalise_query
 from ray_app.demo.candidates import draw_candidates
-from ray_app.demo.concepts import ATTRIBUTES
 from ray_app.demo.facts import LOCALE_NAMES, Codes, Draw, grades, numbers, zipf
 from ray_app.demo.queries import Queries, num_pool_queries, pool_queries, split_by_share, truth_queries
 
@@ -92,7 +91,7 @@ def draw_traffic(demo: DemoConfig, cfg: SimulateConfig) -> tuple[Traffic, Traffi
     pool = np.unique(np.concatenate(ranks))
     log_rows, rows = (np.searchsorted(pool, rank).astype(np.int64) for rank in ranks)
     rows = np.where(is_unseen, len(pool) + nth.astype(np.int64), rows)
-    queries = _joined(pool_queries(demo, pool), unseen)
+    queries = Queries.joined([pool_queries(demo, pool), unseen])
     flags = np.arange(len(queries)) >= len(pool)
     return (
         Traffic(search=logged, query_of=log_rows, queries=queries, is_unseen=flags),
@@ -116,9 +115,3 @@ def retrieve(demo: DemoConfig, queries: Queries, num_candidates: int) -> Retriev
 def country(locale: str) -> str:
     """The region of a locale; of one without a region itself."""
     return region_of(locale) or locale
-
-
-def _joined(a: Queries, b: Queries) -> Queries:
-    arrays = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in ("key", "locale", "pin")}
-    asked = {name: np.concatenate([a.asked[name], b.asked[name]]) for name in ("object", *ATTRIBUTES)}
-    return Queries(text=[*a.text, *b.text], asked=asked, **arrays)
