@@ -91,11 +91,6 @@ class PairFeatures:
             "pin_num_tokens",
         ]
 
-    @cached_property
-    def text_index(self) -> Bm25Index:
-        """Plain BM25 over the whole rendered text: the `bm25` baseline, and what `sample` retrieves with."""
-        return Bm25Index.build(self.rendered)
-
     def pin_rows(self, pin_ids: Sequence[str]) -> NDArray[np.int64]:
         """Row of each pin id. Shape (num_ids,).
 

@@ -76,7 +76,7 @@ class StudentFeatures:
             tower = SideTower.load(store, find(name, f"{name}_model"))
             sides.append(Side(name=name, pin_vectors=matrix_or_zero(table[f"{name}_embedding"]), tower=tower))
             if name == "engagement":
-                rates = matrix_or_zero(table["rates"]), _is_valid(table["rates"])
+                rates = matrix_or_zero(table["rates"]), table["rates"].is_valid().to_numpy().astype(np.float32)[:, None]
         return cls(
             catalogue=catalogue, vectors=values, vector_known=known, vector_dims=dict(cfg.features.named_vectors),
             rates=rates, sides=sides, encode_queries=encode_queries if sides else None,
@@ -149,7 +149,3 @@ def feature_inputs(cfg: Config, store: Storage) -> list[Output]:
 def drifting_inputs(cfg: Config) -> list[str]:
     """Which of `feature_inputs` may follow a few new pins without a new student; another side's model may not."""
     return ["pins", *(f"{name}_pins" for name in sides_of(cfg))]
-
-
-def _is_valid(column: pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(column.is_valid().to_numpy(zero_copy_only=False), np.float32)[:, None]

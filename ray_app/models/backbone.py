@@ -149,11 +149,6 @@ def add_adapters(backbone: Any, rank: int, train_embeddings: bool) -> Any:
     return get_peft_model(backbone, LoraConfig(r=rank, target_modules="all-linear", modules_to_save=saved))
 
 
-def has_adapters(backbone: Any) -> bool:
-    """Whether it is a base model with adapters beside it, not merged."""
-    return hasattr(backbone, "merge_and_unload")
-
-
 def load_saved_backbone(
     folder: Path, base_model: str, revision: str | None, num_layers: int | None = None,
     quantize: str | None = None, trainable: bool = False,

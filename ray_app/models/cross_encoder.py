@@ -18,7 +18,6 @@ from ray_app.base.errors import UserError
 from ray_app.models.backbone import (
     add_adapters,
     backbone_groups,
-    has_adapters,
     is_decoder,
     load_saved_backbone,
     with_pooling,
@@ -139,7 +138,7 @@ class CrossEncoder(nn.Module):
 
     def merge_adapters(self) -> None:
         """Add low-rank adapters, if there are any, to the weights that they adapt: the same function, and faster."""
-        if has_adapters(self.backbone):
+        if hasattr(self.backbone, "merge_and_unload"):
             self.backbone = self.backbone.merge_and_unload()
             self.base = None  # its weights are in the model now
 

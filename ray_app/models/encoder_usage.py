@@ -17,7 +17,7 @@ from ray_app.base.config import DistillConfig, FeatureConfig
 from ray_app.base.config.training import EncoderPooling
 from ray_app.base.errors import UserError
 from ray_app.models.backbone import is_causal, is_decoder_config
-from ray_app.models.control_tokens import controls_in
+from ray_app.models.control_tokens import control_tokens
 from ray_app.models.model_sources import load_config, resolve
 from ray_app.models.tokens import token_rows
 
@@ -59,7 +59,7 @@ def check_prompt_fits(tokenizer: Any, prompt: str, max_tokens: int, keys: str) -
         UserError: it is as long as `max_tokens`; the message names `keys`. Or it spells a control token, which would be read
             as letters, since a prompt is read together with a text.
     """
-    if controls := controls_in(tokenizer, prompt):
+    if controls := sorted(name for name in control_tokens(tokenizer) if name in prompt):
         raise UserError(
             f"the prompt {prompt!r} has the control token {controls[0]!r}, which stands for itself in no text; leave it out of the "
             "prompt, or use another model"

@@ -173,7 +173,8 @@ class Retriever:
         peak = float(np.abs(vector).max(initial=0.0))
         if k <= 0 or not np.isfinite(peak) or peak == 0:
             return Ranked.nothing()
-        asked = _as_type(vector / peak, self._dtype)
+        vector = vector / peak  # its length does not matter
+        asked = np.rint(vector * 127).astype(np.int8) if self._dtype == np.int8 else vector.astype(self._dtype)
         if isinstance(self._vectors, np.ndarray):
             from usearch.index import MetricKind, search
 
@@ -211,8 +212,3 @@ def fuse(found: dict[str, NDArray[np.int64]], limit: int) -> Candidates:
             sources.setdefault(row, []).append(source)
     best = sorted(scores, key=lambda row: (-scores[row], row))[:limit]
     return Candidates(rows=np.array(best, np.int64), sources=[sources[row] for row in best])
-
-
-def _as_type(vector: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A vector of numbers -1..1 as the index has them; its length does not matter."""
-    return np.rint(vector * 127).astype(np.int8) if dtype == np.int8 else vector.astype(dtype)

@@ -32,7 +32,8 @@ def combine_raters(labels: pa.Table, smoothing: float) -> pa.Table:
     grades, targets, num_raters = [], [], []
     for key in keys:
         finals, raters = by_pair[key]
-        given = [_distribution(said) for said in (finals, raters) if said]
+        counted = [np.bincount(np.array(said) - 1, minlength=NUM_GRADES) for said in (finals, raters) if said]
+        given = [counts / counts.sum() for counts in counted]
         grades.append(_one_grade(finals or raters, key))
         targets.append(np.mean(given, axis=0))
         num_raters.append(max(len(raters), 1))
@@ -51,10 +52,6 @@ def combine_raters(labels: pa.Table, smoothing: float) -> pa.Table:
 def smooth_targets(targets: np.ndarray, smoothing: float) -> np.ndarray:
     """Label smoothing: `smoothing` of the probability is spread evenly over the grades. (N, 5) -> (N, 5) float32."""
     return ((1 - smoothing) * targets + smoothing / NUM_GRADES).astype(np.float32)
-
-
-def _distribution(grades: Sequence[int]) -> np.ndarray:
-    return np.bincount(np.array(grades) - 1, minlength=NUM_GRADES) / len(grades)
 
 
 def _one_grade(grades: Sequence[int], key: tuple[str, str, str]) -> int:

@@ -46,7 +46,8 @@ class RaterCounts:
         said: dict[tuple[str, str, str], dict[str, tuple[int, int]]] = {}  # pair -> rater -> (row, grade)
         columns = [labels[name].to_pylist() for name in (*KEY, "rater_id", "grade")]
         seen: set[tuple[str, str, str, str]] = set()
-        for row, (query, locale, pin_id, rater, grade) in sorted(enumerate(zip(*columns, strict=True)), key=_spelling):
+        by_spelling = sorted(enumerate(zip(*columns, strict=True)), key=lambda row: (row[1][0], row[0]))
+        for row, (query, locale, pin_id, rater, grade) in by_spelling:
             if grade is None or not 1 <= grade <= NUM_GRADES:
                 raise UserError(f"agreement: grade {grade} of query {query!r} is not 1..{NUM_GRADES}; set a grade_map")
             if (query, locale, pin_id, rater) in seen:
@@ -75,8 +76,3 @@ class RaterCounts:
         texts = [str(value) for value in values]
         found = [{texts[row] for row in rows} for rows in self.rows]
         return np.array([said.pop() if len(said) == 1 else "several" for said in found], dtype=object)
-
-
-def _spelling(row: tuple[int, tuple[str, ...]]) -> tuple[str, int]:
-    """The query as it was written, then the place in the table."""
-    return row[1][0], row[0]

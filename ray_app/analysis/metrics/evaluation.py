@@ -184,7 +184,7 @@ def evaluate_systems(
 
     Args:
         pairs: query, locale, pin_id, grade (1..5), one row per pair; optionally gain_rating and slice columns.
-        systems: name -> scores, row by row as `pairs` (see `align_scores` for tables in another order).
+        systems: name -> scores, row by row as `pairs`.
         notes: What else a reader must know, such as queries that were seen in training; put before our own notes.
         rankings: System -> query, locale, pin_id, score: all that it ranks for these queries, for a system that ranks
             more than judged pairs. Only judged@k is measured on it; the other figures are of the judged pairs alone.

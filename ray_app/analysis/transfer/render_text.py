@@ -21,7 +21,8 @@ def reuse_table(
         marks: System -> why it is no fair comparison, shown behind its name.
     """
     tasks = [task for task in figures.num_queries if figures.num_queries[task]]
-    metrics = {task: main_metric(task) for task in tasks}
+    # One pin is wanted next, several otherwise.
+    metrics = {task: "MRR" if task == "next save" else f"nDCG@{NDCG_CUTOFF}" for task in tasks}
     recall = f"recall@{recall_at}"
     columns = [f"{task}: {metric}" for task in tasks for metric in (recall, metrics[task])]
     columns += [f"{task}: {metrics[task]}, gain over the {base}" for task in tasks]
@@ -39,11 +40,6 @@ def reuse_table(
         "key": KEY, "title": TITLE, "columns": columns, "num_gains": len(tasks), "rows": rows,
         "verdict": verdict(gains, student, base), "about": _about(figures, tasks), "measured_on": "Held-out boards",
     }  # fmt: skip
-
-
-def main_metric(task: str) -> str:
-    """What a task is judged by: one pin is wanted next, several otherwise."""
-    return "MRR" if task == "next save" else f"nDCG@{NDCG_CUTOFF}"
 
 
 def verdict(gains: Mapping[str, Interval], student: str, base: str) -> str:

@@ -101,7 +101,8 @@ def measure(
         for system in systems:
             figures = query_figures(*ranks_of_wanted(task, system), len(task), recall_at)
             for metric, values in figures.items():
-                by_board[system.name, task.name, metric] = _board_means(task.board, values, num_boards)
+                sums, counts = (np.bincount(task.board, each, num_boards) for each in (values, None))
+                by_board[system.name, task.name, metric] = ratio(sums, counts)  # NaN for a board without a query
     points = {key: float(_mean(np.ones((1, num_boards)), values)[0]) for key, values in by_board.items()}
     counts = np.concatenate(list(resample_queries(num_boards, settings.samples, settings.seed, num_boards)))
     return Figures(
@@ -109,11 +110,6 @@ def measure(
         num_boards={task.name: len(np.unique(task.board)) for task in tasks},
         samples={key: _mean(counts, values) for key, values in by_board.items()},
     )  # fmt: skip
-
-
-def _board_means(board: np.ndarray, values: np.ndarray, num_boards: int) -> np.ndarray:
-    """(num_boards,) float64, NaN for a board without a query."""
-    return ratio(np.bincount(board, values, num_boards), np.bincount(board, minlength=num_boards))
 
 
 def _mean(counts: np.ndarray, values: np.ndarray) -> np.ndarray:

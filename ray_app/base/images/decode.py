@@ -149,7 +149,8 @@ def _small_rgb(image: "Image.Image", max_side: int) -> "Image.Image":
     width, height = image.size
     size = _fitted(width, height, max_side)
     factor = int(width / size[0] / 2.0) or 1, int(height / size[1] / 2.0) or 1
-    white = _white(image) if _is_wide(image) else None
+    is_wide = image.mode.startswith("I") or image.mode == "F"  # grey of more than 8 bits
+    white = _white(image) if is_wide else None
     reduced = Image.new("RGB", (-(-width // factor[0]), -(-height // factor[1])))
     for top, strip in _strips(image, factor[1]):
         reduced.paste(_to_rgb(strip, white).reduce(factor), (0, top // factor[1]))
@@ -194,17 +195,14 @@ def _orientation(image: "Image.Image") -> "Image.Transpose | None":
     return turns.get(value) if isinstance(value, int) else None
 
 
-def _is_wide(image: "Image.Image") -> bool:
-    """Whether it is grey of more than 8 bits."""
-    return image.mode.startswith("I") or image.mode == "F"
-
-
 def _to_rgb(image: "Image.Image", white: float | None) -> "Image.Image":
     """Any mode to RGB: transparency on white, more than 8 bits scaled down so that the value `white` becomes white."""
     from PIL import Image
 
     if white is not None:
-        return Image.fromarray(_to_8_bits(np.asarray(image), white), "L").convert("RGB")
+        # Pillow's own conversion would cut them off at 255.
+        grey = np.clip(_numbers(np.asarray(image)) * (255.0 / white), 0, 255).round().astype(np.uint8)
+        return Image.fromarray(grey, "L").convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
         back = Image.new("RGBA", layer.size, "white")
@@ -220,11 +218,6 @@ def _white(image: "Image.Image") -> float:
     else:
         scales = [65535.0] if image.mode.startswith("I;16") else [255.0, 65535.0]  # Pillow's "I" holds any of them
     return next((scale for scale in scales if top <= scale), top)
-
-
-def _to_8_bits(pixels: np.ndarray, white: float) -> np.ndarray:
-    """Grey values of a wide type as uint8; Pillow's own conversion would cut them off at 255."""
-    return np.clip(_numbers(pixels) * (255.0 / white), 0, 255).round().astype(np.uint8)
 
 
 def _numbers(pixels: np.ndarray) -> np.ndarray:
