@@ -1,4 +1,4 @@
-"""Exact nearest neighbors by cosine."""
+"""Exact nearest neighbours by cosine, and the best of some scores."""
 
 import numpy as np
 
@@ -32,6 +32,19 @@ def top_neighbours(
         indices[start : start + chunk] = np.take_along_axis(nearest, order, 1)
         cosines[start : start + chunk] = np.take_along_axis(found, order, 1)
     return indices, cosines
+
+
+def best_k(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `k` best of some rows, which rise, and their scores, best first; ties go to the lower row."""
+    if k <= 0:
+        return rows[:0], scores[:0]
+    if len(rows) > k:
+        kth = np.partition(scores, -k)[-k]
+        better, equal = np.flatnonzero(scores > kth), np.flatnonzero(scores == kth)
+        kept = np.concatenate([better, equal[: k - len(better)]])
+        rows, scores = rows[kept], scores[kept]
+    order = np.lexsort((rows, -scores))
+    return rows[order], scores[order]
 
 
 def _top(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

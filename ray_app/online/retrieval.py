@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ray_app.base.cache_folder import found_or_made
 from ray_app.base.errors import UserError, one_line
+from ray_app.features.neighbours import best_k
 from ray_app.online.index_files import IndexKey, OpenIndexes, open_indexes, write_indexes
 
 logger = logging.getLogger(__name__)
@@ -149,12 +150,7 @@ class Retriever:
             return Ranked.nothing()
         scores = self._bm25.get_scores_from_ids(terms)
         rows = np.flatnonzero(scores)
-        if len(rows) > k:
-            kth = np.partition(scores[rows], -k)[-k]
-            better, equal = rows[scores[rows] > kth], rows[scores[rows] == kth]
-            rows = np.concatenate([better, equal[: k - len(better)]])
-        rows = rows[np.lexsort((rows, -scores[rows]))]
-        return Ranked(rows, scores[rows])
+        return Ranked(*best_k(rows, scores[rows], k))
 
     def nearest(self, query: NDArray[Any] | int, k: int) -> Ranked:
         """The `k` pins nearest to a vector, or to a pin (then itself among them); scores are cosines.
