@@ -33,8 +33,7 @@ def save_model(
     """Write a model (anything with `save_pretrained(path)`), its training history and further texts under `folder`."""
     with tempfile.TemporaryDirectory() as temp:
         model.save_pretrained(Path(temp))
-        paths = sorted(p for p in Path(temp).rglob("*") if p.is_file())
-        files = [store.write_bytes(f"{folder}/{p.relative_to(temp).as_posix()}", p.read_bytes()) for p in paths]
+        files = store.write_folder(folder, Path(temp))
     files += [store.write_bytes(f"{folder}/{name}", text.encode()) for name, text in sorted(extra_files.items())]
     files.append(store.write_json(f"{folder}/history.json", history))
     store.write_json(f"{folder}/files.json", [asdict(file) for file in files])

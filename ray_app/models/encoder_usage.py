@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from ray_app.base.config import DistillConfig, FeatureConfig
 from ray_app.base.config.training import EncoderPooling
-from ray_app.base.errors import UserError
+from ray_app.base.errors import UserError, one_line
 from ray_app.models.backbone import is_causal, is_decoder_config
 from ray_app.models.control_tokens import control_tokens
 from ray_app.models.model_sources import load_config, resolve
@@ -170,7 +170,7 @@ class _Files:
             # Without an answer it is not known whether there is such a file: a guess would be a silent one.
             raise UserError(
                 f"model {self.source!r}: cannot tell how it is used, since neither the hub nor its cache says whether there is a "
-                f"{name} ({' '.join(str(error).split())[:150]}); check the name, download the model whole, or set {self.keys}pooling, "
+                f"{name} ({one_line(error)[:150]}); check the name, download the model whole, or set {self.keys}pooling, "
                 f"{self.keys}query_prompt and {self.keys}pin_prompt"
             ) from None
 

@@ -50,6 +50,15 @@ class FeatureScaler:
         std = features.std(0)
         return cls(features.mean(0), np.where(std < 1e-6, _NEVER_VARIED, std))
 
+    def to_json(self) -> dict[str, list[float]]:
+        """For a model's `model.json`."""
+        return {"feature_mean": self.mean.tolist(), "feature_std": self.std.tolist()}
+
+    @classmethod
+    def from_json(cls, about: dict[str, Any]) -> "FeatureScaler":
+        """The inverse of `to_json`."""
+        return cls(np.array(about["feature_mean"]), np.array(about["feature_std"]))
+
     def transform(self, features: np.ndarray) -> np.ndarray:
         """Standardised features, clipped to +-5 so that one odd pin cannot dominate. Same shape, float32."""
         return np.clip((features - self.mean) / self.std, -5.0, 5.0).astype(np.float32)

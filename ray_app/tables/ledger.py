@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_app.base.errors import UserError
+from ray_app.base.errors import UserError, one_line
 from ray_app.base.schemas import cast_to
 from ray_app.base.storage import CorruptFileError, Storage, decode_table, encode_table
 from ray_app.tables.keys import KeySet, first_rows, key_numbers, split_by_presence
@@ -213,9 +213,8 @@ class Ledger:
         except CorruptFileError:
             return None
         except (UserError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            reason = " ".join(str(error).split())
             raise UserError(
-                f"{self.store.shown}/{self.folder} holds results of another schema ({reason}); delete that folder"
+                f"{self.store.shown}/{self.folder} holds results of another schema ({one_line(error)}); delete that folder"
             ) from None
 
 

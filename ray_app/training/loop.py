@@ -202,13 +202,9 @@ def _batches_without_gradients(model: Any, examples: Examples, cfg: TrainConfig)
     """Row numbers of each batch, longest first; they may be twice as large as in training."""
     lengths = model.preparer.lengths(examples.queries, examples.pin_texts)
     longest_first = np.argsort(-lengths, kind="stable")
-    size = 2 * cfg.batch_size
-    limit = cfg.micro_batch_tokens and 2 * cfg.micro_batch_tokens
-    return [
-        run
-        for start in range(0, len(examples), size)
-        for run in cut_micro_batches(longest_first[start : start + size], lengths, limit)
-    ]
+    size, limit = 2 * cfg.batch_size, cfg.micro_batch_tokens and 2 * cfg.micro_batch_tokens
+    batches = [longest_first[start : start + size] for start in range(0, len(examples), size)]
+    return [run for rows in batches for run in cut_micro_batches(rows, lengths, limit)]
 
 
 class _Run:
