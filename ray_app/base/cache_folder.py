@@ -5,6 +5,7 @@ their place, runs code as us. A cache is therefore looked at as ssh looks at its
 folder must be ours or root's and not writable by others, except sticky ones such as /tmp, and the last one is ours alone.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -12,14 +13,16 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from ray_app.base.errors import UserError, one_line
 from ray_app.base.filesystem import TEMP_PREFIX
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 CACHE_ROOT = "RELEVANCE_CACHE_ROOT"
 """Environment variable: a folder that is trusted as it is, with what lies above it; caches are made in it. For pods, where an
@@ -33,9 +36,6 @@ def cache_folder(name: str) -> Path:
 
     It lies in `RELEVANCE_CACHE_ROOT`, or else below `XDG_CACHE_HOME` or `~/.cache`, or else, where the home folder cannot be
     written, in the temporary folder under a name with the user's id.
-
-    Args:
-        name: Of what is kept there, such as `models`.
 
     Raises:
         UserError: others can write to it or to a folder above; the message names that folder and what to do.
@@ -152,10 +152,37 @@ def one_at_a_time(folder: Path) -> Iterator[bool]:
             yield True
 
 
-def remove_leftovers(folder: Path) -> None:
-    """What builders of this folder that were killed have left; else a crash loop would fill the disk."""
-    for path in folder.parent.glob(f"{TEMP_PREFIX}{folder.name}-*"):
-        shutil.rmtree(path, ignore_errors=True)
+def found_or_made(folder: Path, find: Callable[[], T | None], make: Callable[[], None]) -> T | None:
+    """What is found in a folder, after making it if there is nothing; one process does, the others wait for it."""
+    found = find()
+    if found is None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(folder) as alone:
+            found = find()  # another one may have made it while we waited
+            if found is None:
+                if alone:  # builders that were killed have left these; a crash loop would fill the disk
+                    for path in folder.parent.glob(f"{TEMP_PREFIX}{folder.name}-{'[0-9a-f]' * 32}"):
+                        shutil.rmtree(path, ignore_errors=True)
+                make()
+                found = find()
+    return found
+
+
+@contextmanager
+def put_in_place(folder: Path) -> Iterator[Path]:
+    """A new folder beside this one, which takes its place after the block; another's that is there by then stays."""
+    temp = folder.with_name(f"{TEMP_PREFIX}{folder.name}-{uuid.uuid4().hex}")
+    temp.mkdir()
+    try:
+        yield temp
+        try:
+            temp.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            logger.info("%s was made by another process meanwhile", folder)
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
 
 
 def remove(folder: Path) -> None:

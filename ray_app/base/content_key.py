@@ -18,7 +18,6 @@ def content_key(recipe: str, *parts: Part) -> str:
 
     Args:
         recipe: Identity of everything else that decides the output (see `recipe_id`).
-        parts: The input's content, after the recipe's normalisation.
 
     Raises:
         TypeError: a part is of no type that has one spelling only, such as a dict, an array or a NumPy integer.

@@ -64,13 +64,10 @@ def _open_s3(parts: SplitResult) -> pafs.FileSystem:
         )
     return pafs.S3FileSystem(
         endpoint_override=options.get("endpoint_override") or os.environ.get("AWS_ENDPOINT_URL"),
-        region=options.get("region"),
-        scheme=options.get("scheme", "https"),
-        anonymous=options.get("anonymous") == "true",
-        connect_timeout=5,
-        request_timeout=60,
+        region=options.get("region"), scheme=options.get("scheme", "https"),
+        anonymous=options.get("anonymous") == "true", connect_timeout=5, request_timeout=60,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=3),
-    )
+    )  # fmt: skip
 
 
 def write_atomically(fs: pafs.FileSystem, full: str, data: bytes) -> None:

@@ -14,38 +14,35 @@ NUM_GRADES = 5
 PROBS = pa.list_(pa.float32(), NUM_GRADES)  # probability of grade 1..5, sums to 1
 
 
+def _always(name: str, of: pa.DataType = pa.string()) -> pa.Field:  # noqa: B008 - a constant
+    return pa.field(name, of, nullable=False)
+
+
+_PIN, _QUERY, _LOCALE, _KEY = map(_always, ("pin_id", "query", "locale", "content_key"))
+_ERROR = pa.field("error", pa.string())
+_TIME = pa.timestamp("ms", tz="UTC")
+
 PINS = pa.schema(
     [
-        pa.field("pin_id", pa.string(), nullable=False),
+        _PIN,
         pa.field("image", pa.string()),  # URI or path; null: no picture, or its bytes are here
         pa.field("image_bytes", pa.binary()),  # the file's content; goes before `image`
-        pa.field("title", pa.string()),
-        pa.field("description", pa.string()),
-        pa.field("link_title", pa.string()),
-        pa.field("link_description", pa.string()),
-        pa.field("locale", pa.string()),
-        pa.field("created_at", pa.timestamp("ms", tz="UTC")),
+        *(pa.field(name, pa.string()) for name in ("title", "description", "link_title", "link_description", "locale")),
+        pa.field("created_at", _TIME),
     ]
 )
 
-BOARDS = pa.schema(
-    [
-        pa.field("board_id", pa.string(), nullable=False),
-        pa.field("pin_id", pa.string(), nullable=False),
-        pa.field("board_title", pa.string()),
-        pa.field("saved_at", pa.timestamp("ms", tz="UTC")),
-    ]
-)
+BOARDS = pa.schema([_always("board_id"), _PIN, pa.field("board_title", pa.string()), pa.field("saved_at", _TIME)])
 
 SEARCH_LOG = pa.schema(
     [
-        pa.field("event_id", pa.string(), nullable=False),
-        pa.field("timestamp", pa.timestamp("ms", tz="UTC"), nullable=False),
-        pa.field("query", pa.string(), nullable=False),
-        pa.field("locale", pa.string(), nullable=False),
+        _always("event_id"),
+        _always("timestamp", _TIME),
+        _QUERY,
+        _LOCALE,
         pa.field("pin_id", pa.string()),  # null: the search showed nothing
         pa.field("position", pa.int32()),  # 1 = top; null: unknown
-        pa.field("action", pa.string(), nullable=False),  # impression, click, long_click, save, hide
+        _always("action"),  # impression, click, long_click, save, hide
         pa.field("client_id", pa.string()),  # hash of who did it (ray_app/sources/client_ids.py); null: unknown
     ]
 )
@@ -53,53 +50,46 @@ ACTIONS = ("impression", "click", "long_click", "save", "hide")
 
 PUBLIC_QUERIES = pa.schema(
     [
-        pa.field("query", pa.string(), nullable=False),  # normalised
-        # Distinct clients that searched it, `enrich.min_clients` or more.
-        pa.field("num_clients", pa.int64(), nullable=False),
+        _QUERY,  # normalised
+        _always("num_clients", pa.int64()),  # distinct clients that searched it, `enrich.min_clients` or more
     ]
 )
 
 HUMAN_LABELS = pa.schema(
     [
-        pa.field("query", pa.string(), nullable=False),
-        pa.field("locale", pa.string(), nullable=False),
-        pa.field("pin_id", pa.string(), nullable=False),
-        pa.field("rater_id", pa.string(), nullable=False),
-        pa.field("grade", pa.int8(), nullable=False),  # 1..5
+        _QUERY,
+        _LOCALE,
+        _PIN,
+        _always("rater_id"),
+        _always("grade", pa.int8()),  # 1..5
         pa.field("guideline_version", pa.string()),
     ]
 )
 
 QUARANTINE = pa.schema(
     [
-        pa.field("table", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),  # file name
-        pa.field("row", pa.int64(), nullable=False),  # 0-based in its source; -1: the whole file
-        pa.field("reason", pa.string(), nullable=False),  # starts with a code, such as `null_key: ...`
+        _always("table"),
+        _always("source"),  # file name
+        _always("row", pa.int64()),  # 0-based in its source; -1: the whole file
+        _always("reason"),  # starts with a code, such as `null_key: ...`
         pa.field("content", pa.string()),  # the row as JSON, cut to 2,000 characters
     ]
 )
 
-CAPTION_RESULTS = pa.schema(
-    [
-        pa.field("content_key", pa.string(), nullable=False),  # of picture and recipe
-        pa.field("caption", pa.string()),
-        pa.field("error", pa.string()),
-    ]
-)
+CAPTION_RESULTS = pa.schema([_KEY, pa.field("caption", pa.string()), _ERROR])  # the key: of picture and recipe
 
 CAPTIONS = pa.schema(
     [
-        pa.field("pin_id", pa.string(), nullable=False),
+        _PIN,
         pa.field("content_key", pa.string()),  # null: the picture could not be read
         pa.field("caption", pa.string()),
-        pa.field("error", pa.string()),
+        _ERROR,
     ]
 )
 
 PIN_TEXTS = pa.schema(
     [
-        pa.field("pin_id", pa.string(), nullable=False),
+        _PIN,
         pa.field("title", pa.string()),
         pa.field("description", pa.string()),
         pa.field("caption", pa.string()),  # null until the caption stage has run
@@ -112,33 +102,20 @@ PIN_TEXTS = pa.schema(
 
 PAIRS = pa.schema(
     [
-        pa.field("query", pa.string(), nullable=False),
-        pa.field("locale", pa.string(), nullable=False),
-        pa.field("pin_id", pa.string(), nullable=False),
-        pa.field("stratum", pa.string(), nullable=False),
-        pa.field("inclusion_prob", pa.float64(), nullable=False),  # (0, 1]
-        pa.field("source", pa.string(), nullable=False),  # log, bm25, embedding, random
+        _QUERY,
+        _LOCALE,
+        _PIN,
+        _always("stratum"),
+        _always("inclusion_prob", pa.float64()),  # (0, 1]
+        _always("source"),  # log, bm25, embedding, random
     ]
 )
 
-SOFT_LABEL_RESULTS = pa.schema(
-    [
-        pa.field("content_key", pa.string(), nullable=False),
-        pa.field("probs", PROBS),
-        pa.field("error", pa.string()),
-    ]
-)
+SPLITS = pa.schema([_QUERY, _always("split")])  # train, valid, test
 
-SOFT_LABELS = pa.schema(
-    [
-        pa.field("content_key", pa.string(), nullable=False),
-        pa.field("query", pa.string(), nullable=False),
-        pa.field("locale", pa.string(), nullable=False),
-        pa.field("pin_id", pa.string(), nullable=False),
-        pa.field("probs", PROBS),
-        pa.field("error", pa.string()),
-    ]
-)
+SOFT_LABEL_RESULTS = pa.schema([_KEY, pa.field("probs", PROBS), _ERROR])
+
+SOFT_LABELS = pa.schema([_KEY, _QUERY, _LOCALE, _PIN, pa.field("probs", PROBS), _ERROR])
 
 
 def embedding_type(dim: int) -> pa.DataType:
@@ -148,24 +125,12 @@ def embedding_type(dim: int) -> pa.DataType:
 
 def embedding_results(dim: int) -> pa.Schema:
     """Schema of the pin_embeddings ledger: content_key, embedding (dim,), error."""
-    return pa.schema(
-        [
-            pa.field("content_key", pa.string(), nullable=False),
-            pa.field("embedding", embedding_type(dim)),
-            pa.field("error", pa.string()),
-        ]
-    )
+    return pa.schema([_KEY, pa.field("embedding", embedding_type(dim)), _ERROR])
 
 
 def release_schema(dim: int) -> pa.Schema:
     """Schema of a release of pin embeddings."""
-    return pa.schema(
-        [
-            pa.field("pin_id", pa.string(), nullable=False),
-            pa.field("content_key", pa.string(), nullable=False),
-            pa.field("embedding", embedding_type(dim), nullable=False),
-        ]
-    )
+    return pa.schema([_PIN, _KEY, _always("embedding", embedding_type(dim))])
 
 
 def with_vectors(schema: pa.Schema, named_vectors: dict[str, int]) -> pa.Schema:
@@ -190,11 +155,3 @@ def cast_to(table: pa.Table, schema: pa.Schema, stage: str) -> pa.Table:
     """Select and cast to `schema`, so that all-null and error columns keep their type."""
     require_columns(table, schema, stage)
     return table.select(schema.names).cast(schema)
-
-
-SPLITS = pa.schema(
-    [
-        pa.field("query", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),  # train, valid, test
-    ]
-)

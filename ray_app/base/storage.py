@@ -20,17 +20,6 @@ import pyarrow.parquet as pq
 from ray_app.base.errors import UserError, one_line
 from ray_app.base.filesystem import TEMP_PREFIX, explained, open_uri, write_atomically
 
-__all__ = [
-    "CorruptFileError",
-    "Storage",
-    "StoredFile",
-    "decode_table",
-    "encode_table",
-    "is_below",
-    "is_plain",
-    "open_uri",
-]
-
 
 class CorruptFileError(UserError):
     """A file is there but cannot be decoded: truncated, torn, or not what its name says."""
@@ -47,16 +36,12 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Storage:
-    """Reads and writes files under one root; picklable, so that Ray workers can write too.
+    """Reads and writes files under one root; picklable, so that Ray workers can write too."""
 
-    Args:
-        uri: Local path or pyarrow.fs URI. `s3://bucket/prefix?endpoint_override=http://host:port` reaches other S3s.
-        view: Name of a variant of the run, whose manifests lie apart while all else is shared (`ray_app.tables.manifest`);
-            empty: the run itself.
-    """
-
-    uri: str
+    uri: str  # local path or pyarrow.fs URI. `s3://bucket/prefix?endpoint_override=http://host:port` reaches other S3s
     view: str = ""
+    """Name of a variant of the run, whose manifests lie apart while all else is shared (`ray_app.tables.manifest`);
+    empty: the run itself."""
 
     @cached_property
     def _fs_and_root(self) -> tuple[pafs.FileSystem, str]:
@@ -106,6 +91,11 @@ class Storage:
         with explained(f"cannot write {self.shown}/{path}"):
             write_atomically(self.fs, self.full_path(path), data)
         return StoredFile(path=path, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+    def write_folder(self, path: str, local: Path) -> list[StoredFile]:
+        """Write all files of a folder of this machine, in the order of their names."""
+        files = sorted(file for file in local.rglob("*") if file.is_file())
+        return [self.write_bytes(f"{path}/{file.relative_to(local).as_posix()}", file.read_bytes()) for file in files]
 
     def read_bytes(self, path: str) -> bytes:
         """Whole content of a file.

@@ -41,28 +41,15 @@ class Candidates:
 
 
 def draw_candidates(
-    cfg: DemoConfig,
-    key: Codes,
-    obj: Codes,
-    first: Codes,
-    *,
-    same: int,
-    siblings: int,
-    category: int,
-    any_pin: int,
+    cfg: DemoConfig, key: Codes, obj: Codes, first: Codes, *, same: int, siblings: int, category: int, any_pin: int,
     popular: bool,
-) -> Candidates:
+) -> Candidates:  # fmt: skip
     """Candidates of requests.
 
     Args:
-        cfg: Of the world.
-        key: Stream of each request's draws, shape (num_requests,).
-        obj: Object code that it asks for, (num_requests,).
-        first: A pin that must be among them, (num_requests,).
+        key, obj, first: (num_requests,) stream of the draws, object code asked for, a pin that must be among them.
         same: How many pins of the same object; all of them where there are no more, but for `popular`.
-        siblings: How many of near objects.
-        category: How many of the same category.
-        any_pin: How many of the whole catalogue.
+        siblings, category, any_pin: How many of near objects, of the same category, of the whole catalogue.
         popular: Draw pins of an object by Zipf's law, not evenly.
     """
     seed, rows = cfg.seed, key[:, None]

@@ -39,16 +39,12 @@ OBJECTS = tuple(CATEGORY_OF)
 # Nobody bakes a blue pizza. Other categories come in every colour.
 FOOD_COLOURS = {
     "cake": ("white", "brown", "pink", "yellow", "red", "green"),
-    "cupcake": ("white", "brown", "pink", "yellow", "red", "purple"),
-    "bread": ("brown", "white", "yellow", "black"),
-    "pizza": ("red", "yellow", "green", "white"),
-    "burger": ("brown", "red", "green", "black"),
-    "soup": ("red", "orange", "yellow", "green", "white", "brown"),
-    "salad": ("green", "red", "orange", "purple"),
-    "coffee": ("brown", "black", "white"),
-    "smoothie": ("green", "purple", "pink", "orange", "yellow", "red"),
+    "cupcake": ("white", "brown", "pink", "yellow", "red", "purple"), "bread": ("brown", "white", "yellow", "black"),
+    "pizza": ("red", "yellow", "green", "white"), "burger": ("brown", "red", "green", "black"),
+    "soup": ("red", "orange", "yellow", "green", "white", "brown"), "salad": ("green", "red", "orange", "purple"),
+    "coffee": ("brown", "black", "white"), "smoothie": ("green", "purple", "pink", "orange", "yellow", "red"),
     "ice_cream": ("white", "brown", "pink", "yellow", "green", "purple"),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +94,9 @@ def draw_concept(rng: np.random.Generator, obj: str | None = None) -> Concept:
     obj = str(rng.choice(OBJECTS)) if obj is None else obj
     category = CATEGORY_OF[obj]
     return Concept(
-        object=obj,
-        colour=str(rng.choice(colours_of(obj))),
-        material=str(rng.choice(MATERIALS[category])),
-        style=str(rng.choice(STYLES)),
-        setting=str(rng.choice(SETTINGS[category])),
-    )
+        object=obj, colour=str(rng.choice(colours_of(obj))), material=str(rng.choice(MATERIALS[category])),
+        style=str(rng.choice(STYLES)), setting=str(rng.choice(SETTINGS[category])),
+    )  # fmt: skip
 
 
 def true_grade(request: Request, concept: Concept) -> int:

@@ -46,17 +46,12 @@ VERDICT_WORDS = " ".join(OUTCOMES) + " not object colour material style setting 
 
 @dataclass(frozen=True, slots=True)
 class PinText:
-    """A pin's text and what can be read in it.
+    """A pin's text and what can be read in it."""
 
-    Args:
-        text: All fields, joined.
-        readable: Names of attributes that it states, `object` among them.
-        hints: (attribute, value) that only boards or searches speak of: they often fit the pin, and often do not.
-    """
-
-    text: str
-    readable: frozenset[str]
+    text: str  # all fields, joined
+    readable: frozenset[str]  # names of attributes that it states, `object` among them
     hints: frozenset[tuple[str, str]] = frozenset()
+    """(attribute, value) that only boards or searches speak of: they often fit the pin, and often do not."""
 
 
 def word_list() -> list[str]:
@@ -240,8 +235,6 @@ def documents(rng: np.random.Generator, count: int, simple_share: float = 0.0) -
     query's last token, which a cross-encoder reads, has already compared.
 
     Args:
-        rng: Is advanced.
-        count: Number of documents.
         simple_share: Share of them, the first ones, whose pin has a single short text: who learns to read compares
             short texts first.
     """

@@ -51,53 +51,19 @@ _LANGUAGE = np.array([_LANGUAGES.index(language) for language in LANGUAGE_OF])
 _ENGLISH = _LANGUAGES.index("en")
 
 
-class Draw(IntEnum):
-    """One stream of random numbers each."""
-
-    OBJECT_ORDER = 1
-    COLOUR = 2
-    MATERIAL = 3
-    STYLE = 4
-    SETTING = 5
-    LOCALE = 6
-    REPIN = 7
-    REPIN_OF = 8
-    PICTURE = 9
-    TEXT = 10
-    CREATED = 11
-    SAME_OBJECT = 20
-    SIBLING = 21
-    CATEGORY = 22
-    ANY = 23
-    QUERY_LOCALE = 30
-    QUERY_PIN = 31
-    QUERY_LENGTH = 32
-    QUERY_ATTRIBUTE = 33
-    QUERY_TEXT = 34
-    QUERY_SIDE = 35
-    SEARCH_QUERY = 40
-    SEARCH_TIME = 41
-    SEARCH_TASTE = 42
-    SEARCH_NOISE = 43
-    SEARCH_STRAY = 44
-    SEARCH_PLACE = 45
-    SEARCH_EMPTY = 46
-    EXAMINED = 47
-    CLICK = 48
-    LONG_CLICK = 49
-    SAVE = 50
-    HIDE = 51
-    DELAY = 52
-    CLIENT = 53
-    BOARD = 60
-    BOARD_TEXT = 61
-    BOARD_SAVES = 62
-    SAVED_AT = 63
-    LABELLED = 70
-    JUDGED = 71
-    GUIDELINE = 72
-    RATER = 73
-    RATING = 74
+Draw = IntEnum(
+    "Draw",
+    {
+        "OBJECT_ORDER": 1, "COLOUR": 2, "MATERIAL": 3, "STYLE": 4, "SETTING": 5, "LOCALE": 6, "REPIN": 7,
+        "REPIN_OF": 8, "PICTURE": 9, "TEXT": 10, "CREATED": 11, "SAME_OBJECT": 20, "SIBLING": 21, "CATEGORY": 22,
+        "ANY": 23, "QUERY_LOCALE": 30, "QUERY_PIN": 31, "QUERY_LENGTH": 32, "QUERY_ATTRIBUTE": 33, "QUERY_TEXT": 34,
+        "QUERY_SIDE": 35, "SEARCH_QUERY": 40, "SEARCH_TIME": 41, "SEARCH_TASTE": 42, "SEARCH_NOISE": 43,
+        "SEARCH_STRAY": 44, "SEARCH_PLACE": 45, "SEARCH_EMPTY": 46, "EXAMINED": 47, "CLICK": 48, "LONG_CLICK": 49,
+        "SAVE": 50, "HIDE": 51, "DELAY": 52, "CLIENT": 53, "BOARD": 60, "BOARD_TEXT": 61, "BOARD_SAVES": 62,
+        "SAVED_AT": 63, "LABELLED": 70, "JUDGED": 71, "GUIDELINE": 72, "RATER": 73, "RATING": 74,
+    },
+)  # fmt: skip
+"""One stream of random numbers each."""
 
 
 def numbers(seed: int, what: Draw, *keys: Codes | int) -> Numbers:
@@ -125,11 +91,6 @@ def zipf(drawn: Numbers, size: Codes | int) -> Codes:
     power = 1.0 - ZIPF_EXPONENT
     rank = (1.0 + drawn * ((size + 1.0) ** power - 1.0)) ** (1.0 / power) - 1.0
     return np.minimum(rank.astype(np.int64), size - 1)
-
-
-def language_codes(locale: Codes) -> Codes:
-    """Language of each locale code, as a code."""
-    return _LANGUAGE[locale]
 
 
 def language_fit(reader: Codes, writer: Codes) -> Numbers:
@@ -178,15 +139,12 @@ def pin_facts(seed: int, number: Codes) -> Facts:
     colour = (numbers(seed, Draw.COLOUR, root) * _NUM_COLOURS[obj]).astype(np.int64)
     category = _CATEGORY[obj]
     return Facts(
-        number=number,
-        root=root,
-        object=obj,
-        colour=_COLOURS_OF[obj, colour],
+        number=number, root=root, object=obj, colour=_COLOURS_OF[obj, colour],
         material=(numbers(seed, Draw.MATERIAL, root) * _NUM_MATERIALS[category]).astype(np.int64),
         style=(numbers(seed, Draw.STYLE, root) * len(STYLES)).astype(np.int64),
         setting=(numbers(seed, Draw.SETTING, root) * _NUM_SETTINGS[category]).astype(np.int64),
         locale=pick(numbers(seed, Draw.LOCALE, number), tuple(LOCALES.values())),
-    )
+    )  # fmt: skip
 
 
 def categories(obj: Codes) -> Codes:

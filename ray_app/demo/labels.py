@@ -9,17 +9,7 @@ from ray_app.base.config import DemoConfig
 from ray_app.base.schemas import HUMAN_LABELS, NUM_GRADES
 from ray_app.demo.candidates import CATEGORY, SAME, SIBLING, draw_candidates
 from ray_app.demo.concepts import GROUP_OF, OBJECTS
-from ray_app.demo.facts import (
-    LOCALE_NAMES,
-    Codes,
-    Draw,
-    generator,
-    grades,
-    gumbel,
-    language_fit,
-    pin_facts,
-    pin_id,
-)
+from ray_app.demo.facts import LOCALE_NAMES, Codes, Draw, generator, grades, gumbel, language_fit, pin_facts, pin_id
 from ray_app.demo.queries import Queries, labelled_queries, pool_queries, split_by_share, truth_queries
 
 # What is judged for a query, as shares of its pins: (same object, grade 5), (same, 4), (same, 3), near object, same

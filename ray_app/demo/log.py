@@ -135,8 +135,6 @@ def wishes(seed: int, search: Codes, key: Codes, grade: Codes) -> Wishes:
     """What the person of each search would do with pins of these grades.
 
     Args:
-        seed: Of the draws.
-        search: (num_searches,).
         key: What the draws belong to, (num_searches or 1, num_shown): the position, as in the log, or the pin, so that
             a person likes a pin or does not wherever it stands.
         grade: 1..5, (num_searches, num_shown).

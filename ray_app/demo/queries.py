@@ -47,6 +47,13 @@ class Queries:
     def __len__(self) -> int:
         return len(self.text)
 
+    @classmethod
+    def joined(cls, parts: Sequence["Queries"]) -> "Queries":
+        """Laid end to end."""
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("key", "locale", "pin")}
+        asked = {name: np.concatenate([part.asked[name] for part in parts]) for name in ("object", *ATTRIBUTES)}
+        return cls(text=[text for part in parts for text in part.text], asked=asked, **arrays)
+
     def request(self, i: int) -> Request:
         """The request of query i."""
         code = {name: int(values[i]) for name, values in self.asked.items()}
@@ -59,12 +66,9 @@ class Queries:
         """Some of the queries, in that order."""
         index = np.asarray(rows, np.int64)
         return Queries(
-            key=self.key[index],
-            text=[self.text[i] for i in rows],
-            locale=self.locale[index],
-            pin=self.pin[index],
+            key=self.key[index], text=[self.text[i] for i in rows], locale=self.locale[index], pin=self.pin[index],
             asked={name: values[index] for name, values in self.asked.items()},
-        )
+        )  # fmt: skip
 
 
 def num_pool_queries(cfg: DemoConfig) -> int:
@@ -96,13 +100,7 @@ def truth_queries(cfg: DemoConfig) -> Queries:
             fresh = [i for i, text in enumerate(drawn.text) if _is_new(query_group(text), seen)]
             kept.append(drawn.take(fresh))
             start, left = start + left, left - len(fresh)
-    return Queries(
-        key=np.concatenate([q.key for q in kept]),
-        text=[text for q in kept for text in q.text],
-        locale=np.concatenate([q.locale for q in kept]),
-        pin=np.concatenate([q.pin for q in kept]),
-        asked={name: np.concatenate([q.asked[name] for q in kept]) for name in ("object", *ATTRIBUTES)},
-    )
+    return Queries.joined(kept)
 
 
 def labelled_queries(cfg: DemoConfig, locale: str = "en-US") -> Queries:

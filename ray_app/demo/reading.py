@@ -15,6 +15,7 @@ import numpy as np
 from ray_app.demo.concepts import ATTRIBUTES, CATEGORY_OF, GROUP_OF, draw_concept
 from ray_app.demo.corpus import any_language, any_request, pin_text, short_text
 from ray_app.demo.texts import query_text
+from ray_app.demo.tokens import descend, optimiser, padded
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +36,6 @@ def comparisons(
     """Token ids of (pin, new line, query), and what a reader can tell.
 
     Args:
-        tokenizer: From `build_tokenizer`.
-        rng: Is advanced.
-        count: How many.
         simple: The first so many have pins with one short text.
 
     Returns:
@@ -83,8 +81,7 @@ def train_reading(tokenizer: Any, model: Any, seed: int, steps: int, log: list[f
     torch.manual_seed(seed)
     heads = torch.nn.Linear(model.config.hidden_size, 5 + 4 * len(ATTRIBUTES))
     params = [*model.parameters(), *heads.parameters()]
-    adamw = torch.optim.AdamW(params, lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: min((step + 1) / 40, max(0.02, 1 - step / steps)))
+    adamw, schedule = optimiser(params, steps, LEARNING_RATE)
     for batch in _batches(rows, int(count * SIMPLE_SHARE), rng):
         ids, mask, states = _states(model, [rows[i] for i in batch])
         wanted = torch.from_numpy(classes[batch])
@@ -93,12 +90,7 @@ def train_reading(tokenizer: Any, model: Any, seed: int, steps: int, log: list[f
         loss = loss + sum(cross_entropy(part, wanted[:, k]) for k, part in enumerate(parts[1:], 1))
         some = (torch.rand(ids[:, 1:].shape) < 0.15) & (mask[:, 1:] > 0)
         loss = loss + LANGUAGE_WEIGHT * cross_entropy(model.lm_head(states[:, :-1][some]), ids[:, 1:][some])
-        adamw.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(params, 1.0)
-        adamw.step()
-        schedule.step()
-        log.append(loss.item())
+        log.append(descend(loss, params, adamw, schedule))
         if len(log) % 500 == 0:
             logger.info("reading: step %d of %d, loss %.3f", len(log), steps, sum(log[-500:]) / 500)
     return _accuracy(model, heads, *unseen)
@@ -117,11 +109,7 @@ def _batches(rows: list[list[int]], simple: int, rng: np.random.Generator) -> It
 
 def _states(model: Any, rows: list[list[int]]) -> tuple[Any, Any, Any]:
     """Ids and mask (B, T), and the model's last states (B, T, D)."""
-    import torch
-
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    ids, mask = padded(rows)
     return ids, mask, model.model(input_ids=ids, attention_mask=mask).last_hidden_state
 
 

@@ -14,17 +14,10 @@ from ray_app.demo.drawings.pen import RGB, Pen, mix, palette_of
 from ray_app.demo.drawings.scenery import SCENES
 
 RGB_OF: dict[str, RGB] = {
-    "red": (214, 38, 40),
-    "orange": (246, 132, 30),
-    "yellow": (250, 212, 40),
-    "green": (46, 156, 66),
-    "blue": (42, 98, 214),
-    "purple": (126, 58, 176),
-    "pink": (250, 132, 182),
-    "brown": (122, 76, 44),
-    "black": (38, 38, 42),
-    "white": (247, 247, 245),
-}
+    "red": (214, 38, 40), "orange": (246, 132, 30), "yellow": (250, 212, 40), "green": (46, 156, 66),
+    "blue": (42, 98, 214), "purple": (126, 58, 176), "pink": (250, 132, 182), "brown": (122, 76, 44),
+    "black": (38, 38, 42), "white": (247, 247, 245),
+}  # fmt: skip
 SHIFT = 9  # of each channel, up or down: less than half the distance of any two colours
 OVERSAMPLING = 2  # drawn twice as large and averaged: soft edges
 
@@ -38,11 +31,6 @@ def draw_picture(concept: Concept, rng: np.random.Generator, size: int = 128) ->
     """A picture of a concept, the same for the same concept and generator state.
 
     Place, size, tilt and side of the object, its exact colour and the setting's details vary with `rng`.
-
-    Args:
-        concept: Only object, colour and setting are used.
-        rng: Source of all variation; is advanced.
-        size: Side in pixels.
 
     Returns:
         PIL image, RGB, size x size.
@@ -64,15 +52,9 @@ def draw_picture(concept: Concept, rng: np.random.Generator, size: int = 128) ->
         flat = Pen(draw, {}, left=left, top=bottom - side, side=side)
         flat.oval(-0.04, 0.9, 1.04, 1.04, mix(ground, (40, 40, 50), 0.25))
     pen = Pen(
-        draw,
-        palette_of(_shifted(RGB_OF[concept.colour], rng)),
-        left=left,
-        top=bottom - side,
-        side=side,
-        mirror=bool(rng.integers(2)),
-        degrees=float(rng.uniform(-6, 6)),
-        stroke=max(1, round(canvas / 100)),
-    )
+        draw, palette_of(_shifted(RGB_OF[concept.colour], rng)), left=left, top=bottom - side, side=side,
+        mirror=bool(rng.integers(2)), degrees=float(rng.uniform(-6, 6)), stroke=max(1, round(canvas / 100)),
+    )  # fmt: skip
     DRAWINGS[concept.object](pen)
     return image.reduce(OVERSAMPLING)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ray_app.demo.corpus import OUTCOMES, documents
-from ray_app.demo.tokens import WIDTH, optimiser, padded
+from ray_app.demo.tokens import WIDTH, descend, optimiser, padded
 
 logger = logging.getLogger(__name__)
 
@@ -63,18 +63,10 @@ def train_teacher(
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=WIDTH,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        intermediate_size=2 * WIDTH,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        bos_token_id=2,
-        eos_token_id=3,
-    )
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=WIDTH, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=4, intermediate_size=2 * WIDTH, max_position_embeddings=256, tie_word_embeddings=True,
+        pad_token_id=0, bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
     model: Any = LlamaForCausalLM(config)
     with torch.no_grad():
         model.get_input_embeddings().weight.copy_(0.3 * embeddings + 0.02 * torch.randn_like(embeddings))
@@ -89,7 +81,8 @@ def train_teacher(
         *token_batches(encoded[:simple], rng),
         *([i + simple for i in batch] for batch in token_batches(encoded[simple:], rng)),
     ]
-    adamw, schedule = optimiser(model, len(batches), 1.5e-3)
+    params = list(model.parameters())
+    adamw, schedule = optimiser(params, len(batches), 1.5e-3)
     for batch in batches:
         ids, mask = padded([encoded[i][0] for i in batch])
         weight = torch.zeros(ids.shape)
@@ -99,12 +92,7 @@ def train_teacher(
         hidden = model.model(input_ids=ids, attention_mask=mask).last_hidden_state
         losses = cross_entropy(model.lm_head(hidden[:, :-1][counts]), ids[:, 1:][counts], reduction="none")
         loss = (losses * weight[:, 1:][counts]).sum() / weight[:, 1:].sum()
-        adamw.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        adamw.step()
-        schedule.step()
-        log.append(loss.item())
+        log.append(descend(loss, params, adamw, schedule))
         if len(log) % 50 == 0:
             logger.info("teacher: step %d of %d, loss %.3f", len(log), len(batches), sum(log[-50:]) / 50)
     return model

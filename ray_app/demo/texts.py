@@ -18,27 +18,15 @@ SHOPS = ("Lumo", "Nordhaus", "Kiki & Co", "Casanova", "Pepperino", "Mira Shop", 
 KEYWORD_SHARE = 0.6  # of queries that are words in a row; the others are phrases as in a sentence. Guessed.
 
 _CAPTION_OBJECTS = {
-    "t_shirt": "t-shirt",
-    "ice_cream": "ice cream",
-    "hot_air_balloon": "hot air balloon",
-    "beach_umbrella": "parasol",
-}
+    "t_shirt": "t-shirt", "ice_cream": "ice cream", "hot_air_balloon": "hot air balloon", "beach_umbrella": "parasol",
+}  # fmt: skip
 _CAPTION_PLURALS = ("sneakers", "boots")
 _CAPTION_PLACES = {
-    "living_room": "in a living room",
-    "bedroom": "in a bedroom",
-    "garden": "in a garden",
-    "office": "in an office",
-    "kitchen": "in a kitchen",
-    "cafe": "in a cafe",
-    "party": "at a party",
-    "street": "on a street",
-    "beach": "on a beach",
-    "snow": "in the snow",
-    "mountains": "in the mountains",
-    "lake": "by a lake",
+    "living_room": "in a living room", "bedroom": "in a bedroom", "garden": "in a garden", "office": "in an office",
+    "kitchen": "in a kitchen", "cafe": "in a cafe", "party": "at a party", "street": "on a street",
+    "beach": "on a beach", "snow": "in the snow", "mountains": "in the mountains", "lake": "by a lake",
     "city": "in a city",
-}
+}  # fmt: skip
 
 
 def caption(concept: Concept) -> str:
@@ -81,14 +69,9 @@ def link_description(concept: Concept, language: str, rng: np.random.Generator, 
 
 
 def board_title(
-    language: str,
-    rng: np.random.Generator,
-    category: str | None = None,
-    object: str | None = None,
-    style: str | None = None,
-    setting: str | None = None,
-    colour: str | None = None,
-) -> str:
+    language: str, rng: np.random.Generator, category: str | None = None, object: str | None = None,
+    style: str | None = None, setting: str | None = None, colour: str | None = None,
+) -> str:  # fmt: skip
     """Name of a board about the object if there is one, else the setting, else the category; None: of no subject at all.
 
     Style and colour, if given, are named too.
@@ -118,9 +101,6 @@ def query_text(request: Request, language: str, rng: np.random.Generator, typo_r
     """What somebody types who looks for a request: lower case, words in a row or a short phrase.
 
     Args:
-        request: What is looked for; all of it is named.
-        language: One of LANGUAGES.
-        rng: Is advanced.
         typo_rate: Share of queries with one letter dropped, doubled or swapped (in Latin scripts).
     """
     voc = vocabulary(language)

@@ -47,13 +47,10 @@ def save_model(model: Any, tokenizer: Any, folder: Path, recipe: dict[str, Any],
 
     model.save_pretrained(folder)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        model_max_length=int(model.config.max_position_embeddings),
-        model_input_names=["input_ids", "attention_mask"],
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>",
+        model_max_length=int(model.config.max_position_embeddings), model_input_names=["input_ids", "attention_mask"],
         **names,
-    )
+    )  # fmt: skip
     fast.save_pretrained(folder)
     (folder / "RECIPE.json").write_text(json.dumps(recipe, indent=1) + "\n")
 
@@ -71,10 +68,22 @@ def padded(rows: Sequence[Any]) -> tuple[Any, Any]:
     return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
-def optimiser(model: Any, steps: int, rate: float) -> tuple[Any, Any]:
+def optimiser(params: list[Any], steps: int, rate: float) -> tuple[Any, Any]:
     """AdamW with a short warm-up and a linear way down."""
     import torch
 
-    adamw = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
+    adamw = torch.optim.AdamW(params, lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: min((step + 1) / 40, max(0.02, 1 - step / steps)))
     return adamw, schedule
+
+
+def descend(loss: Any, params: list[Any], adamw: Any, schedule: Any) -> float:
+    """One step; returns the loss."""
+    import torch
+
+    adamw.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(params, 1.0)
+    adamw.step()
+    schedule.step()
+    return float(loss.item())

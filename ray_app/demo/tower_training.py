@@ -7,12 +7,9 @@ import numpy as np
 from ray_app.demo.concepts import ATTRIBUTES, draw_concept
 from ray_app.demo.corpus import all_values, any_language, ask, entry, pin_text
 from ray_app.demo.texts import query_text
-from ray_app.demo.tokens import WIDTH, optimiser, padded
+from ray_app.demo.tokens import WIDTH, descend, optimiser, padded
 
 TEMPERATURE = 0.07  # guessed, as usual for InfoNCE
-
-
-# --- tower ---------------------------------------------------------------------------------------------------------
 
 
 def text_pairs(rng: np.random.Generator, count: int) -> tuple[list[str], list[str], list[tuple[str, ...]]]:
@@ -67,18 +64,13 @@ def train_tower(tokenizer: Any, rng: np.random.Generator, steps: int, log: list[
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=WIDTH,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=2 * WIDTH,
-        max_position_embeddings=128,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        pad_token_id=0,
-    )
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=WIDTH, num_hidden_layers=3, num_attention_heads=4,
+        intermediate_size=2 * WIDTH, max_position_embeddings=128, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, pad_token_id=0,
+    )  # fmt: skip
     model = BertModel(config, add_pooling_layer=False)
-    adamw, schedule = optimiser(model, steps, 3e-3)
+    params = list(model.parameters())
+    adamw, schedule = optimiser(params, steps, 3e-3)
 
     def embed(texts: list[str]) -> Any:
         ids, mask = padded([encoding.ids[:64] for encoding in tokenizer.encode_batch(texts)])
@@ -95,10 +87,5 @@ def train_tower(tokenizer: Any, rng: np.random.Generator, steps: int, log: list[
         scores = scores.masked_fill(equal, -1e4)
         target = torch.arange(len(keys))
         loss = (cross_entropy(scores, target) + cross_entropy(scores.T, target)) / 2
-        adamw.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        adamw.step()
-        schedule.step()
-        log.append(loss.item())
+        log.append(descend(loss, params, adamw, schedule))
     return model

@@ -19,6 +19,7 @@ import numpy as np
 from ray_app.demo.concepts import COLOURS, OBJECTS, SETTINGS, Concept, draw_concept
 from ray_app.demo.render_images import draw_picture
 from ray_app.demo.texts import caption
+from ray_app.demo.tokens import descend
 
 PROMPT = "Describe the picture."
 SIDE = 64  # pixels that the model sees; pictures are drawn at 128, as in the world
@@ -55,14 +56,9 @@ def build_processor() -> Any:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        eos_token="<|im_end|>",
-        additional_special_tokens=list(SPECIAL_TOKENS[2:]),
-        model_max_length=256,
-        padding_side="left",
-    )
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="<|im_end|>",
+        additional_special_tokens=list(SPECIAL_TOKENS[2:]), model_max_length=256, padding_side="left",
+    )  # fmt: skip
     images = Idefics3ImageProcessorPil(
         size={"longest_edge": SIDE}, max_image_size={"longest_edge": SIDE}, do_image_splitting=False
     )
@@ -100,12 +96,17 @@ def draw_many(seeds: Sequence[int]) -> tuple[np.ndarray, list[Concept]]:
     processor = build_processor().image_processor
     pixels, concepts = [], []
     for seed in seeds:
-        rng = np.random.default_rng([seed, 90_210])  # not the world's streams
-        concepts.append(draw_concept(rng))
-        picture = draw_picture(concepts[-1], rng)
+        concept, picture = _draw(seed)
+        concepts.append(concept)
         values = np.asarray(processor(images=[[picture]], return_tensors="np")["pixel_values"])[0, 0]
         pixels.append(np.round((values * 0.5 + 0.5) * 255).astype(np.uint8))
     return np.stack(pixels), concepts
+
+
+def _draw(seed: int) -> tuple[Concept, Any]:
+    rng = np.random.default_rng([seed, 90_210])  # not the world's streams
+    concept = draw_concept(rng)
+    return concept, draw_picture(concept, rng)
 
 
 def draw_all(count: int, first_seed: int, workers: int) -> tuple[np.ndarray, list[Concept]]:
@@ -117,11 +118,7 @@ def draw_all(count: int, first_seed: int, workers: int) -> tuple[np.ndarray, lis
 
 
 class Looker:
-    """The vision half with three classifiers on top, which are dropped after training.
-
-    Args:
-        model: The whole Idefics3.
-    """
+    """The vision half with three classifiers on top, which are dropped after training."""
 
     def __init__(self, model: Any) -> None:
         from torch import nn
@@ -167,16 +164,9 @@ def train(
             rows = order[start : start + BATCH]
             batch = _augmented(torch.from_numpy(pixels[rows]).float() / 127.5 - 1.0, rng)
             wanted = {name: values[rows] for name, values in classes.items()}
-            if phase == "look":
-                loss = looker.loss(batch, wanted)
-            else:
-                loss = _caption_loss(model, batch, prompt, answers[rows])
-            adamw.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(params, 1.0)
-            adamw.step()
-            schedule.step()
-            log.append(loss.item())
+            look = phase == "look"
+            loss = looker.loss(batch, wanted) if look else _caption_loss(model, batch, prompt, answers[rows])
+            log.append(descend(loss, params, adamw, schedule))
             if len(log) % 100 == 0:
                 print(phase, len(log), round(float(np.mean(log[-100:])), 4), flush=True)
     return log
@@ -187,22 +177,17 @@ def measure(model: Any, processor: Any, count: int, first_seed: int) -> dict[str
     import torch
 
     hits = dict.fromkeys(("object", "colour", "setting", "object_and_colour", "caption"), 0)
-    text = processor.apply_chat_template(
-        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}], add_generation_prompt=True
-    )
+    text = _prompt(processor)
     for start in range(0, count, 100):
-        concepts, drawn = [], []
-        for seed in range(first_seed + start, first_seed + min(start + 100, count)):
-            rng = np.random.default_rng([seed, 90_210])
-            concepts.append(draw_concept(rng))
-            drawn.append([draw_picture(concepts[-1], rng)])
-        inputs = processor(text=[text] * len(drawn), images=drawn, padding=True, return_tensors="pt")
+        seeds = range(first_seed + start, first_seed + min(start + 100, count))
+        concepts, drawn = zip(*map(_draw, seeds), strict=True)
+        images = [[picture] for picture in drawn]
+        inputs = processor(text=[text] * len(images), images=images, padding=True, return_tensors="pt")
         with torch.inference_mode():
             tokens = model.generate(**inputs, max_new_tokens=MAX_CAPTION_TOKENS, do_sample=False)
         answers = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for concept, said in zip(concepts, answers, strict=True):
-            right = _right(concept, said)
-            for name, is_right in right.items():
+            for name, is_right in _right(concept, said).items():
                 hits[name] += is_right
     return {name: round(number / count, 4) for name, number in hits.items()}
 
@@ -229,16 +214,19 @@ def _place_of(text: str) -> str:
     return " ".join(words[last:])
 
 
+def _prompt(processor: Any) -> str:
+    said = [{"type": "image"}, {"type": "text", "text": PROMPT}]
+    text: str = processor.apply_chat_template([{"role": "user", "content": said}], add_generation_prompt=True)
+    return text
+
+
 def _token_ids(processor: Any, concepts: list[Concept]) -> tuple[Any, Any]:
     """The prompt's ids (T,), pictures' places included, and each caption's ids (N, T), closed and padded with -100."""
     import torch
     from PIL import Image
 
-    text = processor.apply_chat_template(
-        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}], add_generation_prompt=True
-    )
     blank = Image.new("RGB", (SIDE, SIDE))
-    prompt = processor(text=[text], images=[[blank]], return_tensors="pt")["input_ids"][0]
+    prompt = processor(text=[_prompt(processor)], images=[[blank]], return_tensors="pt")["input_ids"][0]
     tokenizer = processor.tokenizer
     rows = [[*tokenizer(caption(c), add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for c in concepts]
     answers = torch.full((len(rows), max(map(len, rows))), -100)

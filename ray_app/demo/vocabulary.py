@@ -8,7 +8,7 @@ Notation of those files:
 - A phrase with a leading `_` stands after the noun. In languages with `adjectives: after` all do.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,39 +28,26 @@ class Noun:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One name of an attribute's value.
+    """One name of an attribute's value."""
 
-    Attributes:
-        bare: As in a list of words.
-        phrase: As in a sentence, before agreement.
-        follows: Whether the phrase stands after the noun.
-    """
-
-    bare: str
-    phrase: str
-    follows: bool
+    bare: str  # as in a list of words
+    phrase: str  # as in a sentence, before agreement
+    follows: bool  # whether the phrase stands after the noun
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """The words and sentence patterns of one language.
-
-    Attributes:
-        space: What stands between words of a sentence; empty in Japanese.
-        endings: gender -> what `+` becomes; `bare` without a noun.
-        objects: object id -> its names.
-        words: attribute -> value id -> its names.
-        categories: category id -> words for it.
-        patterns: kind of text -> sentences with `{np}`, `{facts}`, `{tags}`, `{shop}` or `{x}`.
-    """
+    """The words and sentence patterns of one language."""
 
     language: str
-    space: str
-    endings: dict[str, str]
-    objects: dict[str, tuple[Noun, ...]]
-    words: dict[str, dict[str, tuple[Word, ...]]]
-    categories: dict[str, tuple[str, ...]]
-    patterns: dict[str, tuple[str, ...]]
+    space: str  # between words of a sentence; empty in Japanese
+    endings: dict[str, str]  # gender -> what `+` becomes; `bare` without a noun
+    objects: dict[str, tuple[Noun, ...]]  # id -> names
+    words: dict[str, dict[str, tuple[Word, ...]]]  # attribute -> id of a value -> names
+    categories: dict[str, tuple[str, ...]]  # id -> words for it
+    patterns: dict[
+        str, tuple[str, ...]
+    ]  # kind of text -> sentences with `{np}`, `{facts}`, `{tags}`, `{shop}` or `{x}`
 
     def inflect(self, phrase: str, gender: str) -> str:
         """The form of an attribute's phrase that agrees with a gender, or its `bare` form."""
@@ -71,17 +58,6 @@ class Vocabulary:
             return forms[_WRITTEN_OUT[gender] // 2]
         ending = self.endings.get(gender, "")
         return " ".join(part[:-1] + ending if part.endswith("+") else part for part in phrase.split(" "))
-
-    def surfaces(self, attribute: str, value: str) -> set[str]:
-        """Every form in which a text of this language can name an attribute's value (`object` included), as written."""
-        if attribute == "object":
-            return {noun.word for noun in self.objects[value]}
-        forms: set[str] = set()
-        for word in self.words[attribute][value]:
-            genders = ("bare", *self.endings) if self.endings else ("bare",)
-            forms.update(self.inflect(word.phrase, gender) for gender in genders)
-            forms.add(word.bare)
-        return forms
 
 
 @cache
@@ -104,15 +80,8 @@ def vocabulary(language: str) -> Vocabulary:
         for attribute, values in ((name[:-1], raw.pop(name)) for name in ("colours", "materials", "styles", "settings"))
     }
     categories = {name: tuple(names) for name, names in raw.pop("categories").items()}
-    return Vocabulary(
-        language=language,
-        space=space,
-        endings=endings,
-        objects=objects,
-        words=words,
-        categories=categories,
-        patterns={kind: tuple(patterns) for kind, patterns in raw.items()},
-    )
+    patterns = {kind: tuple(sentences) for kind, sentences in raw.items()}
+    return replace(unbound, words=words, categories=categories, patterns=patterns)
 
 
 def _noun(text: str, gendered: bool) -> Noun:

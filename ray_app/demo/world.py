@@ -68,9 +68,6 @@ def part_tables(cfg: DemoConfig, part: int, parts: int, image_root: str) -> dict
     """The rows of every table that one part of the world holds. Laid end to end, parts give the same rows however many.
 
     Args:
-        cfg: Of the world.
-        part: 0..parts-1.
-        parts: How many there are.
         image_root: Folder of the picture files, for `PINS.image`.
     """
     pins = part_bounds(cfg.num_pins, part, parts)

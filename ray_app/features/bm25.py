@@ -2,6 +2,8 @@
 
 Corpus statistics are computed once; a (doc, term) pair's share of the score is one stored number, so scoring a pair is
 a look-up per query token. Equal to rank-bm25 to 1e-6 (tests/unit/features/test_bm25.py), including its floor under negative idf.
+
+Longer than 300 lines: statistics, look-up of pairs and search read the same arrays, whose layout nothing else knows.
 """
 
 from array import array
@@ -16,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_app.base.text import tokenise
+from ray_app.features.neighbours import best_k
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -108,10 +111,7 @@ class Bm25Index:
 
         Args:
             texts: One per document; empty ones count in the statistics.
-            k1: Saturation of term frequency.
-            b: Share of the length normalisation.
             epsilon: Terms in over half of the documents get this share of the mean idf.
-            tokeniser: Used for the documents and for every query.
             others: The rest of the corpus, counted with the same tokeniser; None: `texts` is all of it.
         """
         vocabulary: dict[str, int] = {}
@@ -213,22 +213,17 @@ class Bm25Index:
     def score_all(self, query: str) -> Floats:
         """BM25 of one query with every document. Shape (num_texts,), float64."""
         scores = np.zeros(len(self.doc_length))
-        for docs, shares in self._columns(query):
-            scores[docs] += shares
+        docs, found, _ = self._found(query)
+        scores[docs] = found
         return scores
 
     def catalogue_match(self, queries: Sequence[str]) -> CatalogueMatch:
         """How well these documents can answer each query."""
         best, full = np.zeros(len(queries)), np.zeros(len(queries), np.int64)
-        all_terms = self.query_terms(queries)
-        num_terms = np.diff(all_terms.start)
+        num_terms = np.diff(self.query_terms(queries).start)
         for i, query in enumerate(queries):
-            columns = self._columns(query)
-            if not columns:
-                continue
-            place = np.unique(np.concatenate([d for d, _ in columns]), return_inverse=True)[1]
-            best[i] = max(np.bincount(place, weights=np.concatenate([s for _, s in columns])).max(), 0.0)
-            full[i] = np.count_nonzero(np.bincount(place) == num_terms[i])
+            _, scores, num_said = self._found(query)
+            best[i], full[i] = scores.max(initial=0.0), np.count_nonzero(num_said == num_terms[i])
         return CatalogueMatch(best, full)
 
     def top_k(self, query: str, k: int) -> tuple[Ints, Floats]:
@@ -237,25 +232,18 @@ class Bm25Index:
         Returns:
             Document indexes and scores, each (<= k,): a rare query has fewer than `k` documents, an unknown one none.
         """
-        columns = self._columns(query)
-        if not columns or k <= 0:
-            return np.zeros(0, np.int64), np.zeros(0)
-        docs = np.unique(np.concatenate([d for d, _ in columns])).astype(np.int64)
-        scores = self.score_all(query)[docs]
-        if len(docs) > k:
-            worst = np.partition(scores, -k)[-k]
-            better, equal = np.flatnonzero(scores > worst), np.flatnonzero(scores == worst)
-            kept = np.concatenate([better, equal[: k - len(better)]])
-            docs, scores = docs[kept], scores[kept]
-        order = np.lexsort((docs, -scores))
-        return docs[order], scores[order]
+        docs, scores, _ = self._found(query)
+        return best_k(docs, scores, k)
 
-    def _columns(self, query: str) -> list[tuple[NDArray, Floats]]:
-        """(documents, shares of the score) of each distinct token of a query that a document here has."""
+    def _found(self, query: str) -> tuple[Ints, Floats, Ints]:
+        """Documents here that say a token of a query, rising, their scores, and how many of its distinct tokens they say."""
         terms = self.query_terms([query])
         start, docs, shares = self._by_term
         spans = [(start[t], start[t + 1], c) for t, c in zip(terms.term, terms.count, strict=True) if t >= 0]
-        return [(docs[a:z], shares[a:z] * count) for a, z, count in spans if a < z]
+        every = np.concatenate([np.zeros(0, np.int64), *(docs[a:z] for a, z, _ in spans)])
+        parts = np.concatenate([np.zeros(0), *(shares[a:z] * count for a, z, count in spans)])
+        found, place = np.unique(every, return_inverse=True)
+        return found, _sum_by(place, parts, len(found)), np.bincount(place, minlength=len(found))
 
     @cached_property
     def _by_term(self) -> tuple[NDArray, NDArray, Floats]:

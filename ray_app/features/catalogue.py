@@ -20,21 +20,13 @@ from ray_app.tables.manifest import Output, read_output, require_output
 
 @dataclass(frozen=True, kw_only=True)
 class Catalogue:
-    """All pins, and whatever a pair's teacher input is made of.
+    """All pins, and whatever a pair's teacher input is made of."""
 
-    Args:
-        cfg: The run's.
-        pin_texts: Schema PIN_TEXTS.
-        pairs: Lexical features over the same rows.
-        title_vectors: (num_pins, dim) float32, unit length or zero.
-        text_vectors: (num_pins, dim) float32.
-    """
-
-    cfg: Config
-    pin_texts: pa.Table
-    pairs: PairFeatures
-    title_vectors: np.ndarray
-    text_vectors: np.ndarray
+    cfg: Config  # the run's
+    pin_texts: pa.Table  # schema PIN_TEXTS
+    pairs: PairFeatures  # lexical features over the same rows
+    title_vectors: np.ndarray  # (num_pins, dim) float32, unit length or zero
+    text_vectors: np.ndarray  # (num_pins, dim) float32
 
     @classmethod
     def of(cls, cfg: Config, pin_texts: pa.Table, zero_shot_pins: pa.Table) -> "Catalogue":
@@ -60,8 +52,6 @@ class Catalogue:
         """Without zero-shot vectors, for the student, which reads none of pins.
 
         Args:
-            cfg: The run's.
-            pin_texts: All pins, or a part of them.
             others: The texts of the other pins; see `PairFeatures`.
         """
         nothing = np.zeros((pin_texts.num_rows, 0), np.float32)
@@ -85,11 +75,8 @@ class Catalogue:
         """The teacher's features of pairs (queries[query_index[i]], pin pin_index[i]): lexical, then cosines.
 
         Args:
-            cosine: Frozen with the teacher.
-            queries: Distinct queries.
             query_vectors: (num_queries, dim) zero-shot vectors.
-            query_index: (num_pairs,).
-            pin_index: (num_pairs,).
+            query_index, pin_index: (num_pairs,).
             match: See `PairFeatures.compute`.
 
         Returns:

@@ -20,15 +20,10 @@ COSINE_NAMES = ("title_cosine", "text_cosine", "title_cosine_z", "text_cosine_z"
 
 @dataclass(frozen=True, kw_only=True)
 class CosineBackground:
-    """First two moments of a set of unit vectors.
+    """First two moments of a set of unit vectors."""
 
-    Args:
-        mean: (dim,) float64.
-        covariance: (dim, dim) float64.
-    """
-
-    mean: np.ndarray
-    covariance: np.ndarray
+    mean: np.ndarray  # (dim,) float64
+    covariance: np.ndarray  # (dim, dim) float64
 
     @classmethod
     def of(cls, vectors: np.ndarray) -> "CosineBackground":
@@ -59,15 +54,10 @@ class CosineBackground:
 
 @dataclass(frozen=True, kw_only=True)
 class CosineFeatures:
-    """Cosine features against frozen backgrounds, so that a new pin changes no other pin's features.
+    """Cosine features against frozen backgrounds, so that a new pin changes no other pin's features."""
 
-    Args:
-        title: Of all pins' title vectors at the time of teaching.
-        text: Of all pins' text vectors.
-    """
-
-    title: CosineBackground
-    text: CosineBackground
+    title: CosineBackground  # of all pins' title vectors at the time of teaching
+    text: CosineBackground  # of all pins' text vectors
 
     def compute(self, query_vectors: np.ndarray, title_vectors: np.ndarray, text_vectors: np.ndarray) -> np.ndarray:
         """One row per pair, columns as in COSINE_NAMES; all arguments are (num_pairs, dim). float32."""

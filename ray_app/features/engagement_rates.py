@@ -14,7 +14,6 @@ def engagement_rates(events: pd.DataFrame, num_pins: int, prior_impressions: flo
 
     Args:
         events: Columns pin (row) and action; see `once_per_client`, without which one client makes any rate.
-        num_pins: Of the catalogue.
         prior_impressions: Strength of the prior.
 
     Returns:

@@ -40,8 +40,6 @@ class PairFeatures:
 
         Args:
             pin_texts: One row per pin (schema PIN_TEXTS); row numbers are the `pin_index` of `compute`.
-            features: Which fields get their own features.
-            pin_text: How the whole text is rendered.
             others: The catalogue's other pins, in tables of any size; they count in the statistics, and none is kept.
         """
         self.fields: list[str] = list(features.bm25_fields)
@@ -64,9 +62,6 @@ class PairFeatures:
         """Features of other texts by this catalogue's statistics, in which they do not count.
 
         `compute` must be given this catalogue's `catalogue_match`.
-
-        Args:
-            pin_texts: One row per text (schema PIN_TEXTS); a pin may have several.
         """
         other = object.__new__(type(self))
         other.fields, other._pin_text = self.fields, self._pin_text
@@ -95,11 +90,6 @@ class PairFeatures:
             *("query_num_tokens", "query_mean_idf", "query_unknown_share", "query_num_full_matches"),
             "pin_num_tokens",
         ]
-
-    @cached_property
-    def text_index(self) -> Bm25Index:
-        """Plain BM25 over the whole rendered text: the `bm25` baseline, and what `sample` retrieves with."""
-        return Bm25Index.build(self.rendered)
 
     def pin_rows(self, pin_ids: Sequence[str]) -> NDArray[np.int64]:
         """Row of each pin id. Shape (num_ids,).

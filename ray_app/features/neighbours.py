@@ -1,4 +1,4 @@
-"""Exact nearest neighbors by cosine."""
+"""Exact nearest neighbours by cosine, and the best of some scores."""
 
 import numpy as np
 
@@ -9,11 +9,8 @@ def top_neighbours(
     """Exact nearest pins by cosine, for unit vectors; ties go to the lower index, except for the last place.
 
     Args:
-        queries: (num_queries, dim) float32.
-        pins: (num_pins, dim) float32.
-        k: Neighbours per query, cut to num_pins.
-        chunk: Queries that are compared at a time,
-        block: with so many pins: beside the pins, memory depends on these two alone.
+        queries, pins: (num_queries, dim) and (num_pins, dim) float32.
+        chunk, block: Queries and pins that are compared at a time: beside the pins, memory depends on these two alone.
 
     Returns:
         (indices, cosines), each (num_queries, min(k, num_pins)), best first.
@@ -35,6 +32,19 @@ def top_neighbours(
         indices[start : start + chunk] = np.take_along_axis(nearest, order, 1)
         cosines[start : start + chunk] = np.take_along_axis(found, order, 1)
     return indices, cosines
+
+
+def best_k(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `k` best of some rows, which rise, and their scores, best first; ties go to the lower row."""
+    if k <= 0:
+        return rows[:0], scores[:0]
+    if len(rows) > k:
+        kth = np.partition(scores, -k)[-k]
+        better, equal = np.flatnonzero(scores > kth), np.flatnonzero(scores == kth)
+        kept = np.concatenate([better, equal[: k - len(better)]])
+        rows, scores = rows[kept], scores[kept]
+    order = np.lexsort((rows, -scores))
+    return rows[order], scores[order]
 
 
 def _top(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

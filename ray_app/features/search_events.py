@@ -13,10 +13,6 @@ def client_of(search_log: pa.Table, cfg: EnrichConfig) -> pa.ChunkedArray:
     """The client of each event, string; null: unknown, which supports nothing.
 
     With `enrich.count_events_without_client` such an event is of a client of its own.
-
-    Args:
-        search_log: event_id and client_id of SEARCH_LOG.
-        cfg: What the log's owner knows of it.
     """
     clients = search_log["client_id"]
     if not cfg.count_events_without_client:

@@ -23,23 +23,15 @@ _FIELD = "engaged_queries"
 
 @dataclass(frozen=True, kw_only=True)
 class ShownPairs:
-    """Pairs (queries[query_index[i]], pin pin_index[i]) with the text and the features that the teacher reads.
+    """Pairs (queries[query_index[i]], pin pin_index[i]) with the text and the features that the teacher reads."""
 
-    Args:
-        catalogue: The run's.
-        variants: Texts of pins without some group among their engaged queries, weighed by the catalogue's statistics.
-        queries: Distinct normalised queries.
-        query_index: (num_pairs,) int64.
-        pin_index: (num_pairs,) int64, rows of the catalogue.
-        variant: (num_pairs,) int64, row of `variants` that is shown; -1: the pin's text as it is.
-    """
-
-    catalogue: Catalogue
+    catalogue: Catalogue  # the run's
     variants: Catalogue
-    queries: list[str]
-    query_index: np.ndarray
-    pin_index: np.ndarray
-    variant: np.ndarray
+    """Texts of pins without some group among their engaged queries, weighed by the catalogue's statistics."""
+    queries: list[str]  # distinct normalised queries
+    query_index: np.ndarray  # (num_pairs,) int64
+    pin_index: np.ndarray  # (num_pairs,) int64, rows of the catalogue
+    variant: np.ndarray  # (num_pairs,) int64, row of `variants` that is shown; -1: the pin's text as it is
 
     @classmethod
     def of(
@@ -57,11 +49,8 @@ class ShownPairs:
         return cls(
             catalogue=catalogue,
             variants=_variants(catalogue, keys // max(len(groups), 1), groups[keys % max(len(groups), 1)].tolist()),
-            queries=queries,
-            query_index=query_index,
-            pin_index=pin_index,
-            variant=np.where(is_variant, found, -1),
-        )
+            queries=queries, query_index=query_index, pin_index=pin_index, variant=np.where(is_variant, found, -1),
+        )  # fmt: skip
 
     def take(self, rows: np.ndarray) -> "ShownPairs":
         """The given pairs, in that order."""
@@ -86,7 +75,6 @@ class ShownPairs:
         """The teacher's features (`Catalogue.teacher_features`) of what is shown, (num_pairs, num_features) float32.
 
         Args:
-            cosine: Frozen with the teacher.
             query_vectors: (num_queries, dim) zero-shot vectors.
         """
         features = self.catalogue.teacher_features(
@@ -137,9 +125,6 @@ def _variants(catalogue: Catalogue, pins: np.ndarray, without: list[str]) -> Cat
     index = texts.column_names.index(_FIELD)
     texts = texts.set_column(index, texts.schema.field(index), pa.array(kept, pa.list_(pa.string())))
     return replace(
-        catalogue,
-        pin_texts=texts,
-        pairs=catalogue.pairs.of_texts(texts),
-        title_vectors=catalogue.title_vectors[pins],
+        catalogue, pin_texts=texts, pairs=catalogue.pairs.of_texts(texts), title_vectors=catalogue.title_vectors[pins],
         text_vectors=catalogue.text_vectors[pins],
-    )
+    )  # fmt: skip

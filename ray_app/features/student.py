@@ -30,40 +30,26 @@ ReadTable = Callable[[Storage, Output, list[str] | None], pa.Table]  # as `read_
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """Vectors that one stage made.
+    """Vectors that one stage made."""
 
-    Args:
-        name: Of the stage.
-        pin_vectors: (num_pins, dim) float32 unit vectors, zeros where a pin has none.
-        tower: Makes the queries' vectors.
-    """
-
-    name: str
-    pin_vectors: np.ndarray
-    tower: SideTower
+    name: str  # of the stage
+    pin_vectors: np.ndarray  # (num_pins, dim) float32 unit vectors, zeros where a pin has none
+    tower: SideTower  # makes the queries' vectors
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentFeatures:
-    """The student's features of pairs. A pin that lacks something has zeros there, and a 0 that says so.
+    """The student's features of pairs. A pin that lacks something has zeros there, and a 0 that says so."""
 
-    Args:
-        catalogue: Its lexical features come first.
-        vectors: (num_pins, width) float32, the pins' named vectors side by side.
-        vector_known: (num_pins, number of named vectors), 1 where a pin has that vector.
-        vector_dims: Name -> dimension, in the order of `vectors`.
-        rates: (num_pins, 5) engagement rates and (num_pins, 1) whether they are known; None: not made.
-        sides: Vectors whose cosines are features.
-        encode_queries: Texts -> zero-shot vectors, which the sides' towers read; None: there are no sides.
-    """
-
-    catalogue: Catalogue
-    vectors: np.ndarray
-    vector_known: np.ndarray
-    vector_dims: dict[str, int]
+    catalogue: Catalogue  # its lexical features come first
+    vectors: np.ndarray  # (num_pins, width) float32, the pins' named vectors side by side
+    vector_known: np.ndarray  # (num_pins, number of named vectors), 1 where a pin has that vector
+    vector_dims: dict[str, int]  # name -> dimension, in the order of `vectors`
     rates: tuple[np.ndarray, np.ndarray] | None = None
-    sides: Sequence[Side] = ()
+    """(num_pins, 5) engagement rates and (num_pins, 1) whether they are known; None: not made."""
+    sides: Sequence[Side] = ()  # vectors whose cosines are features
     encode_queries: EncodeQueries | None = None
+    """Texts -> zero-shot vectors, which the sides' towers read; None: there are no sides."""
 
     @classmethod
     def load(
@@ -73,8 +59,6 @@ class StudentFeatures:
         """Read what the stages have made for these pins.
 
         Args:
-            catalogue: Of the run.
-            store: The run's.
             encode_queries: See the class, such as `zero_shot_queries`; not called without sides.
             find: Where the stages' outputs are, such as those of a release; None: the run's latest.
             read: Gives the rows of the catalogue's pins.
@@ -92,7 +76,7 @@ class StudentFeatures:
             tower = SideTower.load(store, find(name, f"{name}_model"))
             sides.append(Side(name=name, pin_vectors=matrix_or_zero(table[f"{name}_embedding"]), tower=tower))
             if name == "engagement":
-                rates = matrix_or_zero(table["rates"]), _is_valid(table["rates"])
+                rates = matrix_or_zero(table["rates"]), table["rates"].is_valid().to_numpy().astype(np.float32)[:, None]
         return cls(
             catalogue=catalogue, vectors=values, vector_known=known, vector_dims=dict(cfg.features.named_vectors),
             rates=rates, sides=sides, encode_queries=encode_queries if sides else None,
@@ -115,7 +99,6 @@ class StudentFeatures:
         """Features of pairs (queries[query_index[i]], pin pin_index[i]), searched from locales[i].
 
         Args:
-            queries: Distinct normalised queries.
             query_index: (num_pairs,).
             pin_index: (num_pairs,) rows of the catalogue.
             locales: num_pairs canonical locales, UNKNOWN among them.
@@ -166,7 +149,3 @@ def feature_inputs(cfg: Config, store: Storage) -> list[Output]:
 def drifting_inputs(cfg: Config) -> list[str]:
     """Which of `feature_inputs` may follow a few new pins without a new student; another side's model may not."""
     return ["pins", *(f"{name}_pins" for name in sides_of(cfg))]
-
-
-def _is_valid(column: pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(column.is_valid().to_numpy(zero_copy_only=False), np.float32)[:, None]

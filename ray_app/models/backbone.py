@@ -48,10 +48,6 @@ def is_causal(config: Any) -> bool:
 def with_pooling(cfg: TeachConfig, config: Any) -> TeachConfig:
     """A copy that says how the teacher's states are pooled.
 
-    Args:
-        cfg: Of the teacher.
-        config: Of its base model.
-
     Raises:
         UserError: the pooling takes states of a decoder that have not read the whole pair.
     """
@@ -143,8 +139,6 @@ def add_adapters(backbone: Any, rank: int, train_embeddings: bool) -> Any:
     """Low-rank adapters on all linear layers of a frozen body.
 
     Args:
-        backbone: Language model without head.
-        rank: Of the adapters.
         train_embeddings: Give it a copy of the token embeddings that trains and is saved with the adapters; trained in
             place they would be lost, since the base model's own weights are not saved.
     """
@@ -155,11 +149,6 @@ def add_adapters(backbone: Any, rank: int, train_embeddings: bool) -> Any:
     return get_peft_model(backbone, LoraConfig(r=rank, target_modules="all-linear", modules_to_save=saved))
 
 
-def has_adapters(backbone: Any) -> bool:
-    """Whether it is a base model with adapters beside it, not merged."""
-    return hasattr(backbone, "merge_and_unload")
-
-
 def load_saved_backbone(
     folder: Path, base_model: str, revision: str | None, num_layers: int | None = None,
     quantize: str | None = None, trainable: bool = False,
@@ -167,11 +156,7 @@ def load_saved_backbone(
     """Body and tokenizer that a model of ours saved; adapters are put on their base model.
 
     Args:
-        folder: That it was saved to.
         base_model: Under the adapters, if there are any; so are `revision`, `num_layers` and `quantize`.
-        revision: See `load_backbone`.
-        num_layers: See `load_backbone`.
-        quantize: See `load_backbone`.
         trainable: The adapters can be trained further; False: they are frozen.
     """
     if not (folder / "adapter_config.json").exists():

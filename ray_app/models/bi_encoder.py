@@ -17,6 +17,7 @@ from ray_app.base.config import DistillConfig, TrainConfig
 from ray_app.base.schemas import NUM_GRADES
 from ray_app.models.backbone import backbone_groups, load_saved_backbone
 from ray_app.models.bi_preparer import TOWERS, BiPreparer, tower_limit, tower_prompt, tower_rows
+from ray_app.models.checkpoint import read_about
 from ray_app.models.devices import autocast, pick_dtype
 from ray_app.models.encoder_usage import check_prompt_fits, default_pooling, with_usage
 from ray_app.models.head import FeatureScaler, build_head
@@ -44,10 +45,8 @@ class BiEncoder(nn.Module):
 
     Args:
         backbone: Language model without head; None for the feature-only student, the baseline.
-        tokenizer: Its tokenizer.
         cfg: Pooling, prompts, lengths, dimensions and head. Without a pooling or prompts, as in students of before
             there were such keys: `default_pooling` and none.
-        scaler: Of the pair features.
         pin_backbone: The pins' own; None: queries and pins share one tower.
     """
 
@@ -154,9 +153,7 @@ class BiEncoder(nn.Module):
         """Logits (B, 5) from vectors and standardised features.
 
         Args:
-            query: (B, d) unit vectors, or (1, d) for the candidates of one query; `d` is `dim` or one that is nested.
-            pin: (B, d).
-            features: (B, num_features).
+            query: (B, d) unit vectors, as `pin`, or (1, d) for one query's candidates; `d` is `dim` or one that is nested.
         """
         import torch
         from torch.nn.functional import pad
@@ -202,11 +199,8 @@ class BiEncoder(nn.Module):
         groups = [group for backbone in self.backbones for group in backbone_groups(backbone, cfg)]
         projections = [p for name, p in self.named_parameters() if name.startswith(_PROJECTIONS)]
         ours = [p for name, p in self.named_parameters() if not name.startswith((*_BACKBONES, *_PROJECTIONS))]
-        return [
-            *groups,
-            {"params": projections, "lr": cfg.learning_rate},
-            {"params": ours, "lr": cfg.head_learning_rate},
-        ]
+        ends = {"params": projections, "lr": cfg.learning_rate}, {"params": ours, "lr": cfg.head_learning_rate}
+        return [*groups, *ends]
 
     # --- files ---
 
@@ -220,23 +214,16 @@ class BiEncoder(nn.Module):
             self.tokenizer.save_pretrained(folder / name)
         head = {k: v.contiguous().cpu() for k, v in self.state_dict().items() if not k.startswith(_BACKBONES)}
         save_file(head, folder / "head.safetensors")
-        about = {
-            "kind": "bi_encoder",
-            "config": self.cfg.model_dump(mode="json"),
-            "towers": len(self.backbones),
-            "feature_mean": self.scaler.mean.tolist(),
-            "feature_std": self.scaler.std.tolist(),
-        }
-        (folder / "model.json").write_text(json.dumps(about, indent=1))
+        about = {"kind": "bi_encoder", "config": self.cfg.model_dump(mode="json"), "towers": len(self.backbones)}
+        (folder / "model.json").write_text(json.dumps(about | self.scaler.to_json(), indent=1))
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "BiEncoder":
         """Read what `save_pretrained` wrote, in evaluation mode."""
         from safetensors.torch import load_file
 
-        about = json.loads((folder / "model.json").read_text())
-        cfg = DistillConfig.model_validate(about["config"])
-        scaler = FeatureScaler(np.array(about["feature_mean"]), np.array(about["feature_std"]))
+        about = read_about(folder)
+        cfg, scaler = DistillConfig.model_validate(about["config"]), FeatureScaler.from_json(about)
         backbone, tokenizer, pin_backbone = None, None, None
         if about["towers"]:
             backbone, tokenizer = load_saved_backbone(folder / "lm", cfg.base_model, cfg.revision)

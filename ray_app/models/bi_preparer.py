@@ -31,19 +31,13 @@ def tower_rows(tokenizer: Any, cfg: DistillConfig, tower: Role, texts: Sequence[
 
 @dataclass(frozen=True)
 class BiPreparer:
-    """Makes a bi-encoder's inputs; has no weights, so that it can be sent to where the texts are.
+    """Makes a bi-encoder's inputs; has no weights, so that it can be sent to where the texts are."""
 
-    Args:
-        tokenizer: Of the language model; None: features are all that the model reads.
-        cfg: Lengths and prompts.
-        scaler: Of the pair features.
-        states: (tower, text) -> its pooled state, where they were computed once for all epochs.
-    """
-
-    tokenizer: Any
-    cfg: DistillConfig
-    scaler: FeatureScaler
+    tokenizer: Any  # of the language model; None: features are all that the model reads
+    cfg: DistillConfig  # lengths and prompts
+    scaler: FeatureScaler  # of the pair features
     states: Mapping[tuple[str, str], Any] | None = None
+    """(tower, text) -> its pooled state, where they were computed once for all epochs."""
 
     def lengths(self, queries: Sequence[str], pin_texts: Sequence[str]) -> np.ndarray:
         """Tokens of query and pin together, (B,) int64; 1 where no token is read."""
@@ -60,8 +54,6 @@ class BiPreparer:
         """CPU tensors of a batch of B pairs; a text that stands in several pairs is encoded once.
 
         Args:
-            queries: B strings.
-            pin_texts: B strings.
             features: (B, num_features), not standardised.
         """
         import torch

@@ -29,29 +29,19 @@ _MIN_GAIN = 2.0  # standard errors, clustered by query: a gain that is about as 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Temperatures, and their effect on queries that they were not fitted on.
+    """Temperatures, and their effect on queries that they were not fitted on."""
 
-    Args:
-        temperatures: Locale, language or `*` -> temperature; 1: it is kept as it is.
-        pairs: The same keys -> pairs that it was fitted on.
-        ece_before: Top-label expected calibration error, 0..1, without temperatures.
-        ece_after: With them, cross-fitted by query.
-        log_loss_before: Mean cross-entropy in nats, without temperatures; None: an older version did not record it.
-        log_loss_after: With them, cross-fitted by query.
-        rejected: Keys -> temperatures that fitted best, but did not help queries that they were not fitted on.
-        fitted_to: HUMAN_GRADES, or TEACHER where there are too few of them.
-        queries: Distinct queries that it was fitted on.
-    """
-
-    temperatures: dict[str, float]
-    pairs: dict[str, int]
-    ece_before: float
-    ece_after: float
+    temperatures: dict[str, float]  # locale, language or `*` -> temperature; 1: it is kept as it is
+    pairs: dict[str, int]  # the same keys -> pairs that it was fitted on
+    ece_before: float  # top-label expected calibration error, 0..1, without temperatures
+    ece_after: float  # with them, cross-fitted by query
     log_loss_before: float | None = None
-    log_loss_after: float | None = None
+    """Mean cross-entropy in nats, without temperatures; None: an older version did not record it."""
+    log_loss_after: float | None = None  # with them, cross-fitted by query
     rejected: dict[str, float] = field(default_factory=dict)
-    fitted_to: str | None = None
-    queries: int | None = None
+    """Keys -> temperatures that fitted best, but did not help queries that they were not fitted on."""
+    fitted_to: str | None = None  # HUMAN_GRADES, or TEACHER where there are too few of them
+    queries: int | None = None  # distinct queries that it was fitted on
 
     def apply(self, probs: np.ndarray, locales: Sequence[str]) -> np.ndarray:
         """Calibrated probabilities; both (num_pairs, 5), float32. Rows of NaN stay so."""
@@ -83,11 +73,9 @@ def fit_calibration(
     """Fit temperatures on pairs that the model was not trained on, by the lowest cross-entropy.
 
     Args:
-        probs: (N, 5), the model's.
         targets: (N, 5), each row a distribution over the grades as they were given: label smoothing in them would make
             honest probabilities too modest.
         weights: (N,); weights that balance grades would fit probabilities to a world that does not exist.
-        locales: N locales.
         queries: N queries; temperatures are cross-fitted by folds of them.
         fitted_to: What the targets are, for the model card.
 
@@ -113,25 +101,19 @@ def fit_calibration(
         else:
             rejected[key] = fitted
     return Calibration(
-        temperatures=temperatures,
-        pairs=pairs,
-        ece_before=expected_calibration_error(probs, targets, weights),
+        temperatures=temperatures, pairs=pairs, ece_before=expected_calibration_error(probs, targets, weights),
         ece_after=expected_calibration_error(after, targets, weights),
         log_loss_before=float(np.average(_cross_entropy(probs, targets), weights=weights)),
-        log_loss_after=float(np.average(_cross_entropy(after, targets), weights=weights)),
-        rejected=rejected,
-        fitted_to=fitted_to,
-        queries=int(query.max()) + 1,
-    )
+        log_loss_after=float(np.average(_cross_entropy(after, targets), weights=weights)), rejected=rejected,
+        fitted_to=fitted_to, queries=int(query.max()) + 1,
+    )  # fmt: skip
 
 
 def expected_calibration_error(probs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
     """Mean distance between the likeliest grade's probability and how often it is right, over ten bins of the former.
 
     Args:
-        probs: (N, 5).
         targets: (N, 5); a target that is spread counts as partly right.
-        weights: (N,).
     """
     best = probs.argmax(1)
     confidence = probs[np.arange(len(probs)), best]

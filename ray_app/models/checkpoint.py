@@ -3,24 +3,20 @@
 `files.json` is written last: a folder without it was never finished and is not a model.
 """
 
-import errno
-import hashlib
 import json
 import os
-import shutil
 import tempfile
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from ray_app.base.cache_folder import cache_folder, lock_path, one_at_a_time, remove, remove_leftovers
+from ray_app.base.cache_folder import cache_folder, found_or_made, lock_path, put_in_place, remove
 from ray_app.base.config import DistillConfig, TeachConfig
 from ray_app.base.errors import UserError, one_line
-from ray_app.base.filesystem import TEMP_PREFIX
+from ray_app.base.hashing import sha256_of
 from ray_app.base.storage import Storage, StoredFile
 from ray_app.models.calibration import FILE as CALIBRATION_FILE
 from ray_app.models.calibration import Calibration
@@ -37,8 +33,7 @@ def save_model(
     """Write a model (anything with `save_pretrained(path)`), its training history and further texts under `folder`."""
     with tempfile.TemporaryDirectory() as temp:
         model.save_pretrained(Path(temp))
-        paths = sorted(p for p in Path(temp).rglob("*") if p.is_file())
-        files = [store.write_bytes(f"{folder}/{p.relative_to(temp).as_posix()}", p.read_bytes()) for p in paths]
+        files = store.write_folder(folder, Path(temp))
     files += [store.write_bytes(f"{folder}/{name}", text.encode()) for name, text in sorted(extra_files.items())]
     files.append(store.write_json(f"{folder}/history.json", history))
     store.write_json(f"{folder}/files.json", [asdict(file) for file in files])
@@ -78,8 +73,6 @@ def local_folder(store: Storage, output: Output, weights: bool = True) -> Path:
     it, beside its place, and renamed: nobody finds half of it, and files that are mapped are never written to.
 
     Args:
-        store: Where the model lies.
-        output: The model.
         weights: False: the language model's weights need not be there, only tokenizer, settings and head.
 
     Raises:
@@ -98,10 +91,7 @@ def local_folder(store: Storage, output: Output, weights: bool = True) -> Path:
     models = cache_folder("models")
     path = models / (output.content_hash + ("" if weights else "-light"))
     wanted = {file.path.removeprefix(f"{output.path}/"): file for file in files}
-    if not _is_whole(path, wanted):
-        with one_at_a_time(path):
-            if not _is_whole(path, wanted):  # another process may have made it while we waited
-                _download(store, wanted, path)
+    found_or_made(path, lambda: _is_whole(path, wanted) or None, partial(_download, store, wanted, path))
     os.utime(path)  # see `_drop_unused`
     return path
 
@@ -114,23 +104,15 @@ def _is_whole(path: Path, wanted: dict[str, StoredFile]) -> bool:
 
 
 def _download(store: Storage, wanted: dict[str, StoredFile], path: Path) -> None:
-    remove_leftovers(path)
     _drop_unused(path.parent)
-    temp = path.with_name(f"{TEMP_PREFIX}{path.name}-{uuid.uuid4().hex}")
     try:
-        for name, file in wanted.items():
-            (temp / name).parent.mkdir(parents=True, exist_ok=True)
-            (temp / name).write_bytes(read_file(store, file))
-        remove(path)
-        try:
-            temp.rename(path)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise  # else another process was faster, where there are no locks
+        with put_in_place(path) as temp:
+            for name, file in wanted.items():
+                (temp / name).parent.mkdir(parents=True, exist_ok=True)
+                (temp / name).write_bytes(read_file(store, file))
+            remove(path)
     except OSError as error:
         raise UserError(f"cannot copy a model to {path}: {one_line(error)}; is the disk full?") from None
-    finally:
-        shutil.rmtree(temp, ignore_errors=True)
 
 
 def _drop_unused(models: Path) -> None:
@@ -149,8 +131,7 @@ def _sha256(path: Path) -> str:
 @lru_cache(maxsize=1000)
 def _sha256_of(path: Path, *_: int) -> str:
     """Once per process and state of the file: stages ask for the same folder for each block."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def read_about(folder: Path) -> dict[str, Any]:

@@ -26,20 +26,11 @@ def control_tokens(tokenizer: Any) -> dict[str, int]:
     return found | {piece: number for piece, number in tokenizer.get_vocab().items() if _BYTE.fullmatch(piece)}
 
 
-def controls_in(tokenizer: Any, text: str) -> list[str]:
-    """Control tokens that are spelled in a text."""
-    return sorted(name for name in control_tokens(tokenizer) if name in text)
-
-
 def read_texts_only(tokenizer: Any, source: str) -> Any:
     """The tokenizer itself, which from now on gives no text a control token; its template around texts still has them.
 
     A text that spells none is encoded as before. The setting outlives pickling; loading a saved tokenizer needs it anew,
     since transformers builds some classes from the vocabulary alone.
-
-    Args:
-        tokenizer: Of transformers.
-        source: Of the model, for the error.
 
     Raises:
         UserError: some text would still become a control token.
@@ -93,15 +84,12 @@ def _close(tokenizer: Any) -> None:
     ]
     backend.add_special_tokens([AddedToken(content, special=True, normalized=False) for content in plain])
     if type(backend.model).__name__ in _FIND_BY_SPELLING:
-        spelled = [name for name in control_tokens(tokenizer) if name in _normalised(backend, name)]
+        normal = str if backend.normalizer is None else backend.normalizer.normalize_str
+        spelled = [name for name in control_tokens(tokenizer) if name in normal(name)]
     else:
         spelled = _reached(tokenizer)
     if spelled:
         _break_up(backend, spelled)
-
-
-def _normalised(backend: Any, text: str) -> str:
-    return text if backend.normalizer is None else str(backend.normalizer.normalize_str(text))
 
 
 def _reached(tokenizer: Any) -> list[str]:

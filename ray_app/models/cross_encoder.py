@@ -18,7 +18,6 @@ from ray_app.base.errors import UserError
 from ray_app.models.backbone import (
     add_adapters,
     backbone_groups,
-    has_adapters,
     is_decoder,
     load_saved_backbone,
     with_pooling,
@@ -33,21 +32,13 @@ from ray_app.models.tokens import PairIds, has_segments, pad_pairs, pair_ids
 
 @dataclass(frozen=True)
 class PairPreparer:
-    """Makes a cross-encoder's inputs; has no weights, so that it can be sent to where the texts are.
+    """Makes a cross-encoder's inputs; has no weights, so that it can be sent to where the texts are."""
 
-    Args:
-        tokenizer: Of the language model.
-        cfg: Lengths.
-        scaler: Of the pair features.
-        query_last: See `pair_ids`.
-        segments: See `pad_pairs`.
-    """
-
-    tokenizer: Any
-    cfg: TeachConfig
-    scaler: FeatureScaler
-    query_last: bool
-    segments: bool
+    tokenizer: Any  # of the language model
+    cfg: TeachConfig  # lengths
+    scaler: FeatureScaler  # of the pair features
+    query_last: bool  # see `pair_ids`
+    segments: bool  # see `pad_pairs`
 
     def pair_ids(self, queries: Sequence[str], pin_texts: Sequence[str]) -> list[PairIds]:
         """Tokens of the pairs."""
@@ -74,10 +65,7 @@ class CrossEncoder(nn.Module):
     """LM over (query, pin text) -> pooled state, beside standardised pair features -> MLP -> 5 logits.
 
     Args:
-        backbone: Language model without head.
-        tokenizer: Its tokenizer.
         cfg: Pooling, which is not None, and lengths.
-        head: Of the same `cfg`.
         base: `model_identity` of the model under the adapters; None: there are none.
         segments: Whether it reads pairs with token_type_ids; None: if the base model was trained so.
     """
@@ -150,7 +138,7 @@ class CrossEncoder(nn.Module):
 
     def merge_adapters(self) -> None:
         """Add low-rank adapters, if there are any, to the weights that they adapt: the same function, and faster."""
-        if has_adapters(self.backbone):
+        if hasattr(self.backbone, "merge_and_unload"):
             self.backbone = self.backbone.merge_and_unload()
             self.base = None  # its weights are in the model now
 
@@ -181,7 +169,6 @@ class CrossEncoder(nn.Module):
         """Read what `save_pretrained` wrote, in evaluation mode.
 
         Args:
-            folder: Of the model.
             scaler: Replaces the saved one, to train further: then adapters can be trained, over a base model held as
                 `teach.quantize` says. None: to be used as it is, with the base model in full precision.
 

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from ray_app.base.config import DistillConfig, FeatureConfig
 from ray_app.base.config.training import EncoderPooling
-from ray_app.base.errors import UserError
+from ray_app.base.errors import UserError, one_line
 from ray_app.models.backbone import is_causal, is_decoder_config
-from ray_app.models.control_tokens import controls_in
+from ray_app.models.control_tokens import control_tokens
 from ray_app.models.model_sources import load_config, resolve
 from ray_app.models.tokens import token_rows
 
@@ -36,17 +36,11 @@ _MODULES = ("Transformer", "Pooling", "Normalize")  # our vectors always have le
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderUsage:
-    """How texts become vectors, besides the weights: a part of recipes.
+    """How texts become vectors, besides the weights: a part of recipes."""
 
-    Args:
-        pooling: `cls` (first token), `mean` or `last`, see `ray_app.models.pooling`.
-        query_prompt: What is put before a query; may be empty.
-        pin_prompt: What is put before a pin's title or text.
-    """
-
-    pooling: EncoderPooling
-    query_prompt: str = ""
-    pin_prompt: str = ""
+    pooling: EncoderPooling  # `cls` (first token), `mean` or `last`, see `ray_app.models.pooling`
+    query_prompt: str = ""  # what is put before a query; may be empty
+    pin_prompt: str = ""  # what is put before a pin's title or text
 
     def prompt(self, role: Role) -> str:
         """Of queries or of pins."""
@@ -65,7 +59,7 @@ def check_prompt_fits(tokenizer: Any, prompt: str, max_tokens: int, keys: str) -
         UserError: it is as long as `max_tokens`; the message names `keys`. Or it spells a control token, which would be read
             as letters, since a prompt is read together with a text.
     """
-    if controls := controls_in(tokenizer, prompt):
+    if controls := sorted(name for name in control_tokens(tokenizer) if name in prompt):
         raise UserError(
             f"the prompt {prompt!r} has the control token {controls[0]!r}, which stands for itself in no text; leave it out of the "
             "prompt, or use another model"
@@ -111,12 +105,8 @@ def read_usage(
     """What the config says, else what the model's files say, else `default_pooling` and no prompts.
 
     Args:
-        source: Model source, see `ray_app.models.model_sources`.
-        revision: Of a hub id.
         keys: What the config's keys begin with, for error messages: `distill.` or `features.zero_shot_`.
         pooling: Of the config: the bare language model is pooled so, whatever modules its files list.
-        query_prompt: Of the config; "" for none.
-        pin_prompt: Of the config.
 
     Raises:
         UserError: the files ask for what is not supported, contradict themselves, or cannot be read.
@@ -180,7 +170,7 @@ class _Files:
             # Without an answer it is not known whether there is such a file: a guess would be a silent one.
             raise UserError(
                 f"model {self.source!r}: cannot tell how it is used, since neither the hub nor its cache says whether there is a "
-                f"{name} ({' '.join(str(error).split())[:150]}); check the name, download the model whole, or set {self.keys}pooling, "
+                f"{name} ({one_line(error)[:150]}); check the name, download the model whole, or set {self.keys}pooling, "
                 f"{self.keys}query_prompt and {self.keys}pin_prompt"
             ) from None
 

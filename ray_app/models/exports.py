@@ -44,11 +44,7 @@ def export_student(store: Storage, student: Output, target: Storage, folder: str
     """Write `student` under `<folder>/<student id>/` of `target`, unless it is there already.
 
     Args:
-        store: Where the student lies.
-        student: Output `student` of stage `distill`.
-        target: Where to write; the same or another storage.
         folder: Under the target's root; may be empty.
-        onnx: Write the query tower as ONNX too.
 
     Returns:
         The export's folder under the target's root. `files.json` in it was written last.
@@ -68,8 +64,7 @@ def export_student(store: Storage, student: Output, target: Storage, folder: str
     target.delete(f"{path}/files.json")
     with tempfile.TemporaryDirectory() as temp:
         write_export(model, Path(temp), student.content_hash, onnx)
-        paths = sorted(p for p in Path(temp).rglob("*") if p.is_file())
-        files = [target.write_bytes(f"{path}/{p.relative_to(temp).as_posix()}", p.read_bytes()) for p in paths]
+        files = target.write_folder(path, Path(temp))
     if f"{student.path}/{CALIBRATION_FILE}" in student.files:
         calibration = read_model_file(store, student, CALIBRATION_FILE)
         files.append(target.write_bytes(f"{path}/{CALIBRATION_FILE}", calibration))
@@ -114,22 +109,13 @@ def write_tower(student: "BiEncoder", name: Role, folder: Path) -> None:
         f"pooling_mode_{mode}": mode == _ST_POOLING[student.pooling]
         for mode in ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
     }  # fmt: skip
-    dense = {
-        "in_features": width,
-        "out_features": dim,
-        "bias": False,
-        "activation_function": "torch.nn.modules.linear.Identity",
-    }
+    dense = {"in_features": width, "out_features": dim, "bias": False}
+    dense |= {"activation_function": "torch.nn.modules.linear.Identity"}
     _write_json(folder / "modules.json", modules)
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
-    _write_json(
-        folder / "config_sentence_transformers.json",
-        {
-            "prompts": prompts,
-            "default_prompt_name": _ST_PROMPTS[name] if prompts[_ST_PROMPTS[name]] else None,
-            "similarity_fn_name": "cosine",
-        },
-    )
+    default = _ST_PROMPTS[name] if prompts[_ST_PROMPTS[name]] else None
+    settings = {"prompts": prompts, "default_prompt_name": default, "similarity_fn_name": "cosine"}
+    _write_json(folder / "config_sentence_transformers.json", settings)
     _write_json(folder / "1_Pooling/config.json", pooling)
     _write_json(folder / "2_Dense/config.json", dense)
     save_file({"linear.weight": projection.weight.detach().cpu().contiguous()}, folder / "2_Dense/model.safetensors")
@@ -148,18 +134,11 @@ def write_weights(student: "BiEncoder", folder: Path, content_hash: str) -> None
     weights["scaler.std"] = torch.from_numpy(student.scaler.std)
     save_file(weights, folder / "student.safetensors")
     cfg = student.cfg.model_dump(mode="json") | {"base_model": public_source(student.cfg.base_model)}
-    _write_json(
-        folder / "config.json",
-        {
-            "kind": "bi_encoder",
-            "export_version": EXPORT_VERSION,
-            "student": content_hash,
-            "towers": len(student.backbones),
-            "pooling": student.pooling,
-            "backbone": student.backbone.config.to_diff_dict(),
-            "config": cfg,
-        },
-    )
+    about = {
+        "kind": "bi_encoder", "export_version": EXPORT_VERSION, "student": content_hash, "towers": len(student.backbones),
+        "pooling": student.pooling, "backbone": student.backbone.config.to_diff_dict(), "config": cfg,
+    }  # fmt: skip
+    _write_json(folder / "config.json", about)
 
 
 def read_weights(folder: Path) -> "BiEncoder":

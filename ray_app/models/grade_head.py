@@ -9,7 +9,7 @@ from torch import nn
 
 from ray_app.base.config import TeachConfig
 from ray_app.base.schemas import NUM_GRADES
-from ray_app.models.checkpoint import read_teach_config
+from ray_app.models.checkpoint import read_about, read_teach_config
 from ray_app.models.head import FeatureScaler, build_head
 
 
@@ -17,8 +17,6 @@ class GradeHead(nn.Module):
     """What follows the teacher's language model, whatever engine ran it: pooled states, pair features -> 5 logits.
 
     Args:
-        width: Hidden size of the language model.
-        cfg: Pooling and sizes.
         scaler: Of the pair features; num_features = len(scaler.mean), may be 0.
     """
 
@@ -86,21 +84,15 @@ class GradeHead(nn.Module):
         from safetensors.torch import save_file
 
         save_file({k: v.contiguous().cpu() for k, v in self.state_dict().items()}, folder / "head.safetensors")
-        about |= {
-            "feature_mean": self.scaler.mean.tolist(),
-            "feature_std": self.scaler.std.tolist(),
-        }
-        (folder / "model.json").write_text(json.dumps(about, indent=1))
+        (folder / "model.json").write_text(json.dumps(about | self.scaler.to_json(), indent=1))
 
     @classmethod
     def load(cls, folder: Path, scaler: FeatureScaler | None = None) -> "GradeHead":
         """Read what `save` wrote, in evaluation mode; `scaler` replaces the saved one, to train further."""
         from safetensors.torch import load_file
 
-        about = json.loads((folder / "model.json").read_text())
-        cfg = read_teach_config(folder)
-        scaler = scaler or FeatureScaler(np.array(about["feature_mean"]), np.array(about["feature_std"]))
         weights = load_file(folder / "head.safetensors")
-        head = cls(weights["projection.weight"].shape[1], cfg, scaler)
+        scaler = scaler or FeatureScaler.from_json(read_about(folder))
+        head = cls(weights["projection.weight"].shape[1], read_teach_config(folder), scaler)
         head.load_state_dict(weights)
         return head.eval()

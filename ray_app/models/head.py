@@ -29,8 +29,7 @@ class FeatureScaler:
     names another one, or none.
 
     Args:
-        mean: Shape (num_features,), float32.
-        std: Shape (num_features,), float32, > 0.
+        mean, std: (num_features,) float32; std > 0.
     """
 
     def __init__(self, mean: np.ndarray, std: np.ndarray) -> None:
@@ -50,6 +49,15 @@ class FeatureScaler:
             return cls(np.zeros(features.shape[1]), np.ones(features.shape[1]))
         std = features.std(0)
         return cls(features.mean(0), np.where(std < 1e-6, _NEVER_VARIED, std))
+
+    def to_json(self) -> dict[str, list[float]]:
+        """For a model's `model.json`."""
+        return {"feature_mean": self.mean.tolist(), "feature_std": self.std.tolist()}
+
+    @classmethod
+    def from_json(cls, about: dict[str, Any]) -> "FeatureScaler":
+        """The inverse of `to_json`."""
+        return cls(np.array(about["feature_mean"]), np.array(about["feature_std"]))
 
     def transform(self, features: np.ndarray) -> np.ndarray:
         """Standardised features, clipped to +-5 so that one odd pin cannot dominate. Same shape, float32."""

@@ -25,27 +25,15 @@ _LOSSES = {
 
 
 def model_card(
-    kind: Kind,
-    cfg: Config,
-    num_train: int,
-    num_valid: int,
-    history: list[dict[str, Any]],
-    languages: Sequence[str],
-    features: Sequence[str] = (),
-    calibration: dict[str, Any] | None = None,
-    truncation: dict[str, Any] | None = None,
-) -> str:
+    kind: Kind, cfg: Config, num_train: int, num_valid: int, history: list[dict[str, Any]], languages: Sequence[str],
+    features: Sequence[str] = (), calibration: dict[str, Any] | None = None, truncation: dict[str, Any] | None = None,
+) -> str:  # fmt: skip
     """The card of a trained model.
 
     Args:
-        kind: Which model.
-        cfg: The run's.
-        num_train: Pairs trained on.
         num_valid: Pairs that chose the best epoch.
         history: One entry per epoch with `epoch`, `train_loss` and `valid_loss`.
         languages: Languages or locales of the training texts, such as `en` or `de_DE`.
-        features: Names of the pair features that the model reads, in order.
-        calibration: What was fitted after training; None: nothing.
         truncation: What of the training texts it did not read, see `truncation.measure`; None: not measured.
 
     Returns:

@@ -6,11 +6,13 @@ Only safetensors are loaded (and GGUF from a package, de-quantised); remote code
 import hashlib
 import importlib.util
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
-from ray_app.base.errors import UserError
+from ray_app.base.errors import UserError, one_line
 from ray_app.models.control_tokens import read_texts_only
 
 logger = logging.getLogger(__name__)
@@ -120,10 +122,8 @@ def load_config(source: str, revision: str | None = None) -> Any:
     from transformers import AutoConfig
 
     path, where = _where(source, revision)
-    try:
+    with _explained(source):
         return AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
-    except (OSError, ValueError) as error:
-        raise _cannot_be_loaded(source, error) from None
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> tuple[Any, Any]:
@@ -134,19 +134,12 @@ def load_tokenizer(source: str, revision: str | None = None) -> tuple[Any, Any]:
     """
     config = load_config(source, revision)
     path, where = _where(source, revision)
-    try:
+    with _explained(source):
         return open_tokenizer(path, **where), config
-    except (OSError, ValueError) as error:
-        raise _cannot_be_loaded(source, error) from None
 
 
 def open_tokenizer(path: str | Path, **where: Any) -> Any:
-    """The one way in which tokenizers of models that read texts are loaded: see `read_texts_only`.
-
-    Args:
-        path: Local directory or hub id.
-        where: Further arguments of `from_pretrained`.
-    """
+    """The one way in which tokenizers of models that read texts are loaded: see `read_texts_only`."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
@@ -161,8 +154,6 @@ def load_backbone(
     No dropout inside: early stopping does its work, a step costs less, and a frozen layer stays the function it was.
 
     Args:
-        source: Model source.
-        revision: Of a hub id.
         num_layers: Keep only the lowest layers; None: all.
         quantize: `4bit`: on the GPU, to be trained through adapters (QLoRA).
 
@@ -179,7 +170,7 @@ def load_backbone(
     transformers_logging.disable_progress_bar()  # a bar per actor says nothing and drowns Ray Data's
     transformers_logging.set_verbosity_error()  # "weights not used" is what num_layers asks for
     path, where = _where(source, revision)
-    try:
+    with _explained(source):
         tokenizer = open_tokenizer(path, **where)
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
         for name in _DROPOUTS:
@@ -197,8 +188,6 @@ def load_backbone(
             model = AutoModel.from_pretrained(
                 path, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **where
             )
-    except (OSError, ValueError) as error:
-        raise _cannot_be_loaded(source, error) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.truncation_side = "right"  # a prompt stands before the text, and is not what is cut
@@ -217,8 +206,12 @@ def _where(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     return path, where
 
 
-def _cannot_be_loaded(source: str, error: Exception) -> UserError:
-    return UserError(f"model {source!r} cannot be loaded: {' '.join(str(error).split())[:200]}")
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise UserError(f"model {source!r} cannot be loaded: {one_line(error)[:200]}") from None
 
 
 def _in_4_bits(path: str, config: Any, where: dict[str, Any]) -> Any:

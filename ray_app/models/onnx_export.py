@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_app.base.errors import UserError
+from ray_app.base.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from ray_app.models.bi_encoder import BiEncoder
@@ -58,7 +58,7 @@ def write_onnx(student: "BiEncoder", path: Path) -> None:
                 dynamic_shapes=(sizes, sizes), external_data=num_bytes > _ONE_FILE_BYTES,
             )  # fmt: skip
         except torch.onnx.OnnxExporterError as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)[:200]
             raise UserError(f"torch cannot write this language model as ONNX ({reason}); try --no-onnx") from None
     difference = onnx_difference(student, path)
     if not difference <= MAX_ONNX_DIFFERENCE:  # NaN too

@@ -155,9 +155,6 @@ def packed_states(backbone: Any, packed: Packed, device: str, flex: bool | None 
     """Hidden state of each pair's last token, (B, hidden size) float32.
 
     Args:
-        backbone: One that `can_pack`.
-        packed: Of `pack`.
-        device: Of the model.
         flex: All trees in one kernel with a sparse mask (FlexAttention), or tree by tree; None: the former on GPUs,
             where a call per tree costs more than its work.
     """

@@ -7,7 +7,6 @@ def pool(hidden_BTD: Any, mask_BT: Any, mode: str) -> Any:
     """One vector per sequence, shape (B, D).
 
     Args:
-        hidden_BTD: Last hidden states.
         mask_BT: 1 for tokens that count, 0 for padding.
         mode: `cls` (the first token that counts), `mean` (over tokens that count) or `last` (the last token that counts).
     """

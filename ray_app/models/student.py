@@ -14,7 +14,6 @@ class Student:
     """The interaction MLP of a trained student.
 
     Args:
-        store: Where the model lies.
         output: `student` or `feature_student` of stage `distill`.
     """
 
@@ -33,12 +32,9 @@ class Student:
             )
 
     def score(
-        self,
-        query_vectors: np.ndarray,
-        pin_vectors: np.ndarray,
-        features: np.ndarray,
+        self, query_vectors: np.ndarray, pin_vectors: np.ndarray, features: np.ndarray,
         locales: Sequence[str] | None = None,
-    ) -> np.ndarray:
+    ) -> np.ndarray:  # fmt: skip
         """Probabilities of grades 1..5 per pair.
 
         Args:

@@ -18,11 +18,7 @@ class TextEncoder:
     teacher feature.
 
     Args:
-        source: Model source, see `ray_app.models.model_sources`.
         max_tokens: Longer texts are cut; the prompt counts and is never cut.
-        dtype: `float32`, `bfloat16` or `auto`.
-        cpu_threads: See `pick_device`.
-        role: What the texts are.
         usage: Pooling and prompts; None: as the model's files say.
 
     Raises:
@@ -77,7 +73,6 @@ def run_bucketed(rows: Sequence[Any], batch_size: int, forward: Any) -> np.ndarr
 
     Args:
         rows: Texts, or better lists of their tokens: on product texts batches by characters held 40% padding.
-        batch_size: Rows per batch.
         forward: Rows of a batch -> array, row i for row i.
     """
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), rows[i], i))
@@ -102,11 +97,6 @@ def stage_dtype(section: CaptionConfig | EmbedConfig | LabelConfig) -> str:
 def build_zero_shot(cfg: FeatureConfig, usage: EncoderUsage, role: Role, dtype: str, cpu_threads: int) -> TextEncoder:
     """Load the encoder; runs in the Ray actor."""
     return TextEncoder(
-        cfg.zero_shot_model,
-        cfg.zero_shot_revision,
-        cfg.zero_shot_max_tokens,
-        dtype,
-        cpu_threads,
-        role=role,
+        cfg.zero_shot_model, cfg.zero_shot_revision, cfg.zero_shot_max_tokens, dtype, cpu_threads, role=role,
         usage=usage,
-    )
+    )  # fmt: skip

@@ -46,7 +46,6 @@ def pair_ids(
     """Tokens of query and pin read together: the one template of training and of all engines.
 
     Args:
-        tokenizer: A fast tokenizer.
         queries: B queries; cut only if one alone does not fit.
         pin_texts: B pin texts, cut to what the query leaves.
         max_tokens: Longest sequence, special tokens included.

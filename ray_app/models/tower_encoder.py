@@ -17,10 +17,6 @@ class TowerEncoder:
     """One tower of a trained student as an encoder: the same code embeds pins offline and queries online.
 
     Args:
-        folder: Local folder of the student.
-        tower: `pin` or `query`.
-        dtype: `float32`, `bfloat16` or `auto`.
-        cpu_threads: See `pick_device`.
         dim: Length of the vectors, `cfg.dim` or one of `cfg.nested_dims`; None: `cfg.dim`.
     """
 

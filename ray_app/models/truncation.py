@@ -71,11 +71,8 @@ def measure(
 
     Args:
         tokenizer: Of the model; of one that is not fast, fields are left out.
-        pins: Distinct pins' texts in parts.
         place: (num_inputs,) which pin each input holds.
         taken: (num_inputs,) tokens of the input that are not the pin's: special ones, and the query.
-        max_tokens: Of an input.
-        key: Config key of `max_tokens`.
         inputs: What they are called: pins, or pairs.
         positions: That the model has; no more is recommended. None: not known.
 

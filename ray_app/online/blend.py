@@ -53,7 +53,6 @@ def blend(scores: NDArray[np.floating], engagement: NDArray[np.floating], cfg: B
     Args:
         scores: (n,) expected grades, 1..5.
         engagement: (n,) 0..1, NaN for unknown.
-        cfg: Section `serve.blend`.
 
     Returns:
         (n,) float32, grades and engagement in grades; comparable between pins, not a grade.

@@ -28,9 +28,7 @@ def compile_tower(folder: Path, path: Path, threads: int) -> None:
     It takes half a minute of Python and C++, which would hold up the requests of the replica that asks for it.
 
     Args:
-        folder: Local folder of the student.
         path: To be written, in a temporary folder of its own: the compiler's other files stay there.
-        threads: That the code will run on.
 
     Raises:
         UserError: there is no C++ compiler, or the model or CPU cannot be compiled for.
@@ -58,9 +56,6 @@ class CompiledTower:
 
     def __init__(self, path: Path) -> None:
         """Load the code, which is the process's own from then on.
-
-        Args:
-            path: From `compile_tower`, on this CPU.
 
         Raises:
             UserError: somebody else could have written it.

@@ -8,14 +8,10 @@
     meta.json          what it was made from, sizes and hashes; written last: without it the folder is no index
 """
 
-import errno
 import hashlib
 import json
 import logging
-import os
-import shutil
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -25,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_app.base.cache_folder import remove
+from ray_app.base.cache_folder import put_in_place, remove
 from ray_app.base.errors import one_line
-from ray_app.base.filesystem import TEMP_PREFIX
 from ray_app.base.text import TEXT_VERSION, stem_tokens
+from ray_app.online.local_files import check_files, write_meta
 
 logger = logging.getLogger(__name__)
 
@@ -82,19 +78,12 @@ class IndexKey:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class OpenIndexes:
-    """A checked folder.
+    """A checked folder."""
 
-    Args:
-        key: What it was made from.
-        bm25: A `bm25s.BM25`.
-        rows: (num_vectors,) int64, rows of the pins that have a vector, rising.
-        vectors: Theirs, (num_vectors, dim); or a `usearch.index.Index` whose keys are the rows.
-    """
-
-    key: IndexKey
-    bm25: Any
-    rows: NDArray[np.int64]
-    vectors: Any
+    key: IndexKey  # what it was made from
+    bm25: Any  # a `bm25s.BM25`
+    rows: NDArray[np.int64]  # (num_vectors,) int64, rows of the pins that have a vector, rising
+    vectors: Any  # theirs, (num_vectors, dim); or a `usearch.index.Index` whose keys are the rows
 
 
 def open_indexes(folder: Path, key: IndexKey | None, verify: bool) -> OpenIndexes:
@@ -103,7 +92,7 @@ def open_indexes(folder: Path, key: IndexKey | None, verify: bool) -> OpenIndexe
         meta = json.loads((folder / "meta.json").read_bytes())
         if key is not None and meta["key"] != asdict(key):
             raise ValueError("it was made from something else")
-        _check_files(folder, meta["files"], verify)
+        check_files(folder, meta["files"], verify)
         return OpenIndexes(
             key=IndexKey(**meta["key"]), bm25=_open_bm25(folder / "bm25"), rows=_map(folder / "rows.npy"),
             vectors=_open_vectors(folder),
@@ -115,31 +104,11 @@ def open_indexes(folder: Path, key: IndexKey | None, verify: bool) -> OpenIndexe
 def write_indexes(folder: Path, key: IndexKey, texts: Sequence[str], vectors: NDArray[Any], threads: int) -> None:
     """Write the indexes beside the folder and move them there; another's that came first stays."""
     started = time.monotonic()
-    temp = folder.with_name(f"{TEMP_PREFIX}{folder.name}-{uuid.uuid4().hex}")
-    temp.mkdir()
-    try:
+    with put_in_place(folder) as temp:
         _write_bm25(temp / "bm25", texts)
         _write_vectors(temp, key, vectors, threads)
-        files = {}
-        for path in sorted(path for path in temp.rglob("*") if path.is_file()):
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-                os.fsync(file.fileno())  # else a power cut can leave files of the right size with no content
-            files[path.relative_to(temp).as_posix()] = [path.stat().st_size, sha256]
-        with (temp / "meta.json").open("w") as out:
-            json.dump({"key": asdict(key), "files": files}, out, indent=2)
-            out.flush()
-            os.fsync(out.fileno())
-        if folder.exists():
-            remove(folder)
-        try:
-            temp.rename(folder)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            logger.info("%s was made by another process meanwhile", folder)
-    finally:
-        shutil.rmtree(temp, ignore_errors=True)
+        write_meta(temp, {"key": asdict(key)})
+        remove(folder)
     logger.info("%s: %d pins indexed after %.1f s", folder, key.num_pins, time.monotonic() - started)
 
 
@@ -200,16 +169,3 @@ def _there(vectors: NDArray[Any]) -> NDArray[np.int64]:
 
 def _map(path: Path) -> NDArray[Any]:
     return np.asarray(np.load(path, mmap_mode="r"))  # a plain array over the mapping: indexing it costs less
-
-
-def _check_files(folder: Path, files: dict[str, tuple[int, str]], verify: bool) -> None:
-    for name, (size, sha256) in files.items():
-        path = folder / name
-        if not path.exists():
-            raise ValueError(f"{name} is missing")
-        if path.stat().st_size != size:
-            raise ValueError(f"{name} is {path.stat().st_size} bytes long, not {size}")
-        if verify:
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    raise ValueError(f"{name} was changed")

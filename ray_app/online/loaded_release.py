@@ -38,10 +38,6 @@ class Slices(Protocol):
     async def ask(self, question: str, args: Mapping[int, tuple[Any, ...]]) -> dict[int, Any]:
         """Call a method of `Slice` on some slices at once.
 
-        Args:
-            question: The method.
-            args: Number of the slice -> arguments.
-
         Returns:
             Number of the slice -> answer.
 
@@ -61,26 +57,16 @@ class Served:
 
     A request takes at most two rounds of questions to the slices. Pins have numbers over all slices: row * number of
     slices + number of the slice.
-
-    Args:
-        release: What it was loaded from.
-        cfg: The release's, with the section `serve` of today.
-        slices: Its pins.
-        encoder: Embeds queries.
-        vocabulary: Of the pins' words.
-        locales: Of the pins, most frequent first.
-        teacher: What the teacher said of pairs, for the page.
-        examples: Queries to try.
     """
 
-    release: Release
-    cfg: Config
-    slices: Slices
-    encoder: QueryModel
-    vocabulary: Vocabulary
-    locales: list[str]
-    teacher: TeacherScores
-    examples: list[str]
+    release: Release  # what it was loaded from
+    cfg: Config  # the release's, with the section `serve` of today
+    slices: Slices  # its pins
+    encoder: QueryModel  # embeds queries
+    vocabulary: Vocabulary  # of the pins' words
+    locales: list[str]  # of the pins, most frequent first
+    teacher: TeacherScores  # what the teacher said of pairs, for the page
+    examples: list[str]  # queries to try
 
     @classmethod
     def load(
@@ -90,12 +76,6 @@ class Served:
         """Load what requests need beside the pins, or raise.
 
         Args:
-            store: The run's.
-            serve: Settings.
-            local_dir: Where this machine keeps what it makes of releases.
-            release: Which.
-            slices: Its pins.
-            facts: What they say of themselves.
             before: What is served now; its query encoder goes on if the student is the same.
 
         Raises:
@@ -152,11 +132,8 @@ class Served:
         """Candidates by expected grade; ties by pin id. A pin that is named twice is ranked once.
 
         Args:
-            query: Normalised.
             vector: (1, width) as `encoder` makes it; None: the feature-only student answers.
             locale: From where it is asked, canonical; UNKNOWN: not said.
-            pin_ids: Candidates.
-            top_k: At most so many; None: all.
         """
         names = np.array(list(dict.fromkeys(pin_ids)), dtype=object)
         asked = self._asked(query, vector, locale)

@@ -1,15 +1,16 @@
-"""Files of a release on this machine: hashes, locks, garbage."""
+"""Files of a release on this machine: sizes and hashes, garbage."""
 
-import hashlib
+import json
 import os
 import re
 import shutil
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ray_app.base.cache_folder import lock_path, remove
 from ray_app.base.filesystem import TEMP_PREFIX
+from ray_app.base.hashing import sha256_of
 
 _OF_A_RELEASE = re.compile(r"([0-9a-f]{16})-.+")
 
@@ -19,10 +20,6 @@ def collect_local(local_dir: Path, keep: set[str]) -> list[str]:
 
     These are all folders named `<release id>-...`, indexes too. Stores that are open go on: their files live until they
     are unmapped.
-
-    Args:
-        local_dir: As in `PinStore.open`.
-        keep: Ids of releases whose folders stay.
     """
     dropped = []
     for path in sorted(Path(local_dir).glob("*-*")):
@@ -37,13 +34,27 @@ def collect_local(local_dir: Path, keep: set[str]) -> list[str]:
     return dropped
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def write_meta(folder: Path, about: dict[str, Any]) -> None:
+    """Write meta.json: what the folder was made from, and the size and hash of each of its files."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256_of(path)] for path in paths}
+    (folder / "meta.json").write_text(json.dumps(about | {"files": files}, indent=2))
+    for path in (*paths, folder / "meta.json"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # else a power cut can leave files of the right size with no content
 
 
-def sync(file: IO[Any]) -> None:
-    """Flush a file to the disk."""
-    file.flush()
-    os.fsync(file.fileno())  # else a power cut can leave files of the right size with no content
+def check_files(folder: Path, files: dict[str, tuple[int, str]], verify: bool) -> None:
+    """Compare sizes, and with `verify` hashes, with those in meta.json.
+
+    Raises:
+        ValueError: which file is missing, cut short or changed.
+    """
+    for name, (size, sha256) in files.items():
+        path = folder / name
+        if not path.exists():
+            raise ValueError(f"{name} is missing")
+        if path.stat().st_size != size:
+            raise ValueError(f"{name} is {path.stat().st_size} bytes long, not {size}")
+        if verify and sha256_of(path) != sha256:
+            raise ValueError(f"{name} was changed")

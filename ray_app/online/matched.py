@@ -9,11 +9,6 @@ from ray_app.base.text import field_text, stem_tokens
 def matched_fields(tokens: Sequence[str], row: Mapping[str, Any], fields: Sequence[str]) -> dict[str, list[str]]:
     """The query's words that each field says, be it in singular or plural.
 
-    Args:
-        tokens: Of the query, as the user wrote them.
-        row: A pin's texts: strings, lists of them, or `None`.
-        fields: Which to look at, in the order of the result.
-
     Returns:
         Field -> words in the query's order, none twice; fields that say none are absent.
     """

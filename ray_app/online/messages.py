@@ -46,17 +46,11 @@ class Near(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SliceFacts:
-    """What is known of all pins only when all slices have said theirs.
+    """What is known of all pins only when all slices have said theirs."""
 
-    Args:
-        num_pins: With a vector.
-        locales: Pins by locale; None: without one.
-        words: Pins by word.
-    """
-
-    num_pins: int
-    locales: Counter[str | None]
-    words: Counter[str]
+    num_pins: int  # with a vector
+    locales: Counter[str | None]  # pins by locale; None: without one
+    words: Counter[str]  # pins by word
 
     @classmethod
     def merged(cls, parts: Sequence["SliceFacts"]) -> "SliceFacts":

@@ -12,16 +12,14 @@ The folder is made from the release by the first replica that needs it, beside i
 or find it whole. A folder that is torn, or of something else, is made again; files that are mapped are never written to.
 """
 
-import errno
 import io
 import json
 import logging
-import shutil
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,12 +27,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
-from ray_app.base.cache_folder import one_at_a_time, remove, remove_leftovers
+from ray_app.base.cache_folder import found_or_made, put_in_place, remove
 from ray_app.base.errors import UserError, one_line
-from ray_app.base.filesystem import TEMP_PREFIX
 from ray_app.base.hashing import Keys
 from ray_app.base.storage import Storage
-from ray_app.online.local_files import sha256_of, sync
+from ray_app.online.local_files import check_files, write_meta
 from ray_app.tables.release import Release, read_parts
 
 logger = logging.getLogger(__name__)
@@ -100,18 +97,9 @@ def open_files(
     store: Storage, release: Release, folder: Path, key: StoreKey, hash_ids: HashIds, verify: bool
 ) -> MappedFiles:
     """Map a folder, after making it if it is not there or not whole. Arguments and errors: see `PinStore.open`."""
-    found = map_files(folder, key, verify)
-    if found is not None:
-        return found
+    find = partial(map_files, folder, key, verify)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(folder) as alone:
-            found = map_files(folder, key, verify)  # another one may have made it while we waited
-            if found is None:
-                if alone:
-                    remove_leftovers(folder)
-                _make(store, release, folder, key, hash_ids, verify)
-                found = map_files(folder, key, verify)
+        found = found_or_made(folder, find, partial(_make, store, release, folder, key, hash_ids, verify))
     except OSError as error:
         raise UserError(
             f"cannot keep the pins' vectors in {folder} ({one_line(error)}); "
@@ -129,25 +117,14 @@ def map_files(folder: Path, key: StoreKey, verify: bool) -> MappedFiles | None:
     try:
         raw = json.loads((folder / "meta.json").read_bytes())
         if {name: raw.get(name) for name in asdict(key)} != asdict(key):
-            raise _NotThisError("it was made from something else")
+            raise ValueError("it was made from something else")
         num_pins, arrays = raw["num_pins"], key.arrays(raw["num_pins"])
         if set(raw["files"]) != {*arrays, "pin_ids.arrow"}:
-            raise _NotThisError("its files are others")
-        for name, (size, sha256) in raw["files"].items():
-            if (folder / name).stat().st_size != size:
-                raise _NotThisError(f"{name} is not {size} bytes long")
-            if verify and sha256_of(folder / name) != sha256:
-                raise _NotThisError(f"{name} was changed")
+            raise ValueError("its files are others")
+        check_files(folder, raw["files"], verify)
         mapped = {name: _map_array(folder / name, *kind) for name, kind in arrays.items()}
         pin_ids = _map_ids(folder / "pin_ids.arrow", num_pins)
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        pa.ArrowException,
-    ) as error:  # all damage raises
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException) as error:  # all damage
         logger.warning("%s is not used, and made again: %s", folder, one_line(error))
         return None
     return MappedFiles(
@@ -159,25 +136,11 @@ def map_files(folder: Path, key: StoreKey, verify: bool) -> MappedFiles | None:
 def _make(store: Storage, release: Release, folder: Path, key: StoreKey, hash_ids: HashIds, verify: bool) -> None:
     """Write a folder beside its place and move it there; another's that came first stays."""
     started = time.monotonic()
-    temp = folder.with_name(f"{TEMP_PREFIX}{folder.name}-{uuid.uuid4().hex}")
-    temp.mkdir()
-    try:
+    with put_in_place(folder) as temp:
         num_pins = _write_files(store, release, temp, key, hash_ids)
-        names = [*key.arrays(num_pins), "pin_ids.arrow"]
-        files = {name: [(temp / name).stat().st_size, sha256_of(temp / name)] for name in names}
-        with (temp / "meta.json").open("w") as out:
-            json.dump(asdict(key) | {"num_pins": num_pins, "files": files}, out, indent=2)
-            sync(out)
+        write_meta(temp, asdict(key) | {"num_pins": num_pins})
         if folder.exists() and map_files(folder, key, verify) is None:
             remove(folder)
-        try:
-            temp.rename(folder)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            logger.info("%s was made by another process meanwhile", folder)
-    finally:
-        shutil.rmtree(temp, ignore_errors=True)
     logger.info("%s: %d pins mapped after %.1f s", folder, num_pins, time.monotonic() - started)
 
 
@@ -204,7 +167,6 @@ def _write_files(store: Storage, release: Release, temp: Path, key: StoreKey, ha
         for name, file in files.items():
             file.seek(0)
             file.write(_header(*key.arrays(num_pins)[name]))
-            sync(file)
     assert num_pins <= np.iinfo(np.uint32).max, "rows.npy holds 32 bits"
     all_keys = np.concatenate(keys)
     order = np.argsort(all_keys, kind="stable")
@@ -212,12 +174,9 @@ def _write_files(store: Storage, release: Release, temp: Path, key: StoreKey, ha
         with (temp / name).open("wb") as out:
             out.write(_header(*key.arrays(num_pins)[name]))
             out.write(array.data)
-            sync(out)
     column = pa.concat_arrays(ids) if ids else pa.array([], pa.large_binary())
-    with (temp / "pin_ids.arrow").open("wb") as out:
-        with pa.ipc.new_file(out, pa.schema([("pin_id", pa.large_binary())])) as writer:
-            writer.write_batch(pa.record_batch({"pin_id": column}))
-        sync(out)
+    with pa.ipc.new_file(temp / "pin_ids.arrow", pa.schema([("pin_id", pa.large_binary())])) as writer:
+        writer.write_batch(pa.record_batch({"pin_id": column}))
     return num_pins
 
 
@@ -251,15 +210,11 @@ def _header(dtype: DTypeLike, shape: tuple[int, ...]) -> bytes:
     return out.getvalue()
 
 
-class _NotThisError(ValueError):
-    """A folder is not the one that is wanted, or not whole."""
-
-
 def _map_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[Any]:
     header = _header(dtype, shape)
     with path.open("rb") as file:
         if file.read(len(header)) != header:
-            raise _NotThisError(f"{path.name} is not {np.dtype(dtype)} of shape {shape}")
+            raise ValueError(f"{path.name} is not {np.dtype(dtype)} of shape {shape}")
     if 0 in shape:  # nothing to map
         return np.zeros(shape, dtype)
     return np.asarray(np.load(path, mmap_mode="r"))  # a plain array over the mapping: indexing it costs less
@@ -271,5 +226,5 @@ def _map_ids(path: Path, num_pins: int) -> pa.Array:
     ids = table["pin_id"].chunk(0)  # the only one
     ids.validate()
     if ids.type != pa.large_binary() or len(ids) != num_pins or ids.null_count:
-        raise _NotThisError(f"{path.name} does not hold {num_pins} ids")
+        raise ValueError(f"{path.name} does not hold {num_pins} ids")
     return ids

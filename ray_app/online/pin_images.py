@@ -30,7 +30,6 @@ class PinPictures:
 
     Args:
         pins: Columns image and image_bytes, as `schemas.PINS` has them.
-        limits: Of a picture that is read.
     """
 
     def __init__(self, pins: pa.Table, limits: ImageLimits) -> None:
@@ -113,10 +112,6 @@ class PictureJobs:
 
     async def get(self, key: Hashable, make: Callable[[], bytes | None]) -> bytes | None:
         """What `make` gives.
-
-        Args:
-            key: Names the picture.
-            make: Called in a thread, unless it is being made already.
 
         Raises:
             Overloaded: too many others wait.

@@ -51,9 +51,6 @@ class PinStore:
         """Map the local copy of a release, after making it if it is not there or not whole.
 
         Args:
-            store: Where `releases/` lies.
-            release: From `current_release`.
-            local_dir: Folder of this machine for such copies, made if absent.
             vectors: How numbers are kept; `int8` takes half the memory of `float16`, and its errors are above.
             shard: (i, n) holds only the pins whose `shard_of(pin_id, n)` is i; None: all.
             student_id: Of the student that encodes the queries; None: not checked.

@@ -38,11 +38,8 @@ class QueryVectors:
 
     Args:
         encoder: Called from one thread, never twice at once.
-        cfg: Size, age, second level.
-        max_batch: Queries of one call of the encoder.
         max_waiting: Queries that may wait, of the urgent ones and of the others each.
         namespace: Says whose vectors these are, in a second level that others use too.
-        clock: Seconds; for tests.
     """
 
     def __init__(
@@ -79,10 +76,6 @@ class QueryVectors:
 
     async def get(self, queries: Sequence[str], *, urgent: bool = False) -> tuple[np.ndarray, list[bool]]:
         """Vectors (num_queries, width) float32, and whether each was remembered.
-
-        Args:
-            queries: Normalised.
-            urgent: Before those that are not: a person waits for the answer.
 
         Raises:
             Overloaded: too many queries wait already; none of these is encoded.
@@ -222,10 +215,6 @@ def redis_secrets(cfg: CacheConfig) -> tuple[str | None, bytes]:
 
 class _Redis:
     """The second level. Whatever is wrong with it, requests go on without.
-
-    Args:
-        cfg: Says where it is.
-        namespace: Says whose vectors these are.
 
     Raises:
         UserError: a secret that the config names is not in the environment.

@@ -1,6 +1,5 @@
 """What can run the student's query tower, and which of them is the fastest on this machine that is still exact enough."""
 
-import hashlib
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ import numpy as np
 from ray_app.base.cache_folder import one_at_a_time, private_folder
 from ray_app.base.config import ServeConfig, section_hash
 from ray_app.base.errors import UserError
+from ray_app.base.hashing import sha256_of
 from ray_app.models.checkpoint import read_distill_config
 from ray_app.models.encoder_usage import with_prompt
 from ray_app.models.text_encoder import run_bucketed
@@ -49,14 +49,7 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """The tower as it was trained.
-
-    Args:
-        folder: Local folder of the student.
-        dtype: `float32` or `bfloat16`.
-        threads: CPU threads.
-        dim: Length of the vectors.
-    """
+    """The tower as it was trained."""
 
     def __init__(self, name: str, folder: Path, dtype: str, threads: int, dim: int | None) -> None:
         from ray_app.models.tower_encoder import TowerEncoder
@@ -74,11 +67,8 @@ class FileEngine:
     """The tower in a file that needs no model code; token ids come from a tokenizer.json that cuts and pads by itself.
 
     Args:
-        name: Of the engine.
-        tokenizer: Path of tokenizer.json.
         run: input_ids, attention_mask (B, T) int64 -> (B, width) float32, arrays.
         dim: Length of the vectors; None: as the file gives them.
-        prompt: The student's, before each query.
     """
 
     def __init__(self, name: str, tokenizer: Path, run: Run, dim: int | None, prompt: str) -> None:
@@ -120,11 +110,7 @@ def choose_engine(folder: Path, cfg: ServeConfig, student_id: str, cache_dir: Pa
     What is made and measured is kept on this machine, so that its next replica starts at once.
 
     Args:
-        folder: Local folder of the student.
-        cfg: Section `serve`.
-        student_id: Names the folder of what is kept.
         cache_dir: Of this machine; native code is loaded from there, so nobody else may write to it.
-        dim: Length of the vectors, as for `TowerEncoder`.
 
     Raises:
         UserError: the student has no tower, the named engine does not work here or is not exact enough, or others can
@@ -270,16 +256,14 @@ def _made(path: Path, write: Callable[[Path], None]) -> Path:
 def _keep(temporary: Path, target: Path) -> None:
     """Move a finished file to its place, its hash first: a file without a fitting hash is made again."""
     with temporary.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
-    _write(target.with_suffix(".sha256"), digest.encode())
+    _write(target.with_suffix(".sha256"), sha256_of(temporary).encode())
     temporary.replace(target)
 
 
 def _intact(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == path.with_suffix(".sha256").read_text()
+        return sha256_of(path) == path.with_suffix(".sha256").read_text()
     except OSError:
         return False
 

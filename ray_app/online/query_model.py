@@ -24,19 +24,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QueryModel:
-    """Texts -> rows of the query's vector and, behind it, its zero-shot vector; one forward pass of each per new query.
+    """Texts -> rows of the query's vector and, behind it, its zero-shot vector; one forward pass of each per new query."""
 
-    Args:
-        identity: All that decides the numbers; two models of one identity share their cache.
-        engine: Of the student's query tower.
-        dim: Of the query's vector.
-        zero_shot_encoder: None: no feature reads it.
-    """
-
-    identity: tuple[str, ...]
-    engine: Engine
-    dim: int
-    zero_shot_encoder: TextEncoder | None
+    identity: tuple[str, ...]  # all that decides the numbers; two models of one identity share their cache
+    engine: Engine  # of the student's query tower
+    dim: int  # of the query's vector
+    zero_shot_encoder: TextEncoder | None  # None: no feature reads it
 
     @classmethod
     def load(

@@ -32,19 +32,12 @@ _MIN_LANGUAGE_LETTERS = 4  # of alphabets; two of other scripts say as much
 
 @dataclass(frozen=True, kw_only=True)
 class UnderstoodQuery:
-    """A query as retrieval sees it.
+    """A query as retrieval sees it."""
 
-    Args:
-        text: Normalised.
-        tokens: Words of the text, in order, repeats kept, at most MAX_TOKENS.
-        language: ISO 639 code, one of the catalogue's; None: cannot say.
-        corrections: Unknown word -> the known word that is looked for as well.
-    """
-
-    text: str
-    tokens: list[str]
-    language: str | None
-    corrections: dict[str, str]
+    text: str  # normalised
+    tokens: list[str]  # words of the text, in order, repeats kept, at most MAX_TOKENS
+    language: str | None  # ISO 639 code, one of the catalogue's; None: cannot say
+    corrections: dict[str, str]  # unknown word -> the known word that is looked for as well
 
     @cached_property
     def stems(self) -> list[str]:
@@ -54,32 +47,21 @@ class UnderstoodQuery:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Vocabulary:
-    """The catalogue's words and languages. Build it with `Vocabulary.of`; any number of threads may read.
+    """The catalogue's words and languages. Build it with `Vocabulary.of`; any number of threads may read."""
 
-    Args:
-        languages: Codes that queries are told apart by.
-        stems: Of all words.
-        words: (num_words,) those to correct to, by length.
-        masks: (num_words,) uint64, which letters each word has, as `_letters` says.
-        ranks: (num_words,) place of each word among all by falling number of pins, then alphabet.
-        heads: (num_words, 2) uint32, first two letters.
-        starts: Place of the first word of each length.
-    """
-
-    languages: tuple[str, ...]
-    stems: frozenset[str]
-    words: NDArray[Any]
-    masks: NDArray[np.uint64]
-    ranks: NDArray[np.int64]
-    heads: NDArray[np.uint32]
-    starts: list[int]
+    languages: tuple[str, ...]  # codes that queries are told apart by
+    stems: frozenset[str]  # of all words
+    words: NDArray[Any]  # (num_words,) those to correct to, by length
+    masks: NDArray[np.uint64]  # (num_words,) uint64, which letters each word has, as `_letters` says
+    ranks: NDArray[np.int64]  # (num_words,) place of each word among all by falling number of pins, then alphabet
+    heads: NDArray[np.uint32]  # (num_words, 2) uint32, first two letters
+    starts: list[int]  # place of the first word of each length
 
     @classmethod
     def of(cls, counts: Counter[str], languages: Sequence[str]) -> "Vocabulary":
         """A catalogue's words.
 
         Args:
-            counts: From `count_words`, or the sum of several.
             languages: ISO 639 codes of the pins; those that py3langid does not know are left out.
         """
         wanted = [word for word in counts if _is_plain(word) and _MIN_LETTERS - 1 <= len(word) <= _MAX_LETTERS + 2]
@@ -146,12 +128,7 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
 
 
 def understand(text: str, vocabulary: Vocabulary) -> UnderstoodQuery:
-    """Normalise, tell the language, find near words for those that no pin says.
-
-    Args:
-        text: As the user typed it, or normalised.
-        vocabulary: Of the catalogue.
-    """
+    """Normalise, tell the language, find near words for those that no pin says."""
     text = normalise_query(text)
     tokens = tokenise(text)[:MAX_TOKENS]
     unknown = [token for token in dict.fromkeys(tokens) if not vocabulary.knows(token)]

@@ -4,14 +4,16 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_app.base.cache_folder import one_at_a_time
+from ray_app.base.cache_folder import found_or_made
 from ray_app.base.errors import UserError, one_line
+from ray_app.features.neighbours import best_k
 from ray_app.online.index_files import IndexKey, OpenIndexes, open_indexes, write_indexes
 
 logger = logging.getLogger(__name__)
@@ -46,15 +48,10 @@ class Ranked(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidates:
-    """Pins to rank, best first.
+    """Pins to rank, best first."""
 
-    Args:
-        rows: (n,) int64 as `Ranked.merged` numbers them, no row twice.
-        sources: Who found each: BM25, VECTORS or both, in this order.
-    """
-
-    rows: NDArray[np.int64]
-    sources: list[list[str]]
+    rows: NDArray[np.int64]  # (n,) int64 as `Ranked.merged` numbers them, no row twice
+    sources: list[list[str]]  # who found each: BM25, VECTORS or both, in this order
 
 
 class Retriever:
@@ -83,13 +80,8 @@ class Retriever:
         """
         key = IndexKey.of(texts, vectors, exact_below)
         try:
-            found = cls._opened(folder, key)
-            if found is None:
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                with one_at_a_time(folder):
-                    found = cls._opened(folder, key)  # another one may have made it while we waited
-                    if found is None:
-                        write_indexes(folder, key, texts, vectors, threads)
+            find, make = partial(cls._opened, folder, key), partial(write_indexes, folder, key, texts, vectors, threads)
+            found = found_or_made(folder, find, make)
         except OSError as error:
             raise UserError(
                 f"cannot keep the indexes of the pins in {folder} ({one_line(error)}); "
@@ -105,7 +97,6 @@ class Retriever:
         """Make the indexes, replacing those in the folder once the new ones are whole.
 
         Args:
-            folder: Of this machine.
             texts: One per pin; an empty one is never found by words.
             vectors: (num_pins, dim) float16, float32 or int8, of any length; may be memory-mapped. A row of zeros, or
                 one that is not finite, is no vector.
@@ -126,8 +117,6 @@ class Retriever:
         """Map a folder.
 
         Args:
-            folder: From `build`.
-            key: What it must have been made from; None: whatever.
             verify: Also compare the files' hashes: seconds per GB. Otherwise sizes are checked, which finds files that
                 are cut short, but not flipped bits.
 
@@ -161,19 +150,10 @@ class Retriever:
             return Ranked.nothing()
         scores = self._bm25.get_scores_from_ids(terms)
         rows = np.flatnonzero(scores)
-        if len(rows) > k:
-            kth = np.partition(scores[rows], -k)[-k]
-            better, equal = rows[scores[rows] > kth], rows[scores[rows] == kth]
-            rows = np.concatenate([better, equal[: k - len(better)]])
-        rows = rows[np.lexsort((rows, -scores[rows]))]
-        return Ranked(rows, scores[rows])
+        return Ranked(*best_k(rows, scores[rows], k))
 
     def nearest(self, query: NDArray[Any] | int, k: int) -> Ranked:
         """The `k` pins nearest to a vector, or to a pin (then itself among them); scores are cosines.
-
-        Args:
-            query: (dim,), or a row.
-            k: How many.
 
         Returns:
             None for a vector of zeros, or of a pin that has none.
@@ -189,7 +169,8 @@ class Retriever:
         peak = float(np.abs(vector).max(initial=0.0))
         if k <= 0 or not np.isfinite(peak) or peak == 0:
             return Ranked.nothing()
-        asked = _as_type(vector / peak, self._dtype)
+        vector = vector / peak  # its length does not matter
+        asked = np.rint(vector * 127).astype(np.int8) if self._dtype == np.int8 else vector.astype(self._dtype)
         if isinstance(self._vectors, np.ndarray):
             from usearch.index import MetricKind, search
 
@@ -216,10 +197,6 @@ class Retriever:
 def fuse(found: dict[str, NDArray[np.int64]], limit: int) -> Candidates:
     """Merge lists of rows, best first, by reciprocal rank fusion: a row's score is the sum of 1 / (60 + rank); ties by row.
 
-    Args:
-        found: Source -> rows; a row comes at most once in each.
-        limit: How many to keep.
-
     Source: Cormack, Clarke, Buettcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning
     methods", SIGIR 2009.
     """
@@ -231,8 +208,3 @@ def fuse(found: dict[str, NDArray[np.int64]], limit: int) -> Candidates:
             sources.setdefault(row, []).append(source)
     best = sorted(scores, key=lambda row: (-scores[row], row))[:limit]
     return Candidates(rows=np.array(best, np.int64), sources=[sources[row] for row in best])
-
-
-def _as_type(vector: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A vector of numbers -1..1 as the index has them; its length does not matter."""
-    return np.rint(vector * 127).astype(np.int8) if dtype == np.int8 else vector.astype(dtype)

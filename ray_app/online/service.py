@@ -41,10 +41,6 @@ class Service:
     """Answers requests from the release that CURRENT names.
 
     Args:
-        cfg: Section `serve`.
-        images: Limits of the pictures that pins have (`caption.limits`).
-        store: The run's.
-        local_dir: Where this machine keeps what is made of a release.
         shards: Hold the pins, shard i of len(shards) the i-th; empty: this process does.
         load: Makes a `Served` of a release, given the one before; tests pass their own.
     """

@@ -40,30 +40,18 @@ class Slice:
 
     A pair is scored as from the whole release: statistics are the whole catalogue's. Only BM25 retrieval counts words
     in its own pins alone; they are spread by hash, so that hardly differs.
-
-    Args:
-        release: What it was loaded from.
-        cfg: The release's, with the section `serve` of today.
-        pins: Vectors.
-        catalogue_rows: (num_pins,) row of each pin in the features' catalogue.
-        features: The student's.
-        student: Scores pairs.
-        feature_student: Scores pairs of queries that have no vector.
-        retriever: Finds candidates.
-        engagement: (num_pins,) 0..1, NaN where nobody met the pin.
-        pictures: By row of the catalogue.
     """
 
-    release: Release
-    cfg: Config
-    pins: PinStore
-    catalogue_rows: np.ndarray
-    features: StudentFeatures
-    student: Student
-    feature_student: Student
-    retriever: Retriever
-    engagement: np.ndarray
-    pictures: PinPictures
+    release: Release  # what it was loaded from
+    cfg: Config  # the release's, with the section `serve` of today
+    pins: PinStore  # vectors
+    catalogue_rows: np.ndarray  # (num_pins,) row of each pin in the features' catalogue
+    features: StudentFeatures  # the student's
+    student: Student  # scores pairs
+    feature_student: Student  # scores pairs of queries that have no vector
+    retriever: Retriever  # finds candidates
+    engagement: np.ndarray  # (num_pins,) 0..1, NaN where nobody met the pin
+    pictures: PinPictures  # by row of the catalogue
 
     @classmethod
     def load(
@@ -77,12 +65,8 @@ class Slice:
         table, of which `engagement` and `graph` write only one.
 
         Args:
-            store: The run's.
-            serve: Settings.
             limits: Of pictures that are read: those of the operator's config of today. The release's own are left alone, since
                 who can write it would else choose which files and hosts a replica reads, and older ones would outlive a change.
-            local_dir: Where this machine keeps what it makes of releases.
-            release: Which.
             shard: (i, n): the pins whose `shard_of(pin_id, n)` is i; None: all.
 
         Raises:
@@ -154,15 +138,7 @@ class Slice:
     def rank(
         self, asked: Asked, tokens: Sequence[str], rows: np.ndarray, match: CatalogueMatch, top_k: int
     ) -> list[Hit]:
-        """The best of some candidates by relevance and engagement; ties by pin id.
-
-        Args:
-            asked: The query.
-            tokens: Its words.
-            rows: Candidates.
-            match: Of the whole catalogue.
-            top_k: At most so many.
-        """
+        """The best of some candidates by relevance and engagement; ties by pin id."""
         serve = self.cfg.serve
         probs = self._score(asked, rows, match)
         scores = expected_grade(probs)
@@ -185,11 +161,6 @@ class Slice:
 
     def grade(self, asked: Asked, pin_ids: Sequence[str], match: CatalogueMatch) -> tuple[np.ndarray, np.ndarray]:
         """Calibrated probabilities of grades 1..5.
-
-        Args:
-            asked: The query.
-            pin_ids: Candidates.
-            match: Of the whole catalogue.
 
         Returns:
             (num_pins,) bool, which of them are here, and (number of these, 5) float32.

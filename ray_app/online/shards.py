@@ -68,12 +68,7 @@ class LocalSlice:
 
 
 class RemoteSlices:
-    """`Slices` of one release in other processes.
-
-    Args:
-        shards: Shard i of len(shards) is the i-th.
-        release_id: Which all of them have prepared.
-    """
+    """`Slices` of one release in other processes."""
 
     def __init__(self, shards: Sequence[ShardHandle], release_id: str) -> None:
         self.num = len(shards)
@@ -111,12 +106,8 @@ class ShardServer:
     It loads what it is asked for. Until then it answers Unavailable, never from another release.
 
     Args:
-        cfg: Section `serve`.
-        images: Limits of the pictures that pins have (`caption.limits`).
-        store: The run's.
         local_dir: Where this machine keeps what is made of a release; a shard has a folder of its own in it.
         shard: Number of the shard, number of shards.
-        load: Makes a `Slice` of a release; tests pass their own.
     """
 
     def __init__(

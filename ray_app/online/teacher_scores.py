@@ -22,17 +22,11 @@ MAX_PAIRS = 5_000_000  # beyond it the page goes without: a table of a billion l
 
 @dataclass(frozen=True)
 class TeacherScores:
-    """Expected grades by pair.
+    """Expected grades by pair."""
 
-    Args:
-        keys: (n,) uint64, sorted hashes of (query, locale, pin id).
-        values: (n,) float16.
-        queries: Frequent queries of the labels that others may be shown, as examples.
-    """
-
-    keys: np.ndarray
-    values: np.ndarray
-    queries: list[str]
+    keys: np.ndarray  # (n,) uint64, sorted hashes of (query, locale, pin id)
+    values: np.ndarray  # (n,) float16
+    queries: list[str]  # frequent queries of the labels that others may be shown, as examples
 
     @classmethod
     def none(cls) -> "TeacherScores":
@@ -44,8 +38,6 @@ class TeacherScores:
         """Read table `soft_labels`, unless it is too large.
 
         Args:
-            store: The run's.
-            soft_labels: Labels of pairs.
             public: PUBLIC_QUERIES; None: it is not known which queries may be shown, so none is.
         """
         if soft_labels.rows > MAX_PAIRS:

@@ -34,12 +34,9 @@ class CellError(Exception):
 
 
 def cell_check(
-    column: pa.Field,
-    limits: IngestLimits,
-    grade_map: dict[int, int] | None,
-    client_key: bytes = b"",
+    column: pa.Field, limits: IngestLimits, grade_map: dict[int, int] | None, client_key: bytes = b"",
     latest_ms: int | None = None,
-) -> Check:
+) -> Check:  # fmt: skip
     """The check of one column of a source table.
 
     Args:

@@ -52,6 +52,11 @@ class SourceFile:
         return self.path.rsplit("/", 1)[-1]
 
     @property
+    def section(self) -> str:
+        """Of the config: the source that the file belongs to."""
+        return self.key.removesuffix(".path")
+
+    @property
     def most_bytes(self) -> int:
         """What its content may come to: more is a bomb."""
         return max(FREE_BYTES, MAX_RATIO * self.size_bytes)
@@ -182,10 +187,6 @@ class _Unpacked(io.RawIOBase):
 def find_files(uri: str, key: str) -> list[SourceFile]:
     """The files that a config path means, sorted by name: one file, a folder (all below it), or a glob.
 
-    Args:
-        uri: Local path or pyarrow.fs URI; `*` and `[..]` match within it.
-        key: Config key of the path, such as `ingest.pins.path`.
-
     Raises:
         UserError: nothing is there, or the place cannot be reached.
     """
@@ -207,15 +208,10 @@ def find_files(uri: str, key: str) -> list[SourceFile]:
         raise UserError(f"{key}: cannot look up {uri}: {one_line(error)[:200]}") from None
     files = [
         SourceFile(
-            uri=literal,
-            path=found.path,
-            name=found.path[len(root) + 1 :],
-            key=key,
-            size_bytes=found.size,
-            mtime_ns=found.mtime_ns,
+            uri=literal, path=f.path, name=f.path[len(root) + 1 :], key=key, size_bytes=f.size, mtime_ns=f.mtime_ns
         )
-        for found in infos
-        if found.type == pafs.FileType.File
+        for f in infos
+        if f.type == pafs.FileType.File
     ]
     # Names that start with a dot or an underscore are other programs' notes (_SUCCESS, .tmp-...).
     files = [f for f in files if not f.basename.startswith((".", "_"))]
@@ -238,15 +234,9 @@ def _split_glob(uri: str) -> tuple[str, str]:
 # What damaged archives and Parquet files have been seen to raise. Bytes of rows that are not
 # UTF-8 never raise UnicodeDecodeError: what does is the name of a column, or of a zip's member.
 _CORRUPT = (
-    zipfile.BadZipFile,
-    EOFError,
-    zlib.error,
-    struct.error,
-    NotImplementedError,
-    pa.ArrowInvalid,
-    pa.ArrowIndexError,
+    zipfile.BadZipFile, EOFError, zlib.error, struct.error, NotImplementedError, pa.ArrowInvalid, pa.ArrowIndexError,
     UnicodeDecodeError,
-)
+)  # fmt: skip
 
 
 @contextmanager

@@ -19,16 +19,12 @@ _KEY = "evaluate.human_labels"
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """What is held out beside the human labels of ingest.
-
-    Args:
-        queries: Normalised queries of `evaluate.human_labels`; whoever leaves them out leaves out their near-duplicates
-            (`query_group`) too.
-        until: Events from then on are the run's future; None: there is none.
-    """
+    """What is held out beside the human labels of ingest."""
 
     queries: frozenset[str] = frozenset()
-    until: datetime | None = None
+    """Normalised queries of `evaluate.human_labels`; whoever leaves them out leaves out their near-duplicates
+    (`query_group`) too."""
+    until: datetime | None = None  # events from then on are the run's future; None: there is none
 
     @classmethod
     def of(cls, cfg: Config) -> "HeldOut":

@@ -14,9 +14,6 @@ def load_human_labels(
 
     Args:
         cfg: Its adapter settings apply: a Chorus file has the columns query, docid, rating; a table its column map.
-        path: File, folder or glob.
-        pin_ids: The pins that may be named, string.
-        key: Config key of the path, for messages.
 
     Returns:
         Valid rows (HUMAN_LABELS) and the others (QUARANTINE).

@@ -7,8 +7,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_app.base.schemas import QUARANTINE
-
 MAX_CONTENT_CHARS = 2_000  # of a quarantined row
 
 # Reason codes: what `reason` in the quarantine table starts with.
@@ -29,11 +27,10 @@ UNLABELLED_PAIR = "unlabelled_pair"
 REPLACED = "replaced"  # no fault: a rater's grade of a pair that was adjudicated
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class BrokenRow:
     """A row that could not even be taken apart."""
 
-    source: str
     row: int
     reason: str  # starts with a code
     content: str
@@ -53,6 +50,33 @@ class RawBatch:
     broken: list[BrokenRow] = field(default_factory=list)
 
 
+class ReadRows:
+    """Rows of one file as they are read, and those that could not be taken apart."""
+
+    def __init__(self, source: str) -> None:
+        self._source, self._numbers = source, list[int]()
+        self.rows: list[dict[str, Any]] = []
+        self.broken: list[BrokenRow] = []
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.broken)
+
+    def add(self, number: int, row: dict[str, Any]) -> None:
+        """A row, by its place in the source."""
+        self._numbers.append(number)
+        self.rows.append(row)
+
+    def refuse(self, number: int, reason: str, content: str) -> None:
+        """A broken row."""
+        self.broken.append(BrokenRow(number, reason, content))
+
+    def batch(self, names: Sequence[str], **constants: str) -> RawBatch:
+        """All of them, with the columns `names` and those of one value."""
+        columns: dict[str, Any] = {**rows_to_columns(self.rows, names)}
+        columns |= {name: [value] * len(self.rows) for name, value in constants.items()}
+        return RawBatch(source=self._source, rows=self._numbers, columns=columns, broken=self.broken)
+
+
 def rows_to_columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Sequence[Any]]:
     """Columns of a list of dicts; an absent value is None."""
     return {name: [row.get(name) for row in rows] for name in names}
@@ -70,12 +94,6 @@ def is_utf8(text: str) -> bool:
         return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
         return False
-
-
-def quarantine_table(table: str, rows: Sequence[BrokenRow]) -> pa.Table:
-    """Rows under the QUARANTINE schema."""
-    values = [(table, r.source, r.row, r.reason, r.content[:MAX_CONTENT_CHARS]) for r in rows]
-    return pa.Table.from_pylist([dict(zip(QUARANTINE.names, row, strict=True)) for row in values], schema=QUARANTINE)
 
 
 def printable_bytes(data: bytes) -> str:

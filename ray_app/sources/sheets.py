@@ -20,8 +20,8 @@ from ray_app.base.text import normalise_query, normalise_text
 from ray_app.sources import rows
 from ray_app.sources.adapters.table import read_table_file
 from ray_app.sources.files import SourceFile
-from ray_app.sources.rows import RawBatch, content_of
-from ray_app.sources.validate import KEYS, PinIds, TableRules, check_batch
+from ray_app.sources.rows import RawBatch
+from ray_app.sources.validate import KEYS, PinIds, TableRules, check_batch, refuse
 
 SHEET = "adjudicated"  # as a table of ingest: in counts and in quarantine
 RATER = "adjudicated"  # rater_id of a verdict; `adjudicated:NAME` if the sheet names who gave it
@@ -111,8 +111,6 @@ def refuse_unlabelled(checked: pa.Table, labels: pa.Table, pin_ids: PinIds) -> p
     """Refuse verdicts on pairs that no rater graded: mostly a query or id that the spreadsheet has changed.
 
     Args:
-        checked: Of `read_sheet`.
-        labels: The raters' valid rows.
         pin_ids: All pins; that a pin is unknown is the better reason, and found later.
     """
     known, pins = _keys(labels), pin_ids.known(checked["pin_id"]).to_pylist()
@@ -121,12 +119,7 @@ def refuse_unlabelled(checked: pa.Table, labels: pa.Table, pin_ids: PinIds) -> p
 
 
 def refuse_replaced(checked: pa.Table, verdicts: pa.Table) -> pa.Table:
-    """Refuse the raters' grades of adjudicated pairs.
-
-    Args:
-        checked: Checked rows of the raters.
-        verdicts: HUMAN_LABELS, the valid rows of the sheets.
-    """
+    """Refuse the raters' grades of adjudicated pairs."""
     decided = _keys(verdicts)
     replaced = [key in decided for key in _key_rows(checked)]
     return _with_reason(checked, replaced, f"{rows.REPLACED}: the pair was adjudicated")
@@ -180,13 +173,6 @@ def _keys(table: pa.Table) -> set[tuple[str, ...]]:
 
 
 def _with_reason(checked: pa.Table, refused: Collection[bool], reason: str) -> pa.Table:
-    """Give rows that have no reason yet this one, and their content."""
+    """Give rows that have no reason yet this one; they come last."""
     new = pc.and_(pa.array(refused, pa.bool_()), pc.is_null(checked["_reason"]))
-    names = [name for name in checked.column_names if not name.startswith("_")]
-    content = [
-        content_of({name: row[name] for name in names}) if is_new else row["_content"]
-        for row, is_new in zip(checked.to_pylist(), new.to_pylist(), strict=True)
-    ]
-    reasons = pc.if_else(new, pa.scalar(reason), checked["_reason"])
-    checked = checked.set_column(checked.column_names.index("_reason"), "_reason", reasons)
-    return checked.set_column(checked.column_names.index("_content"), "_content", pa.array(content, pa.string()))
+    return pa.concat_tables([checked.filter(pc.invert(new)), refuse(checked.filter(new), reason)])

@@ -59,9 +59,9 @@ class SourceTable:
         if self.is_log_of_documents:
             return read_ubi_file(file, self._ubi)
         if isinstance(self.source, TableSource):
-            return _read_table(file, self.source, self.rules)
+            return _check(read_table_file(file, self.source, self.rules), self.rules)
         assert isinstance(self.source, ChorusSource)
-        return _read_products(file, self.source.locale, self.rules)
+        return _check(chorus.read_products_file(file, self.source.locale), self.rules)
 
     def part_of(self, read: pa.Table, num_parts: int) -> NDArray[np.int64]:
         """Part of each row of `read`: rows of one key, or queries and events that belong together, meet in one."""
@@ -97,8 +97,6 @@ def open_source(cfg: Config, table: str, now: datetime | None = None) -> SourceT
     """Find the files of one of `ingest.pins`, `boards`, `search_log`, `human_labels`; None: not configured.
 
     Args:
-        cfg: The run's.
-        table: Its name.
         now: The present, for the search log: events more than `FUTURE` later are refused. None: of the config or the clock.
 
     Raises:
@@ -177,11 +175,11 @@ def read_human_labels(opened: SourceTable) -> pa.Table:
     if isinstance(source, ChorusSource):
         return _check((chorus.read_rated_csv(file, source.locale) for file in opened.files), rules)
     assert isinstance(source, TableSource)
-    parts = [
-        _check(first_grades(file, rules), rules) if file in opened.sheets else _read_table(file, source, rules)
+    graded = (
+        first_grades(file, rules) if file in opened.sheets else read_table_file(file, source, rules)
         for file in opened.files
-    ]
-    return pa.concat_tables(parts)
+    )
+    return pa.concat_tables(_check(batches, rules) for batches in graded)
 
 
 def _find(cfg: Config, table: str, source: Source, key: str) -> tuple[list[SourceFile], list[SourceFile]]:
@@ -206,14 +204,6 @@ def _ean_files(cfg: Config) -> list[SourceFile]:
     if not isinstance(cfg.ingest.pins, ChorusSource):
         raise UserError("ingest.search_log.id_map: ean needs `ingest.pins.adapter: chorus`, whose products have EANs")
     return chorus.product_files(cfg.ingest.pins.path, "ingest.pins.path")
-
-
-def _read_table(file: SourceFile, source: TableSource, rules: TableRules) -> pa.Table:
-    return _check(read_table_file(file, source, rules), rules)
-
-
-def _read_products(file: SourceFile, locale: str, rules: TableRules) -> pa.Table:
-    return _check(chorus.read_products_file(file, locale), rules)
 
 
 def _check(batches: Iterable[RawBatch], rules: TableRules) -> pa.Table:

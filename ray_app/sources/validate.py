@@ -18,7 +18,7 @@ from ray_app.base.hashing import hash_pin_ids
 from ray_app.base.schemas import BOARDS, HUMAN_LABELS, PINS, QUARANTINE, SEARCH_LOG, with_vectors
 from ray_app.sources import rows
 from ray_app.sources.cells import CellError, cell_check
-from ray_app.sources.rows import RawBatch, content_of, quarantine_table
+from ray_app.sources.rows import RawBatch, content_of
 
 KEYS = {
     "pins": ["pin_id"],
@@ -100,7 +100,7 @@ def check_batch(batch: RawBatch, rules: TableRules) -> pa.Table:
         nulls = [pa.nulls(len(broken), array.type) for array in arrays]
         arrays = [pa.concat_arrays(pair) for pair in zip(arrays, nulls, strict=True)]
     arrays += [
-        pa.array([batch.source] * num_rows + [b.source for b in broken], pa.string()),
+        pa.array([batch.source] * num_rows + [batch.source] * len(broken), pa.string()),
         pa.array([*batch.rows, *(b.row for b in broken)], pa.int64()),
         pa.array([*reasons, *(b.reason for b in broken)], pa.string()),
         pa.array([*content, *(b.content for b in broken)], pa.string()),
@@ -141,7 +141,6 @@ def settle(checked: Sequence[pa.Table], rules: TableRules, pin_ids: PinIds | Non
 
     Args:
         checked: Results of `check_batch`, with all rows of each key that they have.
-        rules: The table's.
         pin_ids: The pins that may be named; None: not checked.
 
     Returns:
@@ -155,11 +154,12 @@ def settle(checked: Sequence[pa.Table], rules: TableRules, pin_ids: PinIds | Non
     quarantined = [_as_quarantine(refused, rules)]
     if pin_ids is not None and "pin_id" in rules.schema.names:
         known = pc.fill_null(pin_ids.known(rows_["pin_id"]), True)
-        quarantined.append(_refuse(rows_.filter(pc.invert(known)), rules, rows.UNKNOWN_PIN, "pin_id is not in pins"))
+        lost = refuse(rows_.filter(pc.invert(known)), f"{rows.UNKNOWN_PIN}: pin_id is not in pins")
+        quarantined.append(_as_quarantine(lost, rules))
         rows_ = rows_.filter(known)
     repeated = pa.array(rows_.select(rules.key).to_pandas().duplicated(keep="first").to_numpy(), pa.bool_())
-    detail = f"{', '.join(rules.key)} came before"
-    quarantined.append(_refuse(rows_.filter(repeated), rules, rows.DUPLICATE_KEY, detail))
+    again = refuse(rows_.filter(repeated), f"{rows.DUPLICATE_KEY}: {', '.join(rules.key)} came before")
+    quarantined.append(_as_quarantine(again, rules))
     valid = rows_.filter(pc.invert(repeated)).sort_by([(name, "ascending") for name in rules.key])
     quarantine = pa.concat_tables(quarantined)
     order = pc.sort_indices(quarantine, sort_keys=[("source", "ascending"), ("row", "ascending")])
@@ -208,19 +208,16 @@ def _require_pin_of_engagement(arrays: list[pa.Array], schema: pa.Schema, reason
         reasons[i] = reasons[i] or f"{rows.NULL_KEY}: pin_id is missing"
 
 
-def _refuse(refused: pa.Table, rules: TableRules, code: str, detail: str) -> pa.Table:
-    """Quarantine rows for valid rows that do not fit the others."""
-    names = rules.schema.names
-    content = [content_of(row) for row in refused.select(names).to_pylist()]
-    reason = pa.array([f"{code}: {detail}"] * refused.num_rows, pa.string())
-    refused = refused.set_column(refused.column_names.index("_reason"), "_reason", reason)
-    refused = refused.set_column(refused.column_names.index("_content"), "_content", pa.array(content, pa.string()))
-    return _as_quarantine(refused, rules)
+def refuse(checked: pa.Table, reason: str) -> pa.Table:
+    """Checked rows with a reason why they are refused, and their content."""
+    names = [name for name in checked.column_names if not name.startswith("_")]
+    content = [content_of(row) for row in checked.select(names).to_pylist()]
+    for name, values in (("_reason", [reason] * len(content)), ("_content", content)):
+        checked = checked.set_column(checked.column_names.index(name), name, pa.array(values, pa.string()))
+    return checked
 
 
 def _as_quarantine(refused: pa.Table, rules: TableRules) -> pa.Table:
-    if not refused.num_rows:
-        return quarantine_table(rules.table, [])
     table = pa.array([rules.table] * refused.num_rows, pa.string())
     columns = [table, refused["_source"], refused["_row"], refused["_reason"], refused["_content"]]
     return pa.Table.from_arrays(columns, names=QUARANTINE.names).cast(QUARANTINE)

@@ -23,7 +23,6 @@ def promote(store: Storage, release_id: str) -> Release:
     leaves it alone.
 
     Args:
-        store: Where `releases/` lies.
         release_id: Its id, or the beginning of it if no other id begins so.
 
     Raises:

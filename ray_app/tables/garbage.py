@@ -60,7 +60,6 @@ def collect_releases(store: Storage, keep: int) -> list[str]:
     """Delete old and half-written releases; returns their ids. Must not run beside a publish.
 
     Args:
-        store: Where `releases/` lies.
         keep: How many of the newest stay. The one that is served and the one served before always stay.
     """
     now = read_current(store)

@@ -36,11 +36,7 @@ def split_by_presence(numbers: Numbers, present: "KeySet") -> tuple[NDArray[np.i
 
 
 class KeySet:
-    """A set of keys.
-
-    Args:
-        numbers: Of its keys, in any order, repeats allowed.
-    """
+    """A set of keys."""
 
     def __init__(self, numbers: Numbers) -> None:
         order, new = _sorted(numbers)
@@ -61,11 +57,7 @@ class KeySet:
 
 
 class KeyIndex:
-    """Rows by their key; several rows may have one.
-
-    Args:
-        numbers: Key of each row.
-    """
+    """Rows by their key; several rows may have one."""
 
     def __init__(self, numbers: Numbers) -> None:
         self._order, _ = _sorted(numbers)

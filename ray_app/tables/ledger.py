@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_app.base.errors import UserError
+from ray_app.base.errors import UserError, one_line
 from ray_app.base.schemas import cast_to
 from ray_app.base.storage import CorruptFileError, Storage, decode_table, encode_table
 from ray_app.tables.keys import KeySet, first_rows, key_numbers, split_by_presence
@@ -51,18 +51,12 @@ class Ledger:
 
     What is wanted of a ledger is looked for block by block: in memory are 16 bytes for each key that it holds, and the
     rows that were asked for. `collect_garbage` and `drop_errors` must not run beside a job on the same recipe.
-
-    Args:
-        store: Where the ledger lives.
-        table: Name of the ledger, such as `soft_labels`.
-        recipe: Recipe id, 16 hex digits.
-        schema: Must have `content_key` (string) and `error` (nullable string).
     """
 
-    store: Storage
-    table: str
-    recipe: str
-    schema: pa.Schema
+    store: Storage  # where the ledger lives
+    table: str  # name of the ledger, such as `soft_labels`
+    recipe: str  # recipe id, 16 hex digits
+    schema: pa.Schema  # must have `content_key` (string) and `error` (nullable string)
 
     @property
     def folder(self) -> str:
@@ -103,11 +97,7 @@ class Ledger:
         return max(0, totals[_BEGUN] - (rows_present - totals[_PRESENT]))
 
     def scan(self, columns: list[str] | None = None) -> LedgerScan:
-        """All results, errors included, one row per key. Torn files are left out, named, and warned about.
-
-        Args:
-            columns: Of the schema, with `content_key` among them; None: all.
-        """
+        """All results, errors included, one row per key. Torn files are left out, named, and warned about."""
         columns = columns or self.schema.names
         torn: list[str] = []
         table = pa.concat_tables([self.schema.empty_table().select(columns), *self.blocks(columns, torn)])
@@ -223,9 +213,8 @@ class Ledger:
         except CorruptFileError:
             return None
         except (UserError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            reason = " ".join(str(error).split())
             raise UserError(
-                f"{self.store.shown}/{self.folder} holds results of another schema ({reason}); delete that folder"
+                f"{self.store.shown}/{self.folder} holds results of another schema ({one_line(error)}); delete that folder"
             ) from None
 
 

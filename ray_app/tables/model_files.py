@@ -75,10 +75,7 @@ def keep_model(run: StageRun, finished: Manifest, name: str, counts: dict[str, i
     The next change is measured from the pins that the model was trained on, so small changes add up.
 
     Args:
-        run: The run; its tables are written.
         finished: The earlier run, as `run.finished` tolerates it.
-        name: Of the model.
-        counts: Of the run.
     """
     assert run.drift is not None
     folder = finished.output(name).path

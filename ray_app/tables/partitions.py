@@ -27,13 +27,7 @@ def part_of(keys: Sequence[str], num_parts: int) -> NDArray[np.int64]:
 
 
 def cut(table: pa.Table, parts: NDArray[np.int64], num_parts: int) -> Parts:
-    """The rows of each part, in the order given; a copy, so that a part does not hold the memory of all.
-
-    Args:
-        table: Any rows.
-        parts: (num_rows,) the part of each.
-        num_parts: How many there are; one without rows is an empty table.
-    """
+    """The rows of each part, in the order given; a copy, so that a part does not hold the memory of all."""
     if num_parts == 1:
         return [table]
     order = np.argsort(parts, kind="stable")

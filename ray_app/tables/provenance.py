@@ -5,7 +5,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = ("ray", "torch", "transformers", "pyarrow", "numpy", "rank-bm25", "ir-measures")
+_PACKAGES = ("ray", "torch", "transformers", "pyarrow", "numpy")
 
 
 def package_versions() -> dict[str, str]:

@@ -38,10 +38,8 @@ def publish_release(
     new, and one id never means two things. A release whose own files or sources are damaged or gone is written again.
 
     Args:
-        store: Where `releases/` lies.
         pins: pin_id (unique) and content_key.
         ledger: Has a result for each content key; failed ones are left out and counted.
-        dim: Numbers per embedding.
         student_id: Identity of the student; the content hash of the source `student`.
         info: JSON-able notes kept in release.json, such as recipes. Not part of the id.
         sources: What serving needs besides the vectors, by name. Garbage collection keeps these folders.

@@ -66,11 +66,6 @@ def find_release(store: Storage, release_id: str) -> Release:
 def open_release(store: Storage, release: Release, student_id: str | None = None) -> pa.Table:
     """The release's table, `schemas.release_schema(dim)`, ordered by pin_id, after checking that it is what was published.
 
-    Args:
-        store: Where `releases/` lies.
-        release: From `current_release` or `list_releases`.
-        student_id: Of the student that will be used with it; None: not checked.
-
     Raises:
         UserError: damaged, incomplete, or made by another student.
     """

@@ -22,9 +22,7 @@ class GatheredVectors:
     Of each pin some 50 bytes are in memory: its key as a number, where that is in order, and whether it has a vector.
 
     Args:
-        ledger: Of embeddings. Read once, block by block.
         keys: Content keys, repeats allowed, none null.
-        dim: Numbers per embedding.
 
     Raises:
         KeyError: a key has no result.

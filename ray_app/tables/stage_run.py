@@ -205,23 +205,13 @@ class StageRun:
         """Write the manifest. Call it last: from then on the outputs are official."""
         wall = time.monotonic() - self._started
         manifest = Manifest(
-            stage=self.stage,
-            fingerprint=self.fingerprint,
-            schema_version=SCHEMA_VERSION,
-            outputs=self._outputs,
-            counts=counts,
-            info=info or {},
-            config=self.cfg.model_dump(mode="json"),
-            settings=self.settings_hash,
-            inputs=self.input_hashes,
-            pin_texts=self.drift.pin_texts.files if self.drift else [],
-            wall_sec=round(wall, 3),
-            device_sec=round(device_sec, 3),
-            rows_per_sec=round(counts.get("rows_out", 0) / max(wall, 1e-9), 2),
-            created_at=time.time(),
-            versions=package_versions(),
-            git_commit=git_commit(),
-        )
+            stage=self.stage, fingerprint=self.fingerprint, schema_version=SCHEMA_VERSION, outputs=self._outputs,
+            counts=counts, info=info or {}, config=self.cfg.model_dump(mode="json"), settings=self.settings_hash,
+            inputs=self.input_hashes, pin_texts=self.drift.pin_texts.files if self.drift else [],
+            wall_sec=round(wall, 3), device_sec=round(device_sec, 3),
+            rows_per_sec=round(counts.get("rows_out", 0) / max(wall, 1e-9), 2), created_at=time.time(),
+            versions=package_versions(), git_commit=git_commit(),
+        )  # fmt: skip
         self.store.write_json(manifest_path(self.name or self.stage, self.store.view), asdict(manifest))
         logger.info("%s: done in %.1f s, %s", self.stage, wall, counts)
         return manifest

@@ -70,8 +70,6 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
     Args:
         lengths: (N,) each example's tokens.
         batch_size: Rows per batch; the last batch may be shorter.
-        seed: Of the run.
-        epoch: 0-based.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
@@ -92,9 +90,6 @@ def query_batches(groups: np.ndarray, batch_size: int, seed: int, epoch: int) ->
 
     Args:
         groups: (N,) int64, equal for rows of one query.
-        batch_size: Rows per batch, on average.
-        seed: Of the run.
-        epoch: 0-based.
     """
     rng = np.random.default_rng([seed, epoch])
     place = rng.permutation(int(groups.max(initial=-1)) + 1)[groups]
@@ -113,8 +108,6 @@ def share_of(rows: np.ndarray, place: Place, groups: np.ndarray | None = None) -
     """One worker's rows of a global batch: every size-th, or a run of whole queries. May be empty.
 
     Args:
-        rows: (n,) of the batch.
-        place: Which worker.
         groups: (N,) by row number, equal for rows of one query, which stay together; None: rows are independent.
     """
     if groups is None:
@@ -130,7 +123,6 @@ def cut_micro_batches(
     """Runs of rows that hold at most `max_tokens` with their padding; one row, or one query, may alone be longer.
 
     Args:
-        rows: (n,) in the order wanted.
         lengths: (N,) tokens by row number.
         max_tokens: None: one run.
         groups: (N,) by row number, equal for rows of one query, which stay together; None: rows are independent.
@@ -178,13 +170,7 @@ def make_steps(
     """A worker's steps over examples that are in memory.
 
     Args:
-        examples: One window.
         lengths: (N,) each example's tokens.
-        preparer: Of the model.
-        cfg: Batch sizes.
-        seed: Of the run, or of run and window.
-        epoch: 0-based.
-        place: Which worker.
         first: Index of the first step.
         skip: Steps that were taken before.
         mean_weight: Of all examples of the run, which gradients are divided by: divided by its own batch's weight, a
@@ -211,13 +197,9 @@ def make_steps(
 
 
 def _micro_batch(
-    examples: Examples,
-    lengths: np.ndarray,
-    groups: np.ndarray,
-    rows: np.ndarray,
-    preparer: Preparer,
+    examples: Examples, lengths: np.ndarray, groups: np.ndarray, rows: np.ndarray, preparer: Preparer,
     idle: bool = False,
-) -> MicroBatch:
+) -> MicroBatch:  # fmt: skip
     import torch
 
     part = examples.rows(rows)

@@ -15,7 +15,6 @@ def principal_axes(vectors: np.ndarray, dim: int) -> np.ndarray:
     So an untrained tower gives about the zero-shot cosine, which training then improves: a small log cannot spoil much.
 
     Args:
-        vectors: (N, width) float32.
         dim: If above `width`, the rest are zeros.
 
     Returns:
@@ -32,10 +31,8 @@ def known_hits(rows: np.ndarray, columns: np.ndarray, codes: np.ndarray, num_col
     """Which pairs (rows[i], columns[j]) are known to belong together, or share the column of pair i: no negatives.
 
     Args:
-        rows: (B,) numbers of queries.
-        columns: (B,) numbers of pins.
+        rows, columns: (B,) numbers of queries and of pins.
         codes: Sorted `query * num_columns + pin` of all known pairs.
-        num_columns: Pins.
 
     Returns:
         (B, B) bool.
@@ -82,22 +79,15 @@ def log_frequency(pins: np.ndarray, num_pins: int) -> np.ndarray:
 
 
 def recall(
-    query_vectors: np.ndarray,
-    pin_vectors: np.ndarray,
-    query: np.ndarray,
-    pin: np.ndarray,
-    codes: np.ndarray,
+    query_vectors: np.ndarray, pin_vectors: np.ndarray, query: np.ndarray, pin: np.ndarray, codes: np.ndarray,
     k: int = 10,
-) -> float | None:
+) -> float | None:  # fmt: skip
     """Mean over queries of the share of their pins among the k nearest of all pins.
 
     Args:
-        query_vectors: (num_queries, dim).
-        pin_vectors: (num_pins, dim).
-        query: (N,) rows of the queries of pairs to find.
-        pin: (N,) rows of their pins.
+        query_vectors, pin_vectors: (num_queries, dim) and (num_pins, dim).
+        query, pin: (N,) rows of the pairs to find.
         codes: Sorted `query * num_pins + pin` of pairs that were shown in training, left out of the ranking.
-        k: Cut.
 
     Returns:
         0..1; None if there are no pairs.

@@ -11,23 +11,14 @@ from ray_app.base.columns import matrix_column, matrix_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Examples:
-    """Pairs to train on; all sequences have length N.
+    """Pairs to train on; all sequences have length N."""
 
-    Args:
-        queries: N strings.
-        pin_texts: N strings.
-        features: (N, num_features) float32, not standardised.
-        targets: (N, 5) float32, each row a distribution over grades.
-        weights: (N,) float32, >= 0.
-        locales: N locales that the queries were searched from; None: not known.
-    """
-
-    queries: Sequence[str]
-    pin_texts: Sequence[str]
-    features: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
-    locales: Sequence[str] | None = None
+    queries: Sequence[str]  # N strings
+    pin_texts: Sequence[str]  # N strings
+    features: np.ndarray  # (N, num_features) float32, not standardised
+    targets: np.ndarray  # (N, 5) float32, each row a distribution over grades
+    weights: np.ndarray  # (N,) float32, >= 0
+    locales: Sequence[str] | None = None  # N locales that the queries were searched from; None: not known
 
     def __post_init__(self) -> None:
         n = len(self.queries)
@@ -44,13 +35,10 @@ class Examples:
     def rows(self, index: np.ndarray) -> "Examples":
         """The examples at those positions."""
         return Examples(
-            queries=[self.queries[i] for i in index],
-            pin_texts=[self.pin_texts[i] for i in index],
-            features=self.features[index],
-            targets=self.targets[index],
-            weights=self.weights[index],
+            queries=[self.queries[i] for i in index], pin_texts=[self.pin_texts[i] for i in index],
+            features=self.features[index], targets=self.targets[index], weights=self.weights[index],
             locales=None if self.locales is None else [self.locales[i] for i in index],
-        )
+        )  # fmt: skip
 
     @classmethod
     def concatenate(cls, parts: Sequence["Examples"]) -> "Examples":

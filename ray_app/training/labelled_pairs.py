@@ -11,19 +11,12 @@ from ray_app.training.targets import combine_raters
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledPairs:
-    """Human-labelled pairs with everything a model needs of them.
+    """Human-labelled pairs with everything a model needs of them."""
 
-    Args:
-        table: query (normalised), locale, pin_id, grade, num_raters, target; one row per pair.
-        queries: Distinct normalised queries.
-        query_index: (num_pairs,) into `queries`.
-        pin_index: (num_pairs,) rows of the catalogue.
-    """
-
-    table: pa.Table
-    queries: list[str]
-    query_index: np.ndarray
-    pin_index: np.ndarray
+    table: pa.Table  # query (normalised), locale, pin_id, grade, num_raters, target; one row per pair
+    queries: list[str]  # distinct normalised queries
+    query_index: np.ndarray  # (num_pairs,) into `queries`
+    pin_index: np.ndarray  # (num_pairs,) rows of the catalogue
 
     @classmethod
     def of(cls, catalogue: Catalogue, labels: pa.Table, smoothing: float = 0.0) -> "LabelledPairs":

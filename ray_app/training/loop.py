@@ -11,7 +11,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -28,9 +28,7 @@ logger = logging.getLogger(__name__)
 _STEPS_TO_MOVE = 10  # guessed: the first batch of a run may have weight 0, or a loss that is flat there
 
 
-def learning_rate_factor(
-    step: int, total: int, warmup_share: float, schedule: Literal["linear", "cosine"] = "linear"
-) -> float:
+def learning_rate_factor(step: int, total: int, warmup_share: float, schedule: str = "linear") -> float:
     """Linear warm-up, then linear or cosine decay to zero at `total` steps."""
     warmup = max(1, round(total * warmup_share))
     if step < warmup:
@@ -40,24 +38,15 @@ def learning_rate_factor(
 
 
 def fit(
-    model: Any,
-    train: Examples | Source,
-    valid: Examples,
-    cfg: TrainConfig,
-    seed: int,
-    worker: Worker,
+    model: Any, train: Examples | Source, valid: Examples, cfg: TrainConfig, seed: int, worker: Worker,
     resume_from: Path | None = None,
-) -> TrainState:
+) -> TrainState:  # fmt: skip
     """Train `model` in place and leave the weights of its best epoch in it.
 
     Args:
         model: Has `preparer`, `forward`, `param_groups(cfg)` and `before_training(queries, pin_texts, cfg)`, which may
             make another preparer.
-        train: Must not be empty.
         valid: May be empty: then there is no validation loss and no early stopping, and the last epoch is kept.
-        cfg: The loop's settings.
-        seed: Decides data order and dropout.
-        worker: This process among the workers.
         resume_from: Folder that `report` saved earlier; None: from the start.
 
     Raises:
@@ -79,8 +68,7 @@ def fit(
     base_rates = [group["lr"] for group in optimizer.param_groups]
     total_steps = train.steps_per_epoch(cfg) * cfg.epochs
 
-    state = TrainState()
-    best = trained_weights(model)
+    state, best = TrainState(), trained_weights(model)
     if resume_from is not None:
         state, best = load_checkpoint(resume_from, model, optimizer, worker)
         logger.info("resuming after %d steps of epoch %d", state.step, state.epoch + 1)
@@ -109,8 +97,7 @@ def fit(
                 state.loss_sum = worker.total(loss_sum)
                 state.tokens, state.padded_tokens = round(worker.total(tokens)), round(worker.total(padded))
             if ended:
-                best = _end_epoch(model, valid, cfg, worker, state, train.weight, best)
-                loss_sum = 0.0
+                best, loss_sum = _end_epoch(model, valid, cfg, worker, state, train.weight, best), 0.0
                 per_sec = (state.tokens - reported) / max(time.monotonic() - reported_at, 1e-9)
                 reported, reported_at = state.tokens, time.monotonic()
                 last = {name: value for name, value in state.history[-1].items() if value is not None}
@@ -124,9 +111,10 @@ def fit(
             elif worker.rank == 0 and state.total_steps % cfg.track_steps == 0:
                 worker.track({"step_loss": run.last_loss, "learning_rate_factor": factor}, state.total_steps)
             if due:
-                shown = {name: value for name, value in state.history[-1].items() if value is not None} if ended else {}
-                shown |= {"epochs": float(state.epoch), "total_steps": float(state.total_steps)}
-                worker.report(shown, partial(save_checkpoint, model, optimizer, state, best, worker))
+                shown = {"epochs": float(state.epoch), "total_steps": float(state.total_steps)}
+                worker.report(
+                    (last if ended else {}) | shown, partial(save_checkpoint, model, optimizer, state, best, worker)
+                )
             step = following
         steps.close()
         if run.num_steps:
@@ -137,14 +125,9 @@ def fit(
 
 
 def _end_epoch(
-    model: Any,
-    valid: Examples,
-    cfg: TrainConfig,
-    worker: Worker,
-    state: TrainState,
-    weight: float,
+    model: Any, valid: Examples, cfg: TrainConfig, worker: Worker, state: TrainState, weight: float,
     best: dict[str, Any],
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Close the epoch in `state`; returns the best weights."""
     train_loss = state.loss_sum / weight
     if not math.isfinite(train_loss):
@@ -171,18 +154,15 @@ def evaluate_loss(model: Any, examples: Examples, cfg: TrainConfig, worker: Work
 
     model.eval()
     device = next(model.parameters()).device
-    loss = loss_of(cfg)
-    batches = _batches_without_gradients(model, examples, cfg)
+    loss, batches = loss_of(cfg), _batches_without_gradients(model, examples, cfg)
     loss_sum, culprit = 0.0, ""
     with torch.inference_mode():
         for start in range(0, len(batches), worker.size):
             # Sharded models need every worker in each pass; one that has no batch left repeats the last one.
             mine = start + worker.rank < len(batches)
             part = examples.rows(batches[start + worker.rank if mine else -1])
-            inputs = model.prepare(part.queries, part.pin_texts, part.features)
-            with autocast(device.type, pick_dtype(cfg.dtype, device.type)):
-                logits = model({name: tensor.to(device) for name, tensor in inputs.items()})
-            losses = loss(logits.float(), torch.from_numpy(np.ascontiguousarray(part.targets, np.float32)).to(device))
+            logits = _logits(model, model.prepare(part.queries, part.pin_texts, part.features), cfg, device)
+            losses = loss(logits, torch.from_numpy(np.ascontiguousarray(part.targets, np.float32)).to(device))
             losses = losses.cpu() * torch.from_numpy(part.weights.astype(np.float32))
             loss_sum += float(losses.sum()) if mine else 0.0
             if mine and not culprit and not bool(losses.isfinite().all()):
@@ -207,24 +187,24 @@ def predict(model: Any, examples: Examples, cfg: TrainConfig) -> np.ndarray:
     with torch.inference_mode():
         for rows in _batches_without_gradients(model, examples, cfg):
             part = examples.rows(rows)
-            inputs = model.prepare(part.queries, part.pin_texts, part.features)
-            with autocast(device.type, pick_dtype(cfg.dtype, device.type)):
-                logits = model({name: tensor.to(device) for name, tensor in inputs.items()})
-            probs[rows] = logits.float().softmax(-1).cpu().numpy()
+            logits = _logits(model, model.prepare(part.queries, part.pin_texts, part.features), cfg, device)
+            probs[rows] = logits.softmax(-1).cpu().numpy()
     return probs
+
+
+def _logits(model: Any, inputs: dict[str, Any], cfg: TrainConfig, device: Any) -> Any:
+    """Of a batch, float32."""
+    with autocast(device.type, pick_dtype(cfg.dtype, device.type)):
+        return model({name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}).float()
 
 
 def _batches_without_gradients(model: Any, examples: Examples, cfg: TrainConfig) -> list[np.ndarray]:
     """Row numbers of each batch, longest first; they may be twice as large as in training."""
     lengths = model.preparer.lengths(examples.queries, examples.pin_texts)
     longest_first = np.argsort(-lengths, kind="stable")
-    size = 2 * cfg.batch_size
-    limit = cfg.micro_batch_tokens and 2 * cfg.micro_batch_tokens
-    return [
-        run
-        for start in range(0, len(examples), size)
-        for run in cut_micro_batches(longest_first[start : start + size], lengths, limit)
-    ]
+    size, limit = 2 * cfg.batch_size, cfg.micro_batch_tokens and 2 * cfg.micro_batch_tokens
+    batches = [longest_first[start : start + size] for start in range(0, len(examples), size)]
+    return [run for rows in batches for run in cut_micro_batches(rows, lengths, limit)]
 
 
 class _Run:
@@ -293,11 +273,8 @@ class _Run:
         """Summed, weighted loss of a micro-batch, mean over the model's views."""
         import torch
 
-        inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in micro.inputs.items()}
         targets, weights = micro.targets.to(self.device), micro.weights.to(self.device)
-        with autocast(self.device.type, pick_dtype(self.cfg.dtype, self.device.type)):
-            logits = self.wrapped(inputs)
-        views = logits.float().reshape(-1, *targets.shape)
+        views = _logits(self.wrapped, micro.inputs, self.cfg, self.device).reshape(-1, *targets.shape)
         total = torch.zeros((), device=self.device)
         for view in views:
             losses = self.loss(view, targets)

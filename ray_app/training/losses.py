@@ -49,8 +49,7 @@ def margin_mse(logits: Any, targets: Any, groups: Any) -> Any:
     Source: margin-MSE of Hofstätter et al. (2020), on expected grades.
 
     Args:
-        logits: (B, 5).
-        targets: (B, 5).
+        logits, targets: (B, 5).
         groups: (B,) int64, equal for pairs of one query.
 
     Returns:

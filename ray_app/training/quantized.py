@@ -25,7 +25,6 @@ def labelling_form(model: Any, valid: Examples, cfg: TrainConfig) -> tuple[Any, 
     on the model that was trained, calibration would be that of another model.
 
     Args:
-        model: As trained, whole in this process.
         valid: Examples that show how far the two forms are apart; may be empty.
         cfg: Of the training. With `frozen_dtype` bfloat16 the merged weights are held in it too.
 

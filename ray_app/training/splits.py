@@ -16,10 +16,8 @@ def split_queries(queries: Sequence[str], test_share: float, valid_share: float,
     order of the groups is a hash of group and seed, so that a new query moves few of the others.
 
     Args:
-        queries: Any order, repeats allowed.
         test_share: Share of the query groups that is only for evaluation.
         valid_share: Share that chooses the best epoch.
-        seed: Of the run.
 
     Returns:
         Table of schema SPLITS, sorted by query.

@@ -102,10 +102,7 @@ def load_checkpoint(folder: Path, model: Any, optimizer: Any, worker: Worker) ->
 
     saved = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=True)
     set_state_dict(
-        model,
-        optimizer,
-        model_state_dict=saved["model"],
-        optim_state_dict=saved["optimizer"],
+        model, optimizer, model_state_dict=saved["model"], optim_state_dict=saved["optimizer"],
         options=_options(load=True, spread=_is_sharded(model)),
-    )
+    )  # fmt: skip
     return TrainState(**json.loads((folder / "state.json").read_text())), saved["best"]

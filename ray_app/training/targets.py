@@ -9,8 +9,7 @@ from ray_app.base.columns import matrix_column
 from ray_app.base.content_key import content_key
 from ray_app.base.schemas import NUM_GRADES
 from ray_app.base.text import normalise_query
-
-FINAL_RATER = "final"  # rater_id of the adjudicated grade, where a data set has one
+from ray_app.sources.adapters.chorus import FINAL_RATER
 
 
 def combine_raters(labels: pa.Table, smoothing: float) -> pa.Table:
@@ -19,10 +18,6 @@ def combine_raters(labels: pa.Table, smoothing: float) -> pa.Table:
     The target is the distribution of the raters' grades. A data set's final grade is half of it, so that a pair that raters
     disagree on pulls less, while the adjudicated grade stays the likeliest. Where one grade is needed it is the final
     one, else the raters' mean, rounded; halves go up or down by a hash of the pair, so that grades do not drift.
-
-    Args:
-        labels: Schema HUMAN_LABELS.
-        smoothing: See `smooth_targets`.
 
     Returns:
         query, locale, pin_id, grade (int8), num_raters (int32), target (list of 5 float32), sorted by the key.
@@ -37,7 +32,8 @@ def combine_raters(labels: pa.Table, smoothing: float) -> pa.Table:
     grades, targets, num_raters = [], [], []
     for key in keys:
         finals, raters = by_pair[key]
-        given = [_distribution(said) for said in (finals, raters) if said]
+        counted = [np.bincount(np.array(said) - 1, minlength=NUM_GRADES) for said in (finals, raters) if said]
+        given = [counts / counts.sum() for counts in counted]
         grades.append(_one_grade(finals or raters, key))
         targets.append(np.mean(given, axis=0))
         num_raters.append(max(len(raters), 1))
@@ -58,10 +54,6 @@ def smooth_targets(targets: np.ndarray, smoothing: float) -> np.ndarray:
     return ((1 - smoothing) * targets + smoothing / NUM_GRADES).astype(np.float32)
 
 
-def _distribution(grades: Sequence[int]) -> np.ndarray:
-    return np.bincount(np.array(grades) - 1, minlength=NUM_GRADES) / len(grades)
-
-
 def _one_grade(grades: Sequence[int], key: tuple[str, str, str]) -> int:
     """The rounded mean; a half by a hash of the pair."""
     low, rest = divmod(sum(grades), len(grades))
@@ -73,10 +65,6 @@ def _one_grade(grades: Sequence[int], key: tuple[str, str, str]) -> int:
 def query_weights(query_index: np.ndarray, balance: float) -> np.ndarray:
     """Weight per pair, (num pairs of its query) ** -balance, with mean 1: a much judged query must not rule the rest.
 
-    Args:
-        query_index: (num_pairs,) which query.
-        balance: 0..1.
-
     Returns:
         (num_pairs,) float32.
     """
@@ -87,10 +75,6 @@ def query_weights(query_index: np.ndarray, balance: float) -> np.ndarray:
 
 def grade_weights(targets: np.ndarray, balance: float) -> np.ndarray:
     """Weight per pair, (share of its likeliest grade) ** -balance, with mean 1: a rare grade must be learned too.
-
-    Args:
-        targets: (num_pairs, 5).
-        balance: 0..1.
 
     Returns:
         (num_pairs,) float32.
@@ -109,7 +93,6 @@ def balance_shift(targets: np.ndarray, balance: float) -> np.ndarray:
 
     Args:
         targets: (num_pairs, 5) that the weights were made of.
-        balance: 0..1.
 
     Returns:
         (5,) float64; a grade that is no pair's likeliest counts as one of them.

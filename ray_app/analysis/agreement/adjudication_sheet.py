@@ -10,6 +10,7 @@ and counts, there is nothing to mend. A system that gives the grade less than a 
 a reason to be on the sheet; a pair without one is not.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,11 +44,9 @@ def find_suspects(
     """The most surprising pairs, worst first; pairs that were adjudicated are left out, having been looked at.
 
     Args:
-        counts: The labelled pairs.
         grades: (num_pairs,) int, 1..5, that each pair counts with.
         systems: name -> scores with probabilities, in the order of the pairs; a pair without is judged by the others.
-        max_rows: Pairs at most.
-        max_per_query: Of one query and locale at most: a query that a system misreads would fill the sheet.
+        max_per_query: Of one query and locale: a query that a system misreads would fill the sheet.
 
     Raises:
         ValueError: a system has no probabilities, or another number of them than there are pairs.
@@ -68,14 +67,14 @@ def find_suspects(
     spread = (orders * _FAR).sum(axis=(1, 2)) / np.maximum(orders.sum(axis=(1, 2)), 1.0)
     surprise = doubt + spread
     was_adjudicated = counts.is_adjudicated
-    taken: dict[tuple[str, str], int] = {}
+    taken: Counter[tuple[str, str]] = Counter()
     suspects: list[Suspect] = []
     for place in np.argsort(-surprise, kind="stable").tolist():  # ties: in the order of the keys
         why = _reason({name: float(found[place]) for name, found in chance.items()}, int(grades[place]), given[place])
         query = counts.keys[place][:2]
-        if not why or was_adjudicated[place] or taken.get(query, 0) >= max_per_query:
+        if not why or was_adjudicated[place] or taken[query] >= max_per_query:
             continue
-        taken[query] = taken.get(query, 0) + 1
+        taken[query] += 1
         suspects.append(Suspect(place=place, surprise=float(surprise[place]), why=why))
         if len(suspects) == max_rows:
             break
@@ -83,27 +82,17 @@ def find_suspects(
 
 
 def build_sheet(
-    suspects: Sequence[Suspect],
-    counts: RaterCounts,
-    grades: np.ndarray,
-    systems: Mapping[str, SystemScores],
-    pin_texts: pa.Table,
-    splits: Sequence[str],
-) -> bytes:
+    suspects: Sequence[Suspect], counts: RaterCounts, grades: np.ndarray, systems: Mapping[str, SystemScores],
+    pin_texts: pa.Table, splits: Sequence[str],
+) -> bytes:  # fmt: skip
     """The sheet as CSV. What people fill in comes before what raters and models said, which can so be hidden.
 
     Args:
-        suspects: Of `find_suspects`.
-        counts: The labelled pairs.
-        grades: As in `find_suspects`.
-        systems: As in `find_suspects`.
-        pin_texts: Schema PIN_TEXTS.
         splits: (num_pairs,) train, valid or test: the models have seen the grades of train.
     """
     texts_of = shown_texts(pin_texts, (counts.keys[suspect.place][2] for suspect in suspects))
     opinions = [f"{name}_{what}" for name in systems for what in ("expected_grade", "likeliest_grade")]
-    columns = [*KEY, *SHOWN, *TO_FILL, "present_grade", "raters_grades", *opinions]
-    columns += ["split", "surprise", "why"]
+    columns = [*KEY, *SHOWN, *TO_FILL, "present_grade", "raters_grades", *opinions, "split", "surprise", "why"]
     rows = []
     for suspect in suspects:
         key, place = counts.keys[suspect.place], suspect.place

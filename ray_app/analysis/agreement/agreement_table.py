@@ -22,10 +22,12 @@ import pyarrow as pa
 from ray_app.analysis.agreement.coefficients import FIGURES, LEVELS, agreement_figures, both_orders, coincidences_of
 from ray_app.analysis.agreement.rater_counts import RaterCounts
 from ray_app.analysis.metrics.bootstrap import Interval, percentile_interval, resample_queries
-from ray_app.analysis.metrics.bootstrap_result import plain
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
+from ray_app.analysis.metrics.formatting import interval_fields, read_interval
 from ray_app.sources.sheets import is_adjudicator
 
 RATERS = "raters"
+_NUMBERS = ("num_pairs", "num_comparisons", "num_missing")
 
 
 class HasGrades(Protocol):
@@ -76,51 +78,26 @@ class AgreementTable:
         """All of it, without NaN; an interval is `figure`, `figure_lo`, `figure_hi`."""
         rows: list[dict[str, Any]] = []
         for row in self.rows:
-            numbers = {
-                "num_pairs": row.num_pairs,
-                "num_comparisons": row.num_comparisons,
-                "num_missing": row.num_missing,
-            }
+            numbers = {name: getattr(row, name) for name in _NUMBERS}
             figures = _flat(row.figures) | {"above_raters": _flat(row.above_raters)}
-            rows.append(
-                {"subject": row.subject, **numbers, **figures, "undefined": row.undefined, "confusion": row.confusion}
-            )
+            told = {"undefined": row.undefined, "confusion": row.confusion}
+            rows.append({"subject": row.subject, **numbers, **figures, **told})
         numbers = {"num_pairs": self.num_pairs, "num_queries": self.num_queries, "num_raters": self.num_raters}
         return {"slice": self.column, "value": self.value, **numbers, "rows": rows, "notes": self.notes}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "AgreementTable":
         """What `to_json` gave."""
-        rows = [
-            AgreementRow(
-                subject=row["subject"],
-                num_pairs=row["num_pairs"],
-                num_comparisons=row["num_comparisons"],
-                num_missing=row["num_missing"],
-                figures=_intervals(row),
-                above_raters=_intervals(row["above_raters"]),
-                undefined=row["undefined"],
-                confusion=row["confusion"],
-            )
-            for row in found["rows"]
-        ]
+        rows = []
+        for row in found["rows"]:
+            same = {name: row[name] for name in ("subject", *_NUMBERS, "undefined", "confusion")}
+            rows.append(AgreementRow(**same, figures=_intervals(row), above_raters=_intervals(row["above_raters"])))
         numbers = {name: found[name] for name in ("num_pairs", "num_queries", "num_raters")}
         return cls(column=found["slice"], value=found["value"], **numbers, rows=rows, notes=found["notes"])
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AgreementSettings:
-    """What decides the figures besides labels and predictions."""
-
-    samples: int = 1000
-    confidence: float = 0.95
-    seed: int = 17
-    slice_columns: Sequence[str] = ("locale",)
-    """Columns of the labels to slice by; those that are absent or have one value are left out."""
-
-
 def agreement_tables(
-    labels: pa.Table, systems: Mapping[str, HasGrades], settings: AgreementSettings | None = None
+    labels: pa.Table, systems: Mapping[str, HasGrades], settings: EvaluationSettings | None = None
 ) -> list[AgreementTable]:
     """Measure agreement over all pairs, and for each value of each slice column.
 
@@ -128,13 +105,12 @@ def agreement_tables(
         labels: HUMAN_LABELS in any order, maybe with more columns to slice by.
         systems: name -> predictions for the distinct pairs of `labels` sorted by query, locale, pin_id: the order of
             `combine_raters` and `LabelledPairs`. Those that predict no grades are left out.
-        settings: None: the defaults.
 
     Raises:
         UserError: the labels are empty or wrong, see `RaterCounts.of`.
         ValueError: a system has another number of grades than there are pairs.
     """
-    settings = settings or AgreementSettings()
+    settings = settings or EvaluationSettings()
     counts = RaterCounts.of(labels)
     grades = {name: found for name, system in systems.items() if (found := system.grades) is not None}
     for name, found in grades.items():
@@ -153,7 +129,7 @@ def agreement_tables(
 
 
 def _measure(
-    counts: RaterCounts, grades: Mapping[str, np.ndarray], mask: np.ndarray, settings: AgreementSettings,
+    counts: RaterCounts, grades: Mapping[str, np.ndarray], mask: np.ndarray, settings: EvaluationSettings,
     column: str | None = None, value: str | None = None, notes: Sequence[str] = (),
 ) -> AgreementTable:  # fmt: skip
     """The table of the pairs under a mask."""
@@ -186,9 +162,7 @@ def _measure(
     samples = {name: {f: np.concatenate([b[name][f] for b in blocks]) for f in FIGURES} for name in tables}
 
     def interval(point: np.ndarray, resampled: np.ndarray) -> Interval:
-        if num_queries == 1 and np.isfinite(point[0]):
-            return Interval(float(point[0]), None, None)  # every resample is the same query
-        return percentile_interval(float(point[0]), resampled, settings.confidence)
+        return percentile_interval(float(point[0]), resampled, settings.confidence, num_queries)
 
     num_shared = int((given.sum(axis=1) > 1).sum())
     rows = []
@@ -199,18 +173,13 @@ def _measure(
             f: interval(points[name][f] - points[RATERS][f], samples[name][f] - samples[RATERS][f])
             for f in FIGURES if not of_raters
         }  # fmt: skip
-        rows.append(
-            AgreementRow(
-                subject=name,
-                num_pairs=num_shared if of_raters else len(given),
-                num_comparisons=int(table.sum()) // (2 if of_raters else 1),
-                num_missing=0 if of_raters else int((grades[name][places] == 0).sum()),
-                figures=own,
-                above_raters=above,
-                undefined=_reasons(own, table.sum(), pairings[name].sum()),
-                confusion=table[:, 1:].astype(int).tolist(),
-            )
-        )
+        row = AgreementRow(
+            subject=name, num_pairs=num_shared if of_raters else len(given),
+            num_comparisons=int(table.sum()) // (2 if of_raters else 1),
+            num_missing=0 if of_raters else int((grades[name][places] == 0).sum()), figures=own, above_raters=above,
+            undefined=_reasons(own, table.sum(), pairings[name].sum()), confusion=table[:, 1:].astype(int).tolist(),
+        )  # fmt: skip
+        rows.append(row)
     return AgreementTable(
         column=column, value=value, num_pairs=len(given), num_queries=num_queries,
         num_raters=sum(not is_adjudicator(rater) for rater in frozenset().union(*(counts.raters[i] for i in places))),
@@ -240,10 +209,8 @@ def _notes(counts: RaterCounts) -> list[str]:
 
 
 def _flat(figures: Mapping[str, Interval]) -> dict[str, float | None]:
-    return {
-        f"{name}{end}": plain(x) for name, i in figures.items() for end, x in zip(("", "_lo", "_hi"), i, strict=True)
-    }
+    return {key: value for name, interval in figures.items() for key, value in interval_fields(name, interval).items()}
 
 
 def _intervals(flat: Mapping[str, Any]) -> dict[str, Interval]:
-    return {name: Interval(*(flat[f"{name}{end}"] for end in ("", "_lo", "_hi"))) for name in FIGURES if name in flat}
+    return {name: read_interval(flat, name) for name in FIGURES if name in flat}

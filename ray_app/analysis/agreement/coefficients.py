@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ray_app.analysis.metrics.bootstrap import ratio
 from ray_app.analysis.metrics.grading import linear_kappas
 from ray_app.base.schemas import NUM_GRADES
 
@@ -21,8 +22,7 @@ def agreement_figures(tables: np.ndarray, coincidences: np.ndarray) -> dict[str,
     """
     total = tables.sum(axis=(1, 2))
     hits = {"exact": (tables * (_APART == 0)).sum(axis=(1, 2)), "within_one": (tables * _NEAR).sum(axis=(1, 2))}
-    out = {name: np.divide(hit, total, out=np.full(len(hit), np.nan), where=total > 0) for name, hit in hits.items()}
-    return out | {
+    return {name: ratio(hit, total) for name, hit in hits.items()} | {
         "kappa": linear_kappas(tables),
         "alpha_ordinal": krippendorff_alphas(coincidences, ordinal=True),
         "alpha_interval": krippendorff_alphas(coincidences, ordinal=False),
@@ -64,4 +64,4 @@ def krippendorff_alphas(coincidences: np.ndarray, ordinal: bool) -> np.ndarray:
     distance = (place[:, :, None] - place[:, None, :]) ** 2
     chance = np.einsum("si,sj,sij->s", each, each, distance)
     seen = (coincidences * distance).sum(axis=(1, 2)) * (each.sum(axis=1) - 1.0)
-    return 1.0 - np.divide(seen, chance, out=np.full(len(each), np.nan), where=chance > 0)
+    return 1.0 - ratio(seen, chance)

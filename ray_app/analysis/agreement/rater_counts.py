@@ -10,8 +10,8 @@ from ray_app.analysis.metrics.protocol import KEY
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import HUMAN_LABELS, NUM_GRADES, require_columns
 from ray_app.base.text import normalise_query
+from ray_app.sources.adapters.chorus import FINAL_RATER
 from ray_app.sources.sheets import is_adjudicator
-from ray_app.training.targets import FINAL_RATER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,8 @@ class RaterCounts:
         said: dict[tuple[str, str, str], dict[str, tuple[int, int]]] = {}  # pair -> rater -> (row, grade)
         columns = [labels[name].to_pylist() for name in (*KEY, "rater_id", "grade")]
         seen: set[tuple[str, str, str, str]] = set()
-        for row, (query, locale, pin_id, rater, grade) in sorted(enumerate(zip(*columns, strict=True)), key=_spelling):
+        by_spelling = sorted(enumerate(zip(*columns, strict=True)), key=lambda row: (row[1][0], row[0]))
+        for row, (query, locale, pin_id, rater, grade) in by_spelling:
             if grade is None or not 1 <= grade <= NUM_GRADES:
                 raise UserError(f"agreement: grade {grade} of query {query!r} is not 1..{NUM_GRADES}; set a grade_map")
             if (query, locale, pin_id, rater) in seen:
@@ -60,13 +61,10 @@ class RaterCounts:
             for _, grade in said[key].values():
                 given[i, grade - 1] += 1
         return cls(
-            keys=keys,
-            spelled=[columns[0][min(row for row, _ in said[key].values())] for key in keys],
-            given=given,
+            keys=keys, spelled=[columns[0][min(row for row, _ in said[key].values())] for key in keys], given=given,
             raters=[frozenset(said[key]) for key in keys],
-            rows=[[row for row, _ in said[key].values()] for key in keys],
-            has_final=has_final,
-        )
+            rows=[[row for row, _ in said[key].values()] for key in keys], has_final=has_final,
+        )  # fmt: skip
 
     @property
     def is_adjudicated(self) -> np.ndarray:
@@ -78,8 +76,3 @@ class RaterCounts:
         texts = [str(value) for value in values]
         found = [{texts[row] for row in rows} for rows in self.rows]
         return np.array([said.pop() if len(said) == 1 else "several" for said in found], dtype=object)
-
-
-def _spelling(row: tuple[int, tuple[str, ...]]) -> tuple[str, int]:
-    """The query as it was written, then the place in the table."""
-    return row[1][0], row[0]

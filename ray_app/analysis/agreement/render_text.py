@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ray_app.analysis.agreement.agreement_table import RATERS, AgreementRow, AgreementTable
 from ray_app.analysis.agreement.coefficients import FIGURES
-from ray_app.analysis.metrics.formatting import format_interval
+from ray_app.analysis.metrics.formatting import aligned, format_interval
 
 _HEADS = ("exact", "within one", "linear kappa", "alpha, ordinal", "alpha, interval")
 
@@ -18,7 +18,7 @@ def render_agreement(tables: Iterable[AgreementTable]) -> str:
             figures = [format_interval(row.figures[name]) for name in FIGURES]
             lines.append([row.subject, f"{row.num_pairs:,}", f"{row.num_comparisons:,}", *figures])
         about = f"{table.num_pairs:,} pairs of {table.num_queries:,} queries, {table.num_raters:,} raters"
-        block = [f"{table.title}: {about}", *_aligned(lines)]
+        block = [f"{table.title}: {about}", *aligned(lines)]
         for row in table.rows:
             block += [f"note: {row.subject}: {why}" for why in dict.fromkeys(row.undefined.values())]
             if row.num_missing:
@@ -38,9 +38,4 @@ def _confusion(row: AgreementRow) -> str:
     for grade, counts in enumerate(row.confusion):
         if grade or any(counts):
             lines.append([str(grade) if grade else "none", *(f"{count:,}" for count in counts)])
-    return "\n".join(_aligned(lines))
-
-
-def _aligned(lines: list[list[str]]) -> list[str]:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join(aligned(lines))

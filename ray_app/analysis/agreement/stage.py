@@ -1,13 +1,15 @@
 """Measure how teacher and student agree with the raters of `ingest.human_labels`, and write the sheet to adjudicate."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 
 from ray_app.analysis.agreement.adjudication_sheet import build_sheet, find_suspects
-from ray_app.analysis.agreement.agreement_table import AgreementSettings, agreement_tables
+from ray_app.analysis.agreement.agreement_table import agreement_tables
 from ray_app.analysis.agreement.rater_counts import RaterCounts
 from ray_app.analysis.agreement.render_text import render_agreement
-from ray_app.analysis.metrics.judgments import without_queries
+from ray_app.analysis.metrics.judgments import evaluation_settings, without_queries
 from ray_app.analysis.metrics.systems import Models, score_systems
 from ray_app.base.config import Config
 from ray_app.base.errors import UserError
@@ -57,25 +59,14 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
     catalogue = without_queries(catalogue, labels)
     pairs = LabelledPairs.of(catalogue, labels, smoothing=0.0)
-    scored = score_systems(
-        cfg,
-        store,
-        StudentFeatures.load(catalogue, store, zero_shot_queries(cfg, store)),
-        models,
-        pairs,
-        calibration=pairs,
-    )
+    features = StudentFeatures.load(catalogue, store, zero_shot_queries(cfg, store))
+    scored = score_systems(cfg, store, features, models, pairs, calibration=pairs)
     systems = {name: scored[name] for name in SYSTEMS}
 
     split_of = {row["query"]: row["split"] for row in read_output(store, splits).to_pylist()}
     of_rows = [split_of.get(normalise_query(query), "none") for query in labels["query"].to_pylist()]
     labels = labels.append_column("split", pa.array(of_rows, pa.string()))
-    settings = AgreementSettings(
-        samples=cfg.evaluate.bootstrap_samples,
-        confidence=cfg.evaluate.confidence,
-        seed=cfg.seed,
-        slice_columns=SLICES,
-    )
+    settings = replace(evaluation_settings(cfg), slice_columns=SLICES)
     tables = agreement_tables(labels, systems, settings)
     grades = pairs.table["grade"].to_numpy().astype(np.int64)
     suspects = find_suspects(counts, grades, systems, cfg.audit.rows, cfg.audit.rows_per_query)
@@ -103,9 +94,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
             "sheet_rows": len(suspects),
         },
         info={
-            "text": f"{render_agreement(tables)}\n\n{seen}",
-            "rows": tables[0].to_json()["rows"],
-            "figures": FIGURES,
+            "text": f"{render_agreement(tables)}\n\n{seen}", "rows": tables[0].to_json()["rows"], "figures": FIGURES,
             "sheet": SHEET,
         },
     )  # fmt: skip

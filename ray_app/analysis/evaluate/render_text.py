@@ -1,18 +1,15 @@
 """The evaluation as plain text for terminals and logs: one line a system."""
 
 from ray_app.analysis.metrics.evaluation import Evaluation
-from ray_app.analysis.metrics.formatting import LABELS, format_interval
+from ray_app.analysis.metrics.formatting import LABELS, aligned, format_interval, with_bounds
 from ray_app.analysis.metrics.protocol import METRICS, NDCG
 
 
 def render_table(evaluation: Evaluation) -> str:
     """Aligned text of about 120 columns: cautions, a heading, one line a system, what the student keeps, and the notes."""
     settings = evaluation.settings
-    cells = [["system", *column_labels(evaluation).values()]]
-    for system in evaluation.systems:
-        cells.append([system, *(format_interval(evaluation.interval(system, m)) for m in METRICS)])
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    cells = [[s, *(format_interval(evaluation.interval(s, m)) for m in METRICS)] for s in evaluation.systems]
+    lines = aligned([["system", *column_labels(evaluation).values()], *cells])
     heading = (
         f"{evaluation.num_pairs:,} judged pairs of {evaluation.num_queries:,} queries; only judged pairs are ranked; "
         f"[{settings.confidence:.0%} interval, {evaluation.num_samples:,} bootstrap samples of the queries]"
@@ -65,8 +62,6 @@ def retention_line(evaluation: Evaluation) -> str | None:
     parts = []
     for metric in ("auroc_3", NDCG):
         kept = evaluation.ratio("student", "teacher", metric)
-        if kept.value is None:
-            continue
-        bounds = "" if kept.lo is None or kept.hi is None else f" [{kept.lo * 100:.1f}, {kept.hi * 100:.1f}]"
-        parts.append(f"{kept.value * 100:.1f}%{bounds} of the teacher's {LABELS[metric]}")
+        if kept.value is not None:
+            parts.append(f"{with_bounds(kept, '.1f', percent=True)} of the teacher's {LABELS[metric]}")
     return f"student keeps {' and '.join(parts)}" if parts else None

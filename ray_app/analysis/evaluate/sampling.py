@@ -97,13 +97,9 @@ def _table(title: str, rows: list[StratumRow], most: int) -> StrataTable:
 
 
 def _stratum(found: Mapping[str, Any]) -> StratumRow:
-    return StratumRow(
-        name=found["stratum"],
-        num_pairs=found["num_pairs"],
-        num_sampled=found["num_sampled"],
-        estimated_pairs=found.get("estimated_pairs"),
-        effective_size=found.get("effective_size"),
-    )
+    known = {"num_pairs": found["num_pairs"], "num_sampled": found["num_sampled"]}
+    of_later_versions = {name: found.get(name) for name in ("estimated_pairs", "effective_size")}
+    return StratumRow(name=found["stratum"], **known, **of_later_versions)
 
 
 def _together(name: str, rows: Sequence[StratumRow]) -> StratumRow:

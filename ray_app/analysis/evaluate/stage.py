@@ -1,6 +1,7 @@
 """Measure all systems on human labels, and write `metrics.json` and `report.html`."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import PurePosixPath
 
 from ray_app.analysis.agreement.agreement_table import AgreementTable
@@ -38,6 +39,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     beside = {name: made for name in ("agreement", "simulate") if (made := _made_with(store, name, models)) is not None}
     found = JudgedLabels.of(cfg, store)
     labels, num_quarantined, name = found.labels, found.num_unusable, found.name
+    folder = "report" if name == "evaluate" else name
     run = StageRun(
         "evaluate", cfg, store, VERSION,
         settings=[cfg.evaluate.model_copy(update={"human_labels": None}), cfg.ingest.human_labels, found.content],
@@ -67,32 +69,22 @@ def run(cfg: Config, store: Storage) -> Manifest:
     table = "\n\n".join([render_table(evaluation), *map(table_text, tables)])
     manifests = [m for stage in STAGES if (m := read_manifest(store, stage)) is not None]
     provenance = {
-        "human_labels": cfg.evaluate.human_labels or "test split",
-        "label_rows": labels.num_rows,
-        "label_rows_unusable": num_quarantined,
-        "seen_in_training": seen.to_json(),
-        "config": cfg.model_dump(mode="json"),
-        "versions": package_versions(),
-        "commit": git_commit(),
-    } | lineage(manifests)
+        "human_labels": cfg.evaluate.human_labels or "test split", "label_rows": labels.num_rows,
+        "label_rows_unusable": num_quarantined, "seen_in_training": asdict(seen), "config": cfg.model_dump(mode="json"),
+        "versions": package_versions(), "commit": git_commit(),
+    } | lineage(manifests)  # fmt: skip
     said = (catalogue.pin_texts[name].to_pylist() for name in ("pin_id", "title", "caption"))
     titles = {pin_id: title or caption for pin_id, title, caption in zip(*said, strict=True)}
     html = render_report(
-        evaluation,
-        titles={pin_id: title for pin_id, title in titles.items() if title},
-        experiments=tables,
-        picture_of=_pictures(cfg, store, pins_output),
-        agreement=_agreement(store, beside.get("agreement")),
+        evaluation, titles={pin_id: title for pin_id, title in titles.items() if title}, experiments=tables,
+        picture_of=_pictures(cfg, store, pins_output), agreement=_agreement(store, beside.get("agreement")),
         simulation=beside["simulate"].info["report"] if "simulate" in beside else None,
         sample=next((summarise_sample(m) for m in manifests if m.stage == "sample"), None),
-        stages=[stage_row(manifest, cfg.prices) for manifest in manifests],
-        provenance=provenance,
-    )
-    folder = "report" if name == "evaluate" else name
+        stages=[stage_row(manifest, cfg.prices) for manifest in manifests], provenance=provenance,
+    )  # fmt: skip
+    metrics = evaluation.to_json(provenance) | {"experiments": [t.to_json() for t in tables]}
     files = [
-        store.write_json(
-            f"{folder}/metrics.json", evaluation.to_json(provenance) | {"experiments": [t.to_json() for t in tables]}
-        ),
+        store.write_json(f"{folder}/metrics.json", metrics),
         store.write_bytes(f"{folder}/report.html", html.encode()),
         store.write_table(f"{folder}/pairs.parquet", evaluation.pair_scores()),
     ]

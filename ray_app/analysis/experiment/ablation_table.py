@@ -1,17 +1,17 @@
 """An experiment as a table: what each arm is worth, with intervals, gains and costs."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ray_app.analysis.metrics.bootstrap import Interval
-from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, Measured, measure, plain
-from ray_app.analysis.metrics.formatting import LABELS, format_interval
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, Measured, measure
+from ray_app.analysis.metrics.formatting import LABELS, aligned, format_interval, plain
 from ray_app.analysis.metrics.grading import calibrate
-from ray_app.analysis.metrics.protocol import NDCG, SystemScores, judge
+from ray_app.analysis.metrics.protocol import METRICS, NDCG, PRECISION, SystemScores, judge
 from ray_app.base.locales import UNKNOWN, language_of
 
 FIGURES = ("accuracy", "auroc_3", "auroc_4", "auroc_5", NDCG)
@@ -35,42 +35,23 @@ class ExperimentRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExperimentTable:
-    """One experiment.
+    """One experiment."""
 
-    Args:
-        key: Short name.
-        title: The question that it answers.
-        columns: One label per cell of a row; the last `num_gains` are differences.
-        rows: In the order in which figures are expected to rise; for `languages` in the order of their pairs.
-        verdict: Which of the expected steps the figures show.
-        about: How to read it.
-        cost_columns: One label per cost of a row.
-        measured_on: What, if not the judged pairs of all systems.
-    """
-
-    key: str
-    title: str
-    columns: list[str]
+    key: str  # short name
+    title: str  # the question that it answers
+    columns: list[str]  # one label per cell of a row; the last `num_gains` are differences
     num_gains: int
     rows: list[ExperimentRow]
-    verdict: str
-    about: str
-    cost_columns: list[str] = field(default_factory=list)
-    measured_on: str = ""
+    """In the order in which figures are expected to rise; for `languages` in the order of their pairs."""
+    verdict: str  # which of the expected steps the figures show
+    about: str  # how to read it
+    cost_columns: list[str] = field(default_factory=list)  # one label per cost of a row
+    measured_on: str = ""  # what, if not the judged pairs of all systems
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` reads them back."""
-        rows = [
-            {
-                "name": row.name, "cells": [[plain(value) for value in cell] for cell in row.cells],
-                "marked": row.marked, "costs": row.costs,
-            }
-            for row in self.rows
-        ]  # fmt: skip
-        return {
-            "key": self.key, "title": self.title, "columns": self.columns, "num_gains": self.num_gains, "rows": rows,
-            "verdict": self.verdict, "about": self.about, "cost_columns": self.cost_columns, "measured_on": self.measured_on,
-        }  # fmt: skip
+        rows = [asdict(row) | {"cells": [[plain(value) for value in cell] for cell in row.cells]} for row in self.rows]
+        return asdict(self) | {"rows": rows}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "ExperimentTable":
@@ -92,12 +73,7 @@ def ladder(
     """A table of arms. Gains are differences on the same resamples; intervals cover queries and, of arms trained twice or more, seeds.
 
     Args:
-        key: Short name.
-        title: The question.
-        about: How to read it.
-        pairs: As for `evaluate_systems`.
         arms: Name for people -> scores of each seed, row by row as `pairs`.
-        settings: Samples and confidence.
         against: `above`: the arms are expected to rise, and each is compared with the one before it; `first`: all are
             compared with the first.
         untrained: Arms that no training has a part in, so that there is no luck of one either.
@@ -117,19 +93,12 @@ def ladder(
         rows.append(ExperimentRow(name=name, cells=[*(measured.interval(name, metric) for metric in FIGURES), *gains]))
         before = name
     over = "the row above" if against == "above" else "the first row"
+    columns = [*(LABELS[m] for m in FIGURES), *(f"{LABELS[m]}, gain over {over}" for m in GAINS)]
     return ExperimentTable(
-        key=key,
-        title=title,
-        columns=[
-            *(LABELS[m] for m in FIGURES),
-            *(f"{LABELS[m]}, gain over {over}" for m in GAINS),
-            f"{LABELS[GAINS[0]]}, relative gain over the first row",
-        ],
-        num_gains=num_gains,
-        rows=rows,
-        verdict=_verdict(steps) if against == "above" else _differences(steps),
+        key=key, title=title, columns=[*columns, f"{LABELS[GAINS[0]]}, relative gain over the first row"],
+        num_gains=num_gains, rows=rows, verdict=_verdict(steps) if against == "above" else _differences(steps),
         about=f"{about} {_trained_once([name for name in arms if name not in untrained], arms)}".strip(),
-    )
+    )  # fmt: skip
 
 
 def by_language(
@@ -139,14 +108,9 @@ def by_language(
     """The distilled student against the one on human labels, per language.
 
     Args:
-        key: Short name.
-        title: The question.
-        about: How to read it.
-        pairs: With `locale`.
         human_only: Scores of the student on human labels only, one per seed.
         distilled: Of the student on the teacher's labels.
         labelled: Locales with human labels.
-        settings: Samples and confidence.
     """
     languages = np.array([language_of(locale) for locale in pairs["locale"].to_pylist()])
     known = {language_of(locale) for locale in labelled} - {UNKNOWN}  # UNKNOWN is neither labelled nor unlabelled
@@ -159,7 +123,7 @@ def by_language(
     rows, steps = [], []
     both: dict[str, Trained] = {"human": human_only, "distilled": distilled}
     for name, mask in masks.items():
-        part = {"human": [s.take(mask) for s in human_only], "distilled": [s.take(mask) for s in distilled]}
+        part = {who: [s.take(mask) for s in trained] for who, trained in both.items()}
         measured = _over_seeds(pairs.filter(pa.array(mask)), part, settings)
         cells, gains = [], []
         for metric in GAINS:
@@ -173,14 +137,9 @@ def by_language(
         f"Human labels are {', '.join(labelled) or 'absent'}; languages with fewer than {MIN_PAIRS} pairs are left out."
     )
     return ExperimentTable(
-        key=key,
-        title=title,
-        columns=[*columns, *(f"{LABELS[m]}, gain" for m in GAINS)],
-        num_gains=len(GAINS),
-        rows=rows,
-        verdict=_verdict(steps),
-        about=f"{about} {left_out} {_trained_once(list(both), both)}".strip(),
-    )
+        key=key, title=title, columns=[*columns, *(f"{LABELS[m]}, gain" for m in GAINS)], num_gains=len(GAINS), rows=rows,
+        verdict=_verdict(steps), about=f"{about} {left_out} {_trained_once(list(both), both)}".strip(),
+    )  # fmt: skip
 
 
 def table_text(table: ExperimentTable) -> str:
@@ -190,9 +149,7 @@ def table_text(table: ExperimentTable) -> str:
     shown = shown or list(range(len(table.columns)))
     cells = [["", *(table.columns[i] for i in shown)]]
     cells += [[row.name, *(format_interval(row.cells[i]) for i in shown)] for row in table.rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in cells]
-    return "\n".join([table.title, *(f"  {line}" for line in lines), f"  {table.verdict}"])
+    return "\n".join([table.title, *(f"  {line}" for line in aligned(cells)), f"  {table.verdict}"])
 
 
 def deviation_over_seeds(pairs: pa.Table, trained: Trained) -> float | None:
@@ -217,8 +174,8 @@ def _over_seeds(pairs: pa.Table, arms: Mapping[str, Trained], settings: Evaluati
     one training nothing is known of what another would be.
     """
     judged, order = judge(pairs, settings.rating_of_grade)
-    single = {(name, i): scores.take(order) for name, trained in arms.items() for i, scores in enumerate(trained)}
-    found = measure(judged, {f"{name}\n{i}": scores for (name, i), scores in single.items()}, settings)
+    single = {f"{name}\n{i}": s.take(order) for name, trained in arms.items() for i, s in enumerate(trained)}
+    found = measure(judged, single, settings)
     rng = np.random.default_rng(settings.seed)
     points: dict[str, dict[str, float]] = {}
     samples: dict[str, dict[str, np.ndarray]] = {}
@@ -228,14 +185,10 @@ def _over_seeds(pairs: pa.Table, arms: Mapping[str, Trained], settings: Evaluati
         share = rng.multinomial(seeds, [1.0 / seeds] * seeds, size=found.num_samples).T / seeds  # (seeds, samples)
         if seeds > 1:
             share = 1.0 / seeds + (share - 1.0 / seeds) * (seeds / (seeds - 1)) ** 0.5
-        points[name] = {m: float(np.mean([found.points[p][m] for p in parts])) for m in found.points[parts[0]]}
-        samples[name] = {
-            m: np.sum([found.samples[p][m] * weight for p, weight in zip(parts, share, strict=True)], axis=0)
-            for m in found.samples[parts[0]]
-        }
-        per_query[name] = {
-            m: np.mean([found.per_query[p][m] for p in parts], axis=0) for m in found.per_query[parts[0]]
-        }
+        weighted = list(zip(parts, share, strict=True))
+        points[name] = {m: float(np.mean([found.points[p][m] for p in parts])) for m in METRICS}
+        samples[name] = {m: np.sum([found.samples[p][m] * w for p, w in weighted], axis=0) for m in METRICS}
+        per_query[name] = {m: np.mean([found.per_query[p][m] for p in parts], axis=0) for m in (NDCG, PRECISION)}
     return replace(found, points=points, samples=samples, per_query=per_query)
 
 
@@ -271,9 +224,8 @@ def _differences(steps: Sequence[tuple[str, Sequence[Interval]]]) -> str:
     for name, gains in steps:
         gain = gains[0]
         if gain.value is not None and gain.lo is not None and gain.hi is not None and gain.lo * gain.hi > 0:
-            found.append(
-                f"{name.split(' over ')[0]} ({'better' if gain.value > 0 else 'worse'}, {format_interval(gain)})"
-            )
+            side = "better" if gain.value > 0 else "worse"
+            found.append(f"{name.split(' over ')[0]} ({side}, {format_interval(gain)})")
     if not found:
         return "No arm differs from the first beyond chance in accuracy."
     several = f" of {len(steps)} compared" if len(steps) > 1 else ""

@@ -1,10 +1,9 @@
 """An experiment's table as files: CSV, Markdown, a picture, JSON; and what an arm costs, in words."""
 
-import csv
 import io
 
 from ray_app.analysis.experiment.ablation_table import ABSENT, ExperimentTable
-from ray_app.analysis.metrics.formatting import format_interval
+from ray_app.analysis.metrics.formatting import csv_text, format_interval, markdown_table, short, with_bounds
 from ray_app.base.config import PriceConfig
 from ray_app.base.storage import Storage, StoredFile
 
@@ -21,26 +20,23 @@ def table_files(store: Storage, folder: str, table: ExperimentTable) -> list[Sto
 
 def to_csv(table: ExperimentTable) -> str:
     """One line per row; each figure with its `lo` and `hi`, empty where undefined."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     heads = [name for column in table.columns for name in (column, f"{column} lo", f"{column} hi")]
-    writer.writerow(["name", *heads, *table.cost_columns])
+    lines = [["name", *heads, *table.cost_columns]]
     for row in table.rows:
         figures = ["" if value is None else f"{value:.6f}" for cell in row.cells for value in cell]
-        writer.writerow([row.name, *figures, *row.costs])
-    return out.getvalue()
+        lines.append([row.name, *figures, *row.costs])
+    return csv_text(lines)
 
 
 def to_markdown(table: ExperimentTable) -> str:
     """Title, table, verdict, how to read it."""
-    heads = ["", *table.columns, *table.cost_columns]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    lines = [["", *table.columns, *table.cost_columns]]
     for row in table.rows:
         name = f"{row.name} (labelled by humans)" if row.marked else row.name
-        gains = len(row.cells) - table.num_gains
-        cells = [_gain(cell) if i >= gains else format_interval(cell) for i, cell in enumerate(row.cells)]
-        lines.append(f"| {' | '.join([name, *cells, *row.costs]).replace(chr(10), ' ')} |")
-    return "\n".join([f"## {table.title}", "", *lines, "", table.verdict, "", table.about, ""])
+        split = len(row.cells) - table.num_gains
+        gains = ["" if cell.value is None else with_bounds(cell, "+.3f") for cell in row.cells[split:]]
+        lines.append([name, *map(format_interval, row.cells[:split]), *gains, *row.costs])
+    return "\n".join([f"## {table.title}", "", *markdown_table(lines), "", table.verdict, "", table.about, ""])
 
 
 def to_png(table: ExperimentTable) -> bytes:
@@ -86,11 +82,4 @@ def costs_of(num_weights: int, num_pairs: int | None, pairs_per_sec: float, pric
 
 def shown(share: float | None) -> str:
     """Four digits of a share."""
-    return ABSENT if share is None else f"{share:.4f}".removeprefix("0")
-
-
-def _gain(cell: tuple[float | None, float | None, float | None]) -> str:
-    value, lo, hi = cell
-    if value is None:
-        return ""
-    return f"{value:+.3f}" if lo is None or hi is None else f"{value:+.3f} [{lo:+.3f}, {hi:+.3f}]"
+    return ABSENT if share is None else short(share, 4)

@@ -54,14 +54,10 @@ class Inputs:
             computed = self._teacher_features(training.cfg, view, features.catalogue, pairs)
         model = require_output(view, TRAINED_BY[training.system], training.system)
         return Asked(
-            model=model,
-            system=training.system,
-            queries=pairs.table["query"].to_pylist(),
+            model=model, system=training.system, queries=pairs.table["query"].to_pylist(),
             pin_texts=[features.catalogue.pairs.rendered[row] for row in pairs.pin_index],
-            locales=pairs.table["locale"].to_pylist(),
-            features=computed,
-            dim=training.cfg.embed.dim,
-        )
+            locales=pairs.table["locale"].to_pylist(), features=computed, dim=training.cfg.embed.dim,
+        )  # fmt: skip
 
     def baseline(self, training: Training, cfg: Config, store: Storage) -> SystemScores:
         """Scores of a system that is not trained."""
@@ -77,12 +73,9 @@ class Inputs:
         read = [out.content_hash for out in (*texts, *feature_inputs(cfg, view))]
         key = section_hash(cfg.features, cfg.pin_text, cfg.engagement, cfg.graph, *read)
         if key not in self._made:
-            catalogue, _ = load_catalogue(cfg, view)
-            catalogue = without_queries(catalogue, self.judged.labels)
-            features, pairs = (
-                StudentFeatures.load(catalogue, view, zero_shot_queries(catalogue.cfg, view)),
-                self.judged.pairs(catalogue),
-            )
+            catalogue = without_queries(load_catalogue(cfg, view)[0], self.judged.labels)
+            features = StudentFeatures.load(catalogue, view, zero_shot_queries(catalogue.cfg, view))
+            pairs = self.judged.pairs(catalogue)
             locales = pairs.table["locale"].to_pylist()
             computed = features.compute(pairs.queries, pairs.query_index, pairs.pin_index, locales)
             self._made[key] = features, pairs, computed

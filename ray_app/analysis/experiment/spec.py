@@ -62,10 +62,7 @@ class ExperimentSpec(Section):
 
 
 def load_experiment(path: str | Path) -> tuple[str, ExperimentSpec, Path]:
-    """Read an experiment's file.
-
-    Returns:
-        Its key (the file's name), what it says, and the path of the run's config.
+    """Read an experiment's file: its key (the file's name), what it says, and the path of the run's config.
 
     Raises:
         UserError: the file cannot be read, or says something unknown.

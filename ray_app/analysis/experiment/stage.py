@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -46,13 +47,7 @@ def run(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, quick: bool
     """Write `experiments/<key>/`: table.csv, table.md, table.png, table.json. The manifest's info holds `table`.
 
     What the run or another experiment has trained or scored with the same settings is taken over, not made again.
-
-    Args:
-        key: Of the experiment.
-        spec: What it says.
-        cfg: Of the finished run.
-        store: Of the run.
-        quick: With the run's seed alone.
+    `quick`: with the run's seed alone.
 
     Raises:
         UserError: a stage of the run is missing, or an arm cannot be run.
@@ -81,9 +76,8 @@ def run(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, quick: bool
         trained[training.arm].append(found)
     settings = evaluation_settings(cfg)
     pairs = judged.pairs(judged.catalogue).table
-    table = _table(
-        key, spec, pairs, {arm: [s.scores for s in found] for arm, found in trained.items()}, judged, settings
-    )
+    scores = {arm: [s.scores for s in found] for arm, found in trained.items()}
+    table = _table(key, spec, pairs, scores, judged, settings)
     if spec.compare != "languages":
         table = _with_costs(table, trainings, trained, pairs, settings, cfg, store)
     run.add_output(key, folder, table_files(store, folder, table))
@@ -180,8 +174,7 @@ def _model(training: Training, store: Storage) -> Output | None:
 # --- scores -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Scored:
+class _Scored(NamedTuple):
     """What an arm says of the judged pairs, and what saying it takes."""
 
     scores: SystemScores
@@ -202,13 +195,12 @@ def _scores(trainings: Sequence[Training], cfg: Config, store: Storage, judged: 
         run = runs[number]
         assert run is not None
         run.write_table("scores", pa.table({"probs": matrix_column(probs)}))
-        rate = len(probs) / max(seconds, 1e-9)
-        info = {"num_weights": num_weights, "pairs_per_sec": round(rate, 1)}
+        info = {"num_weights": num_weights, "pairs_per_sec": round(len(probs) / max(seconds, 1e-9), 1)}
         run.finish({"rows_in": len(probs), "rows_out": len(probs)}, info=info)
     found = []
     for training, run in zip(trainings, runs, strict=True):
         if run is None:
-            found.append(_Scored(scores=inputs.baseline(training, cfg, store), num_weights=0, pairs_per_sec=0.0))
+            found.append(_Scored(inputs.baseline(training, cfg, store), num_weights=0, pairs_per_sec=0.0))
             continue
         made = run.finished
         assert made is not None
@@ -239,10 +231,9 @@ def _score_on_ray(cfg: Config, store: Storage, asked: Mapping[int, Asked]) -> di
 
     connect()
     # Resolved here, since the task may come to another machine.
-    label, embed = ({"dtype": stage_dtype(section)} for section in (cfg.label, cfg.embed))
-    cfg = cfg.model_copy(
-        update={"label": cfg.label.model_copy(update=label), "embed": cfg.embed.model_copy(update=embed)}
-    )
+    sections = {"label": cfg.label, "embed": cfg.embed}
+    dtypes = {name: section.model_copy(update={"dtype": stage_dtype(section)}) for name, section in sections.items()}
+    cfg = cfg.model_copy(update=dtypes)
 
     @ray.remote(num_cpus=1)
     def score() -> dict[int, tuple[np.ndarray, int, float]]:
@@ -263,19 +254,11 @@ def _with_costs(
             continue
         found, num_pairs = trained[training.arm], None
         if training.system in TRAINED_BY:
-            num_pairs = _train_pairs(training, store)
+            manifest = read_manifest(Storage(store.uri, training.view), TRAINED_BY[training.system])
+            assert manifest is not None
+            num_pairs = manifest.counts["train_pairs"]
         scores, one = [s.scores for s in found], found[0]
-        costs[training.arm] = [
-            shown(deviation_over_seeds(pairs, scores)),
-            shown(calibration_error(pairs, scores, settings)),
-            *costs_of(one.num_weights, num_pairs, one.pairs_per_sec, cfg.prices),
-        ]
-    return table.with_costs(
-        ["deviation over seeds", f"ECE {settings.calibration_grade}+", *cost_columns(cfg.prices)], costs
-    )
-
-
-def _train_pairs(training: Training, store: Storage) -> int:
-    manifest = read_manifest(Storage(store.uri, training.view), TRAINED_BY[training.system])
-    assert manifest is not None
-    return manifest.counts["train_pairs"]
+        told = shown(deviation_over_seeds(pairs, scores)), shown(calibration_error(pairs, scores, settings))
+        costs[training.arm] = [*told, *costs_of(one.num_weights, num_pairs, one.pairs_per_sec, cfg.prices)]
+    columns = ["deviation over seeds", f"ECE {settings.calibration_grade}+", *cost_columns(cfg.prices)]
+    return table.with_costs(columns, costs)

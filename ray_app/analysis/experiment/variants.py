@@ -20,31 +20,17 @@ _WITHOUT_EFFECT = ("output", "ray", "prices", "embed", "serve", "experiments", "
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One arm with one seed.
+    """One arm with one seed."""
 
-    Args:
-        arm: Its name.
-        system: What is measured.
-        cfg: Of the run, with what is different.
-        view: Where its manifests lie; empty: it is the run itself.
-        stages: To be run for it in the view, in order; the last one trains the system.
-    """
-
-    arm: str
-    system: System
-    cfg: Config
-    view: str
-    stages: tuple[str, ...]
+    arm: str  # its name
+    system: System  # what is measured
+    cfg: Config  # of the run, with what is different
+    view: str  # where its manifests lie; empty: it is the run itself
+    stages: tuple[str, ...]  # to be run for it in the view, in order; the last one trains the system
 
 
 def trainings_of(key: str, spec: ExperimentSpec, cfg: Config, seeds: Sequence[int]) -> list[Training]:
-    """All trainings, arm by arm, seed by seed.
-
-    Args:
-        key: The experiment's.
-        spec: What it says.
-        cfg: The run's config.
-        seeds: Beside the run's.
+    """All trainings, arm by arm, seed by seed; `seeds` are those beside the run's.
 
     Raises:
         UserError: an arm sets a key that is not there, or one that cannot make a difference.
@@ -72,11 +58,9 @@ def _training(key: str, arm: ArmSpec, system: System, cfg: Config, seed: int | N
         raise UserError(f"experiment {key}: arm {arm.name!r} sets {', '.join(arm.set)}, which changes no {system}")
     if system == "student":
         own = with_overrides(own, {"distill.feature_student": False})  # nobody asks for it
-    slug = "-".join(part for part in "".join(c if c.isalnum() else " " for c in arm.name.lower()).split())
-    return Training(
-        arm=arm.name, system=system, cfg=own, stages=stages,
-        view=f"{key}/{slug}" + ("" if seed is None else f"-seed{seed}"),
-    )  # fmt: skip
+    slug = "-".join("".join(c if c.isalnum() else " " for c in arm.name.lower()).split())
+    view = f"{key}/{slug}" + ("" if seed is None else f"-seed{seed}")
+    return Training(arm=arm.name, system=system, cfg=own, stages=stages, view=view)
 
 
 def _stages(cfg: Config, own: Config, system: System) -> tuple[str, ...]:

@@ -28,21 +28,14 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings:
-    """What decides the figures besides rankings and labels.
+    """What decides the figures besides rankings and labels."""
 
-    Args:
-        figures: To measure; plans and the choice of queries follow the first.
-        max_unjudged: Of the top k of either ranking; a query with a larger share without labels is left out.
-        confidence: Of the intervals.
-        change: The least difference that the study should find, in the figures' unit.
-        power: Chance to find it.
-    """
-
-    figures: tuple[Figure, ...] = FIGURES
-    max_unjudged: float = 0.1  # guessed: two of twenty
+    figures: tuple[Figure, ...] = FIGURES  # to measure; plans and the choice of queries follow the first
+    max_unjudged: float = 0.1
+    """Of the top k of either ranking; a query with a larger share without labels is left out. Guessed: two of twenty."""
     confidence: float = 0.95
-    change: float = 0.01
-    power: float = 0.8
+    change: float = 0.01  # the least difference that the study should find, in the figures' unit
+    power: float = 0.8  # chance to find it
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_unjudged < 1:
@@ -58,50 +51,30 @@ class CompareSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One figure of one ranking, or of their difference, query by query (treatment - control).
+    """One figure of one ranking, or of their difference, query by query (treatment - control)."""
 
-    Args:
-        figure: Such as nDCG@20.
-        of: control, treatment or difference.
-        together: Teacher and humans; None: too few human labels.
-        humans: Without the teacher; None: as above.
-        teacher: Without humans: the interval is that of the draw of queries, and knows nothing of the teacher's errors.
-        judged_teacher: judged@k over all queries; None for differences.
-        judged_humans: judged@k over the queries that humans labelled; None: there are none.
-    """
-
-    figure: Figure
-    of: str
-    together: Estimate | None
-    humans: Estimate | None
+    figure: Figure  # such as nDCG@20
+    of: str  # control, treatment or difference
+    together: Estimate | None  # teacher and humans; None: too few human labels
+    humans: Estimate | None  # without the teacher; None: as above
     teacher: Estimate
-    judged_teacher: float | None = None
-    judged_humans: float | None = None
+    """Without humans: the interval is that of the draw of queries, and knows nothing of the teacher's errors."""
+    judged_teacher: float | None = None  # judged@k over all queries; None for differences
+    judged_humans: float | None = None  # judged@k over the queries that humans labelled; None: there are none
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What `compare` found.
+    """What `compare` found."""
 
-    Args:
-        contest: The rankings.
-        settings: As given.
-        queries: That were measured.
-        labelled: (num_queries,) bool, by humans, for the first figure.
-        num_unjudged: Queries left out because the teacher's labels of their top pins are missing.
-        num_few_grades: Queries that humans graded, but too few of their top pins to count.
-        lines: Three per figure.
-        plans: One per figure; None where the rankings do not differ at all.
-    """
-
-    contest: Contest
-    settings: CompareSettings
-    queries: list[QueryKey]
-    labelled: np.ndarray
-    num_unjudged: int
-    num_few_grades: int
-    lines: list[Line]
-    plans: list[Plan | None]
+    contest: Contest  # the rankings
+    settings: CompareSettings  # as given
+    queries: list[QueryKey]  # that were measured
+    labelled: np.ndarray  # (num_queries,) bool, by humans, for the first figure
+    num_unjudged: int  # queries left out because the teacher's labels of their top pins are missing
+    num_few_grades: int  # queries that humans graded, but too few of their top pins to count
+    lines: list[Line]  # three per figure
+    plans: list[Plan | None]  # one per figure; None where the rankings do not differ at all
 
     def line(self, figure: Figure, of: str) -> Line:
         """One line."""
@@ -109,30 +82,20 @@ class Comparison:
 
 
 def compare(
-    contest: Contest,
-    teacher: Judgements,
-    human: Judgements,
-    stratum_of: Mapping[QueryKey, str],
-    settings: CompareSettings,
-) -> Comparison:
+    contest: Contest, teacher: Judgements, human: Judgements, stratum_of: Mapping[QueryKey, str], settings: CompareSettings
+) -> Comparison:  # fmt: skip
     """Measure both rankings and their difference.
 
     Args:
-        contest: The rankings.
         teacher: What the teacher says of `contest.pairs(settings.depth)`, and of no other pin (see above).
         human: What humans say, of any queries and pins; a query counts as labelled by humans if they judged the top k of
             both rankings but for `settings.max_unjudged`.
-        stratum_of: Name of each query's stratum.
-        settings: See there.
 
     Raises:
         UserError: the teacher's labels leave fewer than two queries.
     """
-    shown = [
-        judged_share(settings.depth, ranking, teacher, contest.queries)
-        for ranking in (contest.control, contest.treatment)
-    ]
-    known = _enough(shown, settings)
+    rankings = (contest.control, contest.treatment)
+    known = _enough([judged_share(settings.depth, r, teacher, contest.queries) for r in rankings], settings)
     queries = [query for query, ok in zip(contest.queries, known, strict=True) if ok]
     if len(queries) < MIN_PER_STRATUM:
         raise UserError(
@@ -147,16 +110,11 @@ def compare(
         lines += own
         plans.append(plan_change(figure, data, names, settings.change, settings.power, settings.confidence))
         labelled.append(data.labelled)
+    few = sum(query in human for query in queries) - int(labelled[0].sum())
     return Comparison(
-        contest=contest,
-        settings=settings,
-        queries=queries,
-        labelled=labelled[0],
-        num_unjudged=len(contest.queries) - len(queries),
-        num_few_grades=sum(query in human for query in queries) - int(labelled[0].sum()),
-        lines=lines,
-        plans=plans,
-    )
+        contest=contest, settings=settings, queries=queries, labelled=labelled[0],
+        num_unjudged=len(contest.queries) - len(queries), num_few_grades=few, lines=lines, plans=plans,
+    )  # fmt: skip
 
 
 def _figure_lines(
@@ -178,17 +136,14 @@ def _figure_lines(
         data = QueryFigures(teacher=teacher_values, human=np.where(labelled, human_values, np.nan), stratum=stratum)
         few = labelled.sum() < MIN_PER_STRATUM
         single = of != DIFFERENCE
-        lines.append(
-            Line(
-                figure=figure,
-                of=of,
-                together=None if few else estimate(data, settings.confidence),
-                humans=None if few else estimate(data.without_teacher(), settings.confidence),
-                teacher=estimate(as_if_human(data), settings.confidence),
-                judged_teacher=float(judged[0][number].mean()) if single else None,
-                judged_humans=float(judged[1][number][labelled].mean()) if single and labelled.any() else None,
-            )
-        )
+        line = Line(
+            figure=figure, of=of, together=None if few else estimate(data, settings.confidence),
+            humans=None if few else estimate(data.without_teacher(), settings.confidence),
+            teacher=estimate(as_if_human(data), settings.confidence),
+            judged_teacher=float(judged[0][number].mean()) if single else None,
+            judged_humans=float(judged[1][number][labelled].mean()) if single and labelled.any() else None,
+        )  # fmt: skip
+        lines.append(line)
     return lines, data
 
 

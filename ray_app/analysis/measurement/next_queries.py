@@ -42,15 +42,12 @@ def draw_queries(found: Comparison, number: int, seed: int) -> list[dict[str, st
     lots = uniform(text_keys([f"{locale}\0{query}" for query, locale in found.queries], "next queries"), seed)
     free = np.flatnonzero(~found.labelled)
     order = free[np.argsort(lots[free], kind="stable")]
-    if counts is None:
-        chosen = order[:number].tolist()
-    else:
+    chosen = order[:number].tolist()
+    if counts is not None:
         members = (order[plan.stratum[order] == stratum] for stratum in range(len(counts)))
         chosen = [i for rows, count in zip(members, counts, strict=True) for i in rows[:count].tolist()]
-    rows = [
-        {"query": found.queries[i][0], "locale": found.queries[i][1], "stratum": plan.strata[plan.stratum[i]]}
-        for i in chosen
-    ]
+    values = ((*found.queries[i], plan.strata[plan.stratum[i]]) for i in chosen)
+    rows = [dict(zip(NEXT_QUERIES, row, strict=True)) for row in values]
     return sorted(rows, key=lambda row: (row["stratum"], row["query"], row["locale"]))
 
 

@@ -13,21 +13,13 @@ Missing = Literal["refuse", "zero", "drop"]
 
 @dataclass(frozen=True, kw_only=True)
 class Contest:
-    """Two rankings, and the queries to compare them on.
+    """Two rankings, and the queries to compare them on."""
 
-    Args:
-        control: As things are.
-        treatment: As they could be.
-        queries: Sorted.
-        num_lone: Queries that only one of the rankings has.
-        num_trained: Queries left out because the teacher was trained on them.
-    """
-
-    control: Ranking
-    treatment: Ranking
-    queries: list[QueryKey]
-    num_lone: int
-    num_trained: int
+    control: Ranking  # as things are
+    treatment: Ranking  # as they could be
+    queries: list[QueryKey]  # sorted
+    num_lone: int  # queries that only one of the rankings has
+    num_trained: int  # queries left out because the teacher was trained on them
 
     @classmethod
     def of(
@@ -47,13 +39,8 @@ class Contest:
             raise UserError(
                 "the teacher was trained on all queries of these files; add queries, or see --use-training-labels"
             )
-        return cls(
-            control=control,
-            treatment=treatment,
-            queries=queries,
-            num_lone=num_lone,
-            num_trained=len(found) - len(queries),
-        )
+        num_trained = len(found) - len(queries)
+        return cls(control=control, treatment=treatment, queries=queries, num_lone=num_lone, num_trained=num_trained)
 
     def pairs(self, depth: int) -> list[tuple[QueryKey, str]]:
         """The distinct (query, pin) of the top of both rankings, sorted."""
@@ -65,8 +52,6 @@ def same_queries(control: Ranking, treatment: Ranking, missing: Missing) -> tupl
     """The queries to compare on, sorted, and how many only one of the rankings has.
 
     Args:
-        control: One ranking.
-        treatment: The other.
         missing: A query that only one has: `zero` counts it, since a ranker that finds nothing has no rows; `drop` leaves
             it out, which flatters such a ranker; `refuse` raises, as only the user knows which it is.
 

@@ -17,43 +17,27 @@ from ray_app.analysis.measurement.study_design import Study, queries_needed, stu
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How many queries humans must label to see `change`; None: not even labels on all these queries would do.
+    """How many queries humans must label to see `change`; None: not even labels on all these queries would do."""
 
-    Args:
-        figure: Of whose difference.
-        change: In the figure's unit.
-        with_teacher: The study needed.
-        humans_alone: The same without the teacher.
-        num_queries_needed: Queries that the files would have to hold, with human labels on all, where `with_teacher` is None.
-        strata: Names, in the order of the studies' `by_stratum`.
-        pilot: What it was made from.
-        stratum: (num_queries,) into `strata`.
-        assumed: There are too few human labels: as if their figures varied as the teacher's do, and it helped nothing.
-    """
-
-    figure: Figure
-    change: float
-    with_teacher: Study | None
-    humans_alone: Study | None
+    figure: Figure  # of whose difference
+    change: float  # in the figure's unit
+    with_teacher: Study | None  # the study needed
+    humans_alone: Study | None  # the same without the teacher
     num_queries_needed: int | None
-    strata: list[str]
-    pilot: StrataSummary
-    stratum: np.ndarray
+    """Queries that the files would have to hold, with human labels on all, where `with_teacher` is None."""
+    strata: list[str]  # names, in the order of the studies' `by_stratum`
+    pilot: StrataSummary  # what it was made from
+    stratum: np.ndarray  # (num_queries,) into `strata`
     assumed: bool
+    """There are too few human labels: as if their figures varied as the teacher's do, and it helped nothing."""
 
 
 def plan_change(
     figure: Figure, data: QueryFigures, names: list[str], change: float, power: float, confidence: float
 ) -> Plan | None:
-    """The plan to see `change` in the differences `data`; None: they are all alike, so there is no variance to plan with.
+    """The plan to see `change`, in the figure's unit, in differences query by query, whose strata have these names.
 
-    Args:
-        figure: Of the differences.
-        data: Query by query.
-        names: Of its strata.
-        change: In the figure's unit.
-        power: Chance to find it.
-        confidence: Of the interval that must leave out zero.
+    None: they are all alike, so there is no variance to plan with.
     """
     assumed = bool(data.labelled.sum() < MIN_PER_STRATUM)
     kept, _ = merge_small_strata(as_if_human(data) if assumed else data)
@@ -73,16 +57,9 @@ def plan_change(
         " + ".join(sorted({names[old] for old in data.stratum[kept.stratum == new]})) for new in range(len(pilot.share))
     ]
     return Plan(
-        figure=figure,
-        change=change,
-        with_teacher=needed,
-        humans_alone=alone,
-        num_queries_needed=more,
-        strata=strata,
-        pilot=pilot,
-        stratum=kept.stratum,
-        assumed=assumed,
-    )
+        figure=figure, change=change, with_teacher=needed, humans_alone=alone, num_queries_needed=more, strata=strata,
+        pilot=pilot, stratum=kept.stratum, assumed=assumed,
+    )  # fmt: skip
 
 
 def as_if_human(data: QueryFigures) -> QueryFigures:

@@ -24,34 +24,21 @@ MIN_PER_STRATUM = 2  # human labels without which a stratum has no variance
 class QueryFigures:
     """What is known of each query: a sample of the traffic, of which humans labelled a random part of each stratum.
 
-    Args:
-        teacher: (num_queries,) float64, the figure by the teacher's labels; no NaN.
-        human: (num_queries,) float64, the same figure by human labels; NaN: not labelled. What is silently wrong: queries
-            that humans chose to label, instead of a random draw.
-        stratum: (num_queries,) int64 from 0.
-        shares: (num_strata,) of the traffic, sum 1; None: as among these queries, which then must be a plain random
-            sample of it.
-
     Raises:
-        ValueError: shapes differ, a teacher's figure is not finite, or the shares are no shares.
+        ValueError: shapes differ, or a figure is not finite.
     """
 
-    teacher: np.ndarray
+    teacher: np.ndarray  # (num_queries,) float64, the figure by the teacher's labels; no NaN
     human: np.ndarray
-    stratum: np.ndarray
-    shares: np.ndarray | None = None
+    """(num_queries,) float64, the same figure by human labels; NaN: not labelled. What is silently wrong: queries that
+    humans chose to label, instead of a random draw."""
+    stratum: np.ndarray  # (num_queries,) int64 from 0
 
     def __post_init__(self) -> None:
         if not self.teacher.shape == self.human.shape == self.stratum.shape or self.teacher.ndim != 1:
             raise ValueError("teacher, human and stratum must be (num_queries,) each")
         if not np.isfinite(self.teacher).all() or np.isinf(self.human).any():
             raise ValueError("the teacher's figures must be finite, and the humans' too or NaN where there is none")
-        if self.shares is not None and (
-            (self.shares < 0).any()
-            or abs(self.shares.sum() - 1.0) > 1e-6
-            or len(self.shares) <= self.stratum.max(initial=-1)
-        ):
-            raise ValueError("shares must be at least 0, sum to 1, and name every stratum")
 
     @property
     def labelled(self) -> np.ndarray:
@@ -65,25 +52,16 @@ class QueryFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean with its interval, and what it rests on.
-
-    Args:
-        interval: Value and bounds; bounds None: the human labels show no variation, and no width is not certainty.
-        std_error: Of the value.
-        teacher_weight: How far the teacher's figures are followed; 0: not at all.
-        num_queries: With teacher labels.
-        num_labelled: By humans too.
-        std_error_floor: What would remain if humans labelled all of these queries.
-        merged_strata: Strata that had fewer than MIN_PER_STRATUM human labels and were taken together.
-    """
+    """A mean with its interval, and what it rests on."""
 
     interval: Interval
-    std_error: float
-    teacher_weight: float
-    num_queries: int
-    num_labelled: int
-    std_error_floor: float
-    merged_strata: int
+    """Value and bounds; bounds None: the human labels show no variation, and no width is not certainty."""
+    std_error: float  # of the value
+    teacher_weight: float  # how far the teacher's figures are followed; 0: not at all
+    num_queries: int  # with teacher labels
+    num_labelled: int  # by humans too
+    std_error_floor: float  # what would remain if humans labelled all of these queries
+    merged_strata: int  # strata that had fewer than MIN_PER_STRATUM human labels and were taken together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +95,6 @@ def estimate(figures: QueryFigures, confidence: float = 0.95) -> Estimate:
     The interval has Student's t with Satterthwaite's degrees of freedom, and counts that the teacher's weight is itself
     estimated. Fewer than some 30 human labels, or figures that are nearly always 0, make it too narrow.
 
-    Args:
-        figures: Of each query.
-        confidence: Such as 0.95.
-
     Raises:
         UserError: fewer human labels than MIN_PER_STRATUM.
     """
@@ -136,9 +110,8 @@ def estimate(figures: QueryFigures, confidence: float = 0.95) -> Estimate:
     floor = strata.floor
     terms = strata.drawn(strata.num_labelled) + floor
     freedom = strata.num_labelled - 1
-    if figures.shares is None:
-        among = share @ (means - value) ** 2 / total  # the shares are estimates too
-        floor, terms, freedom = np.append(floor, among), np.append(terms, among), np.append(freedom, total - 1)
+    among = share @ (means - value) ** 2 / total  # the shares are estimates too
+    floor, terms, freedom = np.append(floor, among), np.append(terms, among), np.append(freedom, total - 1)
     if weight != 0:
         terms = np.append(terms, _weight_variance(strata) * float(share @ shift) ** 2)
         freedom = np.append(freedom, strata.num_labelled.sum() - len(share))
@@ -149,14 +122,9 @@ def estimate(figures: QueryFigures, confidence: float = 0.95) -> Estimate:
         reach = float(stats.t.ppf((1 + confidence) / 2, df)) * variance**0.5
         interval = Interval(value, value - reach, value + reach)
     return Estimate(
-        interval=interval,
-        std_error=variance**0.5,
-        teacher_weight=weight,
-        num_queries=total,
-        num_labelled=int(kept.labelled.sum()),
-        std_error_floor=float(floor.sum()) ** 0.5,
-        merged_strata=merged,
-    )
+        interval=interval, std_error=variance**0.5, teacher_weight=weight, num_queries=total,
+        num_labelled=int(kept.labelled.sum()), std_error_floor=float(floor.sum()) ** 0.5, merged_strata=merged,
+    )  # fmt: skip
 
 
 def summarise(figures: QueryFigures) -> StrataSummary:
@@ -166,7 +134,7 @@ def summarise(figures: QueryFigures) -> StrataSummary:
     labelled = [mask & figures.labelled for mask in rows]
     num_queries, num_labelled = (np.array([mask.sum() for mask in masks], np.float64) for masks in (rows, labelled))
     human, teacher = ([values[mask] for mask in labelled] for values in (figures.human, figures.teacher))
-    share = num_queries / num_queries.sum() if figures.shares is None else figures.shares[:num]
+    share = num_queries / num_queries.sum()
     human_variance, teacher_variance = (np.array([part.var(ddof=1) for part in parts]) for parts in (human, teacher))
     both = np.array([np.cov(y, f)[0, 1] for y, f in zip(human, teacher, strict=True)])
     # One weight for all strata: one of each would be noise where a stratum has few labels.
@@ -177,24 +145,19 @@ def summarise(figures: QueryFigures) -> StrataSummary:
     if weight != 0 and (total := num_labelled.sum()) > num + 1:
         residual = residual * (total - num) / (total - num - 1)  # one more number was fitted
     return StrataSummary(
-        share=share,
-        num_queries=num_queries,
-        num_labelled=num_labelled,
-        deviation=np.sqrt(human_variance),
-        residual_deviation=np.sqrt(np.maximum(residual, 0.0)),
-        human_mean=np.array([part.mean() for part in human]),
+        share=share, num_queries=num_queries, num_labelled=num_labelled, deviation=np.sqrt(human_variance),
+        residual_deviation=np.sqrt(np.maximum(residual, 0.0)), human_mean=np.array([part.mean() for part in human]),
         teacher_mean=np.array([figures.teacher[mask].mean() for mask in rows]),
-        teacher_mean_labelled=np.array([part.mean() for part in teacher]),
-        teacher_variance=teacher_variance,
+        teacher_mean_labelled=np.array([part.mean() for part in teacher]), teacher_variance=teacher_variance,
         teacher_weight=weight,
-    )
+    )  # fmt: skip
 
 
 def merge_small_strata(figures: QueryFigures) -> tuple[QueryFigures, int]:
     """Number the strata from 0 without gaps, those with too few human labels taken together.
 
     Returns:
-        The figures, and how many strata were merged. What is joined keeps its share, and is treated as drawn at one rate.
+        The figures, and how many strata were merged. What is joined is treated as drawn at one rate.
 
     Raises:
         UserError: fewer human labels than MIN_PER_STRATUM in all.
@@ -212,13 +175,7 @@ def merge_small_strata(figures: QueryFigures) -> tuple[QueryFigures, int]:
     joined, alone = set(order[:num_joined]), sorted(order[num_joined:])
     number = {h: i for i, h in enumerate(alone)} | dict.fromkeys(joined, len(alone))
     stratum = np.array([number[h] for h in figures.stratum.tolist()], np.int64)
-    shares = None
-    if figures.shares is not None:
-        shares = np.zeros(len(alone) + bool(joined))
-        for h, new in number.items():
-            shares[new] += figures.shares[h]
-        shares /= shares.sum()  # of strata without a query nothing is known
-    return replace(figures, stratum=stratum, shares=shares), num_joined
+    return replace(figures, stratum=stratum), num_joined
 
 
 def sampling_lever(share: np.ndarray, num_labelled: np.ndarray, num_queries: np.ndarray) -> np.ndarray:
@@ -227,10 +184,8 @@ def sampling_lever(share: np.ndarray, num_labelled: np.ndarray, num_queries: np.
 
 
 def _weight_variance(strata: StrataSummary) -> float:
-    """Of the teacher's weight, as of any slope that is fitted by least squares."""
+    """Of the teacher's weight, which is not 0, as of any slope that is fitted by least squares."""
     lever = sampling_lever(strata.share, strata.num_labelled, strata.num_queries)
     spread = float(lever @ strata.teacher_variance)
-    if spread == 0:
-        return 0.0
     noise = strata.residual_deviation**2 * strata.teacher_variance / np.maximum(strata.num_labelled - 1, 1)
     return float((lever**2) @ noise) / spread**2

@@ -56,17 +56,13 @@ class Figure:
 
 
 def judge_by_probs(
-    queries: Sequence[QueryKey],
-    pin_ids: Sequence[str],
-    probs: np.ndarray,
-    rating_of_grade: Mapping[int, int],
+    queries: Sequence[QueryKey], pin_ids: Sequence[str], probs: np.ndarray, rating_of_grade: Mapping[int, int],
     relevant_grade: int,
-) -> Judgements:
+) -> Judgements:  # fmt: skip
     """Judgements from probabilities of the five grades.
 
     Args:
-        queries: (num_pairs,).
-        pin_ids: (num_pairs,).
+        queries, pin_ids: (num_pairs,).
         probs: (num_pairs, 5), rows sum to 1; a row with NaN is not judged.
         rating_of_grade: grade -> rating of nDCG's gain.
         relevant_grade: P counts this grade or better.
@@ -88,16 +84,9 @@ def judge_by_grades(grades: pa.Table, rating_of_grade: Mapping[int, int], releva
 
 
 def measure_query(figure: Figure, shown: Sequence[str], judged: Mapping[str, Judged]) -> float:
-    """The figure of one query.
-
-    Args:
-        figure: Which.
-        shown: Pins, best first.
-        judged: All that the source has judged for the query.
-    """
-    top = [judged[pin] for pin in shown[: figure.k] if pin in judged]
+    """The figure of one query: of the pins `shown`, best first, by all that the source has judged for the query."""
     if figure.kind == "p":
-        return float(sum(found.relevant for found in top)) / figure.k
+        return float(sum(judged[pin].relevant for pin in shown[: figure.k] if pin in judged)) / figure.k
     gains = [judged[pin].gain if pin in judged else 0.0 for pin in shown]
     found = dcg(gains, np.arange(len(gains)), np.zeros(len(gains), np.int64), 1, figure.k)
     ideal = ideal_dcg([found.gain for found in judged.values()], np.zeros(len(judged), np.int64), 1, figure.k)

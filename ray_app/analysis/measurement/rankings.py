@@ -32,15 +32,10 @@ _BATCH_ROWS = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """What a ranker shows.
+    """What a ranker shows."""
 
-    Args:
-        name: For messages and tables.
-        pins: Query -> distinct pin ids, best first; an empty list: it found nothing.
-    """
-
-    name: str
-    pins: dict[QueryKey, list[str]]
+    name: str  # for messages and tables
+    pins: dict[QueryKey, list[str]]  # query -> distinct pin ids, best first; an empty list: it found nothing
 
 
 def read_ranking(
@@ -95,11 +90,7 @@ def read_ranking(
 
 
 def read_topics(path: str, key: str) -> dict[str, tuple[str, str | None]]:
-    """Lines of `id<TAB>query[<TAB>locale]` -> query and locale by id, for TREC runs.
-
-    Raises:
-        UserError: names the file and the line.
-    """
+    """Lines of `id<TAB>query[<TAB>locale]` -> query and locale by id, for TREC runs; an error names the file and the line."""
     topics: dict[str, tuple[str, str | None]] = {}
     file = find_files(path, key)[0]
     for number, line in file.lines():
@@ -168,16 +159,13 @@ _ENDINGS = {
 
 
 def _open(path: str, key: str) -> tuple[SourceFile, str]:
-    files = find_files(path, key)
-    if len(files) > 1:
-        raise UserError(f"{key}: {path} is {len(files)} files; a ranking is one file")
-    name = files[0].basename.lower().removesuffix(".gz").removesuffix(".zip")
-    kind = _ENDINGS.get(name.rpartition(".")[2])
+    file, *others = find_files(path, key)
+    if others:
+        raise UserError(f"{key}: {path} is {len(others) + 1} files; a ranking is one file")
+    kind = _ENDINGS.get(file.basename.lower().removesuffix(".gz").removesuffix(".zip").rpartition(".")[2])
     if kind is None:
-        raise UserError(
-            f"{key}: cannot tell the format of {files[0].basename}; name it .csv, .jsonl, .parquet or .trec"
-        )
-    return files[0], kind
+        raise UserError(f"{key}: cannot tell the format of {file.basename}; name it .csv, .jsonl, .parquet or .trec")
+    return file, kind
 
 
 # --- cells --------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from ray_app.analysis.measurement.compare import CONTROL, DIFFERENCE, Comparison
 from ray_app.analysis.measurement.power_analysis import Plan
 from ray_app.analysis.measurement.prediction_powered import Estimate
 from ray_app.analysis.measurement.study_design import Study
-from ray_app.analysis.metrics.bootstrap_result import plain
+from ray_app.analysis.metrics.formatting import aligned, plain, with_bounds
 
 FEW_LABELS = 30  # below, the intervals are known to be too narrow (see `estimate`)
 ASSUMPTIONS = (
@@ -32,39 +32,30 @@ def render_comparison(found: Comparison, notes: Sequence[str] = ()) -> str:
     for line in found.lines:
         sign = "+" if line.of == DIFFERENCE else ""
         shares = ["" if s is None else f"{s:.1%}" for s in (line.judged_teacher, line.judged_humans)]
-        estimates = [_estimate_text(e, sign) for e in (line.together, line.humans, line.teacher)]
+        estimates = [
+            "-" if e is None else with_bounds(e.interval, f"{sign}.4f")
+            for e in (line.together, line.humans, line.teacher)
+        ]
         cells.append([line.figure.name if line.of == CONTROL else "", line.of, *estimates, *shares])
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     verdicts = [_verdict(line) for line in found.lines if line.of == DIFFERENCE]
-    plans = [
-        text
-        for figure, plan in zip(settings.figures, found.plans, strict=True)
-        for text in _plan_text(figure.name, plan)
-    ]
+    planned = zip(settings.figures, found.plans, strict=True)
+    plans = [text for figure, plan in planned for text in _plan_text(figure.name, plan)]
     cautions = [f"CAUTION: {text}" for text in (*_cautions(found), *notes)]
     assumed = ["these figures assume:", *(f"- {text}" for text in ASSUMPTIONS)]
-    return "\n".join([*heading, "", *table, "", *verdicts, *plans, *cautions, "", *assumed])
+    return "\n".join([*heading, "", *aligned(cells), "", *verdicts, *plans, *cautions, "", *assumed])
 
 
 def comparison_json(found: Comparison, notes: Sequence[str] = ()) -> dict[str, Any]:
     """The same for programs."""
     contest, settings = found.contest, found.settings
     return {
-        "control": contest.control.name,
-        "treatment": contest.treatment.name,
-        "num_queries": len(found.queries),
-        "num_human_queries": int(found.labelled.sum()),
-        "num_in_one_file": contest.num_lone,
-        "num_trained": contest.num_trained,
-        "num_unjudged": found.num_unjudged,
-        "num_few_grades": found.num_few_grades,
-        "confidence": settings.confidence,
-        "figures": [_line_json(line) for line in found.lines],
+        "control": contest.control.name, "treatment": contest.treatment.name, "num_queries": len(found.queries),
+        "num_human_queries": int(found.labelled.sum()), "num_in_one_file": contest.num_lone,
+        "num_trained": contest.num_trained, "num_unjudged": found.num_unjudged, "num_few_grades": found.num_few_grades,
+        "confidence": settings.confidence, "figures": [_line_json(line) for line in found.lines],
         "plans": [_plan_json(plan) for plan in found.plans if plan is not None],
-        "cautions": [*_cautions(found), *notes],
-        "assumptions": list(ASSUMPTIONS),
-    }
+        "cautions": [*_cautions(found), *notes], "assumptions": list(ASSUMPTIONS),
+    }  # fmt: skip
 
 
 def _left_out(found: Comparison) -> list[str]:
@@ -104,8 +95,8 @@ def _verdict(line: Line) -> str:
     if value is None or lo is None or hi is None:
         return f"{name}: no query differs{by}" if not value else f"{name}: every query differs alike{by}"
     if lo > 0 or hi < 0:
-        return f"{name}: treatment is {'better' if lo > 0 else 'worse'}{by}, by {_signed(value)} [{_signed(lo)}, {_signed(hi)}]"
-    return f"{name}: no difference is shown{by}; it lies between {_signed(lo)} and {_signed(hi)}"
+        return f"{name}: treatment is {'better' if lo > 0 else 'worse'}{by}, by {with_bounds(found.interval, '+.4f')}"
+    return f"{name}: no difference is shown{by}; it lies between {lo:+.4f} and {hi:+.4f}"
 
 
 def _plan_text(name: str, plan: Plan | None) -> list[str]:
@@ -121,35 +112,16 @@ def _plan_text(name: str, plan: Plan | None) -> list[str]:
     needed = (
         f"{start}, humans must label {plan.with_teacher.num_labelled:,} queries; without the teacher: {alone}{guess}"
     )
-    return [needed, f"  spread as {_spread(plan, plan.with_teacher)}"]
-
-
-def _spread(plan: Plan, study: Study) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in zip(plan.strata, study.by_stratum.tolist(), strict=True))
-
-
-def _estimate_text(found: Estimate | None, sign: str) -> str:
-    if found is None:
-        return "-"
-    value, lo, hi = found.interval
-    bounds = "" if lo is None or hi is None else f" [{lo:{sign}.4f}, {hi:{sign}.4f}]"
-    return f"{value:{sign}.4f}{bounds}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4f}"
+    spread = zip(plan.strata, plan.with_teacher.by_stratum.tolist(), strict=True)
+    return [needed, f"  spread as {', '.join(f'{name} {count:,}' for name, count in spread)}"]
 
 
 def _line_json(line: Line) -> dict[str, Any]:
     return {
-        "figure": line.figure.name,
-        "of": line.of,
-        "teacher_and_humans": _estimate_json(line.together),
-        "humans_alone": _estimate_json(line.humans),
-        "teacher_alone": _estimate_json(line.teacher),
-        "judged_teacher": plain(line.judged_teacher),
-        "judged_humans": plain(line.judged_humans),
-    }
+        "figure": line.figure.name, "of": line.of, "teacher_and_humans": _estimate_json(line.together),
+        "humans_alone": _estimate_json(line.humans), "teacher_alone": _estimate_json(line.teacher),
+        "judged_teacher": plain(line.judged_teacher), "judged_humans": plain(line.judged_humans),
+    }  # fmt: skip
 
 
 def _estimate_json(found: Estimate | None) -> dict[str, Any] | None:

@@ -11,13 +11,12 @@ from ray_app.analysis.measurement.rankings import QueryKey
 from ray_app.analysis.measurement.strata import name_strata
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.analysis.metrics.inputs import rating_of_grade
-from ray_app.base.columns import matrix_or_zero
+from ray_app.analysis.metrics.systems import teacher_probs
 from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import query_group
 from ray_app.features.catalogue import Catalogue, index_queries, load_catalogue
-from ray_app.models.checkpoint import load_calibration
 from ray_app.sources.human_labels import load_human_labels
 from ray_app.sources.sheets import shown_texts
 from ray_app.stages.label.labeller import Labeller
@@ -33,25 +32,15 @@ RELEVANT_GRADE = EvaluationSettings().relevant_grade
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """What is known of a contest's queries.
+    """What is known of a contest's queries."""
 
-    Args:
-        teacher: Of the top pins of both rankings, calibrated.
-        human: Of all that humans graded.
-        stratum_of: Of each query, see `name_strata`.
-        texts_of: Title and caption of each pin of the rankings' top, for people.
-        num_pairs: That the teacher judged.
-        num_labelled_now: Of these, for the first time.
-        notes: Cautions.
-    """
-
-    teacher: Judgements
-    human: Judgements
-    stratum_of: dict[QueryKey, str]
-    texts_of: dict[str, dict[str, str]]
-    num_pairs: int
-    num_labelled_now: int
-    notes: list[str]
+    teacher: Judgements  # of the top pins of both rankings, calibrated
+    human: Judgements  # of all that humans graded
+    stratum_of: dict[QueryKey, str]  # of each query, see `name_strata`
+    texts_of: dict[str, dict[str, str]]  # title and caption of each pin of the rankings' top, for people
+    num_pairs: int  # that the teacher judged
+    num_labelled_now: int  # of these, for the first time
+    notes: list[str]  # cautions
 
 
 def trained_groups(store: Storage) -> set[str]:
@@ -64,10 +53,6 @@ def gather(cfg: Config, store: Storage, contest: Contest, depth: int, human_path
     """Read a run, and label the pairs of the top `depth` that its ledger lacks.
 
     Args:
-        cfg: The run's.
-        store: Storage.
-        contest: The rankings.
-        depth: Pins of each ranking that need labels.
         human_path: File of human labels, read as `ingest.human_labels` says; None: the run's own.
 
     Raises:
@@ -99,18 +84,14 @@ def _teacher(
     """Judgements of pairs of the catalogue, and how many had to be labelled."""
     # Pairs that cannot be labelled are counted as not judged here, and are no reason to stop.
     lenient = cfg.model_copy(update={"label": cfg.label.model_copy(update={"max_error_rate": 1.0})})
-    teacher = require_output(store, "teach", "teacher")
-    labeller = Labeller(cfg=lenient, store=store, teacher=teacher)
+    labeller = Labeller(cfg=lenient, store=store, teacher=require_output(store, "teach", "teacher"))
     queries, query_index = index_queries([query for (query, _), _ in pairs])
     pin_ids = [pin for _, pin in pairs]
-    labels, counts = labeller.label(catalogue, queries, query_index, catalogue.pairs.pin_rows(pin_ids))
-    logger.info("compare: %d pairs, %d of them labelled now", len(pairs), counts.computed)
-    probs = matrix_or_zero(labels["probs"]).astype(np.float64)
-    if (temperatures := load_calibration(store, teacher)) is not None:
-        probs = np.array(temperatures.apply(probs, [locale for (_, locale), _ in pairs]), np.float64)
-    probs[np.array(labels["error"].is_valid())] = np.nan
-    judgements = judge_by_probs([query for query, _ in pairs], pin_ids, probs, _ratings(cfg), RELEVANT_GRADE)
-    return judgements, counts.computed
+    locales, pin_index = [locale for (_, locale), _ in pairs], catalogue.pairs.pin_rows(pin_ids)
+    probs, num_now = teacher_probs(labeller, catalogue, queries, query_index, pin_index, locales)
+    logger.info("compare: %d pairs, %d of them labelled now", len(pairs), num_now)
+    probs = probs.astype(np.float64)
+    return judge_by_probs([query for query, _ in pairs], pin_ids, probs, _ratings(cfg), RELEVANT_GRADE), num_now
 
 
 def _human(cfg: Config, store: Storage, catalogue: Catalogue, path: str | None) -> tuple[Judgements, list[str]]:

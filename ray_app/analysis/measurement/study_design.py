@@ -13,60 +13,44 @@ _ROUNDING = 1e-6  # deviations below are those of a teacher that is always right
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a study of so many human-labelled queries can see.
+    """What a study of so many human-labelled queries can see."""
 
-    Args:
-        num_labelled: Queries that humans label.
-        by_stratum: (num_strata,) int64, how they are spread.
-        std_error: Expected.
-        detectable: The least change that would be found with the wanted power (MDE).
-    """
-
-    num_labelled: int
-    by_stratum: np.ndarray
-    std_error: float
-    detectable: float
+    num_labelled: int  # queries that humans label
+    by_stratum: np.ndarray  # (num_strata,) int64, how they are spread
+    std_error: float  # expected
+    detectable: float  # the least change that would be found with the wanted power (MDE)
 
 
-def study(
-    pilot: StrataSummary, num_labelled: int, *, neyman: bool = True, power: float = 0.8, confidence: float = 0.95
-) -> Study:
+def study(pilot: StrataSummary, num_labelled: int, *, power: float = 0.8, confidence: float = 0.95) -> Study:
     """What is to be expected of `num_labelled` human-labelled queries, if the strata are as in the pilot.
 
     Args:
         pilot: `summarise` of figures at hand; of the differences between two rankings to compare them.
         num_labelled: Wanted; at most as many as there are queries, at least MIN_PER_STRATUM in each stratum.
-        neyman: Spread in proportion to share x residual deviation (Neyman 1934); False: in proportion to shares.
-        power: Chance to find a change of that size.
-        confidence: Of the interval that must leave out zero.
     """
-    by_stratum = _spread(pilot, num_labelled, neyman)
+    from scipy import stats
+
+    by_stratum = _spread(pilot, num_labelled)
     error = float(np.sum(pilot.drawn(by_stratum) + pilot.floor)) ** 0.5
     total = int(by_stratum.sum())
     df = max(total - len(by_stratum), 1)
-    return Study(
-        num_labelled=total, by_stratum=by_stratum, std_error=error, detectable=_reach(df, power, confidence) * error
-    )
+    reach = float(stats.t.ppf((1 + confidence) / 2, df) + stats.t.ppf(power, df))
+    return Study(num_labelled=total, by_stratum=by_stratum, std_error=error, detectable=reach * error)
 
 
 def queries_needed(
-    pilot: StrataSummary, change: float, *, neyman: bool = True, power: float = 0.8, confidence: float = 0.95
+    pilot: StrataSummary, change: float, *, power: float = 0.8, confidence: float = 0.95
 ) -> Study | None:
-    """The smallest study that finds `change`; None: not even human labels on all queries would, so take more queries.
+    """The smallest study that finds `change`, in the figure's unit and above 0; other arguments as of `study`.
 
-    Args:
-        pilot: As in `study`.
-        change: In the figure's unit, above 0.
-        neyman: As in `study`.
-        power: As in `study`.
-        confidence: As in `study`.
+    None: not even human labels on all queries would find it, so take more queries.
     """
     if not change > 0:
         raise ValueError(f"change must be above 0, got {change}: no study finds a difference of nothing")
     low, high = MIN_PER_STRATUM * len(pilot.share), int(pilot.num_queries.sum())
 
     def of(num_labelled: int) -> Study:
-        return study(pilot, num_labelled, neyman=neyman, power=power, confidence=confidence)
+        return study(pilot, num_labelled, power=power, confidence=confidence)
 
     if of(high).detectable > change:
         return None
@@ -79,16 +63,11 @@ def queries_needed(
     return of(low)
 
 
-def _reach(df: float, power: float, confidence: float) -> float:
-    from scipy import stats
-
-    return float(stats.t.ppf((1 + confidence) / 2, df) + stats.t.ppf(power, df))
-
-
-def _spread(pilot: StrataSummary, num_labelled: int, neyman: bool) -> np.ndarray:
+def _spread(pilot: StrataSummary, num_labelled: int) -> np.ndarray:
+    """(num_strata,) queries in proportion to share x residual deviation (Neyman 1934)."""
     least = np.minimum(pilot.num_queries, MIN_PER_STRATUM)
     deviation = np.maximum(pilot.residual_deviation, LEAST_DEVIATION * pilot.residual_deviation.mean())
-    if not neyman or deviation.max() < _ROUNDING:
+    if deviation.max() < _ROUNDING:
         deviation = np.ones(len(least))
     # Rates among a stratum's queries that make its part of the whole proportional to share x deviation.
     rates = weighted_rates(

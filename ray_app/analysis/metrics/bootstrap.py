@@ -20,12 +20,15 @@ class Interval(NamedTuple):
     hi: float | None
 
 
+def ratio(top: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """`top / below`, float64 of their shape; NaN where `below` is not above 0."""
+    return np.divide(top, below, out=np.full(np.shape(top), np.nan), where=below > 0)
+
+
 def resample_queries(num_queries: int, samples: int, seed: int, row_cells: int) -> Iterator[np.ndarray]:
     """Yield how often each query occurs in each resample, in blocks that fit in memory.
 
     Args:
-        num_queries: Queries to draw from, and draws per resample.
-        samples: Resamples in total.
         seed: Equal seeds give equal resamples, whatever the block size.
         row_cells: Numbers that the caller makes per resample, usually the pairs.
 
@@ -65,18 +68,14 @@ def weighted_auroc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray
     neg_below = np.cumsum(neg, axis=1) - neg
     wins = (pos * (neg_below + 0.5 * neg)).sum(axis=1)
     total = pos.sum(axis=1) * neg.sum(axis=1)
-    return np.divide(wins, total, out=np.full(len(weights), np.nan), where=total > 0)
+    return ratio(wins, total)
 
 
 class QueryAuroc:
-    """`weighted_auroc` under many weightings of whole queries: the same numbers, from one table of queries by queries.
-
-    auroc = QueryAuroc(scores, positive, query_index, num_queries)
-    auroc(counts)                                          # (samples,) for counts (samples, num_queries)
-    """
+    """`weighted_auroc` under many weightings of whole queries: the same numbers, from one table of queries by queries."""
 
     def __init__(self, scores: np.ndarray, positive: np.ndarray, query_index: np.ndarray, num_queries: int) -> None:
-        """Args: as `weighted_auroc`; (n,) int query of each row, ascending; queries in all."""
+        """Arguments as of `weighted_auroc`; `query_index` (n,) int, ascending."""
         if np.isnan(scores).any():
             raise ValueError("QueryAuroc: a score is NaN; rank missing scores last with -inf instead")
         self._rows = scores, positive, query_index
@@ -91,8 +90,7 @@ class QueryAuroc:
             scores, positive, query_index = self._rows
             return weighted_auroc(scores, positive, counts[:, query_index])
         wins = np.einsum("sq,sq->s", counts @ self._wins, counts)
-        total = (counts @ self._positives) * (counts @ self._negatives)
-        return np.divide(wins, total, out=np.full(len(counts), np.nan), where=total > 0)
+        return ratio(wins, (counts @ self._positives) * (counts @ self._negatives))
 
     def _table(self, num_queries: int) -> np.ndarray:
         """[a, b]: how often a positive of query a scores above a negative of query b, ties counting half."""
@@ -106,18 +104,19 @@ class QueryAuroc:
         return table
 
 
-def percentile_interval(value: float, samples: np.ndarray, confidence: float) -> Interval:
+def percentile_interval(
+    value: float, samples: np.ndarray, confidence: float, num_queries: int | None = None
+) -> Interval:
     """The figure with its percentile interval over the resamples in which it is defined.
 
     Args:
-        value: On the data as it is; NaN: undefined.
         samples: (samples,) float64, NaN where undefined.
-        confidence: Such as 0.95.
+        num_queries: With one, every resample is the same query: no width is not certainty, so there are no bounds.
     """
     if not np.isfinite(value):
         return Interval(None, None, None)
     defined = samples[np.isfinite(samples)]
-    if defined.size == 0:
+    if defined.size == 0 or num_queries == 1:
         return Interval(float(value), None, None)
     tail = (1.0 - confidence) / 2.0
     lo, hi = np.quantile(defined, [tail, 1.0 - tail])

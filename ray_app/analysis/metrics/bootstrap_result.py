@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ray_app.analysis.metrics.bootstrap import Interval, QueryAuroc, percentile_interval, resample_queries
+from ray_app.analysis.metrics.bootstrap import Interval, QueryAuroc, percentile_interval, ratio, resample_queries
 from ray_app.analysis.metrics.corrections import bootstrap_p
+from ray_app.analysis.metrics.formatting import interval_fields
 from ray_app.analysis.metrics.protocol import (
     AUROC_GRADES,
     METRICS,
@@ -79,8 +80,7 @@ class Measured:
     def ratio(self, system_a: str, system_b: str, metric: str) -> Interval:
         """The share of system b's figure that system a keeps, on the same resamples."""
         a, b = self.points[system_a][metric], self.points[system_b][metric]
-        below = self.samples[system_b][metric]
-        kept = np.divide(self.samples[system_a][metric], below, out=np.full(len(below), np.nan), where=below > 0)
+        kept = ratio(self.samples[system_a][metric], self.samples[system_b][metric])
         return self._interval(a / b if b > 0 else np.nan, kept)
 
     def p_value(self, system_a: str, system_b: str, metric: str) -> float | None:
@@ -93,14 +93,11 @@ class Measured:
         """The system's figures, each with `_lo` and `_hi`; null where undefined."""
         row: dict[str, Any] = {"system": system}
         for metric in METRICS:
-            value, lo, hi = self.interval(system, metric)
-            row |= {metric: plain(value), f"{metric}_lo": plain(lo), f"{metric}_hi": plain(hi)}
+            row |= interval_fields(metric, self.interval(system, metric))
         return row | {"num_queries": self.num_queries, "num_pairs": self.num_pairs}
 
     def _interval(self, value: float, samples: np.ndarray) -> Interval:
-        if self.num_queries == 1 and np.isfinite(value):
-            return Interval(float(value), None, None)  # every resample is the same query: no width is not certainty
-        return percentile_interval(value, samples, self.confidence)
+        return percentile_interval(value, samples, self.confidence, self.num_queries)
 
 
 def measure(judged: JudgedPairs, systems: Mapping[str, SystemScores], settings: EvaluationSettings) -> Measured:
@@ -108,28 +105,26 @@ def measure(judged: JudgedPairs, systems: Mapping[str, SystemScores], settings: 
     num_queries, num_pairs = len(judged.queries), len(judged.grade)
     size = np.bincount(judged.query_index).astype(np.float64)
     per_query = {name: ranking_metrics(judged, scores, settings.relevant_grade) for name, scores in systems.items()}
+    # Where nothing is relevant every order is as good: nDCG is 0/0 there, and such a query is left out of its mean.
+    counted = {NDCG: (ranking_ideal(judged) > 0).astype(np.float64), PRECISION: np.ones(num_queries)}
     # All metrics but AUROC are ratios of sums over queries: numerator and denominator by query.
     ratios: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+    aurocs: dict[str, dict[str, QueryAuroc]] = {}
     for name, scores in systems.items():
-        # Where nothing is relevant every order is as good: nDCG is 0/0 there, and such a query is left out of its mean.
-        counted = {NDCG: (ranking_ideal(judged) > 0).astype(np.float64), PRECISION: np.ones(num_queries)}
         ratios[name] = {metric: (values, counted[metric]) for metric, values in per_query[name].items()}
         grades = scores.grades
         right = np.full(num_pairs, np.nan) if grades is None else (grades == judged.grade).astype(np.float64)
         ratios[name]["accuracy"] = (np.bincount(judged.query_index, weights=right), size)
 
-    aurocs = {
-        name: {
+        aurocs[name] = {
             f"auroc_{g}": QueryAuroc(scores.order_score, judged.grade >= g, judged.query_index, num_queries)
             for g in AUROC_GRADES
         }
-        for name, scores in systems.items()
-    }
 
     def figures(counts: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         return {
             name: {metric: auroc(counts) for metric, auroc in aurocs[name].items()}
-            | {metric: _ratio(counts @ top, counts @ below) for metric, (top, below) in ratios[name].items()}
+            | {metric: ratio(counts @ top, counts @ below) for metric, (top, below) in ratios[name].items()}
             for name in systems
         }
 
@@ -143,12 +138,3 @@ def measure(judged: JudgedPairs, systems: Mapping[str, SystemScores], settings: 
         per_query=per_query,
         confidence=settings.confidence,
     )
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
-
-
-def plain(value: float | None) -> float | None:
-    """A JSON number of six decimals, or null for what is undefined."""
-    return None if value is None or not np.isfinite(value) else round(float(value), 6)

@@ -9,6 +9,8 @@ queries out; one that has to count them (as 0, as trec_eval's mean does) is call
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ray_app.analysis.metrics.bootstrap import ratio
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -25,8 +27,6 @@ def dcg(gain: ArrayLike, place: Ints, query: Ints, num_queries: int, cutoff: int
         gain: (num_pins,) of each pin, query after query or in any order.
         place: (num_pins,) of each pin in its query's order, from 0; those from `cutoff` on do not count.
         query: (num_pins,) of each pin.
-        num_queries: How many there are.
-        cutoff: Places.
     """
     seen = place < cutoff
     value = np.asarray(gain, np.float64)[seen] * discounts(cutoff)[place[seen]]
@@ -47,4 +47,4 @@ def places(query: Ints) -> Ints:
 
 def ndcg(found: Floats, ideal: Floats) -> Floats:
     """`found` over `ideal`; NaN where nothing can be gained."""
-    return np.divide(found, ideal, out=np.full(len(found), np.nan), where=ideal > 0)
+    return ratio(found, ideal)

@@ -1,15 +1,13 @@
 """Measure several systems on the same judged pairs, with paired bootstrap intervals.
 
 evaluation = evaluate_systems(pairs, {"bm25": SystemScores(score=...), "student": SystemScores(score=..., probs=...)})
-evaluation.rows()                                       # one dict per system, as the evaluate command prints them
 evaluation.difference("student", "bm25", "auroc_3")     # Interval(value, lo, hi)
-evaluation.beyond_chance("student", "bm25", "auroc_3")  # after Holm's correction over all comparisons
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,8 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, Measured, measure, plain
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, Measured, measure
 from ray_app.analysis.metrics.corrections import enough_samples, holm
+from ray_app.analysis.metrics.formatting import interval_fields, plain
 from ray_app.analysis.metrics.probabilities import calibration_by_locale, detail_intervals
 from ray_app.analysis.metrics.protocol import (
     AUROC_GRADES,
@@ -64,9 +63,7 @@ class Evaluation(Measured):
 
     def best_baseline(self, metric: str) -> str | None:
         """The strongest baseline in that metric; None: there is none, or it is undefined for all."""
-        found = {b: self.points[b][metric] for b in self.settings.baselines if b in self.points}
-        defined = {b: value for b, value in found.items() if np.isfinite(value)}
-        return max(defined, key=lambda b: defined[b]) if defined else None
+        return self._highest(metric, (b for b in self.settings.baselines if b in self.points))
 
     @cached_property
     def num_ndcg_queries(self) -> int:
@@ -98,7 +95,10 @@ class Evaluation(Measured):
 
     def leader(self, metric: str) -> str | None:
         """The system with the highest figure; None: it is undefined for all."""
-        defined = {s: self.points[s][metric] for s in self.systems if np.isfinite(self.points[s][metric])}
+        return self._highest(metric, self.systems)
+
+    def _highest(self, metric: str, systems: Iterable[str]) -> str | None:
+        defined = {s: self.points[s][metric] for s in systems if np.isfinite(self.points[s][metric])}
         return max(defined, key=lambda s: defined[s]) if defined else None
 
     @cached_property
@@ -111,16 +111,14 @@ class Evaluation(Measured):
                 for rival in [*rivals, self.leader(metric)]:
                     key = frozenset((system, rival or system)), metric
                     if len(key[0]) == 2 and rival is not None and key not in out:
-                        out[key] = self._difference_row(system, rival, metric)
+                        row = {"system": system, "against": rival, "metric": metric}
+                        row |= interval_fields("difference", self.difference(system, rival, metric))
+                        out[key] = row | interval_fields("ratio", self.ratio(system, rival, metric))
         p_values = [self.p_value(r["system"], r["against"], r["metric"]) for r in out.values()]
         for row, p, adjusted in zip(out.values(), p_values, holm(p_values), strict=True):
             sure = adjusted is not None and adjusted < 1.0 - self.confidence
             row |= {"p": plain(p), "p_adjusted": plain(adjusted), "beyond_chance": sure}
         return out
-
-    def json_line(self) -> str:
-        """The one line that the evaluate command ends with."""
-        return json.dumps({"rows": self.rows()}, allow_nan=False)
 
     def to_json(self, provenance: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Content of report/metrics.json; has no NaN and no infinity."""
@@ -165,13 +163,6 @@ class Evaluation(Measured):
                 table = table.append_column(f"grade/{name}", pa.array(scores.grades.astype(np.int8)))
         return table
 
-    def _difference_row(self, system: str, rival: str, metric: str) -> dict[str, Any]:
-        difference, kept = self.difference(system, rival, metric), self.ratio(system, rival, metric)
-        row: dict[str, Any] = {"system": system, "against": rival, "metric": metric}
-        for name, interval in (("difference", difference), ("ratio", kept)):
-            row |= {name: plain(interval.value), f"{name}_lo": plain(interval.lo), f"{name}_hi": plain(interval.hi)}
-        return row
-
 
 def hero_of(systems: Sequence[str]) -> str:
     """The student, else the teacher, else the last one."""
@@ -186,18 +177,14 @@ def judged_hash(pairs: JudgedPairs) -> str:
 
 
 def evaluate_systems(
-    pairs: pa.Table,
-    systems: Mapping[str, SystemScores],
-    settings: EvaluationSettings | None = None,
-    notes: Sequence[str] = (),
-    rankings: Mapping[str, pa.Table] | None = None,
-) -> Evaluation:
+    pairs: pa.Table, systems: Mapping[str, SystemScores], settings: EvaluationSettings | None = None,
+    notes: Sequence[str] = (), rankings: Mapping[str, pa.Table] | None = None,
+) -> Evaluation:  # fmt: skip
     """Measure every system on all judged pairs.
 
     Args:
         pairs: query, locale, pin_id, grade (1..5), one row per pair; optionally gain_rating and slice columns.
-        systems: name -> scores, row by row as `pairs` (see `align_scores` for tables in another order).
-        settings: None: the defaults.
+        systems: name -> scores, row by row as `pairs`.
         notes: What else a reader must know, such as queries that were seen in training; put before our own notes.
         rankings: System -> query, locale, pin_id, score: all that it ranks for these queries, for a system that ranks
             more than judged pairs. Only judged@k is measured on it; the other figures are of the judged pairs alone.
@@ -223,17 +210,13 @@ def evaluate_systems(
     hero = hero_of(list(ordered))
     rankings = rankings or {}
     return Evaluation(
-        **{name: getattr(whole, name) for name in Measured.__dataclass_fields__},
-        settings=settings,
-        pairs=judged,
+        **{name: getattr(whole, name) for name in Measured.__dataclass_fields__}, settings=settings, pairs=judged,
         systems=ordered,
         details={name: _details(judged, scores, settings, rankings.get(name)) for name, scores in ordered.items()},
-        slices=_slices(judged, ordered, settings),
-        calibration=calibration_by_locale(judged, ordered, settings),
+        slices=_slices(judged, ordered, settings), calibration=calibration_by_locale(judged, ordered, settings),
         worst=worst_slices(judged, hero, ordered[hero], settings),
-        random_order=random_ranking(judged, settings.relevant_grade),
-        notes=all_notes,
-    )
+        random_order=random_ranking(judged, settings.relevant_grade), notes=all_notes,
+    )  # fmt: skip
 
 
 def _details(
@@ -243,7 +226,7 @@ def _details(
     for cutoff in JUDGED_CUTOFFS:
         out[f"judged@{cutoff}"] = plain(float(judged_at(judged, scores, cutoff, ranking).mean()))
     for name, found in detail_intervals(judged, scores, settings).items():
-        out |= {name: plain(found.value), f"{name}_lo": plain(found.lo), f"{name}_hi": plain(found.hi)}
+        out |= interval_fields(name, found)
     if scores.thresholds is not None and scores.probs is None:
         out["thresholds"] = [plain(t) for t in scores.thresholds.tolist()]
     return out

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ray_app.analysis.metrics.bootstrap import ratio
 from ray_app.base.schemas import NUM_GRADES
 
 _MIN_PROB = 1e-12  # bounds the log loss of a certain and wrong prediction at 27.6
@@ -83,11 +84,9 @@ def calibrate(probs: np.ndarray, grades: np.ndarray, at_least: int, bins: int = 
     Args:
         probs: (n, 5), rows of NaN count as uniform: a system that says nothing claims no knowledge.
         grades: (n,) truth, 1..5.
-        at_least: The grade.
         bins: Of equal width over 0..1.
     """
-    chance = _filled(probs)[:, at_least - 1 :].sum(axis=1).clip(0.0, 1.0)
-    place = np.minimum((chance * bins).astype(np.int64), bins - 1)
+    chance, place = grade_chances(probs, at_least, bins)
     count = np.bincount(place, minlength=bins)
     used = count > 0
     predicted = np.bincount(place, weights=chance, minlength=bins)[used] / count[used]
@@ -95,10 +94,21 @@ def calibrate(probs: np.ndarray, grades: np.ndarray, at_least: int, bins: int = 
     return Calibration(predicted=predicted, observed=observed, count=count[used])
 
 
+def grade_chances(probs: np.ndarray, at_least: int, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) probability of grade >= `at_least`, and (n,) its bin of equal width over 0..1."""
+    chance = _filled(probs)[:, at_least - 1 :].sum(axis=1).clip(0.0, 1.0)
+    return chance, np.minimum((chance * bins).astype(np.int64), bins - 1)
+
+
 def log_loss(probs: np.ndarray, grades: np.ndarray) -> float:
     """Mean -ln(probability of the human grade), nats; rows of NaN count as uniform (1.609)."""
+    return float(log_losses(probs, grades).mean())
+
+
+def log_losses(probs: np.ndarray, grades: np.ndarray) -> np.ndarray:
+    """(n,) of each pair, see `log_loss`."""
     chosen = _filled(probs)[np.arange(len(grades)), grades - 1]
-    return float(-np.log(np.maximum(chosen, _MIN_PROB)).mean())
+    return np.asarray(-np.log(np.maximum(chosen, _MIN_PROB)))
 
 
 def linear_kappa(predicted: np.ndarray, grades: np.ndarray) -> float | None:
@@ -127,7 +137,7 @@ def linear_kappas(tables: np.ndarray) -> np.ndarray:
     # Times the total, which spares a division by 0: expected counts are row sum x column sum / total.
     chance = np.einsum("si,sj,ij->s", tables.sum(axis=2), tables.sum(axis=1), distance)
     apart = (tables * distance).sum(axis=(1, 2)) * total
-    return 1.0 - np.divide(apart, chance, out=np.full(len(tables), np.nan), where=chance > 0)
+    return 1.0 - ratio(apart, chance)
 
 
 def confusion(predicted: np.ndarray, grades: np.ndarray) -> np.ndarray:

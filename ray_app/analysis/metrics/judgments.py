@@ -24,27 +24,16 @@ from ray_app.training.splits import of_queries, queries_of
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedLabels:
-    """Human labels of the queries that are measured.
+    """Human labels of the queries that are measured."""
 
-    Args:
-        labels: Schema HUMAN_LABELS.
-        num_unusable: Rows of the file that were no labels.
-        name: Of what is written about them.
-        content: Hash of the labels.
-        catalogue: The run's, in whose texts the judged queries may occur.
-        all_labels: Of the run, for training too.
-        splits: Which of the run's queries train, choose and test.
-        inputs: What all this was read from.
-    """
-
-    labels: pa.Table
-    num_unusable: int
-    name: str
-    content: str
-    catalogue: Catalogue
-    all_labels: pa.Table
-    splits: pa.Table
-    inputs: list[Output]
+    labels: pa.Table  # schema HUMAN_LABELS
+    num_unusable: int  # rows of the file that were no labels
+    name: str  # of what is written about them
+    content: str  # hash of the labels
+    catalogue: Catalogue  # the run's, in whose texts the judged queries may occur
+    all_labels: pa.Table  # of the run, for training too
+    splits: pa.Table  # which of the run's queries train, choose and test
+    inputs: list[Output]  # what all this was read from
 
     @classmethod
     def of(cls, cfg: Config, store: Storage) -> "JudgedLabels":
@@ -70,15 +59,9 @@ class JudgedLabels:
             raise UserError(f"evaluate.human_labels: {where} has no usable label ({num_unusable} rows are unusable)")
         content = hashlib.sha256(json.dumps(labels.to_pylist(), sort_keys=True, default=str).encode()).hexdigest()
         return cls(
-            labels=labels,
-            num_unusable=num_unusable,
-            name=name,
-            content=content,
-            catalogue=catalogue,
-            all_labels=all_labels,
-            splits=split_table,
-            inputs=[*read_from, labels_output, splits],
-        )
+            labels=labels, num_unusable=num_unusable, name=name, content=content, catalogue=catalogue,
+            all_labels=all_labels, splits=split_table, inputs=[*read_from, labels_output, splits],
+        )  # fmt: skip
 
     def pairs(self, catalogue: Catalogue) -> LabelledPairs:
         """The judged pairs."""

@@ -33,18 +33,15 @@ _MAX_RATING = 20  # ratings beyond it would be grades of another scale; trec_eva
 
 @dataclass(frozen=True, kw_only=True)
 class SystemScores:
-    """One system's view of the judged pairs, row by row.
-
-    Args:
-        score: (n,) float64, higher is more relevant, on one scale for all queries; NaN: the system has no score.
-        probs: (n, 5) probability of grade 1..5, rows sum to 1, a row of NaN where there is no score.
-            None: the system does not predict grades.
-        thresholds: (4,) from `fit_grade_thresholds`, for a system without probs. None: no accuracy for it.
-    """
+    """One system's view of the judged pairs, row by row."""
 
     score: np.ndarray
+    """(n,) float64, higher is more relevant, on one scale for all queries; NaN: the system has no score."""
     probs: np.ndarray | None = None
+    """(n, 5) probability of grade 1..5, rows sum to 1, a row of NaN where there is no score. None: the system does not
+    predict grades."""
     thresholds: np.ndarray | None = None
+    """(4,) from `fit_grade_thresholds`, for a system without probs. None: no accuracy for it."""
 
     def __post_init__(self) -> None:
         if self.score.ndim != 1 or np.isinf(self.score).any():
@@ -97,12 +94,9 @@ class JudgedPairs:
         """The pairs under a boolean mask, with only their queries."""
         kept, index = np.unique(self.query_index[mask], return_inverse=True)
         return JudgedPairs(
-            table=self.table.filter(pa.array(mask)),
-            grade=self.grade[mask],
-            gain=self.gain[mask],
-            query_index=index,
+            table=self.table.filter(pa.array(mask)), grade=self.grade[mask], gain=self.gain[mask], query_index=index,
             queries=[self.queries[i] for i in kept],
-        )
+        )  # fmt: skip
 
 
 def judge(pairs: pa.Table, rating_of_grade: Mapping[int, int]) -> tuple[JudgedPairs, np.ndarray]:
@@ -140,12 +134,9 @@ def judge(pairs: pa.Table, rating_of_grade: Mapping[int, int]) -> tuple[JudgedPa
         )
     starts = np.flatnonzero(new_query)
     judged = JudgedPairs(
-        table=table,
-        grade=grade,
-        gain=2 ** _ratings(table, grade, rating_of_grade) - 1,
-        query_index=np.cumsum(new_query) - 1,
-        queries=[(query[i], locale[i]) for i in starts],
-    )
+        table=table, grade=grade, gain=2 ** _ratings(table, grade, rating_of_grade) - 1,
+        query_index=np.cumsum(new_query) - 1, queries=[(query[i], locale[i]) for i in starts],
+    )  # fmt: skip
     return judged, order
 
 
@@ -171,20 +162,15 @@ def rank_rows(judged: JudgedPairs, system: SystemScores) -> np.ndarray:
 
 
 def judged_at(judged: JudgedPairs, system: SystemScores, cutoff: int, ranking: pa.Table | None = None) -> np.ndarray:
-    """Share of a system's first places that hold a judged pin, by query.
+    """Share of a system's first places that hold a judged pin, by query; float64 (num_queries,), 0..1.
 
     A query has `cutoff` places, or as many as there are pins in its ranking or judged for it, if those are fewer. So a
     judged pin that the system did not score leaves a place empty.
 
     Args:
-        judged: The truth.
         system: Its scores of the judged pairs, which are its ranking if `ranking` is None.
-        cutoff: Places.
         ranking: query, locale, pin_id, score: all that the system ranks for these queries; pairs with a null or NaN
             score, and other queries, are left out.
-
-    Returns:
-        float64 (num_queries,), 0..1.
     """
     judged_sizes = np.bincount(judged.query_index, minlength=len(judged.queries))
     if ranking is None:

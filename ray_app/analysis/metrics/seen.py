@@ -1,8 +1,7 @@
 """Which judged queries the models have met in training, near-duplicates included, and the sentences that say so."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,41 +17,24 @@ CAUTION = "CAUTION: "  # notes that start so are a report's first lines
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """Judged queries whose `query_group` is among what was trained on.
+    """Judged queries whose `query_group` is among what was trained on."""
 
-    Args:
-        judged: Distinct judged queries.
-        human_labels: Of these, in the splits train or valid.
-        soft_labels: In the soft labels of the run.
-        soft_label_pairs: Pairs of those soft labels.
-        all_soft_label_pairs: All pairs of soft labels; 0: the run has none.
-        engaged_queries: Among the engaged queries of a pin's text, as the models were trained on them.
-        engagement: In the events that the engagement model and the rates were learned from; None: the run has no such
-            model, or it was made by a version that did not keep its queries.
-    """
-
-    judged: int
-    human_labels: int
-    soft_labels: int
-    soft_label_pairs: int
-    all_soft_label_pairs: int
-    engaged_queries: int
+    judged: int  # distinct judged queries
+    human_labels: int  # of these, in the splits train or valid
+    soft_labels: int  # in the soft labels of the run
+    soft_label_pairs: int  # pairs of those soft labels
+    all_soft_label_pairs: int  # all pairs of soft labels; 0: the run has none
+    engaged_queries: int  # among the engaged queries of a pin's text, as the models were trained on them
     engagement: int | None
+    """In the events that the engagement model and the rates were learned from; None: the run has no such model, or it
+    was made by a version that did not keep its queries."""
 
     @classmethod
     def of(
         cls, judged: Collection[str], human: Iterable[str], soft: Iterable[str], engaged: Iterable[str],
         engagement: Iterable[str] | None,
     ) -> "Seen":  # fmt: skip
-        """Count.
-
-        Args:
-            judged: Distinct judged queries.
-            human: Queries of the splits train and valid.
-            soft: The query of each soft-labelled pair, with repeats.
-            engaged: Engaged queries of all pins' texts.
-            engagement: Queries that the engagement model was learned from; None: not known.
-        """
+        """Count; `judged` are distinct, `soft` has the query of each soft-labelled pair, with repeats."""
         groups = [query_group(query) for query in judged]
         wanted, group_of = set(groups), _Groups()
 
@@ -62,14 +44,10 @@ class Seen:
 
         soft = list(soft)
         return cls(
-            judged=len(groups),
-            human_labels=met(human),
-            soft_labels=met(soft),
-            soft_label_pairs=sum(group_of[query] in wanted for query in soft),
-            all_soft_label_pairs=len(soft),
-            engaged_queries=met(engaged),
-            engagement=None if engagement is None else met(engagement),
-        )
+            judged=len(groups), human_labels=met(human), soft_labels=met(soft),
+            soft_label_pairs=sum(group_of[query] in wanted for query in soft), all_soft_label_pairs=len(soft),
+            engaged_queries=met(engaged), engagement=None if engagement is None else met(engagement),
+        )  # fmt: skip
 
     @property
     def cautions(self) -> list[str]:
@@ -88,10 +66,6 @@ class Seen:
             if number
         ]
 
-    def to_json(self) -> dict[str, Any]:
-        """The counts, for metrics.json."""
-        return asdict(self)
-
 
 def seen_in_training(
     cfg: Config, store: Storage, judged: Collection[str], splits: pa.Table, pin_texts: pa.Table
@@ -99,29 +73,16 @@ def seen_in_training(
     """What a finished run has met of the judged queries.
 
     Args:
-        cfg: The run's.
-        store: The run's.
-        judged: Distinct normalised queries.
-        splits: Of `teach`, schema SPLITS.
         pin_texts: As trained on, before judged queries were taken out of the engaged ones.
     """
-    soft = _read(store, "label", "soft_labels", ["query", "error"])
-    if soft is None or cfg.distill.soft_label_multiple == 0:
-        good = []
-    else:
-        good = soft.filter(pc.is_null(soft["error"]))["query"].to_pylist()
+    soft = _read(store, "label", "soft_labels", ["query", "error"]) if cfg.distill.soft_label_multiple != 0 else None
+    good = [] if soft is None else soft.filter(pc.is_null(soft["error"]))["query"].to_pylist()
     learned = _read(store, "engagement", "engagement_queries", ["query"]) if cfg.engagement else None
-    reads = {*cfg.pin_text.fields, *cfg.features.bm25_fields}
-    engaged = (
-        pin_texts["engaged_queries"] if "engaged_queries" in reads else pa.chunked_array([], pa.list_(pa.string()))
-    )
-    return Seen.of(
-        judged,
-        queries_of(splits, "train", "valid"),
-        good,
-        pc.unique(pc.list_flatten(engaged)).drop_null().to_pylist(),
-        None if learned is None else learned["query"].to_pylist(),
-    )
+    engaged = []
+    if "engaged_queries" in {*cfg.pin_text.fields, *cfg.features.bm25_fields}:
+        engaged = pc.unique(pc.list_flatten(pin_texts["engaged_queries"])).drop_null().to_pylist()
+    known = None if learned is None else learned["query"].to_pylist()
+    return Seen.of(judged, queries_of(splits, "train", "valid"), good, engaged, known)
 
 
 def _read(store: Storage, stage: str, name: str, columns: list[str]) -> pa.Table | None:

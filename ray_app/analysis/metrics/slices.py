@@ -42,11 +42,10 @@ def slice_columns(judged: pa.Table, log: pa.Table, pins: pa.Table) -> pa.Table:
     """
     queries = judged["query"].to_pylist()
     end = pc.max(log["timestamp"]).as_py() if log.num_rows else None
-    ages = pin_ages(judged["pin_id"].to_pylist(), pins, None if end is None else end.timestamp() * 1000)
     columns = {
         "frequency_band": frequency_bands(queries, log),
         "query_length": [LENGTHS[min(count_words(query), len(LENGTHS)) - 1] for query in queries],
-        "pin_age": ages,
+        "pin_age": pin_ages(judged["pin_id"].to_pylist(), pins, None if end is None else end.timestamp() * 1000),
     }
     for name, values in columns.items():
         judged = judged.append_column(name, pa.array(values, pa.string()))
@@ -87,14 +86,13 @@ def pin_ages(pin_ids: Sequence[str], pins: pa.Table, end_ms: float | None) -> li
     """
     created = pins["created_at"].cast(pa.timestamp("ms", tz="UTC")).cast(pa.int64()).to_pylist()
     created_of = dict(zip(pins["pin_id"].to_pylist(), created, strict=True))
-    out = []
-    for pin_id in pin_ids:
-        born = created_of.get(pin_id)
+
+    def age(born: int | None) -> str:
         if born is None or end_ms is None:
-            out.append(AGES[-1])
-        else:
-            out.append(AGES[int(np.searchsorted(_AGE_DAYS, (end_ms - born) / _DAY_MS, side="right"))])
-    return out
+            return AGES[-1]
+        return AGES[int(np.searchsorted(_AGE_DAYS, (end_ms - born) / _DAY_MS, side="right"))]
+
+    return [age(created_of.get(pin_id)) for pin_id in pin_ids]
 
 
 def in_order(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -109,9 +107,6 @@ def cuts_queries(values: np.ndarray, query_index: np.ndarray) -> bool:
     """Whether a column has several values within one query, so that a slice holds parts of queries.
 
     Args:
-        values: (n,) of the column.
         query_index: (n,) ascending.
     """
-    starts = np.flatnonzero(np.concatenate([[True], query_index[1:] != query_index[:-1]]))
-    first = values[starts][np.cumsum(np.isin(np.arange(len(values)), starts)) - 1]
-    return bool((values != first).any())
+    return bool(((values[1:] != values[:-1]) & (query_index[1:] == query_index[:-1])).any())

@@ -1,5 +1,6 @@
 """Scores of every system on judged pairs: the baselines, the teacher, and the student as it would be served."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from ray_app.base.storage import Storage
 from ray_app.base.text import render_pin_texts
 from ray_app.cluster.encoders import student_tower, title_and_text, zero_shot_tower
 from ray_app.features.bm25 import Bm25Index
+from ray_app.features.catalogue import Catalogue
 from ray_app.features.student import StudentFeatures
 from ray_app.models.checkpoint import load_calibration
 from ray_app.models.head import expected_grade
@@ -50,13 +52,8 @@ def score_systems(
 ) -> dict[str, SystemScores]:  # fmt: skip
     """Every system's scores, row by row as `judged.table`. Models' probabilities are calibrated.
 
-    Args:
-        cfg: The run's.
-        store: Storage.
-        features: The student's; the catalogue's texts must hold none of the judged queries.
-        models: Trained models.
-        judged: Pairs to score.
-        calibration: Human-labelled pairs of training queries.
+    The texts of the features' catalogue must hold none of the judged queries. `calibration`: human-labelled pairs of
+    training queries.
     """
     catalogue = features.catalogue
     systems = score_baselines(cfg, store, features, judged, calibration)
@@ -68,11 +65,8 @@ def score_systems(
     systems["feature_student"] = graded(feature_student.score(nothing, nothing, computed, locales))
 
     labeller = Labeller(cfg=cfg, store=store, teacher=models.teacher)
-    labels, _ = labeller.label(catalogue, judged.queries, judged.query_index, judged.pin_index)
-    probs, temperatures = matrix_or_zero(labels["probs"]), load_calibration(store, models.teacher)
-    if temperatures is not None:
-        probs = temperatures.apply(probs, locales)
-    systems["teacher"] = graded(probs, failed=np.array(labels["error"].is_valid()))
+    probs, _ = teacher_probs(labeller, catalogue, judged.queries, judged.query_index, judged.pin_index, locales)
+    systems["teacher"] = graded(probs)
 
     rows, place = np.unique(judged.pin_index, return_inverse=True)
     pin_vectors = student_tower(cfg, store, models.student, "pin").encode([catalogue.pairs.rendered[r] for r in rows])
@@ -89,28 +83,18 @@ def score_baselines(
 
     BM25 and the cosine read the same text, the zero-shot fields, unless `evaluate.bm25_fields` says otherwise. None of
     them knows grades, so for accuracy their scores are cut into grades by thresholds fitted on training queries.
-
-    Args:
-        cfg: The run's.
-        store: Storage.
-        features: See `score_systems`.
-        judged: Pairs to score.
-        calibration: See `score_systems`.
+    Arguments as of `score_systems`.
     """
     catalogue, zero_shot = features.catalogue, zero_shot_tower(cfg, store, "query")
     bm25 = Bm25Index.build(_bm25_texts(cfg, catalogue.pin_texts))
 
     def score(pairs: LabelledPairs) -> dict[str, np.ndarray]:
         vectors = zero_shot.encode(pairs.queries)
-        cosine = np.einsum("nd,nd->n", vectors[pairs.query_index], catalogue.text_vectors[pairs.pin_index])
-        scores = {
-            "bm25": bm25.score_pairs(pairs.queries, pairs.query_index, pairs.pin_index),
-            "embedding_cosine": cosine.astype(np.float64),
+        sides = {side.name: (side.tower.encode(vectors), side.pin_vectors) for side in features.sides}
+        return {"bm25": bm25.score_pairs(pairs.queries, pairs.query_index, pairs.pin_index)} | {
+            f"{name}_cosine": np.einsum("nd,nd->n", q[pairs.query_index], p[pairs.pin_index]).astype(np.float64)
+            for name, (q, p) in {"embedding": (vectors, catalogue.text_vectors), **sides}.items()
         }
-        for side in features.sides:
-            beside = side.tower.encode(vectors)[pairs.query_index], side.pin_vectors[pairs.pin_index]
-            scores[f"{side.name}_cosine"] = np.einsum("nd,nd->n", *beside).astype(np.float64)
-        return scores
 
     known, grades = score(calibration), calibration.table["grade"].to_numpy().astype(np.int64)
     return {
@@ -126,9 +110,20 @@ def _bm25_texts(cfg: Config, pin_texts: pa.Table) -> list[str]:
     return render_pin_texts(pin_texts, cfg.pin_text.model_copy(update={"fields": fields}))
 
 
-def graded(probs: np.ndarray, failed: np.ndarray | None = None) -> SystemScores:
-    """Scores of a system that predicts grades: probs (n, 5), and which rows (n,) bool have none."""
+def teacher_probs(
+    labeller: Labeller, catalogue: Catalogue, queries: list[str], query_index: np.ndarray, pin_index: np.ndarray,
+    locales: Sequence[str],
+) -> tuple[np.ndarray, int]:  # fmt: skip
+    """The teacher's calibrated probabilities of pairs, (n, 5), NaN where it failed; and how many were labelled now."""
+    labels, counts = labeller.label(catalogue, queries, query_index, pin_index)
+    probs, temperatures = matrix_or_zero(labels["probs"]), load_calibration(labeller.store, labeller.teacher)
+    if temperatures is not None:
+        probs = temperatures.apply(probs, locales)
+    probs[np.array(labels["error"].is_valid())] = np.nan
+    return probs, counts.computed
+
+
+def graded(probs: np.ndarray) -> SystemScores:
+    """Scores of a system that predicts grades: probs (n, 5), NaN in rows without."""
     probs = probs.astype(np.float64)
-    if failed is not None:
-        probs[failed] = np.nan
     return SystemScores(score=expected_grade(probs), probs=probs)

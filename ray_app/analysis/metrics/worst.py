@@ -5,15 +5,16 @@ at one set of pairs, of which some are low by chance: Holm's correction counts t
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from ray_app.analysis.metrics.bootstrap import Interval, QueryAuroc, percentile_interval, resample_queries
-from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, plain
+from ray_app.analysis.metrics.bootstrap import Interval, QueryAuroc, percentile_interval, ratio, resample_queries
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.analysis.metrics.corrections import bootstrap_p, enough_samples, holm
+from ray_app.analysis.metrics.formatting import interval_fields, plain
 from ray_app.analysis.metrics.protocol import JudgedPairs, SystemScores
 
 METRICS = ("auroc_3", "accuracy")
@@ -40,12 +41,16 @@ class WorstSlice:
     beyond_chance: bool
     mask: np.ndarray  # (num_pairs of the whole,) bool
 
+    @property
+    def gap(self) -> float:
+        """By how much the figure lies below that of all pairs, negative; 0: undefined."""
+        return self.difference.value or 0.0
+
     def to_json(self) -> dict[str, Any]:
         """For metrics.json."""
         row: dict[str, Any] = {"slice": dict(zip(self.columns, self.values, strict=True)), "metric": self.metric}
         row |= {"num_queries": self.num_queries, "num_pairs": self.num_pairs, "p_adjusted": plain(self.p_adjusted)}
-        for name, found in (("figure", self.figure), ("difference", self.difference)):
-            row |= {name: plain(found.value), f"{name}_lo": plain(found.lo), f"{name}_hi": plain(found.hi)}
+        row |= interval_fields("figure", self.figure) | interval_fields("difference", self.difference)
         return row | {"beyond_chance": self.beyond_chance}
 
 
@@ -75,8 +80,6 @@ def worst_slices(
 
     Args:
         judged: With the columns of `settings.slice_columns`; those that are absent or have one value are left out.
-        system: Its name.
-        scores: Rows in the order of `judged`.
         settings: Samples (drawn more often if the correction needs it), confidence, seed.
 
     Returns:
@@ -96,8 +99,8 @@ def worst_slices(
         (whole(counts), [part(counts) for part in parts])
         for counts in resample_queries(num_queries, samples, settings.seed, len(judged.grade))
     ]
-    out: list[WorstSlice] = []
-    rows: list[tuple[_Candidate, str, Interval, Interval, float | None]] = []
+    rows: list[WorstSlice] = []
+    p_values = []
     for metric in METRICS:
         all_drawn = np.concatenate([block[0][metric] for block in blocks])
         for i, candidate in enumerate(found):
@@ -105,44 +108,33 @@ def worst_slices(
             if not np.isfinite(value - base):
                 continue
             drawn = np.concatenate([block[1][i][metric] for block in blocks])
-            figure = percentile_interval(value, drawn, settings.confidence)
-            difference = percentile_interval(value - base, drawn - all_drawn, settings.confidence)
-            rows.append((candidate, metric, figure, difference, bootstrap_p(drawn - all_drawn)))
-    adjusted = holm([row[-1] for row in rows])
-    for metric in METRICS:
-        gaps = {(c.columns, c.values): d.value or 0.0 for c, m, _, d, _ in rows if m == metric}
-        low = [
-            (difference.value or 0.0, row)
-            for row, (c, m, _, difference, _) in enumerate(rows)
-            if m == metric and (difference.value or 0.0) < 0 and _says_more(c, gaps)
-        ]
-        for _, row in sorted(low)[:MAX_SHOWN]:
-            candidate, _, figure, difference, _ = rows[row]
-            p = adjusted[row]
-            out.append(
+            rows.append(
                 WorstSlice(
-                    columns=candidate.columns,
-                    values=candidate.values,
-                    metric=metric,
-                    num_queries=candidate.num_queries,
-                    num_pairs=int(candidate.mask.sum()),
-                    figure=figure,
-                    difference=difference,
-                    p_adjusted=p,
-                    beyond_chance=p is not None and p < 1.0 - settings.confidence,
-                    mask=candidate.mask,
+                    **vars(candidate), metric=metric, num_pairs=int(candidate.mask.sum()), p_adjusted=None, beyond_chance=False,
+                    figure=percentile_interval(value, drawn, settings.confidence),
+                    difference=percentile_interval(value - base, drawn - all_drawn, settings.confidence),
                 )
-            )
+            )  # fmt: skip
+            p_values.append(bootstrap_p(drawn - all_drawn))
+    rows = [
+        replace(row, p_adjusted=p, beyond_chance=p is not None and p < 1.0 - settings.confidence)
+        for row, p in zip(rows, holm(p_values), strict=True)
+    ]
+    out: list[WorstSlice] = []
+    for metric in METRICS:
+        of_metric = [row for row in rows if row.metric == metric]
+        gaps = {(row.columns, row.values): row.gap for row in of_metric}
+        low = [row for row in of_metric if row.gap < 0 and _says_more(row, gaps)]
+        out += sorted(low, key=lambda row: row.gap)[:MAX_SHOWN]
     return WorstSlices(system=system, num_slices=len(found), num_tests=len(rows), samples=samples, slices=out)
 
 
-def _says_more(candidate: _Candidate, gaps: dict[tuple[tuple[str, ...], tuple[str, ...]], float]) -> bool:
+def _says_more(row: WorstSlice, gaps: dict[tuple[tuple[str, ...], tuple[str, ...]], float]) -> bool:
     """Whether two columns crossed are lower than each alone; else the one alone is what is shown."""
-    if len(candidate.columns) == 1:
+    if len(row.columns) == 1:
         return True
-    own = gaps[candidate.columns, candidate.values]
-    alone = [gaps.get(((c,), (v,))) for c, v in zip(candidate.columns, candidate.values, strict=True)]
-    return all(gap is None or own < gap for gap in alone)
+    alone = [gaps.get(((c,), (v,))) for c, v in zip(row.columns, row.values, strict=True)]
+    return all(gap is None or row.gap < gap for gap in alone)
 
 
 def _candidates(judged: JudgedPairs, columns: Sequence[str]) -> list[_Candidate]:
@@ -155,9 +147,8 @@ def _candidates(judged: JudgedPairs, columns: Sequence[str]) -> list[_Candidate]
             continue
         if not (CROSSED_PAIRS if crossed else MIN_PAIRS) <= mask.sum() < len(mask):
             continue
-        out.setdefault(
-            np.packbits(mask).tobytes(), _Candidate(columns=names, values=values, mask=mask, num_queries=num_queries)
-        )
+        candidate = _Candidate(columns=names, values=values, mask=mask, num_queries=num_queries)
+        out.setdefault(np.packbits(mask).tobytes(), candidate)
     return sorted(out.values(), key=lambda c: (len(c.columns), -int(c.mask.sum()), c.columns, c.values))[:MAX_SLICES]
 
 
@@ -189,7 +180,5 @@ class _Figures:
 
     def __call__(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         counts = counts[:, self._queries]
-        undefined = np.full(len(counts), np.nan)
-        total = counts @ self._size
-        accuracy = np.divide(counts @ self._right, total, out=undefined.copy(), where=total > 0)
-        return {"auroc_3": undefined if self._auroc is None else self._auroc(counts), "accuracy": accuracy}
+        auroc = np.full(len(counts), np.nan) if self._auroc is None else self._auroc(counts)
+        return {"auroc_3": auroc, "accuracy": ratio(counts @ self._right, counts @ self._size)}

@@ -49,28 +49,18 @@ def compare_arms(
 ) -> list[Slice]:  # fmt: skip
     """Gains in all searches, in parts of them, and in each country, the one with most searches first.
 
-    Args:
-        traffic: The searches.
-        control: `outcomes` of the control.
-        treatment: Of the treatment.
-        labelled: Locales with human labels.
-        settings: Samples, confidence and seed of the intervals.
+    `control` and `treatment` are `outcomes` of both arms, `labelled` the locales with human labels.
     """
     where = np.array([country(locale) for locale in traffic.locales])[traffic.query_of]
     with_labels = sorted({country(locale) for locale in labelled})
     is_labelled, unseen = np.isin(where, with_labels), traffic.is_unseen[traffic.query_of]
     names, sizes = np.unique(where, return_counts=True)
     parts: list[tuple[str, NDArray[np.bool_], bool, bool | None]] = [
-        (ALL, np.ones(len(where), bool), False, None),
-        (LABELLED, is_labelled, False, True),
-        (UNLABELLED, ~is_labelled, False, False),
-        (IN_LOG, ~unseen, False, None),
-        (UNSEEN, unseen, False, None),
-        *(
-            (str(name), where == name, True, str(name) in with_labels)
-            for name in names[np.argsort(-sizes, kind="stable")]
-        ),
-    ]
+        (ALL, np.ones(len(where), bool), False, None), (LABELLED, is_labelled, False, True),
+        (UNLABELLED, ~is_labelled, False, False), (IN_LOG, ~unseen, False, None), (UNSEEN, unseen, False, None),
+    ]  # fmt: skip
+    by_size = map(str, names[np.argsort(-sizes, kind="stable")])
+    parts += [(name, where == name, True, name in with_labels) for name in by_size]
     clusters = traffic.clusters[traffic.query_of]
     measured = []
     for name, mask, is_country, has_labels in parts:
@@ -80,11 +70,7 @@ def compare_arms(
         resamples = Resamples(clusters[mask], settings)
         gains = {
             metric: Gain(
-                control=float(a.mean()),
-                treatment=float(b.mean()),
-                gain=resamples.gain(a, b),
-                p=resamples.p_value(a, b),
-                adjusted_p=None,
+                float(a.mean()), float(b.mean()), resamples.gain(a, b), resamples.p_value(a, b), adjusted_p=None
             )
             for metric, (a, b) in pairs.items()
         }

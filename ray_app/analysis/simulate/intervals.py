@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_app.analysis.metrics.bootstrap import Interval, percentile_interval, resample_queries
+from ray_app.analysis.metrics.bootstrap import Interval, percentile_interval, ratio, resample_queries
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.demo.facts import Codes, Numbers
 
@@ -17,14 +17,10 @@ _FLIP_CELLS = 4_000_000
 
 
 class Resamples:
-    """Figures of some searches with percentile intervals, all on the same resamples of their queries.
-
-    Args:
-        cluster: (num_searches,) the query of each search.
-        settings: Samples, confidence and seed.
-    """
+    """Figures of some searches with percentile intervals, all on the same resamples of their queries."""
 
     def __init__(self, cluster: Codes, settings: EvaluationSettings) -> None:
+        """`cluster`: (num_searches,) the query of each search."""
         self.settings = settings
         self._place = np.unique(cluster, return_inverse=True)[1]
         self._searches = np.bincount(self._place).astype(np.float64)
@@ -41,21 +37,19 @@ class Resamples:
         return self._interval(float(values.mean()), (self._times @ total) / (self._times @ self._searches))
 
     def gain(self, control: Numbers, treatment: Numbers, *, paired: bool = True) -> Interval:
-        """Mean of the treatment over mean of the control, minus 1; undefined where the control has nothing.
+        """Mean of the treatment over mean of the control, (num_searches,) each, minus 1; undefined where that is 0.
 
-        Args:
-            control: (num_searches,) figure of each search under the control.
-            treatment: Likewise.
-            paired: Both arms met the same people. False: the interval as if each had met queries and people of its own,
-                which a test on a real site is nearer to.
+        `paired`: both arms met the same people. False: the interval as if each had met queries and people of its own,
+        which a test on a real site is nearer to.
         """
         a, b = self._sums(control), self._sums(treatment)
-        value = _ratio(np.array([a.sum()]), np.array([b.sum()]))[0] - 1.0
+        value = ratio(b.sum(), a.sum()) - 1.0
         if paired:
-            return self._interval(value, _ratio(self._times @ a, self._times @ b) - 1.0)
-        others = self._others
-        means = (self._times @ a) / (self._times @ self._searches), (others @ b) / (others @ self._searches)
-        return self._interval(value, _ratio(*means) - 1.0)
+            return self._interval(value, ratio(self._times @ b, self._times @ a) - 1.0)
+        below, top = (
+            (times @ sums) / (times @ self._searches) for times, sums in ((self._times, a), (self._others, b))
+        )
+        return self._interval(value, ratio(top, below) - 1.0)
 
     def p_value(self, control: Numbers, treatment: Numbers) -> float:
         """Chance of a difference this large if the arms were alike: then each query's might as well have the other sign.
@@ -69,8 +63,7 @@ class Resamples:
         rng = np.random.default_rng(self.settings.seed)
         as_large, block = 0, max(1, _FLIP_CELLS // max(len(differences), 1))
         for start in range(0, FLIPS, block):
-            size = min(block, FLIPS - start), len(differences)
-            signs = rng.integers(0, 2, size=size, dtype=np.int8) * 2.0 - 1.0
+            signs = rng.integers(0, 2, (min(block, FLIPS - start), len(differences)), np.int8) * 2.0 - 1.0
             as_large += int((np.abs(signs @ differences) >= least).sum())
         return (1 + as_large) / (1 + FLIPS)
 
@@ -88,7 +81,3 @@ class Resamples:
 
     def _interval(self, value: float, samples: NDArray[np.float64]) -> Interval:
         return percentile_interval(value, samples, self.settings.confidence)
-
-
-def _ratio(below: NDArray[np.float64], top: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(top, below, out=np.full(len(top), np.nan), where=below > 0)

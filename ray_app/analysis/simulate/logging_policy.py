@@ -26,19 +26,13 @@ _NEWTON_STEPS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Logged:
-    """What the log tells of each pair (query, candidate), and of each pin.
+    """What the log tells of each pair (query, candidate), and of each pin."""
 
-    Args:
-        impressions: (num_queries, num_candidates) times shown.
-        clicks: Likewise, each click counted 1 / propensity.
-        rates: (num_pins, 5) `engagement_rates` of an earlier part of the log, so that no click is both told and asked.
-        num_clicks: Clicks as they were made, of the later part.
-    """
-
-    impressions: Numbers
-    clicks: Numbers
+    impressions: Numbers  # (num_queries, num_candidates) times shown
+    clicks: Numbers  # likewise, each click counted 1 / propensity
     rates: NDArray[np.float32]
-    num_clicks: int
+    """(num_pins, 5) `engagement_rates` of an earlier part of the log, so that no click is both told and asked."""
+    num_clicks: int  # clicks as they were made, of the later part
 
 
 def propensity(num_shown: int) -> Numbers:
@@ -50,18 +44,9 @@ def make_log(
     traffic: Traffic, found: Retrieved, control: Numbers, users: Users, cfg: SimulateConfig, seed: int,
     num_shown: int = SHOWN,
 ) -> Logged:  # fmt: skip
-    """Show the control's pages with noise to the people of the time before, and note what they do.
+    """Show the control's pages, by its scores (num_queries, num_candidates) with noise, to people, and note what they do.
 
     The first half of the searches gives the pins' rates, the second the pairs' clicks.
-
-    Args:
-        traffic: The searches.
-        found: Candidates of `traffic.queries`.
-        control: (num_queries, num_candidates) scores.
-        users: The people.
-        cfg: `log_noise`.
-        seed: Of the noise.
-        num_shown: Pins of a page.
     """
     pins, rows = found.pins[traffic.query_of], traffic.query_of
     keys = traffic.search[:, None].astype(np.uint64), pins.astype(np.uint64)
@@ -71,9 +56,8 @@ def make_log(
     shown = page(pins, chosen, NO_PIN)
     happened = users.meet(traffic.search, shown, page(found.grades[rows], chosen, 0))
     early = np.arange(len(rows)) < len(rows) // 2
-    events = []
-    for action, did in {"impression": shown != NO_PIN, **happened._asdict()}.items():
-        events.append(pd.DataFrame({"pin": shown[early][did[early]], "action": action}))
+    actions = {"impression": shown != NO_PIN, **happened._asdict()}
+    events = [pd.DataFrame({"pin": shown[early][did[early]], "action": name}) for name, did in actions.items()]
     rates, _ = engagement_rates(pd.concat(events), len(users.pull), EngagementConfig().prior_impressions)
 
     late = ~early[:, None] & (shown != NO_PIN)
@@ -82,8 +66,7 @@ def make_log(
     np.add.at(counts[0], at, 1.0)
     weight = happened.click / propensity(shown.shape[1])
     np.add.at(counts[1], at, weight[late])
-    num_clicks = int(happened.click[late].sum())
-    return Logged(impressions=counts[0], clicks=counts[1], rates=rates, num_clicks=num_clicks)
+    return Logged(impressions=counts[0], clicks=counts[1], rates=rates, num_clicks=int(happened.click[late].sum()))
 
 
 def fit_clicks(x: NDArray[np.floating], clicks: Numbers, impressions: Numbers) -> Numbers:

@@ -1,7 +1,5 @@
 """What a ranker is worth: the quality of its pages by the truth, and what people did with them."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from ray_app.analysis.metrics.bootstrap_result import GRADE_AS_RATING, EvaluationSettings
@@ -9,7 +7,7 @@ from ray_app.analysis.metrics.dcg import dcg, ideal_dcg, ndcg, places
 from ray_app.analysis.metrics.protocol import NDCG_CUTOFF, PRECISION_CUTOFF
 from ray_app.analysis.simulate.policies import page, ranked
 from ray_app.analysis.simulate.traffic import NO_PIN, Retrieved, Traffic
-from ray_app.analysis.simulate.users import Happened, Users
+from ray_app.analysis.simulate.users import Users
 from ray_app.base.schemas import NUM_GRADES
 from ray_app.demo.facts import Codes, Numbers
 
@@ -39,21 +37,15 @@ def page_quality(shown: Codes, found: Codes) -> dict[str, Numbers]:
     return {NDCG: ndcg(made, best), PRECISION: relevant / PRECISION_CUTOFF}
 
 
-def search_outcomes(quality: Mapping[str, Numbers], query_of: Codes, happened: Happened) -> dict[str, Numbers]:
-    """Figures of each search, (num_searches,) each: its page's quality, and what its person did."""
-    counts = {CLICKS: happened.click, LONG_CLICKS: happened.long_click, SAVES: happened.save, HIDES: happened.hide}
-    return {
-        **{name: values[query_of] for name, values in quality.items()},
-        FULFILLED: happened.fulfilled.astype(np.float64),
-        **{name: did.sum(axis=1).astype(np.float64) for name, did in counts.items()},
-    }
-
-
 def outcomes(scores: Numbers, traffic: Traffic, found: Retrieved, users: Users) -> dict[str, Numbers]:
-    """Figures of each search when pages are ranked by these scores."""
+    """Figures of each search, (num_searches,), when pages are ranked by these scores: page quality, and what people did."""
     chosen = ranked(scores, found.is_pin, SHOWN)
     pins, grades = page(found.pins, chosen, NO_PIN), page(found.grades, chosen, 0)
     rows = traffic.query_of
-    return search_outcomes(
-        page_quality(grades, found.grades), rows, users.meet(traffic.search, pins[rows], grades[rows])
-    )
+    happened = users.meet(traffic.search, pins[rows], grades[rows])
+    counts = {CLICKS: happened.click, LONG_CLICKS: happened.long_click, SAVES: happened.save, HIDES: happened.hide}
+    return {
+        **{name: values[rows] for name, values in page_quality(grades, found.grades).items()},
+        FULFILLED: happened.fulfilled.astype(np.float64),
+        **{name: did.sum(axis=1).astype(np.float64) for name, did in counts.items()},
+    }

@@ -27,19 +27,16 @@ def trade_off_svg(points: Sequence[TradeOff]) -> str:
     with matplotlib.rc_context(style):  # type: ignore[arg-type]
         figure = Figure(figsize=(9.0, 3.8), layout="constrained")
         panels = figure.subplots(1, 2)
-        for ax, metric, label in zip(
-            panels, (CLICKS, FULFILLED), ("clicks per search", "searches fulfilled"), strict=True
-        ):
+        labels = {CLICKS: "clicks per search", FULFILLED: "searches fulfilled"}
+        for ax, (metric, label) in zip(panels, labels.items(), strict=True):
             for use, color in zip(USES, _COLORS, strict=True):
                 found = [point for point in points if point.use == use]
                 x, y = ([point.figures[name].value for point in found] for name in (NDCG, metric))
                 ax.plot(x, y, "o-", color=color, markersize=4, linewidth=1.5, label=use)
                 if metric == CLICKS:
                     for point in found:
-                        at = point.figures[NDCG].value, point.figures[metric].value
-                        ax.annotate(
-                            f"{point.strength:g}", at, (4, 4), textcoords="offset points", fontsize=7, color=color
-                        )
+                        at, text = (point.figures[NDCG].value, point.figures[metric].value), f"{point.strength:g}"
+                        ax.annotate(text, at, (4, 4), textcoords="offset points", fontsize=7, color=color)
             for name, mark in ((RELEVANCE, "*"), (ENGAGEMENT, "X")):
                 place = [[alone[name].figures[figure].value] for figure in (NDCG, metric)]
                 ax.plot(*place, mark, color=_INK, markersize=9, label=f"{name} alone")

@@ -73,9 +73,8 @@ def policies(
         yield Policy(LOSS_WEIGHT, power, engagement.by_loss[power])
     met = percentile(engagement.alone, is_pin)
     for weight in sorted(cfg.boost_weights, reverse=True):
-        mixed = blend(relevance[is_pin], met[is_pin], BlendConfig(engagement_weight=weight))
         scores = np.full(relevance.shape, -np.inf)
-        scores[is_pin] = mixed
+        scores[is_pin] = blend(relevance[is_pin], met[is_pin], BlendConfig(engagement_weight=weight))
         yield Policy(BOOST, weight, scores)
 
 

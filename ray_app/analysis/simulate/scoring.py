@@ -18,35 +18,23 @@ from ray_app.tables.manifest import Output
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Queries to score.
+    """Queries to score."""
 
-    Args:
-        texts: num_queries normalised queries.
-        locales: Of each.
-        query_vectors: (num_queries, d) by the student's query tower.
-        zero_shot: (num_queries, width) by the zero-shot encoder.
-        query_index: (num_pairs,) rows of these.
-        pin_index: (num_pairs,) rows of the catalogue.
-    """
-
-    texts: list[str]
-    locales: list[str]
-    query_vectors: np.ndarray
-    zero_shot: np.ndarray
-    query_index: Codes
-    pin_index: Codes
+    texts: list[str]  # num_queries normalised queries
+    locales: list[str]  # of each
+    query_vectors: np.ndarray  # (num_queries, d) by the student's query tower
+    zero_shot: np.ndarray  # (num_queries, width) by the zero-shot encoder
+    query_index: Codes  # (num_pairs,) rows of these
+    pin_index: Codes  # (num_pairs,) rows of the catalogue
 
     def of_queries(self, start: int, stop: int) -> "Request":
         """Queries start..stop-1 with their pairs, which must stand in the order of the queries."""
         first, last = np.searchsorted(self.query_index, [start, stop])
         return Request(
-            texts=self.texts[start:stop],
-            locales=self.locales[start:stop],
-            query_vectors=self.query_vectors[start:stop],
-            zero_shot=self.zero_shot[start:stop],
-            query_index=self.query_index[first:last] - start,
+            texts=self.texts[start:stop], locales=self.locales[start:stop], query_vectors=self.query_vectors[start:stop],
+            zero_shot=self.zero_shot[start:stop], query_index=self.query_index[first:last] - start,
             pin_index=self.pin_index[first:last],
-        )
+        )  # fmt: skip
 
 
 class Scored(NamedTuple):
@@ -72,12 +60,9 @@ class Arms:
     ) -> "Arms":  # fmt: skip
         """Read the run's models and tables."""
         catalogue, _ = load_catalogue(cfg, store)
-        return cls(
-            features=StudentFeatures.load(catalogue, store, zero_shot_queries(cfg, store)),
-            control=Student(store, control),
-            treatment=Student(store, treatment),
-            pin_vectors=pin_vectors,
-        )
+        features = StudentFeatures.load(catalogue, store, zero_shot_queries(cfg, store))
+        models = Student(store, control), Student(store, treatment)
+        return cls(features=features, control=models[0], treatment=models[1], pin_vectors=pin_vectors)
 
     def score(self, request: Request) -> Scored:
         """Calibrated expected grades of both arms."""

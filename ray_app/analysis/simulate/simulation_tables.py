@@ -1,12 +1,11 @@
 """The two tables of the simulation, for people (Markdown) and programs (CSV, JSON)."""
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
 from ray_app.analysis.metrics.bootstrap import Interval
-from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, plain
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
+from ray_app.analysis.metrics.formatting import csv_text, interval_fields, markdown_table, plain, short, with_bounds
 from ray_app.analysis.simulate.by_country import COMPARED, Slice
 from ray_app.analysis.simulate.outcome import CLICKS, FULFILLED, LONG_CLICKS, NDCG, PRECISION
 from ray_app.analysis.simulate.trade_off import TRADED, TradeOff
@@ -14,6 +13,7 @@ from ray_app.analysis.simulate.trade_off import TRADED, TradeOff
 LABELS = {
     NDCG: "nDCG@20", PRECISION: "P@8", CLICKS: "clicks", LONG_CLICKS: "long clicks", FULFILLED: "fulfilled",
 }  # fmt: skip
+_LABELLED = {True: "yes", False: "no", None: ""}
 
 _REPORT_NOTE = (
     "fulfilled: share of searches with a long click or a save. The picture: what uses of the score together with "
@@ -32,7 +32,7 @@ def country_rows(slices: Sequence[Slice]) -> list[dict[str, Any]]:
         for metric in COMPARED:
             found, apart = part.gains[metric], part.unpaired[metric]
             row |= {f"{metric}_control": plain(found.control), f"{metric}_treatment": plain(found.treatment)}
-            row |= _bounds(f"{metric}_gain", found.gain)
+            row |= interval_fields(f"{metric}_gain", found.gain)
             row |= {f"{metric}_p": plain(found.p), f"{metric}_holm_p": plain(found.adjusted_p)}
             row |= {f"{metric}_unpaired_lo": plain(apart.lo), f"{metric}_unpaired_hi": plain(apart.hi)}
         rows.append(row)
@@ -45,7 +45,8 @@ def trade_rows(points: Sequence[TradeOff]) -> list[dict[str, Any]]:
     for point in points:
         row: dict[str, Any] = {"use": point.use, "strength": point.strength}
         for metric in TRADED:
-            row |= _bounds(metric, point.figures[metric]) | _bounds(f"{metric}_gain", point.gains[metric])
+            row |= interval_fields(metric, point.figures[metric])
+            row |= interval_fields(f"{metric}_gain", point.gains[metric])
         rows.append(row)
     return rows
 
@@ -57,12 +58,11 @@ def country_markdown(slices: Sequence[Slice], settings: EvaluationSettings) -> s
         lines[0] += [LABELS[metric], "gain"]
     level = 1.0 - settings.confidence
     for part in slices:
-        cells = [part.name, {True: "yes", False: "no", None: ""}[part.has_labels]]
-        cells += [f"{part.num_searches:,}", f"{part.num_queries:,}"]
+        cells = [part.name, _LABELLED[part.has_labels], f"{part.num_searches:,}", f"{part.num_queries:,}"]
         for metric in COMPARED:
             found = part.gains[metric]
             star = "*" if found.adjusted_p is not None and found.adjusted_p < level else ""
-            cells += [_short(found.control), _percent(found.gain) + star]
+            cells += [short(found.control), _percent(found.gain) + star]
         lines.append(cells)
     countries = sum(part.is_country for part in slices)
     everyone = next(iter(slices)).unpaired[FULFILLED]
@@ -82,7 +82,7 @@ def country_markdown(slices: Sequence[Slice], settings: EvaluationSettings) -> s
             f"If the arms had met other queries and people, the interval of all searches' gain in fulfilment would be "
             f"[{everyone.lo * 100:+.1f}, {everyone.hi * 100:+.1f}]."
         )
-    return "\n\n".join([_table(lines), *notes]) + "\n"
+    return "\n\n".join(["\n".join(markdown_table(lines)), *notes]) + "\n"
 
 
 def trade_markdown(points: Sequence[TradeOff], settings: EvaluationSettings, has_appeal: bool) -> str:
@@ -92,7 +92,7 @@ def trade_markdown(points: Sequence[TradeOff], settings: EvaluationSettings, has
     ]
     for point in points:
         cells = [point.use, "" if point.strength is None else f"{point.strength:g}"]
-        cells += [_short(point.figures[metric].value) for metric in TRADED]
+        cells += ["-" if (value := point.figures[metric].value) is None else short(value) for metric in TRADED]
         cells += [_percent(point.gains[metric]) for metric in (NDCG, CLICKS, FULFILLED)]
         lines.append(cells)
     who = (
@@ -104,27 +104,18 @@ def trade_markdown(points: Sequence[TradeOff], settings: EvaluationSettings, has
         f"Clicks and long clicks per search. Gains over the student's score alone, with {settings.confidence:.0%} "
         f"intervals of each figure by itself; the same people meet all rows. {who}"
     )
-    return f"{_table(lines)}\n\n{note}\n"
+    return "\n".join([*markdown_table(lines), "", note, ""])
 
 
 def report_section(slices: Sequence[Slice], settings: EvaluationSettings, picture: str) -> dict[str, Any]:
-    """What the report shows of the experiment; gains are relative.
-
-    Args:
-        slices: All searches first.
-        settings: Of the intervals.
-        picture: SVG of the trade-off.
-    """
+    """What the report shows of the experiment, all searches first; gains are relative. `picture`: SVG of the trade-off."""
     columns = ["", "human labels", "searches", "queries"]
     columns += [name for m in COMPARED for name in (f"{LABELS[m]}, control", f"{LABELS[m]}, relative gain")]
     rows: list[list[Any]] = []
     for part in slices:
-        labels = {True: "yes", False: "no", None: ""}[part.has_labels]
-        row: list[Any] = [part.name, labels, part.num_searches, part.num_queries]
-        for metric in COMPARED:
-            found = part.gains[metric]
-            row += [plain(found.control), [plain(value) for value in found.gain]]
-        rows.append(row)
+        rows.append([part.name, _LABELLED[part.has_labels], part.num_searches, part.num_queries])
+        for found in (part.gains[metric] for metric in COMPARED):
+            rows[-1] += [plain(found.control), [plain(value) for value in found.gain]]
     return {
         "title": "What would an online experiment show?",
         "about": "A simulation: people of the built-in world search, and click as its log was made. Control reranks by the "
@@ -137,30 +128,10 @@ def report_section(slices: Sequence[Slice], settings: EvaluationSettings, pictur
     }
 
 
-def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as CSV; what is undefined is empty."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def _bounds(name: str, interval: Interval) -> dict[str, float | None]:
-    return {name: plain(interval.value), f"{name}_lo": plain(interval.lo), f"{name}_hi": plain(interval.hi)}
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = ("| " + " | ".join(line) + " |" for line in lines)
-    return "\n".join([head, "|" + "---|" * len(lines[0]), *body])
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}".removeprefix("0")
+def rows_as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as CSV, under their names."""
+    return csv_text([rows[0], *(row.values() for row in rows)])
 
 
 def _percent(gain: Interval) -> str:
-    if gain.value is None:
-        return "-"
-    bounds = "" if gain.lo is None or gain.hi is None else f" [{gain.lo * 100:.1f}, {gain.hi * 100:.1f}]"
-    return f"{gain.value * 100:+.1f}%{bounds}"
+    return with_bounds(gain, "+.1f", ".1f", percent=True)

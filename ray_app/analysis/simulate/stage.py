@@ -13,8 +13,8 @@ from ray_app.analysis.simulate.scoring import Arms, Request, Scored
 from ray_app.analysis.simulate.simulation_tables import (
     country_markdown,
     country_rows,
-    csv_text,
     report_section,
+    rows_as_csv,
     trade_markdown,
     trade_rows,
 )
@@ -51,9 +51,9 @@ def run(cfg: Config, store: Storage) -> Manifest:
     control, treatment = (require_output(store, "distill", name) for name in ("feature_student", "student"))
     labels = require_output(store, "ingest", "human_labels")
     catalogue, read_from = load_catalogue(cfg, store)
-    simulate = cfg.simulate
+    simulate, measured = cfg.simulate, cfg.evaluate
     settings = EvaluationSettings(
-        samples=cfg.evaluate.bootstrap_samples, confidence=cfg.evaluate.confidence, seed=simulate.seed
+        samples=measured.bootstrap_samples, confidence=measured.confidence, seed=simulate.seed
     )
     run = StageRun(
         "simulate", cfg, store, VERSION,
@@ -85,9 +85,9 @@ def run(cfg: Config, store: Storage) -> Manifest:
     countries = {who: country_rows(parts) for who, parts in slices.items()}
     traded, main = trade_rows(points), slices["as_in_the_log"]
     texts = {
-        "by_country.csv": csv_text([{"people": who} | row for who, table in countries.items() for row in table]),
+        "by_country.csv": rows_as_csv([{"people": who} | row for who, table in countries.items() for row in table]),
         "by_country.md": country_markdown(main, settings),
-        "tradeoff.csv": csv_text(traded),
+        "tradeoff.csv": rows_as_csv(traded),
         "tradeoff.md": trade_markdown(points, settings, has_appeal=bool(lured.pull.any())),
         "tradeoff.svg": trade_off_svg(points),
     }
@@ -111,11 +111,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
 
 def _world(cfg: Config, store: Storage) -> DemoConfig:
-    """The world whose truth the people act by.
-
-    Raises:
-        UserError: there is none, or it is not the one that the run was made from.
-    """
+    """The world whose truth the people act by; UserError: there is none, or it is not the one that the run was made from."""
     if cfg.demo is None:
         raise UserError(
             "simulate: the config has no section `demo`; people act by a known truth, which only the built-in world has: "
@@ -146,13 +142,10 @@ def score_candidates(
     query, column = np.nonzero(found.is_pin)
     texts = traffic.texts
     request = Request(
-        texts=texts,
-        locales=traffic.locales,
-        query_vectors=student_tower(cfg, store, treatment, "query").encode(texts),
-        zero_shot=zero_shot_tower(cfg, store, "query").encode(texts),
-        query_index=query,
+        texts=texts, locales=traffic.locales, query_vectors=student_tower(cfg, store, treatment, "query").encode(texts),
+        zero_shot=zero_shot_tower(cfg, store, "query").encode(texts), query_index=query,
         pin_index=rows[found.pins[query, column]],
-    )
+    )  # fmt: skip
     # Most pins have their vectors since `embed`; a pin that has none gets it here.
     pin_vectors = ray.put(student_tower(cfg, store, treatment, "pin").encode(catalogue.pairs.rendered))
 

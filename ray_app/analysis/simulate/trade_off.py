@@ -32,17 +32,11 @@ class TradeOff(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What the rankers know; (num_queries, num_candidates) but `features`, where there is a pin.
+    """What the rankers know; (num_queries, num_candidates) but `features`, where there is a pin."""
 
-    Args:
-        control: Expected grades by the feature-only student.
-        treatment: By the student.
-        features: (num_pairs, num_features), pair after pair where `Retrieved.is_pin`.
-    """
-
-    control: Numbers
-    treatment: Numbers
-    features: NDArray[np.float32]
+    control: Numbers  # expected grades by the feature-only student
+    treatment: Numbers  # by the student
+    features: NDArray[np.float32]  # (num_pairs, num_features), pair after pair where `Retrieved.is_pin`
 
 
 def trade_offs(
@@ -54,12 +48,8 @@ def trade_offs(
     alone = outcomes(scores.treatment, traffic, found, users)
     for policy in arms.policies(scores.treatment, engagement, found.is_pin, cfg):
         got = outcomes(policy.scores, traffic, found, users)
-        yield TradeOff(
-            use=policy.use,
-            strength=policy.strength,
-            figures={name: resamples.mean(got[name]) for name in TRADED},
-            gains={name: resamples.gain(alone[name], got[name]) for name in TRADED},
-        )
+        gains = {name: resamples.gain(alone[name], got[name]) for name in TRADED}
+        yield TradeOff(policy.use, policy.strength, {name: resamples.mean(got[name]) for name in TRADED}, gains)
 
 
 def learn_engagement(

@@ -11,7 +11,6 @@ from ray_app.base.hashing import uniform
 from ray_app.base.locales import region_of
 from ray_app.base.text import normalise_query
 from ray_app.demo.candidates import draw_candidates
-from ray_app.demo.concepts import ATTRIBUTES
 from ray_app.demo.facts import LOCALE_NAMES, Codes, Draw, grades, numbers, zipf
 from ray_app.demo.queries import Queries, num_pool_queries, pool_queries, split_by_share, truth_queries
 
@@ -36,19 +35,12 @@ _LOGGED = 2**39  # of these, the ones before the experiment
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """Searches and the distinct queries behind them.
+    """Searches and the distinct queries behind them."""
 
-    Args:
-        search: (num_searches,) numbers that name the person and the moment.
-        query_of: (num_searches,) rows of `queries`.
-        queries: As typed, with what their authors want.
-        is_unseen: (num_queries,) whether neither log nor labels know the query.
-    """
-
-    search: Codes
-    query_of: Codes
-    queries: Queries
-    is_unseen: NDArray[np.bool_]
+    search: Codes  # (num_searches,) numbers that name the person and the moment
+    query_of: Codes  # (num_searches,) rows of `queries`
+    queries: Queries  # as typed, with what their authors want
+    is_unseen: NDArray[np.bool_]  # (num_queries,) whether neither log nor labels know the query
 
     @property
     def texts(self) -> list[str]:
@@ -99,7 +91,7 @@ def draw_traffic(demo: DemoConfig, cfg: SimulateConfig) -> tuple[Traffic, Traffi
     pool = np.unique(np.concatenate(ranks))
     log_rows, rows = (np.searchsorted(pool, rank).astype(np.int64) for rank in ranks)
     rows = np.where(is_unseen, len(pool) + nth.astype(np.int64), rows)
-    queries = _joined(pool_queries(demo, pool), unseen)
+    queries = Queries.joined([pool_queries(demo, pool), unseen])
     flags = np.arange(len(queries)) >= len(pool)
     return (
         Traffic(search=logged, query_of=log_rows, queries=queries, is_unseen=flags),
@@ -123,13 +115,3 @@ def retrieve(demo: DemoConfig, queries: Queries, num_candidates: int) -> Retriev
 def country(locale: str) -> str:
     """The region of a locale; of one without a region itself."""
     return region_of(locale) or locale
-
-
-def _joined(a: Queries, b: Queries) -> Queries:
-    return Queries(
-        key=np.concatenate([a.key, b.key]),
-        text=[*a.text, *b.text],
-        locale=np.concatenate([a.locale, b.locale]),
-        pin=np.concatenate([a.pin, b.pin]),
-        asked={name: np.concatenate([a.asked[name], b.asked[name]]) for name in ("object", *ATTRIBUTES)},
-    )

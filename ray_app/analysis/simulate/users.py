@@ -38,21 +38,15 @@ class Happened(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Users:
-    """People of the simulation.
+    """People of the simulation."""
 
-    Args:
-        seed: Of the draws; the world's.
-        pull: (num_pins,) chance that a pin that is looked at is clicked for its appeal alone.
-    """
-
-    seed: int
-    pull: Numbers
+    seed: int  # of the draws; the world's
+    pull: Numbers  # (num_pins,) chance that a pin that is looked at is clicked for its appeal alone
 
     def meet(self, search: Codes, pins: Codes, grade: Codes) -> Happened:
         """What the people of these searches do with these pages.
 
         Args:
-            search: (num_searches,).
             pins: (num_searches, num_shown) pin numbers, best first; NO_PIN: the page is shorter.
             grade: True grades, likewise; whatever where there is no pin.
         """
@@ -68,12 +62,10 @@ class Users:
             lured = ~wish.click & (drawn < self.pull[pins])
             stay = wishes(self.seed, search, pins, np.ones_like(grade))
         click = examined & (wish.click | lured)
-        return Happened(
-            click=click,
-            long_click=click & np.where(lured, stay.long_click, wish.long_click),
-            save=click & np.where(lured, stay.save, wish.save),
-            hide=examined & ~click & wish.hide,
+        long_click, save = (
+            click & np.where(lured, a, b) for a, b in ((stay.long_click, wish.long_click), (stay.save, wish.save))
         )
+        return Happened(click, long_click, save, hide=examined & ~click & wish.hide)
 
 
 def pulls(seed: int, num_pins: int, appeal: AppealConfig | None) -> Numbers:

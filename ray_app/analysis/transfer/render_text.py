@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ray_app.analysis.metrics.bootstrap import Interval
+from ray_app.analysis.metrics.formatting import with_bounds
 from ray_app.analysis.transfer.transfer_metrics import NDCG_CUTOFF, Figures
 
 STUDENT = "student"
@@ -13,18 +14,15 @@ TITLE = "Are the student's vectors good for other tasks?"
 def reuse_table(
     figures: Figures, systems: Sequence[str], base: str, student: str, recall_at: int, marks: Mapping[str, str]
 ) -> dict[str, object]:
-    """The table as plain data: key, title, columns, num_gains, rows, verdict, about, measured_on.
+    """The table as plain data, as `ExperimentTable.from_json` reads it.
 
     Args:
-        figures: Of all systems.
-        systems: Rows in this order.
         base: The system that gains are over.
-        student: The system that the verdict is about.
-        recall_at: Of the figures.
         marks: System -> why it is no fair comparison, shown behind its name.
     """
     tasks = [task for task in figures.num_queries if figures.num_queries[task]]
-    metrics = {task: main_metric(task) for task in tasks}
+    # One pin is wanted next, several otherwise.
+    metrics = {task: "MRR" if task == "next save" else f"nDCG@{NDCG_CUTOFF}" for task in tasks}
     recall = f"recall@{recall_at}"
     columns = [f"{task}: {metric}" for task in tasks for metric in (recall, metrics[task])]
     columns += [f"{task}: {metrics[task]}, gain over the {base}" for task in tasks]
@@ -39,41 +37,24 @@ def reuse_table(
         rows.append({"name": name, "cells": [list(cell) for cell in cells]})
     gains = {task: figures.difference(student, base, task, metrics[task]) for task in tasks}
     return {
-        "key": KEY,
-        "title": TITLE,
-        "columns": columns,
-        "num_gains": len(tasks),
-        "rows": rows,
-        "verdict": verdict(gains, student, base),
-        "about": _about(figures, tasks),
-        "measured_on": "Held-out boards",
-    }
-
-
-def main_metric(task: str) -> str:
-    """What a task is judged by: one pin is wanted next, several otherwise."""
-    return "MRR" if task == "next save" else f"nDCG@{NDCG_CUTOFF}"
+        "key": KEY, "title": TITLE, "columns": columns, "num_gains": len(tasks), "rows": rows,
+        "verdict": verdict(gains, student, base), "about": _about(figures, tasks), "measured_on": "Held-out boards",
+    }  # fmt: skip
 
 
 def verdict(gains: Mapping[str, Interval], student: str, base: str) -> str:
     """In which tasks the student gains or loses beyond chance."""
     if not gains:
         return "Nothing to compare."
-    groups: dict[str, list[str]] = {"better": [], "worse": [], "neither better nor worse beyond chance": []}
+    unsure = "neither better nor worse beyond chance"
+    groups: dict[str, list[str]] = {"better": [], "worse": [], unsure: []}
     for task, gain in gains.items():
-        kind = "neither better nor worse beyond chance"
+        kind = unsure
         if gain.lo is not None and gain.hi is not None:
             kind = "better" if gain.lo > 0 else "worse" if gain.hi < 0 else kind
-        groups[kind].append(f"{task} ({_signed(gain)})")
+        groups[kind].append(f"{task} ({with_bounds(gain, '+.3f')})")
     said = [f"{kind} in {', '.join(found)}" for kind, found in groups.items() if found]
     return f"The {student}'s vectors against the {base}'s: {'; '.join(said)}."
-
-
-def _signed(gain: Interval) -> str:
-    """Such as `+0.003 [+0.001, +0.005]`: two digits would hide on which side of zero a small one lies."""
-    if gain.value is None or gain.lo is None or gain.hi is None:
-        return "-" if gain.value is None else f"{gain.value:+.3f}"
-    return f"{gain.value:+.3f} [{gain.lo:+.3f}, {gain.hi:+.3f}]"
 
 
 def _about(figures: Figures, tasks: Sequence[str]) -> str:

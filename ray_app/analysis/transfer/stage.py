@@ -2,12 +2,14 @@
 
 import logging
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from ray_app.analysis.metrics.judgments import evaluation_settings
 from ray_app.analysis.transfer.render_text import STUDENT, reuse_table
 from ray_app.analysis.transfer.systems import System, bm25, popularity, random_vectors, vectors
 from ray_app.analysis.transfer.tasks import Saves, build_tasks, held_out_boards, readable
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 VERSION = 2
 
 BASE = "base encoder"
+ROLES: tuple[Role, Role] = ("pin", "query")
 
 
 @ray.remote(num_cpus=1)
@@ -45,22 +48,15 @@ def _train_graph(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Material:
-    """What systems may read.
+    """What systems may read."""
 
-    Args:
-        texts: PIN_TEXTS without the titles of held-out boards, by pin_id.
-        boards: BOARDS without the held-out ones.
-        titles: Of the held-out boards, "" without one; the queries.
-    """
-
-    texts: pa.Table
-    boards: pa.Table
-    titles: list[str]
+    texts: pa.Table  # PIN_TEXTS without the titles of held-out boards, by pin_id
+    boards: pa.Table  # BOARDS without the held-out ones
+    titles: list[str]  # of the held-out boards, "" without one; the queries
 
 
-@dataclass(frozen=True, kw_only=True)
-class Towers:
-    """Encoders with their ledgers."""
+class Towers(NamedTuple):
+    """Encoders with their ledgers, of pins and of queries each."""
 
     pin: TextTower  # the student's
     query: TextTower
@@ -80,18 +76,15 @@ def run(cfg: Config, store: Storage) -> Manifest:
     pin_texts = require_output(store, "enrich", "pin_texts")
     boards = require_output(store, "ingest", "boards")
     towers = Towers(
-        pin=student_tower(cfg, store, student, "pin"), query=student_tower(cfg, store, student, "query"),
-        base_pin=base_tower(cfg, store, "pin"), base_query=base_tower(cfg, store, "query"),
-        zero_shot_pin=zero_shot_tower(cfg, store, "pin"), zero_shot_query=zero_shot_tower(cfg, store, "query"),
+        *(student_tower(cfg, store, student, role) for role in ROLES), *(base_tower(cfg, store, role) for role in ROLES),
+        *(zero_shot_tower(cfg, store, role) for role in ROLES),
     )  # fmt: skip
     engagement = _engagement(cfg, store)
     run = StageRun(
         "reuse", cfg, store, VERSION,
         settings=[
             cfg.reuse, cfg.enrich, cfg.pin_text, cfg.features, cfg.graph, cfg.seed, TEXT_VERSION,
-            cfg.evaluate.bootstrap_samples, cfg.evaluate.confidence,
-            towers.pin.recipe, towers.query.recipe, towers.base_pin.recipe, towers.base_query.recipe,
-            towers.zero_shot_pin.recipe, towers.zero_shot_query.recipe,
+            cfg.evaluate.bootstrap_samples, cfg.evaluate.confidence, *(tower.recipe for tower in towers),
         ],
         inputs=[student, pin_texts, boards, *engagement],
     )  # fmt: skip
@@ -113,39 +106,26 @@ def run(cfg: Config, store: Storage) -> Manifest:
     )  # fmt: skip
     systems, marks = _systems(cfg, store, material, towers, engagement)
     tasks = build_tasks(saves, held_out, cfg.reuse, cfg.seed)
-    figures = measure(
-        tasks, systems, len(held_out), cfg.reuse.recall_at, cfg.evaluate.bootstrap_samples, cfg.evaluate.confidence,
-        cfg.seed,
-    )  # fmt: skip
+    figures = measure(tasks, systems, len(held_out), cfg.reuse.recall_at, evaluation_settings(cfg))
     table = figures_table(figures, marks)
     run.write_table("reuse_figures", table)
     names = [system.name for system in systems]
-    return run.finish(
-        counts={
-            "rows_in": table.num_rows,
-            "rows_out": table.num_rows,
-            "pins": saves.num_pins,
-            "boards": len(saves.board_ids),
-            "saves": len(saves.board),
-            "held_out_boards": len(held_out),
-        }
-        | {f"{task.name.replace(' ', '_')}_queries": len(task) for task in tasks},
-        info={"table": reuse_table(figures, names, BASE, STUDENT, cfg.reuse.recall_at, marks)},
-    )  # fmt: skip
+    counts = {
+        "rows_in": table.num_rows, "rows_out": table.num_rows, "pins": saves.num_pins, "boards": len(saves.board_ids),
+        "saves": len(saves.board), "held_out_boards": len(held_out),
+    }  # fmt: skip
+    counts |= {f"{task.name.replace(' ', '_')}_queries": len(task) for task in tasks}
+    return run.finish(counts, {"table": reuse_table(figures, names, BASE, STUDENT, cfg.reuse.recall_at, marks)})
 
 
 def base_tower(cfg: Config, store: Storage, role: Role) -> TextTower:
     """The language model that the student started from, untrained: pooled and prompted as the student, as many tokens."""
-    features = cfg.features.model_copy(
-        update={
-            "zero_shot_model": cfg.distill.base_model,
-            "zero_shot_revision": cfg.distill.revision,
-            "zero_shot_pooling": cfg.distill.pooling,
-            "zero_shot_query_prompt": cfg.distill.query_prompt,
-            "zero_shot_pin_prompt": cfg.distill.pin_prompt,
-            "zero_shot_max_tokens": cfg.distill.max_pin_tokens,
-        }
-    )
+    own = {
+        "model": cfg.distill.base_model, "revision": cfg.distill.revision, "pooling": cfg.distill.pooling,
+        "query_prompt": cfg.distill.query_prompt, "pin_prompt": cfg.distill.pin_prompt,
+        "max_tokens": cfg.distill.max_pin_tokens,
+    }  # fmt: skip
+    features = cfg.features.model_copy(update={f"zero_shot_{name}": value for name, value in own.items()})
     return zero_shot_tower(cfg.model_copy(update={"features": features}), store, role)
 
 

@@ -17,19 +17,12 @@ from ray_app.features.bm25 import Bm25Index, QueryTerms
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class System:
-    """One way to rank pins.
+    """One way to rank pins."""
 
-    Args:
-        name: For people.
-        pins: (num_pins, width) array or sparse matrix: what is found. A row of zeros is never found.
-        asking: (num_pins, width): the same pins as queries; None: `pins`.
-        titles: (num_held_out, width): titles of the held-out boards as queries.
-    """
-
-    name: str
-    pins: Any
-    titles: Any
-    asking: Any = None
+    name: str  # for people
+    pins: Any  # (num_pins, width) array or sparse matrix: what is found. A row of zeros is never found
+    titles: Any  # (num_held_out, width): titles of the held-out boards as queries
+    asking: Any = None  # (num_pins, width): the same pins as queries; None: `pins`
 
     def scores(self, task: Task, start: int, stop: int) -> np.ndarray:
         """Scores of some of a task's queries with all pins, float32 (stop - start, num_pins), higher is better.

@@ -31,23 +31,15 @@ UNKNOWN_TIME = -1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Saves:
-    """The distinct saves of known pins: sorted by board, then time (unknown ones last), then pin.
+    """The distinct saves of known pins: sorted by board, then time (unknown ones last), then pin."""
 
-    Args:
-        board_ids: Boards with a known pin, sorted.
-        titles: Of each board, normalised as queries are; "" without one. Of several the first by alphabet.
-        board: (num_saves,) int64 into `board_ids`.
-        pin: (num_saves,) int64 into the catalogue.
-        time: (num_saves,) int64 milliseconds, of the first save of the pin to the board; UNKNOWN_TIME: not told.
-        num_pins: Of the catalogue.
-    """
-
-    board_ids: list[str]
-    titles: list[str]
-    board: np.ndarray
-    pin: np.ndarray
+    board_ids: list[str]  # boards with a known pin, sorted
+    titles: list[str]  # of each board, normalised as queries are; "" without one. Of several the first by alphabet
+    board: np.ndarray  # (num_saves,) int64 into `board_ids`
+    pin: np.ndarray  # (num_saves,) int64 into the catalogue
     time: np.ndarray
-    num_pins: int
+    """(num_saves,) int64 milliseconds, of the first save of the pin to the board; UNKNOWN_TIME: not told."""
+    num_pins: int  # of the catalogue
 
     @classmethod
     def of(cls, boards: pa.Table, pin_ids: Sequence[str]) -> "Saves":
@@ -60,13 +52,10 @@ class Saves:
         frame["late"] = frame["time"] == UNKNOWN_TIME
         frame = frame.sort_values(["board_id", "late", "time", "pin"]).drop_duplicates(["board_id", "pin"])
         return cls(
-            board_ids=list(titles.index),
-            titles=[normalise_query(title) for title in titles],
-            board=titles.index.get_indexer(frame["board_id"]).astype(np.int64),
-            pin=frame["pin"].to_numpy(np.int64),
-            time=frame["time"].to_numpy(np.int64),
-            num_pins=len(pin_ids),
-        )
+            board_ids=list(titles.index), titles=[normalise_query(title) for title in titles],
+            board=titles.index.get_indexer(frame["board_id"]).astype(np.int64), pin=frame["pin"].to_numpy(np.int64),
+            time=frame["time"].to_numpy(np.int64), num_pins=len(pin_ids),
+        )  # fmt: skip
 
     def rows_of(self, board: int) -> np.ndarray:
         """Positions of a board's saves."""
@@ -80,23 +69,15 @@ class Saves:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """Queries with what they ask by and what they want.
+    """Queries with what they ask by and what they want."""
 
-    Args:
-        name: For people.
-        asks_by: What the columns of `asks` are: pins of the catalogue, or titles of the held-out boards.
-        board: (num_queries,) int64, which of the held-out boards.
-        asks: (num_queries, pins or titles) float32 weights that sum to 1 in each row.
-        wanted: (num_queries, num_pins), 1 where a pin is right; never empty in a row.
-        aside: (num_queries, num_pins), nonzero where a pin is not ranked.
-    """
-
-    name: str
+    name: str  # for people
     asks_by: Literal["pins", "titles"]
-    board: np.ndarray
-    asks: csr_array
-    wanted: csr_array
-    aside: csr_array
+    """What the columns of `asks` are: pins of the catalogue, or titles of the held-out boards."""
+    board: np.ndarray  # (num_queries,) int64, which of the held-out boards
+    asks: csr_array  # (num_queries, pins or titles) float32 weights that sum to 1 in each row
+    wanted: csr_array  # (num_queries, num_pins), 1 where a pin is right; never empty in a row
+    aside: csr_array  # (num_queries, num_pins), nonzero where a pin is not ranked
 
     def __len__(self) -> int:
         return len(self.board)
@@ -122,13 +103,9 @@ def readable(boards: pa.Table, saves: Saves, held_out: np.ndarray) -> pa.Table:
 
 
 def build_tasks(saves: Saves, held_out: np.ndarray, cfg: ReuseConfig, seed: int) -> list[Task]:
-    """The three tasks, in the order of this file's docstring; one may have no query.
+    """The three tasks, in the order of this file's docstring, of the held-out boards; one may have no query.
 
-    Args:
-        saves: All of them.
-        held_out: Boards that are measured.
-        cfg: Queries per board.
-        seed: Decides which queries are drawn, the same for every system.
+    The seed decides which queries are drawn, the same for every system.
     """
     rng = np.random.default_rng(seed)
     return [

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ray_app.analysis.metrics.bootstrap import Interval, percentile_interval, resample_queries
+from ray_app.analysis.metrics.bootstrap import Interval, percentile_interval, ratio, resample_queries
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.analysis.metrics.dcg import dcg, ideal_dcg, ndcg
 from ray_app.analysis.transfer.systems import System
 from ray_app.analysis.transfer.tasks import Task
@@ -53,47 +54,32 @@ def ranks_of_wanted(task: Task, system: System) -> tuple[np.ndarray, np.ndarray]
 def query_figures(query: np.ndarray, rank: np.ndarray, num_queries: int, recall_at: int) -> dict[str, np.ndarray]:
     """Recall, nDCG@20 and reciprocal rank of each query, as ir_measures defines them (tested); each (num_queries,).
 
-    Args:
-        query: (num_wanted,) of each wanted pin.
-        rank: (num_wanted,) of each wanted pin.
-        num_queries: Each wants a pin.
-        recall_at: Places that recall looks at.
+    `query` and `rank` are (num_wanted,), of each wanted pin; each query wants one.
     """
     num_wanted = np.bincount(query, minlength=num_queries)
     if (num_wanted == 0).any():
         raise ValueError("query_figures: a query wants nothing, so no system could be right")
     hits = np.bincount(query, weights=rank <= recall_at, minlength=num_queries)
     gain = np.ones(len(rank))
-    found, ideal = (
-        dcg(gain, rank - 1, query, num_queries, NDCG_CUTOFF),
-        ideal_dcg(gain, query, num_queries, NDCG_CUTOFF),
-    )
+    found = dcg(gain, rank - 1, query, num_queries, NDCG_CUTOFF)
     best = np.full(num_queries, NOT_FOUND)
     np.minimum.at(best, query, rank)
     return {
         f"recall@{recall_at}": hits / num_wanted,
-        f"nDCG@{NDCG_CUTOFF}": ndcg(found, ideal),
+        f"nDCG@{NDCG_CUTOFF}": ndcg(found, ideal_dcg(gain, query, num_queries, NDCG_CUTOFF)),
         "MRR": np.where(best == NOT_FOUND, 0.0, 1.0 / best),
     }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """All systems on all tasks.
+    """All systems on all tasks."""
 
-    Args:
-        num_queries: Task -> queries.
-        num_boards: Task -> boards with a query.
-        points: (system, task, metric) -> figure; NaN: the task has no query.
-        samples: The same over resamples of the held-out boards, (samples,).
-        confidence: Of intervals.
-    """
-
-    num_queries: dict[str, int]
-    num_boards: dict[str, int]
-    points: dict[tuple[str, str, str], float]
-    samples: dict[tuple[str, str, str], np.ndarray]
-    confidence: float
+    num_queries: dict[str, int]  # task -> queries
+    num_boards: dict[str, int]  # task -> boards with a query
+    points: dict[tuple[str, str, str], float]  # (system, task, metric) -> figure; NaN: the task has no query
+    samples: dict[tuple[str, str, str], np.ndarray]  # the same over resamples of the held-out boards, (samples,)
+    confidence: float  # of intervals
 
     def interval(self, system: str, task: str, metric: str) -> Interval:
         """A figure."""
@@ -107,49 +93,28 @@ class Figures:
 
 
 def measure(
-    tasks: Sequence[Task], systems: Sequence[System], num_boards: int, recall_at: int, samples: int, confidence: float,
-    seed: int,
-) -> Figures:  # fmt: skip
-    """Measure all systems on all tasks, with one set of resampled boards for all.
-
-    Args:
-        tasks: With queries of `num_boards` boards.
-        systems: Their names are distinct.
-        num_boards: Held-out ones.
-        recall_at: Places that recall looks at.
-        samples: Resamples of the boards.
-        confidence: Such as 0.95.
-        seed: Of the resamples.
-    """
+    tasks: Sequence[Task], systems: Sequence[System], num_boards: int, recall_at: int, settings: EvaluationSettings
+) -> Figures:
+    """Measure all systems, of distinct names, on all tasks, with one set of resampled held-out boards for all."""
     by_board: dict[tuple[str, str, str], np.ndarray] = {}
     for task in tasks:
         for system in systems:
             figures = query_figures(*ranks_of_wanted(task, system), len(task), recall_at)
             for metric, values in figures.items():
-                by_board[system.name, task.name, metric] = _board_means(task.board, values, num_boards)
+                sums, counts = (np.bincount(task.board, each, num_boards) for each in (values, None))
+                by_board[system.name, task.name, metric] = ratio(sums, counts)  # NaN for a board without a query
     points = {key: float(_mean(np.ones((1, num_boards)), values)[0]) for key, values in by_board.items()}
-    counts = np.concatenate(list(resample_queries(num_boards, samples, seed, num_boards)))
+    counts = np.concatenate(list(resample_queries(num_boards, settings.samples, settings.seed, num_boards)))
     return Figures(
-        num_queries={task.name: len(task) for task in tasks},
+        num_queries={task.name: len(task) for task in tasks}, points=points, confidence=settings.confidence,
         num_boards={task.name: len(np.unique(task.board)) for task in tasks},
-        points=points,
         samples={key: _mean(counts, values) for key, values in by_board.items()},
-        confidence=confidence,
-    )
-
-
-def _board_means(board: np.ndarray, values: np.ndarray, num_boards: int) -> np.ndarray:
-    """(num_boards,) float64, NaN for a board without a query."""
-    number = np.bincount(board, minlength=num_boards)
-    total = np.bincount(board, weights=values, minlength=num_boards)
-    return np.divide(total, number, out=np.full(num_boards, np.nan), where=number > 0)
+    )  # fmt: skip
 
 
 def _mean(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Means of the defined values under each row of counts, (len(counts),); NaN where there are none."""
-    defined = np.isfinite(values).astype(np.float64)
-    below = counts @ defined
-    return np.divide(counts @ np.nan_to_num(values), below, out=np.full(len(counts), np.nan), where=below > 0)
+    return ratio(counts @ np.nan_to_num(values), counts @ np.isfinite(values).astype(np.float64))
 
 
 def figures_table(figures: Figures, marks: Mapping[str, str]) -> pa.Table:

@@ -64,11 +64,6 @@ def keys_with_credentials(tree: Any, key: str = "") -> list[tuple[str, str]]:
 def read_secret(variable: str, key: str, min_chars: int = 1) -> str:
     """A secret from the environment.
 
-    Args:
-        variable: Its name.
-        key: Of the configuration that says so, for the message.
-        min_chars: A shorter one could be guessed.
-
     Raises:
         UserError: the variable is not set, empty or too short.
     """

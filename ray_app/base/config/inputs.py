@@ -61,11 +61,8 @@ class UbiSource(Section):
     id_map: Literal["none", "ean"] = "none"
     """`ean`: object ids are EANs of the pins' source, translated to pin ids."""
     actions: dict[str, Literal["click", "long_click", "save", "hide"]] = {
-        "item_click": "click",
-        "add_to_cart": "save",
-        "purchase": "long_click",
-        "declined_product": "hide",
-    }
+        "item_click": "click", "add_to_cart": "save", "purchase": "long_click", "declined_product": "hide",
+    }  # fmt: skip
 
 
 class ChorusSource(Section):

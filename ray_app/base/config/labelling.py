@@ -5,14 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ray_app.base.config.section import (
-    EngineArgs,
-    Fraction,
-    PositiveInt,
-    Section,
-    in_utc,
-    must_be_written_as_a_date,
-)
+from ray_app.base.config.section import EngineArgs, Fraction, PositiveInt, Section, in_utc, must_be_written_as_a_date
 
 
 class SampleConfig(Section):

@@ -33,10 +33,6 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 def with_overrides(cfg: Config, overrides: Mapping[str, Any]) -> Config:
     """The config with some keys changed, as by `--set`.
 
-    Args:
-        cfg: Any.
-        overrides: `section.key` -> its new value.
-
     Raises:
         UserError: as `load_config`.
     """

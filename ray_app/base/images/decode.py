@@ -41,12 +41,7 @@ _STRIP_PIXELS = 1 << 18  # of a picture that is made smaller; some MB, whatever 
 
 
 class PictureError(Exception):
-    """Why a picture has no caption: `code: text`, short enough for a cell of a table.
-
-    Args:
-        code: Such as `truncated`; for counting.
-        text: For people; names no credentials.
-    """
+    """Why a picture has no caption: `code: text`, short enough for a cell of a table."""
 
     def __init__(self, code: str, text: str) -> None:
         self.code = code
@@ -60,11 +55,6 @@ def decode(data: bytes, limits: ImageLimits, max_decoded_bytes: int = MAX_DECODE
     """The first frame, upright, on white, scaled down to `limits.max_side`; never scaled up.
 
     Size, memory and scans are read from the header and refused before any pixel is decoded, so a bomb costs nothing.
-
-    Args:
-        data: A file's bytes.
-        limits: Of bytes and pixels.
-        max_decoded_bytes: Of memory that decoding may take.
 
     Returns:
         Mode RGB, at least 1x1.
@@ -159,7 +149,8 @@ def _small_rgb(image: "Image.Image", max_side: int) -> "Image.Image":
     width, height = image.size
     size = _fitted(width, height, max_side)
     factor = int(width / size[0] / 2.0) or 1, int(height / size[1] / 2.0) or 1
-    white = _white(image) if _is_wide(image) else None
+    is_wide = image.mode.startswith("I") or image.mode == "F"  # grey of more than 8 bits
+    white = _white(image) if is_wide else None
     reduced = Image.new("RGB", (-(-width // factor[0]), -(-height // factor[1])))
     for top, strip in _strips(image, factor[1]):
         reduced.paste(_to_rgb(strip, white).reduce(factor), (0, top // factor[1]))
@@ -204,17 +195,14 @@ def _orientation(image: "Image.Image") -> "Image.Transpose | None":
     return turns.get(value) if isinstance(value, int) else None
 
 
-def _is_wide(image: "Image.Image") -> bool:
-    """Whether it is grey of more than 8 bits."""
-    return image.mode.startswith("I") or image.mode == "F"
-
-
 def _to_rgb(image: "Image.Image", white: float | None) -> "Image.Image":
     """Any mode to RGB: transparency on white, more than 8 bits scaled down so that the value `white` becomes white."""
     from PIL import Image
 
     if white is not None:
-        return Image.fromarray(_to_8_bits(np.asarray(image), white), "L").convert("RGB")
+        # Pillow's own conversion would cut them off at 255.
+        grey = np.clip(_numbers(np.asarray(image)) * (255.0 / white), 0, 255).round().astype(np.uint8)
+        return Image.fromarray(grey, "L").convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
         back = Image.new("RGBA", layer.size, "white")
@@ -230,11 +218,6 @@ def _white(image: "Image.Image") -> float:
     else:
         scales = [65535.0] if image.mode.startswith("I;16") else [255.0, 65535.0]  # Pillow's "I" holds any of them
     return next((scale for scale in scales if top <= scale), top)
-
-
-def _to_8_bits(pixels: np.ndarray, white: float) -> np.ndarray:
-    """Grey values of a wide type as uint8; Pillow's own conversion would cut them off at 255."""
-    return np.clip(_numbers(pixels) * (255.0 / white), 0, 255).round().astype(np.uint8)
 
 
 def _numbers(pixels: np.ndarray) -> np.ndarray:

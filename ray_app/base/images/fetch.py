@@ -45,7 +45,6 @@ def read_picture(location: str, limits: ImageLimits) -> bytes:
 
     Args:
         location: As `normalise_location` gives it.
-        limits: Bytes, time, redirects and allowed hosts.
 
     Raises:
         PictureError: bad_location, forbidden_path, not_found, unreadable, too_many_bytes, or what `fetch_url` raises.
@@ -75,9 +74,6 @@ class HostBudget:
 
     A host may cost FAILING_SEC seconds of threads that end in an error, and EARNED_SEC more for each picture that it gives:
     else a host of tarpits costs `limits.timeout_sec` for each pin that names it, again in each run.
-
-    Args:
-        clock: Seconds; for tests.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -25,35 +25,20 @@ def palette_of(main: RGB) -> dict[str, RGB]:
     else:
         line = mix(main, (0, 0, 0), 0.62)
     return {
-        "main": main,
-        "dark": mix(main, (0, 0, 0), 0.18) if not is_dark else mix(main, (0, 0, 0), 0.35),
-        "light": mix(main, (255, 255, 255), 0.22),
-        "line": line,
-        "trim": (238, 232, 220) if luminance < 140 else (84, 76, 78),
-        "ink": (52, 48, 52),
-        "cream": (244, 236, 220),
-        "wood": (176, 132, 88),
-        "metal": (176, 180, 186),
-        "glass": (206, 226, 234),
-        "leaf": (120, 156, 112),
-    }
+        "main": main, "dark": mix(main, (0, 0, 0), 0.18) if not is_dark else mix(main, (0, 0, 0), 0.35),
+        "light": mix(main, (255, 255, 255), 0.22), "line": line,
+        "trim": (238, 232, 220) if luminance < 140 else (84, 76, 78), "ink": (52, 48, 52), "cream": (244, 236, 220),
+        "wood": (176, 132, 88), "metal": (176, 180, 186), "glass": (206, 226, 234), "leaf": (120, 156, 112),
+    }  # fmt: skip
 
 
 class Pen:
     """Draws filled shapes with an outline; every shape is a polygon, so that the square may be turned and mirrored."""
 
     def __init__(
-        self,
-        draw: Any,
-        palette: dict[str, RGB],
-        *,
-        left: float,
-        top: float,
-        side: float,
-        mirror: bool = False,
-        degrees: float = 0.0,
-        stroke: int = 0,
-    ) -> None:
+        self, draw: Any, palette: dict[str, RGB], *, left: float, top: float, side: float, mirror: bool = False,
+        degrees: float = 0.0, stroke: int = 0,
+    ) -> None:  # fmt: skip
         """`draw` is a PIL ImageDraw; lengths are its pixels; `stroke` is the outline's width, 0: no outline."""
         self.draw, self.palette, self.stroke, self.side = draw, palette, stroke, side
         turn = math.radians(degrees)
@@ -77,29 +62,16 @@ class Pen:
             self.draw.line([*placed, placed[0], placed[1]], fill=self.palette["line"], width=self.stroke)
 
     def oval(
-        self,
-        x0: float,
-        y0: float,
-        x1: float,
-        y1: float,
-        fill: str | RGB = "main",
-        line: bool = True,
-        start: float = 0.0,
-        end: float = 360.0,
-    ) -> None:
+        self, x0: float, y0: float, x1: float, y1: float, fill: str | RGB = "main", line: bool = True,
+        start: float = 0.0, end: float = 360.0,
+    ) -> None:  # fmt: skip
         """An ellipse in a box, or the piece of it between two angles (0: right, 90: down), closed by a straight line."""
         self.poly(arc_points(x0, y0, x1, y1, start, end), fill, line)
 
     def box(
-        self,
-        x0: float,
-        y0: float,
-        x1: float,
-        y1: float,
-        fill: str | RGB = "main",
-        line: bool = True,
+        self, x0: float, y0: float, x1: float, y1: float, fill: str | RGB = "main", line: bool = True,
         radius: float = 0.0,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """A rectangle, its corners rounded by `radius`."""
         if not radius:
             self.poly(((x0, y0), (x1, y0), (x1, y1), (x0, y1)), fill, line)
@@ -119,16 +91,9 @@ class Pen:
         self.draw.line(self._place(points), fill=self._rgb(fill), width=pixels, joint="curve" if pixels > 4 else None)
 
     def arc(
-        self,
-        x0: float,
-        y0: float,
-        x1: float,
-        y1: float,
-        start: float,
-        end: float,
-        fill: str | RGB = "line",
+        self, x0: float, y0: float, x1: float, y1: float, start: float, end: float, fill: str | RGB = "line",
         width: float = 0.02,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """A piece of an ellipse's rim."""
         self.path(arc_points(x0, y0, x1, y1, start, end), fill, width)
 

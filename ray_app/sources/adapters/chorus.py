@@ -13,9 +13,9 @@ from typing import Any
 from ray_app.base.errors import UserError
 from ray_app.sources import rows
 from ray_app.sources.files import SourceFile, find_files
-from ray_app.sources.rows import BrokenRow, RawBatch, rows_to_columns
+from ray_app.sources.rows import RawBatch, ReadRows
 
-FINAL_RATER = "final"
+FINAL_RATER = "final"  # rater_id of the adjudicated grade, where a data set has one
 
 _PRODUCTS = re.compile(r"\d+\.json\.zip")
 _RATED = "Broad_Query_Set_rated.csv"
@@ -27,30 +27,11 @@ _AGENT = re.compile(r"(agent_\d+)_rating")
 # 1,834 text attributes occurs (each of these: 60 to 4,500 of 19,406 products) and leaving out measures, codes, plugs
 # and colours; at least one of them is there for about half of the products.
 KIND_ATTRIBUTES = (
-    "product_type",
-    "device_type",
-    "type",
-    "case_type",
-    "scanner_type",
-    "keyboard_form_factor",
-    "wearing_style",
-    "form_factor",
-    "chassis_type",
-    "purpose",
-    "recommended_usage",
-    "suitable_for",
-    "component_for",
-    "platform",
-    "battery_type",
-    "cable_type",
-    "label_type",
-    "print_technology",
-    "connectivity_technology",
-    "device_interface",
-    "processor_family",
-    "brand_compatibility",
-    "compatibility",
-)
+    "product_type", "device_type", "type", "case_type", "scanner_type", "keyboard_form_factor", "wearing_style",
+    "form_factor", "chassis_type", "purpose", "recommended_usage", "suitable_for", "component_for", "platform",
+    "battery_type", "cable_type", "label_type", "print_technology", "connectivity_technology", "device_interface",
+    "processor_family", "brand_compatibility", "compatibility",
+)  # fmt: skip
 _MAX_VALUE_CHARS = 60  # a compatibility list can name a hundred printers
 _MAX_KIND_CHARS = 200
 _NOISE = {"y", "n", "yes", "no", "none", "not supported", "not available", "not applicable", "unspecified", "other"}
@@ -111,19 +92,13 @@ def read_products_file(file: SourceFile, locale: str) -> Iterator[RawBatch]:
     Raises:
         UserError: the file is corrupt.
     """
-    good: list[dict[str, Any]] = []
-    numbers: list[int] = []
-    broken: list[BrokenRow] = []
+    read = ReadRows(file.name)
     for number, product in enumerate(_products(file)):
         if isinstance(product, dict):
-            good.append(_pin(product))
-            numbers.append(number)
+            read.add(number, _pin(product))
         else:
-            reason = f"{rows.CORRUPT_ROW}: not a JSON object"
-            broken.append(BrokenRow(source=file.name, row=number, reason=reason, content=json.dumps(product)))
-    columns = rows_to_columns(good, _PIN_COLUMNS)
-    columns["locale"] = [locale] * len(good)
-    yield RawBatch(source=file.name, rows=numbers, columns={**columns}, broken=broken)
+            read.refuse(number, f"{rows.CORRUPT_ROW}: not a JSON object", json.dumps(product))
+    yield read.batch(_PIN_COLUMNS, locale=locale)
 
 
 def read_ean_map(files: Sequence[SourceFile]) -> dict[str, str]:
@@ -156,14 +131,11 @@ def _pin(product: dict[str, Any]) -> dict[str, Any]:
     known = str(title or "").casefold()
     maker = [str(product.get(name) or "") for name in ("supplier", "name")]
     return {
-        "pin_id": product.get("id"),
-        "image": product.get("img_500x500") or product.get("img_high"),
-        "title": title,
+        "pin_id": product.get("id"), "image": product.get("img_500x500") or product.get("img_high"), "title": title,
         "description": product.get("short_description"),
         "link_title": " ".join(part for part in maker if part and part.casefold() not in known),
-        "link_description": _kind(product, known),
-        "created_at": product.get("date_released"),
-    }
+        "link_description": _kind(product, known), "created_at": product.get("date_released"),
+    }  # fmt: skip
 
 
 def _kind(product: dict[str, Any], known: str) -> str:
@@ -222,9 +194,7 @@ def _header(file: SourceFile) -> list[str]:
 
 def _read_ratings(file: SourceFile, locale: str, raters: dict[str, str], skip: set[tuple[str, str]]) -> RawBatch:
     """One raw row per (line, column of `raters`), but for pairs to skip."""
-    good: list[dict[str, Any]] = []
-    numbers: list[int] = []
-    broken: list[BrokenRow] = []
+    read = ReadRows(file.name)
     with file.open_plain() as raw:
         reader = csv.DictReader(file.text_lines(raw))
         names = reader.fieldnames or []
@@ -233,16 +203,10 @@ def _read_ratings(file: SourceFile, locale: str, raters: dict[str, str], skip: s
                 raise UserError(f"{file.key}: {file.path} has no column {name!r}; it has {', '.join(names)[:200]}")
         for number, line in enumerate(reader):
             if None in line or None in line.values():  # more or fewer fields than the header
-                reason = f"{rows.CORRUPT_ROW}: not {len(names)} fields"
                 content = rows.content_of({str(k): v for k, v in line.items()})
-                broken.append(BrokenRow(source=file.name, row=number, reason=reason, content=content))
-                continue
-            if (line["query"], line["docid"]) in skip:
-                continue
-            for column, rater in raters.items():
-                values = (line["query"], line["docid"], rater, line[column])
-                good.append(dict(zip(_LABEL_COLUMNS, values, strict=True)))
-                numbers.append(number)
-    columns = rows_to_columns(good, _LABEL_COLUMNS)
-    columns["locale"] = [locale] * len(good)
-    return RawBatch(source=file.name, rows=numbers, columns={**columns}, broken=broken)
+                read.refuse(number, f"{rows.CORRUPT_ROW}: not {len(names)} fields", content)
+            elif (line["query"], line["docid"]) not in skip:
+                for column, rater in raters.items():
+                    values = (line["query"], line["docid"], rater, line[column])
+                    read.add(number, dict(zip(_LABEL_COLUMNS, values, strict=True)))
+    return read.batch(_LABEL_COLUMNS, locale=locale)

@@ -32,8 +32,6 @@ def iter_parquet(
     """Batches of some columns; a text column is a dictionary that holds only what its batch names.
 
     Args:
-        file: Maybe packed.
-        choose: Picks names of columns, or raises.
         vector_bytes: Of the lists of numbers in a row, as they should be.
 
     Raises:
@@ -96,7 +94,6 @@ def _batch_rows(parquet: pq.ParquetFile, number_bytes: int, whole: bool) -> int:
     """Rows that are decoded at a time.
 
     Args:
-        parquet: The file.
         number_bytes: Of a row's numbers, which may be run-length encoded to nothing.
         whole: A single row may hold all the texts of a row group.
     """

@@ -14,18 +14,13 @@ from ray_app.base.locales import UNKNOWN
 from ray_app.sources import rows
 from ray_app.sources.adapters.parquet import BATCH_BYTES, BATCH_ROWS, iter_parquet
 from ray_app.sources.files import MAX_LINE_BYTES, SourceFile
-from ray_app.sources.rows import BrokenRow, RawBatch, printable_bytes, rows_to_columns
+from ray_app.sources.rows import RawBatch, ReadRows, printable_bytes
 from ray_app.sources.validate import TableRules
 
 Format = Literal["parquet", "csv", "jsonl"]
 _ENDINGS: dict[str, Format] = {
-    "parquet": "parquet",
-    "pq": "parquet",
-    "csv": "csv",
-    "jsonl": "jsonl",
-    "ndjson": "jsonl",
-    "json": "jsonl",
-}
+    "parquet": "parquet", "pq": "parquet", "csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl",
+}  # fmt: skip
 
 
 def read_table_file(file: SourceFile, source: TableSource, rules: TableRules) -> Iterator[RawBatch]:
@@ -50,21 +45,21 @@ def read_table_file(file: SourceFile, source: TableSource, rules: TableRules) ->
 
 def _column_map(file: SourceFile, source: TableSource, rules: TableRules) -> dict[str, str]:
     """Our column -> theirs, for the columns that come from the file."""
-    section = file.key.removesuffix(".path")
     for part, given in (("columns", source.columns), ("constants", source.constants)):
         for name in given:
             if name not in rules.schema.names:
                 near = difflib.get_close_matches(name, rules.schema.names, n=1, cutoff=0.4)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(rules.schema.names)}"
-                raise UserError(f"{section}.{part}: {rules.table} has no column {name!r}{hint}")
+                raise UserError(f"{file.section}.{part}: {rules.table} has no column {name!r}{hint}")
     return {name: source.columns.get(name, name) for name in rules.schema.names if name not in source.constants}
 
 
 def _format_of(file: SourceFile) -> Format:
     ending = file.basename.lower().removesuffix(".gz").removesuffix(".zip").rsplit(".", 1)[-1]
     if ending not in _ENDINGS:
-        section = file.key.removesuffix(".path")
-        raise UserError(f"{section}.format: cannot tell it from the name {file.basename}; set parquet, csv or jsonl")
+        raise UserError(
+            f"{file.section}.format: cannot tell it from the name {file.basename}; set parquet, csv or jsonl"
+        )
     return _ENDINGS[ending]
 
 
@@ -73,11 +68,10 @@ def _require(present: Sequence[str], file: SourceFile, theirs: dict[str, str], r
     for name, their in theirs.items():
         needed = not rules.schema.field(name).nullable or their != name
         if needed and their not in present:
-            section = file.key.removesuffix(".path")
             hint = f", such as `locale: en-US`, or `locale: {UNKNOWN}` if it is not known" if name == "locale" else ""
             raise UserError(
-                f"{section}.columns: {file.path} has no column {their!r} for {name} (it has "
-                f"{', '.join(present)[:300]}); map {name} to one of them, or give it a value in {section}.constants{hint}"
+                f"{file.section}.columns: {file.path} has no column {their!r} for {name} (it has "
+                f"{', '.join(present)[:300]}); map {name} to one of them, or give it a value in {file.section}.constants{hint}"
             )
     return [name for name, their in theirs.items() if their in present]
 
@@ -105,9 +99,8 @@ def _require_values(column: pa.Field, file: SourceFile, ours: pa.Field) -> None:
         return
     is_vector = pa.types.is_fixed_size_list(ours.type) and hasattr(column.type, "value_type")
     if not is_vector or not pa.types.is_primitive(column.type.value_type):
-        section = file.key.removesuffix(".path")
         raise UserError(
-            f"{section}.columns: column {column.name!r} of {file.path} is of the type {column.type}, which {ours.name} cannot "
+            f"{file.section}.columns: column {column.name!r} of {file.path} is of the type {column.type}, which {ours.name} cannot "
             "be made of; map another column"
         )
 
@@ -146,32 +139,30 @@ def _read_csv(file: SourceFile, theirs: dict[str, str], rules: TableRules) -> It
         lines.most_chars = min(MAX_LINE_BYTES, 2 * (csv.field_size_limit() + 2) * len(header))
         names = _require(header, file, theirs, rules)
         index = {name: header.index(theirs[name]) for name in names}
-        good: list[tuple[int, list[str]]] = []
-        broken: list[BrokenRow] = []
+        read = ReadRows(file.name)
         number, num_chars = -1, 0
         while True:
             number += 1
             num_chars += lines.num_chars
             lines.num_chars = 0
-            if len(good) + len(broken) >= BATCH_ROWS or num_chars > BATCH_BYTES:
-                yield _csv_batch(file, index, good, broken)
-                good, broken, num_chars = [], [], 0
+            if len(read) >= BATCH_ROWS or num_chars > BATCH_BYTES:
+                yield read.batch(names)
+                read, num_chars = ReadRows(file.name), 0
             try:
                 record = next(reader)
             except StopIteration:
                 break
             except csv.Error as error:
                 too_long = isinstance(error, _TooLongError) or "field larger" in str(error)
-                reason = f"{rows.TOO_LONG if too_long else rows.CORRUPT_ROW}: {error}"
-                broken.append(BrokenRow(source=file.name, row=number, reason=reason, content=""))
+                read.refuse(number, f"{rows.TOO_LONG if too_long else rows.CORRUPT_ROW}: {error}", "")
                 continue
             if len(record) == len(header):
-                good.append((number, [record[i] for i in index.values()]))
+                read.add(number, {name: record[i] for name, i in index.items()})
             elif record:  # an empty line is no row
                 reason = f"{rows.CORRUPT_ROW}: {len(record):,} fields where the header has {len(header)}"
                 content = rows.content_of({str(i): value for i, value in enumerate(record[: len(header)])})
-                broken.append(BrokenRow(source=file.name, row=number, reason=reason, content=content))
-        yield _csv_batch(file, index, good, broken)
+                read.refuse(number, reason, content)
+        yield read.batch(names)
 
 
 class _TooLongError(csv.Error):
@@ -182,9 +173,6 @@ class _RecordLines:
     """Lines for `csv.reader` while its record, which quotes may spread over any number of lines, is not too long.
 
     Its fields are thereby counted before they are spelled out: a line of nothing but commas becomes no list of millions.
-
-    Args:
-        lines: All of the file.
     """
 
     def __init__(self, lines: Iterator[str]) -> None:
@@ -203,42 +191,27 @@ class _RecordLines:
         return line
 
 
-def _csv_batch(
-    file: SourceFile, index: dict[str, int], good: list[tuple[int, list[str]]], broken: list[BrokenRow]
-) -> RawBatch:
-    columns: dict[str, Any] = {name: [values[i] for _, values in good] for i, name in enumerate(index)}
-    return RawBatch(source=file.name, rows=[number for number, _ in good], columns=columns, broken=broken)
-
-
 def _read_jsonl(file: SourceFile, theirs: dict[str, str], rules: TableRules) -> Iterator[RawBatch]:
-    good: list[tuple[int, dict[str, Any]]] = []
-    broken: list[BrokenRow] = []
-    num_bytes = 0
+    read, num_bytes = ReadRows(file.name), 0
     for number, line in file.lines():
         row = parse_json_object(line)
         if isinstance(row, str):
-            broken.append(BrokenRow(source=file.name, row=number, reason=row, content=printable_bytes(line)))
+            read.refuse(number, row, printable_bytes(line))
         else:
-            good.append((number, row))
+            read.add(number, row)
         num_bytes += len(line)
-        if len(good) + len(broken) >= BATCH_ROWS or num_bytes > BATCH_BYTES:
-            yield _jsonl_batch(file, theirs, rules, good, broken)
-            good, broken, num_bytes = [], [], 0
-    yield _jsonl_batch(file, theirs, rules, good, broken)
+        if len(read) >= BATCH_ROWS or num_bytes > BATCH_BYTES:
+            yield _jsonl_batch(file, theirs, rules, read)
+            read, num_bytes = ReadRows(file.name), 0
+    yield _jsonl_batch(file, theirs, rules, read)
 
 
-def _jsonl_batch(
-    file: SourceFile,
-    theirs: dict[str, str],
-    rules: TableRules,
-    good: list[tuple[int, dict[str, Any]]],
-    broken: list[BrokenRow],
-) -> RawBatch:
-    if good:  # a key that no row has is a wrong map, not thousands of bad rows
-        _require(list(dict.fromkeys(key for _, row in good for key in row)), file, theirs, rules)
-    found = rows_to_columns([row for _, row in good], list(theirs.values()))
-    columns = {name: found[their] for name, their in theirs.items()}
-    return RawBatch(source=file.name, rows=[number for number, _ in good], columns=columns, broken=broken)
+def _jsonl_batch(file: SourceFile, theirs: dict[str, str], rules: TableRules, read: ReadRows) -> RawBatch:
+    if read.rows:  # a key that no row has is a wrong map, not thousands of bad rows
+        _require(list(dict.fromkeys(key for row in read.rows for key in row)), file, theirs, rules)
+    batch = read.batch(list(theirs.values()))
+    batch.columns = {name: batch.columns[their] for name, their in theirs.items()}
+    return batch
 
 
 def parse_json_object(line: bytes, max_bytes: int = MAX_LINE_BYTES) -> dict[str, Any] | str:

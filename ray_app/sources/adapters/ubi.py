@@ -10,7 +10,6 @@ filters) are no rows of this table: they are counted as ignored.
 """
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from ray_app.sources import rows
 from ray_app.sources.adapters.table import parse_json_object
 from ray_app.sources.client_ids import client_id_of
 from ray_app.sources.files import SourceFile
-from ray_app.sources.rows import BrokenRow, RawBatch, printable_bytes, rows_to_columns
+from ray_app.sources.rows import RawBatch, ReadRows, printable_bytes
 
 # One line of a log, cut down to what the join needs; `payload` is JSON. Kind `ignored` carries a count in `row`.
 UBI_RECORDS = pa.schema(
@@ -38,6 +37,7 @@ UBI_RECORDS = pa.schema(
 
 _SHOWN_FIELDS = ("query_response_object_ids", "query_response_objects_ids", "query_response_hit_ids")  # by version
 _LOG_COLUMNS = ("event_id", "timestamp", "query", "locale", "pin_id", "position", "action", "client_id")
+_SAID = ("query_id", "client_id", "user_query", "timestamp")  # by queries and events alike
 MAX_SHOWN = 1_000  # objects of one query, each of which becomes a row; guessed: no page shows as many
 MAX_LINE_BYTES = 1_000_000  # guessed: of a document with MAX_SHOWN ids of 256 characters, and its query
 _ID_RECIPE = "ubi-event-1"
@@ -80,8 +80,6 @@ def join_ubi(
     """Join the events of all files with the queries of all files.
 
     Args:
-        tables: Results of `read_ubi_file`, in any order.
-        source: The config; its locale goes to every row.
         pin_id_of: Their object id -> our pin id; ids that it lacks stay as they are. None: they are pin ids.
 
     Returns:
@@ -101,23 +99,17 @@ def join_ubi(
         if record["kind"] == "query" and isinstance(payload["query_id"], str):
             queries.setdefault(payload["query_id"], payload)
 
-    found: dict[str, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
-    broken: dict[str, list[BrokenRow]] = defaultdict(list)
+    found: dict[str, ReadRows] = {}
     for kind, name, number, payload in lines:
+        read = found.setdefault(name, ReadRows(name))
         if kind == "broken":
-            reason, content = payload["reason"], payload["content"]
-            broken[name].append(BrokenRow(source=name, row=number, reason=reason, content=content))
+            read.refuse(number, payload["reason"], payload["content"])
         elif kind == "query":
-            found[name] += [(number, row) for row in _impressions(payload, f"{name}:{number}", pin_id_of)]
+            for row in _impressions(payload, f"{name}:{number}", pin_id_of):
+                read.add(number, row)
         else:
-            found[name].append((number, _engagement(payload, queries, pin_id_of)))
-    batches = []
-    for name in sorted({*found, *broken}):
-        columns = rows_to_columns([row for _, row in found[name]], _LOG_COLUMNS)
-        columns["locale"] = [source.locale] * len(found[name])
-        batch = RawBatch(source=name, rows=[n for n, _ in found[name]], columns={**columns}, broken=broken[name])
-        batches.append(batch)
-    return batches, ignored
+            read.add(number, _engagement(payload, queries, pin_id_of))
+    return [found[name].batch(_LOG_COLUMNS, locale=source.locale) for name in sorted(found)], ignored
 
 
 def _digest(document: Any, source: UbiSource) -> tuple[str, dict[str, Any]] | None:
@@ -133,8 +125,7 @@ def _digest(document: Any, source: UbiSource) -> tuple[str, dict[str, Any]] | No
         return "broken", {"reason": f"{rows.WRONG_TYPE}: the objects shown are not a list"}
     if len(shown) > MAX_SHOWN:
         return "broken", {"reason": f"{rows.TOO_LONG}: {len(shown):,} objects shown, at most {MAX_SHOWN:,} are allowed"}
-    names = ("query_id", "client_id", "user_query", "timestamp")
-    return "query", {**{name: document.get(name) for name in names}, "shown": shown}
+    return "query", {**{name: document.get(name) for name in _SAID}, "shown": shown}
 
 
 def _digest_event(document: dict[str, Any], source: UbiSource) -> tuple[str, dict[str, Any]] | None:
@@ -150,8 +141,7 @@ def _digest_event(document: dict[str, Any], source: UbiSource) -> tuple[str, dic
         return None
     place = attributes.get("position") if isinstance(attributes, dict) else None
     position = (place.get("ordinal") or place.get("index")) if isinstance(place, dict) else None
-    names = ("query_id", "client_id", "user_query", "timestamp")
-    payload = {name: document.get(name) for name in names}
+    payload = {name: document.get(name) for name in _SAID}
     return "event", {**payload, "action": action, "object_id": thing["object_id"], "position": position}
 
 
@@ -161,13 +151,10 @@ def _impressions(query: dict[str, Any], place: str, pin_id_of: Mapping[str, str]
     for position, object_id in enumerate(ids, start=1):
         yield {
             "event_id": _event_id(query["query_id"] or place, "impression", position, object_id),
-            "timestamp": query["timestamp"],
-            "query": query["user_query"],
-            "pin_id": _translate(object_id, pin_id_of),
-            "position": position if object_id is not None else None,
-            "action": "impression",
+            "timestamp": query["timestamp"], "query": query["user_query"], "pin_id": _translate(object_id, pin_id_of),
+            "position": position if object_id is not None else None, "action": "impression",
             "client_id": query["client_id"],
-        }
+        }  # fmt: skip
 
 
 def _engagement(

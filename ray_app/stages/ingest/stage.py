@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from ray_app.base.config import Config, UbiSource, section_hash
 from ray_app.base.errors import UserError
 from ray_app.base.hashing import hash_pin_ids
+from ray_app.base.schemas import QUARANTINE
 from ray_app.base.storage import Storage, StoredFile
 from ray_app.cluster.shuffle import exchange
 from ray_app.sources.client_ids import client_key, hash_client
 from ray_app.sources.files import SourceFile
-from ray_app.sources.rows import REPLACED, quarantine_table
+from ray_app.sources.rows import REPLACED
 from ray_app.sources.sheets import SHEET, read_sheet, refuse_replaced, refuse_unlabelled
 from ray_app.sources.source_reader import (
     SourceTable,
@@ -121,7 +122,7 @@ def _ingest(stage: StageRun, table: str, source: SourceTable | None, pin_ids: Pi
     ingest = stage.cfg.ingest
     if source is None:
         rules = table_rules(table, ingest.limits, None, stage.cfg.features.named_vectors)
-        return _settled([rules.schema.empty_table(), quarantine_table(table, [])], 0, table)
+        return _settled([rules.schema.empty_table(), QUARANTINE.empty_table()], 0, table)
     if source.reads_files_together:
         checked, ignored = read_source(source)
         return _settled(settle(checked, source.rules, pin_ids), ignored, table)

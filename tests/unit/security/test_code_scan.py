@@ -143,8 +143,7 @@ def test_no_code_from_outside_is_run():
 CSV_WRITERS = {
     "benchmarks/crowdflower.py": "a copy of a CSV file, for ingest to read",
     "ray_app/sources/sheets.py": "texts for people with spreadsheets: `defuse`",
-    "ray_app/analysis/experiment/files.py": "figures under our own names",
-    "ray_app/analysis/simulate/simulation_tables.py": "figures under our own names",
+    "ray_app/analysis/metrics/formatting.py": "figures under our own names",
 }
 
 

@@ -9,15 +9,16 @@ change of models with a change of the test, and has no interval here.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ray_app.analysis.metrics.bootstrap_result import GRADE_AS_RATING, EvaluationSettings, Measured, measure, plain
+from ray_app.analysis.metrics.bootstrap_result import GRADE_AS_RATING, EvaluationSettings, Measured, measure
 from ray_app.analysis.metrics.corrections import enough_samples, holm
 from ray_app.analysis.metrics.evaluation import judged_hash
+from ray_app.analysis.metrics.formatting import interval_fields, plain
 from ray_app.analysis.metrics.protocol import METRICS, JudgedPairs, SystemScores, judge
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import NUM_GRADES
@@ -68,29 +69,18 @@ class ReportDiff:
 
     def to_json(self) -> dict[str, Any]:
         """Content of diff.json."""
-        changed = {
-            heading: [{"name": c.name, "before": c.before, "after": c.after} for c in found]
-            for heading, found in self.changes.items()
-        }
         return {
-            "before": self.before,
-            "after": self.after,
-            "paired": self.unpaired is None,
-            "unpaired_because": self.unpaired,
-            "bootstrap_samples": self.num_samples,
-            "rows": self.rows,
-            "systems_equal": self.equal,
-            "systems_only_before": self.only_before,
-            "systems_only_after": self.only_after,
-            "changes": changed,
-        }
+            "before": self.before, "after": self.after, "paired": self.unpaired is None,
+            "unpaired_because": self.unpaired, "bootstrap_samples": self.num_samples, "rows": self.rows,
+            "systems_equal": self.equal, "systems_only_before": self.only_before, "systems_only_after": self.only_after,
+            "changes": {heading: [asdict(change) for change in found] for heading, found in self.changes.items()},
+        }  # fmt: skip
 
 
 def read_report(path: str, folders: Sequence[str] = ("report",)) -> Report:
     """Read a run's report.
 
     Args:
-        path: A metrics.json, the folder that it lies in, or a run's output folder; local or a URI.
         folders: Where in a run's output a report may lie, first choice first.
 
     Raises:
@@ -113,9 +103,7 @@ def read_report(path: str, folders: Sequence[str] = ("report",)) -> Report:
     pairs = found.rpartition("/")[0]
     pairs = f"{pairs}/{PAIRS_FILE}" if pairs else PAIRS_FILE
     return Report(
-        where=f"{root or '.'}/{found}",
-        metrics=metrics,
-        pairs=store.read_table(pairs) if store.exists(pairs) else None,
+        where=f"{root or '.'}/{found}", metrics=metrics, pairs=store.read_table(pairs) if store.exists(pairs) else None
     )
 
 
@@ -134,17 +122,13 @@ def compare_reports(before: Report, after: Report) -> ReportDiff:
         changed = {f"{side}/{name}": of[side] for name, of in scores.items() if name not in equal for side in of}
         measured = measure(judged, changed, settings) if changed else None
     return ReportDiff(
-        before=before.where,
-        after=after.where,
-        unpaired=unpaired,
-        rows=_rows(before.metrics, after.metrics, both, measured, settings.confidence),
-        equal=equal,
+        before=before.where, after=after.where, unpaired=unpaired,
+        rows=_rows(before.metrics, after.metrics, both, measured, settings.confidence), equal=equal,
         only_before=[name for name in names_before if name not in names_after],
         only_after=[name for name in names_after if name not in names_before],
-        changes=_changes(before.metrics, after.metrics),
-        num_samples=settings.samples if measured else 0,
+        changes=_changes(before.metrics, after.metrics), num_samples=settings.samples if measured else 0,
         confidence=settings.confidence,
-    )
+    )  # fmt: skip
 
 
 def _pairing(before: Report, after: Report) -> tuple[str | None, JudgedPairs | None]:
@@ -221,10 +205,9 @@ def _rows(
             row |= {"difference_lo": None, "difference_hi": None, "p": None, "p_adjusted": None, "beyond_chance": False}
             if measured is not None and metric in METRICS and f"after/{system}" in measured.points:
                 sides = f"after/{system}", f"before/{system}", metric
-                interval = measured.difference(*sides)
                 row |= {side: plain(measured.points[f"{side}/{system}"][metric]) for side in ("before", "after")}
-                row |= {"difference": plain(interval.value), "difference_lo": plain(interval.lo)}
-                row |= {"difference_hi": plain(interval.hi), "p": plain(measured.p_value(*sides))}
+                row |= interval_fields("difference", measured.difference(*sides))
+                row["p"] = plain(measured.p_value(*sides))
             rows.append(row)
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row |= {"p_adjusted": plain(adjusted), "beyond_chance": adjusted is not None and adjusted < 1.0 - confidence}

@@ -3,7 +3,7 @@
 from ray_app.analysis.evaluate.report import summary
 from ray_app.analysis.evaluate.report.diff import ReportDiff
 from ray_app.analysis.evaluate.report.page import environment
-from ray_app.analysis.metrics.formatting import LABELS
+from ray_app.analysis.metrics.formatting import LABELS, aligned, read_interval, with_bounds
 
 _LABELS = LABELS | {"ece_3": "ECE 3+", "kappa": "kappa", "log_loss": "log loss"}
 _MAX_LINE, _MAX_CHANGES = 200, 12  # characters; lines of a heading on a terminal
@@ -61,14 +61,11 @@ def diff_text(diff: ReportDiff) -> str:
     for row in diff.rows:
         if row["system"] in diff.equal:
             continue
-        bounds = "" if row["difference_lo"] is None else f" [{row['difference_lo']:+.3f}, {row['difference_hi']:+.3f}]"
-        gap = "-" if row["difference"] is None else f"{row['difference']:+.4f}{bounds}"
+        gap = with_bounds(read_interval(row, "difference"), "+.4f", "+.3f")
         p = "-" if row["p_adjusted"] is None else f"{row['p_adjusted']:.3f}{' *' if row['beyond_chance'] else ''}"
         figures = ["-" if row[side] is None else f"{row[side]:.4f}" for side in ("before", "after")]
         lines.append([row["system"], _LABELS[row["metric"]], *figures, gap, p])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    table = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-    blocks = [[f"before: {diff.before}", f"after:  {diff.after}"], table if len(lines) > 1 else []]
+    blocks = [[f"before: {diff.before}", f"after:  {diff.after}"], aligned(lines) if len(lines) > 1 else []]
     for heading, found in diff.changes.items():
         shown = [f"{heading}: {c.name}: {c.before} -> {c.after}"[:_MAX_LINE] for c in found[:_MAX_CHANGES]]
         rest = len(found) - len(shown)

@@ -1,5 +1,6 @@
 """Queries and pairs to look at: figures say how good a system is, these say how it fails."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -51,15 +52,9 @@ def example_queries(
     for query in by_ndcg[picks]:
         top = rows[ranked_query == query][:num_pins]
         text, locale = evaluation.pairs.queries[query]
-        out.append(
-            ExampleQuery(
-                query=text,
-                locale=locale,
-                ndcg=float(ndcg[query]),
-                num_judged=int(sizes[query]),
-                pairs=[_pair(evaluation, int(row), titles) for row in top],
-            )
-        )
+        pairs = [_pair(evaluation, int(row), titles) for row in top]
+        judged = int(sizes[query])
+        out.append(ExampleQuery(query=text, locale=locale, ndcg=float(ndcg[query]), num_judged=judged, pairs=pairs))
     return out
 
 
@@ -70,11 +65,7 @@ def worst_disagreements(
     """Pairs whose expected grade is farthest from the human one, at most `per_query` of each query.
 
     Args:
-        evaluation: The result.
         system: Whose grades; without probabilities its likeliest grade counts, and without grades there are no pairs.
-        titles: pin_id -> title.
-        num_pairs: At most.
-        per_query: At most of one query.
         within: (num_pairs,) bool, pairs to choose from; None: all.
     """
     scores = evaluation.systems[system]
@@ -88,14 +79,14 @@ def worst_disagreements(
     if within is not None:
         distance = np.where(within, distance, np.nan)
     order = np.argsort(-np.nan_to_num(distance, nan=-1.0), kind="stable")
-    used: dict[int, int] = {}
+    used: Counter[int] = Counter()
     out: list[ExamplePair] = []
     for row in order.tolist():
         query = int(evaluation.pairs.query_index[row])
         if np.isnan(distance[row]) or len(out) == num_pairs:
             break
-        if used.get(query, 0) < per_query:
-            used[query] = used.get(query, 0) + 1
+        if used[query] < per_query:
+            used[query] += 1
             out.append(_pair(evaluation, row, titles))
     return out
 
@@ -107,9 +98,8 @@ def query_changes(
     difference = evaluation.per_query[system][NDCG] - evaluation.per_query[rival][NDCG]
     order = np.argsort(-difference, kind="stable")
     named = [(evaluation.pairs.queries[i][0], float(difference[i])) for i in order.tolist()]
-    gained = [item for item in named[:num_queries] if item[1] > 0]
     lost = [item for item in named[::-1][:num_queries] if item[1] < 0]
-    return gained, lost
+    return [item for item in named[:num_queries] if item[1] > 0], lost
 
 
 def _pair(evaluation: Evaluation, row: int, titles: Mapping[str, str]) -> ExamplePair:
@@ -121,10 +111,6 @@ def _pair(evaluation: Evaluation, row: int, titles: Mapping[str, str]) -> Exampl
             expected = float(system.probs[row] @ np.arange(1.0, 6.0))
             scores[name] = None if np.isnan(expected) else expected
     return ExamplePair(
-        query=table["query"][row].as_py(),
-        locale=table["locale"][row].as_py(),
-        pin_id=pin_id,
-        title=titles.get(pin_id) or None,
-        grade=int(evaluation.pairs.grade[row]),
-        scores=scores,
-    )
+        query=table["query"][row].as_py(), locale=table["locale"][row].as_py(), pin_id=pin_id,
+        title=titles.get(pin_id) or None, grade=int(evaluation.pairs.grade[row]), scores=scores,
+    )  # fmt: skip

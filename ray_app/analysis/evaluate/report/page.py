@@ -1,12 +1,11 @@
 """What the report's and the comparison's HTML share: the template environment, and how figures are written."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_app.analysis.evaluate.report import summary
-from ray_app.analysis.metrics.bootstrap import Interval
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -50,11 +49,6 @@ def cell(interval: Sequence[float | None], with_sign: bool = False) -> dict[str,
         return {"text": write(value), "bounds": "", "above": False}
     glue = " to " if with_sign else DASH
     return {"text": write(value), "bounds": f"{write(lo)}{glue}{write(hi)}", "above": lo > 0}
-
-
-def of_row(row: Mapping[str, Any], name: str) -> Interval:
-    """The interval that a row of metrics.json holds as NAME, NAME_lo, NAME_hi."""
-    return Interval(row[name], row[f"{name}_lo"], row[f"{name}_hi"])
 
 
 def p_value(p: float | None) -> str:

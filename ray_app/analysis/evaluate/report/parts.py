@@ -7,23 +7,14 @@ from typing import Any
 import numpy as np
 
 from ray_app.analysis.evaluate.report import examples, plots, summary
-from ray_app.analysis.evaluate.report.page import number, of_row
+from ray_app.analysis.evaluate.report.page import number
 from ray_app.analysis.metrics import grading
-from ray_app.analysis.metrics.bootstrap import Interval
 from ray_app.analysis.metrics.evaluation import Evaluation
-from ray_app.analysis.metrics.formatting import LABELS
+from ray_app.analysis.metrics.formatting import LABELS, read_interval
 from ray_app.analysis.metrics.probabilities import calibration_curve
 from ray_app.analysis.metrics.protocol import NDCG
 
-_SERIES = {
-    "student": 0,
-    "teacher": 1,
-    "embedding_cosine": 2,
-    "feature_student": 3,
-    "bm25": 4,
-    "engagement_cosine": 5,
-    "graph_cosine": 6,
-}
+_SERIES = ("student", "teacher", "embedding_cosine", "feature_student", "bm25", "engagement_cosine", "graph_cosine")
 MAX_SLICE_SYSTEMS = 3  # more columns of two figures each fit on no page
 EXAMPLES_OF_A_SLICE = 3
 
@@ -31,7 +22,7 @@ EXAMPLES_OF_A_SLICE = 3
 def colors_of(evaluation: Evaluation) -> dict[str, int]:
     """System -> series of the style sheet; the same system has the same colour in every report."""
     spare = iter(range(len(_SERIES), 10_000))
-    return {s: _SERIES[s] if s in _SERIES else next(spare) % plots.SERIES for s in evaluation.systems}
+    return {s: _SERIES.index(s) if s in _SERIES else next(spare) % plots.SERIES for s in evaluation.systems}
 
 
 def graded_systems(evaluation: Evaluation) -> list[str]:
@@ -44,11 +35,9 @@ def panels(evaluation: Evaluation) -> list[dict[str, str]]:
     colors = _named_colors(evaluation)
     out = []
     for metric, label in LABELS.items():
-        intervals: dict[str, Interval] = {
-            summary.display_name(s): evaluation.interval(s, metric) for s in evaluation.systems
-        }
-        svg = plots.interval_plot(intervals, colors)
+        intervals = {summary.display_name(s): evaluation.interval(s, metric) for s in evaluation.systems}
         spoken = "; ".join(f"{name} {number(i.value)}" for name, i in intervals.items())
+        svg = plots.interval_plot(intervals, colors)
         out.append({"label": label, "svg": svg, "spoken": f"{label}: {spoken}"})
     return out
 
@@ -58,10 +47,8 @@ def roc(evaluation: Evaluation) -> str | None:
     positive = evaluation.pairs.grade >= evaluation.settings.calibration_grade
     if positive.all() or not positive.any():
         return None
-    curves = {
-        summary.display_name(name): plots.roc_points(scores.order_score, positive)
-        for name, scores in evaluation.systems.items()
-    }
+    of = evaluation.systems
+    curves = {summary.display_name(s): plots.roc_points(of[s].order_score, positive) for s in of}
     return plots.roc_plot(curves, _named_colors(evaluation))
 
 
@@ -79,11 +66,11 @@ def reliability(evaluation: Evaluation) -> dict[str, Any] | None:
     for row in evaluation.calibration:
         if row["system"] in found:
             line = locales.setdefault(row["locale"], {"num_queries": row["num_queries"], "num_pairs": row["num_pairs"]})
-            line[row["system"]] = of_row(row, evaluation.settings.ece)
+            line[row["system"]] = read_interval(row, evaluation.settings.ece)
     return {
         "svg": plots.reliability_plot(curves, _named_colors(evaluation)),
         "systems": list(found),
-        "all": {name: of_row(evaluation.details[name], evaluation.settings.ece) for name in found},
+        "all": {name: read_interval(evaluation.details[name], evaluation.settings.ece) for name in found},
         "locales": locales,
         "curves": curves,
     }
@@ -98,8 +85,7 @@ def confusions(evaluation: Evaluation) -> list[dict[str, Any]]:
             continue
         table = grading.confusion(predicted, evaluation.pairs.grade)
         columns = [c for c in range(table.shape[1]) if c > 0 or table[:, 0].any()]
-        total = np.maximum(table.sum(axis=1, keepdims=True), 1)
-        share = table / total
+        share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
         rows = [
             {"grade": g, "cells": [(int(table[g - 1, c]), float(share[g - 1, c]), c == g) for c in columns]}
             for g in range(1, 6)
@@ -120,12 +106,9 @@ def changes(evaluation: Evaluation) -> dict[str, Any] | None:
     return {
         "rival": summary.in_text(rival),
         "svg": plots.difference_plot(difference, "difference in nDCG@20", colors[hero], colors[rival]),
-        "better": int((difference > 1e-9).sum()),
-        "equal": int((np.abs(difference) <= 1e-9).sum()),
-        "worse": int((difference < -1e-9).sum()),
-        "gained": gained,
-        "lost": lost,
-    }
+        "better": int((difference > 1e-9).sum()), "equal": int((np.abs(difference) <= 1e-9).sum()),
+        "worse": int((difference < -1e-9).sum()), "gained": gained, "lost": lost,
+    }  # fmt: skip
 
 
 def slices(evaluation: Evaluation) -> dict[str, Any]:
@@ -144,7 +127,9 @@ def slices(evaluation: Evaluation) -> dict[str, Any]:
         ranked = any(row[NDCG] is not None for line in lines.values() for row in line["systems"].values())
         metrics = ["auroc_3", NDCG if ranked else "accuracy"]
         for line in lines.values():
-            line["cells"] = {s: [of_row(row, metric) for metric in metrics] for s, row in line["systems"].items()}
+            line["cells"] = {
+                s: [read_interval(row, metric) for metric in metrics] for s, row in line["systems"].items()
+            }
         labels = [LABELS[metric] for metric in metrics]
         out.append({"column": column.replace("_", " "), "lines": lines, "labels": labels, "parts": not ranked})
     return {"tables": out, "systems": _slice_systems(evaluation)}
@@ -160,9 +145,7 @@ def worst(evaluation: Evaluation, titles: Mapping[str, str]) -> dict[str, Any] |
         name = ", ".join(f"{c.replace('_', ' ')} {v}" for c, v in zip(part.columns, part.values, strict=True))
         rows.append({"name": name, "label": LABELS[part.metric], "part": part})
         if name not in blocks:
-            pairs = examples.worst_disagreements(
-                evaluation, found.system, titles, num_pairs=EXAMPLES_OF_A_SLICE, per_query=1, within=part.mask
-            )
+            pairs = examples.worst_disagreements(evaluation, found.system, titles, EXAMPLES_OF_A_SLICE, 1, part.mask)
             blocks[name] = [asdict(pair) for pair in pairs]
     return {"search": found, "rows": rows, "examples": {name: pairs for name, pairs in blocks.items() if pairs}}
 
@@ -171,7 +154,7 @@ def _slice_systems(evaluation: Evaluation) -> list[str]:
     """All systems, or of many: student, teacher, and the strongest of the others."""
     if len(evaluation.systems) <= MAX_SLICE_SYSTEMS:
         return list(evaluation.systems)
-    chosen = [name for name in ("student", "teacher") if name in evaluation.systems]
+    chosen = graded_systems(evaluation)[::-1]
     others = [name for name in evaluation.systems if name not in chosen]
     others.sort(key=lambda name: -np.nan_to_num(evaluation.points[name]["auroc_3"], nan=-1.0))
     return [*chosen, *others[: MAX_SLICE_SYSTEMS - len(chosen)]]
@@ -186,7 +169,6 @@ def agreement_blocks(tables: Sequence[Any]) -> list[dict[str, Any]]:
     blocks: dict[str, dict[str, Any]] = {}
     for table in tables:
         column = "all pairs" if table.column is None else f"by {table.column.replace('_', ' ')}"
-        blocks.setdefault(column, {"title": column, "tables": [], "whole": table.column is None})["tables"].append(
-            table
-        )
+        block = blocks.setdefault(column, {"title": column, "tables": [], "whole": table.column is None})
+        block["tables"].append(table)
     return list(blocks.values())

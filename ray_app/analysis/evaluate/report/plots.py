@@ -29,10 +29,9 @@ def interval_plot(intervals: Mapping[str, Interval], colors: Mapping[str, int]) 
 
     Args:
         intervals: Displayed name -> figure; an undefined one keeps its line and says so.
-        colors: Displayed name -> series.
     """
     names = list(intervals)
-    with _figure(3.5, 0.5 + 0.27 * len(names)) as (fig, ax, out):
+    with _figure(3.5, 0.5 + 0.27 * len(names)) as (ax, out):
         for y, name in enumerate(names):
             value, lo, hi = intervals[name]
             if value is None:
@@ -47,26 +46,24 @@ def interval_plot(intervals: Mapping[str, Interval], colors: Mapping[str, int]) 
         ax.grid(axis="x", color=LINE, linewidth=0.8)
         ax.spines["left"].set_visible(False)
         ax.locator_params(axis="x", nbins=5)
-        fig.savefig(out, format="svg", metadata={"Date": None})
     return _inline(out)
 
 
 def roc_plot(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], colors: Mapping[str, int]) -> str:
     """ROC curves: name -> (false positive rate, true positive rate)."""
-    with _figure(4.4, 3.9) as (fig, ax, out):
+    with _figure(4.4, 3.9) as (ax, out):
         ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         for name, (fpr, tpr) in curves.items():
             fpr, tpr = _thin(fpr), _thin(tpr)
             ax.plot(fpr, tpr, color=series_color(colors[name]), linewidth=1.8, label=name)
         _square(ax, "share of irrelevant pairs let through", "share of relevant pairs found")
         _legend(ax, "lower right")
-        fig.savefig(out, format="svg", metadata={"Date": None})
     return _inline(out)
 
 
 def reliability_plot(curves: Mapping[str, Sequence[CurvePoint]], colors: Mapping[str, int]) -> str:
     """Observed against predicted share, with intervals; the area of a dot is its share of the pairs."""
-    with _figure(4.4, 3.9) as (fig, ax, out):
+    with _figure(4.4, 3.9) as (ax, out):
         ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         for name, points in curves.items():
             color = series_color(colors[name])
@@ -81,7 +78,6 @@ def reliability_plot(curves: Mapping[str, Sequence[CurvePoint]], colors: Mapping
             ax.scatter(predicted, observed, s=sizes, color=color, alpha=0.55, linewidths=0)
         _square(ax, "predicted probability", "observed share")
         _legend(ax, "upper left")
-        fig.savefig(out, format="svg", metadata={"Date": None})
     return _inline(out)
 
 
@@ -89,7 +85,7 @@ def difference_plot(differences: np.ndarray, ylabel: str, win: int, loss: int) -
     """One bar per query, largest gain first; `win` and `loss` are series of the bars above and below zero."""
     ordered = _thin(np.sort(differences)[::-1])
     many = len(ordered) < len(differences)
-    with _figure(5.4, 2.3) as (fig, ax, out):
+    with _figure(5.4, 2.3) as (ax, out):
         colors = [series_color(win) if value > 0 else series_color(loss) for value in ordered]
         ax.bar(np.arange(1, len(ordered) + 1), ordered, width=0.8, color=colors)
         ax.axhline(0, color=INK, linewidth=0.8)
@@ -101,7 +97,6 @@ def difference_plot(differences: np.ndarray, ylabel: str, win: int, loss: int) -
         ax.grid(axis="y", color=LINE, linewidth=0.8)
         ax.spines["bottom"].set_visible(False)
         ax.tick_params(axis="x", length=0)
-        fig.savefig(out, format="svg", metadata={"Date": None})
     return _inline(out)
 
 
@@ -121,8 +116,11 @@ def roc_points(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple[Any, Any, io.StringIO]]:
-    """A figure of the given inches in the report's style; made without pyplot, so no global state is touched."""
+def _figure(width: float, height: float) -> Iterator[tuple[Any, io.StringIO]]:
+    """Axes of the given inches in the report's style, and where the drawing is put at the end, as SVG.
+
+    Made without pyplot, so no global state is touched.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -145,7 +143,9 @@ def _figure(width: float, height: float) -> Iterator[tuple[Any, Any, io.StringIO
         fig.patch.set_alpha(0.0)
         ax = fig.add_subplot()
         ax.patch.set_alpha(0.0)
-        yield fig, ax, io.StringIO()
+        out = io.StringIO()
+        yield ax, out
+        fig.savefig(out, format="svg", metadata={"Date": None})
 
 
 def _thin(values: np.ndarray) -> np.ndarray:
@@ -167,11 +167,10 @@ def _legend(ax: Any, place: str) -> None:
     ax.legend(loc=place, frameon=False, handlelength=1.4, labelspacing=0.3)
 
 
-_PARTS: Sequence[tuple[str, str]] = (
+# The page sizes it: keep the shape (viewBox) and drop the points.
+_PARTS = (
     (r"<metadata>.*?</metadata>", ""),
-    # The page sizes it: keep the shape (viewBox) and drop the points.
-    (r'(<svg[^>]*?) width="[^"]*"', r"\1"),
-    (r'(<svg[^>]*?) height="[^"]*"', r"\1"),
+    *((rf'(<svg[^>]*?) {side}="[^"]*"', r"\1") for side in ("width", "height")),
 )
 
 

@@ -22,31 +22,21 @@ _OPTIONAL = {"about": "", "columns": (), "rows": (), "caption": "", "svg": "", "
 
 
 def render_report(
-    evaluation: Evaluation,
-    *,
-    title: str = "Search relevance report",
-    titles: Mapping[str, str] | None = None,
-    experiments: "Sequence[ExperimentTable]" = (),
-    picture_of: Callable[[str], str | None] = lambda pin_id: None,
-    agreement: "Sequence[AgreementTable]" = (),
-    simulation: Mapping[str, Any] | None = None,
-    sample: SampleSummary | None = None,
-    stages: Sequence[Mapping[str, Any]] = (),
+    evaluation: Evaluation, *, title: str = "Search relevance report", titles: Mapping[str, str] | None = None,
+    experiments: "Sequence[ExperimentTable]" = (), picture_of: Callable[[str], str | None] = lambda pin_id: None,
+    agreement: "Sequence[AgreementTable]" = (), simulation: Mapping[str, Any] | None = None,
+    sample: SampleSummary | None = None, stages: Sequence[Mapping[str, Any]] = (),
     provenance: Mapping[str, Any] | None = None,
-) -> str:
+) -> str:  # fmt: skip
     """Render the report.
 
     Args:
-        evaluation: From `evaluate_systems`.
-        title: Heading of the page.
         titles: pin_id -> title, for the examples; a pin without one is shown by its id.
-        experiments: Tables shown after that of all systems.
         picture_of: pin_id -> data URI, for the examples; None: no picture.
         agreement: From `agreement_tables`; empty: no such section.
         simulation: `title`, and optionally `about` (text), `columns` and `rows` (texts, or (value, lo, hi)), `caption`,
             `svg` (our own plot: it is not escaped) and `notes` (texts); None: no such section.
         sample: What the teacher labelled; None: no such section.
-        stages: One mapping per pipeline stage, as `stage_row` makes them; empty: no stage table.
         provenance: What the figures were made from (config, versions, commit, counts, and what `lineage` adds); shown as
             is, so no secrets.
 
@@ -104,7 +94,7 @@ def stage_row(manifest: Manifest, prices: PriceConfig | None = None) -> dict[str
 
     Money is known for stages that say what they held (`info` has `cost`) when the prices are, as of now.
     """
-    info = manifest.info
+    info, counts = manifest.info, manifest.counts
     cost = info.get("cost") or info.get("actual", {}).get("cost") or {}
     hours = {name: cost[f"{name}_hours"] for name in ("gpu", "cpu") if cost.get(f"{name}_hours") is not None}
     money = None
@@ -114,18 +104,11 @@ def stage_row(manifest: Manifest, prices: PriceConfig | None = None) -> dict[str
         if rates["gpu" if hours.get("gpu") else "cpu"] is not None:
             money = sum(used * (rates[name] or 0.0) for name, used in hours.items())
     return {
-        "stage": manifest.stage,
-        "rows_in": manifest.counts.get("rows_in"),
-        "rows_out": manifest.counts.get("rows_out"),
-        "rows_quarantined": manifest.counts.get("rows_quarantined"),
-        "wall_sec": manifest.wall_sec,
-        "device_sec": manifest.device_sec,
-        "rows_per_sec": manifest.rows_per_sec,
-        "gpu_hours": hours.get("gpu"),
-        "cpu_hours": hours.get("cpu"),
-        "money": money,
-        "currency": prices.currency if prices is not None else None,
-    }
+        "stage": manifest.stage, "wall_sec": manifest.wall_sec, "device_sec": manifest.device_sec,
+        "rows_per_sec": manifest.rows_per_sec, "money": money, "currency": prices.currency if prices is not None else None,
+        **{name: counts.get(name) for name in ("rows_in", "rows_out", "rows_quarantined")},
+        **{f"{name}_hours": hours.get(name) for name in ("gpu", "cpu")},
+    }  # fmt: skip
 
 
 def lineage(manifests: Sequence[Manifest]) -> dict[str, Any]:
@@ -133,16 +116,12 @@ def lineage(manifests: Sequence[Manifest]) -> dict[str, Any]:
 
     Equal hashes are equal content, whatever run or folder it lies in.
     """
-    stages = {}
-    for manifest in manifests:
-        stages[manifest.stage] = {
-            "fingerprint": manifest.fingerprint,
-            "recipe": manifest.info.get("recipe"),
-            "commit": manifest.git_commit,
-            "inputs": manifest.inputs,
-            "outputs": {
-                name: {"content": out.content_hash, "rows": out.rows} for name, out in manifest.outputs.items()
-            },
-            "counts": manifest.counts,
+    stages = {
+        manifest.stage: {
+            "fingerprint": manifest.fingerprint, "recipe": manifest.info.get("recipe"), "commit": manifest.git_commit,
+            "inputs": manifest.inputs, "counts": manifest.counts,
+            "outputs": {name: {"content": out.content_hash, "rows": out.rows} for name, out in manifest.outputs.items()},
         }
+        for manifest in manifests
+    }  # fmt: skip
     return {"data": stages}

@@ -1,6 +1,6 @@
 """The result in plain words, for readers who will look at nothing else."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,19 +10,14 @@ from ray_app.analysis.metrics.formatting import LABELS
 from ray_app.analysis.metrics.protocol import METRICS, NDCG
 
 NAMES = {
-    "bm25": "BM25",
-    "embedding_cosine": "Embedding cosine",
-    "engagement_cosine": "Engagement cosine",
-    "graph_cosine": "Graph cosine",
-    "feature_student": "Feature-only student",
-    "teacher": "Teacher",
+    "bm25": "BM25", "embedding_cosine": "Embedding cosine", "engagement_cosine": "Engagement cosine",
+    "graph_cosine": "Graph cosine", "feature_student": "Feature-only student", "teacher": "Teacher",
     "student": "Student",
-}
+}  # fmt: skip
 HEADLINE = ("auroc_3", NDCG)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KeyFigure:
+class KeyFigure(NamedTuple):
     """One figure with its caption."""
 
     value: str
@@ -77,25 +72,18 @@ def key_figures(evaluation: Evaluation) -> list[KeyFigure]:
     for metric in HEADLINE:
         figure = evaluation.interval(system, metric)
         if figure.value is not None:
-            out.append(
-                KeyFigure(
-                    value=f"{figure.value:.3f}",
-                    caption=f"{display_name(system)}, {LABELS[metric]}",
-                    bounds=_bounds(figure),
-                )
-            )
+            out.append(KeyFigure(f"{figure.value:.3f}", f"{display_name(system)}, {LABELS[metric]}", _bounds(figure)))
     rival = evaluation.best_baseline("auroc_3")
     if rival is not None and system != rival:
         figure = evaluation.difference(system, rival, "auroc_3")
         if figure.value is not None:
             caption = f"AUROC 3+ against the best baseline, {display_name(rival)}"
-            out.append(KeyFigure(value=signed(figure.value), caption=caption, bounds=_bounds(figure, with_sign=True)))
+            out.append(KeyFigure(signed(figure.value), caption, _bounds(figure, with_sign=True)))
     if {"teacher", "student"} <= set(evaluation.systems):
         figure = evaluation.ratio("student", "teacher", "auroc_3")
         if figure.value is not None:
-            bounds = _percent_bounds(figure)
             caption = "of the teacher's AUROC 3+ is kept by the student"
-            out.append(KeyFigure(value=f"{figure.value:.1%}", caption=caption, bounds=bounds))
+            out.append(KeyFigure(f"{figure.value:.1%}", caption, _percent_bounds(figure)))
     return out
 
 
@@ -122,10 +110,9 @@ def _against_baselines(evaluation: Evaluation, system: str) -> str:
         gap = evaluation.difference(system, rival, metric) if rival is not None else None
         if rival is None or gap is None or gap.value is None:
             continue
-        side = "above" if gap.value >= 0 else "below"
-        same = rival == last
+        side, who = "above" if gap.value >= 0 else "below", "it" if rival == last else in_text(rival)
         last = rival
-        text = f"{abs(gap.value):.3f} {side} {'it' if same else in_text(rival)} in {LABELS[metric]}"
+        text = f"{abs(gap.value):.3f} {side} {who} in {LABELS[metric]}"
         if gap.lo is not None and gap.hi is not None:
             sure = evaluation.beyond_chance(system, rival, metric)
             verdict = "more than chance" if sure else "which could be chance"
@@ -135,12 +122,13 @@ def _against_baselines(evaluation: Evaluation, system: str) -> str:
 
 
 def _kept(evaluation: Evaluation) -> str:
-    parts = []
-    for metric in HEADLINE:
-        kept = evaluation.ratio("student", "teacher", metric)
-        if kept.value is not None:
-            bounds = _percent_bounds(kept)
-            parts.append(f"{kept.value:.1%} of the teacher's {LABELS[metric]}" + (f" ({bounds})" if bounds else ""))
+    ratios = {metric: evaluation.ratio("student", "teacher", metric) for metric in HEADLINE}
+    parts = [
+        f"{kept.value:.1%} of the teacher's {LABELS[metric]}"
+        + (f" ({bounds})" if (bounds := _percent_bounds(kept)) else "")
+        for metric, kept in ratios.items()
+        if kept.value is not None
+    ]
     return f"The student keeps {' and '.join(parts)}." if parts else ""
 
 

@@ -8,13 +8,14 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
-from ray_app.analysis.agreement.agreement_table import RATERS, AgreementSettings, AgreementTable, agreement_tables
+from ray_app.analysis.agreement.agreement_table import RATERS, AgreementTable, agreement_tables
 from ray_app.analysis.agreement.coefficients import FIGURES, coincidences_of, krippendorff_alphas
 from ray_app.analysis.agreement.render_text import render_agreement
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import HUMAN_LABELS
 
-FAST = AgreementSettings(samples=40)
+FAST = EvaluationSettings(samples=40)
 
 
 def labels_of(rows, **columns):
@@ -243,7 +244,7 @@ def test_adjudicated_pairs_are_pointed_out():
 
 def test_a_column_that_says_two_things_of_a_pair_is_a_slice_of_its_own():
     rows = [("q", "a", "x", 1), ("q", "a", "y", 2), ("q", "b", "x", 2)]
-    settings = AgreementSettings(samples=5, slice_columns=("version",))
+    settings = EvaluationSettings(samples=5, slice_columns=("version",))
     found = agreement_tables(labels_of(rows, version=["v1", "v2", "v2"]), {}, settings)
     assert [(table.title, table.num_pairs) for table in found] == [
         ("all pairs", 2), ("version several", 1), ("version v2", 1)]  # fmt: skip

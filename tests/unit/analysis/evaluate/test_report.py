@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_app.analysis.agreement.agreement_table import AgreementSettings, agreement_tables
+from ray_app.analysis.agreement.agreement_table import agreement_tables
 from ray_app.analysis.evaluate.report.plots import difference_plot, interval_plot, roc_points
 from ray_app.analysis.evaluate.report.render import lineage, render_report, stage_row
 from ray_app.analysis.evaluate.sampling import SampleSummary, StrataTable, StratumRow
@@ -92,7 +92,7 @@ def full_page(module_world):
         titles=dict.fromkeys(pairs["pin_id"].to_pylist(), EVIL),
         experiments=[experiment],
         picture_of=lambda pin_id: "data:image/png;base64,AA==",
-        agreement=agreement_tables(labels, {EVIL: grades}, AgreementSettings(samples=20)),
+        agreement=agreement_tables(labels, {EVIL: grades}, EvaluationSettings(samples=20)),
         simulation={"title": EVIL, "columns": [EVIL], "rows": [[EVIL, 3, None, (0.5, 0.4, 0.6)]], "notes": [EVIL]},
         sample=sample,
         stages=[stage_row(manifest, PriceConfig(gpu_hour=2.0))],

@@ -10,13 +10,12 @@ from ray_app.base.errors import UserError
 NAN = float("nan")
 
 
-def figures(human, teacher=None, stratum=None, shares=None):
+def figures(human, teacher=None, stratum=None):
     human = np.array(human, np.float64)
     return QueryFigures(
         teacher=np.zeros(len(human)) if teacher is None else np.array(teacher, np.float64),
         human=human,
         stratum=np.zeros(len(human), np.int64) if stratum is None else np.array(stratum),
-        shares=None if shares is None else np.array(shares),
     )
 
 
@@ -52,18 +51,11 @@ def test_by_hand_with_a_half_right_teacher():
 
 
 def test_strata_by_hand():
-    human, stratum = [0.0, 1.0, NAN, NAN, 4.0, 6.0], [0, 0, 0, 0, 1, 1]
-    found = estimate(figures(human, stratum=stratum, shares=[0.9, 0.1]))
-    assert found.interval.value == pytest.approx(0.9 * 0.5 + 0.1 * 5.0)
-    assert found.std_error**2 == pytest.approx(0.81 * 0.5 / 2 + 0.01 * 2.0 / 2)
-
-
-def test_shares_that_are_only_seen_in_the_sample_cost_width():
-    human, stratum = [0.0, 1.0, NAN, NAN, 4.0, 6.0], [0, 0, 0, 0, 1, 1]
-    known, seen = (estimate(figures(human, stratum=stratum, shares=s)) for s in ([4 / 6, 2 / 6], None))
-    assert seen.interval.value == pytest.approx(known.interval.value)
+    """Shares of strata are only seen in the sample, which costs width."""
+    found = estimate(figures([0.0, 1.0, NAN, NAN, 4.0, 6.0], stratum=[0, 0, 0, 0, 1, 1]))
+    assert found.interval.value == pytest.approx(4 / 6 * 0.5 + 2 / 6 * 5.0)
     among = (4 / 6 * (0.5 - 2) ** 2 + 2 / 6 * (5 - 2) ** 2) / 6
-    assert seen.std_error**2 == pytest.approx(known.std_error**2 + among)
+    assert found.std_error**2 == pytest.approx((4 / 6) ** 2 * 0.5 / 2 + (2 / 6) ** 2 * 2.0 / 2 + among)
 
 
 def world(rng, num=400, labelled=60):
@@ -111,12 +103,9 @@ def test_order_of_queries_and_names_of_strata_do_not_matter():
 
 def test_strata_with_one_label_are_taken_together():
     stratum = [0, 0, 0, 1, 1, 2, 2, 3]
-    kept, merged = merge_small_strata(
-        figures([1, 2, 3, 1, NAN, 2, NAN, NAN], stratum=stratum, shares=[0.1, 0.2, 0.3, 0.4])
-    )
+    kept, merged = merge_small_strata(figures([1, 2, 3, 1, NAN, 2, NAN, NAN], stratum=stratum))
     assert merged == 3
     assert kept.stratum.tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
-    assert kept.shares == pytest.approx([0.1, 0.9])
 
 
 def test_a_lone_small_stratum_joins_the_next_smallest():
@@ -141,8 +130,6 @@ def test_one_label_is_refused():
         {"human": [1.0, 2.0], "teacher": [NAN, 1.0]},
         {"human": [1.0, 2.0], "teacher": [1.0]},
         {"human": [1.0, np.inf], "teacher": [1.0, 1.0]},
-        {"human": [1.0, 2.0], "shares": [0.5]},
-        {"human": [1.0, 2.0], "stratum": [0, 1], "shares": [1.0]},
     ],
 )
 def test_wrong_figures_are_refused(wrong):
@@ -158,7 +145,7 @@ def test_of_many_studies_nearly_all_intervals_hold_the_truth():
     drawn = np.clip(means + rng.normal(0, 0.1, (100_000, 3)), 0, 1)
     true_mean = shares @ drawn.mean(axis=0)
     for _ in range(repeats):
-        stratum = np.repeat([0, 1, 2], [80, 120, 200])
+        stratum = rng.choice(3, 400, p=shares)
         truth = np.clip(means[stratum] + rng.normal(0, 0.1, 400), 0, 1)
         teacher = truth + np.array([0.3, 0.0, -0.2])[stratum] + rng.normal(0, 0.05, 400)
         human = np.full(400, NAN)
@@ -166,7 +153,7 @@ def test_of_many_studies_nearly_all_intervals_hold_the_truth():
             members = np.flatnonzero(stratum == h)
             chosen = rng.choice(members, int(len(members) * rates[h]), replace=False)
             human[chosen] = truth[chosen]
-        interval = estimate(figures(human, teacher, stratum, shares)).interval
+        interval = estimate(figures(human, teacher, stratum)).interval
         inside += interval.lo <= true_mean <= interval.hi
     assert 0.92 <= inside / repeats <= 0.975
 

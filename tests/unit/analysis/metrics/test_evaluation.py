@@ -10,7 +10,7 @@ import pytest
 from ray_app.analysis.evaluate.render_text import render_table
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.analysis.metrics.evaluation import evaluate_systems
-from ray_app.analysis.metrics.inputs import align_scores, rating_of_grade
+from ray_app.analysis.metrics.inputs import rating_of_grade
 from ray_app.analysis.metrics.protocol import METRICS, SystemScores
 
 FAST = EvaluationSettings(samples=50)
@@ -124,11 +124,6 @@ def test_json_has_no_nan(make_pairs, make_system):
     assert json.loads(text)["rows"][0]["auroc_3"] is None
 
 
-def test_json_line_is_one_line_with_rows(synthetic):
-    line = evaluate_systems(*synthetic, FAST).json_line()
-    assert ("\n" in line, [r["system"] for r in json.loads(line)["rows"]]) == (False, ["bm25", "teacher", "student"])
-
-
 def test_slices_by_locale_have_their_own_figures(make_pairs, make_system):
     pairs = make_pairs([("q", "a", 5), ("q", "b", 1), ("r", "a", 5), ("r", "b", 1)])
     pairs = pairs.set_column(1, "locale", [["de-DE", "de-DE", "en-US", "en-US"]])
@@ -143,12 +138,6 @@ def test_a_slice_column_with_one_value_is_left_out(synthetic):
 def test_scores_of_another_length_are_refused(make_pairs, make_system):
     with pytest.raises(ValueError, match="2 scores for 1"):
         evaluate_systems(make_pairs([("q", "a", 5)]), {"s": make_system([1, 2])}, FAST)
-
-
-def test_scores_are_aligned_by_key_and_absent_ones_are_missing(make_pairs):
-    pairs = make_pairs([("q", "a", 5), ("q", "b", 1)])
-    table = pa.table({"query": ["q"], "locale": ["en-US"], "pin_id": ["b"], "score": [0.5]})
-    np.testing.assert_equal(align_scores(pairs, table).score, [np.nan, 0.5])
 
 
 def test_chorus_ratings_are_the_inverse_of_its_grade_map():

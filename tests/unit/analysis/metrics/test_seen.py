@@ -1,5 +1,7 @@
 """A report on queries that were trained on says so first, with numbers."""
 
+from dataclasses import asdict
+
 import pyarrow as pa
 import pytest
 
@@ -63,7 +65,7 @@ def test_a_finished_run_is_looked_through(run):
     splits = pa.table({"query": ["red mugs", "lamp"], "split": ["valid", "test"]}, schema=SPLITS)
     lists = pa.array([["lamps", "desk"], None], pa.list_(pa.string()))
     found = seen_in_training(cfg, store, ["laptops", "red mug", "lamp"], splits, pa.table({"engaged_queries": lists}))
-    assert found.to_json() == {
+    assert asdict(found) == {
         "judged": 3, "human_labels": 1, "soft_labels": 1, "soft_label_pairs": 1, "all_soft_label_pairs": 2,
         "engaged_queries": 1, "engagement": 1,
     }  # fmt: skip

@@ -23,7 +23,7 @@ from ray_app.analysis.simulate.by_country import (
 from ray_app.analysis.simulate.outcome import NDCG, outcomes
 from ray_app.analysis.simulate.plot import trade_off_svg
 from ray_app.analysis.simulate.policies import ENGAGEMENT, RELEVANCE, USES
-from ray_app.analysis.simulate.simulation_tables import country_markdown, country_rows, csv_text, trade_markdown
+from ray_app.analysis.simulate.simulation_tables import country_markdown, country_rows, rows_as_csv, trade_markdown
 from ray_app.analysis.simulate.stage import run
 from ray_app.analysis.simulate.trade_off import TRADED, TradeOff, people
 from ray_app.analysis.simulate.traffic import draw_traffic, retrieve
@@ -99,7 +99,7 @@ def test_csv_holds_all_rows_and_leaves_undefined_ones_empty(world):
     slices[0] = replace(
         slices[0], gains=slices[0].gains | {NDCG: Gain(0.0, 0.1, Interval(None, None, None), 1.0, None)}
     )
-    rows = list(csv.DictReader(io.StringIO(csv_text(country_rows(slices)))))
+    rows = list(csv.DictReader(io.StringIO(rows_as_csv(country_rows(slices)))))
     assert [row["slice"] for row in rows] == [part.name for part in slices]
     assert rows[0][f"{NDCG}_gain"] == ""
     assert float(rows[1][f"{NDCG}_gain"]) == pytest.approx(slices[1].gains[NDCG].gain.value, abs=1e-6)

@@ -7,6 +7,7 @@ from ir_measures import RR, R, nDCG
 from reuse_world import PINS, boards_and_vectors, boards_table
 from scipy.sparse import csr_array
 
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.analysis.transfer import transfer_metrics as figures_file
 from ray_app.analysis.transfer.systems import System, random_vectors
 from ray_app.analysis.transfer.tasks import Saves, Task, build_tasks
@@ -69,7 +70,7 @@ def test_a_query_that_wants_nothing_is_refused():
 
 def test_vectors_that_know_the_boards_are_perfect_and_the_gain_is_paired():
     tasks, knows, mixed = boards_and_vectors()
-    found = measure(tasks, [knows, mixed], 2, 10, samples=50, confidence=0.9, seed=1)
+    found = measure(tasks, [knows, mixed], 2, 10, EvaluationSettings(samples=50, confidence=0.9, seed=1))
     assert found.interval("knows", "related pins", "nDCG@20") == (1.0, 1.0, 1.0)
     assert found.interval("knows", "board from its title", "MRR") == (1.0, 1.0, 1.0)
     own = found.interval("mixed", "related pins", "nDCG@20")
@@ -84,7 +85,7 @@ def test_a_board_counts_once_whatever_its_size():
     tasks = build_tasks(Saves.of(boards_table(boards), PINS), np.array([0, 1]), ReuseConfig(), seed=1)
     system = random_vectors("r", 6, 2, seed=int(rng.integers(9)))
     values = query_figures(*ranks_of_wanted(tasks[0], system), len(tasks[0]), 10)["MRR"]
-    found = measure(tasks[:1], [system], 2, 10, samples=5, confidence=0.9, seed=1)
+    found = measure(tasks[:1], [system], 2, 10, EvaluationSettings(samples=5, confidence=0.9, seed=1))
     means = [values[tasks[0].board == board].mean() for board in (0, 1)]
     assert found.points["r", "related pins", "MRR"] == pytest.approx(np.mean(means))
 
@@ -92,7 +93,7 @@ def test_a_board_counts_once_whatever_its_size():
 def test_a_task_without_queries_is_undefined_not_zero():
     tasks, knows, _ = boards_and_vectors()
     empty = build_tasks(Saves.of(boards_table({"b1": "a"}, {"b1": None}), PINS), np.array([0]), ReuseConfig(), seed=1)
-    found = measure([tasks[0], empty[1]], [knows], 2, 10, samples=5, confidence=0.9, seed=1)
+    found = measure([tasks[0], empty[1]], [knows], 2, 10, EvaluationSettings(samples=5, confidence=0.9, seed=1))
     assert found.interval("knows", "board from its title", "MRR") == (None, None, None)
     table = figures_table(found, {})
     assert set(table["num_queries"].to_pylist()) == {0, 6}

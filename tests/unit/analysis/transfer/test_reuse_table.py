@@ -5,6 +5,7 @@ import json
 from reuse_world import boards_and_vectors
 
 from ray_app.analysis.metrics.bootstrap import Interval
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.analysis.transfer.render_text import reuse_table, verdict
 from ray_app.analysis.transfer.transfer_metrics import measure
 
@@ -27,7 +28,7 @@ def test_a_gain_without_an_interval_is_no_gain():
 
 def test_the_table_is_plain_data_with_a_cell_per_column():
     tasks, knows, mixed = boards_and_vectors()
-    found = measure(tasks, [knows, mixed], 2, 10, samples=20, confidence=0.9, seed=1)
+    found = measure(tasks, [knows, mixed], 2, 10, EvaluationSettings(samples=20, confidence=0.9, seed=1))
     table = reuse_table(found, ["mixed", "knows"], "mixed", "knows", 10, {"knows": "too much"})
     assert json.loads(json.dumps(table)) == table
     assert {"key", "title", "columns", "num_gains", "rows", "verdict", "about", "measured_on"} == set(table)
