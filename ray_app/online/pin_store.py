@@ -10,18 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ray_app.base.hashing import hash_pin_ids, shards_of
+from ray_app.base.hashing import hash_pin_ids
 from ray_app.base.storage import Storage
-from ray_app.online.local_files import collect_local
 from ray_app.online.pin_files import HashIds, Kind, MappedFiles, Shard, StoreKey, open_files
 from ray_app.tables.release import Release, require_student
-
-__all__ = ["PinStore", "collect_local", "shard_of", "shards_of"]
-
-
-def shard_of(pin_id: str, num_shards: int) -> int:
-    """Which of `num_shards` stores holds a pin."""
-    return int(shards_of([pin_id], num_shards)[0])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,7 +44,7 @@ class PinStore:
 
         Args:
             vectors: How numbers are kept; `int8` takes half the memory of `float16`, and its errors are above.
-            shard: (i, n) holds only the pins whose `shard_of(pin_id, n)` is i; None: all.
+            shard: (i, n) holds only the pins of which `shards_of` n shards says i; None: all.
             student_id: Of the student that encodes the queries; None: not checked.
             verify: Also read every local file and compare its hash: seconds per GB. Otherwise sizes, types and shapes
                 are checked, which finds files that are cut short, but not flipped bits.

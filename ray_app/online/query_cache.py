@@ -74,15 +74,14 @@ class QueryVectors:
         """Queries that the encoder has not begun with."""
         return len(self._urgent) + len(self._later)
 
-    async def get(self, queries: Sequence[str], *, urgent: bool = False) -> tuple[np.ndarray, list[bool]]:
-        """Vectors (num_queries, width) float32, and whether each was remembered.
+    async def get(self, queries: Sequence[str], *, urgent: bool = False) -> np.ndarray:
+        """Vectors (num_queries, width) float32. Which were remembered is for nobody: it tells what others have asked.
 
         Raises:
             Overloaded: too many queries wait already; none of these is encoded.
             Exception: what the encoder raised; nothing is remembered then, and the next one to ask tries again.
         """
         known = {query: vector for query in queries if (vector := self._kept.get(query)) is not None}
-        cached = [query in known for query in queries]
         wanted = [query for query in dict.fromkeys(queries) if query not in known]
         new = [query for query in wanted if query not in self._flying]
         queue = self._urgent if urgent else self._later
@@ -90,9 +89,10 @@ class QueryVectors:
             raise Overloaded(
                 "overloaded", f"{len(queue)} queries wait to be encoded, at most {self._max_waiting} may; try again"
             )
-        self.hits += sum(cached)
+        hits = sum(query in known for query in queries)
+        self.hits += hits
         self.misses += len(new)
-        self.joined += len(queries) - sum(cached) - len(new)
+        self.joined += len(queries) - hits - len(new)
         flying = {query: self._flying.get(query) or self._start(query, queue) for query in wanted}
         for query in wanted:
             self._awaited[query] += 1
@@ -105,7 +105,7 @@ class QueryVectors:
         finally:
             for query, future in flying.items():
                 self._leave(query, future)
-        return np.stack([known[query] if query in known else made[query] for query in queries]), cached
+        return np.stack([known[query] if query in known else made[query] for query in queries])
 
     async def close(self) -> None:
         """Let the encoder finish what it does, and end."""

@@ -69,11 +69,6 @@ class QueryModel:
             return own
         return np.concatenate([own, self.zero_shot_encoder.encode(texts)], 1)
 
-    def zero_shot(self, queries: Sequence[str]) -> np.ndarray:
-        """(num_queries, width) zero-shot vectors alone."""
-        assert self.zero_shot_encoder is not None
-        return self.zero_shot_encoder.encode(queries)
-
     def zero_shot_part(self, rows: np.ndarray | None) -> np.ndarray | None:
         """The zero-shot vectors in rows of `encode`; zeros, as "not known", for None; None if no feature reads them."""
         if self.zero_shot_encoder is None:

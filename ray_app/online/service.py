@@ -20,9 +20,9 @@ from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import normalise_query
 from ray_app.online.loaded_release import Served, Slices
+from ray_app.online.local_files import collect_local
 from ray_app.online.messages import SliceFacts
 from ray_app.online.pin_images import PictureJobs
-from ray_app.online.pin_store import collect_local
 from ray_app.online.problems import BadRequest, Overloaded, Unavailable
 from ray_app.online.query_cache import QueryVectors
 from ray_app.online.shard_index import Slice
@@ -186,8 +186,7 @@ class Service:
             raise BadRequest("too_many", f"queries: at most {self.limits.max_queries} at once")
         texts = [self._text(query) for query in queries]
         served, cache = self._current()
-        vectors, _ = await cache.get(texts)  # which were remembered is for nobody: it tells what others have asked
-        own = np.ascontiguousarray(vectors[:, : served.dim])
+        own = np.ascontiguousarray((await cache.get(texts))[:, : served.dim])
         return {"student": served.student_id, "dim": served.dim, "embeddings": own}
 
     async def rerank(self, query: str, locale: str, pin_ids: Sequence[str], top_k: int | None) -> dict[str, Any]:
@@ -226,7 +225,7 @@ class Service:
             raise BadRequest("too_long", f"title: at most {self.limits.max_query_chars} characters")
         if len(pin_ids) > self.limits.max_candidates:
             raise BadRequest("too_many", f"pin_ids: at most {self.limits.max_candidates}")
-        of_title = (await cache.get([title]))[0][0, : served.dim] if title else None
+        of_title = (await cache.get([title]))[0, : served.dim] if title else None
         return await self._rank(served.board, of_title, list(pin_ids))
 
     async def image(self, pin_id: str) -> bytes:
@@ -277,7 +276,7 @@ class Service:
         """The query's vector, or None if it is not there in time: then features alone rank."""
         try:
             async with asyncio.timeout(self.limits.degrade_after_ms / 1000):
-                return (await cache.get([text], urgent=True))[0]
+                return await cache.get([text], urgent=True)
         except TimeoutError:
             logger.warning("a query is ranked without its vector: that took over %d ms", self.limits.degrade_after_ms)
         except Overloaded as problem:

@@ -67,7 +67,7 @@ class Slice:
         Args:
             limits: Of pictures that are read: those of the operator's config of today. The release's own are left alone, since
                 who can write it would else choose which files and hosts a replica reads, and older ones would outlive a change.
-            shard: (i, n): the pins whose `shard_of(pin_id, n)` is i; None: all.
+            shard: (i, n): the pins of which `shards_of` n shards says i; None: all.
 
         Raises:
             UserError: a part is missing, damaged, or made by another student; the message says which.
@@ -116,11 +116,8 @@ class Slice:
     def facts(self) -> SliceFacts:
         """See the class; takes a while, words are counted for it."""
         catalogue = self.features.catalogue
-        return SliceFacts(
-            num_pins=self.pins.num_pins,
-            locales=Counter(catalogue.pin_texts["locale"].to_pylist()),
-            words=count_words(catalogue.pairs.rendered),
-        )
+        locales = Counter(catalogue.pin_texts["locale"].to_pylist())
+        return SliceFacts(num_pins=self.pins.num_pins, locales=locales, words=count_words(catalogue.pairs.rendered))
 
     # --- questions; each is CPU work of one thread, but for `image` ---
 
@@ -148,15 +145,13 @@ class Slice:
         hits = []
         for i in best:
             row, engagement = int(rows[i]), float(self.engagement[rows[i]])
-            shown = {
+            texts = self.features.catalogue.pin_texts.slice(int(self.catalogue_rows[row]), 1).to_pylist()[0]
+            shown = relevance(names[i], scores[i], probs[i]) | self._shown(row) | {
                 "blended": round(float(blended[i]), 4),
                 "engagement": None if np.isnan(engagement) else round(engagement, 4),
-                "text": self._text(row),
-                "matched": matched_fields(tokens, self._texts_of(row), self.cfg.pin_text.fields),
-            }
-            hits.append(
-                Hit(float(blended[i]), row, relevance(names[i], scores[i], probs[i]) | self._shown(row) | shown)
-            )
+                "text": self._text(row), "matched": matched_fields(tokens, texts, self.cfg.pin_text.fields),
+            }  # fmt: skip
+            hits.append(Hit(float(blended[i]), row, shown))
         return hits
 
     def grade(self, asked: Asked, pin_ids: Sequence[str], match: CatalogueMatch) -> tuple[np.ndarray, np.ndarray]:
@@ -166,14 +161,12 @@ class Slice:
             (num_pins,) bool, which of them are here, and (number of these, 5) float32.
         """
         rows = self.pins.rows(pin_ids)
-        known = rows >= 0
-        return known, self._score(asked, rows[known], match)
+        return rows >= 0, self._score(asked, rows[rows >= 0], match)
 
     def vectors(self, pin_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Which pins are here, (num_pins,) bool, and the vectors of these, float32."""
         rows = self.pins.rows(pin_ids)
-        known = rows >= 0
-        return known, self.pins.vectors(rows[known])
+        return rows >= 0, self.pins.vectors(rows[rows >= 0])
 
     def near(self, vector: np.ndarray, k: int, without: str) -> list[Near]:
         """The `k` pins nearest to a vector, but for one."""
@@ -221,9 +214,6 @@ class Slice:
 
     def _text(self, row: int) -> str:
         return self.features.catalogue.pairs.rendered[int(self.catalogue_rows[row])][:SHOWN_CHARS]
-
-    def _texts_of(self, row: int) -> dict[str, Any]:
-        return self.features.catalogue.pin_texts.slice(int(self.catalogue_rows[row]), 1).to_pylist()[0]
 
 
 def relevance(pin_id: str, score: float, probs: np.ndarray) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from ray_app.base.config import ImageLimits, ServeConfig
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
+from ray_app.online.local_files import collect_local
 from ray_app.online.messages import SliceFacts
 from ray_app.online.pin_files import Shard
 from ray_app.online.pin_images import PictureJobs
-from ray_app.online.pin_store import collect_local
 from ray_app.online.problems import Unavailable
 from ray_app.online.shard_index import Slice
 from ray_app.tables.current import read_current

@@ -98,7 +98,7 @@ def _table(title: str, rows: list[StratumRow], most: int) -> StrataTable:
 
 def _stratum(found: Mapping[str, Any]) -> StratumRow:
     known = {"num_pairs": found["num_pairs"], "num_sampled": found["num_sampled"]}
-    of_later_versions = {name: found.get(name) for name in ("estimated_pairs", "effective_size")}
+    of_later_versions: dict[str, Any] = {name: found.get(name) for name in ("estimated_pairs", "effective_size")}
     return StratumRow(name=found["stratum"], **known, **of_later_versions)
 
 

@@ -231,9 +231,9 @@ def _score_on_ray(cfg: Config, store: Storage, asked: Mapping[int, Asked]) -> di
 
     connect()
     # Resolved here, since the task may come to another machine.
-    sections = {"label": cfg.label, "embed": cfg.embed}
-    dtypes = {name: section.model_copy(update={"dtype": stage_dtype(section)}) for name, section in sections.items()}
-    cfg = cfg.model_copy(update=dtypes)
+    label = cfg.label.model_copy(update={"dtype": stage_dtype(cfg.label)})
+    embed = cfg.embed.model_copy(update={"dtype": stage_dtype(cfg.embed)})
+    cfg = cfg.model_copy(update={"label": label, "embed": embed})
 
     @ray.remote(num_cpus=1)
     def score() -> dict[int, tuple[np.ndarray, int, float]]:

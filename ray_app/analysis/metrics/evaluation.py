@@ -111,7 +111,7 @@ class Evaluation(Measured):
                 for rival in [*rivals, self.leader(metric)]:
                     key = frozenset((system, rival or system)), metric
                     if len(key[0]) == 2 and rival is not None and key not in out:
-                        row = {"system": system, "against": rival, "metric": metric}
+                        row: dict[str, Any] = {"system": system, "against": rival, "metric": metric}
                         row |= interval_fields("difference", self.difference(system, rival, metric))
                         out[key] = row | interval_fields("ratio", self.ratio(system, rival, metric))
         p_values = [self.p_value(r["system"], r["against"], r["metric"]) for r in out.values()]

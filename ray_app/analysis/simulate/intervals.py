@@ -43,7 +43,7 @@ class Resamples:
         which a test on a real site is nearer to.
         """
         a, b = self._sums(control), self._sums(treatment)
-        value = ratio(b.sum(), a.sum()) - 1.0
+        value = float(ratio(b.sum(), a.sum())) - 1.0
         if paired:
             return self._interval(value, ratio(self._times @ b, self._times @ a) - 1.0)
         below, top = (

@@ -16,8 +16,14 @@ from ray_app.base.errors import UserError
 from ray_app.base.hashing import hash_pin_ids, shards_of
 from ray_app.base.schemas import embedding_results
 from ray_app.base.storage import Storage
+<<<<<<< HEAD
 from ray_app.online.pin_store import PinStore, collect_local, shard_of
 from ray_app.tables import publish as publish_module
+=======
+from ray_app.online.local_files import collect_local
+from ray_app.online.pin_store import PinStore
+from ray_app.tables import release as release_module
+>>>>>>> analysis-shrink
 from ray_app.tables.ledger import Ledger
 from ray_app.tables.publish import publish_release
 
@@ -377,7 +383,7 @@ def test_shards_hold_each_pin_once(store, release, local, num_shards):
         rows = pins.rows(IDS)
         held = rows >= 0
         assert pins.num_pins == held.sum()
-        assert [shard_of(pin_id, num_shards) == i for pin_id in IDS] == held.tolist()
+        assert (shards_of(IDS, num_shards) == i).tolist() == held.tolist()
         np.testing.assert_allclose(pins.vectors(rows[held]), VECTORS[held], atol=1e-2)
         found += held
     assert found.tolist() == [1] * 50
@@ -404,7 +410,7 @@ def test_pins_are_spread_evenly(store):
 
 def test_no_shards_hold_nothing():
     with pytest.raises(ValueError, match="at least one shard"):
-        shard_of("a", 0)
+        shards_of(["a"], 0)
 
 
 # --- garbage ---

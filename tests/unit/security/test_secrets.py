@@ -196,7 +196,7 @@ def test_replicas_with_one_secret_share_what_they_have(redis_server, monkeypatch
     monkeypatch.setenv("TEST_HMAC_KEY", HMAC_KEY)
     ask(redis_config(redis_server), [QUERY])
     encoder = Lengths()
-    (vectors, _), counts = ask(redis_config(redis_server), ["own", QUERY], encoder)
+    vectors, counts = ask(redis_config(redis_server), ["own", QUERY], encoder)
     assert (vectors.tolist(), encoder.batches, counts["second_level_hits"]) == ([[len(QUERY), 1.0]], [["own"]], 1)
 
 
