@@ -16,14 +16,9 @@ from ray_app.base.errors import UserError
 from ray_app.base.hashing import hash_pin_ids, shards_of
 from ray_app.base.schemas import embedding_results
 from ray_app.base.storage import Storage
-<<<<<<< HEAD
-from ray_app.online.pin_store import PinStore, collect_local, shard_of
-from ray_app.tables import publish as publish_module
-=======
 from ray_app.online.local_files import collect_local
 from ray_app.online.pin_store import PinStore
-from ray_app.tables import release as release_module
->>>>>>> analysis-shrink
+from ray_app.tables import publish as publish_module
 from ray_app.tables.ledger import Ledger
 from ray_app.tables.publish import publish_release
 
