@@ -1,4 +1,4 @@
-"""What many tests begin with: the smallest valid config, a server on a free port, the text of a refusal."""
+"""What many tests begin with: the smallest valid config, graded pairs, a server on a free port, the text of a refusal."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,10 +6,12 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ray_app.base.config import Config
 from ray_app.base.errors import UserError
+from ray_app.training.examples import Examples
 
 
 def make_config(output: object = "runs/x", **sections: Any) -> Config:
@@ -24,6 +26,13 @@ def make_config(output: object = "runs/x", **sections: Any) -> Config:
     for name, section in sections.items():
         found[name] = found[name] | section if name in found else section
     return Config.model_validate(found)
+
+
+def make_examples(queries: list[str], pin_texts: list[str], features: Any, grades: Any, **more: Any) -> Examples:
+    """Pairs that surely have those grades."""
+    n, targets = len(queries), np.eye(5, dtype=np.float32)[np.array(grades, int) - 1]
+    columns = {"queries": queries, "pin_texts": pin_texts, "features": features, "targets": targets}
+    return Examples(**columns | {"weights": np.ones(n, np.float32)} | more)
 
 
 def message(act: Callable[[], object]) -> str:

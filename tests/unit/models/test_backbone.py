@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from minimal import make_examples
 from tiny_models import save_tiny_decoder
 
 from ray_app.base.config import TeachConfig, TrainConfig
@@ -14,17 +15,13 @@ from ray_app.models.backbone import backbone_groups
 from ray_app.models.cross_encoder import CrossEncoder
 from ray_app.models.head import FeatureScaler
 from ray_app.models.model_sources import load_backbone, model_identity
-from ray_app.training.examples import Examples
 from ray_app.training.loop import fit
 from ray_app.training.state import Worker
 
 QUERIES, PINS = ["red cup", "usb hub", "laptop", "green mug"], ["red mug", "black usb hub cable", "shoe", "mug"]
 FEATURES = np.arange(8, dtype=np.float32).reshape(4, 2)
 SCALER = FeatureScaler.fit(FEATURES)
-EXAMPLES = Examples(
-    queries=QUERIES, pin_texts=PINS, features=FEATURES, targets=np.eye(5, dtype=np.float32)[[4, 4, 0, 2]],
-    weights=np.ones(4, np.float32),
-)  # fmt: skip
+EXAMPLES = make_examples(QUERIES, PINS, FEATURES, [5, 5, 1, 3])
 NONE = EXAMPLES.rows(np.arange(0))
 
 
@@ -132,6 +129,17 @@ def test_layers_that_should_train_but_cannot_are_refused(tiny_decoder: str) -> N
     with pytest.raises(UserError, match="train_top_layers"):
         backbone_groups(backbone, TrainConfig())
     assert backbone_groups(backbone, TrainConfig(train_top_layers=0)) == []
+
+
+def test_adapters_train_over_a_frozen_base_in_bfloat16(tiny_decoder: str) -> None:
+    model = teacher(tiny_decoder, lora_rank=2)
+    before = weights_of(model)
+    train(model, epochs=2, dtype="bfloat16", frozen_dtype="bfloat16")
+    now = dict(model.backbone.named_parameters())
+    changed = {name for name, w in now.items() if not torch.equal(w, before[f"backbone.{name}"].to(w.dtype))}
+    assert changed and all("lora_" in name for name in changed)
+    frozen = {weight.dtype for name, weight in model.backbone.named_parameters() if "lora_" not in name}
+    assert frozen == {torch.bfloat16}
 
 
 def test_embeddings_that_should_train_but_cannot_are_refused(tiny_decoder: str) -> None:

@@ -5,6 +5,7 @@ import json
 import huggingface_hub
 import numpy as np
 import pytest
+import transformers
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from tiny_models import published
 
@@ -17,8 +18,6 @@ from ray_app.models.text_encoder import TextEncoder
 
 TEXTS = ["red cup", "usb hub", "a small large black usb hub cable for the red laptop", "mug"]
 PROMPTS = {"query": "blue cable: ", "document": "shoe "}
-
-
 OLD_CLS = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
 
 
@@ -52,16 +51,14 @@ def test_a_bare_language_model_has_no_prompts_and_the_pooling_that_fits_it(reque
         ({"query": None, "document": None}, "", ""),
     ],
 )
-def test_prompts_are_found_by_the_names_in_use(tiny_encoder, tmp_path, stored, query, pin) -> None:
-    found = read_usage(published(tmp_path, tiny_encoder, prompts=stored), None, "distill.")
-    assert (found.query_prompt, found.pin_prompt) == (query, pin)
-
-
-def test_the_querys_prompt_as_default_is_not_the_pins(tiny_encoder, tmp_path) -> None:
-    found = read_usage(
-        published(tmp_path, tiny_encoder, prompts={"query": "q "}, default_prompt_name="query"), None, ""
+@pytest.mark.parametrize("default", [None, "query"])
+def test_prompts_are_found_by_the_names_in_use(tiny_encoder, tmp_path, stored, query, pin, default) -> None:
+    """Also where the query's is the default one, which is not the pins'."""
+    source = published(
+        tmp_path, tiny_encoder, prompts=stored, default_prompt_name=default if "query" in stored else None
     )
-    assert (found.query_prompt, found.pin_prompt) == ("q ", "")
+    found = read_usage(source, None, "distill.")
+    assert (found.query_prompt, found.pin_prompt) == (query, pin)
 
 
 def test_a_default_prompt_for_anything_is_asked_for(tiny_encoder, tmp_path) -> None:
@@ -147,27 +144,20 @@ def test_a_hub_that_does_not_answer_is_no_hub_without_the_file(monkeypatch, tiny
 
 
 @pytest.mark.parametrize(
-    "kind", ["Ernie", "Longformer", "BigBird", "ModernBert", "Bert", "XLMRoberta", "MPNet", "BertGeneration"]
-)
-def test_encoders_are_not_taken_for_decoders(kind) -> None:
+    ("kind", "is_decoder"),
+    [
+        *((kind, False) for kind in ("Ernie", "Longformer", "BigBird", "ModernBert", "Bert", "XLMRoberta", "MPNet", "BertGeneration")),
+        *((kind, True) for kind in ("Llama", "Qwen3", "GptOss", "Gemma3Text", "ModernBertDecoder")),
+    ],
+)  # fmt: skip
+def test_encoders_are_not_taken_for_decoders_nor_the_other_way(kind, is_decoder) -> None:
     """As decoders they would read pairs without [CLS] and [SEP], and be pooled at a token that means nothing to them."""
-    import transformers
-
-    assert not is_decoder_config(getattr(transformers, f"{kind}Config")())
-
-
-@pytest.mark.parametrize("kind", ["Llama", "Qwen3", "GptOss", "Gemma3Text", "ModernBertDecoder"])
-def test_decoders_are_decoders(kind) -> None:
-    import transformers
-
-    assert is_decoder_config(getattr(transformers, f"{kind}Config")())
+    assert is_decoder_config(getattr(transformers, f"{kind}Config")()) is is_decoder
 
 
 def test_a_model_of_no_known_kind_is_neither() -> None:
-    from transformers import ViTConfig
-
     with pytest.raises(UserError, match="cannot tell whether a model of type 'vit'"):
-        is_decoder_config(ViTConfig())
+        is_decoder_config(transformers.ViTConfig())
 
 
 def test_an_e5_model_without_prompts_is_a_warning_that_names_the_keys(tiny_encoder, tmp_path, caplog) -> None:

@@ -50,12 +50,18 @@ def saved(student: BiEncoder, root: Path) -> tuple[Storage, Output]:
     return store, finished_model(store, FOLDER)
 
 
+def exported(student: BiEncoder, root: Path, to: str = "", onnx: bool = False) -> Path:
+    """Folder of its export."""
+    store, output = saved(student, root)
+    return root / to / exports.export_student(store, output, Storage(str(root / to)), "exports", onnx=onnx)
+
+
 @pytest.fixture(scope="module", params=["encoder", "decoder"])
 def export(request, tmp_path_factory) -> tuple[Path, Path]:
     """(folder of the student, folder of its export without ONNX)."""
     root = tmp_path_factory.mktemp("run")
-    store, output = saved(make_student(request.getfixturevalue(f"tiny_{request.param}")), root)
-    return root / FOLDER, root / exports.export_student(store, output, store, "exports", onnx=False)
+    folder = exported(make_student(request.getfixturevalue(f"tiny_{request.param}")), root)
+    return root / FOLDER, folder
 
 
 @pytest.mark.parametrize("tower", ["query", "pin"])
@@ -76,9 +82,9 @@ def test_prompts_and_pooling_travel_with_the_towers(tiny_encoder, tmp_path, pool
     module = pytest.importorskip("sentence_transformers", reason="needs pip install sentence-transformers")
     base = shutil.copytree(tiny_encoder, tmp_path / "base")
     student = make_student(str(base), pooling=pooling, query_prompt="blue ", pin_prompt="usb hub ")
-    store, output = saved(student, tmp_path)
+    saved(student, tmp_path)
     shutil.rmtree(base)  # a released student asks nobody
-    folder = tmp_path / exports.export_student(store, output, store, "exports", onnx=False)
+    folder = exported(student, tmp_path)
     unprompted = student.cfg.model_copy(update={"query_prompt": "", "pin_prompt": ""})
     for tower, encode in (("query", "encode_query"), ("pin", "encode_document")):
         ours = TowerEncoder(tmp_path / FOLDER, tower, "float32").encode(TEXTS, 2)
@@ -113,23 +119,19 @@ def test_no_path_of_this_machine_gets_into_an_export(export) -> None:
 
 
 def test_a_second_run_does_no_work_and_another_student_does(tiny_encoder, tmp_path) -> None:
-    store, output = saved(make_student(tiny_encoder), tmp_path)
-    file = tmp_path / exports.export_student(store, output, store, "exports", onnx=False) / "student.safetensors"
+    file = exported(make_student(tiny_encoder), tmp_path) / "student.safetensors"
     before = file.stat().st_mtime_ns
-    exports.export_student(store, output, store, "exports", onnx=False)
+    exported(make_student(tiny_encoder), tmp_path)
     assert file.stat().st_mtime_ns == before
-    store, output = saved(make_student(tiny_encoder, dim=6), tmp_path)
-    exports.export_student(store, output, store, "exports", onnx=False)
+    exported(make_student(tiny_encoder, dim=6), tmp_path)
     assert file.stat().st_mtime_ns != before
 
 
 def test_an_export_that_was_cut_off_is_made_again(tiny_encoder, tmp_path) -> None:
-    store, output = saved(make_student(tiny_encoder), tmp_path)
-    folder = tmp_path / exports.export_student(store, output, Storage(str(tmp_path / "to")), "", onnx=False)
-    folder = tmp_path / "to" / folder.name
+    folder = exported(make_student(tiny_encoder), tmp_path, "to")
     (folder / "files.json").unlink()
     (folder / "student.safetensors").write_bytes(b"torn")
-    exports.export_student(store, output, Storage(str(tmp_path / "to")), "", onnx=False)
+    exported(make_student(tiny_encoder), tmp_path, "to")
     assert len((folder / "student.safetensors").read_bytes()) > 4
 
 
@@ -155,16 +157,12 @@ def test_onnx_gives_our_vectors_with_tokenizers_alone(request, kind, one_file_by
     from tokenizers import Tokenizer
 
     monkeypatch.setattr(onnx_export, "_ONE_FILE_BYTES", one_file_bytes)
-    store, output = saved(make_student(request.getfixturevalue(f"tiny_{kind}")), tmp_path)
-    folder = tmp_path / exports.export_student(store, output, store, "exports")
+    folder = exported(make_student(request.getfixturevalue(f"tiny_{kind}")), tmp_path, onnx=True)
     assert (folder / f"{exports.ONNX_FILE}.data").exists() == (one_file_bytes == 0)
     session = onnxruntime.InferenceSession(str(folder / exports.ONNX_FILE))
     encoded = Tokenizer.from_file(str(folder / "query/tokenizer.json")).encode_batch(TEXTS)
-    inputs = {
-        "input_ids": np.array([e.ids for e in encoded]),
-        "attention_mask": np.array([e.attention_mask for e in encoded]),
-    }
-    (vectors,) = session.run(None, inputs)
+    ids, mask = np.array([e.ids for e in encoded]), np.array([e.attention_mask for e in encoded])
+    (vectors,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
     np.testing.assert_allclose(vectors, TowerEncoder(tmp_path / FOLDER, "query", "float32").encode(TEXTS, 5), atol=1e-4)
     student = BiEncoder.from_pretrained(tmp_path / FOLDER)
     assert onnx_export.onnx_difference(student, folder / exports.ONNX_FILE) < 1e-5

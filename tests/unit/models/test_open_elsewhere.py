@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from minimal import make_config
 
-from ray_app.base.config import Config, DistillConfig, TeachConfig
+from ray_app.base.config import TeachConfig
 from ray_app.models.bi_encoder import BiEncoder
 from ray_app.models.cross_encoder import CrossEncoder
 from ray_app.models.head import FeatureScaler
@@ -19,9 +20,8 @@ KINDS = [("tiny_encoder", "cls"), ("tiny_encoder", "mean"), ("tiny_decoder", "la
 def saved_teacher(source: str, pooling: str, folder: Path, lora_rank: int | None = None) -> CrossEncoder:
     """A teacher whose weights are no longer those of its base model."""
     torch.manual_seed(1)
-    cfg = TeachConfig.model_validate(
-        {"base_model": source, "pooling": pooling, "max_tokens": 32, "bottleneck": 8, "hidden": 8, "lora_rank": lora_rank}
-    )  # fmt: skip
+    sizes = {"max_tokens": 32, "bottleneck": 8, "hidden": 8}
+    cfg = TeachConfig(base_model=source, pooling=pooling, lora_rank=lora_rank, **sizes)
     teacher = CrossEncoder.from_base(cfg, FeatureScaler.fit(np.zeros((2, 0), np.float32))).eval()
     with torch.no_grad():
         for parameter in teacher.backbone.parameters():
@@ -50,9 +50,8 @@ def test_a_teacher_opens_in_plain_transformers(request, tmp_path, source, poolin
     teacher = saved_teacher(request.getfixturevalue(source), pooling, tmp_path)
     tokens = tokens_of(tmp_path)
     assert tokens["input_ids"].tolist() == teacher.tokenizer(TEXTS, padding=True)["input_ids"]
-    torch.testing.assert_close(
-        hidden(AutoModel.from_pretrained(tmp_path / "lm"), tokens), hidden(teacher.backbone, tokens)
-    )
+    opened = AutoModel.from_pretrained(tmp_path / "lm")
+    torch.testing.assert_close(hidden(opened, tokens), hidden(teacher.backbone, tokens))
 
 
 @pytest.mark.parametrize(("source", "pooling"), KINDS[1:])
@@ -74,16 +73,11 @@ def test_the_code_of_the_card_runs(tmp_path, kind, rank) -> None:
     source = "package:ray_app/demo/models/tower"
     if kind == "teacher":
         model = saved_teacher(source, "mean", tmp_path, rank)
-        teach, distill = model.cfg, DistillConfig(base_model=source)
+        cfg = make_config(teach=model.cfg.model_dump(), distill={"base_model": source})
     else:
-        distill = DistillConfig(base_model=source, shared_towers=False)
-        model = BiEncoder.from_base(distill, FeatureScaler.fit(np.zeros((2, 0), np.float32)))
+        cfg = make_config(distill={"base_model": source, "shared_towers": False})
+        model = BiEncoder.from_base(cfg.distill, FeatureScaler.fit(np.zeros((2, 0), np.float32)))
         model.save_pretrained(tmp_path)
-        teach = TeachConfig(base_model=source)
-    cfg = Config.model_validate(
-        {"output": "x", "ingest": {"pins": {"adapter": "table", "path": "x"}}, "features": {"zero_shot_model": "m"},
-         "teach": teach.model_dump(), "distill": distill.model_dump()}
-    )  # fmt: skip
     plain, ours = [
         block.split("```")[0].replace("folder", str(tmp_path))
         for block in model_card(kind, cfg, 1, 1, [], []).split("```python\n")[1:]

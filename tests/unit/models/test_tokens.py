@@ -17,21 +17,20 @@ def padded(tokenizer: AutoTokenizer, queries: list[str], pins: list[str], **how:
     return pad_pairs(pair_ids(tokenizer, queries, pins, **how), tokenizer.pad_token_id)
 
 
-def words(tokenizer: AutoTokenizer, ids: list[int]) -> list[str]:
-    return tokenizer.convert_ids_to_tokens(ids)
-
-
-def test_a_long_pin_is_cut_and_the_query_stays_whole(encoder_tokens: AutoTokenizer) -> None:
+@pytest.mark.parametrize(
+    ("query", "pin", "read"),
+    [
+        ("red cup", "laptop " * 50, "[CLS] red cup [SEP] laptop laptop laptop [SEP]"),
+        ("cup", "", "[CLS] cup [SEP] [SEP]"),
+        ("cup " * 50, "laptop", "[CLS] cup cup cup cup cup [SEP] [SEP]"),
+    ],
+)
+def test_a_long_pin_is_cut_and_the_query_stays_whole_unless_it_fills_everything(
+    encoder_tokens, query, pin, read
+) -> None:
     """A query that loses its last word is another query."""
-    batch = padded(encoder_tokens, ["red cup"], ["laptop " * 50], max_tokens=8, query_last=False)
-    ids = batch["input_ids"][0].tolist()
-    assert words(encoder_tokens, ids) == ["[CLS]", "red", "cup", "[SEP]", "laptop", "laptop", "laptop", "[SEP]"]
-
-
-def test_a_query_that_fills_everything_leaves_no_pin_and_fits(encoder_tokens: AutoTokenizer) -> None:
-    batch = padded(encoder_tokens, ["cup " * 50], ["laptop"], max_tokens=8, query_last=False)
-    assert batch["input_ids"].shape == (1, 8)
-    assert batch["pin_mask"].sum() == 0
+    batch = padded(encoder_tokens, [query], [pin], max_tokens=8, query_last=False)
+    assert encoder_tokens.convert_ids_to_tokens(batch["input_ids"][0].tolist()) == read.split()
 
 
 def test_masks_mark_exactly_the_two_spans(encoder_tokens: AutoTokenizer) -> None:
@@ -44,14 +43,9 @@ def test_a_decoder_reads_the_pin_first_and_ends_with_the_query(tiny_decoder: str
     """The last token must have read everything, and queries of one pin must share its prefix."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_decoder)
     batch = padded(tokenizer, ["red cup"], ["blue mug"], max_tokens=16, query_last=True)
-    shown = [w for w in words(tokenizer, batch["input_ids"][0].tolist()) if w != "[UNK]"]
+    shown = [w for w in tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist()) if w != "[UNK]"]
     assert shown == ["[CLS]", "blue", "mug", "red", "cup"]
     assert batch["query_mask"][0].tolist()[-2:] == [1, 1]
-
-
-def test_an_empty_pin_text_is_a_valid_pair(encoder_tokens: AutoTokenizer) -> None:
-    batch = padded(encoder_tokens, ["cup"], [""], max_tokens=8, query_last=False)
-    assert words(encoder_tokens, batch["input_ids"][0].tolist()) == ["[CLS]", "cup", "[SEP]", "[SEP]"]
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

@@ -4,6 +4,7 @@ import dataclasses
 import threading
 from pathlib import Path
 
+import minimal
 import numpy as np
 import pytest
 import torch
@@ -71,11 +72,8 @@ def make_model(kind: type[Linear] = Linear) -> Linear:
 def make_examples(n: int = 60) -> Examples:
     """Grade 5 where the first feature is positive, else grade 1."""
     features = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
-    grade = np.where(features[:, 0] > 0, 4, 0)
-    return Examples(
-        queries=["q"] * n, pin_texts=["p" * (i % 7) for i in range(n)], features=features,
-        targets=np.eye(5, dtype=np.float32)[grade], weights=np.ones(n, np.float32),
-    )  # fmt: skip
+    grades = np.where(features[:, 0] > 0, 5, 1)
+    return minimal.make_examples(["q"] * n, ["p" * (i % 7) for i in range(n)], features, grades)
 
 
 def lengths_of(examples: Examples) -> np.ndarray:
@@ -302,11 +300,9 @@ def test_an_error_while_preparing_reaches_the_training() -> None:
 def queries_of_sizes(sizes: list[int]) -> Examples:
     """Pairs of several queries, with grades and features that differ within each."""
     rng, n = np.random.default_rng(1), sum(sizes)
-    return Examples(
-        queries=[f"q{i}" for i, size in enumerate(sizes) for _ in range(size)],
-        pin_texts=["p" * (3 + i % 8) for i in range(n)], features=rng.normal(size=(n, 2)).astype(np.float32),
-        targets=np.eye(5, dtype=np.float32)[rng.integers(0, 5, n)], weights=np.ones(n, np.float32),
-    )  # fmt: skip
+    queries = [f"q{i}" for i, size in enumerate(sizes) for _ in range(size)]
+    features = rng.normal(size=(n, 2)).astype(np.float32)
+    return minimal.make_examples(queries, ["p" * (3 + i % 8) for i in range(n)], features, rng.integers(1, 6, n))
 
 
 def first_gradient(examples: Examples, size: int = 1, **overrides: object) -> torch.Tensor:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from minimal import make_examples
 
 from ray_app.base.config import TeachConfig, TrainConfig
 from ray_app.base.storage import Storage
@@ -17,15 +18,13 @@ from ray_app.cluster import train_worker as stage
 from ray_app.models import model_sources as sources
 from ray_app.models.cross_encoder import CrossEncoder
 from ray_app.models.head import FeatureScaler
-from ray_app.training.examples import Examples
 from ray_app.training.loop import predict
 from ray_app.training.quantized import labelling_form
 
 CFG = TrainConfig(epochs=1, batch_size=2)
-EXAMPLES = Examples(
-    queries=["red cup", "usb hub", "laptop", "green mug"], pin_texts=["red mug", "usb cable", "shoe", "mug"],
-    features=np.zeros((4, 0), np.float32), targets=np.eye(5, dtype=np.float32)[[4, 3, 0, 2]],
-    weights=np.ones(4, np.float32), locales=["en-US"] * 4,
+EXAMPLES = make_examples(
+    ["red cup", "usb hub", "laptop", "green mug"], ["red mug", "usb cable", "shoe", "mug"], np.zeros((4, 0), np.float32),
+    [5, 4, 1, 3], locales=["en-US"] * 4,
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+from minimal import make_examples
 
 from ray_app.base.config import load_config
 from ray_app.base.schemas import SPLITS
@@ -18,12 +19,9 @@ SPLIT_OF = {"laptop": "train", "red mug": "valid", "chair": "test"}
 SPLITS_TABLE = pa.table({"query": list(SPLIT_OF), "split": list(SPLIT_OF.values())}, schema=SPLITS)
 
 
-def examples(queries: list[str], grade: int = 4) -> Examples:
+def examples(queries: list[str], grade: int = 5) -> Examples:
     n = len(queries)
-    return Examples(
-        queries=queries, pin_texts=["p"] * n, features=np.zeros((n, 2), np.float32),
-        targets=np.tile(np.eye(5, dtype=np.float32)[grade], (n, 1)), weights=np.ones(n, np.float32), locales=["en-US"] * n,
-    )  # fmt: skip
+    return make_examples(queries, ["p"] * n, np.zeros((n, 2), np.float32), [grade] * n, locales=["en-US"] * n)
 
 
 def jobs(taught: Examples, held_out: Examples) -> dict:
@@ -36,16 +34,15 @@ def jobs(taught: Examples, held_out: Examples) -> dict:
 def test_soft_labels_of_human_labelled_queries_stay_on_their_side(seed: int) -> None:
     """Else early stopping sees queries that were trained on, and the human validation queries are trained on."""
     others = [f"query {i}" for i in range(200)]
-    train, valid = split_by_query(
-        examples([*others, "laptops", "red mugs", "laptop", "red mug"]), 0.3, seed, SPLITS_TABLE
-    )
+    pairs = examples([*others, "laptops", "red mugs", "laptop", "red mug"])
+    train, valid = split_by_query(pairs, 0.3, seed, SPLITS_TABLE)
     assert {"laptop", "laptops"} <= set(train.queries)
     assert {"red mug", "red mugs"} <= set(valid.queries)
     assert 30 < len(valid) < 90
 
 
 def test_probabilities_are_calibrated_to_human_grades_where_there_are_enough() -> None:
-    taught = examples([f"query {i}" for i in range(400)], grade=0)
+    taught = examples([f"query {i}" for i in range(400)], grade=1)
     for num, fitted_to in ((MIN_PAIRS, HUMAN_GRADES), (MIN_PAIRS - 1, TEACHER)):
         for job in jobs(taught, examples(["red mug"] * num)).values():
             assert job.calibrate_on.fitted_to == fitted_to
