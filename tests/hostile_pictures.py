@@ -1,6 +1,13 @@
-"""Pictures made byte by byte, which no encoder writes."""
+"""Files of pictures: as encoders write them, and made byte by byte, which no encoder does."""
 
+import io
 import struct
+
+
+def encode(image, kind, **options):
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
 
 
 def segment(marker, body=b""):
@@ -19,9 +26,8 @@ def jpeg_of_scans(num, side=256, between=b""):
     frame = segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + b"\x01\x11\x00")
     quant = segment(0xDB, b"\x00" + b"\x01" * 64)
     dc = segment(0xC4, b"\x00" + bytes([1] + [0] * 15) + b"\x00")  # one code: difference 0
-    ac = segment(
-        0xC4, b"\x10" + bytes([0, 3] + [0] * 14) + b"\x00\x90\xe0"
-    )  # EOB0, EOB9, EOB14: so many blocks are empty
+    # EOB0, EOB9, EOB14: so many blocks are empty
+    ac = segment(0xC4, b"\x10" + bytes([0, 3] + [0] * 14) + b"\x00\x90\xe0")
     runs, left = [], blocks
     for code, run_bits in ((0b10, 14), (0b01, 9), (0b00, 0)):
         while left >= 1 << run_bits:

@@ -1,16 +1,18 @@
-"""The online app with made-up pins on a free port, and a browser that looks at it and uses it."""
+"""The online app with made-up pins, in process or on a free port, and a browser that looks at it and uses it."""
 
+import asyncio
 import html
 import re
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import uvicorn
 from caption_world import picture
 
@@ -45,8 +47,19 @@ addEventListener("load", async () => { try { await wait(500); %s } catch (error)
 </script>"""
 
 
+def talk_to(app: Any, talk: Callable[[httpx.AsyncClient], Awaitable[Any]], root_path: str = "") -> Any:
+    """What `talk` comes to over an app in this process."""
+
+    async def run() -> Any:
+        transport = httpx.ASGITransport(app=app, root_path=root_path)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await talk(client)
+
+    return asyncio.run(run())
+
+
 class Service:
-    """Three pins for any query but: `nothing`, `busy` (429), `down` (503), `flaky` (503, once)."""
+    """Three pins for any query but: `nothing`, `busy` (429), `down` (503), `flaky` (503, once); `slow` is degraded."""
 
     limits, log_queries = ServeLimits(), False
 
@@ -72,9 +85,9 @@ class Service:
         )  # fmt: skip
         untitled = hostile.model_copy(update={"pin_id": "three", "rank": 3, "title": "", "image_url": None, "grade": 1})
         found = models.SearchResponse(
-            release="r1234567890abcde", student="s" * 16, num_candidates=77, degraded=False, took_ms=3.2,
+            release="r1234567890abcde", student="s" * 16, num_candidates=77, degraded=query == "slow", took_ms=3.2,
             results=[] if query == "nothing" else [red, hostile, untitled],
-            query=models.Understanding(text=query, language="en", corrections={}),
+            query=models.Understanding(text=query, language="en", corrections={"mgu": "mug"} if "mgu" in query else {}),
         )  # fmt: skip
         return found.model_dump()
 
@@ -131,19 +144,25 @@ class World:
 
 
 @contextmanager
-def running(service: Any, token: str | None = None) -> Iterator[World]:
-    """The app over `service`, on a free port."""
-    world = World(service, token)
-    server = uvicorn.Server(uvicorn.Config(world, port=0, log_level="error"))
+def listening(app: Any) -> Iterator[str]:
+    """URL of an app on a free port."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive(), "the server did not start"
         time.sleep(0.01)
-    world.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    yield world
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join(10)
+
+
+@contextmanager
+def running(service: Any, token: str | None = None) -> Iterator[World]:
+    """The app over `service`, on a free port."""
+    world = World(service, token)
+    with listening(world) as world.url:
+        yield world
 
 
 def browse(url: str, folder: Path, *more: str) -> str:

@@ -105,7 +105,6 @@ class Watchdog:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
     def note(self, node: Node) -> None:
-        """Another one to kill."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{node.session}\n".encode())
         self._process.stdin.flush()
@@ -150,7 +149,6 @@ class Cluster:
         return [node for node in (self.head, self.worker) if node is not None]
 
     def workers(self) -> list[psutil.Process]:
-        """Of all nodes."""
         return [process for node in self.nodes() for process in node.workers()]
 
     def heal(self) -> None:
@@ -164,7 +162,6 @@ class Cluster:
             self.worker = self.add_node(WORKER_CPUS)
 
     def stop(self) -> None:
-        """Kill all of it."""
         for node in self.nodes():
             node.kill()
         self.head = self.worker = None

@@ -12,7 +12,7 @@ from typing import Any
 
 JUMP = "FAULTS_CLOCK_JUMP_SEC"  # environment: what SIGUSR1 adds to the program's clock
 PROGRAMS = ("run_all", "collect_garbage")  # of pipelines/ that are no stage
-_PRELOAD = ["__main__", "torch", "transformers", "pyarrow.parquet", "ray.data", "ray.train.torch", "runner", "drivers"]
+_PRELOAD = "__main__ torch transformers pyarrow.parquet ray.data ray.train.torch ray_app.cli drivers".split()
 
 
 def start_forkserver() -> Any:
@@ -79,6 +79,14 @@ class Driver:
             return None
         code: int = self.process.exitcode
         return code
+
+
+def run_undisturbed(*driver_arguments: Any, timeout_sec: int = 600) -> Driver:
+    """A run to its end; raises RuntimeError if it fails."""
+    driver = Driver(*driver_arguments)
+    if driver.wait(timeout_sec) != 0:
+        raise RuntimeError(f"{driver.stage} fails without any fault:\n{driver.log[-3000:]}")
+    return driver
 
 
 def _main(stage: str, config: str, overrides: list[str], folder: str, env: dict[str, str]) -> None:

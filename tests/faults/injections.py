@@ -72,7 +72,6 @@ class DriverKill(Fault):
     name, stages = "driver", STAGES
 
     def strike(self, scene: Scene) -> str:
-        """The program, and not the cluster."""
         assert scene.driver is not None
         os.kill(scene.driver.pid, signal.SIGKILL)
         return f"pid {scene.driver.pid}"
@@ -84,31 +83,25 @@ class WorkerKill(Fault):
     name, stages = "worker", ON_RAY
 
     def strike(self, scene: Scene) -> str:
-        """Any of those that work."""
         worker, title = _a_worker(scene)
-        if worker is None:
-            return ""
         with contextlib.suppress(psutil.NoSuchProcess):
-            worker.kill()
-            return title
+            if worker is not None:
+                self.hit(worker)
+                return title
         return ""
 
+    def hit(self, worker: psutil.Process) -> None:
+        worker.kill()
 
-class MemoryLimit(Fault):
+
+class MemoryLimit(WorkerKill):
     """One Ray worker gets no more memory: from now on each allocation that needs a new page fails."""
 
     name, stages = "memory", ("zero_shot", "teach", "label", "embed")
 
-    def strike(self, scene: Scene) -> str:
-        """RLIMIT_AS at what it has."""
-        worker, title = _a_worker(scene)
-        if worker is None:
-            return ""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            has = worker.memory_info().vms
-            worker.rlimit(psutil.RLIMIT_AS, (has, has))
-            return title
-        return ""
+    def hit(self, worker: psutil.Process) -> None:
+        has = worker.memory_info().vms
+        worker.rlimit(psutil.RLIMIT_AS, (has, has))
 
 
 class RayletKill(Fault):
@@ -117,7 +110,6 @@ class RayletKill(Fault):
     name, stages = "raylet", ON_RAY
 
     def strike(self, scene: Scene) -> str:
-        """Of the node without the head."""
         assert scene.cluster.worker is not None
         raylet = scene.cluster.worker.raylet
         if raylet is None:
@@ -126,7 +118,6 @@ class RayletKill(Fault):
         return f"pid {raylet.pid}"
 
     def mend(self, scene: Scene) -> None:
-        """Another node in its place."""
         scene.cluster.heal()
 
 
@@ -136,7 +127,6 @@ class PowerCut(Fault):
     name, stages = "power", ("ingest", "teach", "label", "distill", "embed")
 
     def strike(self, scene: Scene) -> str:
-        """All sessions, one right after the other."""
         assert scene.driver is not None
         victims = [p for node in scene.cluster.nodes() for p in node.processes()]
         os.kill(scene.driver.pid, signal.SIGKILL)
@@ -147,7 +137,6 @@ class PowerCut(Fault):
         return f"{len(victims) + 1} processes"
 
     def mend(self, scene: Scene) -> None:
-        """Another cluster."""
         scene.cluster.heal()
 
 
@@ -157,7 +146,6 @@ class MemoryMonitor(Fault):
     name, stages = "oom_killer", ("label", "embed")
 
     def strike(self, scene: Scene) -> str:
-        """The good worker node goes, the bad one comes."""
         cluster = scene.cluster
         assert cluster.worker is not None
         cluster.worker.kill()
@@ -166,7 +154,6 @@ class MemoryMonitor(Fault):
         return "a node whose memory is full"
 
     def mend(self, scene: Scene) -> None:
-        """A good one again."""
         if scene.cluster.worker is not None:
             scene.cluster.worker.kill()
         scene.cluster.heal()
@@ -188,7 +175,6 @@ class FullDisk(Fault):
         return "the file system of the output"
 
     def mend(self, scene: Scene) -> None:
-        """Free it."""
         for path in scene.run.parent.glob("ballast-*"):
             path.unlink()
 
@@ -204,7 +190,6 @@ class ReadOnly(Fault):
         return "the file system of the output" if done else ""
 
     def mend(self, scene: Scene) -> None:
-        """Writable again."""
         wait_until(lambda: _remount(scene.run.parent, "rw"), 5)
 
 
@@ -224,7 +209,6 @@ class ClockJump(Fault):
             os.utime(path, (time.time() + shift,) * 2)
 
     def strike(self, scene: Scene) -> str:
-        """A signal that the program's clock obeys."""
         assert scene.driver is not None
         os.kill(scene.driver.pid, signal.SIGUSR1)
         return f"{float(scene.env[JUMP]) / DAY:+.0f} days"
@@ -241,7 +225,6 @@ class _S3(Fault):
         return f"{seconds} s"
 
     def mend(self, scene: Scene) -> None:
-        """All answers are right again."""
         if scene.proxy is not None:
             scene.requests_hit = max(scene.requests_hit, scene.proxy.end())
 

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -35,7 +36,7 @@ VICTIMS = {  # fault -> a part of the process's title
 }
 VLLM = "vllm_engine"
 OTHERS = (*VICTIMS, VLLM)
-_ENGINE_BLOCKS, _BLOCK = 25, 16
+_BLOCK = 16
 
 
 @dataclass
@@ -77,9 +78,8 @@ class Others:
         if self.app is None:
             shutil.rmtree(self.folder, ignore_errors=True)  # of an earlier run, with --keep
             self.folder.mkdir()
-            config = copied_run(
-                self.folder, str(self.world.reference), self.world.folder, limits={"deadline_ms": 10_000}
-            )
+            limits = {"deadline_ms": 10_000}
+            config = copied_run(self.folder, str(self.world.reference), self.world.folder, limits=limits)
             store = Storage(str(self.folder / "run"))
             release = current_release(store)
             assert release is not None
@@ -139,9 +139,8 @@ def _kill_engine(record: Record, rng: random.Random, folder: Path) -> None:
     store = Storage(str(folder / "run"))
     teacher = save_teacher(store, str(save_tiny_encoder(folder / "encoder", 64)), "mean")
     rows = pairs(100, 4, seed=rng.randrange(1000))
-    maker = labeller(
-        store, teacher, engine="vllm", rows_per_block=_BLOCK, batch_size=8, engine_args={"max_num_seqs": 4}
-    )
+    sizes = {"rows_per_block": _BLOCK, "batch_size": 8, "engine_args": {"max_num_seqs": 4}}
+    maker = labeller(store, teacher, engine="vllm", **sizes)
     block = rng.randrange(1, len(rows) // _BLOCK - 3)
     record.moment = f"at block {block} of {-(-len(rows) // _BLOCK)}"
     job = start_job(folder / "job", 6, rows, maker)
@@ -150,10 +149,9 @@ def _kill_engine(record: Record, rng: random.Random, folder: Path) -> None:
         counts = job.finish(400)["runs"][0]
         record.target = f"pid {killer.killed}" if killer.killed else ""
         record.outcome = "went on"
-        keys, wanted = ledger_keys(maker), set(rows["content_key"].to_pylist())
-        record.verdict = Verdict(
-            lost=len(wanted - set(keys)), duplicated=len(keys) - len(set(keys)), repeated=counts["repeated_rows"]
-        )
+        keys = Counter(ledger_keys(maker))
+        lost = len(set(rows["content_key"].to_pylist()) - keys.keys())
+        record.verdict = Verdict(lost=lost, duplicated=keys.total() - len(keys), repeated=counts["repeated_rows"])
         if record.verdict.good:
             probs, errors = probs_of(maker, rows)
             reference, reference_errors = expected(store, teacher, rows)

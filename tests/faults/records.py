@@ -46,9 +46,8 @@ class Record:
     def line(self, seed: int) -> str:
         """For the log."""
         v = self.verdict
-        after = (
-            "equal" if v.good else f"LOST {v.lost}, DUPLICATED {v.duplicated}, {'; '.join(v.wrong) or 'nothing else'}"
-        )
+        harm = f"LOST {v.lost}, DUPLICATED {v.duplicated}, {'; '.join(v.wrong) or 'nothing else'}"
+        after = "equal" if v.good else harm
         repeated = f", {v.repeated} rows repeated" if v.repeated else ""
         said = f" ({self.message[:140]})" if self.message else ""
         hit = self.target or "nothing to hit"
@@ -87,8 +86,6 @@ def table(records: list[Record]) -> str:
         ends = Counter(record.outcome for record in some)
         known = [ends.pop(name, 0) for name in ("went on", "stopped", "killed")]
         lost, doubled = sum(r.verdict.lost for r in some), sum(r.verdict.duplicated for r in some)
-        cells = [len(some), sum(r.good for r in some), *known]
-        rows.append(
-            f"{fault:16} " + " ".join(f"{cell:8}" for cell in cells) + f" {ends.total():6} {lost:5} {doubled:7}"
-        )
+        cells = " ".join(f"{cell:8}" for cell in (len(some), sum(r.good for r in some), *known))
+        rows.append(f"{fault:16} {cells} {ends.total():6} {lost:5} {doubled:7}")
     return "\n".join(rows)

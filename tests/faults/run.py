@@ -36,10 +36,8 @@ def main() -> None:
     parser.add_argument("--only", help="kinds of fault, with commas between")
     parser.add_argument("--case", type=int, help="this case of the seed, and no other")
     parser.add_argument("--quick", action="store_true", help="a handful of cases, for CI")
-    parser.add_argument(
-        "--keep",
-        help="a folder for what is written, and for the undisturbed run of a next time; by default a temporary one",
-    )
+    kept = "a folder for what is written, and for the undisturbed run of a next time; by default a temporary one"
+    parser.add_argument("--keep", help=kept)
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped then, too
     folder = Path(args.keep or tempfile.mkdtemp(prefix="faults-"))
@@ -47,10 +45,8 @@ def main() -> None:
     started = time.monotonic()
     try:
         with Runner(folder, args.seed, args.only, QUICK if args.quick else None) as runner:
-            print(
-                f"seed {args.seed}: {len(runner.deck)} kinds of case; undisturbed run: {runner.made_in_sec:.0f} s",
-                flush=True,
-            )
+            about = f"{len(runner.deck)} kinds of case; undisturbed run: {runner.made_in_sec:.0f} s"
+            print(f"seed {args.seed}: {about}", flush=True)
             for note in runner.left_out:
                 print(f"left out: {note}", flush=True)
             number = args.case or 0

@@ -25,12 +25,8 @@ KEYS = {
     "AWS_SECRET_ACCESS_KEY": "testing-secret-value",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
-SHARES = {
-    "errors": 0.5,
-    "drops": 0.4,
-    "stale_lists": 1.0,
-    "slow": 1.0,
-}  # of the requests that are hit, by what is wrong
+# Of the requests that are hit, by what is wrong.
+SHARES = {"errors": 0.5, "drops": 0.4, "stale_lists": 1.0, "slow": 1.0}
 SLOW_SEC = 0.2
 _HOP = {"connection", "transfer-encoding", "keep-alive", "date", "server"}
 

@@ -22,7 +22,7 @@ from typing import Any
 import paths  # noqa: F401
 from _bench import finish
 from cluster import Cluster, Node, wait_until
-from drivers import Driver, start_forkserver
+from drivers import run_undisturbed, start_forkserver
 from serve_load import copied_run
 from soak_world import Traffic, advance, slope
 from world import make_world
@@ -69,9 +69,8 @@ def main() -> None:
     print()
     print("figure        mean    per cycle  +-")
     for name, found in slopes.items():
-        print(
-            f"{name:12} {found['mean']:8.1f} {found['per_cycle']:9.3f} {found['error']:7.3f}{'  GROWS' * (name in growing)}"
-        )
+        grows = "  GROWS" * (name in growing)
+        print(f"{name:12} {found['mean']:8.1f} {found['per_cycle']:9.3f} {found['error']:7.3f}{grows}")
     print(f"requests: {traffic.total}, failed: {traffic.failed} {traffic.shown}")
     good = not growing and not traffic.failed
     about = {"seed": args.seed, "minutes": round((time.monotonic() - started) / 60, 1), "warm_cycles": _WARM}
@@ -87,12 +86,9 @@ def _live(folder: Path, minutes: float, seed: int) -> tuple[list[dict[str, Any]]
     context = start_forkserver()
     with Cluster() as cluster:
 
-        def undisturbed(stage: str, overrides: list[str]) -> float:
-            driver = Driver(
-                context, stage, folder / "world/config.yaml", overrides, folder / "log" / stage, cluster.env
-            )
-            if driver.wait(600) != 0:
-                raise RuntimeError(f"{stage} failed:\n{driver.log[-3000:]}")
+        def undisturbed(stage: str, overrides: list[str]) -> None:
+            config = folder / "world/config.yaml"
+            run_undisturbed(context, stage, config, overrides, folder / "log" / stage, cluster.env)
 
         world = make_world(folder / "world", undisturbed)
     for old in ("run", "local", *(path.name for path in folder.glob("day-*"))):
@@ -110,9 +106,8 @@ def _live(folder: Path, minutes: float, seed: int) -> tuple[list[dict[str, Any]]
             advance(world.folder, day, rng)
             peak = 0.0
             for program in ("run_all", "collect_garbage"):
-                driver = Driver(context, program, config, SETTINGS, folder / f"day-{day}-{program}", env)
-                if driver.wait(900) != 0:
-                    raise RuntimeError(f"{program} failed on day {day}:\n{driver.log[-3000:]}")
+                log = folder / f"day-{day}-{program}"
+                driver = run_undisturbed(context, program, config, SETTINGS, log, env, timeout_sec=900)
                 peak = max(peak, driver.peak_mb)
             swaps = _swap(store, traffic)
             figures = _measure(folder, Node(process.pid)) | traffic.figures()

@@ -33,10 +33,8 @@ def advance(folder: Path, day: int, rng: random.Random) -> None:
                     "action": action, "client_id": f"{day}-{number}",
                 }
             )  # fmt: skip
-    oldest = today - timedelta(days=_DAYS)
-    recent = [
-        row for row in log if row["timestamp"] > f"{oldest:%Y-%m-%dT%H:%M:%SZ}" or row["timestamp"] < "2026-01-02"
-    ]
+    oldest = f"{today - timedelta(days=_DAYS):%Y-%m-%dT%H:%M:%SZ}"
+    recent = [row for row in log if row["timestamp"] > oldest or row["timestamp"] < "2026-01-02"]
     write_csv(folder / "log.csv", recent)
     with (folder / "pins.csv").open(newline="") as file:
         pins = list(csv.DictReader(file))

@@ -11,7 +11,7 @@ from typing import Any
 
 from checks import Verdict, compare, published_half
 from cluster import Cluster, wait_until
-from drivers import Driver, start_forkserver
+from drivers import Driver, run_undisturbed, start_forkserver
 from injections import FAULTS, Scene, end_driver, may_mount, mount_disk, unmount_disk
 from other_cases import OTHERS, Others
 from records import HARNESS_FAILED, Record
@@ -129,10 +129,8 @@ class Runner:
                 code = again.wait(_ALONE_SEC)
                 self.world.seconds[stage] = max(again.stage_sec, self.world.seconds[stage] / 2)
                 if code != 0:
-                    last = _last_line(again.log)
-                    record.verdict = Verdict(
-                        wrong=[f"the rerun {'hung' if code is None else f'ended with {code}'}: {last}"]
-                    )
+                    end = "hung" if code is None else f"ended with {code}"
+                    record.verdict = Verdict(wrong=[f"the rerun {end}: {_last_line(again.log)}"])
                     return
             record.verdict = compare(self.world, store, stage)
             record.verdict.wrong += [f"after the fault: {what}" for what in half]
@@ -167,12 +165,9 @@ class Runner:
         """When to strike, as a function that says whether it is time, and in words."""
         stage, share = scene.stage, scene.rng.random()
         if stage in LEDGERS and scene.proxy is None and scene.rng.random() < 0.7:
-            block = 1 + int(share * (self.world.num_blocks[stage] - 1))
-            ledger = scene.run / "ledger" / LEDGERS[stage]
-            return (
-                lambda: len(list(ledger.rglob("[!.]*.parquet"))) >= block,
-                f"at block {block} of {self.world.num_blocks[stage]}",
-            )
+            num_blocks, ledger = self.world.num_blocks[stage], scene.run / "ledger" / LEDGERS[stage]
+            block = 1 + int(share * (num_blocks - 1))
+            return lambda: len(list(ledger.rglob("[!.]*.parquet"))) >= block, f"at block {block} of {num_blocks}"
         lasts = self.world.seconds[stage]
         wait = share * 0.9 * lasts
         begun: list[float] = []
@@ -184,23 +179,13 @@ class Runner:
         return reached, f"after {wait:.2f} of {lasts:.2f} s"
 
     def _start(self, scene: Scene, output: str, folder: Path) -> Driver:
-        return Driver(
-            self.context,
-            scene.stage,
-            self.world.config,
-            [f"output={output}"],
-            folder,
-            self.cluster.env | KEYS | scene.env,
-        )
+        env = self.cluster.env | KEYS | scene.env
+        return Driver(self.context, scene.stage, self.world.config, [f"output={output}"], folder, env)
 
     def _undisturbed(self, stage: str, overrides: list[str]) -> None:
-        folder = self.folder / "undisturbed" / stage
+        folder, config = self.folder / "undisturbed" / stage, self.folder / "world" / "config.yaml"
         shutil.rmtree(folder, ignore_errors=True)
-        driver = Driver(
-            self.context, stage, self.folder / "world" / "config.yaml", overrides, folder, self.cluster.env | KEYS
-        )
-        if driver.wait(600) != 0:
-            raise RuntimeError(f"{stage} fails without any fault:\n{driver.log[-3000:]}")
+        run_undisturbed(self.context, stage, config, overrides, folder, self.cluster.env | KEYS)
 
     def _s3(self) -> S3Proxy:
         if self.proxy is None:

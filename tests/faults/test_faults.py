@@ -58,19 +58,22 @@ def test_lost_and_doubled_rows_are_seen(world, tmp_path):
     assert (verdict.lost, verdict.duplicated) == (2, 1)
 
 
-def test_a_row_that_stands_twice_in_a_ledger_is_seen(world, tmp_path):
-    """As two jobs would leave it that cut their blocks differently; tables show one of them."""
+@pytest.fixture
+def store(world, tmp_path):
+    """A copy of the undisturbed run."""
     shutil.copytree(world.reference, tmp_path / "run")
-    store = Storage(str(tmp_path / "run"))
+    return Storage(str(tmp_path / "run"))
+
+
+def test_a_row_that_stands_twice_in_a_ledger_is_seen(world, store):
+    """As two jobs would leave it that cut their blocks differently; tables show one of them."""
     assert compare(world, store, "zero_shot").good
     path = store.list_files("ledger/text_embeddings", ".parquet")[0]
     store.write_table(f"{path.rpartition('/')[0]}/other.parquet", store.read_table(path).slice(0, 1))
     assert compare(world, store, "zero_shot").duplicated == 1
 
 
-def test_a_table_that_is_published_half_is_seen(world, tmp_path):
-    shutil.copytree(world.reference, tmp_path / "run")
-    store = Storage(str(tmp_path / "run"))
+def test_a_table_that_is_published_half_is_seen(world, store):
     assert published_half(store, "enrich") == []
     store.delete(world.manifests["enrich"]["outputs"]["pin_texts"]["files"][0])
     assert published_half(store, "enrich")
@@ -90,8 +93,8 @@ def test_a_release_that_is_published_half_is_seen(tmp_path):
 def test_a_case_of_a_seed_is_the_same_again(tmp_path):
     """A failure that cannot be had again cannot be mended."""
     one, other = Runner(tmp_path, 1), Runner(tmp_path, 1)
-    dealt = [one.deal(number)[:2] for number in range(3 * len(one.deck))]
-    assert dealt == [other.deal(number)[:2] for number in range(3 * len(one.deck))]
+    numbers = range(3 * len(one.deck))
+    dealt, again, differing = ([r.deal(n)[:2] for n in numbers] for r in (one, other, Runner(tmp_path, 2)))
+    assert dealt == again != differing
     assert one.deal(5)[2].random() == other.deal(5)[2].random()
     assert sorted(dealt[: len(one.deck)]) == sorted(one.deck)
-    assert dealt != [Runner(tmp_path, 2).deal(number)[:2] for number in range(3 * len(one.deck))]

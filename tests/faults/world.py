@@ -1,6 +1,7 @@
 """A finished run of the tiny catalogue, made undisturbed, and copies of it in which one stage is still to do."""
 
 import csv
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -20,12 +21,9 @@ from ray_app.tables.manifest import manifest_path, read_manifest
 
 # Stages whose rows are committed one block after the other -> the ledger that they fill.
 LEDGERS = {"zero_shot": "text_embeddings", "label": "soft_labels", "embed": "pin_embeddings"}
-TRAINED = ("teach", "distill")
 ROWS_PER_BLOCK = 4
 # Settings of the release that was served before: another dtype than `auto` stands for on this machine.
 OLD_RELEASE = [f"embed.dtype={'float32' if stage_dtype(EmbedConfig()) == 'bfloat16' else 'bfloat16'}"]
-
-__all__ = ["LEDGERS", "STAGES", "TRAINED", "World", "make_world"]
 
 
 @dataclass
@@ -111,9 +109,7 @@ def _make_longer(folder: Path) -> None:
         pins = list(csv.DictReader(file))
     more = [
         {"pin_id": f"{c}-{t}-{d}", "title": f"the {c} {t} for {d}", "description": f"a {d} {t}", "locale": "en-US"}
-        for c in COLOURS
-        for t in THINGS
-        for d in COLOURS[:4]
+        for c, t, d in itertools.product(COLOURS, THINGS, COLOURS[:4])
     ]
     write_csv(folder / "pins.csv", [*pins, *more])
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -122,8 +118,7 @@ def _make_longer(folder: Path) -> None:
     config["label"] |= {"rows_per_block": ROWS_PER_BLOCK, "batch_size": 4}
     config["embed"] |= {"rows_per_block": ROWS_PER_BLOCK}
     often = {"epochs": 3, "patience": 3, "checkpoint_sec": 0.3}
-    for section, names in (("teach", ["train"]), ("distill", ["train", "feature_train"])):
-        for name in names:
-            config[section][name] |= often
+    for section, name in (("teach", "train"), ("distill", "train"), ("distill", "feature_train")):
+        config[section][name] |= often
     config["engagement"]["epochs"] = config["graph"]["epochs"] = 10
     (folder / "config.yaml").write_text(yaml.safe_dump(config))

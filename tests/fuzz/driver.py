@@ -84,21 +84,14 @@ def replay(
         FuzzFailure: on the first input that the target does not survive.
     """
     rng, end, count = random.Random(seed), None if seconds is None else time.monotonic() + seconds, 0
-    for data in _inputs(rng, seeds, tokens):
-        if (inputs is not None and count >= inputs) or (end is not None and time.monotonic() > end):
-            return count
+    while not ((inputs is not None and count >= inputs) or (end is not None and time.monotonic() > end)):
+        data = seeds[count] if count < len(seeds) else mutate(rng, seeds, tokens)
         try:
             target(data)
         except BaseException as error:
             raise FuzzFailure(data, error) from error
         count += 1
-    raise AssertionError("mutations never end")
-
-
-def _inputs(rng: random.Random, seeds: Sequence[bytes], tokens: Sequence[bytes]) -> Iterator[bytes]:
-    yield from seeds
-    while True:
-        yield mutate(rng, seeds, tokens)
+    return count
 
 
 def main(program: str, target: Target, seeds: Sequence[bytes], tokens: Sequence[bytes]) -> None:
@@ -119,19 +112,16 @@ def main(program: str, target: Target, seeds: Sequence[bytes], tokens: Sequence[
         engine = "atheris" if importlib.util.find_spec("atheris") else "plain"
     if engine == "atheris" and os.environ.get(_CHILD):
         _child(target, args)
-    found = (
-        _atheris(program, seeds, tokens, args) if engine == "atheris" else _plain(program, target, seeds, tokens, args)
-    )
-    print(
-        json.dumps({"fuzz": Path(program).stem, "engine": engine, "seconds": args.seconds, "seed": args.seed} | found)
-    )
+    name = Path(program).stem
+    found = _atheris(program, seeds, tokens, args) if engine == "atheris" else _plain(name, target, seeds, tokens, args)
+    print(json.dumps({"fuzz": name, "engine": engine, "seconds": args.seconds, "seed": args.seed} | found))
     sys.exit(1 if found["failed"] else 0)
 
 
 def _plain(
-    program: str, target: Target, seeds: Sequence[bytes], tokens: Sequence[bytes], args: argparse.Namespace
+    name: str, target: Target, seeds: Sequence[bytes], tokens: Sequence[bytes], args: argparse.Namespace
 ) -> dict:
-    began, count = time.monotonic(), 0
+    began, count, failed = time.monotonic(), 0, None
 
     def counted(data: bytes) -> None:
         nonlocal count
@@ -141,11 +131,10 @@ def _plain(
     try:
         replay(counted, seeds, tokens, seconds=args.seconds, seed=args.seed)
     except FuzzFailure as failure:
-        path = args.failures / f"{Path(program).stem}-{args.seed}-{count}"
-        path.write_bytes(failure.data)
-        print(f"{failure}\n{path}", file=sys.stderr)
-        return {"inputs": count, "failed": str(path), "took_sec": round(time.monotonic() - began, 1)}
-    return {"inputs": count, "failed": None, "took_sec": round(time.monotonic() - began, 1)}
+        failed = args.failures / f"{name}-{args.seed}-{count}"
+        failed.write_bytes(failure.data)
+        print(f"{failure}\n{failed}", file=sys.stderr)
+    return {"inputs": count, "failed": failed and str(failed), "took_sec": round(time.monotonic() - began, 1)}
 
 
 def _atheris(program: str, seeds: Sequence[bytes], tokens: Sequence[bytes], args: argparse.Namespace) -> dict:

@@ -7,19 +7,15 @@ refused with one line for people. The first byte of an input says which adapter 
 import gzip
 import io
 import json
-import sys
 import tempfile
 import zipfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import driver
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import driver
 
 with driver.instrumented():
     from ray_app.base.config import IngestLimits, TableSource, UbiSource
@@ -100,10 +96,8 @@ def _read(file: SourceFile, reader: str, rules: TableRules) -> list[RawBatch]:
         return list(read_products_file(file, "en-US"))
     if reader == "ratings":
         return list(read_labels([file, file], "en-US"))
-    source = TableSource(
-        path=file.uri, format=reader, constants={} if rules.table != "boards" else {"board_title": "x"}
-    )
-    return list(read_table_file(file, source, rules))
+    constants = {"board_title": "x"} if rules.table == "boards" else {}
+    return list(read_table_file(file, TableSource(path=file.uri, format=reader, constants=constants), rules))
 
 
 def _write(reader: str, pack: str, content: bytes) -> SourceFile:
@@ -132,10 +126,8 @@ def seeds() -> list[bytes]:
         {"event_id": "e1", "timestamp": 1717527761, "query": "mug", "locale": "en-US", "pin_id": "p1", "position": 1.0, "action": "click"},
         {"event_id": "e2", "timestamp": "2024-01-01", "query": "mug", "locale": "en-US", "pin_id": None, "action": "impression"},
     ]  # fmt: skip
-    log += [
-        log[0] | {"event_id": f"f{at}", "client_id": 7, "timestamp": at}
-        for at in (4_000_000_000, "2199-12-31", LATEST_MS)
-    ]
+    times = (4_000_000_000, "2199-12-31", LATEST_MS)
+    log += [log[0] | {"event_id": f"f{at}", "client_id": 7, "timestamp": at} for at in times]
     boards = [{"board_id": "b", "pin_id": "p1", "saved_at": 1.5e9}]
     ubi = [
         {"query_id": "q1", "user_query": "shoe", "query_response_object_ids": ["111", "p2"], "timestamp": 1717527761998},
@@ -152,9 +144,8 @@ def seeds() -> list[bytes]:
     ]  # fmt: skip
     parquet = io.BytesIO()
     vectors = pa.array([[0.5, 1.0], [2.0, 3.0]], pa.list_(pa.float32(), 2))
-    pq.write_table(
-        pa.table({"pin_id": ["p1", "p2"], "title": ["a", None], "locale": ["en", "en"], "style": vectors}), parquet
-    )
+    pins_columns = {"pin_id": ["p1", "p2"], "title": ["a", None], "locale": ["en", "en"], "style": vectors}
+    pq.write_table(pa.table(pins_columns), parquet)
     repeated = io.BytesIO()  # each row names the dictionary's one long text
     named = pa.DictionaryArray.from_arrays(pa.array([0, 0, None, 1] * 50, pa.int32()), ["x" * 5000, "mug"])
     pq.write_table(pa.table({"pin_id": [str(i) for i in range(200)], "title": named}), repeated, row_group_size=80)

@@ -4,17 +4,15 @@ Whatever the bytes, `decode` gives an RGB picture of bounded size or a PictureEr
 decodes has a bounded number of scans.
 """
 
-import io
 import sys
 from pathlib import Path
 
+import driver
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
 
-import driver
-from hostile_pictures import jpeg_of_scans, segment
+from hostile_pictures import encode, jpeg_of_scans, segment
 
 with driver.instrumented():
     from ray_app.base.config import ImageLimits
@@ -64,15 +62,9 @@ def seeds() -> list[bytes]:
         (rgb, "TIFF", {"compression": "jpeg"}), (rgb.convert("1"), "TIFF", {"compression": "group4"}), (grey16, "TIFF", {}),
         (floats, "TIFF", {}), (floats, "TIFF", {"compression": "tiff_adobe_deflate"}), (rgb, "TIFF", {"big_tiff": True}),
     ]  # fmt: skip
-    found = []
-    for image, kind, options in made:
-        out = io.BytesIO()
-        image.save(out, kind, **options)
-        found.append(out.getvalue())
-    for kind in ("GIF", "PNG", "WEBP", "TIFF"):
-        out = io.BytesIO()
-        rgb.save(out, kind, save_all=True, append_images=[rgb.rotate(90), rgb.rotate(180)])
-        found.append(out.getvalue())
+    more = {"save_all": True, "append_images": [rgb.rotate(90), rgb.rotate(180)]}
+    made += [(rgb, kind, more) for kind in ("GIF", "PNG", "WEBP", "TIFF")]
+    found = [encode(image, kind, **options) for image, kind, options in made]
     comment = segment(0xFE, b"\xff\xd9\xff\xda")
     return [*found, jpeg_of_scans(3, 16), jpeg_of_scans(MAX_SCANS - 1, 16), jpeg_of_scans(60, 16, comment)]
 

@@ -1,15 +1,9 @@
 """A short run of each fuzz target: seeds and the same mutations each time. `make fuzz MINUTES=30` runs them for long."""
 
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import driver
 import fuzz_adapters
 import fuzz_images
+import pytest
 
 
 @pytest.mark.parametrize(("program", "inputs"), [(fuzz_adapters, 500), (fuzz_images, 4000)])

@@ -1,33 +1,25 @@
 # ruff: noqa: E402  -- without schemathesis nothing below is imported
 """Requests made up from the app's own OpenAPI, valid and broken, by schemathesis, over real HTTP.
 
-The routes answer from a real release (the world of tests/unit/online/test_slices.py), so what gets through the models is
+The routes answer from a real release (tests/whole_release.py), so what gets through the models is
 understood, retrieved, ranked and shown. Whatever is sent: a documented status, a body of the documented shape, and no error
 on our side. HYPOTHESIS_PROFILE=long sends many more.
 """
 
 import os
-import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: pip install -e '.[fuzz]'")
 
 import hypothesis
+import serve_world
+import whole_release
 from hypothesis import HealthCheck
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "online"))
-
-import serve_world
-import side_world
-import test_slices as slices
 
 from ray_app.base.config import ImageLimits, ServeLimits
 from ray_app.online.service import Service
@@ -38,29 +30,15 @@ TOKEN = "token-of-the-test"
 statuses: dict[int, int] = {}
 
 
-class Encoder(slices.Encoder):
-    space = "random"
-
-
-class World(slices.World):
-    """Only the release in one slice."""
-
-    def slice(self, i: int, num: int) -> Any:
-        return super().slice(i, num) if num == 1 else None
-
-    def serve(self, num: int, parts: Any) -> Any:
-        return super().serve(num, parts) if num == 1 else None
-
-
 class App:
     """The app over a release, which is loaded by the first request: in the loop that answers."""
 
     def __init__(self, folder: Path) -> None:
-        world = World(folder)
+        world = whole_release.build(folder)
         self.served = world.served[1]
         # No deadline: a busy machine must not look like an error of ours.
         limits = ServeLimits(deadline_ms=60_000, degrade_after_ms=60_000)
-        cfg = slices.EVERYTHING.model_copy(update={"limits": limits})
+        cfg = whole_release.slices.EVERYTHING.model_copy(update={"limits": limits})
         self.service = Service(cfg, ImageLimits(), world.store, folder, load=self._load)
         self._http = build_http(self.service, lambda route, status, _: self._count(status), TOKEN)
         self._loaded = False
@@ -79,21 +57,8 @@ class App:
 
 @pytest.fixture(scope="module")
 def schema(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        side_world.without_ray(patch, slices.engagement_stage)
-        patch.setattr(slices.slice_module, "Student", slices.Student)
-        patch.setattr(slices.served_module, "QueryModel", Encoder)
-        app = App(tmp_path_factory.mktemp("schema"))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive(), "the server did not start"
-        time.sleep(0.01)
-    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    yield schemathesis.openapi.from_url(f"{url}/openapi.json")
-    server.should_exit = True
-    thread.join(10)
+    with serve_world.listening(App(tmp_path_factory.mktemp("schema"))) as url:
+        yield schemathesis.openapi.from_url(f"{url}/openapi.json")
 
 
 def operations() -> list[str]:

@@ -50,19 +50,16 @@ def test_no_row_is_lost_and_every_reason_has_a_code(case):
 def test_valid_rows_are_valid_again_and_the_same(case):
     batch, rules = case
     valid, _ = settle([check_batch(batch, rules)], rules)
-    again = RawBatch(
-        source="b", rows=range(valid.num_rows), columns={name: valid[name].to_pylist() for name in valid.column_names}
-    )
+    again = RawBatch(source="b", rows=range(valid.num_rows), columns=valid.to_pydict())
     twice, refused = settle([check_batch(again, rules)], rules)
     assert refused.num_rows == 0 and twice.equals(valid)
 
 
 @given(batches(), batches(), st.booleans())
 def test_the_order_in_which_files_arrive_decides_nothing(one, other, swap):
-    first, rules = one
-    second = RawBatch(
-        source="b", rows=other[0].rows, columns={k: v for k, v in other[0].columns.items() if k in rules.schema.names}
-    )
+    (first, rules), (batch, _) = one, other
+    columns = {name: values for name, values in batch.columns.items() if name in rules.schema.names}
+    second = RawBatch(source="b", rows=batch.rows, columns=columns)
     checked = [check_batch(first, rules), check_batch(second, rules)]
     found, wanted = settle(checked[::-1] if swap else checked, rules), settle(checked, rules)
     assert found[0].equals(wanted[0]) and found[1].equals(wanted[1])
@@ -76,8 +73,9 @@ def test_no_cell_of_a_sheet_is_a_formula_and_every_text_comes_back(text):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=3), x, max_size=3)
-)  # fmt: skip
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=3), x, max_size=3),
+)
 
 
 @given(JSON, st.sampled_from(["utf-8", "utf-16", "latin-1"]), st.binary(max_size=3))

@@ -13,9 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from ray_app.base.storage import Storage
 from ray_app.tables.ledger import Ledger
 
-SCHEMA = pa.schema(
-    [pa.field("content_key", pa.string()), pa.field("value", pa.int64()), pa.field("error", pa.string())]
-)
+SCHEMA = pa.schema({"content_key": pa.string(), "value": pa.int64(), "error": pa.string()})
 KEYS = st.sampled_from("abcdefgh")
 SETS = st.sets(KEYS)
 
@@ -48,16 +46,16 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def _reread(self, changed):
         """After a rewrite only the names of files are not ours to foresee: read them, and compare the rows with the model."""
-        rows = {}
+        self.blocks = {}
         for path in self.store.list_files(self.ledger.folder, ".parquet"):
-            table = self.ledger._read_file(path, SCHEMA.names)
-            if table is not None:
-                rows[path] = {row["content_key"]: row["error"] is not None for row in table.to_pylist()}
-        wanted = sorted(sorted(block.items()) for block in changed if block)
-        assert sorted({tuple(sorted(block.items())) for block in rows.values()}) == sorted(
-            {tuple(block) for block in wanted}
-        )
-        self.blocks = rows
+            self._reread_one(path)
+        found, wanted = ({tuple(sorted(b.items())) for b in blocks if b} for blocks in (self.blocks.values(), changed))
+        assert found == wanted
+
+    def _reread_one(self, path):
+        table = self.ledger._read_file(path, SCHEMA.names)
+        if table is not None:
+            self.blocks[path] = {row["content_key"]: row["error"] is not None for row in table.to_pylist()}
 
     @rule(target=files, rows=st.dictionaries(KEYS, st.booleans(), min_size=1, max_size=4))
     def commit(self, rows):
@@ -89,11 +87,6 @@ class LedgerMachine(RuleBasedStateMachine):
         if self.blocks.pop(path, None) is None:  # torn before: it may even be whole again
             self._reread_one(path)
         return path
-
-    def _reread_one(self, path):
-        table = self.ledger._read_file(path, SCHEMA.names)
-        if table is not None:
-            self.blocks[path] = {row["content_key"]: row["error"] is not None for row in table.to_pylist()}
 
     @rule()
     def drop_errors(self):

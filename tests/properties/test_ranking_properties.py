@@ -31,12 +31,8 @@ def by_ir_measures(queries):
 
 
 def judged_table(queries):
-    rows = [
-        {"query": f"q{q}", "locale": "en-US", "pin_id": PINS[i], "grade": grade}
-        for q, pairs in enumerate(queries)
-        for i, (grade, _) in enumerate(pairs)
-    ]
-    return pa.Table.from_pylist(rows)
+    rows = [(f"q{q}", "en-US", PINS[i], g) for q, pairs in enumerate(queries) for i, (g, _) in enumerate(pairs)]
+    return pa.table(list(zip(*rows, strict=True)), names=["query", "locale", "pin_id", "grade"])
 
 
 def system(queries):

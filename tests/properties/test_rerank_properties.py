@@ -1,17 +1,11 @@
 """Reranking: what is said of a pin depends on the pin and the query, not on its company."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+import whole_release
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "online"))
-
-import side_world
-import test_slices as slices
+from whole_release import slices
 
 from ray_app.base.config import BlendConfig
 from ray_app.base.text import normalise_query
@@ -53,28 +47,18 @@ def test_engagement_is_a_percentile(rows):
         assert float(scores[known].mean()) == pytest.approx(UNKNOWN, abs=1e-5)
 
 
-class World(slices.World):
-    """Only the release in one slice."""
-
-    def slice(self, i, num):
-        return super().slice(i, num) if num == 1 else None
-
-    def serve(self, num, parts):
-        return super().serve(num, parts) if num == 1 else None
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        side_world.without_ray(patch, slices.engagement_stage)
-        patch.setattr(slices.slice_module, "Student", slices.Student)
-        patch.setattr(slices.served_module, "QueryModel", slices.Encoder)
-        yield World(tmp_path_factory.mktemp("rerank")).served[1]
+    return whole_release.build(tmp_path_factory.mktemp("rerank")).served[1]
 
 
 QUERIES = st.sampled_from(slices.QUERIES) | st.text(min_size=1, max_size=12).map(normalise_query).filter(bool)
 PIN_LISTS = st.lists(st.sampled_from([*slices.PINS, "nowhere", "", "\0", "💥"]), max_size=25)
 LOCALES = st.sampled_from(["en-US", "de-DE", "xx"])
+
+
+def by_name(found):
+    return {hit["pin_id"]: hit for hit in found["results"]}
 
 
 def rerank(served, query, locale, pins, top_k=None, degraded=False):
@@ -97,10 +81,6 @@ def test_rerank_ranks_each_known_pin_once_whatever_order_it_is_asked_in(served, 
     random.shuffle(shuffled)
     again = rerank(served, query, locale, shuffled, degraded=degraded)
     slices.assert_same(by_name(again), by_name(found))
-
-
-def by_name(found):
-    return {hit["pin_id"]: hit for hit in found["results"]}
 
 
 @few
@@ -135,10 +115,10 @@ def test_search_shows_pins_once_in_the_order_it_says(served, query, top_k, degra
 VOCABULARY = Vocabulary.of(count_words(slices.PINS.values()), ["en", "de"])
 
 
-@given(
-    st.text(max_size=30)
-    | st.lists(st.sampled_from(["mug", "mgu", "lapptop", "usb", "\u200d", "ﬁ"]), max_size=5).map(" ".join)
-)
+WORDS = st.sampled_from(["mug", "mgu", "lapptop", "usb", "\u200d", "ﬁ"])
+
+
+@given(st.text(max_size=30) | st.lists(WORDS, max_size=5).map(" ".join))
 def test_understanding_any_text_keeps_the_users_words(text):
     found = understand(text, VOCABULARY)
     assert found.text == normalise_query(text)

@@ -103,10 +103,7 @@ def test_the_order_of_the_log_decides_nothing(events, random, seed):
 @few
 @given(EVENTS, st.integers(0, 99))
 def test_everything_is_drawn_where_everything_may_be(events, seed):
-    """A budget far above all pairs: the sample is the population, each with probability 1.
-
-    Far: random pins get no more than their share, and that of a query which the catalogue does not know is tiny.
-    """
+    """With a budget so far above all pairs that random pins of a query which the catalogue does not know get their share."""
     found = pairs_of(sample(events, num_pairs=10**9, seed=seed)[0])
     assert all(prob == pytest.approx(1, abs=1e-12) for prob in found.values())
     queries = {(query, locale) for query, locale, _ in found}

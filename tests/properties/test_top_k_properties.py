@@ -28,13 +28,14 @@ def test_the_best_of_parts_are_the_best_of_all(scores, num, k):
     assert found.scores.tolist() == [scores[row] for row in wanted]
 
 
+def fused(by_words, nearest, limit):
+    return fuse({"bm25": np.array(by_words, np.int64), "vectors": np.array(nearest, np.int64)}, limit)
+
+
 @given(LISTS, LISTS, st.integers(0, 30))
 def test_fusion_is_the_sum_of_reciprocal_ranks(one, other, limit):
-    lists = {"bm25": np.array(one, np.int64), "vectors": np.array(other, np.int64)}
-    found = fuse(lists, limit)
-    score = {
-        row: sum(1 / (60 + rows.index(row) + 1) for rows in (one, other) if row in rows) for row in {*one, *other}
-    }  # fmt: skip
+    found = fused(one, other, limit)
+    score = {row: sum(1 / (61 + rows.index(row)) for rows in (one, other) if row in rows) for row in {*one, *other}}
     assert found.rows.tolist() == sorted(score, key=lambda row: (-score[row], row))[:limit]
     named = (("bm25", one), ("vectors", other))
     assert found.sources == [[name for name, rows in named if row in rows] for row in found.rows.tolist()]
@@ -43,10 +44,8 @@ def test_fusion_is_the_sum_of_reciprocal_ranks(one, other, limit):
 @given(LISTS, LISTS, st.integers(0, 15))
 def test_who_rises_in_a_list_does_not_fall(one, other, row):
     """To be found better by words can only help."""
-    lists = {"bm25": np.array(one, np.int64), "vectors": np.array(other, np.int64)}
     risen = [row, *(r for r in one if r != row)]
-    before = fuse(lists, 99).rows.tolist()
-    after = fuse(lists | {"bm25": np.array(risen, np.int64)}, 99).rows.tolist()
+    before, after = (fused(by_words, other, 99).rows.tolist() for by_words in (one, risen))
     assert row not in before or after.index(row) <= before.index(row)
 
 
@@ -57,11 +56,8 @@ def test_who_rises_in_a_list_does_not_fall(one, other, row):
 )  # fmt: skip
 def test_retrieval_is_sorting_everything(tmp_path_factory, texts, stems, k, seed):
     rng = np.random.default_rng(seed)
-    vectors = rng.integers(-2, 3, (len(texts), 4)).astype(
-        np.float32
-    )  # small whole numbers: zero rows and ties are likely
-    folder = tmp_path_factory.mktemp("retriever") / "r"
-    retriever = Retriever.build(folder, texts, vectors)
+    vectors = rng.integers(-2, 3, (len(texts), 4)).astype(np.float32)  # zero rows and ties are likely
+    retriever = Retriever.build(tmp_path_factory.mktemp("retriever") / "r", texts, vectors)
     # By words: all that share a word, in the order of their scores.
     everything = retriever.by_words(stems, len(texts))
     sharing = [row for row, text in enumerate(texts) if set(text.split()) & set(stems)]

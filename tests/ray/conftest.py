@@ -16,9 +16,8 @@ from ray_app.tables.manifest import Manifest
 
 os.environ.update(local_environment(os.environ))  # one token for this cluster and those of programs that tests start
 # Workers import the classes that tests define by the name of their file.
-os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]).rstrip(
-    os.pathsep
-)
+paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 # How often Ray Train looks at its workers. They wait for it between two checkpoints, which tests take in quick succession.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")

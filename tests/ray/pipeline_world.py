@@ -10,18 +10,8 @@ from ray_app.base.storage import Storage
 from ray_app.tables.manifest import Manifest
 
 STAGES = (
-    "ingest",
-    "enrich",
-    "zero_shot",
-    "engagement",
-    "graph",
-    "teach",
-    "sample",
-    "label",
-    "distill",
-    "embed",
-    "evaluate",
-)
+    "ingest", "enrich", "zero_shot", "engagement", "graph", "teach", "sample", "label", "distill", "embed", "evaluate",
+)  # fmt: skip
 THINGS = ("cup", "mug", "shoe", "laptop", "hub", "cable")
 COLOURS = ("red", "green", "blue", "black", "small", "large")
 
@@ -43,16 +33,9 @@ def write_source(folder: Path, tiny_encoder: str) -> None:
     pins[0] |= {"title": "", "description": ""}  # a pin that says nothing
     write_csv(folder / "pins.csv", [*pins, pins[5]])  # and one that comes twice
     labels = [
-        {
-            "query": q,
-            "pin_id": p["pin_id"],
-            "rater_id": "final",
-            "grade": 5 if q in p["pin_id"] else 1,
-            "locale": "en-US",
-        }
-        for q in (*THINGS, *COLOURS)
-        for p in pins
-    ]
+        {"query": q, "pin_id": p["pin_id"], "rater_id": "final", "grade": 5 if q in p["pin_id"] else 1, "locale": "en-US"}
+        for q in (*THINGS, *COLOURS) for p in pins
+    ]  # fmt: skip
     write_csv(folder / "labels.csv", [*labels, {**labels[0], "pin_id": "nowhere"}])
     log = [
         {
@@ -67,16 +50,12 @@ def write_source(folder: Path, tiny_encoder: str) -> None:
     write_csv(folder / "log.csv", log)
     boards = [{"board_id": t, "pin_id": f"{c}-{t}", "board_title": f"my {t}"} for t in THINGS for c in COLOURS[1:4]]
     write_csv(folder / "boards.csv", boards)
+    files = {"pins": "pins", "search_log": "log", "boards": "boards", "human_labels": "labels"}
     train = {"epochs": 2, "batch_size": 32, "head_learning_rate": 0.01}
     config = {
         "output": str(folder / "run"),
-        "ingest": {
-            "pins": {"adapter": "table", "path": str(folder / "pins.csv")},
-            "search_log": {"adapter": "table", "path": str(folder / "log.csv")},
-            "boards": {"adapter": "table", "path": str(folder / "boards.csv")},
-            "human_labels": {"adapter": "table", "path": str(folder / "labels.csv")},
-            "until": "2027-01-01",
-        },
+        "ingest": {table: {"adapter": "table", "path": str(folder / f"{file}.csv")} for table, file in files.items()}
+        | {"until": "2027-01-01"},
         "enrich": {"min_clients": 2},
         "features": {"zero_shot_model": tiny_encoder, "zero_shot_max_tokens": 16},
         "engagement": {"epochs": 2},

@@ -9,9 +9,8 @@ import pytest
 from pipeline_world import COLOURS, THINGS, write_csv
 
 from pipelines.compare import build_parser, main
-from ray_app.base.config import Config
 from ray_app.base.storage import Storage
-from ray_app.tables.manifest import Manifest, read_manifest, read_output
+from ray_app.tables.manifest import read_manifest, read_output
 
 pytestmark = pytest.mark.timeout(900)  # the first test pays for the whole pipeline
 
@@ -30,9 +29,7 @@ def write_rankings(folder: Path) -> None:
         write_csv(folder / f"{name}.csv", rows)
 
 
-def test_it_labels_what_is_missing_once_and_uses_only_human_labels_of_unseen_queries(
-    finished: tuple[Config, dict[str, Manifest]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_labels_what_is_missing_once_and_uses_only_human_labels_of_unseen_queries(finished, tmp_path, capsys):
     cfg = finished[0]
     shutil.copytree(cfg.output, tmp_path / "run")
     store = Storage(str(tmp_path / "run"))
@@ -43,11 +40,8 @@ def test_it_labels_what_is_missing_once_and_uses_only_human_labels_of_unseen_que
 
     def run(*more: str) -> dict:
         files = ["--control", str(tmp_path / "control.csv"), "--treatment", str(tmp_path / "treatment.csv")]
-        main(
-            cfg.model_copy(update={"output": store.uri}),
-            store,
-            build_parser().parse_args(["--config", "", "--locale", "en_us", *files, *more]),
-        )
+        args = build_parser().parse_args(["--config", "", "--locale", "en_us", *files, *more])
+        main(cfg.model_copy(update={"output": store.uri}), store, args)
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
     unseen = run()
@@ -66,10 +60,8 @@ def test_it_labels_what_is_missing_once_and_uses_only_human_labels_of_unseen_que
     assert "looks better than it is" in first["cautions"][-1]
 
     # The same queries without human labels: these are what humans are asked to grade.
-    write_csv(
-        tmp_path / "few.csv",
-        [{"query": "no such", "pin_id": "red-mug", "rater_id": "x", "grade": 5, "locale": "en-US"}],
-    )
+    label = {"query": "no such", "pin_id": "red-mug", "rater_id": "x", "grade": 5, "locale": "en-US"}
+    write_csv(tmp_path / "few.csv", [label])
     asked = run("--use-training-labels", "--human", str(tmp_path / "few.csv"), "--next", "5")
     with Path(asked["next"]["pairs"]).open(encoding="utf-8-sig") as file:
         pairs = list(csv.DictReader(file))

@@ -13,6 +13,7 @@ from ray_app.base.storage import Storage
 from ray_app.stages.order import load_stage
 from ray_app.tables.manifest import Manifest, read_manifest, read_output, require_output
 
+Finished = tuple[Config, dict[str, Manifest]]
 pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).parents[2]
@@ -45,13 +46,13 @@ def run_stages(cfg: Config) -> dict[str, Manifest]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple[Config, dict[str, Manifest]]:
+def finished(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Finished:
     output = tmp_path_factory.mktemp("demo") / "run"
     cfg = load_config(ROOT / "configs" / "demo.yaml", [f"output={output}", *SMALL])
     return cfg, run_stages(cfg)
 
 
-def test_captions_reach_the_texts_that_models_read(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_captions_reach_the_texts_that_models_read(finished: Finished) -> None:
     cfg, manifests = finished
     counts = manifests["enrich"].counts
     assert counts["pins_with_caption"] > 0.9 * counts["rows_out"]
@@ -63,7 +64,7 @@ def test_captions_reach_the_texts_that_models_read(finished: tuple[Config, dict[
     assert sum(row["colour"] in said[row["pin_id"]] for row in seen) >= 0.95 * len(seen)
 
 
-def test_the_report_has_the_experiments_and_pictures(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_the_report_has_the_experiments_and_pictures(finished: Finished) -> None:
     cfg, manifests = finished
     html = Storage(cfg.output).read_bytes(manifests["evaluate"].info["report"]).decode()
     for spec in EXPERIMENTS.values():
@@ -71,7 +72,7 @@ def test_the_report_has_the_experiments_and_pictures(finished: tuple[Config, dic
     assert html.count('<img class="pin" src="data:image/jpeg;base64,') >= 20
 
 
-def test_the_truth_is_read_by_evaluate_only(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_the_truth_is_read_by_evaluate_only(finished: Finished) -> None:
     """A stage that saw the truth would make every figure worthless."""
     _, manifests = finished
     truth = {out.content_hash for name, out in manifests["demo"].outputs.items() if name.startswith("truth")}
@@ -82,18 +83,18 @@ def test_the_truth_is_read_by_evaluate_only(finished: tuple[Config, dict[str, Ma
         assert not judged & {row["query"] for row in manifests_table(finished, stage, output)}, stage
 
 
-def manifests_table(finished: tuple[Config, dict[str, Manifest]], stage: str, output: str) -> list[dict]:
+def manifests_table(finished: Finished, stage: str, output: str) -> list[dict]:
     cfg, manifests = finished
     return read_output(Storage(cfg.output), manifests[stage].outputs[output]).to_pylist()
 
 
-def test_a_second_run_does_no_work(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_a_second_run_does_no_work(finished: Finished) -> None:
     cfg, first = finished
     again = run_stages(cfg)
     assert {name: m.created_at for name, m in again.items()} == {name: m.created_at for name, m in first.items()}
 
 
-def test_one_changed_picture_is_one_caption_and_one_embedding(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_one_changed_picture_is_one_caption_and_one_embedding(finished: Finished) -> None:
     """And no new teacher, label or student: these cost money, and one pin of 300 is no reason."""
     cfg, first = finished
     images = sorted(Path(cfg.output, "world", "images").rglob("*.png"))
@@ -112,7 +113,7 @@ def test_one_changed_picture_is_one_caption_and_one_embedding(finished: tuple[Co
         assert made is not None and made.created_at < again["embed"].created_at, view
 
 
-def test_two_experiments_share_what_they_have_in_common(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_two_experiments_share_what_they_have_in_common(finished: Finished) -> None:
     """A model that is trained once per experiment would cost as many GPU days as there are tables."""
     cfg, _ = finished
     views = [Storage(cfg.output, f"{key}/human-labels-only") for key in ("label_scaling", "languages")]
@@ -120,13 +121,13 @@ def test_two_experiments_share_what_they_have_in_common(finished: tuple[Config, 
     assert models[0] == models[1] != require_output(Storage(cfg.output), "distill", "student").path
 
 
-def test_an_experiment_leaves_the_run_alone(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_an_experiment_leaves_the_run_alone(finished: Finished) -> None:
     cfg, manifests = finished
     for name in ("teach", "distill"):
         assert read_manifest(Storage(cfg.output), name) == manifests[name]
 
 
-def test_figures_of_an_experiment_are_those_of_the_report(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_figures_of_an_experiment_are_those_of_the_report(finished: Finished) -> None:
     """The run itself is an arm; one system with two figures would make both worthless."""
     _, manifests = finished
     reported = {row["system"]: row["accuracy"] for row in manifests["evaluate"].info["rows"]}
@@ -139,7 +140,7 @@ def test_figures_of_an_experiment_are_those_of_the_report(finished: tuple[Config
         assert shown == pytest.approx(reported[system], abs=0.005), system
 
 
-def test_the_simulation_shows_both_students_to_the_same_people(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_the_simulation_shows_both_students_to_the_same_people(finished: Finished) -> None:
     """Its figures must add up, and not depend on how the scoring was cut into tasks."""
     from ray_app.analysis.simulate import stage
 

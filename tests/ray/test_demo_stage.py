@@ -2,8 +2,8 @@
 
 import pyarrow as pa
 import pytest
+from tiny_config import tiny_config
 
-from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.demo import world
@@ -17,16 +17,7 @@ TABLES = ("pins", "boards", "search_log", "human_labels")
 def config(output, **demo):
     small = {"num_pins": 600, "picture_size": 32, "truth_queries": 40, "labelled_queries": 5}
     sources = {name: {"adapter": "table", "path": f"{output}/world/{name}"} for name in TABLES}
-    return Config.model_validate(
-        {
-            "output": str(output),
-            "demo": small | demo,
-            "ingest": sources,
-            "features": {"zero_shot_model": "m"},
-            "teach": {"base_model": "m"},
-            "distill": {"base_model": "m"},
-        }
-    )
+    return tiny_config(output, demo=small | demo, ingest=sources)
 
 
 def run(cfg):
@@ -98,11 +89,8 @@ def test_files_of_another_size_hold_the_same_rows(finished, tmp_path):
     other = config(tmp_path, pins_per_file=97)
     manifest = run(other)
     for name in set(made.outputs) - {"pins"}:  # pins name the folder of their pictures
-        a, b = (
-            read_output(Storage(cfg.output), made.output(name)),
-            read_output(Storage(other.output), manifest.output(name)),
-        )
-        assert a.equals(b), name
+        one, two = (read_output(Storage(c.output), m.output(name)) for c, m in ((cfg, made), (other, manifest)))
+        assert one.equals(two), name
 
 
 def test_a_world_that_failed_on_the_way_is_not_finished(ray_cluster, tmp_path, monkeypatch):

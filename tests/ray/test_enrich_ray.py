@@ -1,8 +1,8 @@
 """Texts put together in parts must be those of one process: whatever file and part a pin's rows lie in."""
 
 import pytest
+from tiny_config import tiny_config
 
-from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import CorruptFileError, Storage
 from ray_app.stages.enrich.stage import run as enrich
@@ -30,12 +30,7 @@ def write_sources(folder):
 
 
 def run(folder, name, **ingest_settings):
-    cfg = Config.model_validate(
-        {
-            "output": str(folder / name), "ingest": write_sources(folder) | ingest_settings, "enrich": {"min_clients": 1},
-            "teach": {"base_model": "m"}, "distill": {"base_model": "m"}, "features": {"zero_shot_model": "m"},
-        }
-    )  # fmt: skip
+    cfg = tiny_config(folder / name, ingest=write_sources(folder) | ingest_settings, enrich={"min_clients": 1})
     store = Storage(cfg.output)
     ingest(cfg, store)
     return cfg, store, enrich(cfg, store)

@@ -5,8 +5,8 @@ import json
 import pyarrow as pa
 import pytest
 import ray
+from tiny_config import tiny_config
 
-from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.cluster.shuffle import exchange
@@ -24,15 +24,7 @@ def config(folder, output, log=None, **ingest):
     pins = {"adapter": "table", "path": str(folder)}
     if log:
         ingest["search_log"] = {"adapter": "table", "path": str(log)}
-    return Config.model_validate(
-        {
-            "output": str(output),
-            "ingest": {"pins": pins, "limits": {"max_error_rate": 0.5}, **ingest},
-            "features": {"zero_shot_model": "m"},
-            "teach": {"base_model": "m"},
-            "distill": {"base_model": "m"},
-        }
-    )
+    return tiny_config(output, ingest={"pins": pins, "limits": {"max_error_rate": 0.5}, **ingest})
 
 
 @pytest.fixture
@@ -44,10 +36,16 @@ def sources(tmp_path):
     return folder
 
 
+def run(sources, output, **ingest):
+    """Manifest and store."""
+    store = Storage(str(output))
+    return stage.run(config(sources, output, **ingest), store), store
+
+
 def test_files_on_ray_give_the_tables_of_one_process(ray_cluster, sources, tmp_path, monkeypatch):
-    on_ray = stage.run(config(sources, tmp_path / "ray"), Storage(str(tmp_path / "ray")))
+    on_ray, _ = run(sources, tmp_path / "ray")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    here = stage.run(config(sources, tmp_path / "here"), Storage(str(tmp_path / "here")))
+    here, _ = run(sources, tmp_path / "here")
     hashes = [{name: out.content_hash for name, out in m.outputs.items()} for m in (on_ray, here)]
     assert hashes[0] == hashes[1]
 
@@ -61,9 +59,7 @@ def test_parts_hold_the_rows_of_the_whole_and_find_what_is_compared_across_files
     )
     found = {}
     for name, size in (("one", 10**9), ("many", 10)):
-        cfg = config(sources, tmp_path / name, log=tmp_path / "log.csv", bytes_per_part=size)
-        store = Storage(cfg.output)
-        manifest = stage.run(cfg, store)
+        manifest, store = run(sources, tmp_path / name, log=tmp_path / "log.csv", bytes_per_part=size)
         tables = {table: read_output(store, manifest.output(table)) for table in ("pins", "search_log", "quarantine")}
         keys = {"pins": "pin_id", "search_log": "event_id"}
         found[name] = manifest.counts, {t: rows.sort_by(keys[t]) if t in keys else rows for t, rows in tables.items()}
@@ -75,7 +71,7 @@ def test_parts_hold_the_rows_of_the_whole_and_find_what_is_compared_across_files
 
 
 def test_a_duplicate_in_another_file_is_found(ray_cluster, sources, tmp_path):
-    counts = stage.run(config(sources, tmp_path / "out"), Storage(str(tmp_path / "out"))).counts
+    counts = run(sources, tmp_path / "out")[0].counts
     assert (counts["pins_out"], counts["pins_quarantined"]) == (4, 2)
 
 
@@ -98,7 +94,7 @@ def test_a_file_is_read_and_a_part_joined_in_a_ray_task(ray_cluster):
 def test_a_corrupt_file_is_a_one_line_user_error(ray_cluster, sources, tmp_path):
     (sources / "d.parquet").write_bytes(b"not parquet")
     with pytest.raises(UserError, match=r"^ingest.pins.path: .*d.parquet is corrupt[^\n]*$"):
-        stage.run(config(sources, tmp_path / "out"), Storage(str(tmp_path / "out")))
+        run(sources, tmp_path / "out")
 
 
 def test_queries_and_events_of_different_files_meet_in_a_part(ray_cluster, sources, tmp_path):
@@ -119,12 +115,9 @@ def test_queries_and_events_of_different_files_meet_in_a_part(ray_cluster, sourc
     found = []
     for name, size in (("one", 10**9), ("many", 500)):
         ubi = {"adapter": "ubi", "path": str(folder), "actions": {"click": "click"}}
-        cfg = config(sources, tmp_path / name, bytes_per_part=size, search_log=ubi)
-        store = Storage(cfg.output)
-        manifest = stage.run(cfg, store)
-        found.append(
-            (manifest.counts, read_output(store, manifest.output("search_log")).sort_by("event_id").to_pylist())
-        )
+        manifest, store = run(sources, tmp_path / name, bytes_per_part=size, search_log=ubi)
+        log = read_output(store, manifest.output("search_log")).sort_by("event_id").to_pylist()
+        found.append((manifest.counts, log))
     assert found[0] == found[1]
     clicks = [row for row in found[0][1] if row["action"] == "click"]
     assert len(clicks) == 20 and all(row["query"].startswith("mug") and row["position"] == 2 for row in clicks)

@@ -14,12 +14,13 @@ from listening import Listener, listeners
 from ray_app.base.config import Config
 from ray_app.tables.manifest import Manifest
 
+Finished = tuple[Config, dict[str, Manifest]]
 pytestmark = pytest.mark.timeout(900)  # the first to ask for a finished run pays for it
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = """
 import ray, sys
-from ray_app.cluster import connect
+from ray_app.cluster.resources import connect
 connect(num_cpus=2, include_dashboard=True, object_store_memory=100_000_000, log_to_driver=False)
 print(ray.get_runtime_context().gcs_address, ray.get(ray.remote(lambda: 6 * 7).remote()), flush=True)
 sys.stdin.read()
@@ -75,9 +76,7 @@ def test_no_token_is_left_behind(cluster: tuple[str, int], home: Path) -> None:
     assert not (home / ".ray").exists()
 
 
-def test_training_opens_no_port(
-    finished: tuple[Config, dict[str, Manifest]], source: Path, home: Path, tmp_path: Path
-) -> None:
+def test_training_opens_no_port(finished: Finished, source: Path, home: Path, tmp_path: Path) -> None:
     """Torch's store, where workers of one training meet, knows no token."""
     shutil.copytree(finished[0].output, tmp_path / "run")
     command = [sys.executable, "pipelines/teach.py", "--config", str(source / "config.yaml")]

@@ -31,6 +31,7 @@ from ray_app.tables.current import current_release
 from ray_app.tables.manifest import Manifest, read_manifest, read_output
 from ray_app.tables.release import open_release
 
+Finished = tuple[Config, dict[str, Manifest]]
 pytestmark = pytest.mark.timeout(900)  # the first test pays for the whole pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +63,7 @@ def table(cfg: Config, stage: str, name: str) -> pa.Table:
     return read_output(store, manifest.outputs[name])
 
 
-def test_no_row_is_lost_between_the_stages(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_no_row_is_lost_between_the_stages(finished: Finished) -> None:
     _, manifests = finished
     for name in ("ingest", "enrich", "teach", "label", "embed", "evaluate"):
         counts = manifests[name].counts
@@ -72,12 +73,12 @@ def test_no_row_is_lost_between_the_stages(finished: tuple[Config, dict[str, Man
         assert lost == 0, name
 
 
-def test_dirt_is_in_quarantine_with_a_reason(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_dirt_is_in_quarantine_with_a_reason(finished: Finished) -> None:
     reasons = [reason.split(":")[0] for reason in table(finished[0], "ingest", "quarantine")["reason"].to_pylist()]
     assert sorted(reasons) == ["duplicate_key", "unknown_pin"]
 
 
-def test_every_sampled_pair_has_one_soft_label(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_every_sampled_pair_has_one_soft_label(finished: Finished) -> None:
     cfg, _ = finished
     pairs, labels = table(cfg, "sample", "pairs"), table(cfg, "label", "soft_labels")
     key = ["query", "locale", "pin_id"]
@@ -87,9 +88,7 @@ def test_every_sampled_pair_has_one_soft_label(finished: tuple[Config, dict[str,
     assert labels["error"].null_count == labels.num_rows - len(silent)
 
 
-def test_a_plan_keeps_its_labels_and_stands_beside_what_the_run_took(
-    finished: tuple[Config, dict[str, Manifest]], tmp_path: Path
-) -> None:
+def test_a_plan_keeps_its_labels_and_stands_beside_what_the_run_took(finished: Finished, tmp_path: Path) -> None:
     from ray_app.stages.label.stage import plan
 
     cfg, first = finished
@@ -108,7 +107,7 @@ def test_a_plan_keeps_its_labels_and_stands_beside_what_the_run_took(
     assert manifest.outputs["soft_labels"].content_hash == first["label"].outputs["soft_labels"].content_hash
 
 
-def test_test_queries_are_never_labelled_for_training(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_test_queries_are_never_labelled_for_training(finished: Finished) -> None:
     cfg, _ = finished
     splits = table(cfg, "teach", "splits")
     test = {row["query"] for row in splits.to_pylist() if row["split"] == "test"}
@@ -116,7 +115,7 @@ def test_test_queries_are_never_labelled_for_training(finished: tuple[Config, di
     assert not test & set(table(cfg, "sample", "pairs")["query"].to_pylist())
 
 
-def test_models_say_what_their_probabilities_are_calibrated_to(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_models_say_what_their_probabilities_are_calibrated_to(finished: Finished) -> None:
     """Raters where there are enough pairs of them; a handful fits noise, and the student then follows the calibrated teacher."""
     cfg, made = finished
     teacher = made["teach"].info["calibration"]
@@ -126,7 +125,7 @@ def test_models_say_what_their_probabilities_are_calibrated_to(finished: tuple[C
     assert 'fitted_to: "calibrated teacher"' in card
 
 
-def test_the_release_holds_each_pin_with_text(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_the_release_holds_each_pin_with_text(finished: Finished) -> None:
     store = Storage(finished[0].output)
     release = current_release(store)
     assert release is not None
@@ -134,19 +133,19 @@ def test_the_release_holds_each_pin_with_text(finished: tuple[Config, dict[str, 
     assert release.num_missing == 1
 
 
-def test_all_systems_are_measured_on_all_pairs(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_all_systems_are_measured_on_all_pairs(finished: Finished) -> None:
     rows = finished[1]["evaluate"].info["rows"]
     assert [r["system"] for r in rows] == SYSTEMS
     assert {r["num_pairs"] for r in rows} == {finished[1]["teach"].counts["test_pairs"]}
 
 
-def test_a_second_run_does_no_model_work(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_a_second_run_does_no_model_work(finished: Finished) -> None:
     cfg, first = finished
     again = run_stages(cfg)
     assert {name: m.created_at for name, m in again.items()} == {name: m.created_at for name, m in first.items()}
 
 
-def test_a_lost_manifest_costs_no_label_and_gives_the_same_table(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_a_lost_manifest_costs_no_label_and_gives_the_same_table(finished: Finished) -> None:
     cfg, first = finished
     store = Storage(cfg.output)
     store.delete("manifests/label.json")
@@ -155,7 +154,7 @@ def test_a_lost_manifest_costs_no_label_and_gives_the_same_table(finished: tuple
     assert again.outputs["soft_labels"].content_hash == first["label"].outputs["soft_labels"].content_hash
 
 
-def test_new_judged_queries_are_evaluated_in_one_go(finished: tuple[Config, dict[str, Manifest]], source: Path) -> None:
+def test_new_judged_queries_are_evaluated_in_one_go(finished: Finished, source: Path) -> None:
     cfg, first = finished
     rows = [
         {"query": "red shoe", "pin_id": p, "rater_id": "x", "grade": g, "locale": "en-US"}
@@ -168,9 +167,7 @@ def test_new_judged_queries_are_evaluated_in_one_go(finished: tuple[Config, dict
     assert Storage(cfg.output).exists(first["evaluate"].info["report"])  # the run's own report stays
 
 
-def test_labels_of_unknown_pins_only_are_a_clear_error(
-    finished: tuple[Config, dict[str, Manifest]], source: Path
-) -> None:
+def test_labels_of_unknown_pins_only_are_a_clear_error(finished: Finished, source: Path) -> None:
     write_csv(source / "bad.csv", [{"query": "q", "pin_id": "gone", "rater_id": "x", "grade": 1, "locale": "en-US"}])
     cfg = finished[0]
     bad = cfg.model_copy(update={"evaluate": cfg.evaluate.model_copy(update={"human_labels": str(source / "bad.csv")})})
@@ -178,7 +175,7 @@ def test_labels_of_unknown_pins_only_are_a_clear_error(
         run_stages(bad, "evaluate")
 
 
-def test_batch_and_online_features_of_the_student_agree(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_batch_and_online_features_of_the_student_agree(finished: Finished) -> None:
     """distill sees them in one batch of soft labels, evaluate in another, serve one query at a time: a difference would
     be a student that is served other inputs than it learned from."""
     cfg, store = finished[0], Storage(finished[0].output)
@@ -204,7 +201,7 @@ def test_batch_and_online_features_of_the_student_agree(finished: tuple[Config, 
         assert some[batch.names.index(name)], name
 
 
-def test_a_trained_model_says_what_it_is_and_how_sure_it_may_be(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_a_trained_model_says_what_it_is_and_how_sure_it_may_be(finished: Finished) -> None:
     store, manifests = Storage(finished[0].output), finished[1]
     for stage, name in (("teach", "teacher"), ("distill", "student"), ("distill", "feature_student")):
         output = manifests[stage].outputs[name]
@@ -219,7 +216,7 @@ def test_a_trained_model_says_what_it_is_and_how_sure_it_may_be(finished: tuple[
     assert manifests["zero_shot"].info["truncation"]["key"] == "features.zero_shot_max_tokens"
 
 
-def test_two_training_workers_give_a_working_teacher(finished: tuple[Config, dict[str, Manifest]]) -> None:
+def test_two_training_workers_give_a_working_teacher(finished: Finished) -> None:
     cfg = finished[0]
     train = cfg.teach.train.model_copy(update={"epochs": 1})
     teach = cfg.teach.model_copy(update={"num_workers": 2, "train": train})
@@ -231,7 +228,7 @@ def test_two_training_workers_give_a_working_teacher(finished: tuple[Config, dic
 
 
 def test_a_run_killed_while_labelling_ends_with_the_same_tables(
-    finished: tuple[Config, dict[str, Manifest]], source: Path, tmp_path: Path
+    finished: Finished, source: Path, tmp_path: Path
 ) -> None:
     """kill -9 of everything at once; the rerun labels only what is missing, and ends with equal tables."""
     cfg, first = finished
@@ -252,7 +249,7 @@ def test_a_run_killed_while_labelling_ends_with_the_same_tables(
 
 
 def test_a_run_killed_while_teaching_ends_with_the_same_teacher(
-    finished: tuple[Config, dict[str, Manifest]], source: Path, tmp_path: Path
+    finished: Finished, source: Path, tmp_path: Path
 ) -> None:
     """Another teacher would mean that all labels are made again, and are others."""
     cfg = finished[0]
@@ -272,7 +269,7 @@ def test_a_run_killed_while_teaching_ends_with_the_same_teacher(
     assert resumed.content_hash == whole.content_hash
 
 
-def test_the_command_prints_one_json_line_last(finished: tuple[Config, dict[str, Manifest]], source: Path) -> None:
+def test_the_command_prints_one_json_line_last(finished: Finished, source: Path) -> None:
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     env.pop("RAY_ADDRESS", None)
     command = [sys.executable, "pipelines/evaluate.py", "--config", str(source / "config.yaml")]

@@ -57,9 +57,8 @@ def app(finished: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -
     limits = {"max_in_flight": 8, "deadline_ms": 10_000}
     config = copied_run(tmp_path_factory.mktemp("served"), finished[0].output, source, limits=limits)
     cfg = load_config(config)
-    with serving(str(config), [], free_port(), autoscaling_config=None, num_replicas=2) as (
-        url, process,
-    ):  # fmt: skip
+    options = {"autoscaling_config": None, "num_replicas": 2}
+    with serving(str(config), [], free_port(), **options) as (url, process):
         store = Storage(cfg.output)
         release = current_release(store)
         assert release is not None
@@ -253,11 +252,9 @@ def test_encode_requests_whose_callers_are_gone_leave_search_its_vector(app: Sim
         body = json.dumps({"queries": [f"word{i} number{j}" for j in range(64)]}).encode()
         head = HEAD.replace(b"rerank", b"encode") + b"Content-Length: %d\r\n\r\n" % len(body)
         connected(app, head + body).close()
-    answers = []
     with Load(app, clients=1) as load:
         load.wait(lambda: load.statuses[200] > 0)  # places are free again
-    for i in range(4):
-        answers.append(post(app, "/v1/rerank", {"query": f"{QUERY} {i}", "pin_ids": app.pins}))
+    answers = [post(app, "/v1/rerank", {"query": f"{QUERY} {i}", "pin_ids": app.pins}) for i in range(4)]
     assert not any(answer["degraded"] for answer in answers)
 
 

@@ -101,16 +101,12 @@ def test_nobody_joins_without_the_token(head: Head) -> None:
     assert "auth" in (done.stdout + done.stderr).lower() or "token" in (done.stdout + done.stderr).lower()
 
 
-def test_with_the_token_a_driver_and_a_job_run(head: Head) -> None:
+def test_with_the_token_a_driver_and_a_job_run_and_without_it_no_job(head: Head) -> None:
     """Else the tests above would pass on a head that refuses everybody."""
     done = head.run(sys.executable, "-c", DRIVER, head.address, token="token")
     assert (done.returncode, done.stdout.strip()) == (0, "42"), done.stderr[-2000:]
     submit = (RAY, "job", "submit", "--address", head.dashboard, "--", sys.executable, "-c", "print(6 * 7 * 1000)")
     done = head.run(*submit, token="token")
     assert done.returncode == 0 and "42000" in done.stdout, (done.stdout + done.stderr)[-2000:]
-
-
-def test_a_job_without_the_token_is_refused(head: Head) -> None:
-    submit = (RAY, "job", "submit", "--address", head.dashboard, "--", sys.executable, "-c", "print(6 * 7 * 1000)")
     done = head.run(*submit, token=None)
     assert done.returncode != 0 and "42000" not in done.stdout

@@ -45,17 +45,12 @@ def train(folder: Path, base: Path, name: str = "run", rows: int = 300, **settin
         "epochs": 3, "batch_size": 16, "learning_rate": 1e-3, "patience": 9, "checkpoint_sec": 0.5, "train_embeddings": True,
     } | settings  # fmt: skip
     workers = {name: loop.pop(name) for name in set(loop) & set(WorkersConfig.model_fields)}
-    teach = TeachConfig.model_validate(
-        {"base_model": str(base), "pooling": "mean", "dropout": 0.0, "train": loop} | workers
-    )
-    store = Storage(str(folder))
+    tree = {"base_model": str(base), "pooling": "mean", "dropout": 0.0, "train": loop}
+    teach, store = TeachConfig.model_validate(tree | workers), Storage(str(folder))
     job = TrainJob(
-        build=partial(build_teacher, teach, FeatureScaler(np.zeros(2), np.ones(2)), store, None),
-        train=examples(rows, 0),
-        valid=examples(50, 1),
-        cfg=teach.train,
-        model_folder=f"models/teacher/{name}",
-    )
+        build=partial(build_teacher, teach, FeatureScaler(np.zeros(2), np.ones(2)), store, None), train=examples(rows, 0),
+        valid=examples(50, 1), cfg=teach.train, model_folder=f"models/teacher/{name}",
+    )  # fmt: skip
     train_on_ray(name, [job], 5, store, teach)
     model = Path(folder) / job.model_folder
     weights = load_file(model / "lm" / "model.safetensors") | load_file(model / "head.safetensors")

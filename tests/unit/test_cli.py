@@ -20,15 +20,10 @@ def in_copy(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_relative_paths_leave_the_copy(in_copy, monkeypatch):
-    monkeypatch.setenv("OLDPWD", str(in_copy / "home"))
-    leave_copy()
-    assert Path.cwd() == in_copy / "home"
-
-
-def test_the_users_root_goes_first(in_copy, monkeypatch):
-    monkeypatch.setenv("OLDPWD", str(in_copy))
-    monkeypatch.setenv("RELEVANCE_ROOT", str(in_copy / "home"))
+@pytest.mark.parametrize("variables", [{"OLDPWD": "home"}, {"OLDPWD": "", "RELEVANCE_ROOT": "home"}])
+def test_relative_paths_leave_the_copy_and_the_users_root_goes_first(in_copy, monkeypatch, variables):
+    for name, folder in variables.items():
+        monkeypatch.setenv(name, str(in_copy / folder))
     leave_copy()
     assert Path.cwd() == in_copy / "home"
 

@@ -67,13 +67,27 @@ def pod_templates(node, where: str = "") -> list[tuple[str, dict]]:
     return found
 
 
+def all_pods() -> list[tuple[str, dict]]:
+    """(where, template)."""
+    return [(f"{file}{where}", pod) for file, doc in documents() for where, pod in pod_templates(doc)]
+
+
 def all_containers() -> list[tuple[str, dict]]:
-    return [
-        (f"{file}{where}", container)
-        for file, doc in documents()
-        for where, pod in pod_templates(doc)
-        for container in pod["spec"]["containers"]
-    ]
+    return [(where, container) for where, pod in all_pods() for container in pod["spec"]["containers"]]
+
+
+def clusters() -> tuple[dict, dict]:
+    """Specs of the one for jobs and of the one that serves."""
+    return named("RayCluster")["spec"], named("RayService")["spec"]["rayClusterConfig"]
+
+
+def validate_kuberay(doc: dict) -> None:
+    jsonschema.validate(doc, json.loads((DEPLOY / "schemas" / "kuberay-1.6.2.json").read_text()))
+
+
+def validate_pod(template: dict) -> None:
+    pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "x"}, "template": template}
+    kubernetes_validate.validate(pod, KUBERNETES, strict=True)
 
 
 @cache
@@ -100,29 +114,23 @@ def test_schemas(file, doc):
         kubernetes_validate.validate(doc, KUBERNETES, strict=True)
         return
     if doc["apiVersion"] == "ray.io/v1":
-        jsonschema.validate(doc, json.loads((DEPLOY / "schemas" / "kuberay-1.6.2.json").read_text()))
+        validate_kuberay(doc)
     for where, template in pod_templates(doc):
-        pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "x"}, "template": template}
         try:
-            kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+            validate_pod(template)
         except kubernetes_validate.ValidationError as error:
             raise AssertionError(f"{where}: {error.message}") from None
 
 
 def test_the_schemas_find_slips():
     cluster = json.loads(json.dumps(named("RayCluster")))
-    schema = json.loads((DEPLOY / "schemas" / "kuberay-1.6.2.json").read_text())
     cluster["spec"]["workerGroupSpecs"][0]["maxReplica"] = 1
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(cluster, schema)
+        validate_kuberay(cluster)
     pod = cluster["spec"]["headGroupSpec"]["template"]
     pod["spec"]["containers"][0]["resource"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(
-            {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "x"}, "template": pod},
-            KUBERNETES,
-            strict=True,
-        )
+        validate_pod(pod)
 
 
 def test_secrets_are_references():
@@ -135,9 +143,7 @@ def test_secrets_are_references():
 
 def test_the_readme_makes_every_secret():
     text = "\n".join(path.read_text() for path in DEPLOY.rglob("*.yaml"))
-    used = set(re.findall(r"secretKeyRef:\s*\{?\s*name: ([\w-]+)", text)) | set(
-        re.findall(r"secretName: ([\w-]+)", text)
-    )
+    used = set(re.findall(r"(?:secretKeyRef:\s*\{?\s*name|secretName): ([\w-]+)", text))
     made = set(re.findall(r"create secret generic ([\w-]+)", (DEPLOY / "README.md").read_text()))
     assert used == made
 
@@ -157,16 +163,14 @@ def test_all_pods_are_restricted():
     """What `pod-security.kubernetes.io/enforce: restricted` refuses; KubeRay's autoscaler too, which stands in no pod template."""
     assert named("Namespace")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     contexts = [(where, container["securityContext"]) for where, container in all_containers()]
-    for file, doc in documents():
-        for where, template in pod_templates(doc):
-            pod = template["spec"]
-            assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"], f"{file}{where}"
-            assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, f"{file}{where}"
-            assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), f"{file}{where}"
-            kinds = {kind for volume in pod.get("volumes", []) for kind in volume if kind != "name"}
-            assert kinds <= {"configMap", "persistentVolumeClaim", "emptyDir"}, f"{file}{where}"
-    for spec in (named("RayCluster")["spec"], named("RayService")["spec"]["rayClusterConfig"]):
-        contexts.append(("autoscaler", spec["autoscalerOptions"]["securityContext"]))
+    for where, template in all_pods():
+        pod = template["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"], where
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, where
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), where
+        kinds = {kind for volume in pod.get("volumes", []) for kind in volume if kind != "name"}
+        assert kinds <= {"configMap", "persistentVolumeClaim", "emptyDir"}, where
+    contexts += [("autoscaler", spec["autoscalerOptions"]["securityContext"]) for spec in clusters()]
     for where, context in contexts:
         assert context["allowPrivilegeEscalation"] is False and context["capabilities"] == {"drop": ["ALL"]}, where
 
@@ -174,16 +178,12 @@ def test_all_pods_are_restricted():
 def test_only_heads_may_ask_kubernetes():
     """KubeRay binds the right to change pods and RayClusters to the account of the head; decoders of strangers' pictures need none."""
     accounts = {doc["metadata"]["name"]: doc for _, doc in documents() if doc["kind"] == "ServiceAccount"}
-    for file, doc in documents():
-        for where, template in pod_templates(doc):
-            pod = template["spec"]
-            is_head = "headGroupSpec" in where
-            name = pod.get("serviceAccountName", "default")
-            assert (name == "relevance-head") == is_head, f"{file}{where}"
-            mounts = pod.get(
-                "automountServiceAccountToken", accounts.get(name, {}).get("automountServiceAccountToken", True)
-            )
-            assert mounts == is_head, f"{file}{where}"
+    for where, template in all_pods():
+        pod, is_head = template["spec"], "headGroupSpec" in where
+        name = pod.get("serviceAccountName", "default")
+        assert (name == "relevance-head") == is_head, where
+        mounts = accounts.get(name, {}).get("automountServiceAccountToken", True)
+        assert pod.get("automountServiceAccountToken", mounts) == is_head, where
 
 
 def test_pods_reach_no_private_network():
@@ -192,15 +192,8 @@ def test_pods_reach_no_private_network():
     assert everyone["podSelector"] == {} and everyone["policyTypes"] == ["Ingress", "Egress"]
     (block,) = [to["ipBlock"] for rule in everyone["egress"] for to in rule["to"] if "ipBlock" in to]
     refused = [ipaddress.ip_network(cidr) for cidr in block["except"]]
-    for address in (
-        "10.1.2.3",
-        "172.31.0.1",
-        "192.168.0.1",
-        "169.254.169.254",
-        "168.63.129.16",
-        "100.100.100.200",
-        "127.0.0.1",
-    ):
+    private = "10.1.2.3 172.31.0.1 192.168.0.1 169.254.169.254 168.63.129.16 100.100.100.200 127.0.0.1"
+    for address in private.split():
         assert any(ipaddress.ip_address(address) in network for network in refused), address
     assert not any(ipaddress.ip_address("8.8.8.8") in network for network in refused)
     for name, spec in policies.items():  # the autoscaler's way to Kubernetes
@@ -224,14 +217,9 @@ def test_the_hubs_token_is_where_hub_models_load():
 
 def test_models_of_a_hub_are_named_by_commit():
     cfg = config()
-    named_by = [
-        (cfg.caption.model, cfg.caption.revision),
-        (cfg.features.zero_shot_model, cfg.features.zero_shot_revision),
-        (cfg.teach.base_model, cfg.teach.revision),
-        (cfg.distill.base_model, cfg.distill.revision),
-    ]
-    for model, revision in named_by:
-        assert re.fullmatch("[0-9a-f]{40}", revision or ""), model
+    zero_shot = cfg.features.zero_shot_revision
+    for revision in (cfg.caption.revision, zero_shot, cfg.teach.revision, cfg.distill.revision):
+        assert re.fullmatch("[0-9a-f]{40}", revision or ""), revision
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
@@ -258,11 +246,8 @@ def test_the_image_installs_what_is_locked(device):
 def test_stages_fit_the_worker_groups():
     spec, cfg = named("RayCluster")["spec"], config()
     groups = worker_groups(spec)
-    nodes = [
-        {name: float(value) for name, value in group["resources"].items()}
-        for group in groups.values()
-        for _ in range(group["max_workers"])
-    ]
+    nodes = [{name: float(value) for name, value in group["resources"].items()}
+             for group in groups.values() for _ in range(group["max_workers"])]  # fmt: skip
     for name in ("caption", "label", "embed"):
         section = getattr(cfg, name)
         most = getattr(section, "max_actors", None) or section.num_actors
@@ -281,8 +266,7 @@ def test_stages_fit_the_worker_groups():
 
 def test_versions_are_those_of_the_project():
     ours = version("ray")
-    for spec in (named("RayCluster")["spec"], named("RayService")["spec"]["rayClusterConfig"]):
-        assert spec["rayVersion"] == ours
+    assert [spec["rayVersion"] for spec in clusters()] == [ours, ours]
     for where, container in all_containers():
         if container["image"].startswith("relevance:"):
             assert ours.startswith(re.fullmatch(r"relevance:([\d.]+)-[cg]pu", container["image"]).group(1)), where
@@ -432,8 +416,7 @@ def rays_own() -> set[str]:
     modules = Path(ray.__file__).parent / "dashboard" / "modules"
     shown = "\n".join(path.read_text() for path in (modules / "metrics" / "dashboards").glob("*.py"))
     measured = (modules / "reporter" / "reporter_agent.py").read_text()
-    names = re.findall(r'"(node_\w+)"', measured)
-    return set(re.findall(r"\bray_\w+", shown)) | {f"ray_{name}" for name in names}
+    return set(re.findall(r"\bray_\w+", shown)) | {f"ray_{name}" for name in re.findall(r'"(node_\w+)"', measured)}
 
 
 def expressions() -> list[tuple[str, str]]:

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "ray_app"
-ROOMS = sorted(
-    {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")} - {"__init__"}
-)
+ROOMS = sorted({path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")} - {"__init__"})  # fmt: skip
 # Ray stages may import Ray, and a torch module's class statement needs torch: whoever uses these imports them late.
 EXEMPT = (
     "stage.py",
@@ -47,11 +45,8 @@ for room, modules in json.loads(sys.argv[1]).items():
 def modules_of(room):
     """Dotted names of a room's modules, but for the exempt ones."""
     files = sorted((PACKAGE / room).rglob("*.py")) if (PACKAGE / room).is_dir() else [PACKAGE / f"{room}.py"]
-    return [
-        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
-        for path in files
-        if path.name not in EXEMPT
-    ]
+    paths = [path.relative_to(PACKAGE.parent).with_suffix("") for path in files if path.name not in EXEMPT]
+    return [".".join(path.parts).removesuffix(".__init__") for path in paths]
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,11 @@
 """The caption stage with vllm: the captions of transformers, error rows, and an end when the engine dies."""
 
-import contextlib
-import os
-import signal
-import threading
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from caption_world import make_config, picture, write_pictures, write_pins
+from label_world import Killer
 from tiny_models import save_tiny_vlm
 
 from ray_app.base.errors import UserError
@@ -53,33 +50,9 @@ def test_a_dead_engine_ends_the_job_and_keeps_what_was_finished(vllm_cluster, tm
         store.uri, model=vlm, engine="vllm", max_restarts=0, max_new_tokens=200, rows_per_block=4, batch_size=4,
         engine_args={"max_num_seqs": 4},
     )  # fmt: skip
-    killer = threading.Thread(target=kill_engine_when, args=(lambda: store.list_files("ledger/captions"),), daemon=True)
-    killer.start()
+    killer = Killer(SimpleNamespace(ledger=SimpleNamespace(store=store, folder="ledger/captions")), 1, "EngineCore")
     with pytest.raises(UserError, match="captions: a worker process died 1 times"):
         run(cfg, store)
-    killer.join(10)
+    assert killer.killed
     kept = sum(store.read_table(path).num_rows for path in store.list_files("ledger/captions"))
     assert 4 <= kept < 600
-
-
-def kill_engine_when(reached) -> None:
-    """kill -9 the engine's process of this test's own cluster."""
-    deadline = time.monotonic() + 200
-    while not reached() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            if (
-                entry.name.isdigit()
-                and "EngineCore" in (entry / "cmdline").read_text()
-                and is_descendant(int(entry.name))
-            ):
-                os.kill(int(entry.name), signal.SIGKILL)
-
-
-def is_descendant(pid: int) -> bool:
-    while pid > 1:
-        if pid == os.getpid():
-            return True
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return False

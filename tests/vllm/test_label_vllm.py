@@ -10,16 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from label_world import (
-    Killer,
-    expected,
-    labeller,
-    ledger_keys,
-    pairs,
-    probs_of,
-    save_teacher,
-    start_job,
-)
+from label_world import Killer, expected, labeller, ledger_keys, pairs, probs_of, save_teacher, start_job
 from tiny_models import save_tiny_decoder, save_tiny_encoder
 
 from ray_app.base.columns import matrix_column, matrix_of
@@ -172,8 +163,7 @@ def survivor(vllm_cluster, tmp_path_factory, encoder):
 
 
 def test_a_dead_engine_is_started_again_and_nothing_is_lost_or_twice(survivor):
-    assert survivor.killer.killed
-    assert survivor.killer.at_block * 16 < len(MANY) - 16
+    assert survivor.killer.killed and survivor.killer.at_block * 16 < len(MANY) - 16
     assert survivor.counts.computed == len(MANY)
     assert_each_row_once(survivor.maker, MANY)
     assert 0 < survivor.counts.repeated_rows <= BATCHES_IN_FLIGHT * SLOW["batch_size"]

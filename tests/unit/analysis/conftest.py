@@ -31,17 +31,17 @@ def one_hot(grades, share=0.8):
     return probs
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_pairs():
     return judged_table
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_system():
     return system
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_probs():
     return one_hot
 

@@ -361,7 +361,7 @@ def test_without_locks_who_comes_second_uses_what_is_there(store, release, local
 
 def test_what_a_killed_builder_left_is_removed(store, release, local):
     """A replica that is killed for its memory again and again would fill the disk."""
-    (local / f".tmp-{release.id}-float16-v1-{"0123" * 8}").mkdir(parents=True)
+    (local / f".tmp-{release.id}-float16-v1-{'0123' * 8}").mkdir(parents=True)
     PinStore.open(store, release, local)
     assert folders(local) == [f"{release.id}-float16-v1"]
 

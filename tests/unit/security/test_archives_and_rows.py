@@ -6,7 +6,10 @@ import io
 import tracemalloc
 import zipfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from refusals import message
 
 from ray_app.base.config import IngestLimits, TableSource, UbiSource
 from ray_app.base.errors import UserError, printable
@@ -21,23 +24,37 @@ from ray_app.sources.validate import check_batch, settle, table_rules
 KEY = "ingest.pins.path"
 
 
+def source_file(path):
+    (file,) = find_files(str(path), KEY)
+    return file
+
+
 def load(path, name="pins", vectors=None):
     """Valid rows and quarantine."""
     rules = table_rules(name, IngestLimits(), None, vectors)
-    batches = [b for f in find_files(str(path), KEY) for b in read_table_file(f, TableSource(path=str(path)), rules)]
+    batches = read_table_file(source_file(path), TableSource(path=str(path)), rules)
     return settle([check_batch(batch, rules) for batch in batches], rules)
 
 
-def zipped(path, content, name="a.json"):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+def products(folder):
+    return list(read_products_file(product_files(str(folder), KEY)[0], "en-US"))
+
+
+def zipped(path, content, name="a.json", method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr(name, content)
     return path
 
 
-def refused(path, match):
+def write_parquet(path, columns, **options):
+    pq.write_table(pa.table(columns), path, **options)
+    return path
+
+
+def refused(path, match, read=load):
     """That the whole file is."""
     with pytest.raises(UserError, match=match):
-        load(path)
+        read(path)
 
 
 def peak(work):
@@ -74,40 +91,31 @@ def small_limits(monkeypatch):
 def test_a_gzip_bomb_is_left_where_it_goes_off(tmp_path, small_limits, ending):
     bomb = tmp_path / f"a.{ending}.gz"
     bomb.write_bytes(gzip.compress(b"pin_id\n" + (b" " * 1000 + b"\n") * 20_000))
-    with pytest.raises(UserError, match="unpacks to more than 300 times"):
-        load(bomb)
+    refused(bomb, "unpacks to more than 300 times")
 
 
 def test_a_zip_bomb_of_products_is_not_unpacked_whole(tmp_path, small_limits):
     zipped(tmp_path / "1.json.zip", b"[" + b" " * 20_000_000 + b"]")
-    with pytest.raises(UserError, match="unpacks to more than 300 times"):
-        list(read_products_file(product_files(str(tmp_path), KEY)[0], "en-US"))
+    refused(tmp_path, "unpacks to more than 300 times", products)
 
 
 @pytest.mark.parametrize(("method", "name"), [(zipfile.ZIP_LZMA, "lzma"), (zipfile.ZIP_BZIP2, "bzip2")])
 def test_a_zip_of_another_method_is_not_unpacked(tmp_path, method, name):
     """zipfile unpacks all that it read of those in one go: 706 bytes were 800 MB before the bound was looked at."""
-    path = tmp_path / "a.jsonl.zip"
-    with zipfile.ZipFile(path, "w", method) as archive:
-        archive.writestr("a.jsonl", bytes(30_000_000))
+    path = zipped(tmp_path / "a.jsonl.zip", bytes(30_000_000), method=method)
     assert peak(lambda: refused(path, f"is packed with {name}; pack it with deflate")) < 3_000_000
 
 
 def test_a_long_text_that_each_row_names_is_one_text(tmp_path):
     """1,527 bytes of Parquet were 382 MB in one batch: the dictionary's one text, spelled out for each of 400 rows."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     text = pa.DictionaryArray.from_arrays(pa.array([0] * 100, pa.int32()), pa.array(["x" * 1_000_000]))
-    pq.write_table(
-        pa.table({"pin_id": [f"p{i}" for i in range(100)], "title": text}), tmp_path / "a.parquet", compression="zstd"
-    )
+    columns = {"pin_id": [f"p{i}" for i in range(100)], "title": text}
+    path = write_parquet(tmp_path / "a.parquet", columns, compression="zstd")
+    told = "too_long: title has 1,000,000 characters, at most 20,000 are allowed"
 
     def look():
-        valid, quarantine = load(tmp_path / "a.parquet")
-        assert valid.num_rows == 0 and set(quarantine["reason"].to_pylist()) == {
-            "too_long: title has 1,000,000 characters, at most 20,000 are allowed"
-        }
+        valid, quarantine = load(path)
+        assert valid.num_rows == 0 and set(quarantine["reason"].to_pylist()) == {told}
 
     assert peak(look) < 10_000_000
 
@@ -115,15 +123,9 @@ def test_a_long_text_that_each_row_names_is_one_text(tmp_path):
 @pytest.mark.parametrize("store_schema", [True, False])
 def test_a_parquet_bomb_is_left_where_it_goes_off(tmp_path, small_limits, monkeypatch, store_schema):
     """Texts that are short enough for the table, of which a small file has any number."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = 200_000
-    text = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * 10_000]))
-    path = tmp_path / "a.parquet"
-    pq.write_table(
-        pa.table({"pin_id": pa.array(["p"] * rows), "title": text}), path, compression="zstd", store_schema=store_schema
-    )
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 200_000, pa.int32()), pa.array(["x" * 10_000]))
+    columns = {"pin_id": ["p"] * 200_000, "title": text}
+    path = write_parquet(tmp_path / "a.parquet", columns, compression="zstd", store_schema=store_schema)
     read = count_batches(monkeypatch)
     refused(path, "unpacks to more than 300 times")
     assert len(read) == 2, "both columns of the first batch"
@@ -132,28 +134,19 @@ def test_a_parquet_bomb_is_left_where_it_goes_off(tmp_path, small_limits, monkey
 @pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY", "PLAIN"])
 def test_texts_in_any_encoding_are_read_and_bounded(tmp_path, monkeypatch, encoding):
     """Of prefix-coded texts a row is as long as all of them: few are decoded at a time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    titles = ["x" * 100_000 + str(i) for i in range(200)]
-    table = pa.table({"pin_id": [f"p{i}" for i in range(200)], "title": titles})
-    pq.write_table(
-        table, tmp_path / "a.parquet", use_dictionary=False, column_encoding={"title": encoding, "pin_id": "PLAIN"}
-    )
+    columns = {"pin_id": [f"p{i}" for i in range(200)], "title": ["x" * 100_000 + str(i) for i in range(200)]}
+    coding = {"title": encoding, "pin_id": "PLAIN"}
+    path = write_parquet(tmp_path / "a.parquet", columns, use_dictionary=False, column_encoding=coding)
     monkeypatch.setattr(parquet, "BATCH_BYTES", 1_000_000)
     read = count_batches(monkeypatch)
-    assert load(tmp_path / "a.parquet")[1].num_rows == 200
+    assert load(path)[1].num_rows == 200
     assert max(read) <= 10
 
 
 def write_prefix_coded(path, titles):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = pa.table({"pin_id": [f"p{i:05d}" for i in range(len(titles))], "title": titles})
-    coding = dict.fromkeys(rows.column_names, "DELTA_BYTE_ARRAY")
-    pq.write_table(rows, path, use_dictionary=False, column_encoding=coding, compression="zstd")
-    return path
+    columns = {"pin_id": [f"p{i:05d}" for i in range(len(titles))], "title": titles}
+    coding = dict.fromkeys(columns, "DELTA_BYTE_ARRAY")
+    return write_parquet(path, columns, use_dictionary=False, column_encoding=coding, compression="zstd")
 
 
 def test_short_texts_that_are_prefix_coded_make_no_batch_per_row(tmp_path, monkeypatch):
@@ -181,23 +174,17 @@ def test_long_texts_that_are_prefix_coded_are_not_merged(tmp_path, monkeypatch):
 
 def test_a_column_of_lists_is_refused_and_named(tmp_path):
     """What a list comes to is not known before it is decoded, and none belongs there."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.table({"pin_id": ["p1"], "title": [["a", "b"]]}), tmp_path / "a.parquet")
-    refused(tmp_path / "a.parquet", "column 'title' of .* is of the type list<.*>, which title cannot be made of")
+    path = write_parquet(tmp_path / "a.parquet", {"pin_id": ["p1"], "title": [["a", "b"]]})
+    refused(path, "column 'title' of .* is of the type list<.*>, which title cannot be made of")
 
 
 def test_numbers_that_a_column_repeats_are_decoded_in_parts(tmp_path, monkeypatch):
     """A run of equal numbers is a few bytes, however long: the footer's count decides how many rows are a batch."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     vectors = pa.array([[1.0] * 50_000] * 40, pa.list_(pa.float32()))
-    pq.write_table(pa.table({"pin_id": [f"p{i}" for i in range(40)], "style": vectors}), tmp_path / "a.parquet")
+    path = write_parquet(tmp_path / "a.parquet", {"pin_id": [f"p{i}" for i in range(40)], "style": vectors})
     monkeypatch.setattr(parquet, "BATCH_BYTES", 1_000_000)
     read = count_batches(monkeypatch)
-    assert load(tmp_path / "a.parquet", vectors={"style": 50_000})[0].num_rows == 40
+    assert load(path, vectors={"style": 50_000})[0].num_rows == 40
     assert max(read) <= 3
 
 
@@ -230,9 +217,9 @@ def test_large_rows_make_small_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "BATCH_BYTES", 10_000)
     for name, line in (("a.jsonl", '{"pin_id": "p", "title": "%s"}\n'), ("a.csv", "p,%s\n")):
         (tmp_path / name).write_text(("pin_id,title\n" if name == "a.csv" else "") + line % ("x" * 3000) * 50)
-        (file,) = find_files(str(tmp_path / name), KEY)
         rules = table_rules("pins", IngestLimits())
-        sizes = [len(batch.rows) for batch in read_table_file(file, TableSource(path=name), rules)]
+        batches = read_table_file(source_file(tmp_path / name), TableSource(path=name), rules)
+        sizes = [len(batch.rows) for batch in batches]
         assert sum(sizes) == 50 and max(sizes) <= 4
 
 
@@ -243,37 +230,36 @@ def test_a_file_that_packs_well_but_is_small_is_read(tmp_path):
 
 
 def test_a_packed_parquet_file_can_be_read_in_any_order(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     out = io.BytesIO()
-    pq.write_table(pa.table({"pin_id": [f"p{i:06d}" for i in range(50_000)]}), out, row_group_size=1000)
+    write_parquet(out, {"pin_id": [f"p{i:06d}" for i in range(50_000)]}, row_group_size=1000)
     (tmp_path / "a.parquet.gz").write_bytes(gzip.compress(out.getvalue()))
     assert load(tmp_path / "a.parquet.gz")[0].num_rows == 50_000
 
 
 def test_a_csv_without_line_ends_does_not_fill_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MAX_LINE_BYTES", 1000)
-    path = tmp_path / "a.csv"
-    path.write_bytes(b"pin_id\n" + b"x" * 50_000 + b"\np1\n")
-    (file,) = find_files(str(path), KEY)
+    (tmp_path / "a.csv").write_bytes(b"pin_id\n" + b"x" * 50_000 + b"\np1\n")
+    file = source_file(tmp_path / "a.csv")
     with file.open_plain() as plain:
         assert max(map(len, file.text_lines(plain))) == 1000
 
 
-@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_a_lines_end_does_not_count(tmp_path, end):
+X, Y = b"x" * 10, b"y" * 10  # just the bytes that are allowed
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (X + b"\n" + Y + b"y\n" + Y * 3 + b"\n\n" + X, [(0, X), (1, Y + b"y"), (2, Y + b"y"), (4, X)]),
+        (X + b"\r\n" + Y + b"y\r\n" + Y * 3 + b"\r\n\r\n" + X, [(0, X), (1, Y + b"y"), (2, Y + b"y"), (4, X)]),
+        (X + b"\r\r\n" + Y + b"\rz\n" + b" " * 40 + b"\nlast", [(0, X + b"\r"), (1, Y + b"\r"), (3, b"last")]),
+    ],
+    ids=["unix", "dos", "ends within a line count"],
+)
+def test_a_lines_end_does_not_count(tmp_path, content, lines):
     """A line of just the bytes that are allowed was too long by its line end, unless it was the last."""
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(end.join([b"x" * 10, b"y" * 11, b"z" * 30, b"", b"v" * 10]))
-    (file,) = find_files(str(path), KEY)
-    assert list(file.lines(10)) == [(0, b"x" * 10), (1, b"y" * 11), (2, b"z" * 11), (4, b"v" * 10)]
-
-
-def test_ends_within_a_line_count(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(b"x" * 10 + b"\r\r\n" + b"y" * 10 + b"\rz\n" + b" " * 40 + b"\nlast")
-    (file,) = find_files(str(tmp_path / "a.jsonl"), KEY)
-    assert list(file.lines(10)) == [(0, b"x" * 10 + b"\r"), (1, b"y" * 10 + b"\r"), (3, b"last")]
+    (tmp_path / "a.jsonl").write_bytes(content)
+    assert list(source_file(tmp_path / "a.jsonl").lines(10)) == lines
 
 
 # --- archives that lie ---
@@ -283,8 +269,7 @@ def test_an_encrypted_zip_says_so(tmp_path):
     data = bytearray(zipped(tmp_path / "1.json.zip", b"[]").read_bytes())
     data[data.rindex(b"PK\x01\x02") + 8] |= 1  # the flag in the directory
     (tmp_path / "1.json.zip").write_bytes(data)
-    with pytest.raises(UserError, match="encrypted"):
-        list(read_products_file(product_files(str(tmp_path), KEY)[0], "en-US"))
+    refused(tmp_path, "encrypted", products)
 
 
 def test_names_in_an_archive_decide_nothing(tmp_path):
@@ -296,36 +281,28 @@ def test_names_in_an_archive_decide_nothing(tmp_path):
 
 def test_a_member_without_a_name_is_one(tmp_path):
     """`ZipInfo.is_dir` raises an IndexError for it."""
-    with zipfile.ZipFile(tmp_path / "a.jsonl.zip", "w") as archive:
-        archive.writestr(zipfile.ZipInfo("x"), b'{"pin_id": "p1"}')
-    data = (tmp_path / "a.jsonl.zip").read_bytes()
+    path = zipped(tmp_path / "a.jsonl.zip", b'{"pin_id": "p1"}', zipfile.ZipInfo("x"))
+    data = bytearray(path.read_bytes())
     local, central = data.index(b"PK\x03\x04"), data.index(b"PK\x01\x02")
-    data = bytearray(data)
     for at in (central + 46, local + 30):  # the names, last one first
         del data[at]
     data[local + 26] = data[central - 1 + 28] = 0  # their lengths
     end = data.index(b"PK\x05\x06")
     data[end + 12] -= 1  # size of the directory
     data[end + 16] -= 1  # its place
-    (tmp_path / "a.jsonl.zip").write_bytes(data)
-    assert load(tmp_path / "a.jsonl.zip")[0]["pin_id"].to_pylist() == ["p1"]
+    path.write_bytes(data)
+    assert load(path)[0]["pin_id"].to_pylist() == ["p1"]
 
 
 def test_a_parquet_file_whose_column_has_no_readable_name_is_named(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.table({"pin_id": ["p1"], "zqzq": ["x"]}), tmp_path / "a.parquet", store_schema=False)
-    data = (tmp_path / "a.parquet").read_bytes()
-    (tmp_path / "a.parquet").write_bytes(data.replace(b"zqzq", b"\xff\xfe\xff\xfe"))
-    with pytest.raises(UserError, match="corrupt"):
-        load(tmp_path / "a.parquet")
+    path = write_parquet(tmp_path / "a.parquet", {"pin_id": ["p1"], "zqzq": ["x"]}, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"zqzq", b"\xff\xfe\xff\xfe"))
+    refused(path, "corrupt")
 
 
 def test_bz2_is_not_opened_at_all(tmp_path):
     (tmp_path / "a.jsonl.bz2").write_bytes(bz2.compress(b'{"pin_id": "p1"}'))
-    with pytest.raises(UserError, match="cannot tell it from the name"):
-        load(tmp_path / "a.jsonl.bz2")
+    refused(tmp_path / "a.jsonl.bz2", "cannot tell it from the name")
 
 
 # --- rows that once stopped the job ---
@@ -352,7 +329,7 @@ def test_a_log_cannot_write_its_own_reason(tmp_path):
     """`_source` that is a text was taken for the reason why its line is refused, and stood in the quarantine as our words."""
     (tmp_path / "log.jsonl").write_text('{"_source": "all is well"}\n')
     source = UbiSource(path=str(tmp_path))
-    batches, _ = join_ubi([read_ubi_file(f, source) for f in find_files(source.path, KEY)], source, None)
+    batches, _ = join_ubi([read_ubi_file(source_file(tmp_path), source)], source, None)
     rules = table_rules("search_log", IngestLimits())
     _, refused = settle([check_batch(batch, rules) for batch in batches], rules)
     assert refused["reason"].to_pylist() == ["corrupt_row: not a JSON object"]
@@ -362,23 +339,15 @@ def test_a_log_cannot_write_its_own_reason(tmp_path):
 
 
 def test_columns_of_a_file_cannot_write_to_the_terminal(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_bytes(b'"sku\x1b]0;owned\x07","\ndone, all is well"\n1,2\n')
-    with pytest.raises(UserError) as caught:
-        load(path)
-    assert str(caught.value).isprintable() and "\\x1b]0;owned\\x07" in str(caught.value)
+    (tmp_path / "a.csv").write_bytes(b'"sku\x1b]0;owned\x07","\ndone, all is well"\n1,2\n')
+    said = message(lambda: load(tmp_path / "a.csv"))
+    assert said.isprintable() and "\\x1b]0;owned\\x07" in said
 
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [
-        ("für 日本", "für 日本"),
-        ("a\nb", "a\\nb"),
-        ("\x1b[2J", "\\x1b[2J"),
-        ("\u202eevil", "\\u202eevil"),
-        ("\udc80", "\\udc80"),
-    ],
-)
+    [("für 日本", "für 日本"), ("a\nb", "a\\nb"), ("\x1b[2J", "\\x1b[2J"), ("\u202eevil", "\\u202eevil"), ("\udc80", "\\udc80")],
+)  # fmt: skip
 def test_printable(text, shown):
     assert printable(text) == shown
     assert printable(shown) == shown

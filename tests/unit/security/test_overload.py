@@ -7,9 +7,11 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
-from hostile_pictures import jpeg_of_scans
+from hostile_pictures import encode, jpeg_of_scans
+from PIL import Image
 
 from ray_app.base.config import CacheConfig, ImageLimits, ServeConfig, ServeLimits
+from ray_app.base.images.decode import decode
 from ray_app.online import pin_images as module
 from ray_app.online.pin_images import PictureJobs, PinPictures
 from ray_app.online.problems import NotFound, Overloaded
@@ -46,6 +48,19 @@ def with_cache(talk, **options):
     return asyncio.run(run())
 
 
+async def begun(*requests):
+    """They have come as far as they do without an answer of anybody else."""
+    tasks = [asyncio.create_task(request) for request in requests]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def leave(*tasks):
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def until(done):
     for _ in range(10_000):
         if done():
@@ -61,13 +76,10 @@ def test_queries_whose_requests_are_over_leave_the_queue():
     """100 requests that were answered 503 left 6,336 queries, half a minute of work for which all others waited."""
 
     async def talk(cache, encoder):
-        gone = [asyncio.create_task(cache.get([f"{i} {j}" for j in range(64)])) for i in range(5)]
-        stays = asyncio.create_task(cache.get(["0 1", "mine"]))
-        await asyncio.sleep(0)
+        asked = [[f"{i} {j}" for j in range(64)] for i in range(5)]
+        *gone, stays = await begun(*(cache.get(queries) for queries in (*asked, ["0 1", "mine"])))
         waited = cache.num_waiting
-        for task in gone:
-            task.cancel()
-        await asyncio.gather(*gone, return_exceptions=True)
+        await leave(*gone)
         left = cache.num_waiting
         encoder.gate.set()
         await stays
@@ -78,12 +90,8 @@ def test_queries_whose_requests_are_over_leave_the_queue():
 
 def test_a_query_that_is_left_and_asked_again_is_encoded():
     async def talk(cache, encoder):
-        gone = asyncio.create_task(cache.get(["a"]))
-        await asyncio.sleep(0)
-        gone.cancel()
-        await asyncio.gather(gone, return_exceptions=True)
-        again = asyncio.create_task(cache.get(["a"]))
-        await asyncio.sleep(0)
+        await leave(*await begun(cache.get(["a"])))
+        (again,) = await begun(cache.get(["a"]))
         encoder.gate.set()
         return (await again).tolist(), encoder.asked
 
@@ -92,13 +100,11 @@ def test_a_query_that_is_left_and_asked_again_is_encoded():
 
 def test_the_queue_is_bounded_and_what_is_refused_leaves_nothing_in_it():
     async def talk(cache, encoder):
-        fits = asyncio.create_task(cache.get([f"fits {i}" for i in range(8)]))
-        await asyncio.sleep(0)
+        (fits,) = await begun(cache.get([f"fits {i}" for i in range(8)]))
         with pytest.raises(Overloaded, match="8 queries wait"):
             await cache.get(["one", "two", "three"])
         waited = cache.num_waiting
-        urgent = asyncio.create_task(cache.get(["a search"], urgent=True))
-        await asyncio.sleep(0)
+        (urgent,) = await begun(cache.get(["a search"], urgent=True))
         encoder.gate.set()
         await asyncio.gather(fits, urgent)
         return waited, cache.num_waiting
@@ -108,12 +114,10 @@ def test_the_queue_is_bounded_and_what_is_refused_leaves_nothing_in_it():
 
 def test_search_goes_before_encode():
     async def talk(cache, encoder):
-        bulk = asyncio.create_task(cache.get([f"bulk {i}" for i in range(6)]))
-        await asyncio.sleep(0)
-        search = [asyncio.create_task(cache.get([q], urgent=True)) for q in ("search", "bulk 5")]
-        await asyncio.sleep(0)
+        bulk = await begun(cache.get([f"bulk {i}" for i in range(6)]))
+        search = await begun(*(cache.get([q], urgent=True) for q in ("search", "bulk 5")))
         encoder.gate.set()
-        await asyncio.gather(bulk, *search)
+        await asyncio.gather(*bulk, *search)
         return encoder.asked[1:]
 
     batches = with_cache(talk, max_batch=3)
@@ -198,10 +202,8 @@ def test_answered_encode_requests_leave_no_work_and_search_has_its_vector(tmp_pa
 
 def test_too_many_queries_that_wait_are_answered_429(tmp_path):
     async def talk(client, service, release):
-        first = [
-            asyncio.create_task(client.post("/v1/encode", json={"queries": [f"{i} {j}" for j in range(64)]}))
-            for i in range(2)
-        ]
+        asked = [{"queries": [f"{i} {j}" for j in range(64)]} for i in range(2)]
+        first = await begun(*(client.post("/v1/encode", json=body) for body in asked))
         await until(lambda: service.cache.num_waiting == 96)
         answer = await client.post("/v1/encode", json={"queries": [f"more {j}" for j in range(64)]})
         release.encoder.gate.set()
@@ -222,7 +224,7 @@ def test_strangers_who_ask_for_pictures_take_no_place_of_those_with_the_token(tm
     """64 strangers took all places: those with the token were answered 429."""
 
     async def talk(client, service, release):
-        strangers = [asyncio.create_task(client.get(f"/v1/pins/{i}/image")) for i in range(64)]
+        strangers = await begun(*(client.get(f"/v1/pins/{i}/image") for i in range(64)))
         await until(lambda: len(release.making) == 2)
         mine = await client.get("/v1/about", headers={"authorization": "Bearer right"})
         release.gate.set()
@@ -235,7 +237,7 @@ def test_strangers_who_ask_for_pictures_take_no_place_of_those_with_the_token(tm
 
 def test_one_picture_is_made_once_however_many_ask(tmp_path):
     async def talk(client, service, release):
-        asked = [asyncio.create_task(client.get("/v1/pins/p/image")) for _ in range(10)]
+        asked = await begun(*(client.get("/v1/pins/p/image") for _ in range(10)))
         await until(lambda: release.making)
         release.gate.set()
         return {(await one).content for one in asked}, release.making
@@ -266,12 +268,10 @@ def test_who_asks_while_a_left_picture_is_being_made_shares_it():
             assert gate.wait(20)
             return b"jpeg"
 
-        gone = asyncio.create_task(jobs.get("p", make))
+        gone = await begun(jobs.get("p", make))
         await until(lambda: made)
-        gone.cancel()
-        await asyncio.gather(gone, return_exceptions=True)
-        later = asyncio.create_task(jobs.get("p", make))
-        await asyncio.sleep(0)
+        await leave(*gone)
+        (later,) = await begun(jobs.get("p", make))
         gate.set()
         found = await later
         await until(lambda: not jobs._jobs)
@@ -285,8 +285,7 @@ def test_pictures_that_wait_are_bounded(monkeypatch):
     async def run():
         monkeypatch.setattr(module, "MAX_WAITING", 3)
         jobs, gate = PictureJobs(), threading.Event()
-        asked = [asyncio.create_task(jobs.get(i, lambda: b"" if gate.wait(20) else None)) for i in range(5)]
-        await asyncio.sleep(0)
+        asked = await begun(*(jobs.get(i, lambda: b"" if gate.wait(20) else None) for i in range(5)))
         with pytest.raises(Overloaded):
             await jobs.get("more", lambda: b"")
         gate.set()
@@ -323,20 +322,8 @@ def test_a_picture_that_cannot_be_read_is_not_read_again_at_once(monkeypatch, tm
     assert len(read) == 1
 
 
-def encoded(size, kind, **options):
-    import io
-
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.new("RGB", size).save(out, kind, **options)
-    return out.getvalue()
-
-
 def test_serving_spends_less_memory_on_a_picture_than_captioning():
-    from ray_app.base.images.decode import decode
-
-    data = encoded((4000, 4000), "WEBP", quality=1)
+    data = encode(Image.new("RGB", (4000, 4000)), "WEBP", quality=1)
     assert decode(data, ImageLimits()).size == (512, 512)
     assert why(PinPictures(table(data=data), ImageLimits())) == "too_much_memory"
 
@@ -344,7 +331,8 @@ def test_serving_spends_less_memory_on_a_picture_than_captioning():
 @pytest.mark.parametrize(("size", "kind", "options"), [((4032, 3024), "WEBP", {"quality": 1}), ((7300, 5475), "JPEG", {"progressive": True})])  # fmt: skip
 def test_photos_of_the_sizes_that_the_docs_name_are_shown(size, kind, options):
     """One of 12 megapixels, as phones make them, was refused as WebP."""
-    assert PinPictures(table(data=encoded(size, kind, **options)), ImageLimits()).jpeg(0).startswith(b"\xff\xd8")
+    data = encode(Image.new("RGB", size), kind, **options)
+    assert PinPictures(table(data=data), ImageLimits()).jpeg(0).startswith(b"\xff\xd8")
 
 
 def test_a_picture_of_many_scans_is_refused_by_the_route():

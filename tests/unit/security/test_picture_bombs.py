@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from hostile_pictures import jpeg_of_scans, segment
+from hostile_pictures import encode, jpeg_of_scans, segment
 from PIL import Image, WebPImagePlugin
 
 from ray_app.base.config import ImageLimits
@@ -15,12 +15,6 @@ from ray_app.base.images.decode import MAX_SCANS, PictureError, decode, num_scan
 
 LIMITS = ImageLimits()
 SIDE = 7056  # squared: 49.8 million pixels, below limits.max_pixels
-
-
-def encode(image, kind, **options):
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
 
 
 def code(data, limits=LIMITS, **options):
@@ -52,13 +46,8 @@ def test_scans_times_pixels_are_bounded(monkeypatch):
 
 @pytest.mark.parametrize(
     "between",
-    [
-        segment(0xFE, b"\xff\xd9" * 3),  # an end of the image in a comment, which is skipped
-        b"\xff\xff\xff",  # fill bytes before the marker
-        segment(0xFE),
-        b"\xff\xd0",
-    ],
-    ids=["end in a comment", "fill", "empty comment", "restart"],
+    [segment(0xFE, b"\xff\xd9" * 3), b"\xff\xff\xff", segment(0xFE), b"\xff\xd0"],
+    ids=["an end of the image in a comment, which is skipped", "fill bytes", "an empty comment", "restart"],
 )
 def test_nothing_between_scans_hides_them(between):
     data = jpeg_of_scans(MAX_SCANS + 5, 64, between)
@@ -124,8 +113,8 @@ def test_coefficients_of_a_progressive_jpeg_count():
 _PEAK = """
 import sys
 from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
-from ray_app.base.images.decode import decode
 from ray_app.base.config import ImageLimits
+from ray_app.base.images.decode import decode
 
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024

@@ -13,7 +13,7 @@ from ray_app.models.backbone import load_saved_backbone
 from ray_app.models.checkpoint import local_folder
 from ray_app.models.model_sources import load_backbone, load_config, load_tokenizer
 from ray_app.stages.caption.engine import load_processor
-from ray_app.stages.label.vllm import shares_prefixes
+from ray_app.stages.label.vllm import _reader, shares_prefixes
 
 CODE = """
 from pathlib import Path
@@ -28,13 +28,10 @@ def with_code(tiny_encoder, tmp_path, monkeypatch):
     folder, marker = tmp_path / "model", tmp_path / "marker"
     shutil.copytree(tiny_encoder, folder)
     (folder / "code.py").write_text(CODE.format(marker=str(marker)))
-    for name, maps in (
-        ("config.json", {"AutoConfig": "code.Config", "AutoModel": "code.Model"}),
-        ("tokenizer_config.json", {"AutoTokenizer": [None, "code.Tokenizer"]}),
-    ):
-        stored = json.loads((folder / name).read_text())
-        stored |= {"auto_map": maps, "model_type": "own"} if name == "config.json" else {"auto_map": maps, "tokenizer_class": "Own"}  # fmt: skip
-        (folder / name).write_text(json.dumps(stored))
+    model = {"auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"}, "model_type": "own"}
+    tokenizer = {"auto_map": {"AutoTokenizer": [None, "code.Tokenizer"]}, "tokenizer_class": "Own"}
+    for name, changes in (("config.json", model), ("tokenizer_config.json", tokenizer)):
+        (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | changes))
     (folder / "preprocessor_config.json").write_text(json.dumps({"auto_map": {"AutoProcessor": "code.Tokenizer"}}))
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
@@ -64,16 +61,10 @@ def test_nor_is_that_of_a_teacher_from_the_runs_storage(with_code, tiny_decoder,
     folder = local_folder(store, save_teacher(store, tiny_decoder))
     for name in ("config.json", "tokenizer_config.json", "code.py"):
         shutil.copy(model / name, folder / "lm" / name)
-    for load in (shares_prefixes, _read_for_vllm, lambda folder: load_saved_backbone(folder / "lm", "x", None)):
+    for load in (shares_prefixes, _reader, lambda folder: load_saved_backbone(folder / "lm", "x", None)):
         with pytest.raises((UserError, ValueError)):
             load(folder)
     assert not marker.exists()
-
-
-def _read_for_vllm(folder):
-    from ray_app.stages.label.vllm import _reader
-
-    return _reader(folder)
 
 
 @pytest.mark.parametrize("section", [LabelConfig, CaptionConfig])

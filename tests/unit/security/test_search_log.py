@@ -17,13 +17,24 @@ from ray_app.sources.validate import check_batch, settle, table_rules
 from ray_app.stages.engagement.events import allowed_events, engaged_pairs, once_per_client
 from ray_app.stages.enrich.engaged_queries import top_engaged_queries
 from ray_app.stages.ingest import stage
+from ray_app.stages.sample.public_queries import public_queries
 from ray_app.stages.sample.window import Window
 from ray_app.tables.manifest import read_output
 
 DAY = datetime(2024, 5, 1, tzinfo=UTC)
 PRIVATE = "jane doe 12 elm street divorce lawyer"
 _numbers = itertools.count()
-SHOWN_TO_NOBODY = {"query_id": "x", "user_query": "q", "timestamp": DAY.isoformat()}  # a UBI query
+SHOWN = {"query_id": "x", "client_id": "c", "user_query": "q", "timestamp": DAY.isoformat()}  # a UBI query
+OF_P1 = {"object": {"object_id": "p1"}}
+
+
+def later(seconds):
+    return DAY + timedelta(seconds=seconds)
+
+
+def ubi_click(at):
+    return {"action_name": "item_click", "query_id": "q", "client_id": "c", "user_query": "red mug",
+            "timestamp": at.isoformat(), "event_attributes": OF_P1}  # fmt: skip
 
 
 def event(client, query="red mug", pin="p1", action="save", at=DAY, **more):
@@ -37,10 +48,9 @@ def event(client, query="red mug", pin="p1", action="save", at=DAY, **more):
 def config(tmp_path, log, **ingest):
     """Of a run over 50 pins and this log: lines of JSON, or a UBI log."""
     tmp_path.mkdir(exist_ok=True)
-    (tmp_path / "pins.jsonl").write_text(
-        "".join(json.dumps({"pin_id": f"p{i}", "title": "mug"}) + "\n" for i in range(50))
-    )
-    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    pins = [{"pin_id": f"p{i}", "title": "mug"} for i in range(50)]
+    for name, lines in (("pins", pins), ("log", log)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     adapter = "ubi" if log and "event_id" not in log[0] else "table"
     base = {"pins": {"adapter": "table", "path": f"{tmp_path}/pins.jsonl", "constants": {"locale": "en-US"}},
             "search_log": {"adapter": adapter, "path": f"{tmp_path}/log.jsonl"}, "boards": None, "human_labels": None}  # fmt: skip
@@ -66,9 +76,7 @@ def engaged(tmp_path, log, **cfg):
 
 def test_clicks_of_one_visitor_write_nothing(tmp_path):
     """A private search would become a pin's text, which every search result shows."""
-    log = [
-        event("jane", PRIVATE, action=a, at=DAY + timedelta(seconds=i)) for i in range(50) for a in ("click", "save")
-    ]
+    log = [event("jane", PRIVATE, action=a, at=later(i)) for i in range(50) for a in ("click", "save")]
     assert engaged(tmp_path, log) == {}
 
 
@@ -81,32 +89,28 @@ def test_one_visitor_cannot_push_a_query_up(tmp_path):
     """1,000 saves of one client weigh as one: the query that more people saved stays first."""
     honest = [event(f"h{i}", "red mug") for i in range(6)]
     forged = [event(f"f{i}", "scam") for i in range(5)]
-    many = [event("f0", "scam", at=DAY + timedelta(seconds=1 + i)) for i in range(1000)]
+    many = [event("f0", "scam", at=later(1 + i)) for i in range(1000)]
     assert engaged(tmp_path, honest + forged + many) == {"p1": ["red mug", "scam"]}
 
 
 def test_ubi_events_keep_their_client(tmp_path):
-    log = [
-        {"action_name": "item_click", "query_id": f"q{i}", "client_id": f"c{i}", "user_query": "red mug",
-         "timestamp": DAY.isoformat(), "event_attributes": {"object": {"object_id": "p1"}}}
-        for i in range(5)
-    ]  # fmt: skip
+    log = [ubi_click(DAY) | {"query_id": f"q{i}", "client_id": f"c{i}"} for i in range(5)]
     assert engaged(tmp_path, log) == {"p1": ["red mug"]}
 
 
-def test_an_event_without_a_client_has_that_of_its_query(tmp_path):
+@pytest.mark.parametrize("none", [{}, *({"client_id": odd} for odd in (None, "", False, {}))], ids=repr)
+def test_an_event_without_a_client_has_that_of_its_query(tmp_path, none):
     log = []
     for i in range(5):
-        log.append({"query_id": f"q{i}", "client_id": f"c{i}", "user_query": "red mug", "timestamp": DAY.isoformat(),
-                    "query_response_object_ids": ["p1"]})  # fmt: skip
-        log.append({"action_name": "item_click", "query_id": f"q{i}", "timestamp": DAY.isoformat(),
-                    "event_attributes": {"object": {"object_id": "p1"}}})  # fmt: skip
+        shown = SHOWN | {"client_id": f"c{i}", "user_query": "red mug", "query_response_object_ids": ["p1"]}
+        click = {"action_name": "item_click", "timestamp": DAY.isoformat(), "event_attributes": OF_P1}
+        log += [line | {"query_id": f"q{i}"} for line in (shown, click | none)]
     assert engaged(tmp_path, log) == {"p1": ["red mug"]}
 
 
 def test_events_of_unknown_clients_do_not_count_unless_the_config_says_so(tmp_path):
     """A log without client ids must not silently be counted by events, which one visitor makes as many of as they like."""
-    log = [event(None, at=DAY + timedelta(seconds=i)) for i in range(5)]
+    log = [event(None, at=later(i)) for i in range(5)]
     assert engaged(tmp_path, log) == {}
     assert engaged(tmp_path, log, count_events_without_client=True) == {"p1": ["red mug"]}
 
@@ -120,23 +124,14 @@ def test_a_log_without_clients_is_said_to_support_nothing(tmp_path, caplog):
 
 @pytest.mark.parametrize(
     ("line", "fix"),
-    [
-        (event(None), "map client_id in ingest.search_log.columns"),
-        (SHOWN_TO_NOBODY, "let the collector of the UBI log write client_id"),
-    ],
-)
+    [(event(None), "map client_id in ingest.search_log.columns"),
+     (SHOWN | {"client_id": None}, "let the collector of the UBI log write client_id")],
+    ids=["table", "ubi"],
+)  # fmt: skip
 def test_the_warning_names_a_fix_that_the_adapter_has(tmp_path, caplog, line, fix):
     """A UBI log has no columns to map."""
     ingested(tmp_path, [line])
     assert fix in caplog.text
-
-
-@pytest.mark.parametrize("odd", [True, 0.5, {"id": 1}, ["c"], " ", 1e300])
-def test_an_odd_client_id_costs_no_event(tmp_path, odd):
-    """The event was thrown away, and some of them stopped the run."""
-    made, rows, _ = ingested(tmp_path, [event(odd), event("c")])
-    assert (made.counts["search_log_quarantined"], made.counts["search_log_unknown_clients"]) == (0, 1)
-    assert sorted(rows["client_id"].is_null().to_pylist()) == [False, True]
 
 
 def test_a_number_is_one_client_however_it_is_written(tmp_path):
@@ -144,24 +139,18 @@ def test_a_number_is_one_client_however_it_is_written(tmp_path):
     assert rows["client_id"].null_count == 0 and len(set(rows["client_id"].to_pylist())) == 1
 
 
-@pytest.mark.parametrize("odd", [None, "", False, {}])
-def test_an_event_whose_client_is_none_has_that_of_its_query(tmp_path, odd):
-    shown = SHOWN_TO_NOBODY | {"client_id": "c", "query_response_object_ids": ["p1"]}
-    _, rows, _ = ingested(tmp_path, [shown, ubi_click(DAY) | {"query_id": "x", "client_id": odd}])
-    assert rows.num_rows == 2 and rows["client_id"].null_count == 0
-
-
-@pytest.mark.parametrize("client", [True, 1.5, {"id": "jane"}, ["jane"], "", " ", "caf\udce9"])
-def test_an_event_of_an_odd_client_is_one_of_an_unknown_client(tmp_path, client):
+@pytest.mark.parametrize("line", [event, lambda client: ubi_click(DAY) | {"client_id": client}], ids=["table", "ubi"])
+@pytest.mark.parametrize("client", [True, 1.5, 1e300, {"id": "jane"}, ["jane"], "", " ", "caf\udce9"], ids=repr)
+def test_an_event_of_an_odd_client_is_one_of_an_unknown_client(tmp_path, line, client):
     """Events were thrown away for an id that nothing needs, and a fifth of them stopped the run."""
-    made, rows, refused = ingested(tmp_path, [ubi_click(DAY) | {"client_id": client}])
+    made, rows, refused = ingested(tmp_path, [line(client)])
     assert (rows["client_id"].to_pylist(), refused.num_rows) == ([None], 0)
     assert made.counts["search_log_unknown_clients"] == 1
 
 
 def test_a_clients_id_may_be_a_long_token_or_a_number(tmp_path):
     ids = ["e" * 1_000 + "a", "e" * 1_000 + "b", 12, "12"]
-    log = [ubi_click(DAY + timedelta(seconds=i)) | {"client_id": client} for i, client in enumerate(ids)]
+    log = [ubi_click(later(i)) | {"client_id": client} for i, client in enumerate(ids)]
     _, rows, refused = ingested(tmp_path, log)
     hashes = [row["client_id"] for row in sorted(rows.to_pylist(), key=lambda row: row["timestamp"])]
     assert refused.num_rows == 0 and {len(value) for value in hashes} == {32}
@@ -172,11 +161,7 @@ def test_a_clients_id_may_be_a_long_token_or_a_number(tmp_path):
 
 
 def test_the_clients_id_itself_is_kept_nowhere(tmp_path):
-    log = [
-        event("jane@example.com"),
-        event("jane@example.com", pin="unknown"),
-        event("jane@example.com", action="dance"),
-    ]
+    log = [event("jane@example.com", **more) for more in ({}, {"pin": "unknown"}, {"action": "dance"})]
     _, rows, refused = ingested(tmp_path, log, limits={"max_error_rate": 1.0})
     assert (rows.num_rows, refused.num_rows) == (1, 2)
     assert rows["client_id"].null_count == 0
@@ -216,11 +201,7 @@ def test_one_visitor_counts_once_in_a_pins_rates(tmp_path):
     """Millions of impressions of one forged line would bury a rival's rates, saves of one client make a hit."""
     honest = [event(f"c{i}", pin=f"p{i % 3}", action=a) for i in range(60) for a in ("impression", "click")]
     once = [event("x", pin="p0", action=a) for a in ("impression", "hide")]
-    often = [
-        event("x", pin="p0", action=a, at=DAY + timedelta(seconds=i))
-        for i in range(300)
-        for a in ("impression", "hide")
-    ]
+    often = [event("x", pin="p0", action=a, at=later(i)) for i in range(300) for a in ("impression", "hide")]
     assert rates(tmp_path, honest + once).tolist() == rates(tmp_path, honest + often).tolist()
 
 
@@ -231,15 +212,10 @@ def test_one_visitor_counts_once_in_a_training_pair(tmp_path):
         events = allowed_events(ingested(tmp_path, log)[1], [], [f"p{i}" for i in range(50)], cfg.enrich)
         return engaged_pairs(events, [f"p{i}" for i in range(50)], cfg.enrich, cfg.engagement, 1).weight.tolist()
 
-    assert weight([event("x")]) == weight([event("x", at=DAY + timedelta(seconds=i)) for i in range(50)])
+    assert weight([event("x")]) == weight([event("x", at=later(i)) for i in range(50)])
 
 
 # --- events of the future (H4, L2) ---
-
-
-def ubi_click(at):
-    return {"action_name": "item_click", "query_id": "q", "client_id": "c", "user_query": "red mug", "timestamp": at.isoformat(),
-            "event_attributes": {"object": {"object_id": "p1"}}}  # fmt: skip
 
 
 @pytest.mark.parametrize("line", [lambda at: event("c", at=at), ubi_click])
@@ -261,9 +237,8 @@ def test_without_a_bound_the_clock_is_one(tmp_path):
 def test_other_tables_may_speak_of_the_future(tmp_path):
     """A pin that is announced for next year is no forged event."""
     (tmp_path / "other.jsonl").write_text(json.dumps({"pin_id": "p1", "created_at": "2031-01-01", "locale": "en-US"}))
-    made, *_ = ingested(
-        tmp_path, [event("c")], until=DAY.isoformat(), pins={"adapter": "table", "path": f"{tmp_path}/other.jsonl"}
-    )
+    pins = {"adapter": "table", "path": f"{tmp_path}/other.jsonl"}
+    made, *_ = ingested(tmp_path, [event("c")], until=DAY.isoformat(), pins=pins)
     assert made.counts["pins_out"] == 1
 
 
@@ -279,15 +254,12 @@ def test_an_event_of_tomorrow_does_not_move_the_window(tmp_path):
 
 # --- one line (M1) ---
 
-SHOWN = {"query_id": "x", "client_id": "c", "user_query": "q", "timestamp": DAY.isoformat()}
-
 
 def test_one_line_of_unknown_objects_does_not_stop_the_run(tmp_path):
     """Whoever can post one event would stop the daily cycle: its 400 rows were more than a fifth of all."""
-    honest = [ubi_click(DAY + timedelta(seconds=i)) for i in range(1000)]
-    made, rows, refused = ingested(
-        tmp_path, [*honest, SHOWN | {"query_response_object_ids": [f"u{i}" for i in range(400)]}]
-    )
+    honest = [ubi_click(later(i)) for i in range(1000)]
+    unknown = SHOWN | {"query_response_object_ids": [f"u{i}" for i in range(400)]}
+    made, rows, refused = ingested(tmp_path, [*honest, unknown])
     assert (rows.num_rows, refused.num_rows) == (1000, 400)
     assert made.counts["search_log_quarantined"] == 400
 
@@ -295,7 +267,7 @@ def test_one_line_of_unknown_objects_does_not_stop_the_run(tmp_path):
 def test_many_bad_lines_still_stop_it(tmp_path):
     bad = [SHOWN | {"query_id": f"x{i}", "query_response_object_ids": ["u"]} for i in range(300)]
     with pytest.raises(UserError, match=r"search_log: 300 of 1,300 lines are bad"):
-        ingested(tmp_path, [ubi_click(DAY + timedelta(seconds=i)) for i in range(1000)] + bad)
+        ingested(tmp_path, [ubi_click(later(i)) for i in range(1000)] + bad)
 
 
 def test_a_line_is_as_bad_as_its_rows(tmp_path):
@@ -305,11 +277,16 @@ def test_a_line_is_as_bad_as_its_rows(tmp_path):
     assert ingested(tmp_path, log)[1].num_rows == 90
 
 
-def test_a_query_that_showed_too_much_is_one_broken_row(tmp_path):
-    """A line of 300 kB took 220 MB, one of 16 MB some 12 GB."""
-    (tmp_path / "log.jsonl").write_text(json.dumps(SHOWN | {"query_response_object_ids": [0] * 100_000}))
+def ubi_file(tmp_path, text):
+    (tmp_path / "log.jsonl").write_text(text)
     source = UbiSource(path=str(tmp_path / "log.jsonl"))
     (file,) = find_files(source.path, "ingest.search_log.path")
+    return file, source
+
+
+def test_a_query_that_showed_too_much_is_one_broken_row(tmp_path):
+    """A line of 300 kB took 220 MB, one of 16 MB some 12 GB."""
+    file, source = ubi_file(tmp_path, json.dumps(SHOWN | {"query_response_object_ids": [0] * 100_000}))
     rules = table_rules("search_log", IngestLimits())
     tracemalloc.start()
     try:
@@ -324,12 +301,8 @@ def test_a_query_that_showed_too_much_is_one_broken_row(tmp_path):
 
 def test_a_line_without_end_is_one_row(tmp_path):
     """Cut into pieces it was many bad rows, of which a few stop the run."""
-    (tmp_path / "log.jsonl").write_text(
-        json.dumps(ubi_click(DAY)) + "\n" + "x" * 40_000_000 + "\n" + json.dumps(ubi_click(DAY))
-    )
-    source = UbiSource(path=str(tmp_path / "log.jsonl"))
-    (file,) = find_files(source.path, "ingest.search_log.path")
-    kinds = read_ubi_file(file, source)
+    click = json.dumps(ubi_click(DAY))
+    kinds = read_ubi_file(*ubi_file(tmp_path, "\n".join([click, "x" * 40_000_000, click])))
     assert kinds["kind"].to_pylist() == ["event", "broken", "event", "ignored"]
     assert kinds["row"].to_pylist()[:3] == [0, 1, 2]
 
@@ -337,8 +310,7 @@ def test_a_line_without_end_is_one_row(tmp_path):
 @pytest.mark.parametrize("name", [b"query_id", b"client_id"])
 def test_an_id_that_is_not_utf8_does_not_stop_the_run(tmp_path, name):
     """It stopped at that byte, with a traceback: found by the fuzzer."""
-    good = [ubi_click(DAY + timedelta(seconds=i)) for i in range(10)]
-    cfg = config(tmp_path, good)
+    cfg = config(tmp_path, [ubi_click(later(i)) for i in range(10)])
     line = json.dumps(ubi_click(DAY) | {"query_id": "q", "client_id": "c"}).encode()
     with (tmp_path / "log.jsonl").open("ab") as log:
         log.write(line.replace(b'"%s": "' % name, b'"%s": "\xb6' % name) + b"\n")
@@ -351,9 +323,7 @@ def test_an_id_that_is_not_utf8_does_not_stop_the_run(tmp_path, name):
 
 def test_only_queries_of_five_visitors_are_public(tmp_path):
     """The start page offered everybody what one person had searched."""
-    from ray_app.stages.sample.public_queries import public_queries
-
     log = [event(f"c{i}", "Red  Mug", action="impression") for i in range(5)]
-    log += [event("jane", PRIVATE, action="impression", at=DAY + timedelta(seconds=i)) for i in range(50)]
+    log += [event("jane", PRIVATE, action="impression", at=later(i)) for i in range(50)]
     rows = ingested(tmp_path, log)[1]
     assert public_queries(rows, EnrichConfig()).to_pylist() == [{"query": "red mug", "num_clients": 5}]

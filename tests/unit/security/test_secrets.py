@@ -2,27 +2,34 @@
 
 import asyncio
 import os
+import pickle
+import shutil
+import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import redis
 import yaml
+from refusals import message
+from tiny_config import finished_stage
 
 from ray_app.base.config import CacheConfig, Config, load_config
 from ray_app.base.config.credentials import read_secret
 from ray_app.base.config.loading import with_overrides
-from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.umask import VARIABLE as UMASK
 from ray_app.base.umask import keep_private
 from ray_app.online.query_cache import QueryVectors
 from ray_app.tables.manifest import manifest_path
-from ray_app.tables.stage_run import StageRun
-from serve.app import AppArgs, build_app
+from serve.app import AppArgs, Relevance, build_app
+from serve.local import free_port
 
 ROOT = Path(__file__).parents[3]
 DEMO = str(ROOT / "configs/demo.yaml")
@@ -31,56 +38,35 @@ HMAC_KEY = "0123456789abcdef" * 2
 QUERY = "jane doe 12 elm street divorce lawyer"
 
 
-def message(act):
-    with pytest.raises(UserError) as caught:
-        act()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 # --- URLs of the configuration ---
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("serve.cache.redis_url", "redis://:hunter2@redis:6379/0"),
-        ("serve.cache.redis_url", "redis://user:hunter2@redis:6379/0"),
-        ("serve.cache.redis_url", "redis://:hunter2/x@redis:6379/0"),
-        ("serve.cache.redis_url", "redis://:12/hunter2@redis:6379/0"),
-        ("serve.cache.redis_url", "redis://user:12/hunter2@redis:6379/0"),
-        ("serve.cache.redis_url", "redis://redis:6379/0?password=hunter2"),
-        ("serve.cache.redis_url", "rediss://hunter2@redis"),
-        ("output", "s3://KEY:hunter2@bucket/run"),
-        ("output", "s3://hunter2@bucket/run"),
-        ("output", "s3://bucket/run?secret_key=hunter2"),
-        ("output", "s3://bucket/run?endpoint_override=http://u:hunter2@host"),
-        ("output", "s3://bucket/run?endpoint_override=http%3A%2F%2Fu%3Ahunter2%40host"),
-        ("ingest.pins.path", "gs://u:hunter2@bucket/pins"),
-        ("ingest.pins.path", "abfs://c@account/x?sig=hunter2"),
-        ("ingest.pins.path", "https://hunter2@host/pins.csv"),
-        ("ingest.pins.path", "https://host/pins.csv?X-Amz-Signature=hunter2"),
-        # A slash, question mark or # in a password makes its URL another one.
-        ("serve.cache.redis_url", "redis://user:12/hunter2@host"),
-        ("output", "redis://user:12/hunter2@host"),
-        ("output", "redis://user:12?hunter2@host"),
-        ("output", "https://u:8#hunter2@h"),
-        ("output", "https://[::1]:8#hunter2@h"),
-        ("output", "s3://AKIA:1/hunter2@b"),
-        ("output", "//user:hunter2@host/x"),
-        ("output", "https://cdn/https://user:hunter2@host/x"),
-        ("ingest.pins.path", "https://h/?key=hunter2"),
-        ("ingest.pins.path", "https://h/#token=hunter2"),
-        ("ingest.pins.path", "https://h/#a=1&access_token=hunter2"),
-        ("ingest.pins.path", "https://h/?AWSAccessKeyId=hunter2"),
-        ("ingest.pins.path", "https://h/?clientsecret=hunter2"),
-        ("ingest.pins.path", "https://h/?api%5Fkey=hunter2"),
-        ("ingest.pins.path", "https://h/?auth=hunter2"),
-        ("caption.limits.allow_roots", "[/data, 's3://u:hunter2@bucket/pins']"),
-        ("teach.base_model", "https://u:hunter2@hub/model"),
-        ("caption.engine_args.x", "{a: {b: ['https://u:hunter2@hub']}}"),
+WITH_CREDENTIALS = {  # a slash, question mark or # in a password makes its URL another one
+    "serve.cache.redis_url": [
+        "redis://:hunter2@redis:6379/0", "redis://user:hunter2@redis:6379/0", "redis://:hunter2/x@redis:6379/0",
+        "redis://:12/hunter2@redis:6379/0", "redis://user:12/hunter2@redis:6379/0", "redis://redis:6379/0?password=hunter2",
+        "rediss://hunter2@redis", "redis://user:12/hunter2@host",
     ],
-)
+    "output": [
+        "s3://KEY:hunter2@bucket/run", "s3://hunter2@bucket/run", "s3://bucket/run?secret_key=hunter2",
+        "s3://bucket/run?endpoint_override=http://u:hunter2@host",
+        "s3://bucket/run?endpoint_override=http%3A%2F%2Fu%3Ahunter2%40host", "redis://user:12/hunter2@host",
+        "redis://user:12?hunter2@host", "https://u:8#hunter2@h", "https://[::1]:8#hunter2@h", "s3://AKIA:1/hunter2@b",
+        "//user:hunter2@host/x", "https://cdn/https://user:hunter2@host/x",
+    ],
+    "ingest.pins.path": [
+        "gs://u:hunter2@bucket/pins", "abfs://c@account/x?sig=hunter2", "https://hunter2@host/pins.csv",
+        "https://host/pins.csv?X-Amz-Signature=hunter2", "https://h/?key=hunter2", "https://h/#token=hunter2",
+        "https://h/#a=1&access_token=hunter2", "https://h/?AWSAccessKeyId=hunter2", "https://h/?clientsecret=hunter2",
+        "https://h/?api%5Fkey=hunter2", "https://h/?auth=hunter2",
+    ],
+    "caption.limits.allow_roots": ["[/data, 's3://u:hunter2@bucket/pins']"],
+    "teach.base_model": ["https://u:hunter2@hub/model"],
+    "caption.engine_args.x": ["{a: {b: ['https://u:hunter2@hub']}}"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, urls in WITH_CREDENTIALS.items() for value in urls])
 def test_credentials_in_a_url_are_refused_by_key_and_not_shown(key, value):
     said = message(lambda: load_config(DEMO, [f"{key}={value}"]))
     assert key in said and "environment" in said
@@ -110,16 +96,17 @@ def test_a_parameter_that_asks_for_a_login_is_none():
 
 def test_the_error_says_which_part_is_taken_for_a_secret():
     """Else who is stopped by a false alarm does not know what to change."""
-    assert "a parameter with token in its name" in message(
-        lambda: load_config(DEMO, ["output=https://host/x?v=1&myToken=hunter2"])
-    )
-    assert "before @" in message(lambda: load_config(DEMO, ["output=s3://hunter2@bucket"]))
+    parts = {
+        "https://host/x?v=1&myToken=hunter2": "a parameter with token in its name",
+        "s3://hunter2@bucket": "before @",
+    }
+    for url, part in parts.items():
+        assert part in message(lambda url=url: load_config(DEMO, [f"output={url}"]))
 
 
 def test_a_url_of_redis_may_have_options():
     url = "rediss://h:6379/0?ssl_ca_certs=/x&username=app"
-    overrides = [f"serve.cache.redis_url={url}", "serve.cache.redis_key_env=TEST_HMAC_KEY"]
-    assert load_config(DEMO, overrides).serve.cache.redis_url == url
+    assert load_config(DEMO, redis_overrides(url)).serve.cache.redis_url == url
 
 
 @pytest.mark.parametrize("override", ["serve.cache.redis_url:redis://:hunter2@h", "a..b=redis://:hunter2@h", "seed.x=redis://:hunter2@h", "serve.cache.redis_url=[redis://:hunter2@h", "serve.cache.redis_url={redis://:hunter2@h: 1}", "seed=redis://:hunter2@h", "sed=redis://:hunter2@h"])  # fmt: skip
@@ -146,6 +133,13 @@ def test_a_malformed_uri_is_not_repeated():
 
 
 # --- Redis ---
+
+
+def set_variable(monkeypatch, name, value):
+    """None: it is not set."""
+    monkeypatch.delenv(name, raising=False)
+    if value is not None:
+        monkeypatch.setenv(name, value)
 
 
 def redis_config(url, **more):
@@ -176,8 +170,6 @@ def ask(cfg, queries, encoder=None):
 
 
 def keys_in(url):
-    import redis
-
     return redis.Redis.from_url(url).keys()
 
 
@@ -203,9 +195,7 @@ def test_replicas_with_one_secret_share_what_they_have(redis_server, monkeypatch
 @pytest.mark.parametrize("value", [None, "", "short"])
 def test_redis_without_a_secret_is_refused(monkeypatch, value):
     """Plain hashes of queries can be tested by whoever sees them."""
-    monkeypatch.delenv("TEST_HMAC_KEY", raising=False)
-    if value is not None:
-        monkeypatch.setenv("TEST_HMAC_KEY", value)
+    set_variable(monkeypatch, "TEST_HMAC_KEY", value)
     overrides = ["serve.cache.redis_url=redis://redis:6379/0", "serve.cache.redis_key_env=TEST_HMAC_KEY"]
     said = message(lambda: build_app(AppArgs(config=DEMO, set=overrides)))
     assert "serve.cache.redis_key_env" in said and "TEST_HMAC_KEY" in said
@@ -215,13 +205,7 @@ def test_redis_without_a_secret_is_refused(monkeypatch, value):
 @pytest.mark.parametrize("value", [None, ""])
 def test_no_replica_answers_without_the_token_that_the_config_names(monkeypatch, value):
     """Of a replica on another node than the driver: it was a bare KeyError, and an empty one was taken for a token."""
-    from types import SimpleNamespace
-
-    from serve.app import Relevance
-
-    monkeypatch.delenv("TEST_TOKEN", raising=False)
-    if value is not None:
-        monkeypatch.setenv("TEST_TOKEN", value)
+    set_variable(monkeypatch, "TEST_TOKEN", value)
     cfg = load_config(DEMO, ["serve.token_env=TEST_TOKEN"])
     replica = SimpleNamespace(cfg=cfg, service=None, metrics=SimpleNamespace(observe=None))
     said = message(lambda: Relevance.__serve_build_asgi_app__(replica))
@@ -230,41 +214,32 @@ def test_no_replica_answers_without_the_token_that_the_config_names(monkeypatch,
 
 @pytest.mark.parametrize(("value", "state"), [(None, "is not set"), ("", "is not set"), ("s" * 15, "fewer than 16")])
 def test_a_secret_that_is_missing_or_short_is_named_and_not_shown(monkeypatch, value, state):
-    monkeypatch.delenv("TEST_KEY", raising=False)
-    if value is not None:
-        monkeypatch.setenv("TEST_KEY", value)
+    set_variable(monkeypatch, "TEST_KEY", value)
     said = message(lambda: read_secret("TEST_KEY", "a.b_env", min_chars=16))
     assert said.startswith("a.b_env: ") and "TEST_KEY" in said and state in said and "sss" not in said
     monkeypatch.setenv("TEST_KEY", "s" * 16)
     assert read_secret("TEST_KEY", "a.b_env", min_chars=16) == "s" * 16
 
 
+def redis_overrides(url):
+    names = {"redis_url": url, "redis_key_env": "TEST_HMAC_KEY", "redis_password_env": "TEST_REDIS"}
+    return [f"serve.cache.{name}={value}" for name, value in names.items()]
+
+
 def test_a_password_that_is_not_set_is_named(monkeypatch):
     monkeypatch.setenv("TEST_HMAC_KEY", HMAC_KEY)
-    monkeypatch.delenv("TEST_REDIS", raising=False)
-    overrides = [
-        "serve.cache.redis_url=redis://redis:6379/0", "serve.cache.redis_key_env=TEST_HMAC_KEY",
-        "serve.cache.redis_password_env=TEST_REDIS",
-    ]  # fmt: skip
-    said = message(lambda: build_app(AppArgs(config=DEMO, set=overrides)))
+    set_variable(monkeypatch, "TEST_REDIS", None)
+    said = message(lambda: build_app(AppArgs(config=DEMO, set=redis_overrides("redis://redis:6379/0"))))
     assert "serve.cache.redis_password_env" in said and "TEST_REDIS" in said
 
 
 def test_no_secret_of_redis_is_in_a_manifest_a_pickle_or_a_log(tmp_path, monkeypatch, caplog):
     """The server is away, so that the client has something to complain about."""
-    import pickle
-
     monkeypatch.setenv("TEST_HMAC_KEY", HMAC_KEY)
     monkeypatch.setenv("TEST_REDIS", PASSWORD)
-    overrides = [
-        f"output={tmp_path}", "serve.cache.redis_url=redis://127.0.0.1:1/0", "serve.cache.redis_key_env=TEST_HMAC_KEY",
-        "serve.cache.redis_password_env=TEST_REDIS",
-    ]  # fmt: skip
-    cfg = load_config(DEMO, overrides)
+    cfg = load_config(DEMO, [f"output={tmp_path}", *redis_overrides("redis://127.0.0.1:1/0")])
     store = Storage(cfg.output)
-    run = StageRun("enrich", cfg, store, version=1, settings=[cfg.enrich], inputs=[])
-    run.write_table("pin_texts", pa.table({"pin_id": ["a"]}))
-    run.finish({"rows_in": 1})
+    finished_stage(cfg, store, "enrich", pin_texts=pa.table({"pin_id": ["a"]}))
     ask(cfg.serve.cache.model_dump(), [QUERY])
     seen = store.read_bytes(manifest_path("enrich")).decode() + repr(pickle.dumps(cfg)) + caplog.text
     assert "left out" in caplog.text  # it did complain
@@ -274,21 +249,11 @@ def test_no_secret_of_redis_is_in_a_manifest_a_pickle_or_a_log(tmp_path, monkeyp
 @pytest.fixture
 def guarded_server(tmp_path, monkeypatch):
     """A real redis-server, started by the command of the manifest; the password is odd, but for what the manifest cannot say."""
-    import shutil
-    import socket
-    import time
-
     if shutil.which("redis-server") is None:
         pytest.skip("there is no redis-server here")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = container()["args"]
-    script = (
-        command[2]
-        .replace("/data", str(tmp_path))
-        .replace("redis-server -", f"redis-server - --port {port} --dir {tmp_path}")
-    )
+    port, command = free_port(), container()["args"]
+    options = f"redis-server - --port {port} --dir {tmp_path}"
+    script = command[2].replace("/data", str(tmp_path)).replace("redis-server -", options)
     monkeypatch.setenv("REDIS_PASSWORD", "0123abcd" * 8)
     process = subprocess.Popen([*command[:2], script], stdout=subprocess.DEVNULL)
     try:
@@ -322,8 +287,6 @@ def test_redis_gets_its_password_past_its_command_line(tmp_path, monkeypatch):
 
 
 def test_redis_of_the_manifest_asks_for_the_password_that_the_cache_gives(guarded_server, monkeypatch):
-    import redis
-
     pid, url = guarded_server
     assert "0123abcd" not in Path(f"/proc/{pid}/cmdline").read_bytes().decode()
     with pytest.raises(redis.exceptions.AuthenticationError):
@@ -348,9 +311,7 @@ def test_files_of_a_run_are_private_unless_the_operator_says_otherwise(
     tmp_path, monkeypatch, process, variable, folder, file
 ):
     """Whatever the umask that Ray's workers got from their node: logs of queries and quarantine are among them."""
-    monkeypatch.delenv(UMASK, raising=False)
-    if variable:
-        monkeypatch.setenv(UMASK, variable)
+    set_variable(monkeypatch, UMASK, variable)
     before = os.umask(process)
     try:
         store = Storage(str(tmp_path / "a/run"))

@@ -34,12 +34,12 @@ def suspects_of(rows, systems, max_rows=10, max_per_query=10):
 def sheet_of(make_system):
     """The sheet of one pair on which the teacher differs, as rows."""
 
-    def build(query="q", pin_id="a", **pin):
-        counts = RaterCounts.of(labels_of([(query, pin_id, "x", 1), (query, pin_id, "y", 4)]))
+    def build(query="q", pins=("a",), **pin):
+        counts = RaterCounts.of(labels_of([(query, "a", "x", 1), (query, "a", "y", 4)]))
         systems = {"teacher": make_system([4.2], [[0.0, 0.1, 0.1, 0.3, 0.5]])}
         grades = np.array([1])
         suspects = find_suspects(counts, grades, systems, 1, 1)
-        texts = pa.Table.from_pylist([{"pin_id": pin_id, **pin}], schema=PIN_TEXTS)
+        texts = pa.Table.from_pylist([{"pin_id": pin_id, **pin} for pin_id in pins], schema=PIN_TEXTS)
         return build_sheet(suspects, counts, grades, systems, texts, ["train"])
 
     return build
@@ -123,12 +123,8 @@ def test_what_is_filled_in_stands_left_of_the_opinions_so_that_those_can_be_hidd
     assert columns.index("note") < min(columns.index(c) for c in columns if "grade" in c and c != GRADE)
 
 
-def test_a_pin_that_is_gone_has_an_empty_title(make_system):
-    counts = RaterCounts.of(labels_of([("q", "gone", "x", 1), ("q", "gone", "y", 3)]))
-    systems = {"t": make_system([1], [[1, 0, 0, 0, 0]])}
-    suspects = find_suspects(counts, np.array([1]), systems, 1, 1)
-    sheet = build_sheet(suspects, counts, np.array([1]), systems, PIN_TEXTS.empty_table(), ["test"])
-    assert [row["title"] for row in read(sheet)] == [""]
+def test_a_pin_that_is_gone_has_an_empty_title(sheet_of):
+    assert [row["title"] for row in read(sheet_of(pins=()))] == [""]
 
 
 FORMULAS = ["=1+1", "+1", "-2", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =1", "＝1", '=HYPERLINK("http://x","y")']
@@ -161,10 +157,6 @@ def test_whatever_somebody_wrote_counts_as_filled_in(column):
     assert num_filled(write_sheet(["query", GRADE, ADJUDICATOR, "note"], rows)) == 1
 
 
-@pytest.mark.parametrize("data", [b"my,own\nfile,1\n", b"my,own\rfile,1\r"])
-def test_a_file_that_is_no_sheet_counts_as_filled_in(data):
-    assert num_filled(data) == 2
-
-
-def test_an_empty_file_is_not_filled_in():
-    assert num_filled(b"") == 0
+@pytest.mark.parametrize(("data", "filled"), [(b"my,own\nfile,1\n", 2), (b"my,own\rfile,1\r", 2), (b"", 0)])
+def test_a_file_that_is_no_sheet_counts_as_filled_in_unless_it_is_empty(data, filled):
+    assert num_filled(data) == filled

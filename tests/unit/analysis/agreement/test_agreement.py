@@ -1,5 +1,6 @@
 """Agreement that is wrong would send people to relabel what is right, or trust what is not."""
 
+import itertools
 import json
 
 import krippendorff
@@ -35,6 +36,12 @@ class Grades:
         self.grades = None if grades is None else np.array(grades)
 
 
+def row_of(rows, subject=RATERS, grades=None):
+    """Of the whole table; `grades`: what the system `subject` says of the pairs."""
+    systems = {} if grades is None else {subject: Grades(grades)}
+    return agreement_tables(labels_of(rows), systems, FAST)[0].row(subject)
+
+
 def values_of(row):
     return {name: row.figures[name].value for name in FIGURES}
 
@@ -63,92 +70,64 @@ def random_labels():
 def test_shares_of_raters_with_each_other_by_hand():
     # a: 5 and 5 agree. b: 3, 4, 1 make three comparisons, none exact, one within one. c: nobody to compare with.
     rows = [("q", "a", "x", 5), ("q", "a", "y", 5), ("q", "b", "x", 3), ("q", "b", "y", 4), ("q", "b", "z", 1)]
-    row = agreement_tables(labels_of([*rows, ("q", "c", "x", 2)]), {}, FAST)[0].row(RATERS)
+    row = row_of([*rows, ("q", "c", "x", 2)])
     assert (row.num_pairs, row.num_comparisons) == (2, 4)
     assert (row.figures["exact"].value, row.figures["within_one"].value) == (1 / 4, 2 / 4)
 
 
-def test_kappa_of_raters_by_hand():
-    # Both orders: (1,1) twice, (1,2), (2,1), (2,2) twice. Seen distance 2/6; by chance 1/2: 1 - (1/3) / (1/2) = 1/3.
-    rows = [("q", "a", "x", 1), ("q", "a", "y", 1), ("q", "b", "x", 1), ("q", "b", "y", 2), ("q", "c", "x", 2)]
-    row = agreement_tables(labels_of([*rows, ("q", "c", "y", 2)]), {}, FAST)[0].row(RATERS)
-    assert row.figures["kappa"].value == pytest.approx(1 / 3)
-
-
-def test_alpha_of_raters_by_hand():
-    # Grades 1 1 | 1 2 | 2 2: seen disagreement 2 of 6; by chance 2 * 3 * 3 of 6 * 5: 1 - (1/3) / (3/5) = 4/9.
-    rows = [("q", "a", "x", 1), ("q", "a", "y", 1), ("q", "b", "x", 1), ("q", "b", "y", 2), ("q", "c", "x", 2)]
-    figures = agreement_tables(labels_of([*rows, ("q", "c", "y", 2)]), {}, FAST)[0].row(RATERS).figures
-    assert figures["alpha_interval"].value == pytest.approx(4 / 9)
-    assert figures["alpha_ordinal"].value == pytest.approx(4 / 9)  # two values: all distances are one distance
+# Grades 1 1 | 1 2 | 2 2. Both orders: (1,1) twice, (1,2), (2,1), (2,2) twice. Kappa: seen distance 2/6; by chance 1/2:
+# 1 - (1/3) / (1/2) = 1/3. Alpha: seen disagreement 2 of 6; by chance 2 * 3 * 3 of 6 * 5: 1 - (1/3) / (3/5) = 4/9.
+# There are two values, so ordinal distances are interval ones.
+@pytest.mark.parametrize(("name", "value"), [("kappa", 1 / 3), ("alpha_interval", 4 / 9), ("alpha_ordinal", 4 / 9)])
+def test_coefficients_of_raters_by_hand(name, value):
+    rows = [("q", pin, rater, grade) for pin, grades in zip("abc", ((1, 1), (1, 2), (2, 2)), strict=True)
+            for rater, grade in zip("xy", grades, strict=True)]  # fmt: skip
+    assert row_of(rows).figures[name].value == pytest.approx(value)
 
 
 def test_a_system_is_compared_with_every_rater_of_a_pair():
     rows = [("q", "a", "x", 5), ("q", "a", "y", 3), ("q", "b", "x", 1)]
-    row = agreement_tables(labels_of(rows), {"teacher": Grades([4, 1])}, FAST)[0].row("teacher")
+    row = row_of(rows, "teacher", [4, 1])
     assert (row.num_comparisons, row.figures["exact"].value, row.figures["within_one"].value) == (3, 1 / 3, 1.0)
 
 
 def test_a_missing_prediction_agrees_with_nobody_not_even_with_grade_1():
-    rows = [("q", "a", "x", 1), ("q", "b", "x", 2)]
-    row = agreement_tables(labels_of(rows), {"teacher": Grades([0, 2])}, FAST)[0].row("teacher")
+    row = row_of([("q", "a", "x", 1), ("q", "b", "x", 2)], "teacher", [0, 2])
     assert (row.num_missing, row.figures["exact"].value, row.figures["within_one"].value) == (1, 0.5, 0.5)
 
 
 def test_confusion_has_the_system_in_rows_and_raters_in_columns():
-    rows = [("q", "a", "x", 5), ("q", "a", "y", 3), ("q", "b", "x", 1)]
-    confusion = agreement_tables(labels_of(rows), {"t": Grades([4, 0])}, FAST)[0].row("t").confusion
+    confusion = row_of([("q", "a", "x", 5), ("q", "a", "y", 3), ("q", "b", "x", 1)], "t", [4, 0]).confusion
     assert (confusion[4], confusion[0], np.sum(confusion)) == ([0, 0, 1, 0, 1], [1, 0, 0, 0, 0], 3)
 
 
 # --- against libraries ---
 
 
-def compared(matrix, system):
-    """The system's and the raters' grades, comparison by comparison."""
-    pairs = [(system[p], int(g)) for p in range(matrix.shape[1]) for g in matrix[:, p] if not np.isnan(g)]
-    return zip(*pairs, strict=True)
-
-
 def test_figures_of_a_system_equal_those_of_scikit_learn(random_labels):
     rows, matrix, system = random_labels
-    row = agreement_tables(labels_of(rows), {"teacher": Grades(system)}, FAST)[0].row("teacher")
-    said, given = compared(matrix, system)
-    assert row.figures["kappa"].value == pytest.approx(
-        cohen_kappa_score(said, given, weights="linear", labels=range(6))
-    )
+    row = row_of(rows, "teacher", system)
+    pairs = [(system[p], int(g)) for p in range(matrix.shape[1]) for g in matrix[:, p] if not np.isnan(g)]
+    said, given = zip(*pairs, strict=True)
+    kappa = cohen_kappa_score(said, given, weights="linear", labels=range(6))
+    assert row.figures["kappa"].value == pytest.approx(kappa)
     assert row.confusion == confusion_matrix(said, given, labels=range(6))[:, 1:].tolist()
 
 
 def test_kappa_of_raters_equals_that_of_scikit_learn_over_both_orders(random_labels):
     rows, matrix, _ = random_labels
-    found = agreement_tables(labels_of(rows), {}, FAST)[0].row(RATERS).figures["kappa"].value
-    ordered = [
-        (matrix[a, p], matrix[b, p])
-        for p in range(60)
-        for a in range(5)
-        for b in range(5)
-        if a != b and not np.isnan(matrix[a, p] + matrix[b, p])
-    ]
-    one, other = zip(*ordered, strict=True)
-    assert found == pytest.approx(cohen_kappa_score(one, other, weights="linear", labels=range(1, 6)))
+    ordered = [(a, b) for pair in matrix.T for a, b in itertools.permutations(pair[~np.isnan(pair)], 2)]
+    kappa = cohen_kappa_score(*zip(*ordered, strict=True), weights="linear", labels=range(1, 6))
+    assert row_of(rows).figures["kappa"].value == pytest.approx(kappa)
 
 
 @pytest.mark.parametrize("level", ["ordinal", "interval"])
-def test_alpha_of_raters_equals_that_of_the_library(random_labels, level):
-    rows, matrix, _ = random_labels
-    found = agreement_tables(labels_of(rows), {}, FAST)[0].row(RATERS).figures[f"alpha_{level}"].value
-    expected = krippendorff.alpha(matrix, level_of_measurement=level, value_domain=range(1, 6))
-    assert found == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("level", ["ordinal", "interval"])
-def test_alpha_of_a_system_is_that_of_one_more_rater(random_labels, level):
+def test_alpha_equals_that_of_the_library_and_a_system_is_one_more_rater(random_labels, level):
     rows, matrix, system = random_labels
-    found = agreement_tables(labels_of(rows), {"s": Grades(system)}, FAST)[0].row("s").figures[f"alpha_{level}"].value
     more = np.vstack([matrix, np.where(system == 0, np.nan, system)])
-    expected = krippendorff.alpha(more, level_of_measurement=level, value_domain=range(1, 6))
-    assert found == pytest.approx(expected)
+    for row, grades in ((row_of(rows), matrix), (row_of(rows, "s", system), more)):
+        expected = krippendorff.alpha(grades, level_of_measurement=level, value_domain=range(1, 6))
+        assert row.figures[f"alpha_{level}"].value == pytest.approx(expected), row.subject
 
 
 def test_alpha_of_a_resample_is_that_of_the_drawn_queries(random_labels):
@@ -216,16 +195,14 @@ def test_a_single_rater_has_nobody_to_agree_with_and_says_so():
 
 
 def test_one_grade_everywhere_leaves_kappa_and_alpha_undefined_but_not_the_shares():
-    rows = [("q", "a", "x", 3), ("q", "a", "y", 3), ("r", "b", "x", 3), ("r", "b", "y", 3)]
-    row = agreement_tables(labels_of(rows), {}, FAST)[0].row(RATERS)
+    row = row_of([("q", "a", "x", 3), ("q", "a", "y", 3), ("r", "b", "x", 3), ("r", "b", "y", 3)])
     assert set(row.undefined) == {"kappa", "alpha_ordinal", "alpha_interval"}
     assert row.figures["exact"].value == 1.0
 
 
 def test_a_single_query_has_figures_and_no_intervals():
     rows = [("q", "a", "x", 3), ("q", "a", "y", 3), ("q", "b", "x", 1), ("q", "b", "y", 2)]
-    found = agreement_tables(labels_of(rows), {}, FAST)[0].row(RATERS).figures["exact"]
-    assert found == (0.5, None, None)
+    assert row_of(rows).figures["exact"] == (0.5, None, None)
 
 
 def test_a_final_grade_is_no_rater_beside_those_who_came_to_it():
@@ -273,12 +250,10 @@ def test_labels_that_cannot_be_counted_are_refused(rows, message):
         agreement_tables(labels_of(rows), {}, FAST)
 
 
-def test_json_has_no_nan():
-    table = agreement_tables(labels_of([("q", "a", "x", 3)]), {"s": Grades([3])}, FAST)[0]
-    assert json.loads(json.dumps(table.to_json(), allow_nan=False))["rows"][0]["kappa"] is None
-
-
-def test_the_report_reads_back_what_was_written(random_labels):
+def test_json_has_no_nan_and_the_report_reads_it_back(random_labels):
     rows, _, system = random_labels
-    for table in agreement_tables(labels_of(rows), {"teacher": Grades(system)}, FAST):
-        assert AgreementTable.from_json(json.loads(json.dumps(table.to_json()))).to_json() == table.to_json()
+    undefined = agreement_tables(labels_of([("q", "a", "x", 3)]), {"s": Grades([3])}, FAST)[0]
+    assert undefined.to_json()["rows"][0]["kappa"] is None
+    for table in (undefined, *agreement_tables(labels_of(rows), {"teacher": Grades(system)}, FAST)):
+        written = json.dumps(table.to_json(), allow_nan=False)
+        assert AgreementTable.from_json(json.loads(written)).to_json() == table.to_json()

@@ -6,17 +6,16 @@ import io
 import numpy as np
 import pyarrow as pa
 import pytest
+from tiny_config import finished_stage, tiny_config
 
 from ray_app.analysis.agreement import stage as agreement_stage
 from ray_app.analysis.agreement.stage import FIGURES, SHEET
 from ray_app.analysis.metrics.systems import graded
 from ray_app.base.columns import matrix_column
-from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import PIN_TEXTS, SPLITS
 from ray_app.base.storage import Storage
 from ray_app.stages.ingest.stage import run as ingest
-from ray_app.tables.stage_run import StageRun
 
 PINS = ["p1", "p2", "p3"]
 LABELS = "Red Shoe,p1,x,1\nRed Shoe,p1,y,1\nRed Shoe,p2,x,5\nboot,p1,x,5\nboot,p3,x,2\n"
@@ -46,80 +45,65 @@ def finished(tmp_path, store, monkeypatch):
         labels = {"adapter": "table", "path": str(tmp_path / "labels.csv"), "constants": {"locale": "en-US"}}
         pins = {"adapter": "table", "path": str(tmp_path / "pins.csv")}
         section = {"pins": pins, "human_labels": labels, "adjudicated": sheet}
-        models = {"features": {"zero_shot_model": "m"}, "teach": {"base_model": "m"}, "distill": {"base_model": "m"}}
-        few = {"evaluate": {"bootstrap_samples": 5}}
-        cfg = Config.model_validate({"output": store.uri, "ingest": section, **models, **few})
+        cfg = tiny_config(store.uri, ingest=section, evaluate={"bootstrap_samples": 5})
         ingest(cfg, store)
         texts = [{"pin_id": pin, "title": "shoe", "caption": f"a shoe, {pin}"} for pin in PINS]
-        write(cfg, store, "enrich", pin_texts=pa.Table.from_pylist(texts, schema=PIN_TEXTS))
+        finished_stage(cfg, store, "enrich", pin_texts=pa.Table.from_pylist(texts, schema=PIN_TEXTS))
         vectors = matrix_column(np.ones((3, 1), np.float32))
         zero_shot = pa.table({"pin_id": PINS, "title_embedding": vectors, "text_embedding": vectors})
-        write(cfg, store, "zero_shot", zero_shot_pins=zero_shot)
+        finished_stage(cfg, store, "zero_shot", zero_shot_pins=zero_shot)
         splits = pa.table({"query": ["boot", "red shoe"], "split": ["test", "train"]}, schema=SPLITS)
-        write(cfg, store, "teach", splits=splits, teacher=pa.table({"a": [1]}))
-        write(cfg, store, "distill", student=pa.table({"a": [1]}), feature_student=pa.table({"a": [1]}))
+        model = pa.table({"a": [1]})
+        finished_stage(cfg, store, "teach", splits=splits, teacher=model)
+        finished_stage(cfg, store, "distill", student=model, feature_student=model)
         return cfg
 
     return build
-
-
-def write(cfg, store, stage, **tables):
-    run = StageRun(stage, cfg, store, 1, [], [])
-    for name, table in tables.items():
-        run.write_table(name, table)
-    run.finish({})
 
 
 def sheet_rows(store):
     return list(csv.DictReader(io.StringIO(store.read_bytes(SHEET).decode("utf-8-sig"), newline="")))
 
 
-def fill(store, path, grade_of):
-    rows = sheet_rows(store)
-    for row in rows:
-        row["adjudicated_grade"] = grade_of.get((row["query"], row["pin_id"]), "")
-    with path.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def test_figures_and_sheet_are_written(finished, store):
-    manifest = agreement_stage.run(finished(), store)
+def test_figures_and_a_sheet_that_names_pairs_as_the_raters_did_are_written_once(finished, store):
+    """People must know their labels again."""
+    cfg = finished()
+    manifest = agreement_stage.run(cfg, store)
     assert (manifest.counts["rows_in"], manifest.counts["pairs"], manifest.counts["sheet_rows"]) == (5, 4, 2)
     whole, *slices = store.read_json(FIGURES)["tables"]
     assert {row["subject"]: row["exact"] for row in whole["rows"]} == {"raters": 1.0, "teacher": 0.4, "student": 0.4}
     assert [(t["slice"], t["value"], t["num_pairs"]) for t in slices] == [("split", "test", 2), ("split", "train", 2)]
-
-
-def test_the_sheet_names_pairs_as_the_raters_did(finished, store):
-    """People must know their labels again."""
-    agreement_stage.run(finished(), store)
     assert [(row["query"], row["pin_id"], row["split"], row["caption"]) for row in sheet_rows(store)] == [
         ("boot", "p3", "test", "a shoe, p3"), ("Red Shoe", "p1", "train", "a shoe, p1")]  # fmt: skip
+    assert agreement_stage.run(cfg, store).created_at == manifest.created_at
 
 
-def test_a_second_run_does_nothing(finished, store):
-    cfg = finished()
-    assert agreement_stage.run(cfg, store).created_at == agreement_stage.run(cfg, store).created_at
-
-
-def test_verdicts_change_the_figures_and_do_not_come_back(finished, store, tmp_path):
+@pytest.fixture
+def filled(finished, store, tmp_path):
+    """The sheet of a run with the verdict 5 on (Red Shoe, p1), apart from the run."""
     agreement_stage.run(finished(), store)
-    fill(store, tmp_path / "filled.csv", {("Red Shoe", "p1"): "5"})
-    manifest = agreement_stage.run(finished(str(tmp_path / "filled.csv")), store)
+    rows = sheet_rows(store)
+    for row in rows:
+        row["adjudicated_grade"] = "5" if (row["query"], row["pin_id"]) == ("Red Shoe", "p1") else ""
+    with (tmp_path / "filled.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    return tmp_path / "filled.csv"
+
+
+def test_verdicts_change_the_figures_and_do_not_come_back(finished, store, filled):
+    manifest = agreement_stage.run(finished(str(filled)), store)
     assert [(row["query"], row["pin_id"]) for row in sheet_rows(store)] == [("boot", "p3")]
     assert {row["subject"]: row["exact"] for row in manifest.info["rows"]}["teacher"] == 0.75
     assert "1 pairs were adjudicated" in manifest.info["text"]
 
 
-def test_a_sheet_that_somebody_has_filled_in_is_not_written_over(finished, store, tmp_path):
-    agreement_stage.run(finished(), store)
-    fill(store, tmp_path / "filled.csv", {("Red Shoe", "p1"): "5"})
-    store.write_bytes(SHEET, (tmp_path / "filled.csv").read_bytes())
+def test_a_sheet_that_somebody_has_filled_in_is_not_written_over(finished, store, filled):
+    store.write_bytes(SHEET, filled.read_bytes())
     with pytest.raises(UserError, match=r"adjudicate.csv: 1 rows have been filled in.*ingest.adjudicated"):
-        agreement_stage.run(finished(str(tmp_path / "filled.csv")), store)
-    assert store.read_bytes(SHEET) == (tmp_path / "filled.csv").read_bytes()
+        agreement_stage.run(finished(str(filled)), store)
+    assert store.read_bytes(SHEET) == filled.read_bytes()
 
 
 def test_before_the_models_are_there_the_command_to_run_is_named(finished, store):

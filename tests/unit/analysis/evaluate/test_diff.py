@@ -36,10 +36,13 @@ def run_a(synthetic, tmp_path):
     )
 
 
-def worse(systems):
-    """The student's scores, with noise."""
+@pytest.fixture
+def worse(synthetic, tmp_path):
+    """A run whose student's scores have noise; with the `provenance` that a test asks for."""
+    pairs, systems = synthetic
     noise = np.random.default_rng(9).normal(0, 2.0, len(systems["student"].score))
-    return systems | {"student": replace(systems["student"], score=systems["student"].score + noise)}
+    systems = systems | {"student": replace(systems["student"], score=systems["student"].score + noise)}
+    return lambda provenance=None: write_run(tmp_path / "b", pairs, systems, provenance)
 
 
 def diff_of(a, b):
@@ -52,18 +55,16 @@ def test_a_run_against_itself_is_all_zeros(run_a):
     assert (found.moved(), found.unpaired, [c for c in found.changes.values() if c]) == ([], None, [])
 
 
-def test_differences_are_those_of_the_figures(run_a, synthetic, tmp_path):
-    pairs, systems = synthetic
-    later = write_run(tmp_path / "b", pairs, worse(systems))
-    for row in diff_of(run_a, later).rows:
+def test_differences_are_those_of_the_figures(run_a, synthetic, worse):
+    rows = diff_of(run_a, worse()).rows
+    for row in rows:
         assert row["difference"] == pytest.approx(row["after"] - row["before"], abs=2e-6)
-    before = {(row["system"], row["metric"]): row["before"] for row in diff_of(run_a, later).rows}
-    assert before["student", "auroc_3"] == evaluate_systems(pairs, systems, FAST).rows()[2]["auroc_3"]
+    before = {(row["system"], row["metric"]): row["before"] for row in rows}
+    assert before["student", "auroc_3"] == evaluate_systems(*synthetic, FAST).rows()[2]["auroc_3"]
 
 
-def test_a_clear_loss_is_more_than_chance_and_only_the_changed_system_moves(run_a, synthetic, tmp_path):
-    pairs, systems = synthetic
-    found = diff_of(run_a, write_run(tmp_path / "b", pairs, worse(systems)))
+def test_a_clear_loss_is_more_than_chance_and_only_the_changed_system_moves(run_a, worse):
+    found = diff_of(run_a, worse())
     assert {row["system"] for row in found.moved()} == {"student"}
     assert all(row["p_adjusted"] >= row["p"] for row in found.rows if row["p"] is not None)
     assert found.equal == ["bm25", "teacher"]
@@ -140,9 +141,8 @@ def test_a_thousand_changes_do_not_fill_a_terminal(run_a, synthetic, tmp_path):
     assert len(text.splitlines()) < 40 and max(map(len, text.splitlines())) < 300 and "more in diff.html" in text
 
 
-def test_the_page_escapes_runs_nothing_and_fetches_nothing(run_a, synthetic, tmp_path):
-    pairs, systems = synthetic
-    later = write_run(tmp_path / "b", pairs, worse(systems), {"config": {EVIL: [EVIL]}, "commit": EVIL})
+def test_the_page_escapes_runs_nothing_and_fetches_nothing(run_a, worse):
+    later = worse({"config": {EVIL: [EVIL]}, "commit": EVIL})
     tags = []
 
     class Tags(HTMLParser):
@@ -154,11 +154,10 @@ def test_the_page_escapes_runs_nothing_and_fetches_nothing(run_a, synthetic, tmp
     assert [a for _, a in tags if a.keys() & {"src", "href"}] == []
 
 
-def test_json_has_no_nan_and_the_text_names_both_runs(run_a, synthetic, tmp_path):
-    pairs, systems = synthetic
-    found = diff_of(run_a, write_run(tmp_path / "b", pairs, worse(systems)))
+def test_json_has_no_nan_and_the_text_names_both_runs(run_a, worse):
+    found = diff_of(run_a, worse())
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["paired"] is True
-    assert run_a in diff_text(found) and str(tmp_path / "b") in diff_text(found)
+    assert run_a in diff_text(found) and worse() in diff_text(found)
 
 
 def test_an_old_report_without_details_is_still_compared(run_a, synthetic, tmp_path):
@@ -175,12 +174,9 @@ def test_a_report_is_found_by_run_folder_or_file(run_a, suffix):
     assert read_report(run_a + suffix).pairs.num_rows == 300
 
 
-def test_a_folder_without_a_report_says_what_to_give(tmp_path):
+def test_a_folder_without_a_report_says_what_to_give_and_a_file_that_is_none_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"--against.*metrics\.json"):
         read_report(str(tmp_path))
-
-
-def test_a_file_that_is_no_report_is_refused(tmp_path):
     (tmp_path / "metrics.json").write_text("[1]")
     with pytest.raises(UserError, match="not a report"):
         read_report(str(tmp_path / "metrics.json"))

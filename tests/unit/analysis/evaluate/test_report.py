@@ -2,10 +2,12 @@
 
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from tiny_config import tiny_manifest
 
 from ray_app.analysis.agreement.agreement_table import agreement_tables
 from ray_app.analysis.evaluate.report.plots import difference_plot, interval_plot, roc_points
@@ -15,9 +17,8 @@ from ray_app.analysis.experiment.ablation_table import ExperimentRow, Experiment
 from ray_app.analysis.metrics.bootstrap import Interval
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.analysis.metrics.evaluation import evaluate_systems
-from ray_app.analysis.metrics.protocol import SystemScores
 from ray_app.base.config import PriceConfig
-from ray_app.tables.manifest import Manifest, Output
+from ray_app.tables.manifest import Output
 
 FAST = EvaluationSettings(samples=50)
 EVIL = "<script>alert(1)</script>"
@@ -50,29 +51,14 @@ def page_of(make_pairs, make_system, make_probs, query=EVIL, **kwargs):
     return render_report(evaluate_systems(pairs, systems, FAST), **kwargs)
 
 
-def manifest_of(info, stage="label"):
-    output = Output(name="labels", path="x", files=[], rows=3, content_hash="c" * 64)
-    return Manifest(
-        stage=stage, fingerprint="f", schema_version=1, outputs={EVIL: output}, counts={"rows_in": 3}, info=info, config={},
-        settings="s", inputs={EVIL: EVIL}, pin_texts=[], wall_sec=1.0, device_sec=0.5, rows_per_sec=3.0, created_at=0.0,
-        versions={}, git_commit=EVIL,
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def full_page(module_world):
     """Every section, and all text from outside hostile."""
     pairs, systems = module_world
     evaluation = evaluate_systems(pairs, systems, FAST)
-    grades = HasGrades([3] * pairs.num_rows)
-    labels = pa.table(
-        {
-            **{c: pairs[c] for c in ("query", "locale", "pin_id")},
-            "rater_id": [EVIL] * pairs.num_rows,
-            "grade": pairs["grade"],
-            "guideline_version": pa.nulls(pairs.num_rows, pa.string()),
-        }
-    )
+    raters = {"rater_id": [EVIL] * pairs.num_rows, "guideline_version": pa.nulls(pairs.num_rows, pa.string())}
+    labels = pa.table({name: pairs[name] for name in pairs.column_names} | raters)
+    grades = SimpleNamespace(grades=np.array([3] * pairs.num_rows))
     cells = [Interval(0.5, 0.4, 0.6), Interval(None, None, None)]
     experiment = ExperimentTable(
         key="k", title=EVIL, about=EVIL, verdict=EVIL, columns=[EVIL, "gain"], num_gains=1, cost_columns=[EVIL],
@@ -85,7 +71,11 @@ def full_page(module_world):
         num_pairs=1, num_queries=1, num_by_source={EVIL: 1}, effective_size=1.0, effective_size_log=1.0, allocation=EVIL,
         window=EVIL, num_trending=1, trending=[EVIL], notes=[EVIL], tables=[strata],
     )  # fmt: skip
-    manifest = manifest_of(info={"recipe": EVIL, "cost": {"gpu_hours": 1.0, "cpu_hours": 1.0}}, stage=EVIL)
+    output = Output(name="labels", path="x", files=[], rows=3, content_hash="c" * 64)
+    manifest = tiny_manifest(
+        EVIL, outputs={EVIL: output}, counts={"rows_in": 3}, inputs={EVIL: EVIL}, git_commit=EVIL,
+        info={"recipe": EVIL, "cost": {"gpu_hours": 1.0, "cpu_hours": 1.0}},
+    )  # fmt: skip
     return render_report(
         evaluation,
         title=EVIL,
@@ -100,24 +90,15 @@ def full_page(module_world):
     )
 
 
-class HasGrades:
-    def __init__(self, grades):
-        self.grades = np.array(grades)
-
-
 @pytest.fixture(scope="module")
-def module_world():
+def module_world(make_pairs, make_system, make_probs):
     """24 queries in two locales; the student guesses in one of them."""
     rng = np.random.default_rng(0)
     rows = [(f"{EVIL}{q:02d}", f"p{p}", int(rng.choice([1, 5]))) for q in range(24) for p in range(8)]
-    query, pin, grade = (list(column) for column in zip(*rows, strict=True))
-    locale = ["de-DE" if int(q[-2:]) < 12 else f"en{EVIL}" for q in query]
-    pairs = pa.table({"query": query, "locale": locale, "pin_id": pin, "grade": pa.array(grade, pa.int8())})
-    said = np.where(np.array(locale) == "de-DE", rng.choice([1, 5], len(rows)), np.array(grade))
-    probs = np.full((len(rows), 5), 0.05)
-    probs[np.arange(len(rows)), said - 1] = 0.8
-    student = SystemScores(score=probs @ np.arange(1.0, 6.0), probs=probs)
-    return pairs, {EVIL: SystemScores(score=rng.random(len(rows))), "student": student}
+    locale = np.repeat(["de-DE", f"en{EVIL}"], len(rows) // 2)
+    pairs = make_pairs(rows, locale=locale)
+    probs = make_probs(np.where(locale == "de-DE", rng.choice([1, 5], len(rows)), pairs["grade"].to_numpy()))
+    return pairs, {EVIL: make_system(rng.random(len(rows))), "student": make_system(probs @ np.arange(1, 6), probs)}
 
 
 def test_tags_are_balanced(full_page):
@@ -166,19 +147,15 @@ def test_the_page_says_once_what_more_than_chance_means(full_page):
 
 
 def test_money_is_there_only_with_prices():
-    made = manifest_of(info={"cost": {"gpu_hours": 0.0, "cpu_hours": 2.0, "money": None, "currency": "USD"}})
+    made = tiny_manifest("label", info={"cost": {"gpu_hours": 0, "cpu_hours": 2.0, "money": None, "currency": "USD"}})
     priced = stage_row(made, PriceConfig(cpu_hour=0.5, currency="EUR"))
     assert (priced["money"], priced["currency"], stage_row(made)["money"]) == (1.0, "EUR", None)
 
 
-def test_a_gpu_without_a_price_has_no_cost():
+@pytest.mark.parametrize("info", [{"actual": {"cost": {"gpu_hours": 3.0, "cpu_hours": 2.0}}}, {}])
+def test_a_gpu_without_a_price_or_a_stage_that_does_not_say_what_it_held_has_no_cost(info):
     """Its CPUs' price alone would be a bill that is far too small."""
-    made = manifest_of(info={"actual": {"cost": {"gpu_hours": 3.0, "cpu_hours": 2.0}}})
-    assert stage_row(made, PriceConfig(cpu_hour=0.5))["money"] is None
-
-
-def test_a_stage_that_does_not_say_what_it_held_has_no_cost():
-    assert stage_row(manifest_of(info={}), PriceConfig(cpu_hour=0.5))["money"] is None
+    assert stage_row(tiny_manifest("label", info=info), PriceConfig(cpu_hour=0.5))["money"] is None
 
 
 def test_a_very_long_query_does_not_fill_the_page(make_pairs, make_system, make_probs):

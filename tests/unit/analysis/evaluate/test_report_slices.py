@@ -27,21 +27,9 @@ def log_of(queries, actions=None, days=None):
 
 @pytest.mark.parametrize(
     ("query", "words"),
-    [
-        ("red", 1),
-        ("  Red   Balloon ", 2),
-        ("t-shirt", 1),
-        ("", 1),
-        ("लाल गुब्बारा", 2),
-        ("빨간 풍선", 2),
-        ("セーター", 1),
-        ("白いセーター", 2),
-        ("帽子", 1),
-        ("红色气球", 2),
-        ("iphoneケース", 2),
-        ("กระเป๋า", 2),
-    ],
-)
+    [("red", 1), ("  Red   Balloon ", 2), ("t-shirt", 1), ("", 1), ("लाल गुब्बारा", 2), ("빨간 풍선", 2), ("セーター", 1),
+     ("白いセーター", 2), ("帽子", 1), ("红色气球", 2), ("iphoneケース", 2), ("กระเป๋า", 2)],
+)  # fmt: skip
 def test_words_of_a_query(query, words):
     assert count_words(query) == words
 
@@ -57,33 +45,26 @@ def test_all_columns_are_appended_and_nothing_else_changes(make_pairs):
     ]
 
 
-def test_a_query_searched_seldom_is_rare(make_pairs):
-    found = slice_columns(make_pairs([("red", "a", 5)]), log_of(["red"] * 4), pins_of(a=1))
-    assert found["frequency_band"].to_pylist() == ["rare"]
-
-
-def test_a_page_of_twelve_pins_is_one_search(make_pairs):
+def test_a_query_searched_seldom_is_rare_and_a_page_of_twelve_pins_is_one_search(make_pairs):
     """In a log of impressions every query was "frequent", so the slice said nothing."""
     pairs = make_pairs([("red", "a", 5), ("blue", "a", 5), ("green", "a", 5)])
     shown = ["red"] * 12 + ["blue"] * 5
-    log = log_of([*shown, "green"], ["impression"] * 17 + ["click"], [0] * 12 + [1, 2, 3, 4, 5] + [0])
+    log = log_of(
+        [*shown, *["green"] * 4], ["impression"] * 17 + ["click"] * 4, [0] * 12 + [1, 2, 3, 4, 5] + [0, 1, 2, 3]
+    )
     found = slice_columns(pairs, log, pins_of(a=1))
     assert found["frequency_band"].to_pylist() == ["rare", "frequent", "rare"]
 
 
-def test_the_edges_of_ages_belong_to_the_older_side():
-    pins = pins_of(a=29, b=30, c=180, d=365, e=None)
-    ages = pin_ages(["a", "b", "c", "d", "e", "gone"], pins, END.timestamp() * 1000)
-    assert ages == [AGES[0], AGES[1], AGES[2], AGES[3], "unknown", "unknown"]
+def test_the_edges_of_ages_belong_to_the_older_side_and_pins_younger_than_the_log_are_known():
+    pins = pins_of(young=-3, a=29, b=30, c=180, d=365, e=None)
+    ages = pin_ages(["young", "a", "b", "c", "d", "e", "gone"], pins, END.timestamp() * 1000)
+    assert ages == ["under 30 days", AGES[0], AGES[1], AGES[2], AGES[3], "unknown", "unknown"]
 
 
 def test_without_a_log_ages_are_unknown_and_nothing_breaks(make_pairs):
     found = slice_columns(make_pairs([("red", "a", 5)]), log_of([]), pins_of(a=1))
     assert (found["pin_age"].to_pylist(), found["frequency_band"].to_pylist()) == (["unknown"], ["not in the log"])
-
-
-def test_a_pin_younger_than_the_log_is_not_unknown():
-    assert pin_ages(["a"], pins_of(a=-3), END.timestamp() * 1000) == ["under 30 days"]
 
 
 def test_bands_stand_in_their_own_order_and_others_by_size():

@@ -1,12 +1,12 @@
 """The report's section on the sample."""
 
 import pytest
+from tiny_config import tiny_manifest
 
 from ray_app.analysis.evaluate.report.render import render_report
 from ray_app.analysis.evaluate.sampling import MAX_SEEN, summarise_sample
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.analysis.metrics.evaluation import evaluate_systems
-from ray_app.tables.manifest import Manifest
 
 EVIL = "<script>alert(1)</script>"
 
@@ -18,12 +18,8 @@ def stratum(name, num_pairs, num_sampled, effective_size=1.0):
     }  # fmt: skip
 
 
-def manifest(**info):
-    return Manifest(
-        stage="sample", fingerprint="f", schema_version=1, outputs={}, counts={"rows_out": 1234}, info=info, config={},
-        settings="s", inputs={}, pin_texts=[], wall_sec=1.0, device_sec=0.0, rows_per_sec=1.0, created_at=0.0,
-        versions={}, git_commit=None,
-    )  # fmt: skip
+def summary(**info):
+    return summarise_sample(tiny_manifest("sample", counts={"rows_out": 1234}, info=info))
 
 
 @pytest.fixture
@@ -43,14 +39,14 @@ FULL = {
 
 
 def test_the_section_shows_the_sample(render):
-    html = render(summarise_sample(manifest(**FULL)))
+    html = render(summary(**FULL))
     for text in ("1,234 pairs", "7 queries", "log 20", "en/head/engaged", "50.00%", "100,000", "rain boots", "neyman"):
         assert text in html
     assert "2024-01-01 to the last event UTC" in html
 
 
 def test_what_comes_from_outside_cannot_inject_html(render):
-    html = render(summarise_sample(manifest(**FULL, source_note=EVIL)))
+    html = render(summary(**FULL, source_note=EVIL))
     assert EVIL not in html and "&lt;script&gt;" in html
 
 
@@ -64,7 +60,7 @@ def test_what_comes_from_outside_cannot_inject_html(render):
     ids=["nothing", "an empty sample", "no effective size"],
 )
 def test_a_run_of_an_older_version_still_makes_a_report(render, info):
-    assert "<h2>Sample</h2>" in render(summarise_sample(manifest(**info)))
+    assert "<h2>Sample</h2>" in render(summary(**info))
 
 
 def test_a_run_without_a_sample_has_no_section(render):
@@ -73,12 +69,8 @@ def test_a_run_without_a_sample_has_no_section(render):
 
 def test_small_strata_are_summed_up_in_one_line():
     """Two of 30 and 20 pairs beside many of 1,000; their weights of 10 and 20 pool to (30)^2 / (100 + 400)."""
-    small = [
-        stratum("en/tail/top", 10, 1, 1.0),
-        stratum("en/tail/deep", 20, 1, 1.0),
-        stratum("en/tail/hidden", 5, 0, 0),
-    ]
-    found = summarise_sample(manifest(strata=small + [stratum(f"en/{i}/top", 1000, 10) for i in range(MAX_SEEN)]))
+    small = [stratum("en/tail/top", 10, 1), stratum("en/tail/deep", 20, 1), stratum("en/tail/hidden", 5, 0, 0)]
+    found = summary(strata=small + [stratum(f"en/{i}/top", 1000, 10) for i in range(MAX_SEEN)])
     trending, seen, others = found.tables
     assert len(seen.rows) == MAX_SEEN and {row.num_pairs for row in seen.rows} == {1000}
     assert (seen.rest.name, seen.rest.num_pairs, seen.rest.num_sampled) == ("3 smaller strata", 35, 2)
@@ -88,10 +80,10 @@ def test_small_strata_are_summed_up_in_one_line():
 
 def test_trending_strata_are_not_lost_among_larger_ones():
     large = [stratum(f"en/{i}/top", 1000, 10) for i in range(MAX_SEEN + 1)]
-    found = summarise_sample(manifest(strata=[*large, stratum("en/trending/top", 3, 3)]))
+    found = summary(strata=[*large, stratum("en/trending/top", 3, 3)])
     assert [row.name for row in found.tables[0].rows] == ["en/trending/top"]
 
 
 def test_the_effective_size_of_what_users_saw_leaves_out_the_rest_of_the_catalogue():
-    found = summarise_sample(manifest(**FULL))
+    found = summary(**FULL)
     assert (found.effective_size, found.effective_size_log) == (12.3, 20.0)

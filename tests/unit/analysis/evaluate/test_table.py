@@ -1,6 +1,7 @@
 """What people see on the terminal."""
 
 import numpy as np
+import pytest
 
 from ray_app.analysis.evaluate.render_text import render_table, retention_line
 from ray_app.analysis.metrics.bootstrap import Interval
@@ -12,37 +13,22 @@ from ray_app.analysis.metrics.protocol import SystemScores
 FAST = EvaluationSettings(samples=50)
 
 
-def test_a_figure_carries_its_interval():
-    assert format_interval(Interval(0.8891, 0.84, 0.934)) == ".889 [.84, .93]"
+@pytest.mark.parametrize(
+    ("interval", "text"),
+    [((0.8891, 0.84, 0.934), ".889 [.84, .93]"), ((1.0, 0.995, 1.0), "1.000 [.99, 1.00]"), ((None, None, None), "-")],
+    ids=["a figure", "a perfect one", "an undefined one"],
+)
+def test_a_figure_carries_its_interval(interval, text):
+    assert format_interval(Interval(*interval)) == text
 
 
-def test_a_perfect_figure_keeps_its_one():
-    assert format_interval(Interval(1.0, 0.995, 1.0)) == "1.000 [.99, 1.00]"
-
-
-def test_an_undefined_figure_is_a_dash():
-    assert format_interval(Interval(None, None, None)) == "-"
-
-
-def test_each_system_has_one_line(synthetic):
+def test_each_system_has_one_line_of_aligned_columns_that_fits_a_wide_terminal(synthetic):
     lines = render_table(evaluate_systems(*synthetic, FAST)).splitlines()
-    assert [sum(line.startswith(f"{name} ") for line in lines) for name in ("bm25", "teacher")] == [1, 1]
-
-
-def test_columns_are_aligned(synthetic):
-    lines = render_table(evaluate_systems(*synthetic, FAST)).splitlines()
+    assert lines[0].startswith("300 judged pairs of 30 queries")
     start = next(line for line in lines if line.startswith("system")).index("nDCG@20")
     rows = [line for line in lines if line.startswith(("bm25 ", "teacher ", "student  "))]
     assert [row[start - 1] + row[start] for row in rows] == [" ."] * 3
-
-
-def test_table_fits_a_wide_terminal(synthetic):
-    lines = render_table(evaluate_systems(*synthetic, FAST)).splitlines()
     assert max(len(line) for line in lines if not line.startswith("note:")) <= 130
-
-
-def test_numbers_of_pairs_and_queries_stand_beside_the_figures(synthetic):
-    assert render_table(evaluate_systems(*synthetic, FAST)).startswith("300 judged pairs of 30 queries")
 
 
 def test_a_student_equal_to_its_teacher_keeps_all(synthetic):
@@ -54,10 +40,6 @@ def test_a_student_equal_to_its_teacher_keeps_all(synthetic):
 def test_without_a_teacher_nothing_is_said_about_keeping(synthetic):
     pairs, systems = synthetic
     assert retention_line(evaluate_systems(pairs, {"student": systems["student"]}, FAST)) is None
-
-
-def test_a_caution_of_the_caller_is_shown(synthetic):
-    assert "note: seen in training" in render_table(evaluate_systems(*synthetic, FAST, notes=["seen in training"]))
 
 
 def test_chance_is_judged_after_the_correction(synthetic):

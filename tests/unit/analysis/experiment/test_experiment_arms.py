@@ -1,39 +1,26 @@
 """The arms of an experiment must differ from the run in what they say and in nothing else, or the tables say nothing."""
 
 import pytest
+from tiny_config import tiny_config
 
 from ray_app.analysis.experiment.spec import ExperimentSpec, load_experiment
 from ray_app.analysis.experiment.variants import trainings_of
-from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 
-
-def make_config(**overrides):
-    plain = {
-        "output": "runs/x",
-        "seed": 17,
-        "ingest": {"pins": {"adapter": "table", "path": "pins.csv"}},
-        "features": {"zero_shot_model": "m"},
-        "teach": {"base_model": "m"},
-        "distill": {"base_model": "m"},
-    }
-    return Config.model_validate(plain | overrides)
+CFG = tiny_config("runs/x", seed=17)
+RUN = {"name": "the run"}
 
 
 def make_spec(*arms, **settings):
     return ExperimentSpec.model_validate({"base": "x.yaml", "title": "t", "arms": list(arms)} | settings)
 
 
-RUN = {"name": "the run"}
-
-
 def test_an_arm_differs_from_the_run_in_its_keys_alone():
-    cfg = make_config()
     spec = make_spec({"name": "caption", "set": {"pin_text.fields": ["caption"]}}, RUN, system="teacher")
-    arm, run = trainings_of("k", spec, cfg, [])
+    arm, run = trainings_of("k", spec, CFG, [])
     assert arm.cfg.pin_text.fields == ["caption"]
-    assert arm.cfg.model_copy(update={"pin_text": cfg.pin_text}) == cfg
-    assert (run.cfg, run.view, run.stages) == (cfg, "", ())
+    assert arm.cfg.model_copy(update={"pin_text": CFG.pin_text}) == CFG
+    assert (run.cfg, run.view, run.stages) == (CFG, "", ())
 
 
 @pytest.mark.parametrize(
@@ -53,13 +40,12 @@ def test_an_arm_differs_from_the_run_in_its_keys_alone():
 def test_stages_from_the_first_that_differs_to_the_one_that_trains(system, key, value, stages):
     """One too few gives an arm the run's tables in silence; one too many costs hours."""
     spec = make_spec({"name": "arm", "set": {key: value}}, RUN, system=system)
-    assert trainings_of("k", spec, make_config(), [])[0].stages == stages
+    assert trainings_of("k", spec, CFG, [])[0].stages == stages
 
 
 def test_seeds_train_again_and_change_neither_split_nor_sample():
-    cfg = make_config()
     spec = make_spec(RUN, {"name": "hard", "set": {"distill.train.loss": "hard"}}, seeds=[18, 17])
-    trainings = trainings_of("k", spec, cfg, spec.seeds)
+    trainings = trainings_of("k", spec, CFG, spec.seeds)
     assert [(t.arm, t.cfg.distill.train.seed) for t in trainings] == [
         ("the run", None), ("the run", 18), ("hard", None), ("hard", 18),
     ]  # fmt: skip
@@ -70,20 +56,23 @@ def test_seeds_train_again_and_change_neither_split_nor_sample():
 
 def test_systems_without_training_have_one_seed():
     spec = make_spec({"name": "BM25", "system": "bm25"}, RUN)
-    assert [t.arm for t in trainings_of("k", spec, make_config(), [18])] == ["BM25", "the run", "the run"]
+    assert [t.arm for t in trainings_of("k", spec, CFG, [18])] == ["BM25", "the run", "the run"]
 
 
 @pytest.mark.parametrize(
-    ("arm", "message"),
+    ("arms", "message"),
     [
-        ({"name": "a", "set": {"distill.train.los": "hard"}}, "did you mean 'distill.train.loss'"),
-        ({"name": "a", "set": {"serve.max_batch": 8}}, "changes no student"),
-        ({"name": "a", "set": {"seed": 3}}, "cannot change 'seed'"),
+        ([("a", {"distill.train.los": "hard"}), ("the run", {})], "did you mean 'distill.train.loss'"),
+        ([("a", {"serve.max_batch": 8}), ("the run", {})], "changes no student"),
+        ([("a", {"seed": 3}), ("the run", {})], "cannot change 'seed'"),
+        ([("hard", {"distill.train.loss": "hard"}), ("+ hard!", {"distill.train.loss": "kl"})], "more differently"),
     ],
+    ids=["unknown key", "nothing of a student", "the seed", "one would overwrite the other"],
 )
-def test_an_arm_that_cannot_be_is_refused(arm, message):
+def test_arms_that_cannot_be_are_refused(arms, message):
+    spec = make_spec(*({"name": name, "set": changed} for name, changed in arms))
     with pytest.raises(UserError, match=message):
-        trainings_of("k", make_spec(arm, RUN), make_config(), [])
+        trainings_of("k", spec, CFG, [])
 
 
 @pytest.mark.parametrize(
@@ -100,9 +89,3 @@ def test_a_file_that_says_too_little_or_something_unknown_is_refused(tmp_path, t
     (tmp_path / "e.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         load_experiment(tmp_path / "e.yaml")
-
-
-def test_arms_that_would_overwrite_each_other_are_refused():
-    arms = [{"name": name, "set": {"distill.train.loss": loss}} for name, loss in (("hard", "hard"), ("+ hard!", "kl"))]
-    with pytest.raises(UserError, match="more differently"):
-        trainings_of("k", make_spec(*arms), make_config(), [])

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_app.analysis.evaluate.report.render import render_report
 from ray_app.analysis.experiment.ablation_table import (
     ExperimentTable,
     _over_seeds,
@@ -18,7 +17,6 @@ from ray_app.analysis.experiment.ablation_table import (
 )
 from ray_app.analysis.experiment.files import to_csv, to_markdown, to_png
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
-from ray_app.analysis.metrics.evaluation import evaluate_systems
 from ray_app.analysis.metrics.protocol import SystemScores
 
 FAST = EvaluationSettings(samples=60)
@@ -35,21 +33,31 @@ def judged(num_queries=40, locales=("en-US", "de-DE")):
     return pa.Table.from_pylist(rows, schema=pa.schema([("query", pa.string()), ("locale", pa.string()), ("pin_id", pa.string()), ("grade", pa.int8())]))  # fmt: skip
 
 
-def scores(pairs, right, where=None):
-    """A system that is right on that share of the pairs; `where`: only there, else it guesses."""
-    grade = pairs["grade"].to_numpy()
-    hit = RNG.random(len(grade)) < right
-    if where is not None:
-        hit &= where | (RNG.random(len(grade)) < 0.5)
-    predicted = np.where(hit, grade, 6 - grade)
-    probs = np.full((len(grade), 5), 0.05)
-    probs[np.arange(len(grade)), predicted - 1] = 0.8
+PAIRS = judged()
+
+
+def system_of(grades, right):
+    """Says the grade where it is right, and the opposite elsewhere."""
+    probs = np.full((len(grades), 5), 0.05)
+    probs[np.arange(len(grades)), np.where(right, grades, 6 - grades) - 1] = 0.8
     return SystemScores(score=probs @ np.arange(1.0, 6.0), probs=probs)
 
 
+def scores(right, where=None):
+    """A system that is right on that share of PAIRS; `where`: only there, else it guesses."""
+    grade = PAIRS["grade"].to_numpy()
+    hit = RNG.random(len(grade)) < right
+    if where is not None:
+        hit &= where | (RNG.random(len(grade)) < 0.5)
+    return system_of(grade, hit)
+
+
+def climb(arms, *compare, title="t", **options):
+    return ladder("k", title, "a", PAIRS, arms, FAST, *compare, **options)
+
+
 def test_a_ladder_that_rises_says_so():
-    pairs = judged()
-    table = ladder("k", "t", "a", pairs, {"low": [scores(pairs, 0.6)], "high": [scores(pairs, 0.95)]}, FAST)
+    table = climb({"low": [scores(0.6)], "high": [scores(0.95)]})
     assert table.verdict.startswith("Shown")
     assert [row.name for row in table.rows] == ["low", "high"]
     accuracy, relative = table.rows[1].cells[-3].value, table.rows[1].cells[-1].value
@@ -58,65 +66,44 @@ def test_a_ladder_that_rises_says_so():
 
 
 def test_a_step_down_is_named_and_not_hidden():
-    pairs = judged()
-    table = ladder("k", "t", "a", pairs, {"good": [scores(pairs, 0.95)], "bad": [scores(pairs, 0.6)]}, FAST)
+    table = climb({"good": [scores(0.95)], "bad": [scores(0.6)]})
     assert "not shown: bad over good" in table.verdict
     assert table.verdict in table_text(table)
 
 
 def test_languages_without_labels_are_judged_apart_from_those_with():
-    pairs = judged()
-    german = np.array([locale == "de-DE" for locale in pairs["locale"].to_pylist()])
-    table = by_language("k", "t", "a", pairs, [scores(pairs, 0.95, ~german)], [scores(pairs, 0.95)], ["en-US"], FAST)
+    german = np.array([locale == "de-DE" for locale in PAIRS["locale"].to_pylist()])
+    table = by_language("k", "t", "a", PAIRS, [scores(0.95, ~german)], [scores(0.95)], ["en-US"], FAST)
     rows = {row.name: row for row in table.rows}
     assert rows["en"].marked and not rows["de"].marked
     assert rows["de"].cells[-2].lo > 0 and rows["all that nobody labelled"].cells[-2] == rows["de"].cells[-2]
     assert table.verdict.startswith("Shown")
 
 
-def test_the_report_shows_lessons_and_pictures():
-    pairs = judged()
-    systems = {"bm25": scores(pairs, 0.6), "student": scores(pairs, 0.9)}
-    table = ladder("k", "What is <this> worth?", "a", pairs, {name: [found] for name, found in systems.items()}, FAST)
-    html = render_report(
-        evaluate_systems(pairs, systems, FAST),
-        experiments=[table],
-        picture_of=lambda pin_id: f"data:image/png;base64,{pin_id}",
-    )
-    assert "What is &lt;this&gt; worth?" in html
-    assert '<img class="pin" src="data:image/png;base64,p0"' in html
-
-
 def test_a_mean_over_seeds_is_their_mean_and_its_interval_covers_their_spread():
     """One lucky training must not pass for a better arm."""
-    pairs = judged()
-    low, high = scores(pairs, 0.5), scores(pairs, 0.9)
-    table = ladder("k", "t", "a", pairs, {"base": [low], "lucky and unlucky": [low, high]}, FAST)
-    alone = [ladder("k", "t", "a", pairs, {"x": [s], "y": [s]}, FAST).rows[0].cells[0] for s in (low, high)]
-    mean = table.rows[1].cells[0]
+    low, high = scores(0.5), scores(0.9)
+    alone = [climb({"x": [s], "y": [s]}).rows[0].cells[0] for s in (low, high)]
+    mean = climb({"base": [low], "lucky and unlucky": [low, high]}).rows[1].cells[0]
     assert mean.value == pytest.approx((alone[0].value + alone[1].value) / 2)
     assert mean.lo < alone[0].hi and mean.hi > alone[1].lo, "a training is drawn anew in each resample"
-    assert deviation_over_seeds(pairs, [low, high]) == pytest.approx(abs(alone[0].value - alone[1].value) / 2**0.5)
+    assert deviation_over_seeds(PAIRS, [low, high]) == pytest.approx(abs(alone[0].value - alone[1].value) / 2**0.5)
 
 
 def test_equal_arms_differ_by_nothing():
-    pairs = judged()
-    same = scores(pairs, 0.8)
-    table = ladder("k", "t", "a", pairs, {"a": [same], "b": [same]}, FAST, "first")
+    same = scores(0.8)
+    table = climb({"a": [same], "b": [same]}, "first")
     assert table.rows[1].cells[-3] == (0.0, 0.0, 0.0)
     assert table.verdict.startswith("No arm differs")
 
 
 def test_arms_against_the_first_say_which_differ_and_which_way():
-    pairs = judged()
-    arms = {"first": [scores(pairs, 0.7)], "better": [scores(pairs, 0.97)], "worse": [scores(pairs, 0.4)]}
-    verdict = ladder("k", "t", "a", pairs, arms, FAST, "first").verdict
+    verdict = climb({"first": [scores(0.7)], "better": [scores(0.97)], "worse": [scores(0.4)]}, "first").verdict
     assert "better (better" in verdict and "worse (worse" in verdict and "2 of 2 compared" in verdict
 
 
 def test_a_table_survives_its_files():
-    pairs = judged()
-    table = ladder("k", "Is 1 | 2?", "a", pairs, {"x": [scores(pairs, 0.6)], "y": [scores(pairs, 0.9)]}, FAST)
+    table = climb({"x": [scores(0.6)], "y": [scores(0.9)]}, title="Is 1 | 2?")
     table = table.with_costs(["weights", "nothing"], {"x": ["1,000", "–"], "y": ["–", "–"]})
     again = ExperimentTable.from_json(table.to_json())
     assert [row.costs for row in again.rows] == [["1,000"], ["–"]]
@@ -129,38 +116,29 @@ def test_a_table_survives_its_files():
 
 
 def test_a_query_of_unknown_language_is_no_language_that_nobody_labelled():
-    pairs = judged(locales=("en-US", "und"))
-    here = [scores(pairs, 0.9)]
+    here = [scores(0.9)]
     for labelled in (["en-US"], ["en-US", "und"]):
-        table = by_language("k", "t", "a", pairs, here, here, labelled, FAST)
+        table = by_language("k", "t", "a", judged(locales=("en-US", "und")), here, here, labelled, FAST)
         assert {row.name: row.marked for row in table.rows} == {"en": True, "und": False}
 
 
 @pytest.mark.parametrize("num_seeds", [2, 3, 5])
-def test_the_luck_of_training_is_as_wide_as_that_of_a_mean_over_so_many(num_seeds):
+def test_the_luck_of_training_is_as_wide_as_that_of_a_mean_over_so_many(make_pairs, num_seeds):
     """With every query alike only seeds differ: drawn anew without more, 2 of them showed half of their variance."""
     grades = np.tile([5, 1], 60)
-    rows = [("q" + str(i // 12), "en-US", f"p{i % 12:02d}", int(g)) for i, g in enumerate(grades)]
-    pairs = pa.table(dict(zip(("query", "locale", "pin_id", "grade"), map(list, zip(*rows, strict=True)), strict=True)))
-    arm, accuracies = [], []
-    for seed in range(num_seeds):
-        right = np.tile(np.arange(12) < 4 + 2 * (seed % 5), 10)  # of each query's pins
-        predicted = np.where(right, grades, 6 - grades)
-        probs = np.full((len(grades), 5), 0.05)
-        probs[np.arange(len(grades)), predicted - 1] = 0.8
-        arm.append(SystemScores(score=probs @ np.arange(1.0, 6.0), probs=probs))
-        accuracies.append(right.mean())
+    pairs = make_pairs([(f"q{i // 12}", f"p{i % 12:02d}", int(g)) for i, g in enumerate(grades)])
+    right = [np.tile(np.arange(12) < 4 + 2 * (seed % 5), 10) for seed in range(num_seeds)]  # of each query's pins
+    accuracies = [found.mean() for found in right]
     settings = EvaluationSettings(samples=4000, slice_columns=())
-    drawn = _over_seeds(pairs, {"arm": arm}, settings).samples["arm"]["accuracy"]
+    arms = {"arm": [system_of(grades, found) for found in right]}
+    drawn = _over_seeds(pairs, arms, settings).samples["arm"]["accuracy"]
     assert drawn.mean() == pytest.approx(np.mean(accuracies), abs=0.01)
     assert drawn.var() == pytest.approx(np.var(accuracies, ddof=1) / num_seeds, rel=0.1)
 
 
 def test_arms_trained_once_are_said_to_have_no_variance_of_training():
-    pairs = judged()
-    one, two = [scores(pairs, 0.9)], [scores(pairs, 0.9), scores(pairs, 0.8)]
-    assert "Every arm was trained once" in ladder("k", "t", "a", pairs, {"x": one, "y": one}, FAST).about
-    assert "y: each trained once" in ladder("k", "t", "a", pairs, {"x": two, "y": one}, FAST).about
-    bm25 = ladder("k", "t", "a", pairs, {"bm25": one, "y": two}, FAST, untrained=["bm25"])
-    assert bm25.about == "a"
-    assert "trained once" in by_language("k", "t", "a", pairs, one, one, ["en-US"], FAST).about
+    one, two = [scores(0.9)], [scores(0.9), scores(0.8)]
+    assert "Every arm was trained once" in climb({"x": one, "y": one}).about
+    assert "y: each trained once" in climb({"x": two, "y": one}).about
+    assert climb({"bm25": one, "y": two}, untrained=["bm25"]).about == "a"
+    assert "trained once" in by_language("k", "t", "a", PAIRS, one, one, ["en-US"], FAST).about

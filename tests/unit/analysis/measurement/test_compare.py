@@ -1,7 +1,7 @@
 """Two rankings and two sources of labels, with a known truth."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -27,11 +27,20 @@ def ranking(name, pins):
     return Ranking(name=name, pins=pins)
 
 
-def world(seed=0, num=400, labelled=120, bias=0.3):
-    """Control shows c0, c1 and treatment t0, t1. The teacher's probability of relevance favours the treatment by `bias`.
+@dataclass
+class World:
+    contest: Contest
+    teacher: dict
+    human: dict
+    strata: dict
+    true: float  # difference of P@2 over all queries
 
-    Returns contest, teacher, human, strata, and the true difference of P@2 over all queries.
-    """
+    def compare(self, settings=SETTINGS, contest=None):
+        return compare(contest or self.contest, self.teacher, self.human, self.strata, settings)
+
+
+def world(seed=0, num=400, labelled=120, bias=0.3):
+    """Control shows c0, c1 and treatment t0, t1. The teacher's probability of relevance favours the treatment by `bias`."""
     rng = np.random.default_rng(seed)
     queries = [key(i) for i in range(num)]
     head = rng.random(num) < 0.4
@@ -52,14 +61,14 @@ def world(seed=0, num=400, labelled=120, bias=0.3):
     )
     strata = {q: "en-US/head" if h else "en-US/tail" for q, h in zip(queries, head, strict=True)}
     true = float(np.mean(truth["t0"].mean() + truth["t1"].mean() - truth["c0"].mean() - truth["c1"].mean())) / 2
-    return contest, teacher, human, strata, true
+    return World(contest, teacher, human, strata, true)
 
 
 def test_a_teacher_that_favours_the_treatment_is_corrected():
-    contest, teacher, human, strata, true = world()
-    line = compare(contest, teacher, human, strata, SETTINGS).line(P_2, DIFFERENCE)
-    assert line.teacher.interval.lo > 0.25 > true + 0.1
-    assert line.together.interval.lo < true < line.together.interval.hi < 0.25
+    made = world()
+    line = made.compare().line(P_2, DIFFERENCE)
+    assert line.teacher.interval.lo > 0.25 > made.true + 0.1
+    assert line.together.interval.lo < made.true < line.together.interval.hi < 0.25
     assert line.together.std_error < 0.8 * line.humans.std_error
 
 
@@ -67,21 +76,20 @@ def test_over_many_studies_the_intervals_hold_the_truth_of_the_traffic():
     """The difference in P@2 is 0.1 in expectation, whatever the stratum; a teacher that sees 0.34 must not move that."""
     inside = 0
     for seed in range(40):
-        contest, teacher, human, strata, _ = world(seed, num=100, labelled=40)
-        interval = compare(contest, teacher, human, strata, SETTINGS).line(P_2, DIFFERENCE).together.interval
+        interval = world(seed, num=100, labelled=40).compare().line(P_2, DIFFERENCE).together.interval
         inside += interval.lo <= 0.1 <= interval.hi
     assert 34 <= inside < 40
 
 
 @pytest.mark.parametrize("labelled", [0, 50])
 def test_a_file_against_itself_is_exactly_zero(labelled):
-    contest, teacher, human, strata, _ = world(labelled=labelled)
-    found = compare(replace(contest, treatment=contest.control), teacher, human, strata, CompareSettings())
+    made = world(labelled=labelled)
+    found = made.compare(CompareSettings(), replace(made.contest, treatment=made.contest.control))
+    num_estimates = 3 if labelled else 1
     for figure in FIGURES:
         line = found.line(figure, DIFFERENCE)
-        assert [e.interval for e in (line.together, line.humans, line.teacher) if e] == [(0.0, None, None)] * (
-            3 if labelled else 1
-        )
+        estimates = [e.interval for e in (line.together, line.humans, line.teacher) if e]
+        assert estimates == [(0.0, None, None)] * num_estimates
     assert found.plans == [None, None]
     assert "no query differs" in render_comparison(found)
     with pytest.raises(UserError, match="do not differ"):
@@ -89,56 +97,53 @@ def test_a_file_against_itself_is_exactly_zero(labelled):
 
 
 def test_the_order_of_queries_and_labels_does_not_matter():
-    contest, teacher, human, strata, _ = world(num=60, labelled=30)
-    turned = Contest.of(
-        *(ranking(r.name, dict(reversed(r.pins.items()))) for r in (contest.control, contest.treatment)), "refuse"
-    )
-    backwards = [{q: dict(reversed(pins.items())) for q, pins in reversed(s.items())} for s in (teacher, human)]
-    one = comparison_json(compare(contest, teacher, human, strata, CompareSettings()))
-    other = comparison_json(compare(turned, *backwards, dict(reversed(strata.items())), CompareSettings()))
-    assert json.dumps(one) == json.dumps(other)
+    made = world(num=60, labelled=30)
+    files = (made.contest.control, made.contest.treatment)
+    turned = Contest.of(*(ranking(r.name, dict(reversed(r.pins.items()))) for r in files), "refuse")
+    labels = [{q: dict(reversed(pins.items())) for q, pins in reversed(s.items())} for s in (made.teacher, made.human)]
+    backwards = World(turned, *labels, dict(reversed(made.strata.items())), made.true)
+    one, other = (json.dumps(comparison_json(w.compare(CompareSettings()))) for w in (made, backwards))
+    assert one == other
 
 
 def test_swapping_the_files_turns_the_sign():
-    contest, teacher, human, strata, _ = world(num=60, labelled=30)
-    swapped = replace(contest, control=contest.treatment, treatment=contest.control)
-    one, other = (compare(c, teacher, human, strata, SETTINGS).line(P_2, DIFFERENCE) for c in (contest, swapped))
+    made = world(num=60, labelled=30)
+    swapped = replace(made.contest, control=made.contest.treatment, treatment=made.contest.control)
+    one, other = (made.compare(contest=c).line(P_2, DIFFERENCE) for c in (made.contest, swapped))
     assert other.together.interval.value == pytest.approx(-one.together.interval.value)
     assert other.together.interval.lo == pytest.approx(-one.together.interval.hi)
 
 
 def test_a_query_whose_top_the_teacher_has_not_judged_is_left_out_and_counted():
-    contest, teacher, human, strata, _ = world(num=20, labelled=10)
-    teacher[key(0)].pop("t1")
-    assert compare(contest, teacher, human, strata, SETTINGS).num_unjudged == 1
-    found = compare(contest, teacher, human, strata, replace(SETTINGS, max_unjudged=0.5))
+    made = world(num=20, labelled=10)
+    made.teacher[key(0)].pop("t1")
+    assert made.compare().num_unjudged == 1
+    found = made.compare(replace(SETTINGS, max_unjudged=0.5))
     assert (found.num_unjudged, len(found.queries)) == (0, 20)
     assert found.lines[1].judged_teacher == pytest.approx(39 / 40)
 
 
 def test_human_grades_of_one_ranking_only_do_not_count():
     """Else the other ranking would have no gain there, and lose."""
-    contest, teacher, human, strata, _ = world(num=40, labelled=20)
-    first = min(human)
+    made = world(num=40, labelled=20)
+    first = min(made.human)
     for pin in ("t0", "t1"):
-        human[first].pop(pin)
-    found = compare(contest, teacher, human, strata, SETTINGS)
+        made.human[first].pop(pin)
+    found = made.compare()
     assert (int(found.labelled.sum()), found.num_few_grades) == (19, 1)
     assert "CAUTION: 1 queries with human labels do not count" in render_comparison(found)
 
 
 def test_without_human_labels_the_teacher_stands_alone_with_a_caution_and_a_guessed_plan():
-    contest, teacher, _, strata, _ = world(num=40, labelled=0)
-    found = compare(contest, teacher, {}, strata, SETTINGS)
+    found = world(num=40, labelled=0).compare()
     assert found.line(P_2, DIFFERENCE).together is None
     assert found.plans[0].assumed
     assert "too few human labels to correct the teacher" in render_comparison(found)
 
 
 def test_no_teacher_label_at_all_is_an_error():
-    contest, _, human, strata, _ = world(num=20, labelled=10)
     with pytest.raises(UserError, match="labels for 0 of 20 queries"):
-        compare(contest, {}, human, strata, SETTINGS)
+        replace(world(num=20, labelled=10), teacher={}).compare()
 
 
 def test_queries_that_the_teacher_was_trained_on_are_left_out_with_their_near_duplicates():
@@ -167,12 +172,12 @@ def test_settings_that_make_no_sense_name_the_argument(wrong):
 
 
 def test_next_queries_are_new_and_a_second_round_goes_on_where_the_first_ended():
-    contest, teacher, human, strata, _ = world()
-    found = compare(contest, teacher, human, strata, SETTINGS)
+    made = world()
+    found = made.compare()
     drawn = draw_queries(found, 50, seed=3)
     chosen = {(row["query"], row["locale"]) for row in drawn}
     assert len(chosen) == 50
-    assert not chosen & human.keys()
+    assert not chosen & made.human.keys()
     counts = dict(zip(found.plans[0].strata, next_counts(found.plans[0], found.labelled, 50), strict=True))
     assert {name: [row["stratum"] for row in drawn].count(name) for name in counts} == counts
     assert draw_queries(found, 20, seed=4) != draw_queries(found, 20, seed=3)
@@ -181,25 +186,21 @@ def test_next_queries_are_new_and_a_second_round_goes_on_where_the_first_ended()
 
 
 def test_the_next_queries_make_all_labels_spread_as_neyman_says():
-    contest, teacher, human, strata, _ = world(num=400, labelled=120)
-    plan = compare(contest, teacher, human, strata, SETTINGS).plans[0]
+    plan = world(num=400, labelled=120).compare().plans[0]
     labelled = np.isin(np.arange(400), np.flatnonzero(plan.stratum == 0)[:60])  # the second stratum has none
     counts = next_counts(plan, labelled, 60)
     assert counts.sum() == 60
     assert counts[1] > counts[0]
-    few = next_counts(plan, labelled, 1)
-    assert few is None  # not two in each stratum: a plain draw
+    assert next_counts(plan, labelled, 1) is None  # not two in each stratum: a plain draw
 
 
 def test_more_queries_than_there_are_gives_all():
-    contest, teacher, human, strata, _ = world(num=40, labelled=30)
-    assert len(draw_queries(compare(contest, teacher, human, strata, SETTINGS), 99, seed=1)) == 10
+    assert len(draw_queries(world(num=40, labelled=30).compare(), 99, seed=1)) == 10
 
 
 def test_pairs_to_grade_are_those_of_both_rankings_that_no_human_graded_and_in_no_order_of_theirs():
-    contest, teacher, human, strata, _ = world(num=40, labelled=20)
-    found = compare(contest, teacher, human, strata, SETTINGS)
     chosen = [{"query": key(i)[0], "locale": "en-US"} for i in range(40)]
+    found = world(num=40, labelled=20).compare()
     table = pairs_to_grade(found, chosen, {key(1): {"t0": Judged(0, 0)}}, seed=1)
     of = {q: [r["pin_id"] for r in table if r["query"] == q] for q, _ in map(key, range(40))}
     assert sorted(of[key(0)[0]]) == ["c0", "c1", "t0", "t1"]
@@ -218,8 +219,7 @@ def test_small_strata_are_taken_together_by_their_size_alone():
 
 
 def test_the_text_says_who_is_better_what_it_rests_on_and_the_json_says_the_same():
-    contest, teacher, human, strata, _ = world()
-    found = compare(contest, teacher, human, strata, SETTINGS)
+    found = world().compare()
     text, line = render_comparison(found, ["a note"]), json.loads(json.dumps(comparison_json(found, ["a note"])))
     assert "400 queries judged by the teacher, 120 of them by humans too" in text
     assert "P@2: treatment is better, by +" in text

@@ -101,22 +101,16 @@ def test_order_of_queries_and_names_of_strata_do_not_matter():
     assert other.interval == pytest.approx(one.interval)
 
 
-def test_strata_with_one_label_are_taken_together():
+def test_strata_with_one_label_are_taken_together_and_a_lone_one_joins_the_next_smallest():
     stratum = [0, 0, 0, 1, 1, 2, 2, 3]
     kept, merged = merge_small_strata(figures([1, 2, 3, 1, NAN, 2, NAN, NAN], stratum=stratum))
-    assert merged == 3
-    assert kept.stratum.tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
-
-
-def test_a_lone_small_stratum_joins_the_next_smallest():
+    assert (merged, kept.stratum.tolist()) == (3, [0, 0, 0, 1, 1, 1, 1, 1])
     kept, merged = merge_small_strata(figures([1, 2, 3, 1, 2, NAN], stratum=[0, 0, 0, 1, 1, 2]))
-    assert merged == 2
-    assert kept.stratum.tolist() == [0, 0, 0, 1, 1, 1]
+    assert (merged, kept.stratum.tolist()) == (2, [0, 0, 0, 1, 1, 1])
 
 
 def test_no_variation_gives_no_interval_instead_of_certainty():
-    found = estimate(figures([0.0] * 9))
-    assert found.interval == (0.0, None, None)
+    assert estimate(figures([0.0] * 9)).interval == (0.0, None, None)
 
 
 def test_one_label_is_refused():

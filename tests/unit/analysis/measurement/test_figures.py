@@ -20,36 +20,28 @@ from ray_app.analysis.measurement.rankings import Ranking
 from ray_app.analysis.metrics.bootstrap_result import GRADE_AS_RATING
 
 Q = ("q", "en-US")
-NDCG_3, P_2 = Figure(kind="ndcg", k=3), Figure(kind="p", k=2)
+NDCG_2, NDCG_3, P_2 = Figure(kind="ndcg", k=2), Figure(kind="ndcg", k=3), Figure(kind="p", k=2)
 
 
 def graded(**grades):
     return {pin: Judged(2.0 ** (grade - 1) - 1, float(grade >= 4)) for pin, grade in grades.items()}
 
 
-def test_ndcg_by_hand():
-    # Gains 15, 3, 0 (grades 5, 3, 1) are shown in the order 3, 15, 0.
-    found = measure_query(NDCG_3, ["b", "a", "c"], graded(a=5, b=3, c=1))
-    assert found == pytest.approx((3 + 15 / log2(3)) / (15 + 3 / log2(3)))
-
-
-def test_the_ideal_is_over_all_judged_pins_also_those_that_are_not_shown():
-    found = measure_query(Figure(kind="ndcg", k=2), ["b"], graded(a=5, b=3, c=4, d=2))
-    assert found == pytest.approx(3 / (15 + 7 / log2(3)))
-
-
-def test_a_pin_that_is_not_judged_brings_nothing_but_keeps_its_place():
-    assert measure_query(NDCG_3, ["x", "a"], graded(a=5)) == pytest.approx(1 / log2(3))
-    assert measure_query(P_2, ["x", "a"], graded(a=5)) == 0.5
-
-
-def test_p_is_over_k_places_even_if_fewer_are_shown():
-    assert measure_query(Figure(kind="p", k=8), ["a"], graded(a=4)) == 1 / 8
-    assert measure_query(P_2, [], graded(a=4)) == 0.0
-
-
-def test_nothing_relevant_is_zero_in_every_order():
-    assert measure_query(NDCG_3, ["a", "b"], graded(a=1, b=1)) == 0.0
+@pytest.mark.parametrize(
+    ("figure", "shown", "grades", "value"),
+    [
+        # Gains 15, 3, 0 (grades 5, 3, 1) are shown in the order 3, 15, 0.
+        pytest.param(NDCG_3, "bac", {"a": 5, "b": 3, "c": 1}, (3 + 15 / log2(3)) / (15 + 3 / log2(3)), id="ndcg"),
+        pytest.param(NDCG_2, "b", {"a": 5, "b": 3, "c": 4, "d": 2}, 3 / (15 + 7 / log2(3)), id="ideal of all judged"),
+        pytest.param(NDCG_3, "xa", {"a": 5}, 1 / log2(3), id="x is not judged but keeps its place"),
+        pytest.param(P_2, "xa", {"a": 5}, 0.5, id="x is not relevant"),
+        pytest.param(Figure(kind="p", k=8), "a", {"a": 4}, 1 / 8, id="P is over k places even if fewer are shown"),
+        pytest.param(P_2, "", {"a": 4}, 0.0, id="nothing shown"),
+        pytest.param(NDCG_3, "ab", {"a": 1, "b": 1}, 0.0, id="nothing relevant"),
+    ],
+)
+def test_a_query_by_hand(figure, shown, grades, value):
+    assert measure_query(figure, list(shown), graded(**grades)) == pytest.approx(value)
 
 
 def test_the_teacher_counts_by_its_expectations():

@@ -19,8 +19,8 @@ ROWS = [
 EXPECTED = {("red shoe", "en-US"): ["a", "c", "b"], ("schuh", "de-DE"): ["a", "b"]}
 
 
-def write(path, text):
-    path.write_text(text)
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return str(path)
 
 
@@ -111,27 +111,19 @@ def test_what_is_odd_in_a_csv_file_is_refused_with_its_line(tmp_path, text, told
         ("r.trec", "q Q0 a 1 0.5\n", "line 1: 5 fields, a TREC run has 6"),
         ("r.xlsx", "x", "cannot tell the format of r.xlsx"),
         ("r.parquet", "x", "is corrupt"),
+        ("r.csv", b"query,pin_id,rank\n\xff\xfe,a,1\n", "not CSV in UTF-8"),
+        ("r.run", "7 Q0 b 1 0.5 x\n", "line 1: the topics have no query with the id '7'"),
     ],
 )
 def test_what_is_odd_in_other_files_is_refused(tmp_path, name, text, told):
+    topics = {"1": ("q", None)} if name == "r.run" else None
     with pytest.raises(UserError, match=told):
-        read(write(tmp_path / name, text))
-
-
-def test_bytes_that_are_no_text_are_refused(tmp_path):
-    (tmp_path / "r.csv").write_bytes(b"query,pin_id,rank\n\xff\xfe,a,1\n")
-    with pytest.raises(UserError, match="not CSV in UTF-8"):
-        read(str(tmp_path / "r.csv"))
+        read(write(tmp_path / name, text), topics=topics)
 
 
 def test_a_file_that_is_not_there_names_the_argument(tmp_path):
     with pytest.raises(UserError, match=r"--control: .* does not exist"):
         read(str(tmp_path / "none.csv"))
-
-
-def test_an_id_without_a_topic_is_refused(tmp_path):
-    with pytest.raises(UserError, match="line 1: the topics have no query with the id '7'"):
-        read(write(tmp_path / "r.run", "7 Q0 b 1 0.5 x\n"), topics={"1": ("q", None)})
 
 
 @pytest.mark.parametrize(("text", "told"), [("1\n", "line 1: not an id"), ("1\ta\n1\tb\n", r"line 2: .* came before")])

@@ -7,12 +7,6 @@ from sklearn.metrics import roc_auc_score
 from ray_app.analysis.metrics.bootstrap import QueryAuroc, percentile_interval, resample_queries, weighted_auroc
 
 
-def test_auroc_of_a_hand_computed_case_with_a_tie():
-    # positives .9 .5, negatives .5 .1: wins 2 + (0.5 + 1) = 3.5 of 4
-    value = weighted_auroc(np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False]), np.ones((1, 4)))
-    assert value.tolist() == [3.5 / 4]
-
-
 @pytest.mark.parametrize("levels", [3, 10, 100_000])
 def test_auroc_equals_sklearn_with_weights_and_ties(levels):
     rng = np.random.default_rng(levels)
@@ -23,19 +17,22 @@ def test_auroc_equals_sklearn_with_weights_and_ties(levels):
     np.testing.assert_allclose(weighted_auroc(scores, positive, weights), expected, atol=1e-12)
 
 
-def test_auroc_is_undefined_when_a_resample_lost_a_class():
-    value = weighted_auroc(np.array([1.0, 2.0]), np.array([True, False]), np.array([[1.0, 0.0], [1.0, 1.0]]))
+def by_queries(scores, positive, weights):
+    """Of queries with one pair each."""
+    return QueryAuroc(scores, positive, np.arange(len(scores)), len(scores))(weights)
+
+
+@pytest.mark.parametrize("auroc", [weighted_auroc, by_queries])
+def test_auroc_is_undefined_when_a_resample_lost_a_class_and_refuses_nan_whose_order_would_be_arbitrary(auroc):
+    value = auroc(np.array([1.0, 2.0]), np.array([True, False]), np.array([[2.0, 0.0], [1.0, 1.0]]))
     assert np.isnan(value).tolist() == [True, False]
+    with pytest.raises(ValueError, match="NaN"):
+        auroc(np.array([np.nan, 1.0]), np.array([True, False]), np.ones((1, 2)))
 
 
 def test_missing_scores_tie_with_each_other_below_all_others():
     scores = np.array([-np.inf, -np.inf, -1e300])
     assert weighted_auroc(scores, np.array([True, False, False]), np.ones((1, 3))).tolist() == [0.25]
-
-
-def test_auroc_refuses_nan_whose_order_would_be_arbitrary():
-    with pytest.raises(ValueError, match="NaN"):
-        weighted_auroc(np.array([np.nan, 1.0]), np.array([True, False]), np.ones((1, 2)))
 
 
 @pytest.mark.parametrize(("num_queries", "num_pairs"), [(12, 300), (60, 70)], ids=["table", "rows"])
@@ -49,22 +46,10 @@ def test_auroc_by_queries_equals_auroc_by_rows(num_queries, num_pairs):
     assert np.array_equal(found(counts), weighted_auroc(scores, positive, counts[:, query]))
 
 
-def test_auroc_by_queries_is_undefined_without_a_class_and_refuses_nan():
-    found = QueryAuroc(np.array([1.0, 2.0]), np.array([True, False]), np.array([0, 1]), 2)
-    assert np.isnan(found(np.array([[2.0, 0.0], [1.0, 1.0]]))).tolist() == [True, False]
-    with pytest.raises(ValueError, match="NaN"):
-        QueryAuroc(np.array([np.nan]), np.array([True]), np.array([0]), 1)
-
-
-def test_resamples_do_not_depend_on_the_memory_block():
-    small = np.concatenate(list(resample_queries(7, 50, seed=1, row_cells=2_000_000)))
-    large = np.concatenate(list(resample_queries(7, 50, seed=1, row_cells=1)))
+def test_each_resample_draws_as_many_queries_as_there_are_whatever_the_memory_block():
+    small, large = (np.concatenate(list(resample_queries(7, 50, seed=1, row_cells=cells))) for cells in (2_000_000, 1))
     assert np.array_equal(small, large)
-
-
-def test_each_resample_draws_as_many_queries_as_there_are():
-    counts = np.concatenate(list(resample_queries(7, 50, seed=1, row_cells=1)))
-    assert counts.sum(axis=1).tolist() == [7.0] * 50
+    assert large.sum(axis=1).tolist() == [7.0] * 50
 
 
 def test_interval_of_a_mean_covers_the_truth_about_as_often_as_it_says():
@@ -78,10 +63,15 @@ def test_interval_of_a_mean_covers_the_truth_about_as_often_as_it_says():
     assert 0.82 <= covered / 200 <= 0.96
 
 
-def test_undefined_resamples_do_not_poison_the_interval():
-    found = percentile_interval(0.5, np.array([0.4, np.nan, 0.6]), confidence=1.0 - 1e-9)
-    assert (round(found.lo, 6), round(found.hi, 6)) == (0.4, 0.6)
-
-
-def test_an_undefined_figure_has_no_interval():
-    assert percentile_interval(float("nan"), np.array([0.4]), 0.95) == (None, None, None)
+@pytest.mark.parametrize(
+    ("value", "samples", "confidence", "interval"),
+    [
+        (50.0, np.arange(101.0), 0.9, (50.0, 5.0, 95.0)),
+        (0.5, [0.4, np.nan, 0.6], 1.0 - 1e-9, (0.5, 0.4, 0.6)),
+        (float("nan"), [0.4], 0.95, (None, None, None)),
+    ],
+    ids=["by hand", "an undefined resample", "an undefined figure"],
+)
+def test_percentile_interval(value, samples, confidence, interval):
+    found = percentile_interval(value, np.array(samples), confidence)
+    assert tuple(found) == pytest.approx(interval)

@@ -11,16 +11,11 @@ def test_holm_of_a_hand_computed_case():
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
 
 
-def test_an_adjusted_p_is_never_below_the_raw_one_and_never_above_1():
+def test_an_adjusted_p_is_never_below_the_raw_one_nor_above_1_and_keeps_their_order():
     raw = np.random.default_rng(0).random(50) ** 3
     adjusted = np.array(holm(raw.tolist()))
     assert (adjusted >= raw).all() and (adjusted <= 1.0).all()
-
-
-def test_the_order_of_p_values_is_kept():
-    raw = np.random.default_rng(1).random(30).tolist()
-    adjusted = holm(raw)
-    assert (np.diff(np.array(adjusted)[np.argsort(raw)]) >= 0).all()
+    assert (np.diff(adjusted[np.argsort(raw)]) >= 0).all()
 
 
 def test_undefined_comparisons_do_not_make_the_others_stricter():
@@ -34,26 +29,18 @@ def test_of_equal_systems_few_families_give_a_false_alarm():
     assert alarms / 400 < 0.1
 
 
-def test_p_value_of_a_hand_computed_case():
-    # One of four resamples is on the other side, and the data count as one more: 2 * 2 / 5
-    assert bootstrap_p(np.array([0.1, 0.2, 0.3, -0.1])) == 0.8
-
-
-def test_a_p_value_is_never_zero():
-    assert bootstrap_p(np.full(999, 0.5)) == 2 / 1000
-
-
-def test_a_system_against_itself_is_no_difference():
-    assert bootstrap_p(np.zeros(100)) == 1.0
-
-
-def test_p_has_no_sign():
-    samples = np.random.default_rng(3).normal(0.5, 1.0, 200)
-    assert bootstrap_p(samples) == bootstrap_p(-samples)
-
-
-def test_undefined_resamples_are_left_out():
-    assert (bootstrap_p(np.array([np.nan, 1.0])), bootstrap_p(np.array([np.nan]))) == (1.0, None)
+@pytest.mark.parametrize(
+    ("samples", "p"),
+    [
+        ([0.1, 0.2, 0.3, -0.1], 0.8),  # one of four is on the other side, and the data count as one more: 2 * 2 / 5
+        ([0.5] * 999, 2 / 1000),  # never zero
+        ([0.0] * 100, 1.0),  # a system against itself
+        ([np.nan, 1.0], 1.0),  # undefined resamples are left out
+        ([np.nan], None),
+    ],
+)
+def test_p_value_by_hand_which_has_no_sign(samples, p):
+    assert bootstrap_p(np.array(samples)) == bootstrap_p(-np.array(samples)) == p
 
 
 def test_enough_resamples_let_the_strictest_step_pass():

@@ -9,18 +9,24 @@ from sklearn.metrics import cohen_kappa_score
 from ray_app.analysis.metrics import grading
 
 
-def test_separable_scores_are_cut_between_the_grades():
-    thresholds = grading.fit_grade_thresholds(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.array([1, 2, 3, 4, 5]))
-    assert thresholds.tolist() == [1.5, 2.5, 3.5, 4.5]
-
-
-def test_grades_follow_the_thresholds():
-    assert grading.scores_to_grades(np.array([0.0, 1.5, 9.0]), np.array([1.5, 2.5, 3.5, 4.5])).tolist() == [1, 2, 5]
-
-
-def test_a_grade_that_never_occurs_gets_no_range():
-    thresholds = grading.fit_grade_thresholds(np.array([0.0, 1.0]), np.array([1, 5]))
-    assert grading.scores_to_grades(np.array([-9.0, 0.4, 0.6, 9.0]), thresholds).tolist() == [1, 1, 5, 5]
+@pytest.mark.parametrize(
+    ("scores", "grades", "asked", "found"),
+    [
+        ([1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [0.0, 1.5, 1.49, 4.5, 9.0], [1, 2, 1, 5, 5]),
+        ([0, 1], [1, 5], [-9.0, 0.4, 0.6, 9.0], [1, 1, 5, 5]),
+        ([1, np.nan, 2], [1, 5, 5], [1.4, 1.6], [1, 5]),
+        ([1, np.nextafter(1, 2)], [1, 5], [1, np.nextafter(1, 2)], [1, 5]),
+    ],
+    ids=[
+        "cut in the middle",
+        "a grade that never occurs gets no range",
+        "a pair without a score",
+        "neighbouring floats",
+    ],
+)
+def test_scores_are_cut_between_the_grades(scores, grades, asked, found):
+    thresholds = grading.fit_grade_thresholds(np.array(scores, float), np.array(grades))
+    assert grading.scores_to_grades(np.array(asked, float), thresholds).tolist() == found
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -31,18 +37,6 @@ def test_no_other_cuts_are_more_accurate(seed):
     tried = itertools.combinations_with_replacement(np.arange(-0.5, 9.0), 4)
     best = max((grading.scores_to_grades(scores, np.array(t)) == grades).sum() for t in tried)
     assert (fitted == grades).sum() == best
-
-
-def test_neighbouring_floats_are_still_told_apart():
-    low = 1.0
-    high = np.nextafter(low, 2.0)
-    scores = np.array([low, high])
-    assert grading.scores_to_grades(scores, grading.fit_grade_thresholds(scores, np.array([1, 5]))).tolist() == [1, 5]
-
-
-def test_pairs_without_a_score_do_not_move_the_thresholds():
-    thresholds = grading.fit_grade_thresholds(np.array([1.0, np.nan, 2.0]), np.array([1, 5, 5]))
-    assert grading.scores_to_grades(np.array([1.4, 1.6]), thresholds).tolist() == [1, 5]
 
 
 def test_thresholds_on_nothing_are_refused():
@@ -61,14 +55,11 @@ def test_log_loss_of_a_silent_system_is_that_of_a_uniform_guess():
     assert grading.log_loss(np.full((1, 5), np.nan), np.array([4])) == pytest.approx(np.log(5))
 
 
-def test_kappa_equals_sklearn():
+def test_kappa_equals_sklearn_and_is_undefined_when_both_sides_know_one_grade():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 6, 100), rng.integers(1, 6, 100)
     expected = cohen_kappa_score(a, b, weights="linear", labels=range(6))
     assert grading.linear_kappa(a, b) == pytest.approx(expected)
-
-
-def test_kappa_is_undefined_when_both_sides_know_one_grade():
     assert grading.linear_kappa(np.array([3, 3]), np.array([3, 3])) is None
 
 

@@ -26,26 +26,27 @@ def metrics_of(table, system, ratings=CHORUS, relevant_grade=4):
     return ranking_metrics(judged, system.take(order), relevant_grade)
 
 
-def test_ndcg_has_exponential_gain(make_pairs, make_system):
-    # gains 7, 3, 0 shown in the order 3, 0, 7
-    found = metrics_of(make_pairs([("q", "a", 5), ("q", "b", 4), ("q", "c", 1)]), make_system([1, 3, 2]))
-    expected = (3 + 7 / log2(4)) / (7 + 3 / log2(3))
-    assert found[NDCG].tolist() == pytest.approx([expected])
-
-
-def test_ndcg_stops_after_20_places(make_pairs, make_system):
-    rows = [("q", f"p{i:02d}", 5 if i == 20 else 1) for i in range(21)]
-    assert metrics_of(make_pairs(rows), make_system(-np.arange(21)))[NDCG].tolist() == [0.0]
-
-
-def test_p_at_8_divides_by_8_even_if_fewer_are_judged(make_pairs, make_system):
-    found = metrics_of(make_pairs([("q", "a", 5), ("q", "b", 4), ("q", "c", 3)]), make_system([3, 2, 1]))
-    assert found[PRECISION].tolist() == [2 / 8]
-
-
-def test_p_at_8_counts_only_the_top_8(make_pairs, make_system):
-    rows = [("q", f"p{i}", 5 if i == 8 else 1) for i in range(9)]
-    assert metrics_of(make_pairs(rows), make_system(-np.arange(9)))[PRECISION].tolist() == [0.0]
+@pytest.mark.parametrize(
+    ("metric", "rows", "scores", "values"),
+    [
+        # gains 7, 3, 0 shown in the order 3, 0, 7
+        (NDCG, ["qa5", "qb4", "qc1"], [1, 3, 2], [(3 + 7 / log2(4)) / (7 + 3 / log2(3))]),
+        (NDCG, [f"q{chr(97 + i)}{5 if i == 20 else 1}" for i in range(21)], -np.arange(21), [0.0]),
+        # trec_eval rounds scores to 32 bits: without our ranks it would call these a tie.
+        (NDCG, ["qa1", "qb5"], [0.5, 0.5 + 1e-12], [1.0]),
+        (NDCG, ["qa1", "ra5"], [1, 1], [0.0, 1.0]),
+        (NDCG, ["qa5", "ra5"], [np.nan, 1], [0.0, 1.0]),
+        (NDCG, ["qa5", "qb1"], [np.nan, 1], [0.0]),
+        (PRECISION, ["qa5", "qb4", "qc3"], [3, 2, 1], [2 / 8]),
+        (PRECISION, [f"q{chr(97 + i)}{5 if i == 8 else 1}" for i in range(9)], -np.arange(9), [0.0]),
+    ],
+    ids=["exponential gain", "20 places", "scores nearer than 32 bits", "nothing relevant", "no score", "a missing score",
+         "of 8 places even if fewer are judged", "8 places"],
+)  # fmt: skip
+def test_by_hand(make_pairs, make_system, metric, rows, scores, values):
+    """rows: query, pin and grade, a letter each."""
+    found = metrics_of(make_pairs([(q, p, int(g)) for q, p, g in rows]), make_system(scores))
+    assert found[metric].tolist() == pytest.approx(values)
 
 
 def test_what_counts_as_relevant_can_be_set(make_pairs, make_system):
@@ -59,27 +60,6 @@ def test_ties_are_broken_by_pin_id_whatever_the_row_order(make_pairs, make_syste
     rows = [("q", "a", 1), ("q", "b", 5)]
     found = metrics_of(make_pairs(rows[::-1] if flip else rows), make_system([0.5, 0.5]))
     assert found[NDCG].tolist() == [1.0]
-
-
-def test_scores_closer_than_a_32_bit_float_keep_their_order(make_pairs, make_system):
-    """trec_eval rounds scores to 32 bits: without our ranks it would call these a tie."""
-    found = metrics_of(make_pairs([("q", "a", 1), ("q", "b", 5)]), make_system([0.5, 0.5 + 1e-12]))
-    assert found[NDCG].tolist() == [1.0]
-
-
-def test_a_query_without_relevant_pins_counts_as_zero(make_pairs, make_system):
-    found = metrics_of(make_pairs([("empty", "a", 1), ("full", "a", 5)]), make_system([1, 1]))
-    assert found[NDCG].tolist() == [0.0, 1.0]
-
-
-def test_a_query_without_any_score_counts_as_zero(make_pairs, make_system):
-    found = metrics_of(make_pairs([("q", "a", 5), ("r", "a", 5)]), make_system([np.nan, 1]))
-    assert found[NDCG].tolist() == [0.0, 1.0]
-
-
-def test_a_pin_without_a_score_brings_no_gain(make_pairs, make_system):
-    found = metrics_of(make_pairs([("q", "a", 5), ("q", "b", 1)]), make_system([np.nan, 1]))
-    assert found[NDCG].tolist() == [0.0]
 
 
 def test_the_same_query_in_two_locales_is_two_queries(make_pairs, make_system):
@@ -99,25 +79,19 @@ def test_expected_value_of_a_random_order_equals_the_mean_over_all_orders(make_p
     assert random_ranking(judge(table, CHORUS)[0], 4)[NDCG] == pytest.approx(mean)
 
 
-def test_no_pairs_is_a_message_that_names_the_setting(make_pairs):
-    with pytest.raises(UserError, match=r"evaluate\.human_labels"):
-        judge(make_pairs([]), CHORUS)
-
-
-def test_a_pair_judged_twice_is_refused(make_pairs):
-    with pytest.raises(UserError, match="judged twice"):
-        judge(make_pairs([("q", "a", 5), ("q", "a", 1)]), CHORUS)
-
-
-def test_a_grade_off_the_scale_is_refused(make_pairs):
-    with pytest.raises(UserError, match=r"1\.\.5"):
-        judge(make_pairs([("q", "a", 0)]), GRADE_AS_RATING)
-
-
-def test_a_grade_without_a_rating_is_refused(make_pairs):
-    """ir_measures would take the grade itself as its gain, silently."""
-    with pytest.raises(UserError, match="grade 2"):
-        judge(make_pairs([("q", "a", 2)]), CHORUS)
+@pytest.mark.parametrize(
+    ("rows", "ratings", "told"),
+    [
+        ([], CHORUS, r"evaluate\.human_labels"),
+        ([("q", "a", 5), ("q", "a", 1)], CHORUS, "judged twice"),
+        ([("q", "a", 0)], GRADE_AS_RATING, r"1\.\.5"),
+        ([("q", "a", 2)], CHORUS, "grade 2"),  # ir_measures would take the grade itself as its gain, silently
+    ],
+    ids=["no pairs", "a pair twice", "a grade off the scale", "a grade without a rating"],
+)
+def test_judgements_that_cannot_be_used_are_refused(make_pairs, rows, ratings, told):
+    with pytest.raises(UserError, match=told):
+        judge(make_pairs(rows), ratings)
 
 
 def test_logits_in_place_of_probs_are_refused():

@@ -4,15 +4,14 @@ from dataclasses import asdict
 
 import pyarrow as pa
 import pytest
+from tiny_config import finished_stage, tiny_config
 
 from ray_app.analysis.evaluate.render_text import render_table
 from ray_app.analysis.evaluate.report.render import render_report
 from ray_app.analysis.metrics.evaluation import EvaluationSettings, evaluate_systems
 from ray_app.analysis.metrics.seen import Seen, seen_in_training
-from ray_app.base.config import Config
 from ray_app.base.schemas import SPLITS
 from ray_app.base.storage import Storage
-from ray_app.tables.stage_run import StageRun
 
 FAST = EvaluationSettings(samples=20)
 SOFT_LINE = (
@@ -47,16 +46,10 @@ def test_queries_that_nothing_has_met_bring_no_caution():
 @pytest.fixture
 def run(tmp_path):
     """(config, store) of a run whose soft labels, one of them an error, and engagement model met `laptop`."""
-    source = {"adapter": "table", "path": "unused.csv"}
-    models = {"teach": {"base_model": "m"}, "distill": {"base_model": "m"}, "features": {"zero_shot_model": "m"}}
-    cfg = Config.model_validate({"output": str(tmp_path), "ingest": {"pins": source}, "engagement": {}, **models})
-    store = Storage(str(tmp_path))
-    label = StageRun("label", cfg, store, 1, settings=[], inputs=[])
-    label.write_table("soft_labels", pa.table({"query": ["laptop", "desk", "lamp"], "error": [None, None, "x"]}))
-    label.finish({})
-    engagement = StageRun("engagement", cfg, store, 1, settings=[], inputs=[])
-    engagement.write_table("engagement_queries", pa.table({"query": ["laptop"]}))
-    engagement.finish({})
+    cfg, store = tiny_config(tmp_path, engagement={}), Storage(str(tmp_path))
+    labels = pa.table({"query": ["laptop", "desk", "lamp"], "error": [None, None, "x"]})
+    finished_stage(cfg, store, "label", soft_labels=labels)
+    finished_stage(cfg, store, "engagement", engagement_queries=pa.table({"query": ["laptop"]}))
     return cfg, store
 
 

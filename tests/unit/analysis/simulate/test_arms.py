@@ -46,20 +46,16 @@ def test_page_fills_places_without_a_pin():
     assert page(np.array([[10, 20, 30, 40]]), np.array([[2, 0, NOT_CHOSEN]]), -7).tolist() == [[30, 10, -7]]
 
 
-def test_scores_alone(by_use):
-    assert order(by_use[RELEVANCE, None]) == [0, 2, 1, NOT_CHOSEN]
-    assert order(by_use[ENGAGEMENT, None]) == [1, 2, 0, NOT_CHOSEN]
-
-
-def test_filter_drops_below_the_score_and_orders_by_engagement(by_use):
-    assert order(by_use[FILTER, 2.0]) == [2, 0, NOT_CHOSEN, NOT_CHOSEN]
-    assert order(by_use[FILTER, 5.0]) == [NOT_CHOSEN] * 4
-
-
-@pytest.mark.parametrize(("use", "weak", "strong"), [(FEATURE, 0.1, 100.0), (BOOST, 100.0, 0.0)])
-def test_blends_lie_between_engagement_and_relevance(by_use, use, weak, strong):
-    assert order(by_use[use, weak]) == order(by_use[ENGAGEMENT, None])
-    assert order(by_use[use, strong]) == order(by_use[RELEVANCE, None])
+@pytest.mark.parametrize(
+    ("use", "strength", "pins"),
+    [
+        (RELEVANCE, None, [0, 2, 1]), (ENGAGEMENT, None, [1, 2, 0]),
+        (FILTER, 2.0, [2, 0]), (FILTER, 5.0, []),  # drops below the score, and orders by engagement
+        (FEATURE, 0.1, [1, 2, 0]), (FEATURE, 100.0, [0, 2, 1]), (BOOST, 100.0, [1, 2, 0]), (BOOST, 0.0, [0, 2, 1]),
+    ],
+)  # fmt: skip
+def test_each_use_orders_by_relevance_by_engagement_or_between_them(by_use, use, strength, pins):
+    assert order(by_use[use, strength]) == pins + [NOT_CHOSEN] * (4 - len(pins))
 
 
 def test_loss_weight_ranks_by_its_own_model(by_use):

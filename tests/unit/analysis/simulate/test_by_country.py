@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tiny_config import tiny_config
 
 from ray_app.analysis.metrics.bootstrap import Interval
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
@@ -27,7 +28,7 @@ from ray_app.analysis.simulate.simulation_tables import country_markdown, countr
 from ray_app.analysis.simulate.stage import run
 from ray_app.analysis.simulate.trade_off import TRADED, TradeOff, people
 from ray_app.analysis.simulate.traffic import draw_traffic, retrieve
-from ray_app.base.config import DemoConfig, SimulateConfig, load_config
+from ray_app.base.config import DemoConfig, SimulateConfig
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 
@@ -62,11 +63,9 @@ def test_holm_over_countries_alone_by_hand():
 
 
 def test_a_star_needs_the_corrected_p():
-    rows = with_holm([part("US", 0.01), part("GB", 0.04)])
-    text = country_markdown(rows, SETTINGS)
-    assert text.count("15.0]*") == 2 * len(COMPARED)  # .02 and .04
-    rows = with_holm([part("US", 0.01), part("GB", 0.04), part("DE", 0.03)])
-    assert country_markdown(rows, SETTINGS).count("15.0]*") == len(COMPARED)  # .03, but .06 and .06
+    for p_values, num_stars in (((0.01, 0.04), 2), ((0.01, 0.04, 0.03), 1)):  # .02 and .04; .03, but .06 and .06
+        rows = with_holm([part(name, p) for name, p in zip(("US", "GB", "DE"), p_values, strict=False)])
+        assert country_markdown(rows, SETTINGS).count("15.0]*") == num_stars * len(COMPARED)
 
 
 def test_every_search_is_in_one_country_and_on_one_side_of_the_labels(world):
@@ -96,9 +95,8 @@ def test_equal_arms_gain_nothing_anywhere(world):
 
 def test_csv_holds_all_rows_and_leaves_undefined_ones_empty(world):
     slices = compare_arms(*world, ["en-US"], SETTINGS)
-    slices[0] = replace(
-        slices[0], gains=slices[0].gains | {NDCG: Gain(0.0, 0.1, Interval(None, None, None), 1.0, None)}
-    )
+    undefined = Gain(0.0, 0.1, Interval(None, None, None), 1.0, None)
+    slices[0] = replace(slices[0], gains=slices[0].gains | {NDCG: undefined})
     rows = list(csv.DictReader(io.StringIO(rows_as_csv(country_rows(slices)))))
     assert [row["slice"] for row in rows] == [part.name for part in slices]
     assert rows[0][f"{NDCG}_gain"] == ""
@@ -107,12 +105,9 @@ def test_csv_holds_all_rows_and_leaves_undefined_ones_empty(world):
 
 @pytest.fixture
 def points():
-    alone = [
-        TradeOff(use, None, dict.fromkeys(TRADED, NOTHING), dict.fromkeys(TRADED, NOTHING))
-        for use in (RELEVANCE, ENGAGEMENT)
-    ]
-    uses = [TradeOff(use, 2.0, dict.fromkeys(TRADED, NOTHING), dict.fromkeys(TRADED, NOTHING)) for use in USES]
-    return [*alone, *uses]
+    strengths = {RELEVANCE: None, ENGAGEMENT: None} | dict.fromkeys(USES, 2.0)
+    figures = dict.fromkeys(TRADED, NOTHING)
+    return [TradeOff(use, strength, figures, figures) for use, strength in strengths.items()]
 
 
 def test_the_plot_is_a_picture_that_names_every_use(points):
@@ -128,20 +123,8 @@ def test_the_trade_off_says_whether_there_was_appeal(points):
     assert "simulate.appeal is null" in trade_markdown(points, SETTINGS, has_appeal=False)
 
 
-MINIMAL = """
-output: {output}
-ingest: {{pins: {{adapter: table, path: pins.csv}}}}
-features: {{zero_shot_model: m}}
-teach: {{base_model: m}}
-distill: {{base_model: m}}
-"""
-
-
-@pytest.mark.parametrize(("more", "said"), [("", "no section `demo`"), ("demo: {num_pins: 300}", "run_all.py")])
+@pytest.mark.parametrize(("more", "said"), [({}, "no section `demo`"), ({"demo": {"num_pins": 300}}, "run_all.py")])
 def test_a_run_without_a_known_truth_is_refused(tmp_path, more, said):
     """Without one, or with the truth of another world, the people's clicks would mean nothing."""
-    file = tmp_path / "config.yaml"
-    file.write_text(MINIMAL.format(output=tmp_path / "run") + more)
-    cfg = load_config(file)
     with pytest.raises(UserError, match=said):
-        run(cfg, Storage(cfg.output))
+        run(tiny_config(tmp_path, **more), Storage(str(tmp_path)))

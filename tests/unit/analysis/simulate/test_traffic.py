@@ -25,16 +25,12 @@ def test_traffic_is_a_function_of_the_settings(drawn):
     assert not set(other.search.tolist()) & set(again.search.tolist())
 
 
-def test_unseen_queries_are_held_out_and_only_searched_in_the_experiment(drawn):
+def test_unseen_queries_are_held_out_and_nobody_takes_part_before_and_in_the_experiment(drawn):
     before, traffic = drawn
     for text, unseen in zip(traffic.queries.text, traffic.is_unseen, strict=True):
         assert is_held_out(DEMO.seed, text) == unseen
     assert not traffic.is_unseen[before.query_of].any()
     assert traffic.is_unseen[traffic.query_of].mean() == pytest.approx(CFG.unseen_share, abs=0.03)
-
-
-def test_nobody_takes_part_before_and_in_the_experiment(drawn):
-    before, traffic = drawn
     assert not set(before.search.tolist()) & set(traffic.search.tolist())
 
 
@@ -61,9 +57,6 @@ def test_one_text_in_one_locale_is_one_cluster(drawn):
     assert len(set(clusters.tolist())) == len(set(zip(texts, locales, strict=True)))
 
 
-def test_countries_are_regions():
-    assert [country(locale) for locale in ("en-US", "fr-CA", "hi-IN")] == ["US", "CA", "IN"]
-
-
-def test_a_script_is_no_country():
-    assert [country(locale) for locale in ("zh-Hant-TW", "de", "und")] == ["TW", "de", "und"]
+def test_countries_are_regions_and_a_script_is_none():
+    locales = ("en-US", "fr-CA", "hi-IN", "zh-Hant-TW", "de", "und")
+    assert [country(locale) for locale in locales] == ["US", "CA", "IN", "TW", "de", "und"]

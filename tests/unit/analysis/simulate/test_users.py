@@ -60,10 +60,11 @@ def test_nothing_happens_where_there_is_no_pin():
     assert not any(happened[:, 1:].any() for happened in did)
 
 
+LURING = Users(seed=3, pull=np.where(np.arange(100) == 7, 0.4, 0.0))
+
+
 def test_appeal_draws_clicks_that_lead_to_nothing():
-    pull = np.zeros(100)
-    pull[7] = 0.4
-    plain, lured = meet(PLAIN, [7], 1), meet(Users(seed=3, pull=pull), [7], 1)
+    plain, lured = meet(PLAIN, [7], 1), meet(LURING, [7], 1)
     assert lured.click.mean() == pytest.approx(1 - (1 - 0.4) * (1 - CLICK[0]), abs=0.01)
     assert lured.fulfilled.mean() < 0.03
     assert (lured.click | ~plain.click).all()
@@ -71,9 +72,7 @@ def test_appeal_draws_clicks_that_lead_to_nothing():
 
 def test_appeal_takes_nothing_from_those_who_want_the_pin():
     """A relevant pin with appeal must fulfil whom it would have fulfilled without."""
-    pull = np.zeros(100)
-    pull[7] = 0.4
-    plain, lured = meet(PLAIN, [7], 5), meet(Users(seed=3, pull=pull), [7], 5)
+    plain, lured = meet(PLAIN, [7], 5), meet(LURING, [7], 5)
     assert (lured.long_click | ~plain.long_click).all()
     assert (lured.save | ~plain.save).all()
 

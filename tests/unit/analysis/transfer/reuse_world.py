@@ -28,6 +28,10 @@ def boards_table(boards, titles=None, untimed=()):
     return pa.Table.from_pylist(rows, schema=BOARDS)
 
 
+def tasks_of(table, held_out, **changes):
+    return build_tasks(Saves.of(table, PINS), np.array(held_out, np.int64), ReuseConfig(**changes), seed=1)
+
+
 def letters(matrix, row):
     """The pins of a row's nonzero entries, as letters in order."""
     return "".join(PINS[i] for i in sorted(matrix[[row]].nonzero()[1]))
@@ -35,12 +39,10 @@ def letters(matrix, row):
 
 def boards_and_vectors():
     """Two held-out boards; vectors that know the boards, and the same turned against them."""
-    table = boards_table({"b1": "abc", "b2": "def"})
-    tasks = build_tasks(Saves.of(table, PINS), np.array([0, 1]), ReuseConfig(), seed=1)
-    board = np.repeat(np.eye(2, dtype=np.float32), 3, axis=0)
-    mixed = np.tile(np.eye(2, dtype=np.float32), (3, 1))
+    titles = np.eye(2, dtype=np.float32)
+    knows = vectors("knows", np.repeat(titles, 3, axis=0), titles)
     return (
-        tasks,
-        vectors("knows", board, np.eye(2, dtype=np.float32)),
-        vectors("mixed", mixed, np.eye(2, dtype=np.float32)),
+        tasks_of(boards_table({"b1": "abc", "b2": "def"}), [0, 1]),
+        knows,
+        vectors("mixed", np.tile(titles, (3, 1)), titles),
     )

@@ -4,15 +4,14 @@ import ir_measures
 import numpy as np
 import pytest
 from ir_measures import RR, R, nDCG
-from reuse_world import PINS, boards_and_vectors, boards_table
+from reuse_world import boards_and_vectors, boards_table, tasks_of
 from scipy.sparse import csr_array
 
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.analysis.transfer import transfer_metrics as figures_file
 from ray_app.analysis.transfer.systems import System, random_vectors
-from ray_app.analysis.transfer.tasks import Saves, Task, build_tasks
+from ray_app.analysis.transfer.tasks import Task
 from ray_app.analysis.transfer.transfer_metrics import NOT_FOUND, figures_table, measure, query_figures, ranks_of_wanted
-from ray_app.base.config import ReuseConfig
 
 
 def random_task(num_queries=40, num_pins=60, seed=0):
@@ -40,11 +39,9 @@ def test_figures_equal_ir_measures():
         order = [p for p in np.lexsort((np.arange(len(line)), -line)) if not aside[q, p]]
         run[str(q)] = {str(p): float(len(line) - place) for place, p in enumerate(order)}  # ties are broken here
     names = {str(R @ 10): "recall@10", str(nDCG @ 20): "nDCG@20", str(RR): "MRR"}
-    compared = 0
-    for metric in ir_measures.iter_calc([R @ 10, nDCG @ 20, RR], qrels, run):
-        assert found[names[str(metric.measure)]][int(metric.query_id)] == pytest.approx(metric.value, abs=1e-6)
-        compared += 1
-    assert compared == 3 * len(task)
+    theirs = list(ir_measures.iter_calc([R @ 10, nDCG @ 20, RR], qrels, run))
+    ours = [found[names[str(metric.measure)]][int(metric.query_id)] for metric in theirs]
+    assert len(ours) == 3 * len(task) and ours == pytest.approx([metric.value for metric in theirs], abs=1e-6)
 
 
 def test_ranks_do_not_depend_on_the_memory_block(monkeypatch):
@@ -80,10 +77,8 @@ def test_vectors_that_know_the_boards_are_perfect_and_the_gain_is_paired():
 
 
 def test_a_board_counts_once_whatever_its_size():
-    rng = np.random.default_rng(0)
-    boards = {"b1": "abcdef", "b2": "ab"}
-    tasks = build_tasks(Saves.of(boards_table(boards), PINS), np.array([0, 1]), ReuseConfig(), seed=1)
-    system = random_vectors("r", 6, 2, seed=int(rng.integers(9)))
+    tasks = tasks_of(boards_table({"b1": "abcdef", "b2": "ab"}), [0, 1])
+    system = random_vectors("r", 6, 2, seed=7)
     values = query_figures(*ranks_of_wanted(tasks[0], system), len(tasks[0]), 10)["MRR"]
     found = measure(tasks[:1], [system], 2, 10, EvaluationSettings(samples=5, confidence=0.9, seed=1))
     means = [values[tasks[0].board == board].mean() for board in (0, 1)]
@@ -92,7 +87,7 @@ def test_a_board_counts_once_whatever_its_size():
 
 def test_a_task_without_queries_is_undefined_not_zero():
     tasks, knows, _ = boards_and_vectors()
-    empty = build_tasks(Saves.of(boards_table({"b1": "a"}, {"b1": None}), PINS), np.array([0]), ReuseConfig(), seed=1)
+    empty = tasks_of(boards_table({"b1": "a"}, {"b1": None}), [0])
     found = measure([tasks[0], empty[1]], [knows], 2, 10, EvaluationSettings(samples=5, confidence=0.9, seed=1))
     assert found.interval("knows", "board from its title", "MRR") == (None, None, None)
     table = figures_table(found, {})

@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-from reuse_world import PINS, boards_table
+from reuse_world import boards_table, tasks_of
 
 from ray_app.analysis.transfer.systems import bm25, popularity, random_vectors, vectors
-from ray_app.analysis.transfer.tasks import Saves, build_tasks
-from ray_app.base.config import ReuseConfig
 from ray_app.features.bm25 import Bm25Index
 
 TEXTS = ["red sofa", "red sofa bed", "blue chair", "", "green lamp lamp", "red red lamp"]
@@ -15,7 +13,7 @@ AXES = np.eye(6, dtype=np.float32)
 
 @pytest.fixture
 def tasks():
-    return build_tasks(Saves.of(boards_table({"b1": "abe"}), PINS), np.array([0]), ReuseConfig(), seed=1)
+    return tasks_of(boards_table({"b1": "abe"}), [0])
 
 
 def test_bm25_of_titles_and_of_pins_is_that_of_the_index(tasks):

@@ -3,15 +3,10 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from reuse_world import PINS, boards_table, letters
+from reuse_world import PINS, boards_table, letters, tasks_of
 
-from ray_app.analysis.transfer.tasks import UNKNOWN_TIME, Saves, build_tasks, held_out_boards, readable
+from ray_app.analysis.transfer.tasks import UNKNOWN_TIME, Saves, held_out_boards, readable
 from ray_app.base.config import ReuseConfig
-
-
-def tasks_of(table, held_out, **changes):
-    saves = Saves.of(table, PINS)
-    return build_tasks(saves, np.array(held_out, np.int64), ReuseConfig(**changes), seed=1)
 
 
 def test_saves_are_distinct_known_and_in_order_of_time():
@@ -61,9 +56,8 @@ def test_nothing_of_a_held_out_board_is_readable():
 
 def test_related_pins_want_the_rest_of_the_board():
     task = tasks_of(boards_table({"b1": "abc"}), [0])[0]
-    assert [letters(task.asks, row) for row in range(3)] == ["a", "b", "c"]
-    assert [letters(task.wanted, row) for row in range(3)] == ["bc", "ac", "ab"]
-    assert [letters(task.aside, row) for row in range(3)] == ["a", "b", "c"]  # a pin is not related to itself
+    shown = [[letters(matrix, row) for row in range(3)] for matrix in (task.asks, task.wanted, task.aside)]
+    assert shown == [["a", "b", "c"], ["bc", "ac", "ab"], ["a", "b", "c"]]  # a pin is not related to itself
 
 
 def test_pins_related_by_another_board_are_neither_right_nor_wrong():
@@ -83,9 +77,8 @@ def test_a_title_wants_the_pins_of_its_board_and_none_is_no_query():
 
 def test_the_next_save_is_asked_for_by_those_before_it_only():
     task = tasks_of(boards_table({"b1": "cab"}), [0])[2]
-    assert [letters(task.asks, row) for row in range(2)] == ["c", "ac"]
-    assert [letters(task.wanted, row) for row in range(2)] == ["a", "b"]
-    assert [letters(task.aside, row) for row in range(2)] == ["c", "ac"]  # what is on the board is not offered again
+    shown = [[letters(matrix, row) for row in range(2)] for matrix in (task.asks, task.wanted, task.aside)]
+    assert shown == [["c", "ac"], ["a", "b"], ["c", "ac"]]  # what is on the board is not offered again
     assert task.asks.toarray().sum(1).tolist() == [1.0, 1.0]
 
 

@@ -1,0 +1,27 @@
+"""The release of tests/unit/online/test_slices.py in one slice only, for tests of other folders."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import side_world
+
+sys.path.insert(0, str(Path(__file__).parent / "unit" / "online"))
+
+import test_slices as slices
+
+
+class World(slices.World):
+    def slice(self, i, num):
+        return super().slice(i, num) if num == 1 else None
+
+    def serve(self, num, parts):
+        return super().serve(num, parts) if num == 1 else None
+
+
+def build(folder: Path) -> World:
+    with pytest.MonkeyPatch.context() as patch:
+        side_world.without_ray(patch, slices.engagement_stage)
+        patch.setattr(slices.slice_module, "Student", slices.Student)
+        patch.setattr(slices.served_module, "QueryModel", slices.Encoder)
+        return World(folder)
