@@ -6,7 +6,7 @@ MINUTES ?= 10
 SEED ?= 1
 BIN := .venv/bin
 
-.PHONY: help install run experiments serve test fuzz check docs lock audit sbom fix bench demo-models faults soak clean
+.PHONY: help install run experiments serve test fuzz check docs lock audit sbom fix bench demo-models fault-injection soak clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -76,11 +76,11 @@ demo-models: install  ## train the tiny models of the built-in world from scratc
 bench: install  ## benchmarks; each ends with one JSON line
 	$(BIN)/python benchmarks/bench_bm25.py && $(BIN)/python benchmarks/bench_caption.py
 
-faults: install  ## strike at running stages and at the app, and compare with an undisturbed run; also MINUTES=10 SEED=1
-	$(BIN)/python tests/faults/run.py --minutes $(or $(MINUTES),10) --seed $(SEED)
+fault-injection: install  ## strike at running stages and at the app, and compare with an undisturbed run; also MINUTES=10 SEED=1
+	$(BIN)/python tests/fault_injection/run.py --minutes $(or $(MINUTES),10) --seed $(SEED)
 
 soak: install  ## days of work against an app that serves; memory, files and disk must stay flat; also MINUTES=30
-	$(BIN)/python tests/faults/soak.py --minutes $(or $(MINUTES),30) --seed $(SEED)
+	$(BIN)/python tests/fault_injection/soak.py --minutes $(or $(MINUTES),30) --seed $(SEED)
 
 clean:  ## remove what runs have written
 	rm -rf runs

@@ -20,7 +20,7 @@ import numpy as np
 from _bench import CHORUS, finish, skip, summary, time_calls
 from rank_bm25 import BM25Okapi
 
-from ray_app.base.text import normalise_query, tokenise
+from ray_app.base.text import normalize_query, tokenize
 from ray_app.features.bm25 import Bm25Index
 
 NUM_SAMPLED = 26_000  # the default of sample.num_pairs
@@ -46,7 +46,7 @@ def main() -> None:
     index = Bm25Index.build(texts)
     build_sec = time.perf_counter() - start
     start = time.perf_counter()
-    peer = BM25Okapi([tokenise(text) for text in texts])
+    peer = BM25Okapi([tokenize(text) for text in texts])
     peer_build_sec = time.perf_counter() - start
 
     cases = {"judged": judged_pairs(ids), "sampled": sampled_pairs(index)}
@@ -82,7 +82,7 @@ def measure(index: Bm25Index, peer: BM25Okapi, pairs: Pairs) -> dict:
     grouped = [(pairs.queries[q], d.tolist()) for q, d in zip(used, np.split(pairs.doc_index, start[1:]), strict=True)]
 
     def score_peer() -> np.ndarray:
-        return np.concatenate([peer.get_batch_scores(tokenise(query), docs) for query, docs in grouped])
+        return np.concatenate([peer.get_batch_scores(tokenize(query), docs) for query, docs in grouped])
 
     def score_ours() -> np.ndarray:
         return index.score_pairs(pairs.queries, pairs.query_index, pairs.doc_index)
@@ -155,8 +155,8 @@ def log_queries() -> set[str]:
             query = json.loads(content).get("user_query")
         except json.JSONDecodeError:
             continue
-        if tokenise(query):
-            found.add(normalise_query(query))
+        if tokenize(query):
+            found.add(normalize_query(query))
     return found
 
 

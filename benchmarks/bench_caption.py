@@ -37,7 +37,7 @@ from ray_app.base.config import CaptionConfig, RayConfig
 from ray_app.base.storage import Storage
 from ray_app.cluster.resources import start_local
 from ray_app.models.devices import actor_threads
-from ray_app.stages.caption.batches import CaptionUDF, load_pictures, to_picture
+from ray_app.stages.caption.batches import CaptionUDF, load_images, to_image
 from ray_app.stages.caption.chain import caption_chain
 from ray_app.stages.caption.clean import clean_caption
 from ray_app.stages.caption.engine import TransformersCaptioner
@@ -58,10 +58,10 @@ class GatedCaptionUDF(CaptionUDF):
 
 
 def load_when_ready(job: pa.Table, gate: Path, **kwargs: Any) -> Iterator[pa.Table]:
-    """`load_pictures`, once the engine is ready: else decoding would hide in its start-up."""
+    """`load_images`, once the engine is ready: else decoding would hide in its start-up."""
     while not gate.exists():
         time.sleep(0.005)
-    yield from load_pictures(job, **kwargs)
+    yield from load_images(job, **kwargs)
 
 
 def through_ray(cfg: CaptionConfig, sources: pa.Table) -> tuple[float, dict[str, str | None]]:
@@ -86,9 +86,9 @@ def plain_loop(
     began = time.perf_counter()
     found: dict[str, str | None] = {}
     for start in range(0, sources.num_rows, cfg.batch_size):
-        for batch in load_pictures(sources.slice(start, cfg.batch_size), Storage("."), cfg.limits, cfg.batch_size):
+        for batch in load_images(sources.slice(start, cfg.batch_size), Storage("."), cfg.limits, cfg.batch_size):
             rows = batch.to_pylist()
-            texts = captioner.caption([to_picture(row["width"], row["height"], row["pixels"]) for row in rows])
+            texts = captioner.caption([to_image(row["width"], row["height"], row["pixels"]) for row in rows])
             captions = [clean_caption(text, cfg.prompt, cfg.max_chars).caption for text in texts]
             found |= dict(zip([row["content_key"] for row in rows], captions, strict=True))
     return time.perf_counter() - began, found
@@ -103,16 +103,16 @@ def as_sources(paths: list[Path]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SOURCES)
 
 
-def demo_pictures(folder: Path, count: int) -> list[Path]:
+def demo_images(folder: Path, count: int) -> list[Path]:
     """Pictures of the demo world."""
     from ray_app.demo.concepts import draw_concept
-    from ray_app.demo.render_images import picture_bytes
+    from ray_app.demo.render_images import image_bytes_of
 
     rng = np.random.default_rng(0)
     paths = []
     for number in range(count):
         path = folder / f"{number}.png"
-        path.write_bytes(picture_bytes(draw_concept(rng), rng))
+        path.write_bytes(image_bytes_of(draw_concept(rng), rng))
         paths.append(path)
     return paths
 
@@ -163,10 +163,10 @@ def main() -> None:
     threads = actor_threads(cfg.num_actors, cfg.num_cpus)
     start_local(num_cpus=RayConfig().num_cpus or 6, include_dashboard=False, log_to_driver=False)
     captioner = TransformersCaptioner(cfg, threads)
-    captioner.caption([to_picture(64, 64, b"\xff" * (64 * 64 * 3))] * cfg.batch_size)  # warm
+    captioner.caption([to_image(64, 64, b"\xff" * (64 * 64 * 3))] * cfg.batch_size)  # warm
     cases: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        cases["demo"] = measure(cfg, demo_pictures(Path(folder), args.images), args.repeats, captioner)
+        cases["demo"] = measure(cfg, demo_images(Path(folder), args.images), args.repeats, captioner)
     photos = sorted(CLOTHING.glob("*.jpg"))[: args.images] if CLOTHING.exists() else []
     if photos:
         cases["clothing"] = measure(cfg, photos, args.repeats, captioner)

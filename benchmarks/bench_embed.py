@@ -3,7 +3,7 @@
     python benchmarks/bench_embed.py [--pins 3000]
 
     peer          SentenceTransformer.encode of the student's exported pin tower, batches of 64, float32, as it comes
-    ours          `TextTower.compute`: Ray Data, one model actor, ledger; its start-up (no new text) is measured apart
+    ours          `CachedEncoder.compute`: Ray Data, one model actor, ledger; its start-up (no new text) is measured apart
     ours_bf16     the same with embed.dtype: bfloat16, which this CPU may or may not multiply natively
     changed       1% of the texts changed, all others known
 

@@ -99,7 +99,7 @@ def _write_inputs(cfg: Config, num_pins: int) -> None:
         DistillConfig(base_model=base, dim=DIM, max_pin_tokens=32), FeatureScaler(np.zeros(1), np.ones(1))
     ).eval()
     run = StageRun("distill", cfg, store, 1, [], [])
-    for name in ("student", "feature_student"):
+    for name in ("student", "feature_only_student"):
         save_model(student, store, f"models/{name}/bench", [], {})
         files = model_files(store, f"models/{name}/bench")
         assert files is not None

@@ -91,7 +91,7 @@ class World:
     def __init__(self, cfg: Config, num_pairs: int, seed: int) -> None:
         self.cfg, self.store = cfg, Storage(cfg.output)
         self.catalogue, _ = load_catalogue(cfg, self.store)
-        truth = Path(cfg.output) / "world" / "truth" / "judgements"
+        truth = Path(cfg.output) / "world" / "ground_truth" / "judgments"
         self.has_truth = truth.exists()
         pairs = (
             one_pair_per_pin(pq.read_table(truth), num_pairs, seed)
@@ -105,11 +105,11 @@ class World:
         rows = self.catalogue.pairs.pin_rows(pairs["pin_id"].to_pylist())
         self.true_grades = [int(grade) for grade in pairs["grade"].to_pylist()] if self.has_truth else []
         teacher, student = (
-            require_output(self.store, "teach", "teacher"),
+            require_output(self.store, "train_teacher", "teacher"),
             require_output(self.store, "distill", "student"),
         )
         self.teacher = Teacher(self.store, teacher, "float32", 128)
-        self.cosine = load_cosine_features(self.store, teacher) if cfg.teach.use_features else None
+        self.cosine = load_cosine_features(self.store, teacher) if cfg.train_teacher.use_features else None
         self.temperatures = load_calibration(self.store, teacher)
         self.student = Student(self.store, student)
         usage = zero_shot_usage(cfg.features)
@@ -124,7 +124,7 @@ class World:
         self.features = replace(
             features, vectors=features.vectors[rows], vector_known=features.vector_known[rows],
             rates=None if features.rates is None else (features.rates[0][rows], features.rates[1][rows]),
-            sides=[replace(side, pin_vectors=side.pin_vectors[rows]) for side in features.sides],
+            aux_embeddings=[replace(side, pin_vectors=side.pin_vectors[rows]) for side in features.aux_embeddings],
         )  # fmt: skip
         self._folder = local_folder(self.store, student)
 
@@ -155,7 +155,7 @@ class World:
             computed = replace(catalogue, title_vectors=titles, text_vectors=whole).teacher_features(
                 self.cosine, self.queries, self.query_vectors, self.query_index, rows, self.match
             )
-        probs = self.teacher.judge(self.asked, texts, computed).probs
+        probs = self.teacher.score(self.asked, texts, computed).probs
         if self.temperatures is not None:
             probs = self.temperatures.apply(probs, self.locales)
         pins, queries = self._towers

@@ -18,7 +18,7 @@ from bench_prompts import e5_folder
 
 from ray_app.base.config import load_config
 from ray_app.base.storage import Storage
-from ray_app.base.text import normalise_text, render_pin_texts
+from ray_app.base.text import normalize_text, render_pin_texts
 from ray_app.features.catalogue import index_queries
 from ray_app.models.encoder_usage import EncoderUsage
 from ray_app.models.text_encoder import TextEncoder
@@ -78,7 +78,7 @@ def main() -> None:
     for name, (attack, control) in ATTACKS.items():
         plain = control or filler("en", len(attack))
         changed = [
-            cosines([normalise_text(f"{form.format(query)} {pin}") for query, pin in zip(asked, pins, strict=True)])
+            cosines([normalize_text(f"{form.format(query)} {pin}") for query, pin in zip(asked, pins, strict=True)])
             - base
             for form in (attack, plain)
         ]

@@ -36,7 +36,7 @@ from _bench import CHORUS, finish, skip
 from bench_bm25 import log_queries, read_products
 
 from ray_app.base.columns import matrix_column
-from ray_app.base.config import Config, LabelConfig, TeachConfig
+from ray_app.base.config import Config, LabelConfig, TeacherConfig
 from ray_app.base.content_key import content_keys
 from ray_app.base.storage import Storage
 from ray_app.cluster.resources import start_local
@@ -100,7 +100,7 @@ def make_teacher(store: Storage, base_model: str, pooling: str) -> Output:
     from ray_app.models.head import FeatureScaler
 
     torch.manual_seed(0)
-    cfg = TeachConfig(base_model=base_model, pooling=pooling, max_tokens=MAX_TOKENS)  # type: ignore[arg-type]
+    cfg = TeacherConfig(base_model=base_model, pooling=pooling, max_tokens=MAX_TOKENS)  # type: ignore[arg-type]
     model = CrossEncoder.from_base(cfg, FeatureScaler(np.zeros(0), np.ones(0)))
     save_model(model, store, "models/teacher/bench", history=[], extra_files={})
     return finished_model(store, "models/teacher/bench")
@@ -129,11 +129,11 @@ def make_pairs(num_pairs: int, queries_per_pin: int) -> pa.Table:
 
 def transformers_sides(store: Storage, teacher: Output, rows: pa.Table, args: argparse.Namespace) -> dict[str, Any]:
     """All sides that need no vllm, in turns, and the probabilities of the first."""
-    judge = Teacher(store, teacher, args.dtype, BATCH)
+    scorer = Teacher(store, teacher, args.dtype, BATCH)
     sides: dict[str, Side] = {
         "plain": lambda rows: plain_loop(store, teacher, rows, args.dtype, by_length=False),
         "sorted": lambda rows: plain_loop(store, teacher, rows, args.dtype, by_length=True),
-        "ours": lambda rows: judge_all(judge, rows),
+        "ours": lambda rows: judge_all(scorer, rows),
     }
     for side in sides.values():
         side(rows.slice(0, BATCH))  # warm
@@ -144,7 +144,9 @@ def transformers_sides(store: Storage, teacher: Output, rows: pa.Table, args: ar
             start = time.perf_counter()
             probs[name] = side(rows)
             seconds[name].append(time.perf_counter() - start)
-    counted = judge.judge(rows["query"].to_pylist(), rows["pin_text"].to_pylist(), np.zeros((len(rows), 0), np.float32))
+    counted = scorer.score(
+        rows["query"].to_pylist(), rows["pin_text"].to_pylist(), np.zeros((len(rows), 0), np.float32)
+    )
     tokens = int(counted.tokens.sum())
     level: dict[str, Any] = {name: rate(len(rows), tokens, statistics.median(times)) for name, times in seconds.items()}
     level["ours_ray"], probs["ours_ray"] = through_ray(store, teacher, rows, args.dtype, "transformers")
@@ -183,10 +185,10 @@ def plain_loop(store: Storage, teacher: Output, rows: pa.Table, dtype: str, by_l
     return probs
 
 
-def judge_all(judge: Teacher, rows: pa.Table) -> np.ndarray:
+def judge_all(scorer: Teacher, rows: pa.Table) -> np.ndarray:
     """Our engine without Ray."""
     nothing = np.zeros((len(rows), 0), np.float32)
-    return judge.judge(rows["query"].to_pylist(), rows["pin_text"].to_pylist(), nothing).probs
+    return scorer.score(rows["query"].to_pylist(), rows["pin_text"].to_pylist(), nothing).probs
 
 
 def through_ray(
@@ -194,8 +196,8 @@ def through_ray(
 ) -> tuple[dict[str, Any], np.ndarray]:
     """The label stage's own path, from its first block in an engine to the driver's end."""
     label = LabelConfig(
-        engine=engine, dtype=dtype, batch_size=BATCH if engine == "transformers" else 64,  # type: ignore[arg-type]
-        rows_per_block=128, progress_sec=1e9,
+        backend=engine, dtype=dtype, batch_size=BATCH if engine == "transformers" else 64,  # type: ignore[arg-type]
+        rows_per_block=128, progress_interval_sec=1e9,
     )  # fmt: skip
     cfg = Config.model_construct(label=label)
     labeller = Labeller(cfg=cfg, store=store, teacher=teacher)
@@ -298,11 +300,11 @@ def encoder_sides(store: Storage, rows: pa.Table, args: argparse.Namespace) -> d
         ).save_pretrained(temp)
         AutoTokenizer.from_pretrained(folder, trust_remote_code=False).save_pretrained(temp)
         peer = Peer(temp, max_length=MAX_TOKENS, device="cpu", model_kwargs={"dtype": getattr(torch, args.dtype)})
-    judge = Teacher(store, teacher, args.dtype, BATCH)
+    scorer = Teacher(store, teacher, args.dtype, BATCH)
     pairs = list(zip(rows["query"].to_pylist(), rows["pin_text"].to_pylist(), strict=True))
     sides: dict[str, Callable[[], object]] = {
         "sentence_transformers": lambda: peer.predict(pairs, batch_size=BATCH, show_progress_bar=False),
-        "ours": lambda: judge_all(judge, rows),
+        "ours": lambda: judge_all(scorer, rows),
     }
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(args.repeats + 1):

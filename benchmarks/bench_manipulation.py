@@ -40,7 +40,7 @@ from ray_app.base.columns import matrix_or_zero
 from ray_app.base.config import BlendConfig, Config, EnrichConfig, load_config
 from ray_app.base.schemas import SEARCH_LOG
 from ray_app.base.storage import Storage
-from ray_app.base.text import normalise_query
+from ray_app.base.text import normalize_query
 from ray_app.demo.log import num_searches, search_log
 from ray_app.features.catalogue import Catalogue, index_queries
 from ray_app.features.engagement_rates import engagement_rates
@@ -119,9 +119,9 @@ class World:
         self.pin_texts = read_output(self.store, require_output(self.store, "enrich", "pin_texts"))
         self.pin_ids = self.pin_texts["pin_id"].to_pylist()
         labels = read_output(self.store, require_output(self.store, "ingest", "human_labels"), ["query"])
-        self.excluded = set(map(normalise_query, pc.unique(labels["query"]).to_pylist()))
+        self.excluded = set(map(normalize_query, pc.unique(labels["query"]).to_pylist()))
         self.log = search_log(cfg.demo, 0, num_searches(cfg.demo))
-        judged = pq.read_table(Path(cfg.output) / "world" / "truth" / "judgements")
+        judged = pq.read_table(Path(cfg.output) / "world" / "ground_truth" / "judgments")
         judged = judged.filter(pc.invert(pc.is_in(judged["query"], value_set=pa.array(sorted(self.excluded)))))
         pairs = one_pair_per_pin(judged, num_pairs, seed)
         self.locales = pairs["locale"].to_pylist()
@@ -184,9 +184,9 @@ class World:
         vectors[rows] = trained.pin_vectors
         sides = [
             replace(side, pin_vectors=vectors, tower=trained.tower) if side.name == "engagement" else side
-            for side in features.sides
+            for side in features.aux_embeddings
         ]
-        return replace(features, sides=sides)
+        return replace(features, aux_embeddings=sides)
 
     def encode_pins(self, features: StudentFeatures, rows: np.ndarray) -> np.ndarray:
         """(num_rows, dim) of pins with the texts that they have now."""
@@ -301,7 +301,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     cfg = load_config(args.config, args.set)
-    if not (Path(cfg.output) / "world" / "truth" / "judgements").exists():
+    if not (Path(cfg.output) / "world" / "ground_truth" / "judgments").exists():
         skip("bench_manipulation", f"there is no finished run of the built-in world in {cfg.output}: make run")
         return
     world = World(cfg, args.pairs, args.seed)

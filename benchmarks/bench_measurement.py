@@ -25,13 +25,13 @@ import numpy as np
 from _bench import finish
 
 from ray_app.analysis.measurement.prediction_powered import (
-    QueryFigures,
+    QueryMetrics,
     StrataSummary,
-    estimate,
     merge_small_strata,
-    summarise,
+    ppi_mean,
+    summarize,
 )
-from ray_app.analysis.measurement.study_design import study
+from ray_app.analysis.measurement.study_design import design_study
 from ray_app.analysis.metrics.bootstrap_result import GRADE_AS_RATING
 from ray_app.analysis.metrics.protocol import NDCG_CUTOFF, PRECISION_CUTOFF
 
@@ -151,9 +151,9 @@ def studies(
         drawn = rng.choice(NUM_TRAFFIC, NUM_QUERIES, replace=False)
         for figure in FIGURES:
             mean = float(truth[figure].mean())
-            wanted = study(pilots[figure], num).by_stratum
+            wanted = design_study(pilots[figure], num).by_stratum
             human = label(rng, truth[figure][drawn], stratum[drawn], wanted)
-            made = estimate(QueryFigures(teacher=taught[figure][drawn], human=human, stratum=stratum[drawn])).interval
+            made = ppi_mean(QueryMetrics(teacher=taught[figure][drawn], human=human, stratum=stratum[drawn])).interval
             plain = truth[figure][drawn[: int(wanted.sum())]].mean()
             holds = made.lo is not None and made.hi is not None and made.lo <= mean <= made.hi
             found[figure].append((made.value or 0.0, float(plain), holds))
@@ -176,8 +176,8 @@ def pilot(rng: np.random.Generator, taught: np.ndarray, truth: np.ndarray, strat
     """What an earlier study of 300 human-labelled queries knows of the strata."""
     drawn = rng.choice(NUM_TRAFFIC, NUM_QUERIES, replace=False)
     human = np.where(np.arange(NUM_QUERIES) < 300, truth[drawn], np.nan)
-    kept, _ = merge_small_strata(QueryFigures(teacher=taught[drawn], human=human, stratum=stratum[drawn]))
-    return summarise(kept)
+    kept, _ = merge_small_strata(QueryMetrics(teacher=taught[drawn], human=human, stratum=stratum[drawn]))
+    return summarize(kept)
 
 
 def label(rng: np.random.Generator, truth: np.ndarray, stratum: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -140,8 +140,8 @@ def read_e5(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     pieces, _, _, pad, _ = take("5i")
     characters = take("Q")
     place += (pieces + 1) * 4 + pieces * 4 + characters
-    _, normaliser = take("i"), take("I")
-    place += normaliser
+    _, normalizer = take("i"), take("I")
+    place += normalizer
     offsets = {}
     for _ in range(take("i")):
         length = take("H")

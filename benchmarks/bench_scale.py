@@ -8,7 +8,7 @@
 Rows: each stage at each size in a process of its own, after a small run that loads what it loads lazily. Memory is what
 the process has allocated (RssAnon of Linux), asked for from outside 20 times a second; "base_mb" is before the stage
 begins. "worker_mb" is the same of the largest Ray worker, of stages that put large tables together in parts (ingest,
-enrich; from one part of `ingest.bytes_per_part` up); their processor time counts.
+enrich; from one part of `ingest.partition_bytes` up); their processor time counts.
 
     ingest     rows of a search log and a tenth as many pins: read, check, settle, write
     enrich     pins, saves and events, one each of three rows: rank titles and queries, write
@@ -50,7 +50,7 @@ from ray_app.base.schemas import HUMAN_LABELS, PIN_TEXTS, SOFT_LABEL_RESULTS, em
 from ray_app.base.storage import Storage
 from ray_app.cluster.resources import start_local
 from ray_app.tables.ledger import Ledger
-from ray_app.tables.partitions import parts_for
+from ray_app.tables.partitions import num_partitions
 
 STAGES = ("ingest", "enrich", "sample", "sample_catalogue", "plan", "release")
 ACTORS = (1, 4, 16, 64)
@@ -302,7 +302,7 @@ def _write_ingested(cfg: Config, num_pins: int, num_boards: int, num_events: int
     ingest.write_table("human_labels", _labels())
     store = Storage(cfg.output)
     sizes = (sum(len(store.read_bytes(path)) for path in store.list_files(f"tables/{name}")) for name in made)
-    parts = {name: parts_for(size, cfg.ingest.bytes_per_part) for name, size in zip(made, sizes, strict=True)}
+    parts = {name: num_partitions(size, cfg.ingest.partition_bytes) for name, size in zip(made, sizes, strict=True)}
     ingest.finish({}, info={"parts": parts, "present": "2024-01-01T00:00:00+00:00"})
 
 
@@ -338,16 +338,18 @@ def _sample(folder: Path, num_events: int, num_pins: int, max_queries: int) -> C
     from ray_app.tables.manifest import read_manifest
     from ray_app.tables.stage_run import StageRun
 
-    cfg = _config(folder, "sample.num_pairs=20000", "sample.kind_min_pins=0", f"sample.max_queries={max_queries}")
+    cfg = _config(
+        folder, "sample.num_pairs=20000", "sample.product_type_min_pins=0", f"sample.max_queries={max_queries}"
+    )
     store = Storage(cfg.output)
     if num_events:
         _write_ingested(cfg, num_pins, 10, num_events, max(num_events // 20, 5))
         enrich = StageRun("enrich", cfg, store, 1, [], [])
         enrich.write_table("pin_texts", [_filled(_pins(*chunk), PIN_TEXTS) for chunk in _chunks(num_pins)])
         enrich.finish({})
-        teach = StageRun("teach", cfg, store, 1, [], [])
-        teach.write_table("splits", pa.table({"query": ["red cup"], "split": ["train"]}, schema=SPLITS))
-        teach.finish({})
+        train_teacher = StageRun("train_teacher", cfg, store, 1, [], [])
+        train_teacher.write_table("splits", pa.table({"query": ["red cup"], "split": ["train"]}, schema=SPLITS))
+        train_teacher.finish({})
         zero = StageRun("zero_shot", cfg, store, 1, [], [])
         vectors = [_vectors(*chunk) for chunk in _chunks(num_pins)]
         pins = [f"pin{i:09d}" for i in range(num_pins)]
@@ -378,7 +380,7 @@ def _pairs(rows: int) -> tuple[list[str], list[str]]:
 
 def run_plan(folder: Path, rows: int) -> Callable[[], object]:
     from ray_app.cluster.executor import ModelWork
-    from ray_app.cluster.resources import Pool
+    from ray_app.cluster.resources import PoolRequest
 
     ledger = Ledger(Storage(str(folder / "run")), "soft_labels", "0" * 16, SOFT_LABEL_RESULTS)
     if rows:
@@ -396,7 +398,7 @@ def run_plan(folder: Path, rows: int) -> Callable[[], object]:
     def plan() -> None:
         wanted = pa.table({"content_key": content_keys("recipe", queries, texts), "query": queries, "text": texts})
         counts = ModelWork(
-            noun="pairs", ledger=ledger, pool=Pool(section="label"), chain=_no_chain, rows_per_block=8192
+            noun="pairs", ledger=ledger, pool=PoolRequest(section="label"), chain=_no_chain, rows_per_block=8192
         ).compute(wanted)
         assert counts.already_present == rows
 
@@ -483,14 +485,14 @@ def _run_actors(folder: Path, num: int) -> dict[str, Any]:
 
     from ray_app.cluster.blocks import actor_chain
     from ray_app.cluster.executor import ModelWork
-    from ray_app.cluster.resources import Pool
+    from ray_app.cluster.resources import PoolRequest
 
     notes = folder / "notes"
     notes.mkdir()
     rows = num * BLOCKS_PER_ACTOR * ROWS_PER_BLOCK
     wanted = pa.table({"content_key": content_keys("actors", list(range(rows)))})
     ledger = Ledger(Storage(str(folder / "run")), "soft_labels", "1" * 16, SOFT_LABEL_RESULTS)
-    pool = Pool(section="label", num_actors=num, num_cpus=1)
+    pool = PoolRequest(section="label", num_actors=num, num_cpus=1)
     began = time.time()
     work = ModelWork(
         noun="pairs",
@@ -498,7 +500,7 @@ def _run_actors(folder: Path, num: int) -> dict[str, Any]:
         pool=pool,
         chain=lambda: actor_chain(Engine, {"notes": str(notes)}),
         rows_per_block=ROWS_PER_BLOCK,
-        progress_sec=3600,
+        progress_interval_sec=3600,
     )
     counts = work.compute(wanted)
     ended = began + counts.timing.wall_sec

@@ -33,7 +33,7 @@ from _load import Request, load
 
 from ray_app.base.config import load_config
 from ray_app.base.storage import Storage
-from ray_app.base.text import tokenise
+from ray_app.base.text import tokenize
 from ray_app.models.model_sources import resolve
 from ray_app.tables.current import current_release
 from ray_app.tables.manifest import read_output
@@ -51,7 +51,7 @@ class Queries:
 
     def __init__(self, titles: list[str], seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.words = sorted({word for title in titles for word in tokenise(title) if word.isalpha() and len(word) > 2})
+        self.words = sorted({word for title in titles for word in tokenize(title) if word.isalpha() and len(word) > 2})
         self.seen: set[str] = set()
 
     def new(self) -> Iterator[str]:
@@ -113,7 +113,7 @@ def main() -> None:
         after = _counts()
         asked = len(replay.seconds)
         ideal = 1 - len(set(log[:asked])) / asked
-        hits = (after["hits"] + after["joined"] - before["hits"] - before["joined"]) / asked
+        hits = (after["hits"] + after["coalesced"] - before["hits"] - before["coalesced"]) / asked
         rerank = {c: load(url, _rerank(few[0], pins), c, 15).summary() for c in (1, 8)}
         search = {c: load(url, _search(itertools.cycle(few)), c, 15).summary() for c in (1, 8)}
     ours, peers_found = found["ours"], {name: value for name, value in found.items() if name != "ours"}
@@ -121,7 +121,7 @@ def main() -> None:
     rates = {name: value[middle]["per_sec"] / ours[middle]["per_sec"] for name, value in peers_found.items() if value}
     torch_best = max(rate for name, rate in rates.items() if "optimum" not in name)
     finish(
-        "bench_serve", 1 / torch_best, uncached=found, cached=cached, engine=about["engine"],
+        "bench_serve", 1 / torch_best, uncached=found, cached=cached, engine=about["backend"],
         log=replay.summary() | {"hit_rate": round(hits, 4), "ideal_hit_rate": round(ideal, 4)},
         rerank_500=rerank, search=search,
         throughput_over={name: round(1 / rate, 2) for name, rate in rates.items()},

@@ -29,7 +29,7 @@ import numpy as np
 from _bench import CHORUS, finish, skip
 from bench_label import ENCODER, MAX_TOKENS, make_pairs
 
-from ray_app.base.config import TeachConfig
+from ray_app.base.config import TeacherConfig
 from ray_app.base.storage import Storage
 from ray_app.cluster.resources import start_local
 from ray_app.cluster.train import train_on_ray
@@ -133,13 +133,13 @@ def make_examples(num_pairs: int) -> Examples:
     )  # fmt: skip
 
 
-def config(dtype: str, part_tokens: int | None = None) -> TeachConfig:
+def config(dtype: str, part_tokens: int | None = None) -> TeacherConfig:
     """Settings of our sides."""
     train = {
         "epochs": 1, "batch_size": BATCH, "loss": "hard", "train_embeddings": True, "dtype": dtype,
-        "micro_batch_tokens": part_tokens, "checkpoint_sec": 3600,
+        "micro_batch_tokens": part_tokens, "checkpoint_interval_sec": 3600,
     }  # fmt: skip
-    return TeachConfig.model_validate(
+    return TeacherConfig.model_validate(
         {"base_model": ENCODER, "pooling": "cls", "max_tokens": MAX_TOKENS, "use_features": False, "dropout": 0.0, "train": train}
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from _bench import finish
 
-from ray_app.analysis.metrics.grading import calibrate, log_loss
+from ray_app.analysis.metrics.grading import log_loss, reliability_curve
 from ray_app.analysis.metrics.judgments import JudgedLabels, without_queries
 from ray_app.analysis.metrics.systems import Models, score_systems
 from ray_app.base.config import load_config
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _outputs(models: Models) -> dict[str, Output]:
-    return {"feature_student": models.feature_student, "student": models.student, "teacher": models.teacher}
+    return {"feature_only_student": models.feature_only_student, "student": models.student, "teacher": models.teacher}
 
 
 def _uncalibrated(probs: np.ndarray, fitted: Calibration | None, locales: list[str]) -> np.ndarray:
@@ -73,7 +73,7 @@ def _measure(probs: np.ndarray, grades: np.ndarray) -> dict[str, float]:
     return {
         "log_loss": round(log_loss(probs, grades), 4),
         "ece_top_label": round(expected_calibration_error(probs, hard, np.ones(len(grades))), 4),
-        "ece_3": round(calibrate(probs, grades, 3).error, 4),
+        "ece_3": round(reliability_curve(probs, grades, 3).error, 4),
     }
 
 

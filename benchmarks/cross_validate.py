@@ -1,6 +1,6 @@
 """Cross-validate the teacher by query on the human labels of a config: how recipes were chosen (docs/model_selection.md).
 
-    python benchmarks/cross_validate.py --config configs/chorus.yaml [--folds 5] [--set teach.hidden=64] [--systems teacher]
+    python benchmarks/cross_validate.py --config configs/chorus.yaml [--folds 5] [--set train_teacher.hidden_dim=64] [--systems teacher]
 
 Needs a finished `zero_shot` stage. Every query is tested once, by a teacher that saw no near-duplicate of it. Runs in one
 process, without Ray. With `--systems student`, each fold's teacher also labels the sampled pairs (the test queries'
@@ -30,7 +30,7 @@ from ray_app.base.text import query_group
 from ray_app.cluster.encoders import title_and_text
 from ray_app.features.bm25 import Bm25Index
 from ray_app.features.catalogue import Catalogue, index_queries, load_catalogue
-from ray_app.features.product_types import find_types
+from ray_app.features.product_types import find_product_types
 from ray_app.features.student import StudentFeatures
 from ray_app.models.bi_encoder import BiEncoder
 from ray_app.models.cross_encoder import CrossEncoder
@@ -38,7 +38,7 @@ from ray_app.models.devices import autocast, pick_dtype
 from ray_app.models.encoder_usage import zero_shot_usage
 from ray_app.models.head import FeatureScaler, expected_grade
 from ray_app.models.text_encoder import TextEncoder, build_zero_shot
-from ray_app.stages.train_teacher.pretrain import warm_up_examples
+from ray_app.stages.train_teacher.pretrain import pseudo_labels
 from ray_app.tables.manifest import read_output, require_output
 from ray_app.training.examples import Examples
 from ray_app.training.labelled_pairs import LabelledPairs
@@ -64,7 +64,7 @@ def main() -> None:
     store = Storage(cfg.output)
     catalogue, _ = load_catalogue(cfg, store)
     labels = read_output(store, require_output(store, "ingest", "human_labels"))
-    pairs = LabelledPairs.of(catalogue, labels, cfg.teach.target_smoothing)
+    pairs = LabelledPairs.of(catalogue, labels, cfg.train_teacher.label_smoothing)
     encoder = build_zero_shot(cfg.features, zero_shot_usage(cfg.features), "query", cfg.embed.dtype, 0)
     vectors = encoder.encode(pairs.queries)
     cosine = catalogue.cosine_features()
@@ -74,9 +74,9 @@ def main() -> None:
         locales=pairs.table["locale"].to_pylist(),
         features=catalogue.teacher_features(cosine, pairs.queries, vectors, pairs.query_index, pairs.pin_index),
         targets=matrix_of(pairs.table["target"]),
-        weights=query_weights(pairs.query_index, cfg.teach.query_balance),
+        weights=query_weights(pairs.query_index, cfg.train_teacher.query_weight_exponent),
     )
-    warm = _warm_up(cfg, catalogue, encoder, examples.features.shape[1])
+    warm = _pretrain(cfg, catalogue, encoder, examples.features.shape[1])
     folds = _folds(examples.queries, args.folds, cfg.seed)
     probs = {"teacher": np.zeros((len(examples), 5)), "student": np.zeros((len(examples), 5))}
     pool = _Pool(cfg, store, catalogue, encoder) if args.systems == "student" else None
@@ -85,7 +85,7 @@ def main() -> None:
         rest = np.flatnonzero(folds != fold)
         valid_groups = _valid_groups(examples.rows(rest).queries, cfg)
         is_valid = np.array([query_group(query) in valid_groups for query in examples.rows(rest).queries])
-        teacher = _teach(cfg, warm, examples.rows(rest[~is_valid]), examples.rows(rest[is_valid]))
+        teacher = _train_teacher(cfg, warm, examples.rows(rest[~is_valid]), examples.rows(rest[is_valid]))
         probs["teacher"][test] = _probs(teacher, examples.rows(test), cfg)
         if pool is not None:
             student = pool.distill(
@@ -151,7 +151,7 @@ class _Pool:
         features = self.beside.compute(
             pairs.queries, pairs.query_index[human_rows], pairs.pin_index[human_rows], human.locales or []
         )
-        bound = f"{int(distill.valid_share * 16**8):08x}"
+        bound = f"{int(distill.validation_fraction * 16**8):08x}"
         is_valid = np.array([content_key("valid", query_group(q))[:8] < bound for q in taught.queries])
         train = [taught.rows(np.flatnonzero(~is_valid)), _with_features(human, features, weight)]
         train_all = Examples.concatenate(train[: 2 if distill.human_label_weight else 1])
@@ -171,20 +171,20 @@ def _with_features(examples: Examples, features: np.ndarray, weights: np.ndarray
     )  # fmt: skip
 
 
-def _warm_up(cfg: Config, catalogue: Catalogue, encoder: TextEncoder, num_features: int) -> Path | None:
-    warm_up = cfg.teach.warm_up
-    if warm_up is None:
+def _pretrain(cfg: Config, catalogue: Catalogue, encoder: TextEncoder, num_features: int) -> Path | None:
+    pretrain = cfg.train_teacher.pretrain
+    if pretrain is None:
         return None
     import tempfile
 
-    typed = find_types(catalogue.pin_texts["title"].to_pylist(), warm_up.min_pins)
+    typed = find_product_types(catalogue.pin_texts["title"].to_pylist(), pretrain.min_pins)
     vectors = encoder.encode(sorted({pin.phrase for pin in typed}))
-    examples = warm_up_examples(
-        catalogue.pin_texts, typed, vectors, catalogue.text_vectors, num_features, cfg.pin_text, warm_up, cfg.seed
+    examples = pseudo_labels(
+        catalogue.pin_texts, typed, vectors, catalogue.text_vectors, num_features, cfg.pin_text, pretrain, cfg.seed
     )
     model = _new(cfg, FeatureScaler(np.zeros(num_features), np.ones(num_features)), None)
     started = time.monotonic()
-    fit(model, examples, examples.rows(np.arange(0)), warm_up.train, cfg.seed, Worker())
+    fit(model, examples, examples.rows(np.arange(0)), pretrain.train, cfg.seed, Worker())
     folder = Path(tempfile.mkdtemp())
     model.save_pretrained(folder)
     print(f"warm-up: {len(examples)} pairs of {len(vectors)} kinds, {time.monotonic() - started:.0f} s", flush=True)
@@ -195,12 +195,16 @@ def _new(cfg: Config, scaler: FeatureScaler, warm: Path | None) -> CrossEncoder:
     import torch
 
     torch.manual_seed(cfg.seed)
-    return CrossEncoder.from_base(cfg.teach, scaler) if warm is None else CrossEncoder.from_pretrained(warm, scaler)
+    return (
+        CrossEncoder.from_base(cfg.train_teacher, scaler)
+        if warm is None
+        else CrossEncoder.from_pretrained(warm, scaler)
+    )
 
 
-def _teach(cfg: Config, warm: Path | None, train: Examples, valid: Examples) -> CrossEncoder:
+def _train_teacher(cfg: Config, warm: Path | None, train: Examples, valid: Examples) -> CrossEncoder:
     model = _new(cfg, FeatureScaler.fit(train.features), warm)
-    fit(model, train, valid, cfg.teach.train, cfg.seed, Worker())
+    fit(model, train, valid, cfg.train_teacher.train, cfg.seed, Worker())
     return model
 
 
@@ -234,7 +238,7 @@ def _folds(queries: Sequence[str], num_folds: int, seed: int) -> np.ndarray:
 
 def _valid_groups(queries: Sequence[str], cfg: Config) -> set[str]:
     groups = sorted({query_group(query) for query in queries}, key=lambda g: content_key(f"valid {cfg.seed}", g))
-    return set(groups[: round(len(groups) * cfg.teach.valid_share)])
+    return set(groups[: round(len(groups) * cfg.train_teacher.validation_fraction)])
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python benchmarks/demo_compare.py --config configs/demo.yaml [--set output=COPY]
 
 Needs a finished run. 600 queries, drawn at random from those of the simulation, are ranked by the feature-only
-student (control) and by the student (treatment). The run's teacher labels what they show; of 60 queries, drawn by `--next`,
-the truth fills in the sheet, which goes back by `--human`. The truth of each figure is its mean over all queries that could
+student (control) and by the student (treatment). The run's teacher labels what they show; of 60 queries, drawn by `--num-next-queries`,
+the truth fills in the sheet, which goes back by `--human-labels`. The truth of each figure is its mean over all queries that could
 have been drawn. The labels stay in the run's ledger, the sheet in its folder `compare`.
 """
 
@@ -23,8 +23,8 @@ import numpy as np
 import pyarrow as pa
 from _bench import ROOT, finish
 
-from ray_app.analysis.measurement.compare import CONTROL, DIFFERENCE, FIGURES, TREATMENT
-from ray_app.analysis.measurement.paired_rankings import Contest
+from ray_app.analysis.measurement.compare import CONTROL, DEFAULT_METRICS, DIFFERENCE, TREATMENT
+from ray_app.analysis.measurement.paired_rankings import PairedRankings
 from ray_app.analysis.measurement.ranking_metrics import judge_by_grades, measure_ranking
 from ray_app.analysis.measurement.rankings import QueryKey, Ranking
 from ray_app.analysis.measurement.stage import RELEVANT_GRADE, trained_groups
@@ -49,7 +49,7 @@ from ray_app.cli import program_parser, run_parsed
 
 NUM_QUERIES, NUM_LABELLED, CHANGE = 600, 60, 0.02
 RANKED = ("query", "locale", "pin_id", "rank")
-SOURCES = ("teacher_and_humans", "humans_alone", "teacher_alone")
+SOURCES = ("prediction_powered", "human_only", "teacher_only")
 Grades = dict[tuple[QueryKey, str], int]  # (query, pin id) -> true grade
 
 
@@ -70,26 +70,26 @@ def bench(cfg: Config, store: Storage, config: str) -> None:
             path = Path(temp) / f"{name}.csv"
             path.write_bytes(write_sheet(RANKED, list(ranked_rows(ranking, drawn))))
             files += [f"--{name}", str(path)]
-        _, asked = run_compare(cfg, store, *files, "--next", str(NUM_LABELLED))
+        _, asked = run_compare(cfg, store, *files, "--num-next-queries", str(NUM_LABELLED))
         sheet.write_bytes(write_sheet(TO_GRADE, list(graded_rows(Path(asked["next"]["pairs"]), grade_of))))
-        text, found = run_compare(cfg, store, *files, "--human", str(sheet), "--change", str(CHANGE))
+        text, found = run_compare(cfg, store, *files, "--human-labels", str(sheet), "--mde", str(CHANGE))
     print(text, end="\n\n")
     num_queries, truths = true_figures(cfg, store, rankings, grade_of)
-    figures = [line | {"truth": truths[line["figure"], line["of"]]} for line in found["figures"]]
-    for line in figures:
+    metrics = [line | {"truth": truths[line["metric"], line["of"]]} for line in found["metrics"]]
+    for line in metrics:
         line["holds_truth"] = {name: line[name]["lo"] <= line["truth"] <= line[name]["hi"] for name in SOURCES}
         held = ", ".join(name for name in SOURCES if line["holds_truth"][name])
-        print(f"{line['figure']} {line['of']}: truth {line['truth']:.4f}, in the intervals of {held or 'none'}")
-    first = next(line for line in figures if line["of"] == DIFFERENCE)
+        print(f"{line['metric']} {line['of']}: truth {line['truth']:.4f}, in the intervals of {held or 'none'}")
+    first = next(line for line in metrics if line["of"] == DIFFERENCE)
     finish(
         "demo_compare",
-        first["teacher_and_humans"]["std_error"] / first["humans_alone"]["std_error"],
+        first["prediction_powered"]["std_error"] / first["human_only"]["std_error"],
         config=config,
         num_drawn=NUM_QUERIES,
         num_queries_of_world=num_queries,
         num_pairs_graded=asked["next"]["num_pairs"],
-        **{name: found[name] for name in ("num_queries", "num_human_queries", "num_trained", "plans")},
-        figures=figures,
+        **{name: found[name] for name in ("num_queries", "num_human_queries", "num_trained", "power_analyses")},
+        metrics=metrics,
     )
 
 
@@ -105,7 +105,7 @@ def rank_all(cfg: Config, store: Storage) -> tuple[dict[str, Ranking], Grades]:
     """What both students show of the simulation's candidates of each distinct query, and the candidates' true grades."""
     if cfg.demo is None:
         raise UserError("the config has no section `demo`: only the built-in world has a known truth")
-    control, treatment = (require_output(store, "distill", name) for name in ("feature_student", "student"))
+    control, treatment = (require_output(store, "distill", name) for name in ("feature_only_student", "student"))
     catalogue, _ = load_catalogue(cfg, store)
     _, traffic = draw_traffic(cfg.demo, cfg.simulate)
     first: dict[QueryKey, int] = {}  # of a text that two people mean differently the first one counts
@@ -131,20 +131,20 @@ def true_figures(
     cfg: Config, store: Storage, rankings: dict[str, Ranking], grade_of: Grades
 ) -> tuple[int, dict[tuple[str, str], float]]:
     """How many queries could have been drawn, and their means, as if humans had graded all that both students show."""
-    contest = Contest.of(rankings[CONTROL], rankings[TREATMENT], "refuse", trained_groups(store))
+    paired = PairedRankings.of(rankings[CONTROL], rankings[TREATMENT], "error", trained_groups(store))
     rows = [
         {"query": key[0], "locale": key[1], "pin_id": pin, "grade": grade_of[key, pin]}
-        for key, pin in contest.pairs(SHOWN)
+        for key, pin in paired.pairs(SHOWN)
     ]
     ratings = rating_of_grade(getattr(cfg.ingest.human_labels, "grade_map", None))
     truth = judge_by_grades(pa.Table.from_pylist(rows), ratings, RELEVANT_GRADE)
     means = {}
-    for figure in FIGURES:
+    for metric in DEFAULT_METRICS:
         for name in (CONTROL, TREATMENT):
-            values = measure_ranking(figure, rankings[name], truth, contest.queries)
-            means[figure.name, name] = round(float(values.mean()), 6)
-        means[figure.name, DIFFERENCE] = round(means[figure.name, TREATMENT] - means[figure.name, CONTROL], 6)
-    return len(contest.queries), means
+            values = measure_ranking(metric, rankings[name], truth, paired.queries)
+            means[metric.name, name] = round(float(values.mean()), 6)
+        means[metric.name, DIFFERENCE] = round(means[metric.name, TREATMENT] - means[metric.name, CONTROL], 6)
+    return len(paired.queries), means
 
 
 def ranked_rows(ranking: Ranking, queries: Sequence[QueryKey]) -> Iterator[dict[str, str]]:

@@ -15,7 +15,7 @@ def main(cfg: Config, store: Storage) -> None:
     """Run the stage, then print the tables and the JSON line."""
     manifest = run(cfg, store)
     print(manifest.info["text"])
-    print(f"\nfigures: {store.shown}/{manifest.info['figures']}")
+    print(f"\nfigures: {store.shown}/{manifest.info['metrics']}")
     print(f"{manifest.counts['sheet_rows']:,} pairs to adjudicate: {store.shown}/{manifest.info['sheet']}")
     print(json.dumps({"stage": manifest.stage, "counts": manifest.counts, "rows": manifest.info["rows"]}))
 

@@ -1,4 +1,4 @@
-"""List the releases, or choose the one that is served: replicas follow within serve.poll_sec.
+"""List the releases, or choose the one that is served: replicas follow within serve.poll_interval_sec.
 
 python pipelines/release.py list --config configs/chorus.yaml
 python pipelines/release.py promote 3f9c --config configs/chorus.yaml

@@ -1,6 +1,6 @@
-"""The run's report, made only if it is not up to date; with `--against`, compared with another run's.
+"""The run's report, made only if it is not up to date; with `--baseline`, compared with another run's.
 
-python pipelines/report.py --config configs/demo.yaml --against OTHER_OUTPUT_FOLDER
+python pipelines/report.py --config configs/demo.yaml --baseline OTHER_OUTPUT_FOLDER
 """
 
 import json
@@ -16,19 +16,19 @@ from ray_app.cli import program_parser, run_parsed
 def main() -> None:
     """Print the report's table and path, or the comparison, which is written beside the report."""
     parser = program_parser(__doc__ or "")
-    parser.add_argument("--against", metavar="PATH", help="another run's output folder, or its metrics.json")
+    parser.add_argument("--baseline", metavar="PATH", help="another run's output folder, or its metrics.json")
     args = parser.parse_args()
 
     def body(cfg: Config, store: Storage) -> None:
         manifest = run(cfg, store)
         report = manifest.info["report"]
         folder = report.rpartition("/")[0]
-        if args.against is None:
+        if args.baseline is None:
             print(manifest.info["table"])
             print(f"report: {cfg.output}/{report}")
             print(json.dumps({"report": f"{cfg.output}/{report}", "rows": manifest.info["rows"]}))
             return
-        before = read_report(args.against, [folder, "report"])
+        before = read_report(args.baseline, [folder, "report"])
         found = compare_reports(before, read_report(f"{cfg.output}/{folder}/metrics.json"))
         store.write_json(f"{folder}/diff.json", found.to_json())
         store.write_bytes(f"{folder}/diff.html", render_diff(found).encode())
@@ -37,7 +37,7 @@ def main() -> None:
         line = {"diff": f"{cfg.output}/{folder}/diff.html", "paired": found.unpaired is None}
         print(
             json.dumps(
-                line | {"more_than_chance": found.moved(), "changed": {k: len(v) for k, v in found.changes.items()}}
+                line | {"significant_changes": found.moved(), "changed": {k: len(v) for k, v in found.changes.items()}}
             )
         )
 

@@ -1,4 +1,4 @@
-"""Embed pins and queries with the untrained base encoder: baseline, retriever for `sample`, feature for `teach`.
+"""Embed pins and queries with the untrained base encoder: baseline, retriever for `sample`, feature for `train_teacher`.
 
 python pipelines/zero_shot.py --config configs/chorus.yaml
 """

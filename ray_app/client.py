@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 
 from ray_app.base.locales import UNKNOWN
-from ray_app.base.text import normalise_query
+from ray_app.base.text import normalize_query
 
 _MAX_WAIT_SEC = 5.0  # however long a server asks for
 # The connection broke; not: the server is slow.
@@ -138,7 +138,7 @@ def query_key(query: str) -> str:
     Headers end up in logs. Of a full hash anyone could test whether it is that of a name; of all queries that were ever asked
     every 256th has the same number.
     """
-    return hashlib.sha256(normalise_query(query).encode()).hexdigest()[:2]
+    return hashlib.sha256(normalize_query(query).encode()).hexdigest()[:2]
 
 
 def _listed(texts: Sequence[str], name: str) -> list[str]:

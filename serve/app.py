@@ -26,9 +26,9 @@ from ray_app.base.config.credentials import read_secret
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.umask import keep_private
-from ray_app.online.messages import SliceFacts
+from ray_app.online.messages import ShardStats
 from ray_app.online.pin_files import Shard
-from ray_app.online.problems import RequestProblem, Unavailable
+from ray_app.online.problems import RequestError, Unavailable
 from ray_app.online.query_cache import redis_secrets
 from ray_app.online.service import Service
 from ray_app.online.shards import ShardServer
@@ -61,8 +61,8 @@ def build_app(args: AppArgs) -> Application:
         UserError: the config is wrong, or an environment variable that it names is not set.
     """
     cfg = load_config(args.config, args.set)
-    if cfg.serve.token_env is not None:
-        read_secret(cfg.serve.token_env, "serve.token_env")
+    if cfg.serve.auth_token_env is not None:
+        read_secret(cfg.serve.auth_token_env, "serve.auth_token_env")
     if cfg.serve.cache.redis_url is not None:
         redis_secrets(cfg.serve.cache)
     store, num = Storage(cfg.output), cfg.serve.shards
@@ -81,7 +81,7 @@ class Relevance:
         _set_up(cfg)
         self.cfg = cfg
         handles = [_RemoteShard(f"Shard{i}", handle) for i, handle in enumerate(shards)]
-        self.service = Service(cfg.serve, cfg.caption.limits, store, local_dir(cfg, store), handles)
+        self.service = Service(cfg.serve, cfg.caption.limits, store, local_cache_dir(cfg, store), handles)
         self.metrics = _Metrics(self.service)
         await self.service.start()
         self._reporting = asyncio.create_task(self.metrics.report())
@@ -91,7 +91,7 @@ class Relevance:
         from serve.http import build_http
 
         serve = self.cfg.serve
-        token = read_secret(serve.token_env, "serve.token_env") if serve.token_env else None
+        token = read_secret(serve.auth_token_env, "serve.auth_token_env") if serve.auth_token_env else None
         return build_http(self.service, self.metrics.observe, token, serve.answered_hosts(), serve.image_hosts)
 
     def check_health(self) -> None:
@@ -105,10 +105,10 @@ class ShardReplica:
 
     async def __init__(self, cfg: Config, store: Storage, shard: Shard) -> None:  # type: ignore[misc]  # Serve awaits it
         _set_up(cfg)
-        self.server = ShardServer(cfg.serve, cfg.caption.limits, store, local_dir(cfg, store), shard)
+        self.server = ShardServer(cfg.serve, cfg.caption.limits, store, local_cache_dir(cfg, store), shard)
         await self.server.start()
 
-    async def prepare(self, release_id: str) -> SliceFacts | Exception:
+    async def prepare(self, release_id: str) -> ShardStats | Exception:
         """See `ShardHandle`; what it raises is returned."""
         return await _returned(self.server.prepare(release_id))
 
@@ -123,14 +123,14 @@ class _RemoteShard:
     def __init__(self, name: str, handle: DeploymentHandle) -> None:
         self._name, self._handle, self._ask = name, handle, handle.ask
 
-    async def prepare(self, release_id: str) -> SliceFacts:
+    async def prepare(self, release_id: str) -> ShardStats:
         """Every replica of the shard holds it, before any is asked."""
-        facts = await self._reached(self._handle.broadcast("prepare", release_id).results_async())
-        if not facts:
+        stats = await self._reached(self._handle.broadcast("prepare", release_id).results_async())
+        if not stats:
             raise self._away()
-        for one in facts:
+        for one in stats:
             _raised(one)
-        return facts[0]
+        return stats[0]
 
     async def ask(self, release_id: str, question: str, *args: Any) -> Any:
         response = self._ask.remote(release_id, question, *args)
@@ -150,19 +150,19 @@ class _RemoteShard:
             raise self._away() from None
 
     def _away(self) -> Unavailable:
-        return Unavailable("shard_away", f"{self._name} does not answer now; try again")
+        return Unavailable("shard_unavailable", f"{self._name} does not answer now; try again")
 
 
 async def _returned(answer: Awaitable[Any]) -> Any:
     """What a shard answers, or what is wrong with the question: raised, Ray would wrap and log it."""
     try:
         return await answer
-    except (RequestProblem, UserError) as problem:
+    except (RequestError, UserError) as problem:
         return problem
 
 
 def _raised(answer: Any) -> Any:
-    if isinstance(answer, RequestProblem | UserError):
+    if isinstance(answer, RequestError | UserError):
         raise answer
     return answer
 
@@ -174,8 +174,9 @@ class _Metrics:
         self.service = service
         self.requests = metrics.Counter("relevance_requests", "Answered requests.", ("route", "status"))
         self.seconds = metrics.Histogram("relevance_request_seconds", "From first byte to answer.", SECONDS, ("route",))
-        self.cache = metrics.Gauge("relevance_query_cache", "Since the release was loaded.", ("what",))
-        self.degraded = metrics.Gauge("relevance_degraded", "Requests ranked without the query's vector.")
+        self.cache = metrics.Gauge("relevance_query_cache", "Since the release was loaded.", ("stat",))
+        self.degraded = metrics.Counter("relevance_degraded_requests", "Requests ranked without the query's vector.")
+        self._reported = 0
 
     def observe(self, route: str, status: int, seconds: float) -> None:
         """Count one request."""
@@ -186,10 +187,13 @@ class _Metrics:
         """Copy the cache's counts every few seconds."""
         while True:
             await asyncio.sleep(5)
-            self.degraded.set(self.service.num_degraded)
+            degraded = self.service.num_degraded
+            if degraded > self._reported:  # Ray's counters refuse an increase of 0
+                self.degraded.inc(degraded - self._reported)
+                self._reported = degraded
             if (cache := self.service.cache) is not None:
-                for what, value in cache.counts().items():
-                    self.cache.set(value, {"what": what})
+                for stat, value in cache.counts().items():
+                    self.cache.set(value, {"stat": stat})
 
 
 def _set_up(cfg: Config) -> None:
@@ -203,12 +207,12 @@ def _set_up(cfg: Config) -> None:
     logging.getLogger("ray_app").setLevel(logging.INFO)
 
 
-def local_dir(cfg: Config, store: Storage) -> Path:
+def local_cache_dir(cfg: Config, store: Storage) -> Path:
     """Where this machine keeps what it makes of the run's releases; native code is loaded from there.
 
     Raises:
         UserError: others can write there.
     """
     name = section_hash(store.shown)
-    root = cfg.serve.local_dir
+    root = cfg.serve.local_cache_dir
     return cache_folder(f"serve/{name}") if root is None else private_folder(Path(root).expanduser() / name)

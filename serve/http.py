@@ -10,15 +10,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
 from starlette.exceptions import HTTPException
 
-from ray_app.online.problems import BadRequest, NotFound, Overloaded, RequestProblem, Unavailable
-from serve.guard import REQUEST_ID, Guard, Observe, TooLarge, problem_answer, too_large
+from ray_app.online.problems import BadRequest, NotFound, Overloaded, RequestError, Unavailable
+from serve.middleware import REQUEST_ID, AdmissionMiddleware, Observe, TooLarge, error_response, too_large
 from serve.models import (
     About,
     BoardRequest,
     BoardResponse,
     EncodeRequest,
     EncodeResponse,
-    Problem,
+    ErrorBody,
     RelatedResponse,
     RerankRequest,
     RerankResponse,
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parent / "page"
 _SHOWN_CHARS = 100  # of an unknown key, which may be as long as a body
-STATUS: dict[type[RequestProblem], int] = {BadRequest: 422, NotFound: 404, Overloaded: 429, Unavailable: 503}
+STATUS: dict[type[RequestError], int] = {BadRequest: 422, NotFound: 404, Overloaded: 429, Unavailable: 503}
 
 
 def build_http(
     service: "Service", observe: Observe | None = None, token: str | None = None,
     allow_hosts: Sequence[str] | None = None, image_hosts: Sequence[str] = (),
-) -> Guard:  # fmt: skip
+) -> AdmissionMiddleware:  # fmt: skip
     """The whole ASGI app.
 
     Args:
@@ -47,7 +47,7 @@ def build_http(
         allow_hosts: Names under which the app may be asked; None: any.
         image_hosts: Whose pictures the page may load, beside the app's own.
     """
-    return Guard(
+    return AdmissionMiddleware(
         build_routes(service), service.limits, observe, token, service.log_queries, allow_hosts, image_hosts
     )  # fmt: skip
 
@@ -65,30 +65,30 @@ def build_routes(service: "Service") -> FastAPI:
 
 
 def _add_errors(app: FastAPI, max_body_bytes: int) -> None:
-    @app.exception_handler(RequestProblem)
-    async def _on_problem(_: Request, problem: RequestProblem) -> Response:
-        return problem_answer(STATUS[type(problem)], problem.code, problem.message)
+    @app.exception_handler(RequestError)
+    async def _on_problem(_: Request, problem: RequestError) -> Response:
+        return error_response(STATUS[type(problem)], problem.code, problem.message)
 
     @app.exception_handler(RequestValidationError)
     async def _on_invalid(_: Request, error: RequestValidationError) -> Response:
-        return problem_answer(422, "invalid", _explained(error))
+        return error_response(422, "invalid", _explained(error))
 
     @app.exception_handler(HTTPException)
     async def _on_http(_: Request, error: HTTPException) -> Response:
         if isinstance(error, TooLarge):
             return too_large(max_body_bytes)
-        return problem_answer(error.status_code, "http", str(error.detail))
+        return error_response(error.status_code, "http", str(error.detail))
 
     @app.exception_handler(Exception)
     async def _on_error(request: Request, _: Exception) -> Response:
-        # Starlette raises it again after this answer, and `Guard` logs it.
+        # Starlette raises it again after this answer, and `AdmissionMiddleware` logs it.
         text = f"an error on our side; it is in the log as {request.scope[REQUEST_ID]}"
-        return problem_answer(500, "internal", text)
+        return error_response(500, "internal", text)
 
 
 def _add_api(app: FastAPI, service: "Service") -> None:
     problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem} for status in (400, 401, 404, 413, 421, 422, 429, 500, 503)
+        status: {"model": ErrorBody} for status in (400, 401, 404, 413, 421, 422, 429, 500, 503)
     }
 
     @app.post("/v1/encode", response_model=EncodeResponse, responses=problems, tags=["vectors"])

@@ -47,7 +47,7 @@ class RerankRequest(Body):
     top_k: Annotated[int, Field(ge=1)] | None = Field(None, description="How many to return; null: all.")
 
 
-class Relevance(BaseModel):
+class PairRelevance(BaseModel):
     """What the student says of one pin."""
 
     pin_id: str
@@ -61,7 +61,7 @@ class RerankResponse(BaseModel):
 
     release: str
     student: str
-    results: list[Relevance]
+    results: list[PairRelevance]
     unknown_pin_ids: list[str] = Field(description="Candidates that this release does not have, in the order sent.")
     degraded: bool = Field(description="The language model was left out, for lack of time.")
     took_ms: float
@@ -83,18 +83,18 @@ class Understanding(BaseModel):
     corrections: dict[str, str] = Field(description="Unknown word -> the known word that retrieval looked for as well.")
 
 
-class Hit(Relevance):
+class SearchResult(PairRelevance):
     """One result of a search."""
 
     rank: int
-    blended: float = Field(description="What results are ordered by: score and engagement.")
+    blended_score: float = Field(description="What results are ordered by: score and engagement.")
     engagement: float | None = Field(description="0..1; null: nobody has met this pin yet.")
     title: str
     text: str = Field(description="Start of what the pin says.")
     image_url: str | None
     locale: str | None
-    matched: dict[str, list[str]] = Field(description="Field -> the query's words in it.")
-    sources: list[str] = Field(description="Who found it: bm25, vectors.")
+    matched_terms: dict[str, list[str]] = Field(description="Field -> the query's words in it.")
+    sources: list[str] = Field(description="Retrieved by: bm25, dense.")
     teacher_score: float | None = Field(description="Expected grade by the teacher, if it has graded this pair.")
 
 
@@ -104,7 +104,7 @@ class SearchResponse(BaseModel):
     release: str
     student: str
     query: Understanding
-    results: list[Hit]
+    results: list[SearchResult]
     num_candidates: int
     degraded: bool
     took_ms: float
@@ -152,12 +152,12 @@ class About(BaseModel):
     student: str
     num_pins: int
     dim: int
-    engine: str = Field(description="What embeds the queries.")
+    backend: str = Field(description="What embeds the queries.")
     locales: list[str] = Field(description="Of the pins, most frequent first.")
     examples: list[str] = Field(description="Queries to try.")
 
 
-class Problem(BaseModel):
+class ErrorBody(BaseModel):
     """Every error's body."""
 
     error: str = Field(description="A code, such as too_long or overloaded.")

@@ -26,7 +26,7 @@ def picture(number: int, size: int = 48, kind: str = "PNG") -> bytes:
     return out.getvalue()
 
 
-def write_pictures(folder: Path, numbers) -> list[str]:
+def write_images(folder: Path, numbers) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number in numbers:
@@ -59,7 +59,7 @@ def make_config(output: str, **caption) -> Config:
         "output": output,
         "ingest": {name: {"adapter": "table", "path": "x.csv"} for name in ("pins", "search_log", "human_labels")},
         "features": {"zero_shot_model": "none"},
-        "teach": {"base_model": "none"},
+        "train_teacher": {"base_model": "none"},
         "distill": {"base_model": "none"},
         "caption": {"batch_size": 4, "rows_per_block": 8, "max_new_tokens": 10, "dtype": "float32"} | caption,
     }

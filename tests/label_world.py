@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from tiny_models import WORDS
 
 from ray_app.base.columns import matrix_column
-from ray_app.base.config import LabelConfig, TeachConfig
+from ray_app.base.config import LabelConfig, TeacherConfig
 from ray_app.base.content_key import content_keys
 from ray_app.base.storage import Storage
 from ray_app.cluster.resources import start_local
@@ -42,8 +42,8 @@ def save_teacher(store, base_model, pooling="last", **values):
     from ray_app.models.head import FeatureScaler
 
     torch.manual_seed(1)
-    sizes = {"max_tokens": MAX_TOKENS, "bottleneck": 8, "hidden": 8}
-    cfg = TeachConfig(base_model=base_model, pooling=pooling, **(sizes | values))
+    sizes = {"max_tokens": MAX_TOKENS, "projection_dim": 8, "hidden_dim": 8}
+    cfg = TeacherConfig(base_model=base_model, pooling=pooling, **(sizes | values))
     model = CrossEncoder.from_base(cfg, FeatureScaler(np.zeros(NUM_FEATURES), np.ones(NUM_FEATURES))).eval()
     with torch.no_grad():
         model.head.head[-1].weight.mul_(10)
@@ -94,9 +94,9 @@ def probs_of(maker, rows):
     return _as_arrays(maker.ledger.lookup(rows["content_key"]))
 
 
-def expected(store, teacher, rows, dtype="float32", batch_size=8, share_prefix=True):
+def expected(store, teacher, rows, dtype="float32", batch_size=8, prefix_sharing=True):
     """What the transformers engine says, without Ray and without a ledger; as `probs_of`."""
-    return _as_arrays(label_batch(rows, Teacher(store, teacher, dtype, batch_size, share_prefix=share_prefix)))
+    return _as_arrays(label_batch(rows, Teacher(store, teacher, dtype, batch_size, prefix_sharing=prefix_sharing)))
 
 
 def ledger_keys(maker):

@@ -20,7 +20,7 @@ def make_config(output: object = "runs/x", **sections: Any) -> Config:
         "output": str(output),
         "ingest": {"pins": {"adapter": "table", "path": "unused.csv"}},
         "features": {"zero_shot_model": "m"},
-        "teach": {"base_model": "m"},
+        "train_teacher": {"base_model": "m"},
         "distill": {"base_model": "m"},
     }
     for name, section in sections.items():

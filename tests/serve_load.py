@@ -21,7 +21,11 @@ def copied_run(folder: Path, output: str, source: Path, **serve: Any) -> Path:
     shutil.copytree(output, folder / "run")
     config = yaml.safe_load((source / "config.yaml").read_text())
     config["output"] = str(folder / "run")
-    config["serve"] = {"engine": "torch", "poll_sec": 0.3, "local_dir": str(folder / "local")} | serve
+    config["serve"] = {
+        "query_encoder_backend": "torch",
+        "poll_interval_sec": 0.3,
+        "local_cache_dir": str(folder / "local"),
+    } | serve
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     return path

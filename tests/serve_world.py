@@ -72,15 +72,15 @@ class Service:
             raise Overloaded("overloaded", "more than 64 requests at once")
         if query == "down" or (query == "flaky" and self.asked.count("flaky") == 1):
             raise Unavailable("loading", "a release is being loaded")
-        red = models.Hit(
-            pin_id="mug/1", score=4.26, probs=[0.05, 0.05, 0.1, 0.2, 0.6], grade=5, rank=1, blended=4.3, engagement=0.5,
+        red = models.SearchResult(
+            pin_id="mug/1", score=4.26, probs=[0.05, 0.05, 0.1, 0.2, 0.6], grade=5, rank=1, blended_score=4.3, engagement=0.5,
             title=f"A red mug for {query}", text="A red mug. Ceramic", image_url="/v1/pins/mug%2F1/image", locale=locale,
-            matched={"title": ["red", "mug"], "board_titles": ["mug"]}, sources=["bm25", "vectors"], teacher_score=4.5,
+            matched_terms={"title": ["red", "mug"], "board_titles": ["mug"]}, sources=["bm25", "dense"], teacher_score=4.5,
         )  # fmt: skip
         hostile = red.model_copy(
             update={
                 "pin_id": "two", "rank": 2, "title": HOSTILE, "image_url": "javascript:document.title='owned'",
-                "matched": {}, "engagement": None, "teacher_score": None, "sources": ["vectors"],
+                "matched_terms": {}, "engagement": None, "teacher_score": None, "sources": ["dense"],
             }
         )  # fmt: skip
         untitled = hostile.model_copy(update={"pin_id": "three", "rank": 3, "title": "", "image_url": None, "grade": 1})
@@ -105,7 +105,9 @@ class Service:
         return models.EncodeResponse(student="s", dim=2, embeddings=vectors).model_dump()
 
     async def rerank(self, query: str, locale: str, pin_ids: list[str], top_k: int | None) -> dict[str, Any]:
-        scored = [models.Relevance(pin_id=pin, score=3.0, probs=[0, 0, 1, 0, 0], grade=3) for pin in pin_ids[:top_k]]
+        scored = [
+            models.PairRelevance(pin_id=pin, score=3.0, probs=[0, 0, 1, 0, 0], grade=3) for pin in pin_ids[:top_k]
+        ]
         return models.RerankResponse(
             release="r", student="s", results=scored, unknown_pin_ids=[], degraded=False, took_ms=1.0
         ).model_dump()
@@ -120,7 +122,7 @@ class Service:
 
     def about(self) -> dict[str, Any]:
         return models.About(
-            release="r" * 16, student="s" * 16, num_pins=2000, dim=2, engine="onnx", locales=["en-US", "de-DE"],
+            release="r" * 16, student="s" * 16, num_pins=2000, dim=2, backend="onnx", locales=["en-US", "de-DE"],
             examples=["red mug", "blue mug"],
         ).model_dump()  # fmt: skip
 

@@ -14,7 +14,11 @@ UNREAD = {"adapter": "table", "path": "unread.csv"}
 
 def config_tree(output: str | Path, **sections) -> dict:
     """What a config must have; `sections` take the place of those here."""
-    models = {"features": {"zero_shot_model": "m"}, "teach": {"base_model": "m"}, "distill": {"base_model": "m"}}
+    models = {
+        "features": {"zero_shot_model": "m"},
+        "train_teacher": {"base_model": "m"},
+        "distill": {"base_model": "m"},
+    }
     return {"output": str(output), "ingest": {"pins": UNREAD}} | models | sections
 
 

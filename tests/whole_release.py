@@ -1,4 +1,4 @@
-"""The release of tests/unit/online/test_slices.py in one slice only, for tests of other folders."""
+"""The release of tests/unit/online/test_shard_index.py in one slice only, for tests of other folders."""
 
 import sys
 from pathlib import Path
@@ -8,10 +8,10 @@ import side_world
 
 sys.path.insert(0, str(Path(__file__).parent / "unit" / "online"))
 
-import test_slices as slices
+import test_shard_index as shards
 
 
-class World(slices.World):
+class World(shards.World):
     def slice(self, i, num):
         return super().slice(i, num) if num == 1 else None
 
@@ -21,7 +21,7 @@ class World(slices.World):
 
 def build(folder: Path) -> World:
     with pytest.MonkeyPatch.context() as patch:
-        side_world.without_ray(patch, slices.engagement_stage)
-        patch.setattr(slices.slice_module, "Student", slices.Student)
-        patch.setattr(slices.served_module, "QueryModel", slices.Encoder)
+        side_world.without_ray(patch, shards.engagement_stage)
+        patch.setattr(shards.shard_module, "Student", shards.Student)
+        patch.setattr(shards.served_module, "QueryModel", shards.Encoder)
         return World(folder)

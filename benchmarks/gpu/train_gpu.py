@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from label_gpu import SHAPES as LABEL_SHAPES
 from label_gpu import seconds_of
 
-from ray_app.base.config import TeachConfig
+from ray_app.base.config import TeacherConfig
 from ray_app.models.cross_encoder import CrossEncoder
 from ray_app.models.grade_head import GradeHead
 from ray_app.models.head import FeatureScaler
@@ -118,10 +118,10 @@ def measure(
 
         backbone = get_peft_model(backbone, LoraConfig(r=lora_rank, target_modules="all-linear"))
     batch = 8 if shape == "tiny" else 512
-    cfg = TeachConfig.model_validate(
+    cfg = TeacherConfig.model_validate(
         {
             "base_model": shape, "pooling": "last", "lora_rank": lora_rank, "use_features": False,
-            "train": {"epochs": 1, "batch_size": batch, "dtype": "bfloat16", "checkpoint_sec": 1e9} | settings,
+            "train": {"epochs": 1, "batch_size": batch, "dtype": "bfloat16", "checkpoint_interval_sec": 1e9} | settings,
         }
     )  # fmt: skip
     head = GradeHead(config.hidden_size, cfg, FeatureScaler(np.zeros(0), np.ones(0)))

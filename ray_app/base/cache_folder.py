@@ -101,7 +101,7 @@ def require_ours(path: Path) -> None:
 
 
 _OTHERWISE = (
-    "or keep it elsewhere: set serve.local_dir, XDG_CACHE_HOME or, in a container where nobody else is, "
+    "or keep it elsewhere: set serve.local_cache_dir, XDG_CACHE_HOME or, in a container where nobody else is, "
     f"{CACHE_ROOT} (docs/serving.md)"
 )
 

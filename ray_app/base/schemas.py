@@ -133,9 +133,9 @@ def release_schema(dim: int) -> pa.Schema:
     return pa.schema([_PIN, _KEY, _always("embedding", embedding_type(dim))])
 
 
-def with_vectors(schema: pa.Schema, named_vectors: dict[str, int]) -> pa.Schema:
+def with_vectors(schema: pa.Schema, external_embeddings: dict[str, int]) -> pa.Schema:
     """`schema` plus one fixed-size vector column per named feature; null where a pin has none."""
-    for name, dim in named_vectors.items():
+    for name, dim in external_embeddings.items():
         schema = schema.append(pa.field(name, embedding_type(dim)))
     return schema
 

@@ -39,7 +39,7 @@ class Storage:
     """Reads and writes files under one root; picklable, so that Ray workers can write too."""
 
     uri: str  # local path or pyarrow.fs URI. `s3://bucket/prefix?endpoint_override=http://host:port` reaches other S3s
-    view: str = ""
+    variant: str = ""
     """Name of a variant of the run, whose manifests lie apart while all else is shared (`ray_app.tables.manifest`);
     empty: the run itself."""
 
@@ -64,7 +64,7 @@ class Storage:
 
     def __getstate__(self) -> dict[str, str]:
         # Filesystem handles do not travel between processes, and a relative path means another folder in another one.
-        return {"uri": self.full_path("") if "://" not in self.uri else self.uri, "view": self.view}
+        return {"uri": self.full_path("") if "://" not in self.uri else self.uri, "variant": self.variant}
 
     def __setstate__(self, state: dict[str, str]) -> None:
         for name, value in state.items():

@@ -27,7 +27,7 @@ _GRAM = 4  # guessed: long enough to be rare by chance, short enough for stems
 _SENTENCE_END = ".!?;:,"
 
 
-def normalise_text(text: str | None) -> str:
+def normalize_text(text: str | None) -> str:
     """NFKC, control characters as spaces, whitespace collapsed and stripped; `None` is the empty text."""
     if not text:
         return ""
@@ -39,24 +39,24 @@ def normalise_text(text: str | None) -> str:
     return " ".join(text.split())
 
 
-def normalise_query(text: str | None) -> str:
-    """`normalise_text` in lower case: the form under which queries are counted, joined and de-duplicated, and that models read.
+def normalize_query(text: str | None) -> str:
+    """`normalize_text` in lower case: the form under which queries are counted, joined and de-duplicated, and that models read.
 
     Not casefolded: that spells `weiße` as `weisse`, which language models have hardly ever read.
     """
-    return normalise_text(normalise_text(text).lower())
+    return normalize_text(normalize_text(text).lower())
 
 
-def tokenise(text: str | None) -> list[str]:
+def tokenize(text: str | None) -> list[str]:
     """Unicode word tokens of the casefolded text, in order, repeats kept (what BM25 and text match see)."""
     if text and text.isascii():  # the same tokens, ten times as fast
         return _ASCII_WORD.findall(text.lower())
-    return _WORD.findall(normalise_text(normalise_text(text).casefold()))
+    return _WORD.findall(normalize_text(normalize_text(text).casefold()))
 
 
 def stem_tokens(text: str | None) -> list[str]:
-    """`tokenise` with English plural endings cut, so that laptop and laptops are one token."""
-    return [stem for token in tokenise(text) if (stem := _singular(token))]
+    """`tokenize` with English plural endings cut, so that laptop and laptops are one token."""
+    return [stem for token in tokenize(text) if (stem := _singular(token))]
 
 
 def char_grams(text: str | None) -> list[str]:
@@ -71,7 +71,7 @@ def query_group(text: str | None) -> str:
     Casefolded letters and digits only, each word's plural s cut: laptop/laptops, smart watch/smartwatch.
     A query without letters and digits is its own normalised text.
     """
-    return "".join(stem_tokens(text)) or normalise_query(text)
+    return "".join(stem_tokens(text)) or normalize_query(text)
 
 
 def render_pin_text(row: Mapping[str, Any], cfg: PinTextConfig) -> str:
@@ -107,8 +107,8 @@ def render_pin_texts(table: pa.Table, cfg: PinTextConfig) -> list[str]:
 def field_text(value: str | Sequence[str | None] | None) -> str:
     """One normalised text of a field's value: a string, a list of strings, or `None`."""
     if value is None or isinstance(value, str):
-        return normalise_text(value)
-    return LIST_SEPARATOR.join(text for text in map(normalise_text, value) if text)
+        return normalize_text(value)
+    return LIST_SEPARATOR.join(text for text in map(normalize_text, value) if text)
 
 
 def cut_text(text: str, max_chars: int) -> str:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.cluster.failures import BlockFailedError, fatal_line, line
-from ray_app.cluster.resources import Plan
+from ray_app.cluster.resources import PoolAllocation
 from ray_app.tables.ledger import Ledger
 
 BlockFn = Callable[[pa.Table], pa.Table]
@@ -19,7 +19,7 @@ COMPUTED_TOKENS = "computed_tokens"  # and those that the model computed; togeth
 TRANSIENT = "transient"  # whether an error may be gone next time
 BLOCK_ROWS = "__block_rows__"  # internal column: how many rows the block had when it was cut
 
-Chain = Callable[[Any, Ledger, Plan, int], Any]
+Chain = Callable[[Any, Ledger, PoolAllocation, int], Any]
 """(dataset of blocks, ledger, plan, rows per block) -> dataset of rows of STATS, from `commit_block`."""
 
 STATS = pa.schema(
@@ -47,15 +47,17 @@ def actor_chain(udf_class: Callable[..., BlockFn], udf_kwargs: dict[str, Any]) -
         udf_kwargs: Of its constructor.
     """
 
-    def chain(blocks: Any, ledger: Ledger, plan: Plan, rows_per_block: int) -> Any:
+    def chain(blocks: Any, ledger: Ledger, allocation: PoolAllocation, rows_per_block: int) -> Any:
         kwargs = {"ledger": ledger, "udf_class": udf_class, "udf_kwargs": udf_kwargs}
         # A block is a batch; None would mean the same, but is refused with GPUs.
-        return actors(blocks, CommitBlockUDF, plan, rows_per_block, kwargs)
+        return actors(blocks, CommitBlockUDF, allocation, rows_per_block, kwargs)
 
     return chain
 
 
-def actors(dataset: Any, udf_class: type, plan: Plan, batch_size: int, udf_kwargs: dict[str, Any]) -> Any:
+def actors(
+    dataset: Any, udf_class: type, allocation: PoolAllocation, batch_size: int, udf_kwargs: dict[str, Any]
+) -> Any:
     """Rows through the workers of a plan, each of which builds the class once and is restarted a bounded number of times."""
     import ray.data
 
@@ -68,16 +70,16 @@ def actors(dataset: Any, udf_class: type, plan: Plan, batch_size: int, udf_kwarg
             batch_format="pyarrow",
             batch_size=batch_size,
             compute=ray.data.ActorPoolStrategy(
-                min_size=plan.num_actors, max_size=plan.max_actors, max_tasks_in_flight_per_actor=2
+                min_size=allocation.num_actors, max_size=allocation.max_actors, max_tasks_in_flight_per_actor=2
             ),
-            **plan.actor_options,
+            **allocation.actor_options,
         )
 
 
 def tasks(
     dataset: Any,
     function: Callable[..., Any],
-    plan: Plan,
+    allocation: PoolAllocation,
     *,
     batch_size: int | None = None,
     size: int | None = None,
@@ -88,7 +90,7 @@ def tasks(
     Args:
         dataset: Rows.
         function: Batch (pa.Table) -> table or tables.
-        plan: Of the workers.
+        allocation: Of the workers.
         batch_size: Rows per batch; None: the dataset's blocks.
         size: Tasks at a time; None: as many as there is room for.
         fn_kwargs: Of the function.
@@ -101,7 +103,7 @@ def tasks(
         batch_format="pyarrow",
         batch_size=batch_size,
         compute=ray.data.TaskPoolStrategy(size=size),
-        num_cpus=plan.task_cpus,
+        num_cpus=allocation.task_cpus,
     )
 
 

@@ -40,7 +40,7 @@ def timing(rows: int, spans: Iterable[tuple[float, float]], began: float, ended:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Held:
+class ReservedResources:
     """What a job holds on to while it runs."""
 
     gpus: float
@@ -57,33 +57,33 @@ class Cost:
     currency: str
 
 
-def cost_of(wall_sec: float, held: Held, prices: PriceConfig) -> Cost:
+def cost_of(wall_sec: float, reserved: ReservedResources, prices: PriceConfig) -> Cost:
     """Resources are paid for from start to end, whether they compute or wait."""
-    gpu_hours, cpu_hours = held.gpus * wall_sec / 3600, held.cpus * wall_sec / 3600
+    gpu_hours, cpu_hours = reserved.gpus * wall_sec / 3600, reserved.cpus * wall_sec / 3600
     known = (prices.gpu_hour if gpu_hours else prices.cpu_hour) is not None  # a GPU's price often includes CPUs
     money = gpu_hours * (prices.gpu_hour or 0.0) + cpu_hours * (prices.cpu_hour or 0.0) if known else None
     return Cost(gpu_hours=gpu_hours, cpu_hours=cpu_hours, money=money, currency=prices.currency)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Quote:
+class CostEstimate:
     """What the rest of a table would take."""
 
     noun: str  # what a row is: pictures, pairs
     measured: int  # rows of the sample; their results are kept
     failed: int  # of them
     remaining: int  # distinct rows without a result
-    rows_per_sec: float  # the slower of engines and feeders
+    rows_per_sec: float  # the slower of engines and upstream_tasks
     limited_by: str  # engine, or who feeds it
     startup_sec: float
     wall_sec: float  # for the remaining, start-up included
     cost: Cost
 
 
-def make_quote(
-    noun: str, measured: Timing, failed: int, remaining: int, held: Held, prices: PriceConfig,
+def estimate_cost(
+    noun: str, measured: Timing, failed: int, remaining: int, reserved: ReservedResources, prices: PriceConfig,
     feeder: tuple[str, float] = ("feeding", float("inf")),
-) -> Quote:  # fmt: skip
+) -> CostEstimate:  # fmt: skip
     """Quote the remaining rows.
 
     Args:
@@ -91,14 +91,14 @@ def make_quote(
         measured: Of the sample.
         failed: Rows of the sample.
         remaining: Rows.
-        held: By the job.
+        reserved: By the job.
         prices: Per hour.
         feeder: Who prepares rows for the engines, and how many rows per second: during the sample they may have run
             ahead while the engine started, so that it alone would not show them.
     """
     rate = min(measured.rows_per_sec, feeder[1])
     wall = measured.startup_sec + remaining / rate if rate and remaining else 0.0
-    return Quote(
+    return CostEstimate(
         noun=noun,
         measured=measured.rows,
         failed=failed,
@@ -107,27 +107,25 @@ def make_quote(
         limited_by=feeder[0] if feeder[1] < measured.rows_per_sec else "engine",
         startup_sec=measured.startup_sec,
         wall_sec=wall,
-        cost=cost_of(wall, held, prices),
+        cost=cost_of(wall, reserved, prices),
     )
 
 
-def render_quote(quote: Quote) -> str:
+def render_cost_estimate(estimate: CostEstimate) -> str:
     """The quote for people."""
-    noun = quote.noun
-    if not quote.remaining:
-        return f"measured {quote.measured:,} {noun}; no other is left to do"
-    if not quote.rows_per_sec:
-        return (
-            f"none of the sampled {noun} reached the engine ({quote.failed} failed): no quote for {quote.remaining:,}"
-        )
-    cost = quote.cost
+    noun = estimate.noun
+    if not estimate.remaining:
+        return f"measured {estimate.measured:,} {noun}; no other is left to do"
+    if not estimate.rows_per_sec:
+        return f"none of the sampled {noun} reached the engine ({estimate.failed} failed): no quote for {estimate.remaining:,}"
+    cost = estimate.cost
     money = f"{cost.money:,.2f} {cost.currency}" if cost.money is not None else "set `prices` to have it quoted"
     lines = [
-        f"measured        {quote.measured:,} random {noun} ({quote.failed} failed); their results are kept",
-        f"steady rate     {quote.rows_per_sec:,.1f} {noun}/s, limited by {quote.limited_by}",
-        f"start-up        {quote.startup_sec:,.0f} s, paid once per run",
-        f"remaining       {quote.remaining:,} distinct {noun}",
-        f"wall time       {show_duration(quote.wall_sec)}",
+        f"measured        {estimate.measured:,} random {noun} ({estimate.failed} failed); their results are kept",
+        f"steady rate     {estimate.rows_per_sec:,.1f} {noun}/s, limited by {estimate.limited_by}",
+        f"start-up        {estimate.startup_sec:,.0f} s, paid once per run",
+        f"remaining       {estimate.remaining:,} distinct {noun}",
+        f"wall time       {show_duration(estimate.wall_sec)}",
         f"device hours    {cost.gpu_hours:,.2f} GPU, {cost.cpu_hours:,.2f} CPU",
         f"cost            {money}",
     ]

@@ -17,7 +17,7 @@ from ray_app.base.text import TEXT_VERSION, render_pin_texts
 from ray_app.cluster.blocks import actor_chain
 from ray_app.cluster.embedding import EmbedUDF, Encoder, longest_first, wanted_texts
 from ray_app.cluster.executor import LedgerCounts, ModelWork
-from ray_app.cluster.resources import Pool
+from ray_app.cluster.resources import PoolRequest
 from ray_app.cluster.text_files import PinTextFiles
 from ray_app.models import versions
 from ray_app.models.checkpoint import local_folder
@@ -30,7 +30,7 @@ from ray_app.tables.manifest import Output
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextTower:
+class CachedEncoder:
     """One tower of a trained encoder with its ledger of vectors.
 
     Args:
@@ -71,7 +71,7 @@ class TextTower:
         return ModelWork(
             noun="texts",
             ledger=self.ledger,
-            pool=Pool(
+            pool=PoolRequest(
                 section="embed",
                 num_actors=embed.num_actors,
                 num_cpus=embed.num_cpus,
@@ -99,9 +99,9 @@ def embed_threads(cfg: Config) -> int:
     return cfg.embed.cpu_threads or actor_threads(cfg.embed.num_actors, cfg.embed.num_cpus)
 
 
-def student_tower(cfg: Config, store: Storage, student: Output, tower: Role) -> TextTower:
+def student_tower(cfg: Config, store: Storage, student: Output, tower: Role) -> CachedEncoder:
     """A tower of the trained student. Its pooling and prompts are in its folder, so its hash covers them."""
-    dim, dtype = cfg.embed.dim or cfg.distill.dim, stage_dtype(cfg.embed)
+    dim, dtype = cfg.embed.truncate_dim or cfg.distill.dim, stage_dtype(cfg.embed)
     recipe = recipe_id(
         stage="embed",
         student=student.content_hash,
@@ -111,7 +111,7 @@ def student_tower(cfg: Config, store: Storage, student: Output, tower: Role) -> 
         text=TEXT_VERSION,
         preprocessing=versions.BI_ENCODER,
     )
-    return TextTower(
+    return CachedEncoder(
         cfg=cfg, store=store, table=f"{tower}_embeddings", recipe=recipe, dim=dim,
         build=partial(
             build_tower, store, student, tower, dim, dtype,
@@ -127,7 +127,7 @@ def build_tower(store: Storage, student: Output, tower: Role, dim: int, dtype: s
     return TowerEncoder(local_folder(store, student), tower, dtype, cpu_threads, dim)
 
 
-def zero_shot_tower(cfg: Config, store: Storage, role: Role) -> TextTower:
+def zero_shot_tower(cfg: Config, store: Storage, role: Role) -> CachedEncoder:
     """The zero-shot encoder of a config for queries or for pins.
 
     The prompt is part of the recipe: a text that is both a query and a title has two vectors, and if there are no
@@ -148,7 +148,7 @@ def zero_shot_tower(cfg: Config, store: Storage, role: Role) -> TextTower:
         dtype=dtype,
         version=versions.TEXT_ENCODER,
     )
-    return TextTower(
+    return CachedEncoder(
         cfg=cfg, store=store, table="text_embeddings", recipe=recipe,
         dim=load_config(features.zero_shot_model, features.zero_shot_revision).hidden_size,
         build=partial(

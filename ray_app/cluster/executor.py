@@ -21,10 +21,10 @@ import pyarrow as pa
 from ray_app.base.config import PriceConfig
 from ray_app.base.errors import UserError
 from ray_app.cluster.blocks import BLOCK_ROWS, Chain
-from ray_app.cluster.cost_estimate import Held, Quote, Timing, cost_of, make_quote, timing
+from ray_app.cluster.cost_estimate import CostEstimate, ReservedResources, Timing, cost_of, estimate_cost, timing
 from ray_app.cluster.failures import explain_failure, line
 from ray_app.cluster.progress import Progress
-from ray_app.cluster.resources import Plan, Pool, cluster_nodes, connect, plan_pool
+from ray_app.cluster.resources import PoolAllocation, PoolRequest, allocate_pool, cluster_nodes, connect
 from ray_app.tables.keys import KeySet, key_numbers
 from ray_app.tables.ledger import Ledger, missing_rows
 
@@ -42,8 +42,8 @@ class LedgerCounts:
     already_present: int  # keys that had a result
     computed: int  # keys that have one now
     errors: int  # keys whose result is an error, old ones included, so that a second run does not hide them
-    repeated_rows: int = 0  # rows of blocks that were begun again after a kill, since the last run that ended well
-    torn_files: int = 0  # ledger files that were ignored
+    recomputed_rows: int = 0  # rows of blocks that were begun again after a kill, since the last run that ended well
+    corrupt_files: int = 0  # ledger files that were ignored
     first_error: str | None = None  # one of `errors`, to show
     transient: Mapping[str, str] = field(
         default_factory=dict
@@ -53,17 +53,17 @@ class LedgerCounts:
     prefix_hit_rate: float | None = None  # share of them that the model did not have to compute again
     device_sec: float = 0.0  # model work, summed over the workers
     timing: Timing = field(default_factory=lambda: timing(0, (), 0.0, 0.0))
-    plan: Plan | None = None  # None: nothing was computed
+    allocation: PoolAllocation | None = None  # None: nothing was computed
 
     @property
-    def held(self) -> Held:
+    def reserved(self) -> ReservedResources:
         """Resources that the job held from start to end."""
-        plan = self.plan
-        if plan is None:
-            return Held(gpus=0, cpus=0)
-        return Held(
-            gpus=plan.max_actors * plan.pool.num_gpus,
-            cpus=plan.max_actors * plan.num_cpus + plan.pool.feeders * plan.task_cpus,
+        allocation = self.allocation
+        if allocation is None:
+            return ReservedResources(gpus=0, cpus=0)
+        return ReservedResources(
+            gpus=allocation.max_actors * allocation.pool.num_gpus,
+            cpus=allocation.max_actors * allocation.num_cpus + allocation.pool.upstream_tasks * allocation.task_cpus,
         )
 
 
@@ -80,19 +80,19 @@ class ModelWork:
         columns: Rows of `wanted` that are missing -> the same with all columns that the chain reads; None: as they are.
         cut: Missing rows -> blocks, where their size is not all that matters; None: `rows_per_block` each.
         max_error_rate: Of the rows done so far (at least 1,000, or all): over it the job stops.
-        progress_sec: Between two lines of progress.
+        progress_interval_sec: Between two lines of progress.
         prefix_hits: Starts a meter, see `Progress`; None: tokens are counted.
     """
 
     noun: str
     ledger: Ledger
-    pool: Pool
+    pool: PoolRequest
     chain: Callable[[], Chain]
     rows_per_block: int
     columns: Callable[[pa.Table], pa.Table] | None = None
     cut: Callable[[pa.Table], list[pa.Table]] | None = None
     max_error_rate: float = 1.0
-    progress_sec: float = 30.0
+    progress_interval_sec: float = 30.0
     prefix_hits: Callable[[], Callable[[], float | None]] | None = None
 
     def compute(self, wanted: pa.Table) -> LedgerCounts:
@@ -123,7 +123,7 @@ class ModelWork:
             old = old.filter(pa.array(asked.contains(key_numbers(before.errors["content_key"]))))
         counts = LedgerCounts(
             wanted=wanted.num_rows, unique=unique, already_present=unique - todo.num_rows, computed=0, errors=len(old),
-            torn_files=len(before.torn_files), first_error=old[0].as_py() if len(old) else None,
+            corrupt_files=len(before.corrupt_files), first_error=old[0].as_py() if len(old) else None,
         )  # fmt: skip
         return self._compute(todo, counts, len(before.keys)) if todo.num_rows else counts
 
@@ -131,12 +131,12 @@ class ModelWork:
         began = ended = time.time()
         chain, meter = self.chain(), self.prefix_hits() if self.prefix_hits else None
         blocks = self._blocks(self.columns(todo) if self.columns else todo)
-        plan = _start_plan(self.pool, len(blocks))
-        logger.info("%s: %d blocks, plan: %s", self.ledger.table, len(blocks), plan)
-        self.ledger.open_claims(num_present)
-        progress = Progress(self.ledger.table, todo.num_rows, self.progress_sec, meter)
+        allocation = _connect_and_allocate(self.pool, len(blocks))
+        logger.info("%s: %d blocks, plan: %s", self.ledger.table, len(blocks), allocation)
+        self.ledger.begin_attempts(num_present)
+        progress = Progress(self.ledger.table, todo.num_rows, self.progress_interval_sec, meter)
         spans, first_errors, transient, counters = [], [before.first_error], dict[str, str](), Counter[str]()
-        for row in _run_chain(chain, blocks, self.ledger, plan, min(self.rows_per_block, todo.num_rows)):
+        for row in _run_chain(chain, blocks, self.ledger, allocation, min(self.rows_per_block, todo.num_rows)):
             ended = time.time()  # what Ray does to stop its workers afterwards is no work of the model
             progress.add(row["rows"], row["errors"], row["tokens"], row["computed_tokens"], row["started"] or ended)
             self._give_up_over_error_rate(progress, row["first_error"])
@@ -150,7 +150,7 @@ class ModelWork:
             before,
             computed=computed,
             errors=before.errors + progress.errors,
-            repeated_rows=self.ledger.settle_claims(num_present + computed),
+            recomputed_rows=self.ledger.count_recomputed(num_present + computed),
             first_error=next(filter(None, first_errors), None),
             transient=transient,
             counters=counters,
@@ -158,7 +158,7 @@ class ModelWork:
             prefix_hit_rate=progress.prefix_hit_rate,
             device_sec=sum(end - start for start, end in spans),
             timing=timing(progress.rows, spans, began, ended),
-            plan=plan,
+            allocation=allocation,
         )
 
     def _blocks(self, todo: pa.Table) -> list[pa.Table]:
@@ -180,44 +180,44 @@ class ModelWork:
     def estimate_cost(
         self, wanted: pa.Table, sample_rows: int, prices: PriceConfig,
         feeder: Callable[[LedgerCounts], tuple[str, float]] | None = None,
-    ) -> tuple[Quote, LedgerCounts]:  # fmt: skip
+    ) -> tuple[CostEstimate, LedgerCounts]:  # fmt: skip
         """Compute the first missing rows, and estimate what the rest would take. Their results are kept.
 
         Args:
             wanted: As for `compute`, in an order whose start is a random sample.
             sample_rows: How many, in whole blocks where the size of blocks decides the results.
             prices: Per hour.
-            feeder: See `make_quote`, from what the sample's chain counted.
+            feeder: See `estimate_cost`, from what the sample's chain counted.
         """
         missing = self.ledger.missing(wanted)
         counts = self.compute(missing.slice(0, sample_rows))
         remaining = max(missing.num_rows - sample_rows, 0)
-        told = {"feeder": feeder(counts)} if feeder and counts.plan else {}
-        quote = make_quote(self.noun, counts.timing, counts.errors, remaining, counts.held, prices, **told)
-        if quote.remaining and quote.measured:
-            self.ledger.store.write_json(self._quote_path, asdict(quote))
-        return quote, counts
+        told = {"feeder": feeder(counts)} if feeder and counts.allocation else {}
+        estimate = estimate_cost(self.noun, counts.timing, counts.errors, remaining, counts.reserved, prices, **told)
+        if estimate.remaining and estimate.measured:
+            self.ledger.store.write_json(self._estimate_path, asdict(estimate))
+        return estimate, counts
 
     @property
-    def _quote_path(self) -> str:
+    def _estimate_path(self) -> str:
         """Where an estimate is kept for the run that follows."""
-        return f"quotes/{self.pool.section}-{self.ledger.recipe}.json"
+        return f"cost_estimates/{self.pool.section}-{self.ledger.recipe}.json"
 
     def describe(self, counts: LedgerCounts, prices: PriceConfig) -> dict[str, Any]:
         """What the work took, for a manifest, and what had been estimated for these very rows, if it was."""
         took, store = counts.timing, self.ledger.store
         actual = {
             "rows": took.rows, "rows_per_sec": took.rows_per_sec, "wall_sec": took.wall_sec,
-            "startup_sec": took.startup_sec, "cost": asdict(cost_of(took.wall_sec, counts.held, prices)),
+            "startup_sec": took.startup_sec, "cost": asdict(cost_of(took.wall_sec, counts.reserved, prices)),
         }  # fmt: skip
         info: dict[str, Any] = {
             "recipe": self.ledger.recipe, "actual": actual, "tokens": counts.tokens,
-            "prefix_hit_rate": counts.prefix_hit_rate, "plan": str(counts.plan) if counts.plan else None,
+            "prefix_hit_rate": counts.prefix_hit_rate, "allocation": str(counts.allocation) if counts.allocation else None,
         }  # fmt: skip
-        quote = store.read_json(self._quote_path) if store.exists(self._quote_path) else None
-        if quote is not None and quote["remaining"] == took.rows:
-            info["quote"] = quote
-            told = quote["wall_sec"], took.rows, self.noun, took.wall_sec
+        estimate = store.read_json(self._estimate_path) if store.exists(self._estimate_path) else None
+        if estimate is not None and estimate["remaining"] == took.rows:
+            info["cost_estimate"] = estimate
+            told = estimate["wall_sec"], took.rows, self.noun, took.wall_sec
             logger.info("%s: quoted %.0f s for %d %s, took %.0f s", self.pool.section, *told)
         return info
 
@@ -235,7 +235,7 @@ def check_error_rate(num_errors: int, num_rows: int, first_error: str | None, ma
         )
 
 
-def _start_plan(pool: Pool, num_blocks: int) -> Plan:
+def _connect_and_allocate(pool: PoolRequest, num_blocks: int) -> PoolAllocation:
     """Connect to Ray if need be and fit the pool to the cluster; never more workers than blocks."""
     connect()
     pool = replace(
@@ -243,11 +243,11 @@ def _start_plan(pool: Pool, num_blocks: int) -> Plan:
         num_actors=min(pool.num_actors, num_blocks),
         max_actors=min(pool.max_actors or pool.num_actors, num_blocks),
     )
-    return plan_pool(pool, *cluster_nodes())
+    return allocate_pool(pool, *cluster_nodes())
 
 
 def _run_chain(
-    chain: Chain, blocks: list[pa.Table], ledger: Ledger, plan: Plan, rows_per_block: int
+    chain: Chain, blocks: list[pa.Table], ledger: Ledger, allocation: PoolAllocation, rows_per_block: int
 ) -> Iterator[dict[str, Any]]:
     """Rows of STATS as blocks are committed."""
     import ray
@@ -258,11 +258,11 @@ def _run_chain(
         ray.put(b.combine_chunks().append_column(BLOCK_ROWS, pa.array([b.num_rows] * b.num_rows, pa.int64())))
         for b in blocks
     ]
-    dataset = chain(ray.data.from_arrow_refs(refs), ledger, plan, rows_per_block)
+    dataset = chain(ray.data.from_arrow_refs(refs), ledger, allocation, rows_per_block)
     dataset.set_name(ledger.table)
     try:
         # Without read-ahead: what a worker has finished is to be counted now.
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from batch.to_pylist()
     except ray.exceptions.RayError as error:
-        raise explain_failure(ledger.table, error, plan.pool.max_restarts) from error
+        raise explain_failure(ledger.table, error, allocation.pool.max_restarts) from error

@@ -15,7 +15,7 @@ _LEAST_CPUS = 0.5  # logical, of a worker or a task on a cluster that has no who
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pool:
+class PoolRequest:
     """What a stage asks for its model workers; the names are those of its section in the config."""
 
     section: str
@@ -31,15 +31,15 @@ class Pool:
     accelerator_type: str | None = None
     max_restarts: int = 3
     """Of one worker, after its process died. Ray's own default is for ever, which hides a dead engine."""
-    feeders: int = 0
+    upstream_tasks: int = 0
     """CPU tasks that run beside the workers at a time, to prepare rows and to commit results."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class PoolAllocation:
     """What it gets."""
 
-    pool: Pool
+    pool: PoolRequest
     num_actors: int
     max_actors: int
     num_cpus: float  # logical, per worker
@@ -66,7 +66,7 @@ class Plan:
         return f"{many} workers with {self.num_cpus:g} CPU{gpus}{kind} each{tasks}{notes}"
 
 
-def plan_pool(pool: Pool, nodes: Sequence[dict[str, float]], may_grow: bool = False) -> Plan:
+def allocate_pool(pool: PoolRequest, nodes: Sequence[dict[str, float]], may_grow: bool = False) -> PoolAllocation:
     """Fit a pool to a cluster.
 
     Args:
@@ -101,7 +101,7 @@ def plan_pool(pool: Pool, nodes: Sequence[dict[str, float]], may_grow: bool = Fa
     fitting = _fitting(pool, nodes, cpus)
     if not fitting and not may_grow:
         total = sum(node.get("CPU", 0.0) for node in nodes)
-        beside = " beside the tasks that feed it" if pool.feeders else ""
+        beside = " beside the tasks that feed it" if pool.upstream_tasks else ""
         raise UserError(
             f"{section}: not one worker with {cpus:g} logical CPU and {pool.num_gpus:g} GPU fits on the Ray cluster{beside}; "
             f"it has {total:g} CPU: lower {section}.num_cpus (a logical CPU is a permit, not a core), or add nodes"
@@ -112,12 +112,12 @@ def plan_pool(pool: Pool, nodes: Sequence[dict[str, float]], may_grow: bool = Fa
         notes.append(f"{section}.num_actors is {wanted}, but only {num} fit on the cluster")
     most_actors = max(num, pool.max_actors or num)
     most_actors = most_actors if may_grow else min(most_actors, fitting)
-    return Plan(
+    return PoolAllocation(
         pool=pool,
         num_actors=num,
         max_actors=most_actors,
         num_cpus=cpus,
-        task_cpus=_task_cpus(nodes, cpus * max(most_actors, 1), may_grow) if pool.feeders else 0.0,
+        task_cpus=_task_cpus(nodes, cpus * max(most_actors, 1), may_grow) if pool.upstream_tasks else 0.0,
         notes=tuple(notes),
     )
 
@@ -179,7 +179,7 @@ def cluster_nodes() -> tuple[list[dict[str, float]], bool]:
     return nodes, grown is not None
 
 
-def _fitting(pool: Pool, nodes: Sequence[dict[str, float]], cpus: float) -> int:
+def _fitting(pool: PoolRequest, nodes: Sequence[dict[str, float]], cpus: float) -> int:
     """How many workers fit at once, with room for one feeding task if there are such."""
     parts = pool.num_processes
     slots = 0
@@ -189,7 +189,7 @@ def _fitting(pool: Pool, nodes: Sequence[dict[str, float]], cpus: float) -> int:
         slots += int(min(by_cpu, by_gpu) + 1e-9)
     workers = slots // parts
     total = sum(node.get("CPU", 0.0) for node in nodes)
-    if pool.feeders and cpus:
+    if pool.upstream_tasks and cpus:
         workers = min(workers, int((total - _LEAST_CPUS) / cpus + 1e-9))
     return max(workers, 0)
 

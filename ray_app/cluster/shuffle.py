@@ -18,7 +18,7 @@ from ray_app.tables.partitions import Parts
 Result = TypeVar("Result")
 
 
-def exchange(
+def shuffle(
     items: Sequence[Any],
     split: Callable[[Any], Parts],
     join: Callable[[int, Parts, Any], Result],
@@ -74,5 +74,5 @@ def exchange(
     except ray.exceptions.RayError as error:
         raise UserError(
             "a task that reads or joins a part of the tables died again and again, most often for lack of memory: lower "
-            f"ingest.bytes_per_part, or run fewer tasks at once, and run again ({' '.join(str(error).split())[:300]})"
+            f"ingest.partition_bytes, or run fewer tasks at once, and run again ({' '.join(str(error).split())[:300]})"
         ) from error

@@ -36,7 +36,7 @@ class Streamed:
         self.preparer, self.num_rows = preparer, sum(file_rows)
 
     def _windows(self, cfg: TrainConfig, seed: int, epoch: int) -> list[list[int]]:
-        return file_windows(self.file_rows, cfg.window_rows, seed, epoch)
+        return file_windows(self.file_rows, cfg.shuffle_window_rows, seed, epoch)
 
     def _steps_of(self, window: list[int], cfg: TrainConfig) -> int:
         return steps_in(sum(self.file_rows[file] for file in window), cfg)

@@ -34,7 +34,7 @@ class PinTextFiles:
     output: Output
     cfg: PinTextConfig
     recipe: str
-    _held: "OrderedDict[int, pa.Table]" = field(default_factory=OrderedDict, repr=False)
+    _reserved: "OrderedDict[int, pa.Table]" = field(default_factory=OrderedDict, repr=False)
 
     def keyed(self) -> pa.Table:
         """Key all pins; one file is in memory at a time, besides some 70 bytes of each pin.
@@ -80,11 +80,11 @@ class PinTextFiles:
         return pa.table({"content_key": wanted["content_key"], "text": pa.array(texts, pa.string())})
 
     def _file(self, number: int) -> pa.Table:
-        table = self._held.pop(number, None)
+        table = self._reserved.pop(number, None)
         if table is None:
             table = self.store.read_table(self.output.files[number])
             table = table.select([name for name in self.cfg.fields if name in table.column_names])
-        self._held[number] = table
-        while len(self._held) > _FILES_HELD:
-            self._held.popitem(last=False)
+        self._reserved[number] = table
+        while len(self._reserved) > _FILES_HELD:
+            self._reserved.popitem(last=False)
         return table

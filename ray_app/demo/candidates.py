@@ -32,7 +32,7 @@ SAME, SIBLING, CATEGORY, ANY = 0, 1, 2, 3  # how a candidate was found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Candidates:
+class DrawnCandidates:
     """Arrays of shape (num_requests, num_candidates), but `kind`: (num_candidates,)."""
 
     facts: Facts
@@ -43,7 +43,7 @@ class Candidates:
 def draw_candidates(
     cfg: DemoConfig, key: Codes, obj: Codes, first: Codes, *, same: int, siblings: int, category: int, any_pin: int,
     popular: bool,
-) -> Candidates:  # fmt: skip
+) -> DrawnCandidates:  # fmt: skip
     """Candidates of requests.
 
     Args:
@@ -73,7 +73,7 @@ def draw_candidates(
         axis=1,
     )
     kind = np.repeat([SAME, SIBLING, CATEGORY, ANY], [1 + same, siblings, category, any_pin])
-    return Candidates(facts=pin_facts(seed, pins), is_first=_first_in_row(pins), kind=kind)
+    return DrawnCandidates(facts=pin_facts(seed, pins), is_first=_first_in_row(pins), kind=kind)
 
 
 def _draw_object(seed: int, what: Draw, rows: Codes, size: int, choices: Codes, num_choices: Codes) -> Codes:

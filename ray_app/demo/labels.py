@@ -10,7 +10,7 @@ from ray_app.base.schemas import HUMAN_LABELS, NUM_GRADES
 from ray_app.demo.candidates import CATEGORY, SAME, SIBLING, draw_candidates
 from ray_app.demo.concepts import GROUP_OF, OBJECTS
 from ray_app.demo.facts import LOCALE_NAMES, Codes, Draw, generator, grades, gumbel, language_fit, pin_facts, pin_id
-from ray_app.demo.queries import Queries, labelled_queries, pool_queries, split_by_share, truth_queries
+from ray_app.demo.queries import Queries, ground_truth_queries, labelled_queries, pool_queries, split_by_share
 
 # What is judged for a query, as shares of its pins: (same object, grade 5), (same, 4), (same, 3), near object, same
 # category, any pin. Guessed, so that every grade is frequent; what a stratum lacks, any other candidate fills.
@@ -69,15 +69,15 @@ def human_labels(cfg: DemoConfig) -> pa.Table:
     return pa.Table.from_pylist(rows, HUMAN_LABELS)
 
 
-def truth_tables(cfg: DemoConfig) -> tuple[pa.Table, pa.Table]:
+def ground_truth_tables(cfg: DemoConfig) -> tuple[pa.Table, pa.Table]:
     """True grades of pairs of held-out queries (HUMAN_LABELS), and those queries (REQUESTS)."""
-    queries = truth_queries(cfg)
+    queries = ground_truth_queries(cfg)
     rows = [
         {"query": queries.text[q], "locale": LOCALE_NAMES[queries.locale[q]], "pin_id": pin_id(pin), "grade": grade}
-        for q, pins in enumerate(judged_pins(cfg, queries, cfg.pins_per_truth_query))
+        for q, pins in enumerate(judged_pins(cfg, queries, cfg.pins_per_ground_truth_query))
         for pin, grade in zip(pins.tolist(), query_grades(cfg, queries, q, pins).tolist(), strict=True)
     ]
-    same = {"rater_id": "truth", "guideline_version": "truth"}
+    same = {"rater_id": "ground_truth", "guideline_version": "ground_truth"}
     return pa.Table.from_pylist([row | same for row in rows], HUMAN_LABELS), _request_rows(queries, held_out=True)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ray_app.base.config import DemoConfig
 from ray_app.base.schemas import ACTIONS, SEARCH_LOG
-from ray_app.demo.candidates import ANY, CATEGORY, Candidates, draw_candidates
+from ray_app.demo.candidates import ANY, CATEGORY, DrawnCandidates, draw_candidates
 from ray_app.demo.facts import LOCALE_NAMES, Codes, Draw, Numbers, grades, gumbel, language_fit, numbers, pin_id, zipf
 from ray_app.demo.queries import Queries, num_pool_queries, pool_queries
 
@@ -108,7 +108,7 @@ def _first_pages(cfg: DemoConfig, search: Codes, queries: Queries, query_of: Cod
     return tuple(np.take_along_axis(values[query_of], top, axis=1) for values in (found.facts.number, grade))  # type: ignore[return-value]
 
 
-def _noise(cfg: DemoConfig, search: Codes, found: Candidates) -> tuple[Numbers, NDArray[np.bool_]]:
+def _noise(cfg: DemoConfig, search: Codes, found: DrawnCandidates) -> tuple[Numbers, NDArray[np.bool_]]:
     """What differs between searches for the same: Gumbel noise, and which candidates are strays."""
     at = np.arange(len(found.kind))
     noise = gumbel(cfg.seed, Draw.SEARCH_NOISE, search[:, None], at)
@@ -116,7 +116,7 @@ def _noise(cfg: DemoConfig, search: Codes, found: Candidates) -> tuple[Numbers, 
     return noise, numbers(cfg.seed, Draw.SEARCH_STRAY, search[:, None], at) < share
 
 
-class Wishes(NamedTuple):
+class Intent(NamedTuple):
     """What people would do with pins that they look at; bool arrays of one shape."""
 
     click: NDArray[np.bool_]
@@ -125,13 +125,13 @@ class Wishes(NamedTuple):
     hide: NDArray[np.bool_]  # not having clicked
 
 
-def examines(seed: int, search: Codes, num_shown: int) -> NDArray[np.bool_]:
+def examination(seed: int, search: Codes, num_shown: int) -> NDArray[np.bool_]:
     """Whether the person of each search looks at each position; (num_searches, num_shown)."""
     at = np.arange(num_shown)[None, :]
     return numbers(seed, Draw.EXAMINED, search[:, None], at) < (at + 1.0) ** -ETA
 
 
-def wishes(seed: int, search: Codes, key: Codes, grade: Codes) -> Wishes:
+def intents(seed: int, search: Codes, key: Codes, grade: Codes) -> Intent:
     """What the person of each search would do with pins of these grades.
 
     Args:
@@ -143,7 +143,7 @@ def wishes(seed: int, search: Codes, key: Codes, grade: Codes) -> Wishes:
     def would(what: Draw, rates: tuple[float, ...]) -> NDArray[np.bool_]:
         return numbers(seed, what, search[:, None], key) < np.array(rates)[grade - 1]
 
-    return Wishes(
+    return Intent(
         click=would(Draw.CLICK, CLICK),
         long_click=would(Draw.LONG_CLICK, LONG_CLICK),
         save=would(Draw.SAVE, SAVE),
@@ -154,7 +154,7 @@ def wishes(seed: int, search: Codes, key: Codes, grade: Codes) -> Wishes:
 def _act(seed: int, search: Codes, grade: Codes) -> tuple[NDArray[np.bool_], Codes]:
     """What happened, (num_searches, SHOWN, len(ACTIONS)) as in `ACTIONS`, and how many seconds after the search."""
     at = np.arange(grade.shape[1])[None, :]
-    examined, wish = examines(seed, search, grade.shape[1]), wishes(seed, search, at, grade)
+    examined, wish = examination(seed, search, grade.shape[1]), intents(seed, search, at, grade)
     click = examined & wish.click
     hide = examined & ~wish.click & wish.hide
     clicked_at = 2 + 4 * at + (numbers(seed, Draw.DELAY, search[:, None], at) * 20).astype(np.int64)

@@ -86,9 +86,9 @@ def pool_queries(cfg: DemoConfig, key: Codes) -> Queries:
     return _draw_queries(cfg, key, pool_locales(cfg, key), held_out=False)
 
 
-def truth_queries(cfg: DemoConfig) -> Queries:
-    """`cfg.truth_queries` queries over all locales, by the shares of people, all in groups that the log never uses."""
-    quota = split_by_share(cfg.truth_queries, tuple(LOCALES.values()))
+def ground_truth_queries(cfg: DemoConfig) -> Queries:
+    """`cfg.ground_truth_queries` queries over all locales, by the shares of people, all in groups that the log never uses."""
+    quota = split_by_share(cfg.ground_truth_queries, tuple(LOCALES.values()))
     seen: set[str] = set()
     kept: list[Queries] = []
     for code, size in enumerate(quota):

@@ -15,7 +15,7 @@ import numpy as np
 from ray_app.demo.concepts import ATTRIBUTES, CATEGORY_OF, GROUP_OF, draw_concept
 from ray_app.demo.corpus import any_language, any_request, pin_text, short_text
 from ray_app.demo.texts import query_text
-from ray_app.demo.tokens import descend, optimiser, padded
+from ray_app.demo.tokens import descend, optimizer, padded
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def train_reading(tokenizer: Any, model: Any, seed: int, steps: int, log: list[f
     torch.manual_seed(seed)
     heads = torch.nn.Linear(model.config.hidden_size, 5 + 4 * len(ATTRIBUTES))
     params = [*model.parameters(), *heads.parameters()]
-    adamw, schedule = optimiser(params, steps, LEARNING_RATE)
+    adamw, schedule = optimizer(params, steps, LEARNING_RATE)
     for batch in _batches(rows, int(count * SIMPLE_SHARE), rng):
         ids, mask, states = _states(model, [rows[i] for i in batch])
         wanted = torch.from_numpy(classes[batch])

@@ -27,7 +27,7 @@ def _shifted(colour: RGB, rng: np.random.Generator) -> RGB:
     return int(moved[0]), int(moved[1]), int(moved[2])
 
 
-def draw_picture(concept: Concept, rng: np.random.Generator, size: int = 128) -> Any:
+def draw_image(concept: Concept, rng: np.random.Generator, size: int = 128) -> Any:
     """A picture of a concept, the same for the same concept and generator state.
 
     Place, size, tilt and side of the object, its exact colour and the setting's details vary with `rng`.
@@ -59,8 +59,8 @@ def draw_picture(concept: Concept, rng: np.random.Generator, size: int = 128) ->
     return image.reduce(OVERSAMPLING)
 
 
-def picture_bytes(concept: Concept, rng: np.random.Generator, size: int = 128) -> bytes:
-    """`draw_picture` as PNG."""
+def image_bytes_of(concept: Concept, rng: np.random.Generator, size: int = 128) -> bytes:
+    """`draw_image` as PNG."""
     stream = io.BytesIO()
-    draw_picture(concept, rng, size).save(stream, "PNG", compress_level=6)
+    draw_image(concept, rng, size).save(stream, "PNG", compress_level=6)
     return stream.getvalue()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ray_app.demo.corpus import OUTCOMES, documents
-from ray_app.demo.tokens import WIDTH, descend, optimiser, padded
+from ray_app.demo.tokens import WIDTH, descend, optimizer, padded
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def train_teacher(
         *([i + simple for i in batch] for batch in token_batches(encoded[simple:], rng)),
     ]
     params = list(model.parameters())
-    adamw, schedule = optimiser(params, len(batches), 1.5e-3)
+    adamw, schedule = optimizer(params, len(batches), 1.5e-3)
     for batch in batches:
         ids, mask = padded([encoded[i][0] for i in batch])
         weight = torch.zeros(ids.shape)

@@ -49,7 +49,7 @@ def description(concept: Concept, language: str, rng: np.random.Generator, told:
     values = _told(concept, told)
     if rng.random() < 0.5:
         phrase = _noun_phrase(voc, concept.object, values, rng)
-        return _capitalised(_pick(voc.patterns["descriptions"], rng).format(np=phrase))
+        return _capitalized(_pick(voc.patterns["descriptions"], rng).format(np=phrase))
     if not values:
         return _pick(voc.patterns["nothing"], rng)
     bare = [_pick(voc.words[name][value], rng).bare for name, value in values.items()]
@@ -155,7 +155,7 @@ def _noun_phrase(voc: Vocabulary, obj: str, values: dict[str, str], rng: np.rand
 def _link_text(kind: str, concept: Concept, language: str, rng: np.random.Generator, told: Collection[str]) -> str:
     voc = vocabulary(language)
     phrase = _noun_phrase(voc, concept.object, _told(concept, told), rng)
-    return _capitalised(_pick(voc.patterns[kind], rng).format(np=phrase, shop=_pick(SHOPS, rng)))
+    return _capitalized(_pick(voc.patterns[kind], rng).format(np=phrase, shop=_pick(SHOPS, rng)))
 
 
 def _cased(text: str, language: str, rng: np.random.Generator) -> str:
@@ -164,11 +164,11 @@ def _cased(text: str, language: str, rng: np.random.Generator) -> str:
     if draw < 0.15:
         return text.lower()
     if language == "en" and draw < 0.4:
-        return " ".join(_capitalised(word) if len(word) > 3 else word for word in _capitalised(text).split(" "))
-    return _capitalised(text)
+        return " ".join(_capitalized(word) if len(word) > 3 else word for word in _capitalized(text).split(" "))
+    return _capitalized(text)
 
 
-def _capitalised(text: str) -> str:
+def _capitalized(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 

@@ -68,7 +68,7 @@ def padded(rows: Sequence[Any]) -> tuple[Any, Any]:
     return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
-def optimiser(params: list[Any], steps: int, rate: float) -> tuple[Any, Any]:
+def optimizer(params: list[Any], steps: int, rate: float) -> tuple[Any, Any]:
     """AdamW with a short warm-up and a linear way down."""
     import torch
 

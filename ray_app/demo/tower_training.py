@@ -7,7 +7,7 @@ import numpy as np
 from ray_app.demo.concepts import ATTRIBUTES, draw_concept
 from ray_app.demo.corpus import all_values, any_language, ask, entry, pin_text
 from ray_app.demo.texts import query_text
-from ray_app.demo.tokens import WIDTH, descend, optimiser, padded
+from ray_app.demo.tokens import WIDTH, descend, optimizer, padded
 
 TEMPERATURE = 0.07  # guessed, as usual for InfoNCE
 
@@ -70,7 +70,7 @@ def train_tower(tokenizer: Any, rng: np.random.Generator, steps: int, log: list[
     )  # fmt: skip
     model = BertModel(config, add_pooling_layer=False)
     params = list(model.parameters())
-    adamw, schedule = optimiser(params, steps, 3e-3)
+    adamw, schedule = optimizer(params, steps, 3e-3)
 
     def embed(texts: list[str]) -> Any:
         ids, mask = padded([encoding.ids[:64] for encoding in tokenizer.encode_batch(texts)])

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ray_app.demo.concepts import COLOURS, OBJECTS, SETTINGS, Concept, draw_concept
-from ray_app.demo.render_images import draw_picture
+from ray_app.demo.render_images import draw_image
 from ray_app.demo.texts import caption
 from ray_app.demo.tokens import descend
 
@@ -27,7 +27,7 @@ PATCH = 8
 WIDTH = 96
 SHUFFLE = 2  # 2 x 2 patches become one token for the language model
 NUM_IMAGE_TOKENS = (SIDE // PATCH // SHUFFLE) ** 2
-NUM_PICTURES = 40_000
+NUM_IMAGES = 40_000
 LOOK_EPOCHS = 6  # at classes: what the picture shows
 SPEAK_EPOCHS = 2  # at captions
 BATCH = 128
@@ -106,7 +106,7 @@ def draw_many(seeds: Sequence[int]) -> tuple[np.ndarray, list[Concept]]:
 def _draw(seed: int) -> tuple[Concept, Any]:
     rng = np.random.default_rng([seed, 90_210])  # not the world's streams
     concept = draw_concept(rng)
-    return concept, draw_picture(concept, rng)
+    return concept, draw_image(concept, rng)
 
 
 def draw_all(count: int, first_seed: int, workers: int) -> tuple[np.ndarray, list[Concept]]:
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("ray_app/demo/models/vlm"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chose")
-    parser.add_argument("--pictures", type=int, default=NUM_PICTURES)
+    parser.add_argument("--pictures", type=int, default=NUM_IMAGES)
     parser.add_argument("--epochs", type=int, nargs=2, default=(LOOK_EPOCHS, SPEAK_EPOCHS), metavar=("LOOK", "SPEAK"))
     args = parser.parse_args()
     if args.threads:

@@ -19,7 +19,7 @@ from ray_app.demo import texts
 from ray_app.demo.boards import board_rows, num_boards
 from ray_app.demo.concepts import ATTRIBUTES, Concept
 from ray_app.demo.facts import LANGUAGE_OF, LOCALE_NAMES, Codes, Draw, generator, pin_facts, pin_id
-from ray_app.demo.labels import concept_rows, human_labels, request_rows, truth_tables
+from ray_app.demo.labels import concept_rows, ground_truth_tables, human_labels, request_rows
 from ray_app.demo.log import LOG_START, num_searches, search_log
 from ray_app.demo.queries import num_pool_queries
 
@@ -36,8 +36,8 @@ TOLD_SHARES = {
     "link_title": 0.4,
     "link_description": 0.4,
 }  # of each attribute, by field
-NO_PICTURE_SHARE = 0.03
-BROKEN_PICTURE_SHARE = 0.002  # uploads that were cut off
+NO_IMAGE_SHARE = 0.03
+BROKEN_IMAGE_SHARE = 0.002  # uploads that were cut off
 MAX_AGE_DAYS = 700  # of a pin when the log starts
 
 MIN_PARTS = 8  # so that small worlds are made on several cores too, but
@@ -45,7 +45,7 @@ MIN_PART_PINS = 500  # a part costs more than the start of a worker
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Picture:
+class ImageFile:
     """A picture file: its path below the folder of pictures, and its content."""
 
     path: str
@@ -75,15 +75,15 @@ def part_tables(cfg: DemoConfig, part: int, parts: int, image_root: str) -> dict
         "pins": pin_rows(cfg, *pins, image_root),
         "boards": board_rows(cfg, *part_bounds(num_boards(cfg), part, parts)),
         "search_log": search_log(cfg, *part_bounds(num_searches(cfg), part, parts)),
-        "truth/concepts": concept_rows(cfg, *pins),
-        "truth/requests": request_rows(cfg, *part_bounds(num_pool_queries(cfg), part, parts)),
+        "ground_truth/concepts": concept_rows(cfg, *pins),
+        "ground_truth/requests": request_rows(cfg, *part_bounds(num_pool_queries(cfg), part, parts)),
     }
 
 
 def whole_tables(cfg: DemoConfig) -> dict[str, pa.Table]:
     """The small tables that are made in one piece."""
-    judgements, requests = truth_tables(cfg)
-    return {"human_labels": human_labels(cfg), "truth/judgements": judgements, "truth/requests": requests}
+    judgments, requests = ground_truth_tables(cfg)
+    return {"human_labels": human_labels(cfg), "ground_truth/judgments": judgments, "ground_truth/requests": requests}
 
 
 def pin_rows(cfg: DemoConfig, start: int, stop: int, image_root: str) -> pa.Table:
@@ -100,25 +100,25 @@ def pin_rows(cfg: DemoConfig, start: int, stop: int, image_root: str) -> pa.Tabl
             "locale": LOCALE_NAMES[facts.locale[i]],
             "created_at": first_saved + timedelta(seconds=int(rng.integers(MAX_AGE_DAYS * 86_400))),
         }
-        if _has_picture(cfg, root):
+        if _has_image(cfg, root):
             if cfg.pictures == "files":
-                row["image"] = join_location(image_root, picture_path(root))
+                row["image"] = join_location(image_root, image_path(root))
             else:
-                row["image_bytes"] = _picture(cfg, root, concept).data
+                row["image_bytes"] = _image(cfg, root, concept).data
         rows.append(row)
     return pa.Table.from_pylist(rows, PINS)
 
 
-def picture_files(cfg: DemoConfig, start: int, stop: int) -> Iterator[Picture]:
+def image_files(cfg: DemoConfig, start: int, stop: int) -> Iterator[ImageFile]:
     """The picture files of pins start..stop-1; a repin shows another pin's."""
     facts = pin_facts(cfg.seed, np.arange(start, stop))
     for i in np.flatnonzero(facts.root == facts.number):
         number = int(facts.number[i])
-        if _has_picture(cfg, number):
-            yield _picture(cfg, number, facts.concept(i))
+        if _has_image(cfg, number):
+            yield _image(cfg, number, facts.concept(i))
 
 
-def picture_path(number: int) -> str:
+def image_path(number: int) -> str:
     """Where a pin's picture lies below the folder of pictures: 256 folders, so that none grows too large to list."""
     return f"{number % 256:02x}/{pin_id(number)}.png"
 
@@ -159,12 +159,12 @@ def _texts(concept: Concept, spoken: str, rng: np.random.Generator) -> dict[str,
     return row
 
 
-def _has_picture(cfg: DemoConfig, root: int) -> bool:
-    return bool(generator(cfg.seed, Draw.PICTURE, 0, root).random() >= NO_PICTURE_SHARE)
+def _has_image(cfg: DemoConfig, root: int) -> bool:
+    return bool(generator(cfg.seed, Draw.PICTURE, 0, root).random() >= NO_IMAGE_SHARE)
 
 
-def _picture(cfg: DemoConfig, root: int, concept: Concept) -> Picture:
+def _image(cfg: DemoConfig, root: int, concept: Concept) -> ImageFile:
     rng = generator(cfg.seed, Draw.PICTURE, 1, root)
-    is_broken = bool(rng.random() < BROKEN_PICTURE_SHARE)
-    data = pictures.picture_bytes(concept, rng, cfg.picture_size)
-    return Picture(path=picture_path(root), data=data[: len(data) // 3] if is_broken else data, is_broken=is_broken)
+    is_broken = bool(rng.random() < BROKEN_IMAGE_SHARE)
+    data = pictures.image_bytes_of(concept, rng, cfg.image_size)
+    return ImageFile(path=image_path(root), data=data[: len(data) // 3] if is_broken else data, is_broken=is_broken)

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_app.base.text import tokenise
-from ray_app.features.neighbours import best_k
+from ray_app.base.text import tokenize
+from ray_app.features.neighbors import best_k
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Tokeniser = Callable[[str], list[str]]
+Tokenizer = Callable[[str], list[str]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +68,7 @@ class CatalogueMatch(NamedTuple):
 class CorpusCounts:
     """What documents that are not in an index add to its statistics; a few bytes per word, none per document."""
 
-    tokeniser: Tokeniser
+    tokenizer: Tokenizer
     num_docs: int = 0
     num_tokens: int = 0
     doc_frequency: Counter[str] = field(default_factory=Counter)
@@ -76,7 +76,7 @@ class CorpusCounts:
     def add(self, texts: Iterable[str]) -> None:
         """Count some more documents."""
         for text in texts:
-            tokens = self.tokeniser(text)
+            tokens = self.tokenizer(text)
             self.num_docs += 1
             self.num_tokens += len(tokens)
             self.doc_frequency.update(set(tokens))
@@ -90,7 +90,7 @@ class Bm25Index:
     wherever it is.
     """
 
-    tokeniser: Tokeniser
+    tokenizer: Tokenizer
     vocabulary: dict[str, int]
     idf: Floats  # (num_terms,)
     doc_frequency: Ints  # (num_terms,) documents of the corpus that have the term
@@ -105,7 +105,7 @@ class Bm25Index:
     @classmethod
     def build(
         cls, texts: Sequence[str], k1: float = 1.5, b: float = 0.75, epsilon: float = 0.25,
-        tokeniser: Tokeniser = tokenise, others: CorpusCounts | None = None,
+        tokenizer: Tokenizer = tokenize, others: CorpusCounts | None = None,
     ) -> "Bm25Index":  # fmt: skip
         """Index `texts`; no text at all is a valid, always-zero index.
 
@@ -115,8 +115,8 @@ class Bm25Index:
             others: The rest of the corpus, counted with the same tokeniser; None: `texts` is all of it.
         """
         vocabulary: dict[str, int] = {}
-        term_ids, doc_length = _tokens(texts, tokeniser, lambda token: vocabulary.setdefault(token, len(vocabulary)))
-        others = others or CorpusCounts(tokeniser=tokeniser)
+        term_ids, doc_length = _tokens(texts, tokenizer, lambda token: vocabulary.setdefault(token, len(vocabulary)))
+        others = others or CorpusCounts(tokenizer=tokenizer)
         of_others = np.array(
             [vocabulary.setdefault(token, len(vocabulary)) for token in others.doc_frequency], np.int64
         )
@@ -128,7 +128,7 @@ class Bm25Index:
         num_tokens = int(doc_length.sum()) + others.num_tokens
         mean_length = num_tokens / num_docs if num_tokens else 1.0
         return cls(
-            tokeniser=tokeniser, vocabulary=vocabulary, idf=idf, doc_frequency=doc_frequency, num_docs=num_docs,
+            tokenizer=tokenizer, vocabulary=vocabulary, idf=idf, doc_frequency=doc_frequency, num_docs=num_docs,
             mean_length=mean_length, k1=k1, b=b, doc_length=doc_length, postings=_matrix(found, len(texts), num_terms),
             weight=_weights(found, doc_length, idf, mean_length, k1, b),
         )  # fmt: skip
@@ -138,7 +138,7 @@ class Bm25Index:
 
         Words that no document of the corpus has count in a document's length alone.
         """
-        term_ids, doc_length = _tokens(texts, self.tokeniser, lambda token: self.vocabulary.get(token, -1))
+        term_ids, doc_length = _tokens(texts, self.tokenizer, lambda token: self.vocabulary.get(token, -1))
         found = _count(term_ids, doc_length, len(self.vocabulary))
         return replace(
             self,
@@ -162,7 +162,7 @@ class Bm25Index:
             IndexError: an index outside its list.
         """
         # For a sum, repeated tokens need no count and unknown ones nothing at all: half the work of `query_terms`.
-        said = [self.tokeniser(query) for query in queries]
+        said = [self.tokenizer(query) for query in queries]
         flat = np.fromiter(map(self.vocabulary.get, chain.from_iterable(said), repeat(-1)), np.int64)
         known = flat >= 0
         term, before = flat[known], np.concatenate([[0], np.cumsum(known)])
@@ -176,7 +176,7 @@ class Bm25Index:
 
     def query_terms(self, queries: Sequence[str]) -> QueryTerms:
         """Tokenise queries and find their distinct terms in the vocabulary."""
-        said = [self.tokeniser(query) for query in queries]
+        said = [self.tokenizer(query) for query in queries]
         distinct = [dict.fromkeys(tokens) for tokens in said]
         start = np.concatenate([[0], np.cumsum([len(tokens) for tokens in distinct], dtype=np.int64)])
         terms = np.fromiter(map(self.vocabulary.get, chain.from_iterable(distinct), repeat(-1)), np.int64)
@@ -260,12 +260,12 @@ class _Counts(NamedTuple):
     times: Ints
 
 
-def _tokens(texts: Sequence[str], tokeniser: Tokeniser, term_of: Callable[[str], int]) -> tuple[Ints, Ints]:
+def _tokens(texts: Sequence[str], tokenizer: Tokenizer, term_of: Callable[[str], int]) -> tuple[Ints, Ints]:
     """The term of every token, text by text, and each text's number of tokens, (num_texts,)."""
     terms = array("q")  # a list would take four times the memory
     length = np.zeros(len(texts), np.int64)
     for i, text in enumerate(texts):
-        tokens = tokeniser(text)
+        tokens = tokenizer(text)
         length[i] = len(tokens)
         terms.extend([term_of(token) for token in tokens])
     return np.array(terms, np.int64), length

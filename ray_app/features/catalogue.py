@@ -11,10 +11,10 @@ from ray_app.base.config import Config
 from ray_app.base.content_key import content_key
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
-from ray_app.base.text import field_text, normalise_query
+from ray_app.base.text import field_text, normalize_query
 from ray_app.features.bm25 import CatalogueMatch
 from ray_app.features.cosine import CosineBackground, CosineFeatures
-from ray_app.features.lexical import PairFeatures
+from ray_app.features.lexical import LexicalFeatures
 from ray_app.tables.manifest import Output, read_output, require_output
 
 
@@ -24,7 +24,7 @@ class Catalogue:
 
     cfg: Config  # the run's
     pin_texts: pa.Table  # schema PIN_TEXTS
-    pairs: PairFeatures  # lexical features over the same rows
+    pairs: LexicalFeatures  # lexical features over the same rows
     title_vectors: np.ndarray  # (num_pins, dim) float32, unit length or zero
     text_vectors: np.ndarray  # (num_pins, dim) float32
 
@@ -42,7 +42,7 @@ class Catalogue:
         return cls(
             cfg=cfg,
             pin_texts=pin_texts,
-            pairs=PairFeatures(pin_texts, cfg.features, cfg.pin_text),
+            pairs=LexicalFeatures(pin_texts, cfg.features, cfg.pin_text),
             title_vectors=matrix_or_zero(zero_shot_pins["title_embedding"]),
             text_vectors=matrix_or_zero(zero_shot_pins["text_embedding"]),
         )
@@ -52,15 +52,17 @@ class Catalogue:
         """Without zero-shot vectors, for the student, which reads none of pins.
 
         Args:
-            others: The texts of the other pins; see `PairFeatures`.
+            others: The texts of the other pins; see `LexicalFeatures`.
         """
         nothing = np.zeros((pin_texts.num_rows, 0), np.float32)
-        pairs = PairFeatures(pin_texts, cfg.features, cfg.pin_text, others)
+        pairs = LexicalFeatures(pin_texts, cfg.features, cfg.pin_text, others)
         return cls(cfg=cfg, pin_texts=pin_texts, pairs=pairs, title_vectors=nothing, text_vectors=nothing)
 
     def with_texts(self, pin_texts: pa.Table) -> "Catalogue":
         """The same pins with other user-made texts (engaged queries, boards); zero-shot vectors stay."""
-        return replace(self, pin_texts=pin_texts, pairs=PairFeatures(pin_texts, self.cfg.features, self.cfg.pin_text))
+        return replace(
+            self, pin_texts=pin_texts, pairs=LexicalFeatures(pin_texts, self.cfg.features, self.cfg.pin_text)
+        )
 
     def cosine_features(self) -> CosineFeatures:
         """Backgrounds measured on these pins."""
@@ -77,7 +79,7 @@ class Catalogue:
         Args:
             query_vectors: (num_queries, dim) zero-shot vectors.
             query_index, pin_index: (num_pairs,).
-            match: See `PairFeatures.compute`.
+            match: See `LexicalFeatures.compute`.
 
         Returns:
             (num_pairs, num_features) float32.
@@ -101,10 +103,10 @@ class Catalogue:
 
 def index_queries(raw: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """Distinct normalised queries, sorted, and each input's position among them, (len(raw),) int64."""
-    normalised = [normalise_query(query) for query in raw]
-    distinct = sorted(set(normalised))
+    normalized = [normalize_query(query) for query in raw]
+    distinct = sorted(set(normalized))
     place = {query: i for i, query in enumerate(distinct)}
-    return distinct, np.array([place[query] for query in normalised], np.int64)
+    return distinct, np.array([place[query] for query in normalized], np.int64)
 
 
 def load_catalogue(cfg: Config, store: Storage) -> tuple[Catalogue, list[Output]]:

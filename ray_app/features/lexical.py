@@ -1,6 +1,6 @@
 """Pair features beside the language models: BM25 and text match per field, what the query is, what the pin has.
 
-One class for teach, distill, evaluate and serve, so that a model never sees a feature computed in two ways.
+One class for train_teacher, distill, evaluate and serve, so that a model never sees a feature computed in two ways.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,7 @@ _MIN_COMPACT_CHARS = 6  # a shorter query is found by chance inside other words 
 Floats = NDArray[np.float32]
 
 
-class PairFeatures:
+class LexicalFeatures:
     """Features of (query, pin) pairs over one catalogue. Build once; `compute` is vectorised over pairs.
 
     A pin without text has zeros and its presence flags are 0. Everything is finite, and 0..about 3 in size.
@@ -45,20 +45,20 @@ class PairFeatures:
         self.fields: list[str] = list(features.bm25_fields)
         self._pin_text = pin_text
         texts = self._read(pin_texts)
-        of_fields = {name: CorpusCounts(tokeniser=stem_tokens) for name in self._stems}
-        of_all, of_grams = CorpusCounts(tokeniser=stem_tokens), CorpusCounts(tokeniser=char_grams)
+        of_fields = {name: CorpusCounts(tokenizer=stem_tokens) for name in self._stems}
+        of_all, of_grams = CorpusCounts(tokenizer=stem_tokens), CorpusCounts(tokenizer=char_grams)
         for table in others:
             for name, counts in of_fields.items():
                 counts.add(_field_texts(table, name))
             of_all.add(render_pin_texts(table, pin_text))
             of_grams.add(_field_texts(table, "title"))
         self._field_index = {
-            name: Bm25Index.build(texts[name], tokeniser=stem_tokens, others=of_fields[name]) for name in self._stems
+            name: Bm25Index.build(texts[name], tokenizer=stem_tokens, others=of_fields[name]) for name in self._stems
         }
-        self._all_index = Bm25Index.build(self.rendered, tokeniser=stem_tokens, others=of_all)
-        self._title_grams = Bm25Index.build(texts["title"], tokeniser=char_grams, others=of_grams)
+        self._all_index = Bm25Index.build(self.rendered, tokenizer=stem_tokens, others=of_all)
+        self._title_grams = Bm25Index.build(texts["title"], tokenizer=char_grams, others=of_grams)
 
-    def of_texts(self, pin_texts: pa.Table) -> "PairFeatures":
+    def of_texts(self, pin_texts: pa.Table) -> "LexicalFeatures":
         """Features of other texts by this catalogue's statistics, in which they do not count.
 
         `compute` must be given this catalogue's `catalogue_match`.

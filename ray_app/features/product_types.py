@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ray_app.base.text import normalise_query, normalise_text
+from ray_app.base.text import normalize_query, normalize_text
 
 _PLAIN = re.compile(r"[a-z][a-z\-'/]*")
 _ACRONYM = re.compile(r"[A-Z]{2,4}")
@@ -14,7 +14,7 @@ _UNITS = frozenset("m mm cm pixels ppm dpi sheets pages pcs".split())  # follow 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TypedPin:
+class ProductTypePin:
     """A pin whose title names its kind."""
 
     row: int
@@ -22,13 +22,13 @@ class TypedPin:
     title_without: str
 
 
-def type_phrase(title: str) -> tuple[str, str] | None:
+def product_type_phrase(title: str) -> tuple[str, str] | None:
     """The phrase that names the kind of thing, and the title without it; None where no such phrase stands out.
 
     It is the first run of lower-case words (and acronyms among them) after the title's first word, which is a name.
     Writing without case, and titles in capitals, give None: such a catalogue has no warm-up.
     """
-    words = normalise_text(title).split()
+    words = normalize_text(title).split()
     start = 1
     while start < len(words):
         end = start
@@ -47,12 +47,12 @@ def type_phrase(title: str) -> tuple[str, str] | None:
     return None
 
 
-def find_types(titles: Sequence[str | None], min_pins: int) -> list[TypedPin]:
+def find_product_types(titles: Sequence[str | None], min_pins: int) -> list[ProductTypePin]:
     """Pins whose phrase at least `min_pins` pins share; rarer ones are noise."""
-    found = [(row, parts) for row, title in enumerate(titles) if title and (parts := type_phrase(title))]
-    count = Counter(normalise_query(parts[0]) for _, parts in found)
+    found = [(row, parts) for row, title in enumerate(titles) if title and (parts := product_type_phrase(title))]
+    count = Counter(normalize_query(parts[0]) for _, parts in found)
     return [
-        TypedPin(row=row, phrase=normalise_query(phrase), title_without=rest)
+        ProductTypePin(row=row, phrase=normalize_query(phrase), title_without=rest)
         for row, (phrase, rest) in found
-        if count[normalise_query(phrase)] >= min_pins
+        if count[normalize_query(phrase)] >= min_pins
     ]

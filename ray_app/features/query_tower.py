@@ -20,7 +20,7 @@ NAMES = ("skip.weight", "hidden.weight", "hidden.bias", "out.weight", "out.bias"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SideTower:
+class QueryTower:
     """x -> unit(skip x + out relu(hidden x)).
 
     Args:
@@ -40,7 +40,7 @@ class SideTower:
         return len(self.weights["out.bias"])
 
     @classmethod
-    def load(cls, store: Storage, output: Output) -> "SideTower":
+    def load(cls, store: Storage, output: Output) -> "QueryTower":
         """The tower in a model folder, `engagement_model` or `graph_model`.
 
         Raises:
@@ -51,7 +51,7 @@ class SideTower:
     def save(self, store: Storage, folder: str) -> list[StoredFile]:
         """Write a model folder; `files.json` last."""
         weights = {name: np.ascontiguousarray(self.weights[name], np.float32) for name in NAMES}
-        settings = {"kind": "side_tower", "shapes": {name: list(value.shape) for name, value in weights.items()}}
+        settings = {"kind": "query_tower", "shapes": {name: list(value.shape) for name, value in weights.items()}}
         files = [
             store.write_bytes(f"{folder}/{WEIGHTS}", save(weights)),
             store.write_bytes(f"{folder}/{SETTINGS}", json.dumps(settings, indent=1).encode()),

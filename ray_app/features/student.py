@@ -14,14 +14,14 @@ from ray_app.base.storage import Storage
 from ray_app.features.bm25 import CatalogueMatch
 from ray_app.features.catalogue import Catalogue
 from ray_app.features.engagement_rates import RATE_NAMES
-from ray_app.features.external_embeddings import named_vector_block
-from ray_app.features.query_tower import SideTower
+from ray_app.features.external_embeddings import external_embedding_block
+from ray_app.features.query_tower import QueryTower
 from ray_app.tables.manifest import Output, read_output, require_output
 
 STUDENT_FEATURES_VERSION = 2  # raised when equal inputs give other features
 LOCALE_NAMES = ("same_locale", "same_language", "pin_locale_known", "query_locale_known")
 QUERY_LOCALE_NAMES = ("same_locale", "same_language", "query_locale_known")  # 0 where a query's locale is UNKNOWN
-SIDES = ("engagement", "graph")  # stages that give pins a vector, and queries one in the same space
+AUX_STAGES = ("engagement", "graph")  # stages that give pins a vector, and queries one in the same space
 
 EncodeQueries = Callable[[Sequence[str]], np.ndarray]
 FindOutput = Callable[[str, str], Output]  # (stage, name) -> what that stage made
@@ -29,12 +29,12 @@ ReadTable = Callable[[Storage, Output, list[str] | None], pa.Table]  # as `read_
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
+class AuxEmbeddings:
     """Vectors that one stage made."""
 
     name: str  # of the stage
     pin_vectors: np.ndarray  # (num_pins, dim) float32 unit vectors, zeros where a pin has none
-    tower: SideTower  # makes the queries' vectors
+    tower: QueryTower  # makes the queries' vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class StudentFeatures:
     vector_dims: dict[str, int]  # name -> dimension, in the order of `vectors`
     rates: tuple[np.ndarray, np.ndarray] | None = None
     """(num_pins, 5) engagement rates and (num_pins, 1) whether they are known; None: not made."""
-    sides: Sequence[Side] = ()  # vectors whose cosines are features
+    aux_embeddings: Sequence[AuxEmbeddings] = ()  # vectors whose cosines are features
     encode_queries: EncodeQueries | None = None
     """Texts -> zero-shot vectors, which the sides' towers read; None: there are no sides."""
 
@@ -67,19 +67,21 @@ class StudentFeatures:
             UserError: a stage has not run.
         """
         cfg, find = catalogue.cfg, find or partial(require_output, store)
-        pins = read(store, find("ingest", "pins"), ["pin_id", *cfg.features.named_vectors])
-        values, known = named_vector_block(pins, cfg.features.named_vectors)
-        sides, rates = [], None
-        for name in sides_of(cfg):
+        pins = read(store, find("ingest", "pins"), ["pin_id", *cfg.features.external_embeddings])
+        values, known = external_embedding_block(pins, cfg.features.external_embeddings)
+        aux_embeddings, rates = [], None
+        for name in aux_stages(cfg):
             table = read(store, find(name, f"{name}_pins"), None)
             table = aligned(table, catalogue.pin_texts["pin_id"])
-            tower = SideTower.load(store, find(name, f"{name}_model"))
-            sides.append(Side(name=name, pin_vectors=matrix_or_zero(table[f"{name}_embedding"]), tower=tower))
+            tower = QueryTower.load(store, find(name, f"{name}_model"))
+            aux_embeddings.append(
+                AuxEmbeddings(name=name, pin_vectors=matrix_or_zero(table[f"{name}_embedding"]), tower=tower)
+            )
             if name == "engagement":
                 rates = matrix_or_zero(table["rates"]), table["rates"].is_valid().to_numpy().astype(np.float32)[:, None]
         return cls(
-            catalogue=catalogue, vectors=values, vector_known=known, vector_dims=dict(cfg.features.named_vectors),
-            rates=rates, sides=sides, encode_queries=encode_queries if sides else None,
+            catalogue=catalogue, vectors=values, vector_known=known, vector_dims=dict(cfg.features.external_embeddings),
+            rates=rates, aux_embeddings=aux_embeddings, encode_queries=encode_queries if aux_embeddings else None,
         )  # fmt: skip
 
     @property
@@ -90,7 +92,7 @@ class StudentFeatures:
         names += [f"{name}_known" for name in self.vector_dims]
         if self.rates is not None:
             names += [*RATE_NAMES, "rates_known"]
-        return names + [f"{side.name}_{what}" for side in self.sides for what in ("cosine", "known")]
+        return names + [f"{aux.name}_{what}" for aux in self.aux_embeddings for what in ("cosine", "known")]
 
     def compute(
         self, queries: Sequence[str], query_index: np.ndarray, pin_index: np.ndarray, locales: Sequence[str],
@@ -104,7 +106,7 @@ class StudentFeatures:
             locales: num_pairs canonical locales, UNKNOWN among them.
             zero_shot: (num_queries, width) the queries' zero-shot vectors, if they are there already; zeros where one
                 is not known, which the features say.
-            match: See `PairFeatures.compute`.
+            match: See `LexicalFeatures.compute`.
 
         Returns:
             (num_pairs, num_features) float32, columns as in `names`.
@@ -114,12 +116,12 @@ class StudentFeatures:
         columns += [self.vectors[pin_index], self.vector_known[pin_index]]
         if self.rates is not None:
             columns += [values[pin_index] for values in self.rates]
-        if self.sides:
+        if self.aux_embeddings:
             if zero_shot is None:
                 assert self.encode_queries is not None
                 zero_shot = self.encode_queries(queries)
-            for side in self.sides:
-                of_queries, pin_vectors = side.tower.encode(zero_shot), side.pin_vectors[pin_index]
+            for aux in self.aux_embeddings:
+                of_queries, pin_vectors = aux.tower.encode(zero_shot), aux.pin_vectors[pin_index]
                 query_vectors = of_queries[query_index]
                 known = pin_vectors.any(axis=1) & query_vectors.any(axis=1)
                 columns += [np.einsum("nd,nd->n", query_vectors, pin_vectors)[:, None], known[:, None]]
@@ -135,17 +137,17 @@ class StudentFeatures:
         return np.array(rows, np.float32).reshape(len(rows), len(LOCALE_NAMES))
 
 
-def sides_of(cfg: Config) -> list[str]:
-    """The stages of SIDES that a config switches on."""
-    return [name for name in SIDES if getattr(cfg, name) is not None]
+def aux_stages(cfg: Config) -> list[str]:
+    """The stages of AUX_STAGES that a config switches on."""
+    return [name for name in AUX_STAGES if getattr(cfg, name) is not None]
 
 
 def feature_inputs(cfg: Config, store: Storage) -> list[Output]:
     """What the features are read from, beside the catalogue."""
-    made = [require_output(store, name, f"{name}_{what}") for name in sides_of(cfg) for what in ("pins", "model")]
+    made = [require_output(store, name, f"{name}_{what}") for name in aux_stages(cfg) for what in ("pins", "model")]
     return [require_output(store, "ingest", "pins"), *made]
 
 
 def drifting_inputs(cfg: Config) -> list[str]:
     """Which of `feature_inputs` may follow a few new pins without a new student; another side's model may not."""
-    return ["pins", *(f"{name}_pins" for name in sides_of(cfg))]
+    return ["pins", *(f"{name}_pins" for name in aux_stages(cfg))]

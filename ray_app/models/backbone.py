@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ray_app.base.config import TeachConfig, TrainConfig
+from ray_app.base.config import TeacherConfig, TrainConfig
 from ray_app.base.errors import UserError
 from ray_app.models.model_sources import load_backbone, open_tokenizer
 
@@ -45,7 +45,7 @@ def is_causal(config: Any) -> bool:
     return is_decoder_config(config) and not sees_all and getattr(config, "is_causal", None) is not False
 
 
-def with_pooling(cfg: TeachConfig, config: Any) -> TeachConfig:
+def with_pooling(cfg: TeacherConfig, config: Any) -> TeacherConfig:
     """A copy that says how the teacher's states are pooled.
 
     Raises:
@@ -55,8 +55,8 @@ def with_pooling(cfg: TeachConfig, config: Any) -> TeachConfig:
         return cfg.model_copy(update={"pooling": "last" if is_decoder_config(config) else "mean"})
     if cfg.pooling != "last" and is_causal(config):
         raise UserError(
-            f"teach.pooling is {cfg.pooling}, but {cfg.base_model!r} is a decoder: only its last token has read the whole "
-            "pair; set teach.pooling to last, or leave it out"
+            f"train_teacher.pooling is {cfg.pooling}, but {cfg.base_model!r} is a decoder: only its last token has read the whole "
+            "pair; set train_teacher.pooling to last, or leave it out"
         )
     return cfg
 

@@ -40,7 +40,7 @@ class Tower(NamedTuple):
 class BiEncoder(nn.Module):
     """Language models -> unit vectors of `cfg.dim` -> interaction MLP with pair features -> 5 logits.
 
-    A vector's first `d` numbers, for each `d` of `cfg.nested_dims`, are trained to do the whole vector's work (Matryoshka
+    A vector's first `d` numbers, for each `d` of `cfg.matryoshka_dims`, are trained to do the whole vector's work (Matryoshka
     representation learning, Kusupati et al. 2022).
 
     Args:
@@ -65,15 +65,15 @@ class BiEncoder(nn.Module):
             self.pooling = cfg.pooling or default_pooling(backbone.config)
             self.projection = _projection(backbone.config.hidden_size, cfg.dim)
             self.pin_projection = None if pin_backbone is None else copy.deepcopy(self.projection)
-            self.compare = nn.Linear(cfg.dim, cfg.bottleneck)
-            self.norm = nn.LayerNorm(cfg.bottleneck, elementwise_affine=False)
-            self.vector_dropout = nn.Dropout(cfg.vector_dropout)
-            interactions = 2 * cfg.bottleneck + 1
+            self.compare = nn.Linear(cfg.dim, cfg.projection_dim)
+            self.norm = nn.LayerNorm(cfg.projection_dim, elementwise_affine=False)
+            self.interaction_dropout = nn.Dropout(cfg.interaction_dropout)
+            interactions = 2 * cfg.projection_dim + 1
         self._states: dict[tuple[str, str], Any] | None = None  # pooled states, while the language model is frozen
-        self.head = build_head(interactions + num_features, cfg.hidden, cfg.dropout)
+        self.head = build_head(interactions + num_features, cfg.hidden_dim, cfg.dropout)
         if backbone is not None:
             # What cosine and features say alone; the compared vectors refine it. It holds for queries never seen.
-            self.plain_head = build_head(num_features + 1, cfg.feature_hidden, cfg.dropout)
+            self.plain_head = build_head(num_features + 1, cfg.feature_hidden_dim, cfg.dropout)
             self.plain_linear = nn.Linear(num_features + 1, NUM_GRADES)
             with torch.no_grad():
                 self.head[-1].weight.mul_(0.3)
@@ -93,7 +93,7 @@ class BiEncoder(nn.Module):
         return cls(backbone, tokenizer, cfg, scaler, None if cfg.shared_towers else copy.deepcopy(backbone))
 
     @classmethod
-    def features_only(cls, cfg: DistillConfig, scaler: FeatureScaler) -> "BiEncoder":
+    def feature_only_student(cls, cfg: DistillConfig, scaler: FeatureScaler) -> "BiEncoder":
         """The student without towers: what the pair features can do alone."""
         return cls(None, None, cfg, scaler)
 
@@ -128,9 +128,11 @@ class BiEncoder(nn.Module):
         query = self.vectors("query", self._states_of("query", batch))[batch["query_rows"]]
         pin = self.vectors("pin", self._states_of("pin", batch))[batch["pin_rows"]]
         whole = self.score(query, pin, batch["features"])
-        if not self.training or not self.cfg.nested_dims:
+        if not self.training or not self.cfg.matryoshka_dims:
             return whole
-        cut = [self.score(cut_vectors(query, d), cut_vectors(pin, d), batch["features"]) for d in self.cfg.nested_dims]
+        cut = [
+            self.score(cut_vectors(query, d), cut_vectors(pin, d), batch["features"]) for d in self.cfg.matryoshka_dims
+        ]
         return torch.stack([whole, *cut])
 
     def states(self, tower: str, input_ids: Any, attention_mask: Any) -> Any:
@@ -163,7 +165,7 @@ class BiEncoder(nn.Module):
         cosine = (query * pin).sum(-1, keepdim=True) * 5.0
         query, pin = (pad(vectors, (0, self.cfg.dim - vectors.shape[-1])) for vectors in (query, pin))
         one, two = self.norm(self.compare(query)), self.norm(self.compare(pin))
-        compared = self.vector_dropout(torch.cat([one * two, (one - two).abs()], -1))
+        compared = self.interaction_dropout(torch.cat([one * two, (one - two).abs()], -1))
         plain = torch.cat([cosine, features], -1)
         return self.head(torch.cat([compared, plain], -1)) + self.plain_head(plain) + self.plain_linear(plain)
 

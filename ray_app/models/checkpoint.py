@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_app.base.cache_folder import cache_folder, found_or_made, lock_path, put_in_place, remove
-from ray_app.base.config import DistillConfig, TeachConfig
+from ray_app.base.config import DistillConfig, TeacherConfig
 from ray_app.base.errors import UserError, one_line
 from ray_app.base.hashing import sha256_of
 from ray_app.base.storage import Storage, StoredFile
@@ -140,9 +140,9 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def read_teach_config(folder: Path) -> TeachConfig:
+def read_teacher_config(folder: Path) -> TeacherConfig:
     """The settings that a teacher's folder was trained with."""
-    return TeachConfig.model_validate(read_about(folder)["config"])
+    return TeacherConfig.model_validate(read_about(folder)["config"])
 
 
 def reads_segments(folder: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ray_app.base.config import TeachConfig, TrainConfig
+from ray_app.base.config import TeacherConfig, TrainConfig
 from ray_app.base.errors import UserError
 from ray_app.models.backbone import (
     add_adapters,
@@ -22,7 +22,7 @@ from ray_app.models.backbone import (
     load_saved_backbone,
     with_pooling,
 )
-from ray_app.models.checkpoint import read_about, read_teach_config, reads_segments
+from ray_app.models.checkpoint import read_about, read_teacher_config, reads_segments
 from ray_app.models.grade_head import GradeHead
 from ray_app.models.head import FeatureScaler
 from ray_app.models.model_sources import load_backbone, model_identity
@@ -35,7 +35,7 @@ class PairPreparer:
     """Makes a cross-encoder's inputs; has no weights, so that it can be sent to where the texts are."""
 
     tokenizer: Any  # of the language model
-    cfg: TeachConfig  # lengths
+    cfg: TeacherConfig  # lengths
     scaler: FeatureScaler  # of the pair features
     query_last: bool  # see `pair_ids`
     segments: bool  # see `pad_pairs`
@@ -71,7 +71,7 @@ class CrossEncoder(nn.Module):
     """
 
     def __init__(
-        self, backbone: Any, tokenizer: Any, cfg: TeachConfig, head: GradeHead, base: str | None = None,
+        self, backbone: Any, tokenizer: Any, cfg: TeacherConfig, head: GradeHead, base: str | None = None,
         segments: bool | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -87,7 +87,7 @@ class CrossEncoder(nn.Module):
         self.segments = segments
 
     @classmethod
-    def from_base(cls, cfg: TeachConfig, scaler: FeatureScaler) -> "CrossEncoder":
+    def from_base(cls, cfg: TeacherConfig, scaler: FeatureScaler) -> "CrossEncoder":
         """Untrained head on the base model that `cfg` names.
 
         Raises:
@@ -96,7 +96,7 @@ class CrossEncoder(nn.Module):
         backbone, tokenizer = load_backbone(cfg.base_model, cfg.revision, cfg.num_layers, cfg.quantize)
         cfg, base = with_pooling(cfg, backbone.config), None
         if cfg.lora_rank is not None:
-            loops = [cfg.train] if cfg.warm_up is None else [cfg.train, cfg.warm_up.train]
+            loops = [cfg.train] if cfg.pretrain is None else [cfg.train, cfg.pretrain.train]
             backbone = add_adapters(backbone, cfg.lora_rank, any(loop.train_embeddings for loop in loops))
             base = model_identity(cfg.base_model, cfg.revision)
         return cls(backbone, tokenizer, cfg, GradeHead(backbone.config.hidden_size, cfg, scaler), base)
@@ -170,16 +170,16 @@ class CrossEncoder(nn.Module):
 
         Args:
             scaler: Replaces the saved one, to train further: then adapters can be trained, over a base model held as
-                `teach.quantize` says. None: to be used as it is, with the base model in full precision.
+                `train_teacher.quantize` says. None: to be used as it is, with the base model in full precision.
 
         Raises:
             UserError: the weights under its adapters are others than those that it was trained over.
         """
-        cfg, base = read_teach_config(folder), read_about(folder).get("base")
+        cfg, base = read_teacher_config(folder), read_about(folder).get("base")
         if base is not None and (found := model_identity(cfg.base_model, cfg.revision)) != base:
             raise UserError(
-                f"the teacher in {folder} was trained as adapters over teach.base_model {cfg.base_model!r} with the weights "
-                f"{base}, which are now {found}; put the old ones back, or run `python pipelines/teach.py` again"
+                f"the teacher in {folder} was trained as adapters over train_teacher.base_model {cfg.base_model!r} with the weights "
+                f"{base}, which are now {found}; put the old ones back, or run `python pipelines/train_teacher.py` again"
             )
         further = scaler is not None
         backbone, tokenizer = load_saved_backbone(

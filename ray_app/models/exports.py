@@ -120,7 +120,7 @@ def write_tower(student: "BiEncoder", name: Role, folder: Path) -> None:
     _write_json(folder / "2_Dense/config.json", dense)
     save_file({"linear.weight": projection.weight.detach().cpu().contiguous()}, folder / "2_Dense/model.safetensors")
     _write_json(folder / "3_Normalize/config.json", {})
-    card = tower_card(name, cfg.base_model, limit, cfg.dim, cfg.nested_dims, tower_prompt(cfg, name))
+    card = tower_card(name, cfg.base_model, limit, cfg.dim, cfg.matryoshka_dims, tower_prompt(cfg, name))
     (folder / "README.md").write_text(card)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ray_app.base.config import TeachConfig
+from ray_app.base.config import TeacherConfig
 from ray_app.base.schemas import NUM_GRADES
-from ray_app.models.checkpoint import read_about, read_teach_config
+from ray_app.models.checkpoint import read_about, read_teacher_config
 from ray_app.models.head import FeatureScaler, build_head
 
 
@@ -20,20 +20,20 @@ class GradeHead(nn.Module):
         scaler: Of the pair features; num_features = len(scaler.mean), may be 0.
     """
 
-    def __init__(self, width: int, cfg: TeachConfig, scaler: FeatureScaler) -> None:
+    def __init__(self, width: int, cfg: TeacherConfig, scaler: FeatureScaler) -> None:
         import torch
 
         super().__init__()
         num_features = len(scaler.mean)
         self.scaler = scaler
         self.compares = cfg.pooling == "spans"
-        self.projection = nn.Linear(width, cfg.bottleneck)
-        self.norm = nn.LayerNorm(cfg.bottleneck, elementwise_affine=False)
+        self.projection = nn.Linear(width, cfg.projection_dim)
+        self.norm = nn.LayerNorm(cfg.projection_dim, elementwise_affine=False)
         self.dropout = nn.Dropout(cfg.dropout)
-        pooled = 2 * cfg.bottleneck if self.compares else cfg.bottleneck
-        self.head = build_head(pooled + num_features, cfg.hidden, cfg.dropout)
+        pooled = 2 * cfg.projection_dim if self.compares else cfg.projection_dim
+        self.head = build_head(pooled + num_features, cfg.hidden_dim, cfg.dropout)
         # What the features say alone; the language model learns the rest. It keeps few labels from being memorised.
-        self.feature_head = build_head(num_features, cfg.feature_hidden, cfg.dropout) if num_features else None
+        self.feature_head = build_head(num_features, cfg.feature_hidden_dim, cfg.dropout) if num_features else None
         self.feature_linear = nn.Linear(num_features, NUM_GRADES) if num_features else None
         with torch.no_grad():
             self.head[-1].weight.mul_(0.3)
@@ -93,6 +93,6 @@ class GradeHead(nn.Module):
 
         weights = load_file(folder / "head.safetensors")
         scaler = scaler or FeatureScaler.from_json(read_about(folder))
-        head = cls(weights["projection.weight"].shape[1], read_teach_config(folder), scaler)
+        head = cls(weights["projection.weight"].shape[1], read_teacher_config(folder), scaler)
         head.load_state_dict(weights)
         return head.eval()

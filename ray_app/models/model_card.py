@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import yaml
 
-from ray_app.base.config import Config, DistillConfig, TeachConfig, TrainConfig, section_hash
+from ray_app.base.config import Config, DistillConfig, TeacherConfig, TrainConfig, section_hash
 from ray_app.base.locales import UNKNOWN, language_of
 from ray_app.models.truncation import describe
 
-Kind = Literal["teacher", "student", "feature_student"]
+Kind = Literal["teacher", "student", "feature_only_student"]
 _LICENSE = "The weights derive from the base model: the base model's licence applies."
 _LOSSES = {
     "soft": "cross-entropy against the distribution of grades",
@@ -39,8 +39,8 @@ def model_card(
     Returns:
         Markdown with YAML front matter.
     """
-    section: TeachConfig | DistillConfig = cfg.teach if kind == "teacher" else cfg.distill
-    train = cfg.distill.feature_train if kind == "feature_student" else section.train
+    section: TeacherConfig | DistillConfig = cfg.train_teacher if kind == "teacher" else cfg.distill
+    train = cfg.distill.feature_train if kind == "feature_only_student" else section.train
     parts = [
         _front_matter(_meta(kind, cfg, languages)),
         f"# Search relevance: {kind.replace('_', ' ')}",
@@ -56,13 +56,13 @@ def model_card(
     if calibration:
         parts += ["## Calibration", "\n".join(f"- {key}: {_number(value)}" for key, value in calibration.items())]
     parts += ["## Limits", _limits(kind, cfg, languages, truncation)]
-    if kind != "feature_student":
+    if kind != "feature_only_student":
         parts += ["## Licence", _LICENSE]
     return "\n\n".join(parts) + "\n"
 
 
 def tower_card(
-    tower: Literal["query", "pin"], base_model: str, max_tokens: int, dim: int, nested_dims: Sequence[int], prompt: str = ""
+    tower: Literal["query", "pin"], base_model: str, max_tokens: int, dim: int, matryoshka_dims: Sequence[int], prompt: str = ""
 ) -> str:  # fmt: skip
     """The card of one tower of a student, exported as a sentence-transformers folder."""
     encode = {"query": "encode_query", "pin": "encode_document"}[tower]
@@ -80,8 +80,8 @@ vectors = SentenceTransformer("{tower}").{encode}(["a text"])  # (1, {dim}), uni
     if prompt:
         code += f"\n\n`{encode}` puts the prompt `{json.dumps(prompt, ensure_ascii=False)}` before each text; other programs must do so themselves."
     cut = "The vectors were not trained to be cut: use them whole."
-    if nested_dims:
-        shown = ", ".join(map(str, sorted(nested_dims)))
+    if matryoshka_dims:
+        shown = ", ".join(map(str, sorted(matryoshka_dims)))
         cut = f"The vectors also work cut to their first {shown} numbers: give `truncate_dim` to `SentenceTransformer`, and normalise again."
     what = (
         f"Turns a {tower}'s text into a unit vector of {dim} numbers; texts are cut to {max_tokens} tokens. Cosines between query and "
@@ -107,15 +107,20 @@ def _meta(kind: Kind, cfg: Config, languages: Sequence[str]) -> dict[str, Any]:
     codes = sorted({language_of(language) for language in languages} - {"", UNKNOWN})
     meta: dict[str, Any] = {"language": codes} if codes else {}
     if kind == "teacher":
-        lora = cfg.teach.lora_rank is not None
+        lora = cfg.train_teacher.lora_rank is not None
         meta |= {"library_name": "peft" if lora else "transformers", "pipeline_tag": "text-ranking"}
         tags = ["search-relevance", "cross-encoder", *(["lora"] if lora else [])]
     elif kind == "student":
         meta |= {"library_name": "transformers", "pipeline_tag": "sentence-similarity"}
-        tags = ["search-relevance", "bi-encoder", "distillation", *(["matryoshka"] if cfg.distill.nested_dims else [])]
+        tags = [
+            "search-relevance",
+            "bi-encoder",
+            "distillation",
+            *(["matryoshka"] if cfg.distill.matryoshka_dims else []),
+        ]
     else:
         return meta | {"library_name": "pytorch", "tags": ["search-relevance", "tabular", "distillation"]}
-    base = cfg.teach.base_model if kind == "teacher" else cfg.distill.base_model
+    base = cfg.train_teacher.base_model if kind == "teacher" else cfg.distill.base_model
     return meta | {"base_model": public_source(base), "tags": tags}
 
 
@@ -123,17 +128,17 @@ def _what(kind: Kind, cfg: Config) -> str:
     if kind == "teacher":
         return (
             "A cross-encoder: the language model reads query and pin together, and a small MLP gives the probabilities of "
-            f"relevance grades 1 to 5. Pairs are cut to {cfg.teach.max_tokens} tokens."
+            f"relevance grades 1 to 5. Pairs are cut to {cfg.train_teacher.max_tokens} tokens."
         )
-    if kind == "feature_student":
+    if kind == "feature_only_student":
         return (
             "A small MLP over pair features alone, without a language model: the baseline that the student must beat."
         )
     distill = cfg.distill
     towers = "one language model for both" if distill.shared_towers else "a language model each"
     nested = ""
-    if distill.nested_dims:
-        nested = f" They also work cut to their first {', '.join(map(str, sorted(distill.nested_dims)))} numbers (Matryoshka)."
+    if distill.matryoshka_dims:
+        nested = f" They also work cut to their first {', '.join(map(str, sorted(distill.matryoshka_dims)))} numbers (Matryoshka)."
     return (
         f"A bi-encoder, distilled from a cross-encoder teacher: query and pin ({towers}) become unit vectors of {distill.dim} numbers, and "
         f"a small MLP compares them and gives the probabilities of relevance grades 1 to 5.{nested}"
@@ -141,20 +146,22 @@ def _what(kind: Kind, cfg: Config) -> str:
 
 
 def _training(
-    kind: Kind, section: TeachConfig | DistillConfig, train: TrainConfig, seed: int, num_train: int, num_valid: int,
+    kind: Kind, section: TeacherConfig | DistillConfig, train: TrainConfig, seed: int, num_train: int, num_valid: int,
     history: list[dict[str, Any]],
 ) -> str:  # fmt: skip
     lines = []
-    if kind != "feature_student":
+    if kind != "feature_only_student":
         revision = f", revision `{section.revision}`" if section.revision else ""
         lines.append(f"Base model: `{public_source(section.base_model)}`{revision}")
-    if isinstance(section, TeachConfig):
+    if isinstance(section, TeacherConfig):
         if section.num_layers is not None:
             lines.append(f"Layers kept: the lowest {section.num_layers}")
         if section.lora_rank is not None:
             bits = ", over the base model in 4 bits" if section.quantize == "4bit" else ""
             lines.append(f"Adapters: LoRA of rank {section.lora_rank}{bits}")
-    loss = _LOSSES[train.loss] + (f", margin-MSE of weight {train.margin_weight:g}" if train.margin_weight else "")
+    loss = _LOSSES[train.loss] + (
+        f", margin-MSE of weight {train.margin_mse_weight:g}" if train.margin_mse_weight else ""
+    )
     lines += [f"Pairs: {num_train:,} for training, {num_valid:,} for validation", f"Loss: {loss}"]
     losses = [(entry["valid_loss"], entry.get("epoch")) for entry in history if entry.get("valid_loss") is not None]
     lines.append(f"Epochs: {len(history)} of at most {train.epochs}")
@@ -169,7 +176,7 @@ def _training(
 
 
 def _loading(kind: Kind, cfg: Config) -> str:
-    if kind == "feature_student":
+    if kind == "feature_only_student":
         code = 'from ray_app.models.bi_encoder import BiEncoder\n\nmodel = BiEncoder.from_pretrained(Path("folder"))'
         return f"With this project:\n\n{_python('from pathlib import Path', code)}"
     ours = "CrossEncoder" if kind == "teacher" else "BiEncoder"
@@ -178,10 +185,10 @@ def _loading(kind: Kind, cfg: Config) -> str:
         "from pathlib import Path\n", f"from ray_app.models.{module} import {ours}\n",
         f'model = {ours}.from_pretrained(Path("folder"))',
     )  # fmt: skip
-    if kind == "teacher" and cfg.teach.lora_rank is not None:
+    if kind == "teacher" and cfg.train_teacher.lora_rank is not None:
         plain = _python(
             "from peft import PeftModel", "from transformers import AutoModel, AutoTokenizer\n",
-            *_base_code(cfg.teach.base_model, cfg.teach.revision, cfg.teach.num_layers),
+            *_base_code(cfg.train_teacher.base_model, cfg.train_teacher.revision, cfg.train_teacher.num_layers),
             'model = PeftModel.from_pretrained(base, "folder/lm")',
             'tokenizer = AutoTokenizer.from_pretrained("folder/lm")',
         )  # fmt: skip

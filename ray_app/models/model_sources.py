@@ -179,7 +179,7 @@ def load_backbone(
         if num_layers is not None:
             config.num_hidden_layers = min(num_layers, config.num_hidden_layers)
         if "gguf_file" in where:
-            model = _dequantised(
+            model = _dequantized(
                 AutoModel.from_pretrained(path, config=config, dtype=torch.float32, trust_remote_code=False, **where)
             )
         elif quantize is not None:
@@ -220,7 +220,7 @@ def _in_4_bits(path: str, config: Any, where: dict[str, Any]) -> Any:
 
     if not torch.cuda.is_available() or importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
-            "teach.quantize is 4bit, which needs a GPU and the package bitsandbytes (pip install bitsandbytes); "
+            "train_teacher.quantize is 4bit, which needs a GPU and the package bitsandbytes (pip install bitsandbytes); "
             "without them set it to null"
         )
     how = BitsAndBytesConfig(
@@ -233,7 +233,7 @@ def _in_4_bits(path: str, config: Any, where: dict[str, Any]) -> Any:
     )  # fmt: skip
 
 
-def _dequantised(model: Any) -> Any:
+def _dequantized(model: Any) -> Any:
     """A copy that transformers lets us save: a model read from GGUF still counts as quantised and refuses."""
     from transformers import AutoModel
 

@@ -26,7 +26,7 @@ def query_tower(student: "BiEncoder") -> Any:
     """The query tower as a module of its own: input_ids, attention_mask (B, T) int64 -> (B, dim) float32."""
     import torch
 
-    class QueryTower(torch.nn.Module):
+    class ExportedQueryTower(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.student = student
@@ -34,7 +34,7 @@ def query_tower(student: "BiEncoder") -> Any:
         def forward(self, input_ids: Any, attention_mask: Any) -> Any:
             return self.student.embed("query", input_ids, attention_mask)
 
-    return QueryTower().eval()
+    return ExportedQueryTower().eval()
 
 
 def write_onnx(student: "BiEncoder", path: Path) -> None:

@@ -14,7 +14,7 @@ class Student:
     """The interaction MLP of a trained student.
 
     Args:
-        output: `student` or `feature_student` of stage `distill`.
+        output: `student` or `feature_only_student` of stage `distill`.
     """
 
     def __init__(self, store: Storage, output: Output) -> None:
@@ -39,7 +39,7 @@ class Student:
 
         Args:
             query_vectors: (num_pairs, d) float32, or (1, d) for the candidates of one query; ignored by a feature-only
-                student. `d` is the student's `dim`, or one of its `nested_dims`.
+                student. `d` is the student's `dim`, or one of its `matryoshka_dims`.
             pin_vectors: (num_pairs, d) float32; zeros for a pin without text.
             features: (num_pairs, num_features), not standardised.
             locales: Of the queries, num_pairs of them: then the probabilities are calibrated.

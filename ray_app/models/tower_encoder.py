@@ -17,7 +17,7 @@ class TowerEncoder:
     """One tower of a trained student as an encoder: the same code embeds pins offline and queries online.
 
     Args:
-        dim: Length of the vectors, `cfg.dim` or one of `cfg.nested_dims`; None: `cfg.dim`.
+        dim: Length of the vectors, `cfg.dim` or one of `cfg.matryoshka_dims`; None: `cfg.dim`.
     """
 
     def __init__(self, folder: Path, tower: Role, dtype: str, cpu_threads: int = 0, dim: int | None = None) -> None:

@@ -32,16 +32,16 @@ def teacher_truncation(
     cfg: Config, pin_texts: pa.Table, pin_index: np.ndarray, queries: Sequence[str]
 ) -> dict[str, Any]:
     """Of pairs (queries[i], row pin_index[i] of `pin_texts`) that the teacher reads: see `measure`."""
-    tokenizer, config = load_tokenizer(cfg.teach.base_model, cfg.teach.revision)
+    tokenizer, config = load_tokenizer(cfg.train_teacher.base_model, cfg.train_teacher.revision)
     chosen = _sample(len(pin_index), cfg.seed)
     asked = [queries[i] for i in chosen]
-    limit = cfg.teach.max_tokens
+    limit = cfg.train_teacher.max_tokens
     special = limit - 1 - max_query_tokens(tokenizer, limit, is_decoder_config(config))
     of_query = {text: len(row) for text, row in zip(asked, _token_ids(tokenizer, asked), strict=True)}
     taken = np.array([special + of_query[text] for text in asked], np.int64)
     rows, place = np.unique(pin_index[chosen], return_inverse=True)
     return {"num_inputs": len(pin_index)} | measure(
-        tokenizer, _parts(pin_texts, rows, cfg.pin_text), place, taken, limit, "teach.max_tokens", "pairs", _positions(config)
+        tokenizer, _parts(pin_texts, rows, cfg.pin_text), place, taken, limit, "train_teacher.max_tokens", "pairs", _positions(config)
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The query tower compiled for this machine's CPU: a file of native code, made once and loaded in milliseconds.
 
 The language model's numbers are bfloat16, pooling and projection are float32. Measured with MiniLM on one thread of a
-CPU that multiplies bfloat16 (benchmarks/bench_query_engines.py): faster than onnxruntime in 8 bits, and a hundred times
+CPU that multiplies bfloat16 (benchmarks/bench_query_encoders.py): faster than onnxruntime in 8 bits, and a hundred times
 closer to float32.
 """
 

@@ -15,12 +15,12 @@ from ray_app.base.storage import Storage
 from ray_app.features.bm25 import CatalogueMatch
 from ray_app.models.head import expected_grade
 from ray_app.online.blend import order
-from ray_app.online.messages import Asked, Found, Hit, Near, SliceFacts
+from ray_app.online.messages import Hit, Neighbor, QueryInput, ShardCandidates, ShardStats
 from ray_app.online.problems import BadRequest, NotFound
 from ray_app.online.query_model import QueryModel
-from ray_app.online.query_understanding import Vocabulary, understand
-from ray_app.online.release_inputs import Sources, config_of
-from ray_app.online.retrieval import BM25, VECTORS, Ranked, fuse
+from ray_app.online.query_understanding import SpellingDictionary, understand
+from ray_app.online.release_inputs import ReleaseInputs, config_of
+from ray_app.online.retrieval import BM25, DENSE, Ranked, fuse
 from ray_app.online.shard_index import relevance
 from ray_app.online.teacher_scores import TeacherScores
 from ray_app.tables.release import Release
@@ -30,13 +30,13 @@ _EXAMPLES = 6
 Answer = TypeVar("Answer")
 
 
-class Slices(Protocol):
+class Shards(Protocol):
     """The slices of one release, wherever they are. Pins are spread over them by `shards_of`."""
 
     num: int
 
     async def ask(self, question: str, args: Mapping[int, tuple[Any, ...]]) -> dict[int, Any]:
-        """Call a method of `Slice` on some slices at once.
+        """Call a method of `ShardIndex` on some slices at once.
 
         Returns:
             Number of the slice -> answer.
@@ -52,7 +52,7 @@ class Slices(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
+class LoadedRelease:
     """A loaded release. The answers are the same however many slices there are.
 
     A request takes at most two rounds of questions to the slices. Pins have numbers over all slices: row * number of
@@ -61,18 +61,18 @@ class Served:
 
     release: Release  # what it was loaded from
     cfg: Config  # the release's, with the section `serve` of today
-    slices: Slices  # its pins
+    shards: Shards  # its pins
     encoder: QueryModel  # embeds queries
-    vocabulary: Vocabulary  # of the pins' words
+    dictionary: SpellingDictionary  # of the pins' words
     locales: list[str]  # of the pins, most frequent first
     teacher: TeacherScores  # what the teacher said of pairs, for the page
     examples: list[str]  # queries to try
 
     @classmethod
     def load(
-        cls, store: Storage, serve: ServeConfig, local_dir: Path, release: Release, slices: Slices, facts: SliceFacts,
-        before: "Served | None" = None,
-    ) -> "Served":  # fmt: skip
+        cls, store: Storage, serve: ServeConfig, local_cache_dir: Path, release: Release, shards: Shards, stats: ShardStats,
+        before: "LoadedRelease | None" = None,
+    ) -> "LoadedRelease":  # fmt: skip
         """Load what requests need beside the pins, or raise.
 
         Args:
@@ -81,22 +81,22 @@ class Served:
         Raises:
             UserError: a part is missing, damaged, or made by another student; the message says which.
         """
-        if facts.num_pins != release.num_pins:
+        if stats.num_pins != release.num_pins:
             raise UserError(
-                f"the shards hold {facts.num_pins} of the {release.num_pins} pins of release {release.id}; "
+                f"the shards hold {stats.num_pins} of the {release.num_pins} pins of release {release.id}; "
                 "do all of them run with the same serve.shards?"
             )
-        find, cfg = Sources(release), config_of(release, serve)
+        find, cfg = ReleaseInputs(release), config_of(release, serve)
         student = find("distill", "student")
         labels = release.sources.get("soft_labels")
         public = release.sources.get("public_queries")
         teacher = TeacherScores.load(store, labels, public) if labels else TeacherScores.none()
-        by_pins = sorted(facts.locales.items(), key=lambda pair: (-pair[1], pair[0] or ""))
+        by_pins = sorted(stats.locales.items(), key=lambda pair: (-pair[1], pair[0] or ""))
         locales = [locale for locale, _ in by_pins if locale]
         return cls(
-            release=release, cfg=cfg, slices=slices,
-            encoder=QueryModel.load(store, cfg, student, release, local_dir, before.encoder if before else None),
-            vocabulary=Vocabulary.of(facts.words, sorted({language_of(locale) for locale in locales})),
+            release=release, cfg=cfg, shards=shards,
+            encoder=QueryModel.load(store, cfg, student, release, local_cache_dir, before.encoder if before else None),
+            dictionary=SpellingDictionary.of(stats.words, sorted({language_of(locale) for locale in locales})),
             locales=locales, teacher=teacher, examples=teacher.examples(_EXAMPLES),
         )  # fmt: skip
 
@@ -121,7 +121,7 @@ class Served:
         """See serve.models.About."""
         return {
             "release": self.release.id, "student": self.student_id, "num_pins": self.num_pins, "dim": self.dim,
-            "engine": self.encoder.engine_name, "locales": self.locales, "examples": self.examples,
+            "backend": self.encoder.backend_name, "locales": self.locales, "examples": self.examples,
         }  # fmt: skip
 
     # --- requests ---
@@ -139,7 +139,7 @@ class Served:
         asked = self._asked(query, vector, locale)
         match = CatalogueMatch.merged(await self._ask_all("match", query))
         places = self._spread(names)
-        parts = await self.slices.ask("grade", {i: (asked, names[at].tolist(), match) for i, at in places.items()})
+        parts = await self.shards.ask("grade", {i: (asked, names[at].tolist(), match) for i, at in places.items()})
         known, probs = _gathered(len(names), 5, places, parts)
         found = names[known]
         scores = expected_grade(probs)
@@ -152,24 +152,24 @@ class Served:
 
     async def search(self, query: str, vector: np.ndarray | None, locale: str, top_k: int) -> dict[str, Any]:
         """Understand, retrieve, rerank, blend. Arguments: see `rerank`."""
-        serve, num = self.cfg.serve, self.slices.num
-        said = await self.slices.aside(understand, query, self.vocabulary)
+        serve, num = self.cfg.serve, self.shards.num
+        said = await self.shards.aside(understand, query, self.dictionary)
         asked = self._asked(query, vector, locale)
-        found: list[Found] = await self._ask_all("find", asked, said.stems)
+        found: list[ShardCandidates] = await self._ask_all("find", asked, said.stems)
         match = CatalogueMatch.merged([part.match for part in found])
-        by_words = Ranked.merged([part.by_words for part in found], serve.retrieve_bm25)
-        by_vector = Ranked.merged([part.by_vector for part in found], serve.retrieve_vectors)
-        candidates = fuse({BM25: by_words.rows, VECTORS: by_vector.rows}, serve.candidates)
-        slice_of = candidates.rows % num
-        parts: dict[int, list[Hit]] = await self.slices.ask(
+        by_words = Ranked.merged([part.by_words for part in found], serve.bm25_top_k)
+        by_vector = Ranked.merged([part.by_vector for part in found], serve.dense_top_k)
+        candidates = fuse({BM25: by_words.rows, DENSE: by_vector.rows}, serve.rerank_top_k)
+        shard_of_row = candidates.rows % num
+        parts: dict[int, list[Hit]] = await self.shards.ask(
             "rank",
             {
-                int(i): (asked, said.tokens, candidates.rows[slice_of == i] // num, match, top_k)
-                for i in np.unique(slice_of)
+                int(i): (asked, said.tokens, candidates.rows[shard_of_row == i] // num, match, top_k)
+                for i in np.unique(shard_of_row)
             },
         )
         hits = [(hit, hit.row * num + i) for i, part in parts.items() for hit in part]
-        hits.sort(key=lambda pair: (-pair[0].blended, pair[0].shown["pin_id"]))
+        hits.sort(key=lambda pair: (-pair[0].blended_score, pair[0].shown["pin_id"]))
         sources = dict(zip(candidates.rows.tolist(), candidates.sources, strict=True))
         results = [
             hit.shown | {
@@ -189,8 +189,8 @@ class Served:
         known, vectors = await self._ask_one(pin_id, "vectors", [pin_id])
         if not known[0]:
             raise self._no_such_pin()
-        parts: list[list[Near]] = await self._ask_all("near", vectors[0], k, pin_id)
-        found = [(near, near.row * self.slices.num + i) for i, part in enumerate(parts) for near in part]
+        parts: list[list[Neighbor]] = await self._ask_all("near", vectors[0], k, pin_id)
+        found = [(near, near.row * self.shards.num + i) for i, part in enumerate(parts) for near in part]
         found.sort(key=lambda pair: (-pair[0].cosine, pair[1]))
         return {
             "release": self.release.id, "pin_id": pin_id, "results": [near.shown for near, _ in found[:k]],
@@ -200,7 +200,7 @@ class Served:
         """The mean of the title's vector and the pins' mean vector, unit length."""
         names = np.array(list(dict.fromkeys(pin_ids)), dtype=object)
         places = self._spread(names)
-        found = await self.slices.ask("vectors", {i: (names[at].tolist(),) for i, at in places.items()})
+        found = await self.shards.ask("vectors", {i: (names[at].tolist(),) for i, at in places.items()})
         known, vectors = _gathered(len(names), self.dim, places, found)
         parts = [] if of_title is None else [of_title]
         if known.any():
@@ -221,25 +221,25 @@ class Served:
 
     # --- helpers ---
 
-    def _asked(self, query: str, vector: np.ndarray | None, locale: str) -> Asked:
+    def _asked(self, query: str, vector: np.ndarray | None, locale: str) -> QueryInput:
         own = None if vector is None else vector[:, : self.dim]
-        return Asked(query, locale, own, self.encoder.zero_shot_part(vector))
+        return QueryInput(query, locale, own, self.encoder.zero_shot_part(vector))
 
     async def _ask_all(self, question: str, *args: Any) -> list[Any]:
         """Answers by number of the slice."""
-        return list((await self.slices.ask(question, dict.fromkeys(range(self.slices.num), args))).values())
+        return list((await self.shards.ask(question, dict.fromkeys(range(self.shards.num), args))).values())
 
     async def _ask_one(self, pin_id: str, question: str, *args: Any) -> Any:
         """The answer of the slice that may hold a pin."""
         (number,) = self._spread(np.array([pin_id], dtype=object))
-        return (await self.slices.ask(question, {number: args}))[number]
+        return (await self.shards.ask(question, {number: args}))[number]
 
     def _spread(self, pin_ids: np.ndarray) -> dict[int, np.ndarray]:
         """Number of a slice -> places of the pins that it may hold; only slices that may hold one."""
-        if self.slices.num == 1:
+        if self.shards.num == 1:
             return {0: np.arange(len(pin_ids))} if len(pin_ids) else {}
-        slice_of = shards_of(pin_ids.tolist(), self.slices.num)
-        return {int(i): np.flatnonzero(slice_of == i) for i in np.unique(slice_of)}
+        shard_of_row = shards_of(pin_ids.tolist(), self.shards.num)
+        return {int(i): np.flatnonzero(shard_of_row == i) for i in np.unique(shard_of_row)}
 
     def _no_such_pin(self) -> NotFound:
         return NotFound("unknown_pin", f"pin_id: release {self.release.id} has no such pin")
@@ -250,9 +250,9 @@ def _gathered(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What slices say of the pins at `places`: which are known, (num_pins,) bool, and these ones' rows, float32."""
     known, rows = np.zeros(num_pins, bool), np.zeros((num_pins, width), np.float32)
-    for i, (here, of_slice) in parts.items():
+    for i, (here, of_shard) in parts.items():
         known[places[i]] = here
-        rows[places[i][here]] = of_slice
+        rows[places[i][here]] = of_shard
     return known, rows[known]
 
 

@@ -15,20 +15,20 @@ from ray_app.base.hashing import sha256_of
 _OF_A_RELEASE = re.compile(r"([0-9a-f]{16})-.+")
 
 
-def collect_local(local_dir: Path, keep: set[str]) -> list[str]:
+def collect_local(local_cache_dir: Path, keep: set[str]) -> list[str]:
     """Delete what this machine has made of releases that are not served any more; returns the folders' names.
 
     These are all folders named `<release id>-...`, indexes too. Stores that are open go on: their files live until they
     are unmapped.
     """
     dropped = []
-    for path in sorted(Path(local_dir).glob("*-*")):
+    for path in sorted(Path(local_cache_dir).glob("*-*")):
         match = _OF_A_RELEASE.fullmatch(path.name)
         if match and match[1] not in keep and path.is_dir():
             remove(path)
             lock_path(path).unlink(missing_ok=True)
             dropped.append(path.name)
-    for path in Path(local_dir).glob(f"{TEMP_PREFIX}*"):  # of builders that were killed
+    for path in Path(local_cache_dir).glob(f"{TEMP_PREFIX}*"):  # of builders that were killed
         if path.is_dir() and path.stat().st_mtime < time.time() - 3600:
             shutil.rmtree(path, ignore_errors=True)
     return dropped

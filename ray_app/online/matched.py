@@ -6,7 +6,7 @@ from typing import Any
 from ray_app.base.text import field_text, stem_tokens
 
 
-def matched_fields(tokens: Sequence[str], row: Mapping[str, Any], fields: Sequence[str]) -> dict[str, list[str]]:
+def matched_terms(tokens: Sequence[str], row: Mapping[str, Any], fields: Sequence[str]) -> dict[str, list[str]]:
     """The query's words that each field says, be it in singular or plural.
 
     Returns:

@@ -11,7 +11,7 @@ from ray_app.features.bm25 import CatalogueMatch
 from ray_app.online.retrieval import Ranked
 
 
-class Asked(NamedTuple):
+class QueryInput(NamedTuple):
     """A query as slices need it."""
 
     text: str  # normalised
@@ -20,7 +20,7 @@ class Asked(NamedTuple):
     zero_shot: np.ndarray | None  # (1, width); None: no feature reads it
 
 
-class Found(NamedTuple):
+class ShardCandidates(NamedTuple):
     """A slice's candidates for a query, and how well its titles match the query."""
 
     by_words: Ranked
@@ -31,12 +31,12 @@ class Found(NamedTuple):
 class Hit(NamedTuple):
     """One result of a search."""
 
-    blended: float  # what results are ordered by
+    blended_score: float  # what results are ordered by
     row: int
-    shown: dict[str, Any]  # see serve.models.Hit; lacks rank, sources and teacher_score
+    shown: dict[str, Any]  # see serve.models.SearchResult; lacks rank, sources and teacher_score
 
 
-class Near(NamedTuple):
+class Neighbor(NamedTuple):
     """A pin near another one."""
 
     cosine: float
@@ -45,7 +45,7 @@ class Near(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SliceFacts:
+class ShardStats:
     """What is known of all pins only when all slices have said theirs."""
 
     num_pins: int  # with a vector
@@ -53,7 +53,7 @@ class SliceFacts:
     words: Counter[str]  # pins by word
 
     @classmethod
-    def merged(cls, parts: Sequence["SliceFacts"]) -> "SliceFacts":
+    def merged(cls, parts: Sequence["ShardStats"]) -> "ShardStats":
         """Of all slices together."""
         locales: Counter[str | None] = Counter()
         words: Counter[str] = Counter()

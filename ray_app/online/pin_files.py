@@ -1,6 +1,6 @@
 """The files of a pin store: made once per machine, checked, memory-mapped by all.
 
-    <local_dir>/<release id>-<kind>-v<FORMAT_VERSION>[-shard<i>of<n>]/
+    <local_cache_dir>/<release id>-<kind>-v<FORMAT_VERSION>[-shard<i>of<n>]/
         vectors.npy     (num_pins, dim) float16 or int8, in the order of the release (by pin_id)
         scales.npy      int8 only: (num_pins,) float32, what a pin's numbers are multiplied by
         pin_ids.arrow   the ids, one Arrow array
@@ -103,7 +103,7 @@ def open_files(
     except OSError as error:
         raise UserError(
             f"cannot keep the pins' vectors in {folder} ({one_line(error)}); "
-            "set serve.local_dir to a folder of this machine with room for them"
+            "set serve.local_cache_dir to a folder of this machine with room for them"
         ) from None
     if found is None:
         raise UserError(f"{folder} is damaged again as soon as it is written; is the disk whole?")

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from ray_app.base.config import ImageLimits
 from ray_app.base.config.credentials import secret_part
-from ray_app.base.images.decode import PictureError, decode
-from ray_app.base.images.fetch import is_url, normalise_location, read_picture
+from ray_app.base.images.decode import ImageError, decode
+from ray_app.base.images.fetch import is_url, normalize_location, read_image
 from ray_app.online.problems import NotFound, Overloaded
 
 SIDE = 480  # pixels
@@ -25,7 +25,7 @@ _FAILURES_KEPT = 10_000
 _FAILURE_SEC = 300.0  # what could not be read is tried again then: storage may have been away
 
 
-class PinPictures:
+class PinImages:
     """Where pictures are, and small copies of those that were looked at. Any number of threads may ask.
 
     Args:
@@ -58,13 +58,13 @@ class PinPictures:
         if kept is not None:
             return kept
         if failed is not None:
-            raise _no_picture(failed)
+            raise _no_image(failed)
         try:
             made = self._make(row)
-        except PictureError as error:
+        except ImageError as error:
             with self._lock:
                 self._failed[row] = error.code
-            raise _no_picture(error.code) from None
+            raise _no_image(error.code) from None
         with self._lock:
             self._kept[row] = made
         return made
@@ -73,8 +73,8 @@ class PinPictures:
         data, location = self._pins["image_bytes"][row].as_py(), self._pins["image"][row].as_py()
         if data is None:
             if is_url(location or ""):
-                raise PictureError("on_the_web", "browsers load it from there")
-            data = read_picture(normalise_location(location or ""), self._limits)
+                raise ImageError("on_the_web", "browsers load it from there")
+            data = read_image(normalize_location(location or ""), self._limits)
         picture = decode(data, self._limits, MAX_DECODED_BYTES)
         picture.thumbnail((SIDE, SIDE))
         out = io.BytesIO()
@@ -90,17 +90,17 @@ def _may_be_shown(url: str) -> bool:
     return secret_part(url) is None
 
 
-def _no_picture(code: str) -> NotFound:
-    return NotFound("no_picture", f"this pin's picture cannot be shown: {code}")
+def _no_image(code: str) -> NotFound:
+    return NotFound("no_image", f"this pin's picture cannot be shown: {code}")
 
 
 @dataclass
-class _Job:
+class _ImageJob:
     future: Future[bytes | None]
     waiting: int = 0
 
 
-class PictureJobs:
+class ImageJobs:
     """Pictures that are being made: few at once, each once however many ask. Belongs to one event loop.
 
     One that nobody waits for any more is not begun; one that was begun ends, and whoever asks meanwhile shares it.
@@ -108,7 +108,7 @@ class PictureJobs:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="picture")
-        self._jobs: dict[Hashable, _Job] = {}
+        self._jobs: dict[Hashable, _ImageJob] = {}
 
     async def get(self, key: Hashable, make: Callable[[], bytes | None]) -> bytes | None:
         """What `make` gives.
@@ -120,7 +120,7 @@ class PictureJobs:
         if job is None:
             if len(self._jobs) >= AT_ONCE + MAX_WAITING:
                 raise Overloaded("overloaded", f"more than {MAX_WAITING} pictures wait; try again")
-            job = self._jobs[key] = _Job(self._threads.submit(make))
+            job = self._jobs[key] = _ImageJob(self._threads.submit(make))
             loop = asyncio.get_running_loop()
             job.future.add_done_callback(lambda _: _call(loop, self._end, key, job))
         job.waiting += 1
@@ -135,7 +135,7 @@ class PictureJobs:
         """Give back the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _end(self, key: Hashable, job: _Job) -> None:
+    def _end(self, key: Hashable, job: _ImageJob) -> None:
         if self._jobs.get(key) is job:
             del self._jobs[key]
 

@@ -36,7 +36,7 @@ class PinStore:
 
     @classmethod
     def open(
-        cls, store: Storage, release: Release, local_dir: Path, vectors: Kind = "float16", *,
+        cls, store: Storage, release: Release, local_cache_dir: Path, vectors: Kind = "float16", *,
         shard: Shard | None = None, student_id: str | None = None, verify: bool = False,
         hash_ids: HashIds = hash_pin_ids,
     ) -> "PinStore":  # fmt: skip
@@ -48,18 +48,18 @@ class PinStore:
             student_id: Of the student that encodes the queries; None: not checked.
             verify: Also read every local file and compare its hash: seconds per GB. Otherwise sizes, types and shapes
                 are checked, which finds files that are cut short, but not flipped bits.
-            hash_ids: Must be the same for all that share `local_dir`.
+            hash_ids: Must be the same for all that share `local_cache_dir`.
 
         Raises:
             UserError: the release is damaged, holds NaN, is not what it says, or is another student's (then nothing of
-                it is left behind); or `local_dir` cannot be written.
+                it is left behind); or `local_cache_dir` cannot be written.
             ValueError: a shard that cannot be.
         """
         if shard is not None and not 0 <= shard[0] < shard[1]:
             raise ValueError(f"shard {shard[0]} of {shard[1]}: shards are numbered from 0")
         require_student(release, student_id)
         key = StoreKey.of(release, vectors, shard, hash_ids)
-        folder = Path(local_dir) / key.folder_name
+        folder = Path(local_cache_dir) / key.folder_name
         files = open_files(store, release, folder, key, hash_ids, verify)
         return cls(
             release_id=release.id, student_id=release.student_id, dim=release.dim, num_pins=files.num_pins, kind=vectors,

@@ -1,7 +1,7 @@
 """What can go wrong with a request, as the core says it; the HTTP layer maps each class to a status."""
 
 
-class RequestProblem(Exception):
+class RequestError(Exception):
     """A request that cannot be answered.
 
     Args:
@@ -17,17 +17,17 @@ class RequestProblem(Exception):
         return self.message
 
 
-class BadRequest(RequestProblem):
+class BadRequest(RequestError):
     """The caller can mend it."""
 
 
-class NotFound(RequestProblem):
+class NotFound(RequestError):
     """What the request names is not in this release."""
 
 
-class Overloaded(RequestProblem):
+class Overloaded(RequestError):
     """Too many requests at once; trying again helps."""
 
 
-class Unavailable(RequestProblem):
+class Unavailable(RequestError):
     """Nothing can be answered now: no release is loaded, or the answer took too long."""

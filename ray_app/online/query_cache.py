@@ -23,14 +23,14 @@ _LOG_EVERY_SEC = 60.0
 _HMAC_KEY_CHARS = 16
 
 
-class TextEncoder(Protocol):
+class QueryEncoder(Protocol):
     """Texts -> vectors."""
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """(num_texts, width) float32; runs in a thread of its own."""
 
 
-class QueryVectors:
+class QueryEmbeddingCache:
     """Cache, single flight and batching before one encoder. Belongs to one event loop.
 
     A lone query is encoded at once; those that arrive while the encoder works wait and go together, urgent ones first. A
@@ -43,12 +43,12 @@ class QueryVectors:
     """
 
     def __init__(
-        self, encoder: TextEncoder, cfg: CacheConfig, *, max_batch: int = 32, max_waiting: int = 512,
+        self, encoder: QueryEncoder, cfg: CacheConfig, *, max_batch_size: int = 32, max_waiting: int = 512,
         namespace: str = "", clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         from cachetools import TTLCache
 
-        self._encoder, self._max_batch, self._max_waiting = encoder, max_batch, max_waiting
+        self._encoder, self._max_batch_size, self._max_waiting = encoder, max_batch_size, max_waiting
         self._kept: TTLCache[str, np.ndarray] = TTLCache(cfg.max_entries, cfg.ttl_sec, timer=clock)
         self._flying: dict[str, asyncio.Future[np.ndarray]] = {}
         self._awaited: dict[str, int] = {}  # how many wait for each of `_flying`
@@ -58,15 +58,15 @@ class QueryVectors:
         self._worker: asyncio.Task[None] | None = None
         self._writes: set[asyncio.Task[None]] = set()
         self._second = _Redis(cfg, namespace) if cfg.redis_url else None
-        self.hits = self.joined = self.misses = self.second_level_hits = self.batches = 0
+        self.hits = self.coalesced = self.misses = self.second_level_hits = self.batches = 0
 
     def counts(self) -> dict[str, float]:
         """Queries by where their vectors came from, and the share that nothing had to be computed for."""
-        asked = self.hits + self.joined + self.misses
+        asked = self.hits + self.coalesced + self.misses
         return {
-            "hits": self.hits, "joined": self.joined, "misses": self.misses, "batches": self.batches,
+            "hits": self.hits, "coalesced": self.coalesced, "misses": self.misses, "batches": self.batches,
             "second_level_hits": self.second_level_hits, "entries": len(self._kept), "waiting": self.num_waiting,
-            "hit_rate": (self.hits + self.joined) / asked if asked else 0.0,
+            "hit_rate": (self.hits + self.coalesced) / asked if asked else 0.0,
         }  # fmt: skip
 
     @property
@@ -92,7 +92,7 @@ class QueryVectors:
         hits = sum(query in known for query in queries)
         self.hits += hits
         self.misses += len(new)
-        self.joined += len(queries) - hits - len(new)
+        self.coalesced += len(queries) - hits - len(new)
         flying = {query: self._flying.get(query) or self._start(query, queue) for query in wanted}
         for query in wanted:
             self._awaited[query] += 1
@@ -140,7 +140,7 @@ class QueryVectors:
             future.cancel()
 
     def _next_batch(self) -> list[str]:
-        batch = list(islice(chain(self._urgent, self._later), self._max_batch))
+        batch = list(islice(chain(self._urgent, self._later), self._max_batch_size))
         for query in batch:
             self._urgent.pop(query, None)
             self._later.pop(query, None)

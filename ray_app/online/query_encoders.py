@@ -24,7 +24,7 @@ from ray_app.tables.provenance import package_versions
 
 logger = logging.getLogger(__name__)
 
-ENGINES_VERSION = 3  # raised when files or measurements of another version must not be used
+BACKENDS_VERSION = 3  # raised when files or measurements of another version must not be used
 BATCH = 16  # texts of similar length in one pass; more gain nothing on a CPU
 # In several scripts and lengths, as users type them: what engines are timed and compared on.
 PROBES = (
@@ -34,11 +34,11 @@ PROBES = (
 )  # fmt: skip
 _REPEATS = 5
 
-Build = Callable[[], "Engine"]
+Build = Callable[[], "Backend"]
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-class Engine(Protocol):
+class Backend(Protocol):
     """Texts -> unit vectors."""
 
     name: str
@@ -48,7 +48,7 @@ class Engine(Protocol):
         """(num_texts, dim) float32 unit vectors, row i for text i; at least one text."""
 
 
-class TorchEngine:
+class TorchBackend:
     """The tower as it was trained."""
 
     def __init__(self, name: str, folder: Path, dtype: str, threads: int, dim: int | None) -> None:
@@ -59,11 +59,11 @@ class TorchEngine:
         self._tower = TowerEncoder(folder, "query", dtype, threads, dim)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """See Engine."""
+        """See Backend."""
         return self._tower.encode(texts, BATCH)
 
 
-class FileEngine:
+class FileBackend:
     """The tower in a file that needs no model code; token ids come from a tokenizer.json that cuts and pads by itself.
 
     Args:
@@ -79,7 +79,7 @@ class FileEngine:
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """See Engine."""
+        """See Backend."""
         return run_bucketed(with_prompt(self._prompt, texts), BATCH, self._encode_batch)
 
     def _encode_batch(self, texts: Sequence[str]) -> np.ndarray:
@@ -104,8 +104,8 @@ def _onnx_run(path: Path, threads: int) -> Run:
     return lambda ids, mask: session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
 
-def choose_engine(folder: Path, cfg: ServeConfig, student_id: str, cache_dir: Path, dim: int | None = None) -> Engine:
-    """The engine that a config names, or the fastest within `cfg.min_cosine` of float32 for `auto`; warmed.
+def choose_backend(folder: Path, cfg: ServeConfig, student_id: str, cache_dir: Path, dim: int | None = None) -> Backend:
+    """The engine that a config names, or the fastest within `cfg.min_backend_cosine` of float32 for `auto`; warmed.
 
     What is made and measured is kept on this machine, so that its next replica starts at once.
 
@@ -118,64 +118,64 @@ def choose_engine(folder: Path, cfg: ServeConfig, student_id: str, cache_dir: Pa
     """
     if json.loads((folder / "model.json").read_text())["towers"] == 0:
         raise UserError("the feature-only student has no query tower: serve a release of the whole student")
-    kept = private_folder(cache_dir / section_hash(student_id, ENGINES_VERSION, package_versions()))
+    kept = private_folder(cache_dir / section_hash(student_id, BACKENDS_VERSION, package_versions()))
     measured = kept / f"measured-{_this_cpu()}-{cfg.cpu_threads}-{dim}.json"
     with one_at_a_time(kept):  # else replicas would measure each other
         builds = _builds(folder, kept, cfg.cpu_threads, dim)
-        if cfg.engine != "auto":
+        if cfg.query_encoder_backend != "auto":
             reference = builds["torch"]().encode(PROBES)
-            engine = _tried(cfg.engine, builds[cfg.engine])
-            cosine = _cosine(engine, reference)
-            if cosine < cfg.min_cosine:
+            backend = _tried(cfg.query_encoder_backend, builds[cfg.query_encoder_backend])
+            cosine = _cosine(backend, reference)
+            if cosine < cfg.min_backend_cosine:
                 raise UserError(
-                    f"serve.engine: {cfg.engine} has cosine {cosine} with float32, less than serve.min_cosine ({cfg.min_cosine})"
+                    f"serve.query_encoder_backend: {cfg.query_encoder_backend} has cosine {cosine} with float32, less than serve.min_backend_cosine ({cfg.min_backend_cosine})"
                 )
-            engine.report = {cfg.engine: {"cosine": cosine}}
-            return engine
+            backend.report = {cfg.query_encoder_backend: {"cosine": cosine}}
+            return backend
         report = _read(measured)
         if report is None:
             report = _measure(builds)
             _write(measured, json.dumps(report, indent=1).encode())
-        good = {name: row for name, row in report.items() if row["cosine"] >= cfg.min_cosine}
+        good = {name: row for name, row in report.items() if row["cosine"] >= cfg.min_backend_cosine}
         name = min(
             good, key=lambda name: (good[name]["ms"], name)
         )  # torch is its own reference, so one is always there
         logger.info("queries are embedded by %s: %s", name, report)
-        engine = _tried(name, builds[name])
-        engine.report = report
-        return engine
+        backend = _tried(name, builds[name])
+        backend.report = report
+        return backend
 
 
 def _builds(folder: Path, kept: Path, threads: int, dim: int | None) -> dict[str, Build]:
-    def torch_engine(name: str, dtype: str) -> Build:
-        return lambda: TorchEngine(name, folder, dtype, threads, dim)
+    def torch_backend(name: str, dtype: str) -> Build:
+        return lambda: TorchBackend(name, folder, dtype, threads, dim)
 
     prompt = read_distill_config(folder).query_prompt or ""
 
-    def onnx() -> Engine:
+    def onnx() -> Backend:
         path = _made(kept / "model.onnx", lambda temp: _write_onnx(folder, temp))
-        return FileEngine("onnx", _tokenizer(folder, kept), _onnx_run(path, threads), dim, prompt)
+        return FileBackend("onnx", _tokenizer(folder, kept), _onnx_run(path, threads), dim, prompt)
 
-    def compiled() -> Engine:
+    def compiled() -> Backend:
         name = f"{_this_cpu()}-{threads}.pt2"  # code for another CPU would end the process
         path = _made(kept / name, lambda temp: compile_tower(folder, temp, threads))
-        return FileEngine("compiled_bf16", _tokenizer(folder, kept), CompiledTower(path), dim, prompt)
+        return FileBackend("compiled_bf16", _tokenizer(folder, kept), CompiledTower(path), dim, prompt)
 
     return {
-        "torch": torch_engine("torch", "float32"), "torch_bf16": torch_engine("torch_bf16", "bfloat16"), "onnx": onnx,
+        "torch": torch_backend("torch", "float32"), "torch_bf16": torch_backend("torch_bf16", "bfloat16"), "onnx": onnx,
         "compiled_bf16": compiled,
     }  # fmt: skip
 
 
-def _tried(name: str, build: Build) -> Engine:
+def _tried(name: str, build: Build) -> Backend:
     try:
-        engine = build()
-        engine.encode(PROBES)
+        backend = build()
+        backend.encode(PROBES)
     except ImportError as error:
-        raise UserError(f"serve.engine: {name} needs {error.name}: pip install -e '.[serve]'") from None
+        raise UserError(f"serve.query_encoder_backend: {name} needs {error.name}: pip install -e '.[serve]'") from None
     except UserError as error:
-        raise UserError(f"serve.engine: {name} does not work here: {error}") from None
-    return engine
+        raise UserError(f"serve.query_encoder_backend: {name} does not work here: {error}") from None
+    return backend
 
 
 def _measure(builds: dict[str, Build]) -> dict[str, dict[str, float]]:
@@ -184,33 +184,33 @@ def _measure(builds: dict[str, Build]) -> dict[str, dict[str, float]]:
     report = {}
     for name, build in builds.items():
         try:
-            engine = _tried(name, build)
+            backend = _tried(name, build)
         except Exception as error:  # noqa: BLE001 - whatever keeps an engine from working, the others serve
             logger.warning("%s is left out: %s", name, str(error).split("\n")[0][:300])
             continue
-        alone = [_seconds(engine, [text]) for text in PROBES]
-        together = [_seconds(engine, PROBES[at : at + 8]) / 8 for at in (0, 8)]
+        alone = [_seconds(backend, [text]) for text in PROBES]
+        together = [_seconds(backend, PROBES[at : at + 8]) / 8 for at in (0, 8)]
         ms = 500 * (float(np.mean(alone)) + float(np.mean(together)))
         report[name] = {
-            "cosine": _cosine(engine, reference), "ms": round(ms, 3), "ms_alone": round(1000 * float(np.mean(alone)), 3)
+            "cosine": _cosine(backend, reference), "ms": round(ms, 3), "ms_alone": round(1000 * float(np.mean(alone)), 3)
         }  # fmt: skip
     return report
 
 
-def _seconds(engine: Engine, texts: Sequence[str]) -> float:
+def _seconds(backend: Backend, texts: Sequence[str]) -> float:
     """Median of a few passes."""
     seconds = []
     for _ in range(_REPEATS):
         started = time.perf_counter()
-        engine.encode(texts)
+        backend.encode(texts)
         seconds.append(time.perf_counter() - started)
     return float(np.median(seconds))
 
 
-def _cosine(engine: Engine, reference: np.ndarray) -> float:
+def _cosine(backend: Backend, reference: np.ndarray) -> float:
     """The lowest cosine over the probes, each encoded alone and all together."""
-    together = engine.encode(PROBES)
-    alone = np.concatenate([engine.encode([text]) for text in PROBES])
+    together = backend.encode(PROBES)
+    alone = np.concatenate([backend.encode([text]) for text in PROBES])
     lowest = min(float(np.einsum("nd,nd->n", found, reference).min()) for found in (together, alone))
     return round(lowest, 6) if np.isfinite(lowest) else -1.0
 

@@ -10,12 +10,12 @@ import numpy as np
 from ray_app.base.config import Config, section_hash
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
-from ray_app.features.student import sides_of
+from ray_app.features.student import aux_stages
 from ray_app.models.checkpoint import local_folder
 from ray_app.models.encoder_usage import zero_shot_usage
 from ray_app.models.model_sources import model_identity
 from ray_app.models.text_encoder import TextEncoder, build_zero_shot
-from ray_app.online.query_encoders import Engine, choose_engine
+from ray_app.online.query_encoders import Backend, choose_backend
 from ray_app.tables.manifest import Output
 from ray_app.tables.release import Release
 
@@ -27,26 +27,26 @@ class QueryModel:
     """Texts -> rows of the query's vector and, behind it, its zero-shot vector; one forward pass of each per new query."""
 
     identity: tuple[str, ...]  # all that decides the numbers; two models of one identity share their cache
-    engine: Engine  # of the student's query tower
+    backend: Backend  # of the student's query tower
     dim: int  # of the query's vector
     zero_shot_encoder: TextEncoder | None  # None: no feature reads it
 
     @classmethod
     def load(
-        cls, store: Storage, cfg: Config, student: Output, release: Release, local_dir: Path,
+        cls, store: Storage, cfg: Config, student: Output, release: Release, local_cache_dir: Path,
         before: "QueryModel | None" = None,
     ) -> "QueryModel":  # fmt: skip
         """Load and warm; `before` itself if it gives the same numbers."""
         features, serve = cfg.features, cfg.serve
-        zero_shot = model_identity(features.zero_shot_model, features.zero_shot_revision) if sides_of(cfg) else ""
+        zero_shot = model_identity(features.zero_shot_model, features.zero_shot_revision) if aux_stages(cfg) else ""
         usage = zero_shot_usage(features) if zero_shot else None
-        identity = (release.student_id, str(release.dim), f"{zero_shot} {usage}", serve.engine)
+        identity = (release.student_id, str(release.dim), f"{zero_shot} {usage}", serve.query_encoder_backend)
         if before is not None and before.identity == identity:
             return before
         folder = local_folder(store, student)
-        engine = choose_engine(folder, serve, release.student_id, local_dir / "engines", release.dim)
+        backend = choose_backend(folder, serve, release.student_id, local_cache_dir / "backends", release.dim)
         encoder = None if usage is None else build_zero_shot(features, usage, "query", "float32", serve.cpu_threads)
-        model = cls(identity=identity, engine=engine, dim=release.dim, zero_shot_encoder=encoder)
+        model = cls(identity=identity, backend=backend, dim=release.dim, zero_shot_encoder=encoder)
         found = model.encode(["warm up"])
         if found.shape[1] < release.dim or not np.isfinite(found).all():
             raise UserError(f"student {release.student_id} gives no usable query vectors; run distill again")
@@ -58,13 +58,13 @@ class QueryModel:
         return section_hash(*self.identity)
 
     @property
-    def engine_name(self) -> str:
+    def backend_name(self) -> str:
         """Of the engine that was chosen."""
-        return self.engine.name
+        return self.backend.name
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """(num_texts, dim + zero-shot width) float32."""
-        own = self.engine.encode(texts)
+        own = self.backend.encode(texts)
         if self.zero_shot_encoder is None:
             return own
         return np.concatenate([own, self.zero_shot_encoder.encode(texts)], 1)

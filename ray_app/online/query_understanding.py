@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_app.base.text import normalise_query, stem_tokens, tokenise
+from ray_app.base.text import normalize_query, stem_tokens, tokenize
 
 MAX_TOKENS = 64  # of a query; guessed. What comes after is not looked for word by word
 _MAX_CORRECTED = 8  # unknown words of a query that get a near word; guessed. Bounds the time
@@ -46,8 +46,8 @@ class UnderstoodQuery:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Vocabulary:
-    """The catalogue's words and languages. Build it with `Vocabulary.of`; any number of threads may read."""
+class SpellingDictionary:
+    """The catalogue's words and languages. Build it with `SpellingDictionary.of`; any number of threads may read."""
 
     languages: tuple[str, ...]  # codes that queries are told apart by
     stems: frozenset[str]  # of all words
@@ -58,7 +58,7 @@ class Vocabulary:
     starts: list[int]  # place of the first word of each length
 
     @classmethod
-    def of(cls, counts: Counter[str], languages: Sequence[str]) -> "Vocabulary":
+    def of(cls, counts: Counter[str], languages: Sequence[str]) -> "SpellingDictionary":
         """A catalogue's words.
 
         Args:
@@ -79,17 +79,17 @@ class Vocabulary:
             starts=np.searchsorted(lengths[ranks], np.arange(_MAX_LETTERS + 4)).tolist(),
         )
 
-    def knows(self, word: str) -> bool:
+    def contains(self, word: str) -> bool:
         """Whether a pin says it, in singular or plural."""
         stems = stem_tokens(word)
         return not stems or all(stem in self.stems for stem in stems)
 
     @cached_property
-    def near(self) -> Callable[[str], str | None]:
-        """`_near`, remembered: slips are made again, and whoever sends odd words again and again pays once."""
-        return lru_cache(_NEAR_KEPT)(self._near)
+    def correct(self) -> Callable[[str], str | None]:
+        """`_correct`, remembered: slips are made again, and whoever sends odd words again and again pays once."""
+        return lru_cache(_NEAR_KEPT)(self._correct)
 
-    def _near(self, word: str) -> str | None:
+    def _correct(self, word: str) -> str | None:
         """The word that an unknown one is most likely a slip of, if there is any.
 
         One edit (letter added, left out, changed, or two neighbours swapped) of 4 to 7 letters, two of more; the fewer
@@ -123,23 +123,23 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
     """How many of the texts have each word."""
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(set(tokenise(text)))
+        counts.update(set(tokenize(text)))
     return counts
 
 
-def understand(text: str, vocabulary: Vocabulary) -> UnderstoodQuery:
+def understand(text: str, dictionary: SpellingDictionary) -> UnderstoodQuery:
     """Normalise, tell the language, find near words for those that no pin says."""
-    text = normalise_query(text)
-    tokens = tokenise(text)[:MAX_TOKENS]
-    unknown = [token for token in dict.fromkeys(tokens) if not vocabulary.knows(token)]
-    near = {token: vocabulary.near(token) for token in unknown[:_MAX_CORRECTED]}
+    text = normalize_query(text)
+    tokens = tokenize(text)[:MAX_TOKENS]
+    unknown = [token for token in dict.fromkeys(tokens) if not dictionary.contains(token)]
+    near = {token: dictionary.correct(token) for token in unknown[:_MAX_CORRECTED]}
     return UnderstoodQuery(
-        text=text, tokens=tokens, language=tell_language(text, vocabulary.languages),
+        text=text, tokens=tokens, language=detect_language(text, dictionary.languages),
         corrections={token: word for token, word in near.items() if word is not None},
     )  # fmt: skip
 
 
-def tell_language(text: str, languages: Sequence[str]) -> str | None:
+def detect_language(text: str, languages: Sequence[str]) -> str | None:
     """The one of `languages` that a text is in, or None: too short, none of them, or like several of them."""
     letters = [char for char in text if char.isalpha()]
     enough = _MIN_LANGUAGE_LETTERS if all(char < _NO_ALPHABET for char in letters) else 2

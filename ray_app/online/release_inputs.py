@@ -20,7 +20,7 @@ Keep = Callable[[Sequence[str]], np.ndarray]  # pin ids -> (num_ids,) bool
 
 
 @dataclass(frozen=True)
-class Sources:
+class ReleaseInputs:
     """A release's inputs by name; whoever asks also names the stage, which does not matter here."""
 
     release: Release

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ray_app.base.cache_folder import found_or_made
 from ray_app.base.errors import UserError, one_line
-from ray_app.features.neighbours import best_k
+from ray_app.features.neighbors import best_k
 from ray_app.online.index_files import IndexKey, OpenIndexes, open_indexes, write_indexes
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 EXACT_BELOW = 50_000
 _RRF_K = 60  # published: Cormack et al. 2009
 
-BM25, VECTORS = "bm25", "vectors"  # names of the sources
+BM25, DENSE = "bm25", "dense"  # names of the sources
 
 
 class Ranked(NamedTuple):
@@ -51,7 +51,7 @@ class Candidates:
     """Pins to rank, best first."""
 
     rows: NDArray[np.int64]  # (n,) int64 as `Ranked.merged` numbers them, no row twice
-    sources: list[list[str]]  # who found each: BM25, VECTORS or both, in this order
+    sources: list[list[str]]  # who found each: BM25, DENSE or both, in this order
 
 
 class Retriever:
@@ -85,7 +85,7 @@ class Retriever:
         except OSError as error:
             raise UserError(
                 f"cannot keep the indexes of the pins in {folder} ({one_line(error)}); "
-                "set serve.local_dir to a folder of this machine with room for them"
+                "set serve.local_cache_dir to a folder of this machine with room for them"
             ) from None
         return found if found is not None else cls.open(folder, key)
 

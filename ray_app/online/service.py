@@ -1,6 +1,6 @@
 """The online service without HTTP and without Ray: vectors of queries, rerank, search, related pins, boards, pictures.
 
-A request works on one `Served` release from start to end, so a swap to another one in between changes nothing for it.
+A request works on one `LoadedRelease` release from start to end, so a swap to another one in between changes nothing for it.
 """
 
 import asyncio
@@ -18,21 +18,21 @@ import numpy as np
 from ray_app.base.config import ImageLimits, ServeConfig, ServeLimits
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
-from ray_app.base.text import normalise_query
-from ray_app.online.loaded_release import Served, Slices
+from ray_app.base.text import normalize_query
+from ray_app.online.loaded_release import LoadedRelease, Shards
 from ray_app.online.local_files import collect_local
-from ray_app.online.messages import SliceFacts
-from ray_app.online.pin_images import PictureJobs
+from ray_app.online.messages import ShardStats
+from ray_app.online.pin_images import ImageJobs
 from ray_app.online.problems import BadRequest, Overloaded, Unavailable
-from ray_app.online.query_cache import QueryVectors
-from ray_app.online.shard_index import Slice
-from ray_app.online.shards import LocalSlice, RemoteSlices, ShardHandle, at_once
+from ray_app.online.query_cache import QueryEmbeddingCache
+from ray_app.online.shard_index import ShardIndex
+from ray_app.online.shards import LocalShard, RemoteShards, ShardHandle, at_once
 from ray_app.tables.current import current_release
 from ray_app.tables.release import Release
 
 logger = logging.getLogger(__name__)
 
-LoadRelease = Callable[[Release, Served | None], Awaitable[Served]]
+LoadRelease = Callable[[Release, LoadedRelease | None], Awaitable[LoadedRelease]]
 
 _WAIT_SEC = 1.0  # between two looks whether the shards are there
 
@@ -42,23 +42,23 @@ class Service:
 
     Args:
         shards: Hold the pins, shard i of len(shards) the i-th; empty: this process does.
-        load: Makes a `Served` of a release, given the one before; tests pass their own.
+        load: Makes a `LoadedRelease` of a release, given the one before; tests pass their own.
     """
 
     def __init__(
-        self, cfg: ServeConfig, images: ImageLimits, store: Storage, local_dir: Path, shards: Sequence[ShardHandle] = (),
+        self, cfg: ServeConfig, images: ImageLimits, store: Storage, local_cache_dir: Path, shards: Sequence[ShardHandle] = (),
         load: LoadRelease | None = None,
     ) -> None:  # fmt: skip
-        self.cfg, self.store, self._local_dir, self._shards = cfg, store, local_dir, shards
+        self.cfg, self.store, self._local_cache_dir, self._shards = cfg, store, local_cache_dir, shards
         self._images = images
         self._load = load or self._load_release
-        self._served: Served | None = None
-        self._vectors: QueryVectors | None = None
+        self._served: LoadedRelease | None = None
+        self._vectors: QueryEmbeddingCache | None = None
         self._refused: tuple[str, str] | None = None  # release that could not be loaded, and why
         # One thread: numpy and torch use the cores of a replica anyway, and more of them would only wait for each other.
         self._rank_thread = ThreadPoolExecutor(1, thread_name_prefix="rank")
         self._load_thread = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self._pictures = PictureJobs()
+        self._image_jobs = ImageJobs()
         self._polling: asyncio.Task[None] | None = None
         self.num_degraded = 0
 
@@ -99,7 +99,7 @@ class Service:
             await self._vectors.close()
         self._rank_thread.shutdown(wait=False, cancel_futures=True)
         self._load_thread.shutdown(wait=False, cancel_futures=True)
-        self._pictures.close()
+        self._image_jobs.close()
 
     async def refresh(self, must: bool = False) -> bool:
         """Serve the release that CURRENT names, if it is another one; returns whether it changed.
@@ -128,7 +128,7 @@ class Service:
             before = self._served
             served = await self._load(release, before)
             keep = {release.id} if before is None else {release.id, before.release.id}
-            await in_thread(collect_local, self._local_dir, keep)
+            await in_thread(collect_local, self._local_cache_dir, keep)
         except UserError as error:
             if must:
                 raise
@@ -139,24 +139,24 @@ class Service:
         await self._swap(served)
         return True
 
-    async def _load_release(self, release: Release, before: Served | None) -> Served:
+    async def _load_release(self, release: Release, before: LoadedRelease | None) -> LoadedRelease:
         in_thread = partial(asyncio.get_running_loop().run_in_executor, self._load_thread)
-        slices: Slices
+        shards: Shards
         if self._shards:
-            facts = SliceFacts.merged(await asyncio.gather(*(shard.prepare(release.id) for shard in self._shards)))
-            slices = RemoteSlices(self._shards, release.id)
+            stats = ShardStats.merged(await asyncio.gather(*(shard.prepare(release.id) for shard in self._shards)))
+            shards = RemoteShards(self._shards, release.id)
         else:
-            whole = await in_thread(Slice.load, self.store, self.cfg, self._images, self._local_dir, release)
-            facts, slices = await in_thread(whole.facts), LocalSlice(whole)
+            whole = await in_thread(ShardIndex.load, self.store, self.cfg, self._images, self._local_cache_dir, release)
+            stats, shards = await in_thread(whole.stats), LocalShard(whole)
         return await in_thread(
-            Served.load, self.store, self.cfg, self._local_dir, release, slices, facts, before
+            LoadedRelease.load, self.store, self.cfg, self._local_cache_dir, release, shards, stats, before
         )  # fmt: skip
 
-    async def _swap(self, served: Served) -> None:
+    async def _swap(self, served: LoadedRelease) -> None:
         before, old_vectors = self._served, self._vectors
         if before is None or served.encoder is not before.encoder or old_vectors is None:
-            vectors = QueryVectors(
-                served.encoder, self.cfg.cache, max_batch=self.cfg.max_batch,
+            vectors = QueryEmbeddingCache(
+                served.encoder, self.cfg.cache, max_batch_size=self.cfg.max_batch_size,
                 max_waiting=self.limits.max_waiting_queries, namespace=served.encoder.space,
             )  # fmt: skip
             self._served, self._vectors = served, vectors
@@ -170,7 +170,7 @@ class Service:
 
     async def _poll(self) -> None:
         while True:
-            await asyncio.sleep(self.cfg.poll_sec)
+            await asyncio.sleep(self.cfg.poll_interval_sec)
             try:
                 await self.refresh()
             except Unavailable as problem:
@@ -220,7 +220,7 @@ class Service:
         Source: boards are read as their title in the paper; pins that are in it say the rest.
         """
         served, cache = self._current()
-        title = normalise_query(title)
+        title = normalize_query(title)
         if len(title) > self.limits.max_query_chars:
             raise BadRequest("too_long", f"title: at most {self.limits.max_query_chars} characters")
         if len(pin_ids) > self.limits.max_candidates:
@@ -234,7 +234,7 @@ class Service:
         if self._shards:
             return await served.image(pin_id)
         # Not in the thread that ranks: storage may be slow, and no other request waits for it.
-        made = await self._pictures.get((served.release.id, pin_id), partial(at_once, served.image, pin_id))
+        made = await self._image_jobs.get((served.release.id, pin_id), partial(at_once, served.image, pin_id))
         assert made is not None
         return made
 
@@ -248,37 +248,37 @@ class Service:
         served = self._served
         if served is None:
             return {"ready": False, "refused": refused}
-        about = {"release": served.release.id, "student": served.student_id, "engine": served.encoder.engine_name}
+        about = {"release": served.release.id, "student": served.student_id, "backend": served.encoder.backend_name}
         cache = {} if self._vectors is None else self._vectors.counts()
         return {"ready": True, "refused": refused, "cache": cache, "degraded": self.num_degraded} | about
 
     @property
-    def cache(self) -> QueryVectors | None:
+    def cache(self) -> QueryEmbeddingCache | None:
         """Of the query vectors; for metrics."""
         return self._vectors
 
     # --- helpers ---
 
-    def _current(self) -> tuple[Served, QueryVectors]:
+    def _current(self) -> tuple[LoadedRelease, QueryEmbeddingCache]:
         if self._served is None or self._vectors is None:
             raise Unavailable("not_ready", "no release is loaded yet; try again")
         return self._served, self._vectors
 
     def _text(self, query: str) -> str:
-        text = normalise_query(query)
+        text = normalize_query(query)
         if not text:
             raise BadRequest("empty_query", "query: it has no visible character")
         if len(text) > self.limits.max_query_chars:
             raise BadRequest("too_long", f"query: at most {self.limits.max_query_chars} characters")
         return text
 
-    async def _vector(self, cache: QueryVectors, text: str) -> np.ndarray | None:
+    async def _vector(self, cache: QueryEmbeddingCache, text: str) -> np.ndarray | None:
         """The query's vector, or None if it is not there in time: then features alone rank."""
         try:
-            async with asyncio.timeout(self.limits.degrade_after_ms / 1000):
+            async with asyncio.timeout(self.limits.encoder_timeout_ms / 1000):
                 return await cache.get([text], urgent=True)
         except TimeoutError:
-            logger.warning("a query is ranked without its vector: that took over %d ms", self.limits.degrade_after_ms)
+            logger.warning("a query is ranked without its vector: that took over %d ms", self.limits.encoder_timeout_ms)
         except Overloaded as problem:
             logger.warning("a query is ranked without its vector: %s", problem)
         except Exception:  # whatever is broken in the encoder, words and features can still rank

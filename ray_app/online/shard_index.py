@@ -20,13 +20,13 @@ from ray_app.features.student import ReadTable, StudentFeatures
 from ray_app.models.head import expected_grade
 from ray_app.models.student import Student
 from ray_app.online.blend import blend, engagement_scores, order
-from ray_app.online.matched import matched_fields
-from ray_app.online.messages import Asked, Found, Hit, Near, SliceFacts
+from ray_app.online.matched import matched_terms
+from ray_app.online.messages import Hit, Neighbor, QueryInput, ShardCandidates, ShardStats
 from ray_app.online.pin_files import Shard
-from ray_app.online.pin_images import PinPictures
+from ray_app.online.pin_images import PinImages
 from ray_app.online.pin_store import PinStore
 from ray_app.online.query_understanding import count_words
-from ray_app.online.release_inputs import Sources, config_of, is_in, other_rows, read_rows
+from ray_app.online.release_inputs import ReleaseInputs, config_of, is_in, other_rows, read_rows
 from ray_app.online.retrieval import Ranked, Retriever
 from ray_app.tables.manifest import Output, read_output
 from ray_app.tables.release import Release
@@ -35,7 +35,7 @@ SHOWN_CHARS = 160  # of a pin's text
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slice:
+class ShardIndex:
     """A loaded part of a release, or all of it. Rows are those of its pins with a vector, by pin_id.
 
     A pair is scored as from the whole release: statistics are the whole catalogue's. Only BM25 retrieval counts words
@@ -48,16 +48,16 @@ class Slice:
     catalogue_rows: np.ndarray  # (num_pins,) row of each pin in the features' catalogue
     features: StudentFeatures  # the student's
     student: Student  # scores pairs
-    feature_student: Student  # scores pairs of queries that have no vector
+    feature_only_student: Student  # scores pairs of queries that have no vector
     retriever: Retriever  # finds candidates
     engagement: np.ndarray  # (num_pins,) 0..1, NaN where nobody met the pin
-    pictures: PinPictures  # by row of the catalogue
+    pictures: PinImages  # by row of the catalogue
 
     @classmethod
     def load(
-        cls, store: Storage, serve: ServeConfig, limits: ImageLimits, local_dir: Path, release: Release,
+        cls, store: Storage, serve: ServeConfig, limits: ImageLimits, local_cache_dir: Path, release: Release,
         shard: Shard | None = None,
-    ) -> "Slice":  # fmt: skip
+    ) -> "ShardIndex":  # fmt: skip
         """Load a release, all of it checked, or raise.
 
         A shard reads tables file by file and keeps its own rows. What does not get less with more shards is the time to
@@ -74,7 +74,7 @@ class Slice:
         """
         from ray_app.features.catalogue import Catalogue
 
-        find = Sources(release)
+        find = ReleaseInputs(release)
         cfg = config_of(release, serve)
         student_output = find("distill", "student")
         if student_output.content_hash != release.student_id:
@@ -82,7 +82,7 @@ class Slice:
                 f"release {release.id} was made by student {release.student_id}, but names "
                 f"{student_output.content_hash}; run embed again"
             )
-        pins = PinStore.open(store, release, local_dir, serve.vectors, shard=shard)
+        pins = PinStore.open(store, release, local_cache_dir, serve.embedding_dtype, shard=shard)
         texts, suffix = find("enrich", "pin_texts"), ""
         read: ReadTable = read_output
         others: Iterator[pa.Table] = iter(())
@@ -92,7 +92,7 @@ class Slice:
         catalogue = Catalogue.of_texts(cfg, read(store, texts, None), others)
         features = StudentFeatures.load(catalogue, store, _not_encoded_here, find, read)
         student = Student(store, student_output)
-        if student.model.cfg.dim != release.dim and release.dim not in student.model.cfg.nested_dims:
+        if student.model.cfg.dim != release.dim and release.dim not in student.model.cfg.matryoshka_dims:
             raise UserError(
                 f"release {release.id} has vectors of {release.dim} numbers, its student {student.model.cfg.dim}"
             )
@@ -100,7 +100,7 @@ class Slice:
         rows = catalogue.pairs.pin_rows(pins.all_pin_ids())
         rendered = catalogue.pairs.rendered
         retriever = Retriever.open_or_build(
-            local_dir / f"{release.id}-retrieval{suffix}", [rendered[row] for row in rows], pins.matrix
+            local_cache_dir / f"{release.id}-retrieval{suffix}", [rendered[row] for row in rows], pins.matrix
         )
         engagement = np.full(len(rows), np.nan, np.float32)
         if features.rates is not None:
@@ -109,15 +109,15 @@ class Slice:
         pictures = read(store, find("ingest", "pins"), ["pin_id", "image", "image_bytes"])
         return cls(
             release=release, cfg=cfg, pins=pins, catalogue_rows=rows, features=features, student=student,
-            feature_student=Student(store, find("distill", "feature_student")), retriever=retriever,
-            engagement=engagement, pictures=PinPictures(pictures, limits),
+            feature_only_student=Student(store, find("distill", "feature_only_student")), retriever=retriever,
+            engagement=engagement, pictures=PinImages(pictures, limits),
         )  # fmt: skip
 
-    def facts(self) -> SliceFacts:
+    def stats(self) -> ShardStats:
         """See the class; takes a while, words are counted for it."""
         catalogue = self.features.catalogue
         locales = Counter(catalogue.pin_texts["locale"].to_pylist())
-        return SliceFacts(num_pins=self.pins.num_pins, locales=locales, words=count_words(catalogue.pairs.rendered))
+        return ShardStats(num_pins=self.pins.num_pins, locales=locales, words=count_words(catalogue.pairs.rendered))
 
     # --- questions; each is CPU work of one thread, but for `image` ---
 
@@ -125,36 +125,36 @@ class Slice:
         """How well the titles here match a query; what `grade` and `rank` need of the whole catalogue."""
         return self.features.catalogue.pairs.catalogue_match([query])
 
-    def find(self, asked: Asked, stems: Sequence[str]) -> Found:
+    def find(self, asked: QueryInput, stems: Sequence[str]) -> ShardCandidates:
         """Candidates by words and by vector."""
         serve, by_vector = self.cfg.serve, Ranked.nothing()
         if asked.vector is not None:
-            by_vector = self.retriever.nearest(asked.vector[0], serve.retrieve_vectors)
-        return Found(self.retriever.by_words(stems, serve.retrieve_bm25), by_vector, self.match(asked.text))
+            by_vector = self.retriever.nearest(asked.vector[0], serve.dense_top_k)
+        return ShardCandidates(self.retriever.by_words(stems, serve.bm25_top_k), by_vector, self.match(asked.text))
 
     def rank(
-        self, asked: Asked, tokens: Sequence[str], rows: np.ndarray, match: CatalogueMatch, top_k: int
+        self, asked: QueryInput, tokens: Sequence[str], rows: np.ndarray, match: CatalogueMatch, top_k: int
     ) -> list[Hit]:
         """The best of some candidates by relevance and engagement; ties by pin id."""
         serve = self.cfg.serve
         probs = self._score(asked, rows, match)
         scores = expected_grade(probs)
-        blended = blend(scores, self.engagement[rows], serve.blend)
+        blended_score = blend(scores, self.engagement[rows], serve.blend)
         names = np.array(self.pins.pin_ids(rows), dtype=object)
-        best = [i for i in order(blended, names) if scores[i] >= serve.blend.min_score][:top_k]
+        best = [i for i in order(blended_score, names) if scores[i] >= serve.blend.min_score][:top_k]
         hits = []
         for i in best:
             row, engagement = int(rows[i]), float(self.engagement[rows[i]])
             texts = self.features.catalogue.pin_texts.slice(int(self.catalogue_rows[row]), 1).to_pylist()[0]
             shown = relevance(names[i], scores[i], probs[i]) | self._shown(row) | {
-                "blended": round(float(blended[i]), 4),
+                "blended_score": round(float(blended_score[i]), 4),
                 "engagement": None if np.isnan(engagement) else round(engagement, 4),
-                "text": self._text(row), "matched": matched_fields(tokens, texts, self.cfg.pin_text.fields),
+                "text": self._text(row), "matched_terms": matched_terms(tokens, texts, self.cfg.pin_text.fields),
             }  # fmt: skip
-            hits.append(Hit(float(blended[i]), row, shown))
+            hits.append(Hit(float(blended_score[i]), row, shown))
         return hits
 
-    def grade(self, asked: Asked, pin_ids: Sequence[str], match: CatalogueMatch) -> tuple[np.ndarray, np.ndarray]:
+    def grade(self, asked: QueryInput, pin_ids: Sequence[str], match: CatalogueMatch) -> tuple[np.ndarray, np.ndarray]:
         """Calibrated probabilities of grades 1..5.
 
         Returns:
@@ -168,14 +168,14 @@ class Slice:
         rows = self.pins.rows(pin_ids)
         return rows >= 0, self.pins.vectors(rows[rows >= 0])
 
-    def near(self, vector: np.ndarray, k: int, without: str) -> list[Near]:
+    def near(self, vector: np.ndarray, k: int, without: str) -> list[Neighbor]:
         """The `k` pins nearest to a vector, but for one."""
         rows, cosines = self.retriever.nearest(vector, k + 1)
         left_out = int(self.pins.rows([without])[0])
         pairs = [(int(r), float(c)) for r, c in zip(rows, cosines, strict=True) if r != left_out][:k]
         names = self.pins.pin_ids([row for row, _ in pairs])
         return [
-            Near(c, r, {"cosine": round(c, 4)} | self._shown(r) | {"pin_id": name})
+            Neighbor(c, r, {"cosine": round(c, 4)} | self._shown(r) | {"pin_id": name})
             for (r, c), name in zip(pairs, names, strict=True)
         ]
 
@@ -190,7 +190,7 @@ class Slice:
 
     # --- helpers ---
 
-    def _score(self, asked: Asked, rows: np.ndarray, match: CatalogueMatch) -> np.ndarray:
+    def _score(self, asked: QueryInput, rows: np.ndarray, match: CatalogueMatch) -> np.ndarray:
         n = len(rows)
         if n == 0:
             return np.zeros((0, 5), np.float32)
@@ -200,7 +200,7 @@ class Slice:
         )
         if asked.vector is None:
             nothing = np.zeros((n, 0), np.float32)
-            return self.feature_student.score(nothing, nothing, features, locales)
+            return self.feature_only_student.score(nothing, nothing, features, locales)
         query = asked.vector.copy()  # what comes from another process cannot be written to, of which torch warns
         return self.student.score(query, self.pins.vectors(rows), features, locales)
 
@@ -217,7 +217,7 @@ class Slice:
 
 
 def relevance(pin_id: str, score: float, probs: np.ndarray) -> dict[str, Any]:
-    """See serve.models.Relevance."""
+    """See serve.models.PairRelevance."""
     return {
         "pin_id": str(pin_id), "score": round(float(score), 4), "probs": [round(float(p), 5) for p in probs],
         "grade": int(np.argmax(probs)) + 1,

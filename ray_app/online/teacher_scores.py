@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from ray_app.base.columns import matrix_or_zero
 from ray_app.base.hashing import Keys, text_keys
 from ray_app.base.storage import Storage
-from ray_app.base.text import normalise_query
+from ray_app.base.text import normalize_query
 from ray_app.models.head import expected_grade
 from ray_app.tables.manifest import Output, read_output
 
@@ -45,7 +45,7 @@ class TeacherScores:
             return cls.none()
         table = read_output(store, soft_labels, ["query", "locale", "pin_id", "probs", "error"])
         table = table.filter(pc.is_null(table["error"]))
-        queries = [normalise_query(query) for query in table["query"].to_pylist()]
+        queries = [normalize_query(query) for query in table["query"].to_pylist()]
         keys = _keys(queries, table["locale"].to_pylist(), table["pin_id"].to_pylist())
         order = np.argsort(keys, kind="stable")
         values = expected_grade(matrix_or_zero(table["probs"])).astype(np.float16)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.base.config import Config, section_hash
-from ray_app.base.text import normalise_query, query_group
+from ray_app.base.text import normalize_query, query_group
 from ray_app.sources.source_reader import open_human_labels, read_human_labels
 from ray_app.tables.manifest import Output
 
@@ -36,7 +36,7 @@ class HeldOut:
         queries: frozenset[str] = frozenset()
         if cfg.evaluate.human_labels is not None:
             labels = read_human_labels(open_human_labels(cfg, cfg.evaluate.human_labels, _KEY))
-            queries = frozenset(map(normalise_query, pc.unique(labels["query"]).drop_null().to_pylist())) - {""}
+            queries = frozenset(map(normalize_query, pc.unique(labels["query"]).drop_null().to_pylist())) - {""}
         return cls(queries=queries, until=cfg.sample.until)
 
     @property

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from ray_app.base.config import TableSource
 from ray_app.base.errors import UserError
-from ray_app.base.text import normalise_query, normalise_text
+from ray_app.base.text import normalize_query, normalize_text
 from ray_app.sources import rows
 from ray_app.sources.adapters.table import read_table_file
 from ray_app.sources.files import SourceFile
@@ -55,7 +55,7 @@ def shown_texts(pin_texts: pa.Table, pin_ids: Iterable[str]) -> dict[str, dict[s
     """What a sheet shows of pins: pin_id -> SHOWN; pins that PIN_TEXTS does not have are absent."""
     wanted = pc.is_in(pin_texts["pin_id"], value_set=pa.array(sorted(set(pin_ids)), pa.string()))
     rows_ = pin_texts.select(["pin_id", *SHOWN]).filter(wanted).to_pylist()
-    return {row["pin_id"]: {name: normalise_text(row[name]) for name in SHOWN} for row in rows_}
+    return {row["pin_id"]: {name: normalize_text(row[name]) for name in SHOWN} for row in rows_}
 
 
 def write_sheet(columns: Sequence[str], rows_: Sequence[Mapping[str, str]]) -> bytes:
@@ -165,7 +165,7 @@ def _grade(cell: str) -> str:
 def _key_rows(table: pa.Table) -> Iterator[tuple[str, ...]]:
     """The pair of each row, spellings of one query alike: its raters are combined, so a verdict is on all of them."""
     for query, *rest in zip(*(table[name].to_pylist() for name in KEY), strict=True):
-        yield normalise_query(query), *rest
+        yield normalize_query(query), *rest
 
 
 def _keys(table: pa.Table) -> set[tuple[str, ...]]:

@@ -19,7 +19,7 @@ from ray_app.sources.files import SourceFile, find_files
 from ray_app.sources.rows import RawBatch
 from ray_app.sources.sheets import SHEET, first_grades, is_grading_sheet
 from ray_app.sources.validate import TableRules, check_batch, table_rules
-from ray_app.tables.partitions import part_of
+from ray_app.tables.partitions import partition_of
 
 FUTURE = timedelta(days=1)  # that an event may be ahead of the present: clocks and time zones are often wrong by hours
 
@@ -63,13 +63,13 @@ class SourceTable:
         assert isinstance(self.source, ChorusSource)
         return _check(chorus.read_products_file(file, self.source.locale), self.rules)
 
-    def part_of(self, read: pa.Table, num_parts: int) -> NDArray[np.int64]:
+    def partition_of(self, read: pa.Table, num_parts: int) -> NDArray[np.int64]:
         """Part of each row of `read`: rows of one key, or queries and events that belong together, meet in one."""
         if self.is_log_of_documents:
-            return part_of(read["group"].to_pylist(), num_parts)
+            return partition_of(read["group"].to_pylist(), num_parts)
         key = (read[name].to_pylist() for name in self.rules.key)
         whole = ["\0".join(map(str, values)) for values in zip(*key, strict=True)]
-        parts = part_of(whole, num_parts)
+        parts = partition_of(whole, num_parts)
         refused = pc.is_valid(read["_reason"]).to_numpy(zero_copy_only=False)
         return np.where(refused, read["_row"].to_numpy() % num_parts, parts)  # their keys may all be null
 
@@ -108,7 +108,7 @@ def open_source(cfg: Config, table: str, now: datetime | None = None) -> SourceT
     key = f"ingest.{table}.path"
     files, eans = _find(cfg, table, source, key)
     grade_map = None if isinstance(source, UbiSource) else source.grade_map
-    rules = table_rules(table, cfg.ingest.limits, grade_map, cfg.features.named_vectors)
+    rules = table_rules(table, cfg.ingest.limits, grade_map, cfg.features.external_embeddings)
     if table == "search_log":
         latest = (now or present(cfg)) + FUTURE
         rules = replace(rules, client_key=client_key(cfg.ingest), latest_ms=round(latest.timestamp() * 1000))

@@ -64,13 +64,13 @@ def table_rules(
     table: str,
     limits: IngestLimits,
     grade_map: dict[int, int] | None = None,
-    named_vectors: dict[str, int] | None = None,
+    external_embeddings: dict[str, int] | None = None,
 ) -> TableRules:
     """Rules of a source table; pins have one more column per named vector."""
     schemas = {"pins": PINS, "boards": BOARDS, "search_log": SEARCH_LOG}
     schema = schemas.get(table, HUMAN_LABELS)
     if table == "pins":
-        schema = with_vectors(schema, named_vectors or {})
+        schema = with_vectors(schema, external_embeddings or {})
     return TableRules(table=table, schema=schema, limits=limits, grade_map=grade_map)
 
 

@@ -7,7 +7,7 @@ from ray_app.base.config import Config
 
 STAGES = (
     "demo", "ingest", "caption", "enrich", "zero_shot", "engagement", "graph",
-    "teach", "sample", "label", "distill", "embed",
+    "train_teacher", "sample", "label", "distill", "embed",
 )  # fmt: skip
 
 
@@ -21,5 +21,4 @@ def enabled_stages(cfg: Config) -> list[str]:
 
 def load_stage(name: str) -> Any:
     """Import the module of a stage, with `run(cfg, store) -> Manifest`."""
-    package = {"teach": "train_teacher"}.get(name, name)
-    return import_module(f"ray_app.stages.{package}.stage")
+    return import_module(f"ray_app.stages.{name}.stage")

@@ -28,7 +28,7 @@ class GarbageCounts:
 def collect_all(store: Storage) -> GarbageCounts:
     """Delete unreferenced data under a run's root. Must not run beside a job that writes there.
 
-    Kept are: every file that a manifest or a release names, those of experiments included (delete `manifests/views/NAME`
+    Kept are: every file that a manifest or a release names, those of experiments included (delete `manifests/variants/NAME`
     to let go of one), ledger rows that a release or a `soft_labels` table holds, and the zero-shot vectors, which any later stage may look up again. Whatever else is needed later is computed
     again.
     """

@@ -33,7 +33,7 @@ class LedgerScan:
     """What a ledger held when it was read."""
 
     table: pa.Table  # one row per content key
-    torn_files: list[str]  # paths of files that are ignored
+    corrupt_files: list[str]  # paths of files that are ignored
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +42,7 @@ class LedgerKeys:
 
     keys: KeySet  # that have a result, errors included
     errors: pa.Table  # content_key, error: of those whose result is an error
-    torn_files: list[str]  # paths of files that are ignored
+    corrupt_files: list[str]  # paths of files that are ignored
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,17 @@ class Ledger:
         data = encode_table(cast_to(block, self.schema, f"ledger {self.table}"))
         return self.store.write_bytes(f"{self.folder}/{_file_name(data)}", data).path
 
-    def open_claims(self, rows_present: int) -> None:
+    def begin_attempts(self, rows_present: int) -> None:
         """Begin to count what is begun; goes on with the count of a run that did not come to its end."""
         if not self.store.list_files(self._claims):
             self.store.write_bytes(f"{self._claims}/{_PRESENT}-{rows_present}", b"")
 
     def claim(self, num_rows: int) -> None:
-        """Note that work on rows is begun, so that what a kill undid can be counted (`settle_claims`)."""
+        """Note that work on rows is begun, so that what a kill undid can be counted (`count_recomputed`)."""
         self.store.write_bytes(f"{self._claims}/{_BEGUN}-{num_rows}-{uuid.uuid4().hex[:12]}", b"")
 
-    def settle_claims(self, rows_present: int) -> int:
-        """Rows that were begun without a result since `open_claims`, given what the ledger holds now; forgets them."""
+    def count_recomputed(self, rows_present: int) -> int:
+        """Rows that were begun without a result since `begin_attempts`, given what the ledger holds now; forgets them."""
         names = [path.rpartition("/")[2].split("-") for path in self.store.list_files(self._claims)]
         self.store.delete(self._claims)
         totals = {kind: sum(int(name[1]) for name in names if name[0] == kind) for kind in (_PRESENT, _BEGUN)}
@@ -99,44 +99,44 @@ class Ledger:
     def scan(self, columns: list[str] | None = None) -> LedgerScan:
         """All results, errors included, one row per key. Torn files are left out, named, and warned about."""
         columns = columns or self.schema.names
-        torn: list[str] = []
-        table = pa.concat_tables([self.schema.empty_table().select(columns), *self.blocks(columns, torn)])
-        self._warn_of(torn)
-        return LedgerScan(table=table.take(first_rows(key_numbers(table["content_key"]))), torn_files=torn)
+        corrupt: list[str] = []
+        table = pa.concat_tables([self.schema.empty_table().select(columns), *self.blocks(columns, corrupt)])
+        self._warn_of(corrupt)
+        return LedgerScan(table=table.take(first_rows(key_numbers(table["content_key"]))), corrupt_files=corrupt)
 
-    def blocks(self, columns: list[str] | None = None, torn: list[str] | None = None) -> Iterator[pa.Table]:
+    def blocks(self, columns: list[str] | None = None, corrupt: list[str] | None = None) -> Iterator[pa.Table]:
         """What was committed, block by block in the order of file names, so that one at a time is in memory.
 
         Of a key with several results the first one counts.
 
         Args:
             columns: Of the schema; None: all.
-            torn: Paths of torn files, which are left out, are added to it.
+            corrupt: Paths of torn files, which are left out, are added to it.
         """
         for path in self.store.list_files(self.folder, ".parquet"):
             block = self._read_file(path, columns or self.schema.names)
             if block is not None:
                 yield block
-            elif torn is not None:
-                torn.append(path)
+            elif corrupt is not None:
+                corrupt.append(path)
 
     def keys(self) -> LedgerKeys:
         """Which keys have a result. Torn files are left out, named, and warned about."""
-        torn: list[str] = []
+        corrupt: list[str] = []
         numbers, errors, rows, num_rows = [], [], [], 0
-        for block in self.blocks(["content_key", "error"], torn):
+        for block in self.blocks(["content_key", "error"], corrupt):
             numbers.append(key_numbers(block["content_key"]))
             failed = np.flatnonzero(pc.is_valid(block["error"]).to_numpy())
             errors.append(block.take(failed))
             rows.append(failed + num_rows)
             num_rows += block.num_rows
-        self._warn_of(torn)
+        self._warn_of(corrupt)
         together = np.concatenate(numbers) if numbers else np.zeros((0, 2), np.uint64)
         error_table = pa.concat_tables([self.schema.empty_table().select(["content_key", "error"]), *errors])
         if error_table.num_rows:  # of a key with several results the first one counts
             counts = np.isin(np.concatenate(rows), first_rows(together), assume_unique=True)
             error_table = error_table.filter(pa.array(counts))
-        return LedgerKeys(keys=KeySet(together), errors=error_table, torn_files=torn)
+        return LedgerKeys(keys=KeySet(together), errors=error_table, corrupt_files=corrupt)
 
     def present_keys(self) -> pa.ChunkedArray:
         """All content keys that have a result, errors included. A torn file counts as absent."""
@@ -152,10 +152,10 @@ class Ledger:
         Raises:
             KeyError: a key has no result.
         """
-        asked, torn = KeySet(key_numbers(keys)), list[str]()
-        blocks = self.blocks(torn=torn)
+        asked, corrupt = KeySet(key_numbers(keys)), list[str]()
+        blocks = self.blocks(corrupt=corrupt)
         kept = [block.filter(pa.array(asked.contains(key_numbers(block["content_key"])))) for block in blocks]
-        self._warn_of(torn)
+        self._warn_of(corrupt)
         found = pa.concat_tables([self.schema.empty_table(), *kept])
         index = pc.index_in(keys, value_set=found["content_key"])
         if index.null_count:
@@ -175,11 +175,11 @@ class Ledger:
         """Forget failed rows, so that the next run tries them again; returns how many."""
         return self._keep(lambda block: pc.is_null(block["error"]))
 
-    def _warn_of(self, torn: list[str]) -> None:
-        if torn:
+    def _warn_of(self, corrupt: list[str]) -> None:
+        if corrupt:
             logger.warning(
                 "%s: ignoring %d torn or damaged files (%s), their rows are computed again",
-                self.folder, len(torn), ", ".join(path.rpartition("/")[2] for path in torn[:3]),
+                self.folder, len(corrupt), ", ".join(path.rpartition("/")[2] for path in corrupt[:3]),
             )  # fmt: skip
 
     def _keep(self, wanted_rows: Callable[[pa.Table], pa.ChunkedArray]) -> int:

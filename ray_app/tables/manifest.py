@@ -10,9 +10,9 @@ recomputes nothing downstream.
     run.write_table("pin_texts", table)
     return run.finish(counts={"rows_in": ..., "rows_out": ...})
 
-A variant of a run, such as an arm of an experiment, is a view: its manifests lie apart, in `manifests/<view>/`, and a
+A variant of a run, such as an arm of an experiment, is a view: its manifests lie apart, in `manifests/variants/<variant>/`, and a
 stage that it has none of is the run's. Whatever the run or another view has made with the same fingerprint is taken over,
-so that variants share all that they have in common. By `Drift` a view takes over nothing but what it has made itself under
+so that variants share all that they have in common. By `RetrainPolicy` a view takes over nothing but what it has made itself under
 the very same config: a variant whose settings change few pins would else be compared with itself.
 """
 
@@ -80,7 +80,7 @@ class Manifest:
     config: dict[str, Any]  # resolved
     settings: str  # hash of the stage's settings and versions
     inputs: dict[str, str]  # name -> content hash
-    pin_texts: list[str]  # files of the pin texts that a `Drift` is measured from; empty for other stages
+    pin_texts: list[str]  # files of the pin texts that a `RetrainPolicy` is measured from; empty for other stages
     wall_sec: float
     device_sec: float  # seconds of model work, summed over the workers
     rows_per_sec: float
@@ -93,12 +93,12 @@ class Manifest:
         return self.outputs[name]
 
 
-VIEWS = "views"  # folder of the manifests of all views
+VARIANTS = "variants"  # folder of the manifests of all views
 
 
-def manifest_path(stage: str, view: str = "") -> str:
+def manifest_path(stage: str, variant: str = "") -> str:
     """Where a stage's manifest lies."""
-    return f"manifests/{VIEWS}/{view}/{stage}.json" if view else f"manifests/{stage}.json"
+    return f"manifests/{VARIANTS}/{variant}/{stage}.json" if variant else f"manifests/{stage}.json"
 
 
 def read_manifest(store: Storage, stage: str) -> Manifest | None:
@@ -106,8 +106,8 @@ def read_manifest(store: Storage, stage: str) -> Manifest | None:
 
     In a view: its own, or else the run's.
     """
-    found = read_manifest_file(store, manifest_path(stage, store.view), stage)
-    return read_manifest_file(store, manifest_path(stage), stage) if found is None and store.view else found
+    found = read_manifest_file(store, manifest_path(stage, store.variant), stage)
+    return read_manifest_file(store, manifest_path(stage), stage) if found is None and store.variant else found
 
 
 def read_manifest_file(store: Storage, path: str, stage: str) -> Manifest | None:

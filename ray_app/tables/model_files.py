@@ -77,10 +77,12 @@ def keep_model(run: StageRun, finished: Manifest, name: str, counts: dict[str, i
     Args:
         finished: The earlier run, as `run.finished` tolerates it.
     """
-    assert run.drift is not None
+    assert run.retrain_policy is not None
     folder = finished.output(name).path
     files = model_files(run.store, folder)
     assert files is not None  # `run.finished` has looked
     run.add_output(name, folder, files)
-    run.drift = replace(run.drift, pin_texts=replace(run.drift.pin_texts, files=finished.pin_texts))
+    run.retrain_policy = replace(
+        run.retrain_policy, pin_texts=replace(run.retrain_policy.pin_texts, files=finished.pin_texts)
+    )
     return run.finish(counts, info={"kept": finished.fingerprint} | finished.info)

@@ -14,19 +14,19 @@ _SALT = "exchange"
 Parts = list[pa.Table]
 
 
-def parts_for(num_bytes: int, bytes_per_part: int) -> int:
+def num_partitions(num_bytes: int, partition_bytes: int) -> int:
     """Parts of about this size; at least one."""
-    return max(1, -(-num_bytes // bytes_per_part))
+    return max(1, -(-num_bytes // partition_bytes))
 
 
-def part_of(keys: Sequence[str], num_parts: int) -> NDArray[np.int64]:
+def partition_of(keys: Sequence[str], num_parts: int) -> NDArray[np.int64]:
     """Part of each key, 0 .. num_parts - 1. Shape (num_keys,), int64."""
     if num_parts == 1:
         return np.zeros(len(keys), np.int64)
     return (text_keys(keys, _SALT) % np.uint64(num_parts)).astype(np.int64)
 
 
-def cut(table: pa.Table, parts: NDArray[np.int64], num_parts: int) -> Parts:
+def partition_rows(table: pa.Table, parts: NDArray[np.int64], num_parts: int) -> Parts:
     """The rows of each part, in the order given; a copy, so that a part does not hold the memory of all."""
     if num_parts == 1:
         return [table]

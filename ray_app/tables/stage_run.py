@@ -22,7 +22,15 @@ from pydantic import BaseModel
 from ray_app.base.config import Config, section_hash
 from ray_app.base.schemas import SCHEMA_VERSION
 from ray_app.base.storage import Storage, StoredFile
-from ray_app.tables.manifest import VIEWS, Manifest, Output, hash_files, manifest_path, read_manifest_file, read_output
+from ray_app.tables.manifest import (
+    VARIANTS,
+    Manifest,
+    Output,
+    hash_files,
+    manifest_path,
+    read_manifest_file,
+    read_output,
+)
 from ray_app.tables.provenance import git_commit, package_versions
 
 logger = logging.getLogger(__name__)
@@ -31,7 +39,7 @@ Setting = BaseModel | dict[str, Any] | str | int | float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Drift:
+class RetrainPolicy:
     """Lets what was learned from the catalogue stand while few pins have changed since (`retrain` in the config).
 
     Measured from the pins that the stage saw, so small changes add up. A pin that is gone is never tolerated: what was
@@ -40,7 +48,7 @@ class Drift:
 
     pin_texts: Output
     inputs: tuple[str, ...]  # names of the stage's inputs that follow from the pins' texts
-    max_share: float  # of pins that are new or say something else
+    max_changed_fraction: float  # of pins that are new or say something else
 
     def tolerates(self, store: Storage, manifest: Manifest, inputs: dict[str, str]) -> bool:
         """Whether an earlier run differs from the present inputs only in few pins."""
@@ -51,7 +59,7 @@ class Drift:
         old = {row["pin_id"]: row for path in manifest.pin_texts for row in store.read_table(path).to_pylist()}
         new = {row["pin_id"]: row for row in read_output(store, self.pin_texts).to_pylist()}
         changed = sum(old.get(pin_id) != row for pin_id, row in new.items())
-        kept = not old.keys() - new.keys() and changed <= self.max_share * len(new)
+        kept = not old.keys() - new.keys() and changed <= self.max_changed_fraction * len(new)
         logger.info(
             "%s: %d of %d pins changed since: %s", manifest.stage, changed, len(new), "kept" if kept else "again"
         )
@@ -83,8 +91,8 @@ class Stage:
         inputs: Outputs of other stages; their content is part of the fingerprint.
         recipe: Everything else that decides the result: config sections, recipes of models, versions.
         compute: Makes the outputs and writes them through the run; pure but for that.
-        drift: Which changes of the catalogue an earlier result may survive.
-        adapt: Makes outputs for the present catalogue of an earlier run that `drift` lets stand; None: it stands as it is.
+        retrain_policy: Which changes of the catalogue an earlier result may survive.
+        adapt: Makes outputs for the present catalogue of an earlier run that `retrain_policy` lets stand; None: it stands as it is.
         stands: Whether a finished run needs no other, beside its fingerprint, such as one whose URLs were all readable.
     """
 
@@ -93,7 +101,7 @@ class Stage:
     inputs: Sequence[Output]
     recipe: Sequence[Setting]
     compute: "Callable[[StageRun], StageResult]"
-    drift: Drift | None = None
+    retrain_policy: RetrainPolicy | None = None
     adapt: "Callable[[StageRun, Manifest], Manifest] | None" = None
     stands: Callable[[Manifest], bool] = lambda _: True
 
@@ -101,7 +109,13 @@ class Stage:
 def run_stage(stage: Stage, cfg: Config, store: Storage) -> Manifest:
     """Run a stage unless an earlier run stands; returns the manifest."""
     run = StageRun(
-        stage.name, cfg, store, stage.version, settings=list(stage.recipe), inputs=list(stage.inputs), drift=stage.drift
+        stage.name,
+        cfg,
+        store,
+        stage.version,
+        settings=list(stage.recipe),
+        inputs=list(stage.inputs),
+        retrain_policy=stage.retrain_policy,
     )
     finished = run.finished
     if finished is not None and stage.stands(finished):
@@ -123,7 +137,7 @@ class StageRun:
     settings: list[Setting]
     inputs: list[Output]
     name: str | None = None  # of the manifest, if not the stage's
-    drift: Drift | None = None
+    retrain_policy: RetrainPolicy | None = None
     _outputs: dict[str, Output] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
 
@@ -144,13 +158,13 @@ class StageRun:
 
     @property
     def finished(self) -> Manifest | None:
-        """The manifest of an earlier run with the same fingerprint, or one that `drift` tolerates, if its files exist.
+        """The manifest of an earlier run with the same fingerprint, or one that `retrain_policy` tolerates, if its files exist.
 
         A view takes one over from the run or another view, with the same fingerprint only. Its own may drift where the run's
         may, with the catalogue and not by the variant's settings. The run takes none from views.
         """
         name = self.name or self.stage
-        own = manifest_path(name, self.store.view)
+        own = manifest_path(name, self.store.variant)
         for path in [own, *self._others(own, name)]:
             manifest = read_manifest_file(self.store, path, name)
             if manifest is None or not self._is_wanted(manifest, may_drift=path == own):
@@ -163,19 +177,19 @@ class StageRun:
 
     def _others(self, own: str, name: str) -> list[str]:
         """Where else a view may find what it wants: in the run, and in other views."""
-        if not self.store.view:
+        if not self.store.variant:
             return []
-        views = self.store.list_files(f"manifests/{VIEWS}", f"/{name}.json")
-        return [manifest_path(name), *(path for path in views if path != own)]
+        variants = self.store.list_files(f"manifests/{VARIANTS}", f"/{name}.json")
+        return [manifest_path(name), *(path for path in variants if path != own)]
 
     def _is_wanted(self, manifest: Manifest, may_drift: bool) -> bool:
         if manifest.settings != self.settings_hash:
             return False
         if manifest.fingerprint != self.fingerprint:
-            if self.store.view:
+            if self.store.variant:
                 may_drift = may_drift and manifest.config == self.cfg.model_dump(mode="json")
-            drift = self.drift if may_drift else None
-            if drift is None or not drift.tolerates(self.store, manifest, self.input_hashes):
+            retrain_policy = self.retrain_policy if may_drift else None
+            if retrain_policy is None or not retrain_policy.tolerates(self.store, manifest, self.input_hashes):
                 return False
         gone = [f for out in manifest.outputs.values() for f in out.files if not self.store.exists(f)]
         if gone:
@@ -207,11 +221,11 @@ class StageRun:
         manifest = Manifest(
             stage=self.stage, fingerprint=self.fingerprint, schema_version=SCHEMA_VERSION, outputs=self._outputs,
             counts=counts, info=info or {}, config=self.cfg.model_dump(mode="json"), settings=self.settings_hash,
-            inputs=self.input_hashes, pin_texts=self.drift.pin_texts.files if self.drift else [],
+            inputs=self.input_hashes, pin_texts=self.retrain_policy.pin_texts.files if self.retrain_policy else [],
             wall_sec=round(wall, 3), device_sec=round(device_sec, 3),
             rows_per_sec=round(counts.get("rows_out", 0) / max(wall, 1e-9), 2), created_at=time.time(),
             versions=package_versions(), git_commit=git_commit(),
         )  # fmt: skip
-        self.store.write_json(manifest_path(self.name or self.stage, self.store.view), asdict(manifest))
+        self.store.write_json(manifest_path(self.name or self.stage, self.store.variant), asdict(manifest))
         logger.info("%s: done in %.1f s, %s", self.stage, wall, counts)
         return manifest

@@ -2,7 +2,7 @@
 
 The order is a function of (seed, epoch) alone. A global batch is cut into one share per worker and a share into
 micro-batches, so one run on any number of workers takes the same steps, and a resumed one goes on where it was. Beyond
-`train.window_rows` examples, shuffling goes two ways: whole files among each other, and rows within a window of files.
+`train.shuffle_window_rows` examples, shuffling goes two ways: whole files among each other, and rows within a window of files.
 """
 
 import math
@@ -147,12 +147,12 @@ def _begins(rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.diff(groups[rows], prepend=-1))
 
 
-def file_windows(file_rows: Sequence[int], window_rows: int, seed: int, epoch: int) -> list[list[int]]:
-    """File numbers of each window of an epoch: files in random order, together at least `window_rows` but for the last."""
+def file_windows(file_rows: Sequence[int], shuffle_window_rows: int, seed: int, epoch: int) -> list[list[int]]:
+    """File numbers of each window of an epoch: files in random order, together at least `shuffle_window_rows` but for the last."""
     windows: list[list[int]] = [[]]
     rows = 0
     for file in np.random.default_rng([seed, epoch, 1]).permutation(len(file_rows)).tolist():
-        if rows >= window_rows:
+        if rows >= shuffle_window_rows:
             windows.append([])
             rows = 0
         windows[-1].append(file)
@@ -176,7 +176,7 @@ def make_steps(
         mean_weight: Of all examples of the run, which gradients are divided by: divided by its own batch's weight, a
             batch of one query would not feel that query's weight. None: the mean of `examples`.
     """
-    by_query = cfg.margin_weight > 0
+    by_query = cfg.margin_mse_weight > 0
     if mean_weight is None:
         mean_weight = float(examples.weights.mean()) if len(examples) else 1.0
     groups = np.unique(np.array(examples.queries, dtype=object), return_inverse=True)[1]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 
-def principal_axes(vectors: np.ndarray, dim: int) -> np.ndarray:
+def svd_components(vectors: np.ndarray, dim: int) -> np.ndarray:
     """The `dim` directions that keep most of the vectors' dot products; a tower starts as the projection on them.
 
     So an untrained tower gives about the zero-shot cosine, which training then improves: a small log cannot spoil much.
@@ -27,7 +27,7 @@ def principal_axes(vectors: np.ndarray, dim: int) -> np.ndarray:
     return np.concatenate([top, np.zeros((dim - len(top), width))]).astype(np.float32)
 
 
-def known_hits(rows: np.ndarray, columns: np.ndarray, codes: np.ndarray, num_columns: int) -> np.ndarray:
+def false_negative_mask(rows: np.ndarray, columns: np.ndarray, codes: np.ndarray, num_columns: int) -> np.ndarray:
     """Which pairs (rows[i], columns[j]) are known to belong together, or share the column of pair i: no negatives.
 
     Args:
@@ -50,7 +50,7 @@ def sampled_softmax_loss(cosines: Any, log_prob: Any, hits: Any, weights: Any, t
     Args:
         cosines: (B, B) tensor; the diagonal holds the pairs.
         log_prob: (B,) log of the probability that a place of the batch holds pin j.
-        hits: (B, B) bool, off the diagonal: no negatives; see `known_hits`.
+        hits: (B, B) bool, off the diagonal: no negatives; see `false_negative_mask`.
         weights: (B,) of pairs, >= 0, with a sum above 0.
         temperature: Cosines are divided by it.
 

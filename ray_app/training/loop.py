@@ -1,4 +1,4 @@
-"""The training loop that teach and distill share: plain torch, no Ray.
+"""The training loop that train_teacher and distill share: plain torch, no Ray.
 
 A model has a `preparer` that makes its inputs and gives logits (B, 5), or while it trains (views, B, 5) that all count;
 the loop knows nothing else of it. A run is a function of seed, data and settings: it takes the same steps on any number
@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 _STEPS_TO_MOVE = 10  # guessed: the first batch of a run may have weight 0, or a loss that is flat there
 
 
-def learning_rate_factor(step: int, total: int, warmup_share: float, schedule: str = "linear") -> float:
+def learning_rate_factor(step: int, total: int, warmup_ratio: float, schedule: str = "linear") -> float:
     """Linear warm-up, then linear or cosine decay to zero at `total` steps."""
-    warmup = max(1, round(total * warmup_share))
+    warmup = max(1, round(total * warmup_ratio))
     if step < warmup:
         return (step + 1) / warmup
     left = max(0.0, (total - step) / max(1, total - warmup))
@@ -81,7 +81,7 @@ def fit(
         step = next(steps, None)
         while step is not None and not state.stopped(cfg):
             model.train()
-            factor = learning_rate_factor(state.total_steps, total_steps, cfg.warmup_share, cfg.schedule)
+            factor = learning_rate_factor(state.total_steps, total_steps, cfg.warmup_ratio, cfg.lr_schedule)
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * factor
             # Dropout of this step, resumed or not.
@@ -108,7 +108,7 @@ def fit(
                     f"{last['valid_loss']:.4f}" if "valid_loss" in last else "none (no validation pairs)", per_sec,
                     100 * last["padding_share"],
                 )  # fmt: skip
-            elif worker.rank == 0 and state.total_steps % cfg.track_steps == 0:
+            elif worker.rank == 0 and state.total_steps % cfg.logging_steps == 0:
                 worker.track({"step_loss": run.last_loss, "learning_rate_factor": factor}, state.total_steps)
             if due:
                 shown = {"epochs": float(state.epoch), "total_steps": float(state.total_steps)}
@@ -278,8 +278,8 @@ class _Run:
         total = torch.zeros((), device=self.device)
         for view in views:
             losses = self.loss(view, targets)
-            if self.cfg.margin_weight > 0:
-                losses = losses + self.cfg.margin_weight * margin_mse(view, targets, micro.groups.to(self.device))
+            if self.cfg.margin_mse_weight > 0:
+                losses = losses + self.cfg.margin_mse_weight * margin_mse(view, targets, micro.groups.to(self.device))
             total = total + (losses * weights).sum()
         return total / len(views)
 

@@ -6,25 +6,25 @@ import pyarrow as pa
 
 from ray_app.base.content_key import content_key
 from ray_app.base.schemas import SPLITS
-from ray_app.base.text import normalise_query, query_group
+from ray_app.base.text import normalize_query, query_group
 
 
-def split_queries(queries: Sequence[str], test_share: float, valid_share: float, seed: int) -> pa.Table:
+def split_queries(queries: Sequence[str], test_fraction: float, validation_fraction: float, seed: int) -> pa.Table:
     """Assign each distinct query to train, valid or test.
 
     Near-duplicates (laptop, laptops) always fall together, else a test query would have been seen in training. The
     order of the groups is a hash of group and seed, so that a new query moves few of the others.
 
     Args:
-        test_share: Share of the query groups that is only for evaluation.
-        valid_share: Share that chooses the best epoch.
+        test_fraction: Share of the query groups that is only for evaluation.
+        validation_fraction: Share that chooses the best epoch.
 
     Returns:
         Table of schema SPLITS, sorted by query.
     """
     groups = {query: query_group(query) for query in queries}
     ranked = sorted(set(groups.values()), key=lambda group: content_key(str(seed), group))
-    num_test, num_valid = round(len(ranked) * test_share), round(len(ranked) * valid_share)
+    num_test, num_valid = round(len(ranked) * test_fraction), round(len(ranked) * validation_fraction)
     split_of = {}
     for rank, group in enumerate(ranked):
         split_of[group] = "test" if rank < num_test else "valid" if rank < num_test + num_valid else "train"
@@ -40,5 +40,5 @@ def queries_of(splits: pa.Table, *names: str) -> set[str]:
 
 def of_queries(labels: pa.Table, queries: Collection[str]) -> pa.Table:
     """The labels of some normalised queries."""
-    wanted = {raw for raw in set(labels["query"].to_pylist()) if normalise_query(raw) in queries}
+    wanted = {raw for raw in set(labels["query"].to_pylist()) if normalize_query(raw) in queries}
     return labels.filter(pa.array([query in wanted for query in labels["query"].to_pylist()], pa.bool_()))

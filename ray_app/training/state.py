@@ -27,8 +27,10 @@ class TrainState:
     """One entry per epoch: epoch, train_loss, valid_loss (None: no validation pairs), padding_share."""
 
     def stopped(self, cfg: TrainConfig) -> bool:
-        """Whether training is over: all epochs done, or no better epoch for `patience` epochs."""
-        return self.epoch >= cfg.epochs or (self.best_epoch >= 0 and self.epoch - 1 - self.best_epoch >= cfg.patience)
+        """Whether training is over: all epochs done, or no better epoch for `early_stopping_patience` epochs."""
+        return self.epoch >= cfg.epochs or (
+            self.best_epoch >= 0 and self.epoch - 1 - self.best_epoch >= cfg.early_stopping_patience
+        )
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Worker:
     is_due: Callable[[bool], bool] = lambda epoch_ended: epoch_ended
     """Whether this step is worth a report, given whether it ended an epoch; the same on every worker."""
     total: Callable[[float], float] = lambda value: value  # sum over the workers
-    track: Callable[[dict[str, float], int], None] = lambda figures, step: None  # on the first worker only
+    track: Callable[[dict[str, float], int], None] = lambda metrics, step: None  # on the first worker only
 
     @property
     def place(self) -> Place:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from ray_app.base.columns import matrix_column
 from ray_app.base.content_key import content_key
 from ray_app.base.schemas import NUM_GRADES
-from ray_app.base.text import normalise_query
+from ray_app.base.text import normalize_query
 from ray_app.sources.adapters.chorus import FINAL_RATER
 
 
@@ -24,9 +24,9 @@ def combine_raters(labels: pa.Table, smoothing: float) -> pa.Table:
     """
     by_pair: dict[tuple[str, str, str], tuple[list[int], list[int]]] = {}
     columns = [labels[name].to_pylist() for name in ("query", "locale", "pin_id", "rater_id", "grade")]
-    normalised = {query: normalise_query(query) for query in set(columns[0])}
+    normalized = {query: normalize_query(query) for query in set(columns[0])}
     for query, locale, pin_id, rater, grade in zip(*columns, strict=True):
-        finals, raters = by_pair.setdefault((normalised[query], locale, pin_id), ([], []))
+        finals, raters = by_pair.setdefault((normalized[query], locale, pin_id), ([], []))
         (finals if rater == FINAL_RATER else raters).append(grade)
     keys = sorted(by_pair)
     grades, targets, num_raters = [], [], []

@@ -10,7 +10,7 @@ Track = Callable[[dict[str, float], int], None]
 
 
 def start_tracking(cfg: TrainConfig, store: Storage, run_name: str, model_folder: str) -> Track:
-    """A function that logs figures of a step wherever `train.track` says.
+    """A function that logs figures of a step wherever `train.report_to` says.
 
     TensorBoard's files go to `<output>/tracking/<model folder>`. MLflow's to the server at MLFLOW_TRACKING_URI; one
     MLflow run per model.
@@ -19,12 +19,13 @@ def start_tracking(cfg: TrainConfig, store: Storage, run_name: str, model_folder
         UserError: mlflow is missing or no server is named, or TensorBoard's output is remote.
     """
     trackers = [
-        {"tensorboard": _tensorboard, "mlflow": _mlflow}[name](cfg, store, run_name, model_folder) for name in cfg.track
+        {"tensorboard": _tensorboard, "mlflow": _mlflow}[name](cfg, store, run_name, model_folder)
+        for name in cfg.report_to
     ]
 
-    def track(figures: dict[str, float], step: int) -> None:
+    def track(metrics: dict[str, float], step: int) -> None:
         for tracker in trackers:
-            tracker(figures, step)
+            tracker(metrics, step)
 
     return track
 
@@ -33,12 +34,14 @@ def _tensorboard(cfg: TrainConfig, store: Storage, run_name: str, model_folder: 
     from tensorboardX import SummaryWriter
 
     if not store.is_local:
-        raise UserError("train.track has tensorboard, which writes to a local folder; use mlflow with a remote output")
+        raise UserError(
+            "train.report_to has tensorboard, which writes to a local folder; use mlflow with a remote output"
+        )
     writer = SummaryWriter(store.full_path(f"tracking/{model_folder}"), flush_secs=2)
     writer.add_text("config", f"```\n{cfg.model_dump_json(indent=1)}\n```")
 
-    def track(figures: dict[str, float], step: int) -> None:
-        for name, value in figures.items():
+    def track(metrics: dict[str, float], step: int) -> None:
+        for name, value in metrics.items():
             writer.add_scalar(name, value, step)
 
     return track
@@ -51,10 +54,10 @@ def _mlflow(cfg: TrainConfig, store: Storage, run_name: str, model_folder: str) 
         import mlflow
     except ImportError:
         raise UserError(
-            "train.track has mlflow, but the package is not installed: pip install -e '.[mlflow]', or remove it"
+            "train.report_to has mlflow, but the package is not installed: pip install -e '.[mlflow]', or remove it"
         ) from None
     if not os.environ.get("MLFLOW_TRACKING_URI"):
-        raise UserError("train.track has mlflow: set MLFLOW_TRACKING_URI to the address of the tracking server")
+        raise UserError("train.report_to has mlflow: set MLFLOW_TRACKING_URI to the address of the tracking server")
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(run_name)
     experiment_id = experiment.experiment_id if experiment else client.create_experiment(run_name)
@@ -62,8 +65,8 @@ def _mlflow(cfg: TrainConfig, store: Storage, run_name: str, model_folder: str) 
     for name, value in cfg.model_dump(mode="json").items():
         client.log_param(run_id, name, value)
 
-    def track(figures: dict[str, float], step: int) -> None:
-        for name, value in figures.items():
+    def track(metrics: dict[str, float], step: int) -> None:
+        for name, value in metrics.items():
             client.log_metric(run_id, name, value, step=step)
 
     return track

@@ -109,11 +109,11 @@ function why(hit) {
     row.append(element("b", "", `${name} `), document.createTextNode(value));
     list.append(row);
   };
-  for (const [field, words] of Object.entries(hit.matched)) line(field.replaceAll("_", " "), words.join(", "));
-  if (!Object.keys(hit.matched).length) line("meaning", "no word in common");
+  for (const [field, words] of Object.entries(hit.matched_terms)) line(field.replaceAll("_", " "), words.join(", "));
+  if (!Object.keys(hit.matched_terms).length) line("meaning", "no word in common");
   if (hit.teacher_score !== null) line("teacher", hit.teacher_score.toFixed(1));
   if (hit.engagement !== null) line("engagement", `${Math.round(100 * hit.engagement)} of 100`);
-  line("found by", hit.sources.join(" and "));
+  line("retrieved by", hit.sources.join(" and "));
   return list;
 }
 

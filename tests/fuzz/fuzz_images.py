@@ -1,6 +1,6 @@
 """Fuzzes the decoder of pictures: `python tests/fuzz/fuzz_images.py --seconds 60`.
 
-Whatever the bytes, `decode` gives an RGB picture of bounded size or a PictureError, whose text is one line. A JPEG that it
+Whatever the bytes, `decode` gives an RGB picture of bounded size or a ImageError, whose text is one line. A JPEG that it
 decodes has a bounded number of scans.
 """
 
@@ -12,11 +12,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from hostile_pictures import encode, jpeg_of_scans, segment
+from hostile_images import encode, jpeg_of_scans, segment
 
 with driver.instrumented():
     from ray_app.base.config import ImageLimits
-    from ray_app.base.images.decode import MAX_SCANS, PictureError, decode, num_scans
+    from ray_app.base.images.decode import MAX_SCANS, ImageError, decode, num_scans
 
 LIMITS = ImageLimits(max_bytes=driver.MAX_BYTES, max_pixels=1_000_000, max_side=64)
 
@@ -33,7 +33,7 @@ def target(data: bytes) -> None:
     """See the module."""
     try:
         image = decode(data, LIMITS)
-    except PictureError as error:
+    except ImageError as error:
         assert str(error).startswith(f"{error.code}: ") and str(error).isprintable(), f"not one line: {error!r}"
         return
     assert image.mode == "RGB" and 1 <= min(image.size) and max(image.size) <= LIMITS.max_side, image

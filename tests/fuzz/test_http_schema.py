@@ -37,8 +37,8 @@ class App:
         world = whole_release.build(folder)
         self.served = world.served[1]
         # No deadline: a busy machine must not look like an error of ours.
-        limits = ServeLimits(deadline_ms=60_000, degrade_after_ms=60_000)
-        cfg = whole_release.slices.EVERYTHING.model_copy(update={"limits": limits})
+        limits = ServeLimits(deadline_ms=60_000, encoder_timeout_ms=60_000)
+        cfg = whole_release.shards.EVERYTHING.model_copy(update={"limits": limits})
         self.service = Service(cfg, ImageLimits(), world.store, folder, load=self._load)
         self._http = build_http(self.service, lambda route, status, _: self._count(status), TOKEN)
         self._loaded = False

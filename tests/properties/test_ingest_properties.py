@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_app.base.config import IngestLimits
-from ray_app.base.text import cut_text, normalise_query, normalise_text, query_group, tokenise
+from ray_app.base.text import cut_text, normalize_query, normalize_text, query_group, tokenize
 from ray_app.sources import rows as codes
 from ray_app.sources.adapters.table import parse_json_object
 from ray_app.sources.rows import MAX_CONTENT_CHARS, RawBatch
@@ -92,11 +92,11 @@ def test_a_line_is_an_object_or_a_reason(value, encoding, tail):
 
 @given(st.text(max_size=40))
 def test_normalising_twice_changes_nothing_and_leaves_no_control_character(text):
-    once = normalise_text(text)
-    assert normalise_text(once) == once
+    once = normalize_text(text)
+    assert normalize_text(once) == once
     assert all(c.isprintable() or c in "\u200c\u200d" for c in once) and once == once.strip() and "  " not in once
-    query = normalise_query(text)
-    assert normalise_query(query) == query
+    query = normalize_query(text)
+    assert normalize_query(query) == query
 
 
 @given(st.text(max_size=60), st.integers(1, 40))
@@ -107,12 +107,12 @@ def test_a_cut_text_is_a_head_of_it(text, max_chars):
 
 @given(st.text(st.characters(codec="ascii"), max_size=30))
 def test_the_fast_way_for_ascii_gives_the_same_words(text):
-    assert tokenise(text) == [word for word in tokenise(f"{text} é") if word != "é"]
+    assert tokenize(text) == [word for word in tokenize(f"{text} é") if word != "é"]
 
 
 @given(st.text(max_size=20))
 def test_a_query_is_in_the_group_of_its_normal_form(text):
-    assert query_group(normalise_query(text)) == query_group(text)
+    assert query_group(normalize_query(text)) == query_group(text)
 
 
 def test_the_codes_are_there():

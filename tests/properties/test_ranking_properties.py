@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_app.analysis.measurement.ranking_metrics import Figure, judge_by_grades, measure_ranking
+from ray_app.analysis.measurement.ranking_metrics import Metric, judge_by_grades, measure_ranking
 from ray_app.analysis.measurement.rankings import read_ranking
 from ray_app.analysis.metrics.bootstrap_result import GRADE_AS_RATING
 from ray_app.analysis.metrics.evaluation import EvaluationSettings, evaluate_systems
-from ray_app.analysis.metrics.protocol import NDCG, PRECISION, SystemScores, judge, ranking_metrics
+from ray_app.analysis.metrics.protocol import NDCG, PRECISION, SystemScores, ranking_metrics, validate_judgments
 
 # Few scores: ties are what goes wrong. All are exact in 32 bits, which is what trec_eval keeps. Most grades are 1.
 PAIRS = st.tuples(st.sampled_from([1, 1, 1, 2, 3, 4, 5]), st.sampled_from([-1.0, 0.0, 0.25, 0.5, 2.0]))
@@ -41,7 +41,7 @@ def system(queries):
 
 @given(QUERIES)
 def test_evaluate_measures_as_ir_measures(queries):
-    judged, order = judge(judged_table(queries), GRADE_AS_RATING)
+    judged, order = validate_judgments(judged_table(queries), GRADE_AS_RATING)
     found = ranking_metrics(judged, system(queries).take(order), relevant_grade=4)
     ndcg, precision = by_ir_measures(queries)
     assert found[NDCG].tolist() == pytest.approx(ndcg)
@@ -64,6 +64,6 @@ def test_measurement_of_a_run_file_counts_every_query_as_trec_eval_does(tmp_path
     path.write_text("".join(lines))
     ranking = read_ranking(str(path), "--control", "en-US")
     keys = [(f"q{q}", "en-US") for q in range(len(queries))]
-    judgements = judge_by_grades(judged_table(queries), GRADE_AS_RATING, 4)
-    for figure, wanted in zip((Figure(kind="ndcg", k=20), Figure(kind="p", k=8)), by_ir_measures(queries), strict=True):
-        assert measure_ranking(figure, ranking, judgements, keys).tolist() == pytest.approx(wanted)
+    judgments = judge_by_grades(judged_table(queries), GRADE_AS_RATING, 4)
+    for metric, wanted in zip((Metric(kind="ndcg", k=20), Metric(kind="p", k=8)), by_ir_measures(queries), strict=True):
+        assert measure_ranking(metric, ranking, judgments, keys).tolist() == pytest.approx(wanted)

@@ -5,12 +5,12 @@ import pytest
 import whole_release
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from whole_release import slices
+from whole_release import shards
 
 from ray_app.base.config import BlendConfig
-from ray_app.base.text import normalise_query
+from ray_app.base.text import normalize_query
 from ray_app.online.blend import UNKNOWN, blend, engagement_scores, order
-from ray_app.online.query_understanding import Vocabulary, count_words, understand
+from ray_app.online.query_understanding import SpellingDictionary, count_words, understand
 from ray_app.online.shards import at_once
 
 GRADES = st.lists(st.sampled_from([1.0, 2.5, 2.5001, 4.0, 5.0]), max_size=20)
@@ -52,8 +52,8 @@ def served(tmp_path_factory):
     return whole_release.build(tmp_path_factory.mktemp("rerank")).served[1]
 
 
-QUERIES = st.sampled_from(slices.QUERIES) | st.text(min_size=1, max_size=12).map(normalise_query).filter(bool)
-PIN_LISTS = st.lists(st.sampled_from([*slices.PINS, "nowhere", "", "\0", "💥"]), max_size=25)
+QUERIES = st.sampled_from(shards.QUERIES) | st.text(min_size=1, max_size=12).map(normalize_query).filter(bool)
+PIN_LISTS = st.lists(st.sampled_from([*shards.PINS, "nowhere", "", "\0", "💥"]), max_size=25)
 LOCALES = st.sampled_from(["en-US", "de-DE", "xx"])
 
 
@@ -62,14 +62,14 @@ def by_name(found):
 
 
 def rerank(served, query, locale, pins, top_k=None, degraded=False):
-    vector = None if degraded else slices.vector_of(query)
+    vector = None if degraded else shards.vector_of(query)
     return at_once(served.rerank, query, vector, locale, pins, top_k)
 
 
 @few
 @given(query=QUERIES, locale=LOCALES, pins=PIN_LISTS, degraded=st.booleans(), random=st.randoms(use_true_random=False))
 def test_rerank_ranks_each_known_pin_once_whatever_order_it_is_asked_in(served, query, locale, pins, degraded, random):
-    known = {pin for pin in pins if pin in slices.PINS and pin != slices.NO_VECTOR}
+    known = {pin for pin in pins if pin in shards.PINS and pin != shards.NO_VECTOR}
     found = rerank(served, query, locale, pins, degraded=degraded)
     names = [hit["pin_id"] for hit in found["results"]]
     assert sorted(names) == sorted(known)
@@ -80,7 +80,7 @@ def test_rerank_ranks_each_known_pin_once_whatever_order_it_is_asked_in(served, 
     shuffled = list(pins)
     random.shuffle(shuffled)
     again = rerank(served, query, locale, shuffled, degraded=degraded)
-    slices.assert_same(by_name(again), by_name(found))
+    shards.assert_same(by_name(again), by_name(found))
 
 
 @few
@@ -89,7 +89,7 @@ def test_a_pin_is_scored_alone_as_in_any_company(served, query, locale, pins, da
     whole = by_name(rerank(served, query, locale, pins))
     if whole:
         pin = data.draw(st.sampled_from(sorted(whole)))
-        slices.assert_same(by_name(rerank(served, query, locale, [pin]))[pin], whole[pin])
+        shards.assert_same(by_name(rerank(served, query, locale, [pin]))[pin], whole[pin])
 
 
 @few
@@ -102,17 +102,17 @@ def test_the_best_k_are_the_head_of_all(served, query, pins, top_k):
 @few
 @given(query=QUERIES, top_k=st.integers(1, 40), degraded=st.booleans())
 def test_search_shows_pins_once_in_the_order_it_says(served, query, top_k, degraded):
-    vector = None if degraded else slices.vector_of(query)
+    vector = None if degraded else shards.vector_of(query)
     hits = at_once(served.search, query, vector, "en-US", top_k)["results"]
     names = [hit["pin_id"] for hit in hits]
     assert len(names) == len(set(names)) <= top_k
     assert [hit["rank"] for hit in hits] == list(range(1, len(hits) + 1))
-    blended = [hit["blended"] for hit in hits]
-    assert blended == sorted(blended, reverse=True)
+    blended_score = [hit["blended_score"] for hit in hits]
+    assert blended_score == sorted(blended_score, reverse=True)
     assert all(hit["sources"] for hit in hits)
 
 
-VOCABULARY = Vocabulary.of(count_words(slices.PINS.values()), ["en", "de"])
+VOCABULARY = SpellingDictionary.of(count_words(shards.PINS.values()), ["en", "de"])
 
 
 WORDS = st.sampled_from(["mug", "mgu", "lapptop", "usb", "\u200d", "ﬁ"])
@@ -121,7 +121,7 @@ WORDS = st.sampled_from(["mug", "mgu", "lapptop", "usb", "\u200d", "ﬁ"])
 @given(st.text(max_size=30) | st.lists(WORDS, max_size=5).map(" ".join))
 def test_understanding_any_text_keeps_the_users_words(text):
     found = understand(text, VOCABULARY)
-    assert found.text == normalise_query(text)
+    assert found.text == normalize_query(text)
     assert set(found.corrections) <= set(found.tokens)
     assert all(word in VOCABULARY.words for word in found.corrections.values())
     assert understand(found.text, VOCABULARY) == found

@@ -39,8 +39,8 @@ def log_of(events):
     return pa.Table.from_pylist(rows, schema=SEARCH_LOG)
 
 
-def sample(events, num_pairs=20, seed=1, pin_ids=PIN_IDS, index=INDEX, neighbours=None, **cfg):
-    return sample_pairs(log_of(events), pin_ids, index, neighbours, SampleConfig(num_pairs=num_pairs, **cfg), seed)
+def sample(events, num_pairs=20, seed=1, pin_ids=PIN_IDS, index=INDEX, neighbors=None, **cfg):
+    return sample_pairs(log_of(events), pin_ids, index, neighbors, SampleConfig(num_pairs=num_pairs, **cfg), seed)
 
 
 def pairs_of(table):

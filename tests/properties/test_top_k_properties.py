@@ -29,7 +29,7 @@ def test_the_best_of_parts_are_the_best_of_all(scores, num, k):
 
 
 def fused(by_words, nearest, limit):
-    return fuse({"bm25": np.array(by_words, np.int64), "vectors": np.array(nearest, np.int64)}, limit)
+    return fuse({"bm25": np.array(by_words, np.int64), "dense": np.array(nearest, np.int64)}, limit)
 
 
 @given(LISTS, LISTS, st.integers(0, 30))
@@ -37,7 +37,7 @@ def test_fusion_is_the_sum_of_reciprocal_ranks(one, other, limit):
     found = fused(one, other, limit)
     score = {row: sum(1 / (61 + rows.index(row)) for rows in (one, other) if row in rows) for row in {*one, *other}}
     assert found.rows.tolist() == sorted(score, key=lambda row: (-score[row], row))[:limit]
-    named = (("bm25", one), ("vectors", other))
+    named = (("bm25", one), ("dense", other))
     assert found.sources == [[name for name, rows in named if row in rows] for row in found.rows.tolist()]
 
 

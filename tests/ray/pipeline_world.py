@@ -10,7 +10,7 @@ from ray_app.base.storage import Storage
 from ray_app.tables.manifest import Manifest
 
 STAGES = (
-    "ingest", "enrich", "zero_shot", "engagement", "graph", "teach", "sample", "label", "distill", "embed", "evaluate",
+    "ingest", "enrich", "zero_shot", "engagement", "graph", "train_teacher", "sample", "label", "distill", "embed", "evaluate",
 )  # fmt: skip
 THINGS = ("cup", "mug", "shoe", "laptop", "hub", "cable")
 COLOURS = ("red", "green", "blue", "black", "small", "large")
@@ -60,13 +60,13 @@ def write_source(folder: Path, tiny_encoder: str) -> None:
         "features": {"zero_shot_model": tiny_encoder, "zero_shot_max_tokens": 16},
         "engagement": {"epochs": 2},
         "graph": {"epochs": 2},
-        "teach": {"base_model": tiny_encoder, "max_tokens": 32, "train": train},
+        "train_teacher": {"base_model": tiny_encoder, "max_tokens": 32, "train": train},
         "sample": {"num_pairs": 120},
-        "label": {"rows_per_block": 16, "batch_size": 8, "plan_rows": 20, "max_error_rate": 0.2},
+        "label": {"rows_per_block": 16, "batch_size": 8, "cost_sample_rows": 20, "max_error_rate": 0.2},
         "prices": {"cpu_hour": 0.36},
         "distill": {"base_model": tiny_encoder, "dim": 8, "train": train, "feature_train": train},
         "embed": {"rows_per_block": 16, "max_error_rate": 0.1},
-        "evaluate": {"bootstrap_samples": 50},
+        "evaluate": {"num_resamples": 50},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
 

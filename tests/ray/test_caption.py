@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 import yaml
-from caption_world import make_config, picture, write_pictures, write_pins
+from caption_world import make_config, picture, write_images, write_pins
 from dying_captioner import DyingUDF
 from tiny_models import save_tiny_vlm
 
@@ -23,7 +23,7 @@ from ray_app.base.storage import Storage
 from ray_app.stages.caption import stage
 from ray_app.stages.caption.chain import caption_chain
 from ray_app.stages.caption.image_index import SOURCES
-from ray_app.stages.caption.stage import plan, run
+from ray_app.stages.caption.stage import estimate_cost, run
 from ray_app.tables.manifest import read_manifest, read_output
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def message(act):
 
 def test_the_life_of_a_table(ray_cluster, store, tmp_path, vlm, monkeypatch):
     """One story, since each run pays for the start of a model: first run, nothing new, new titles, one new picture."""
-    paths = write_pictures(tmp_path / "pictures", range(10))
+    paths = write_images(tmp_path / "pictures", range(10))
     Path(paths[3]).write_bytes(b"<html>not found</html>")
     again = [paths[0]] * 30
     images = [*paths, None, picture(50), picture(51), picture(1), str(tmp_path / "absent.png"), *again]
@@ -99,7 +99,7 @@ def test_the_life_of_a_table(ray_cluster, store, tmp_path, vlm, monkeypatch):
 
 
 def test_batch_and_block_size_change_no_caption(ray_cluster, tmp_path, vlm):
-    paths = write_pictures(tmp_path / "pictures", range(11))
+    paths = write_images(tmp_path / "pictures", range(11))
     found = []
     for name, sizes in {"a": {"batch_size": 1, "rows_per_block": 3}, "b": {"batch_size": 8, "num_actors": 2}}.items():
         store = Storage(str(tmp_path / name))
@@ -110,18 +110,18 @@ def test_batch_and_block_size_change_no_caption(ray_cluster, tmp_path, vlm):
 
 
 def test_a_plan_keeps_what_it_measured(ray_cluster, store, tmp_path, vlm):
-    write_pins(store, write_pictures(tmp_path / "pictures", range(9)))
-    cfg = make_config(store.uri, model=vlm, plan_rows=4)
+    write_pins(store, write_images(tmp_path / "pictures", range(9)))
+    cfg = make_config(store.uri, model=vlm, cost_sample_rows=4)
     cfg = cfg.model_copy(update={"prices": cfg.prices.model_copy(update={"cpu_hour": 36.0})})
-    quote = plan(cfg, store)
-    assert (quote.measured, quote.failed, quote.remaining) == (4, 0, 5)
-    assert quote.wall_sec == pytest.approx(quote.startup_sec + 5 / quote.rows_per_sec)
-    assert quote.cost.money == pytest.approx(quote.wall_sec * 3 / 3600 * 36.0)  # an engine and two decoders
+    estimate = estimate_cost(cfg, store)
+    assert (estimate.measured, estimate.failed, estimate.remaining) == (4, 0, 5)
+    assert estimate.wall_sec == pytest.approx(estimate.startup_sec + 5 / estimate.rows_per_sec)
+    assert estimate.cost.money == pytest.approx(estimate.wall_sec * 3 / 3600 * 36.0)  # an engine and two decoders
     assert read_manifest(store, "caption") is None
     assert run(cfg, store).counts["computed"] == 5
 
 
-class Pictures(http.server.BaseHTTPRequestHandler):
+class ImageIndex(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.seen.append(self.path)
         name = self.path.strip("/")
@@ -136,7 +136,7 @@ class Pictures(http.server.BaseHTTPRequestHandler):
 
 
 def test_urls_are_read_where_allowed_and_failed_ones_tried_again(ray_cluster, store, vlm):
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pictures) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), ImageIndex) as server:
         server.seen, server.down = [], False
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
@@ -175,7 +175,7 @@ def test_a_dying_engine_is_restarted_so_often_and_no_more(ray_cluster, store, tm
     """Ray's default is for ever."""
     from PIL import Image
 
-    paths = write_pictures(tmp_path / "pictures", range(8))
+    paths = write_images(tmp_path / "pictures", range(8))
     Image.new("RGB", (7, 7)).save(paths[-1])
     log = tmp_path / "log"
     cfg = make_config(store.uri, model=vlm, max_restarts=1, rows_per_block=1, batch_size=1)
@@ -232,7 +232,7 @@ def test_jobs_hold_each_row_once_and_one_kind_of_source():
 
 def test_kill_9_loses_only_what_was_not_committed(store, tmp_path, vlm):
     """As a program, since a kill takes the driver, its cluster and its engines."""
-    paths = write_pictures(tmp_path / "pictures", range(120))
+    paths = write_images(tmp_path / "pictures", range(120))
     write_pins(store, paths)
     cfg = make_config(store.uri, model=vlm, max_new_tokens=60, rows_per_block=8)
     config = tmp_path / "config.yaml"

@@ -34,7 +34,7 @@ def test_it_labels_what_is_missing_once_and_uses_only_human_labels_of_unseen_que
     shutil.copytree(cfg.output, tmp_path / "run")
     store = Storage(str(tmp_path / "run"))
     write_rankings(tmp_path)
-    manifest = read_manifest(store, "teach")
+    manifest = read_manifest(store, "train_teacher")
     assert manifest is not None
     splits = read_output(store, manifest.outputs["splits"])["split"].to_pylist()
 
@@ -48,21 +48,21 @@ def test_it_labels_what_is_missing_once_and_uses_only_human_labels_of_unseen_que
     assert unseen["num_queries"] == splits.count("test") == unseen["num_human_queries"]
     assert unseen["num_trained"] == len(splits) - splits.count("test")
 
-    first = run("--use-training-labels", "--k", "5")
-    again = run("--use-training-labels", "--k", "5")
+    first = run("--include-training-queries", "--k", "5")
+    again = run("--include-training-queries", "--k", "5")
     assert first["num_labelled_now"] > 0
     assert again["num_labelled_now"] == 0
     assert again["num_pairs"] == first["num_pairs"] > first["num_labelled_now"]
-    assert again["figures"] == first["figures"]
+    assert again["metrics"] == first["metrics"]
     assert first["num_human_queries"] == len(splits)
-    difference = next(f for f in first["figures"] if f["of"] == "difference" and f["figure"] == "P@5")
-    assert difference["humans_alone"]["value"] == 1.0  # five of six pins fit, and control shows none of them
+    difference = next(f for f in first["metrics"] if f["of"] == "difference" and f["metric"] == "P@5")
+    assert difference["human_only"]["value"] == 1.0  # five of six pins fit, and control shows none of them
     assert "looks better than it is" in first["cautions"][-1]
 
     # The same queries without human labels: these are what humans are asked to grade.
     label = {"query": "no such", "pin_id": "red-mug", "rater_id": "x", "grade": 5, "locale": "en-US"}
     write_csv(tmp_path / "few.csv", [label])
-    asked = run("--use-training-labels", "--human", str(tmp_path / "few.csv"), "--next", "5")
+    asked = run("--include-training-queries", "--human-labels", str(tmp_path / "few.csv"), "--num-next-queries", "5")
     with Path(asked["next"]["pairs"]).open(encoding="utf-8-sig") as file:
         pairs = list(csv.DictReader(file))
     chosen = {row["query"] for row in pairs}
@@ -73,11 +73,11 @@ def test_it_labels_what_is_missing_once_and_uses_only_human_labels_of_unseen_que
     assert len(chosen) == 5
     assert sorted((row["query"], row["pin_id"]) for row in pairs) == sorted(shown)
 
-    # The sheet as it was written, filled in, is what --human takes.
+    # The sheet as it was written, filled in, is what --human-labels takes.
     for row in pairs:
         row["grade"] = "5" if row["query"] in row["pin_id"] else "1"
     with Path(asked["next"]["pairs"]).open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.DictWriter(file, list(pairs[0]))
         writer.writeheader()
         writer.writerows(pairs)
-    assert run("--use-training-labels", "--human", asked["next"]["pairs"])["num_human_queries"] == 5
+    assert run("--include-training-queries", "--human-labels", asked["next"]["pairs"])["num_human_queries"] == 5

@@ -18,22 +18,22 @@ pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).parents[2]
 STAGES = (
-    "demo", "ingest", "caption", "enrich", "zero_shot", "engagement", "graph", "teach", "sample", "label", "distill",
+    "demo", "ingest", "caption", "enrich", "zero_shot", "engagement", "graph", "train_teacher", "sample", "label", "distill",
     "embed",
 )  # fmt: skip
 SMALL = [
-    "demo.num_pins=300", "demo.truth_queries=60", "demo.labelled_queries=12", "sample.num_pairs=1500",
-    "engagement.epochs=1", "graph.epochs=1", "teach.train.epochs=1", "distill.train.epochs=1", "distill.feature_train.epochs=1",
-    "evaluate.bootstrap_samples=40",
+    "demo.num_pins=300", "demo.ground_truth_queries=60", "demo.labelled_queries=12", "sample.num_pairs=1500",
+    "engagement.epochs=1", "graph.epochs=1", "train_teacher.train.epochs=1", "distill.train.epochs=1", "distill.feature_train.epochs=1",
+    "evaluate.num_resamples=40",
 ]  # fmt: skip
-HUMAN_ONLY = {"name": "human labels only", "set": {"distill.soft_label_multiple": 0}}
+HUMAN_ONLY = {"name": "human labels only", "set": {"distill.soft_label_ratio": 0}}
 EXPERIMENTS = {
     "text_features": {
-        "title": "What is each text worth?", "system": "teacher", "compare": "above",
-        "arms": [{"name": "BM25", "system": "bm25"}, {"name": "caption", "set": {"pin_text.fields": ["caption"]}}, {"name": "all"}],
+        "title": "What is each text worth?", "system": "teacher", "compare_to": "above",
+        "variants": [{"name": "BM25", "system": "bm25"}, {"name": "caption", "set": {"pin_text.fields": ["caption"]}}, {"name": "all"}],
     },
-    "label_scaling": {"title": "What are more labels worth?", "compare": "above", "arms": [HUMAN_ONLY, {"name": "all"}]},
-    "languages": {"title": "And languages that nobody labelled?", "compare": "languages", "arms": [HUMAN_ONLY, {"name": "all"}]},
+    "label_scaling": {"title": "What are more labels worth?", "compare_to": "above", "variants": [HUMAN_ONLY, {"name": "all"}]},
+    "languages": {"title": "And languages that nobody labelled?", "compare_to": "languages", "variants": [HUMAN_ONLY, {"name": "all"}]},
 }  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def test_the_report_has_the_experiments_and_pictures(finished: Finished) -> None
 def test_the_truth_is_read_by_evaluate_only(finished: Finished) -> None:
     """A stage that saw the truth would make every figure worthless."""
     _, manifests = finished
-    truth = {out.content_hash for name, out in manifests["demo"].outputs.items() if name.startswith("truth")}
+    truth = {out.content_hash for name, out in manifests["demo"].outputs.items() if name.startswith("ground_truth")}
     for name, manifest in manifests.items():
         assert not truth & set(manifest.inputs.values()), name
     judged = {row["query"] for row in manifests_table(finished, "demo", "truth_judgements")}
@@ -106,24 +106,24 @@ def test_one_changed_picture_is_one_caption_and_one_embedding(finished: Finished
     again = run_stages(cfg)
     assert again["caption"].counts["computed"] == 1
     assert again["embed"].counts["computed"] == 1
-    for name in ("teach", "sample", "label", "distill"):
+    for name in ("train_teacher", "sample", "label", "distill"):
         assert again[name].created_at == first[name].created_at, name
-    for view, name in (("text_features/caption", "scores-teacher"), ("label_scaling/human-labels-only", "distill")):
-        made = read_manifest(Storage(cfg.output, view), name)
-        assert made is not None and made.created_at < again["embed"].created_at, view
+    for variant, name in (("text_features/caption", "scores-teacher"), ("label_scaling/human-labels-only", "distill")):
+        made = read_manifest(Storage(cfg.output, variant), name)
+        assert made is not None and made.created_at < again["embed"].created_at, variant
 
 
 def test_two_experiments_share_what_they_have_in_common(finished: Finished) -> None:
     """A model that is trained once per experiment would cost as many GPU days as there are tables."""
     cfg, _ = finished
-    views = [Storage(cfg.output, f"{key}/human-labels-only") for key in ("label_scaling", "languages")]
-    models = [require_output(view, "distill", "student").path for view in views]
+    variants = [Storage(cfg.output, f"{key}/human-labels-only") for key in ("label_scaling", "languages")]
+    models = [require_output(variant, "distill", "student").path for variant in variants]
     assert models[0] == models[1] != require_output(Storage(cfg.output), "distill", "student").path
 
 
 def test_an_experiment_leaves_the_run_alone(finished: Finished) -> None:
     cfg, manifests = finished
-    for name in ("teach", "distill"):
+    for name in ("train_teacher", "distill"):
         assert read_manifest(Storage(cfg.output), name) == manifests[name]
 
 
@@ -145,7 +145,7 @@ def test_the_simulation_shows_both_students_to_the_same_people(finished: Finishe
     from ray_app.analysis.simulate import stage
 
     cfg, _ = finished
-    few = {"num_searches": 600, "logged_searches": 400, "unseen_queries": 60, "candidates": 60}
+    few = {"num_searches": 600, "num_logged_searches": 400, "unseen_queries": 60, "candidates": 60}
     small = cfg.model_copy(update={"simulate": cfg.simulate.model_copy(update=few)})
     store = Storage(cfg.output)
     manifest = stage.run(small, store)

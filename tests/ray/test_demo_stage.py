@@ -15,7 +15,7 @@ TABLES = ("pins", "boards", "search_log", "human_labels")
 
 
 def config(output, **demo):
-    small = {"num_pins": 600, "picture_size": 32, "truth_queries": 40, "labelled_queries": 5}
+    small = {"num_pins": 600, "image_size": 32, "ground_truth_queries": 40, "labelled_queries": 5}
     sources = {name: {"adapter": "table", "path": f"{output}/world/{name}"} for name in TABLES}
     return tiny_config(output, demo=small | demo, ingest=sources)
 
@@ -57,9 +57,9 @@ def test_the_truth_lies_apart(finished):
     _, made = finished
     truth = {name: out.path for name, out in made.outputs.items() if name not in TABLES}
     assert truth == {
-        "truth_concepts": "world/truth/concepts",
-        "truth_requests": "world/truth/requests",
-        "truth_judgements": "world/truth/judgements",
+        "truth_concepts": "world/ground_truth/concepts",
+        "truth_requests": "world/ground_truth/requests",
+        "truth_judgements": "world/ground_truth/judgments",
     }
     assert made.counts["truth_judgements"] == 40 * 20
 

@@ -38,7 +38,7 @@ def run(folder, name, **ingest_settings):
 
 def test_parts_say_of_each_pin_what_one_process_says(ray_cluster, tmp_path):
     _, store, whole = run(tmp_path, "one")
-    _, other, parts = run(tmp_path, "many", bytes_per_part=500)
+    _, other, parts = run(tmp_path, "many", partition_bytes=500)
     tables = [read_output(s, m.output("pin_texts")).sort_by("pin_id") for s, m in ((store, whole), (other, parts))]
     assert tables[0].equals(tables[1])
     assert parts.counts == whole.counts
@@ -48,7 +48,7 @@ def test_parts_say_of_each_pin_what_one_process_says(ray_cluster, tmp_path):
 
 
 def test_a_file_that_another_took_the_place_of_is_noticed(ray_cluster, tmp_path):
-    cfg, store, _ = run(tmp_path, "out", bytes_per_part=500)
+    cfg, store, _ = run(tmp_path, "out", partition_bytes=500)
     store.delete("manifests/enrich.json")
     path = next(path for path in store.list_files("tables/boards") if path.endswith("00000.parquet"))
     store.write_table(path, store.read_table(path).slice(1))

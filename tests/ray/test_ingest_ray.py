@@ -9,7 +9,7 @@ from tiny_config import tiny_config
 
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
-from ray_app.cluster.shuffle import exchange
+from ray_app.cluster.shuffle import shuffle
 from ray_app.stages.ingest import stage
 from ray_app.tables.manifest import read_output
 
@@ -59,7 +59,7 @@ def test_parts_hold_the_rows_of_the_whole_and_find_what_is_compared_across_files
     )
     found = {}
     for name, size in (("one", 10**9), ("many", 10)):
-        manifest, store = run(sources, tmp_path / name, log=tmp_path / "log.csv", bytes_per_part=size)
+        manifest, store = run(sources, tmp_path / name, log=tmp_path / "log.csv", partition_bytes=size)
         tables = {table: read_output(store, manifest.output(table)) for table in ("pins", "search_log", "quarantine")}
         keys = {"pins": "pin_id", "search_log": "event_id"}
         found[name] = manifest.counts, {t: rows.sort_by(keys[t]) if t in keys else rows for t, rows in tables.items()}
@@ -87,7 +87,7 @@ def test_a_file_is_read_and_a_part_joined_in_a_ray_task(ray_cluster):
     def join(number, tables, shared):
         return {task(), *(t["task"][0].as_py() for t in tables)}
 
-    tasks = exchange(["a", "b"], split, join, 2)
+    tasks = shuffle(["a", "b"], split, join, 2)
     assert len(tasks[0] | tasks[1]) == 4 and None not in tasks[0]
 
 
@@ -115,7 +115,7 @@ def test_queries_and_events_of_different_files_meet_in_a_part(ray_cluster, sourc
     found = []
     for name, size in (("one", 10**9), ("many", 500)):
         ubi = {"adapter": "ubi", "path": str(folder), "actions": {"click": "click"}}
-        manifest, store = run(sources, tmp_path / name, bytes_per_part=size, search_log=ubi)
+        manifest, store = run(sources, tmp_path / name, partition_bytes=size, search_log=ubi)
         log = read_output(store, manifest.output("search_log")).sort_by("event_id").to_pylist()
         found.append((manifest.counts, log))
     assert found[0] == found[1]

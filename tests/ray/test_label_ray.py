@@ -49,7 +49,7 @@ def undisturbed(ray_cluster, tmp_path_factory, tiny_decoder):
     """Labels of MANY by a job that nobody kills."""
     maker = maker_of(tmp_path_factory.mktemp("undisturbed"), tiny_decoder, **KILLED)
     counts = maker.compute_texts(MANY)
-    assert (counts.computed, counts.blocks, counts.repeated_rows) == (len(MANY), NUM_BLOCKS, 0)
+    assert (counts.computed, counts.blocks, counts.recomputed_rows) == (len(MANY), NUM_BLOCKS, 0)
     return probs_of(maker, MANY)[0]
 
 
@@ -60,7 +60,9 @@ def test_sizes_order_and_sharing_change_no_label(ray_cluster, tmp_path, tiny_dec
     """Through Ray; all combinations are in tests/unit/stages/label/test_teacher.py."""
     one = maker_of(tmp_path / "one", tiny_decoder, batch_size=64, rows_per_block=64)
     shared = one.compute_texts(ROWS)
-    other = maker_of(tmp_path / "other", tiny_decoder, batch_size=3, rows_per_block=7, num_actors=2, share_prefix=False)
+    other = maker_of(
+        tmp_path / "other", tiny_decoder, batch_size=3, rows_per_block=7, num_actors=2, prefix_sharing=False
+    )
     alone = other.compute_texts(ROWS.take(np.random.default_rng(0).permutation(len(ROWS))))
     found, _ = probs_of(one, ROWS)
     np.testing.assert_allclose(found, probs_of(other, ROWS)[0], rtol=0, atol=1e-5)
@@ -83,7 +85,7 @@ def test_small_clusters_finish(tmp_path, tiny_decoder, num_cpus, fitting):
     for maker, run in zip(makers, done["runs"], strict=True):
         assert run["computed"] == len(ROWS)
         assert_each_row_once(maker, ROWS)
-    assert [run["plan"]["num_actors"] for run in done["runs"]] == [1, fitting]
+    assert [run["allocation"]["num_actors"] for run in done["runs"]] == [1, fitting]
     note = f"label.num_actors is 3, but only {fitting} fit on the cluster"
     assert (note in job.log) == (fitting < 3)
     alone, together = (probs_of(maker, ROWS)[0] for maker in makers)
@@ -122,8 +124,8 @@ def test_kill_9_of_the_whole_job_again_and_again(undisturbed, tmp_path, tiny_dec
 
     counts = maker.compute_texts(MANY)
     assert (counts.already_present, counts.computed) == (len(present), len(MANY) - len(present))
-    assert counts.repeated_rows == begun - len(present)
-    assert counts.repeated_rows <= kills * 2 * 8  # what two workers had in their hands
+    assert counts.recomputed_rows == begun - len(present)
+    assert counts.recomputed_rows <= kills * 2 * 8  # what two workers had in their hands
     assert_each_row_once(maker, MANY)
     assert probs_of(maker, MANY)[0].tobytes() == undisturbed.tobytes()
 
@@ -143,7 +145,7 @@ def test_kill_9_of_one_worker_costs_no_more_than_its_block(undisturbed, tmp_path
     assert killer.killed
     assert (counts.computed, counts.errors) == (len(MANY), 0)
     assert killer.at_block < NUM_BLOCKS
-    assert counts.repeated_rows in (0, 8)  # 0: between two blocks
+    assert counts.recomputed_rows in (0, 8)  # 0: between two blocks
     assert_each_row_once(maker, MANY)
     assert probs_of(maker, MANY)[0].tobytes() == undisturbed.tobytes()
 

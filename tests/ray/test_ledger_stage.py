@@ -16,7 +16,7 @@ from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.cluster.blocks import actor_chain
 from ray_app.cluster.executor import ModelWork, check_error_rate
-from ray_app.cluster.resources import Pool, start_local
+from ray_app.cluster.resources import PoolRequest, start_local
 from ray_app.tables.ledger import Ledger
 
 SCHEMA = pa.schema(
@@ -79,7 +79,7 @@ def run(ledger, log, numbers, rows_per_block=10, num_actors=2, num_cpus=1.0, num
     return ModelWork(
         noun="rows",
         ledger=ledger,
-        pool=Pool(section="means", num_actors=num_actors, num_cpus=num_cpus, num_gpus=num_gpus),
+        pool=PoolRequest(section="means", num_actors=num_actors, num_cpus=num_cpus, num_gpus=num_gpus),
         chain=partial(actor_chain, MeanUDF, {"log": log, **udf}),
         rows_per_block=rows_per_block,
         max_error_rate=max_error_rate,
@@ -107,7 +107,7 @@ def test_ray_is_not_touched_when_nothing_is_missing(ledger, log, no_ray):
     ledger.commit(pa.table({"content_key": keys, "mean": [1.0, 1.0, None], "error": [None, None, "bad"]}))
     counts = run(ledger, log, [0, 1, 1, 2])
     assert (counts.wanted, counts.unique, counts.already_present, counts.computed) == (4, 3, 3, 0)
-    assert (counts.errors, counts.first_error, counts.plan) == (1, "bad", None)
+    assert (counts.errors, counts.first_error, counts.allocation) == (1, "bad", None)
 
 
 def test_nothing_wanted_is_nothing_done(ledger, log, no_ray):
@@ -157,13 +157,13 @@ class TestOnACluster:
         run(ledger, log, range(20))
         ledger.store.write_bytes(ledger.store.list_files(ledger.folder)[0], b"PAR1")
         counts = run(ledger, log, range(20))
-        assert (counts.torn_files, counts.computed) == (1, 10)
+        assert (counts.corrupt_files, counts.computed) == (1, 10)
         assert sorted(ledger.present_keys().to_pylist()) == wanted(range(20))["content_key"].to_pylist()
 
     def test_work_that_was_begun_and_lost_is_counted_once(self, ledger, log):
         """As a kill leaves it: a claim without a result."""
         ledger.claim(10)
-        assert [run(ledger, log, range(20)).repeated_rows for _ in range(2)] == [10, 0]
+        assert [run(ledger, log, range(20)).recomputed_rows for _ in range(2)] == [10, 0]
 
     def test_a_job_full_of_errors_stops_early_and_keeps_what_it_has(self, ledger, log):
         text = message(
@@ -255,7 +255,7 @@ def test_a_killed_job_resumes_and_ends_like_an_undisturbed_one(tmp_path, ledger,
     counts = run(ledger, resumed_log, range(60), rows_per_block=5)
     assert (counts.already_present, counts.computed) == (len(finished), 60 - len(finished))
 
-    assert 0 <= counts.repeated_rows <= 2 * 5  # what the two actors had in their hands
+    assert 0 <= counts.recomputed_rows <= 2 * 5  # what the two actors had in their hands
     every_key = wanted(range(60))["content_key"]
     rows = [
         key

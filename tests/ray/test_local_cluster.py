@@ -79,8 +79,8 @@ def test_no_token_is_left_behind(cluster: tuple[str, int], home: Path) -> None:
 def test_training_opens_no_port(finished: Finished, source: Path, home: Path, tmp_path: Path) -> None:
     """Torch's store, where workers of one training meet, knows no token."""
     shutil.copytree(finished[0].output, tmp_path / "run")
-    command = [sys.executable, "pipelines/teach.py", "--config", str(source / "config.yaml")]
-    command += ["--set", f"output={tmp_path / 'run'}", "--set", "teach.train.epochs=3"]
+    command = [sys.executable, "pipelines/train_teacher.py", "--config", str(source / "config.yaml")]
+    command += ["--set", f"output={tmp_path / 'run'}", "--set", "train_teacher.train.epochs=3"]
     seen: set[Listener] = set()
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(

@@ -35,7 +35,15 @@ Finished = tuple[Config, dict[str, Manifest]]
 pytestmark = pytest.mark.timeout(900)  # the first test pays for the whole pipeline
 
 ROOT = Path(__file__).parents[2]
-SYSTEMS = ["bm25", "embedding_cosine", "engagement_cosine", "graph_cosine", "feature_student", "teacher", "student"]
+SYSTEMS = [
+    "bm25",
+    "embedding_cosine",
+    "engagement_cosine",
+    "graph_cosine",
+    "feature_only_student",
+    "teacher",
+    "student",
+]
 
 
 def kill_when(stage: str, source: Path, overrides: list[str], reached: Callable[[], bool]) -> None:
@@ -65,7 +73,7 @@ def table(cfg: Config, stage: str, name: str) -> pa.Table:
 
 def test_no_row_is_lost_between_the_stages(finished: Finished) -> None:
     _, manifests = finished
-    for name in ("ingest", "enrich", "teach", "label", "embed", "evaluate"):
+    for name in ("ingest", "enrich", "train_teacher", "label", "embed", "evaluate"):
         counts = manifests[name].counts
         lost = (
             counts["rows_in"] - counts["rows_out"] - counts.get("rows_quarantined", 0) - counts.get("without_vector", 0)
@@ -89,27 +97,27 @@ def test_every_sampled_pair_has_one_soft_label(finished: Finished) -> None:
 
 
 def test_a_plan_keeps_its_labels_and_stands_beside_what_the_run_took(finished: Finished, tmp_path: Path) -> None:
-    from ray_app.stages.label.stage import plan
+    from ray_app.stages.label.stage import estimate_cost
 
     cfg, first = finished
     planned = cfg.model_copy(update={"output": str(tmp_path / "run")})
     shutil.copytree(cfg.output, planned.output)
     shutil.rmtree(Path(planned.output) / "ledger" / "soft_labels")
     (Path(planned.output) / "manifests" / "label.json").unlink()
-    quote = plan(planned, Storage(planned.output))
+    estimate = estimate_cost(planned, Storage(planned.output))
     distinct = first["label"].counts["computed"]
-    assert (quote.measured, quote.remaining) == (32, distinct - 32)  # 20 rows are two blocks of 16
-    assert quote.cost.money == pytest.approx(quote.cost.cpu_hours * 0.36)
+    assert (estimate.measured, estimate.remaining) == (32, distinct - 32)  # 20 rows are two blocks of 16
+    assert estimate.cost.money == pytest.approx(estimate.cost.cpu_hours * 0.36)
     manifest = run_stages(planned, "label")["label"]
     assert manifest.counts["computed"] == distinct - 32
-    assert manifest.info["quote"]["wall_sec"] == quote.wall_sec
+    assert manifest.info["cost_estimate"]["wall_sec"] == estimate.wall_sec
     assert manifest.info["actual"]["rows"] == distinct - 32
     assert manifest.outputs["soft_labels"].content_hash == first["label"].outputs["soft_labels"].content_hash
 
 
 def test_test_queries_are_never_labelled_for_training(finished: Finished) -> None:
     cfg, _ = finished
-    splits = table(cfg, "teach", "splits")
+    splits = table(cfg, "train_teacher", "splits")
     test = {row["query"] for row in splits.to_pylist() if row["split"] == "test"}
     assert test
     assert not test & set(table(cfg, "sample", "pairs")["query"].to_pylist())
@@ -118,8 +126,8 @@ def test_test_queries_are_never_labelled_for_training(finished: Finished) -> Non
 def test_models_say_what_their_probabilities_are_calibrated_to(finished: Finished) -> None:
     """Raters where there are enough pairs of them; a handful fits noise, and the student then follows the calibrated teacher."""
     cfg, made = finished
-    teacher = made["teach"].info["calibration"]
-    assert (teacher["fitted_to"], teacher["pairs"]["*"]) == (HUMAN_GRADES, made["teach"].counts["valid_pairs"])
+    teacher = made["train_teacher"].info["calibration"]
+    assert (teacher["fitted_to"], teacher["pairs"]["*"]) == (HUMAN_GRADES, made["train_teacher"].counts["valid_pairs"])
     assert made["distill"].info["calibration"]["student"]["fitted_to"] == TEACHER
     card = (Path(cfg.output) / made["distill"].outputs["student"].path / "README.md").read_text()
     assert 'fitted_to: "calibrated teacher"' in card
@@ -136,7 +144,7 @@ def test_the_release_holds_each_pin_with_text(finished: Finished) -> None:
 def test_all_systems_are_measured_on_all_pairs(finished: Finished) -> None:
     rows = finished[1]["evaluate"].info["rows"]
     assert [r["system"] for r in rows] == SYSTEMS
-    assert {r["num_pairs"] for r in rows} == {finished[1]["teach"].counts["test_pairs"]}
+    assert {r["num_pairs"] for r in rows} == {finished[1]["train_teacher"].counts["test_pairs"]}
 
 
 def test_a_second_run_does_no_model_work(finished: Finished) -> None:
@@ -203,7 +211,7 @@ def test_batch_and_online_features_of_the_student_agree(finished: Finished) -> N
 
 def test_a_trained_model_says_what_it_is_and_how_sure_it_may_be(finished: Finished) -> None:
     store, manifests = Storage(finished[0].output), finished[1]
-    for stage, name in (("teach", "teacher"), ("distill", "student"), ("distill", "feature_student")):
+    for stage, name in (("train_teacher", "teacher"), ("distill", "student"), ("distill", "feature_only_student")):
         output = manifests[stage].outputs[name]
         card = store.read_bytes(f"{output.path}/README.md").decode()
         assert name.replace("_", " ") in card
@@ -212,19 +220,19 @@ def test_a_trained_model_says_what_it_is_and_how_sure_it_may_be(finished: Finish
         assert calibration is not None
         assert 0.25 <= calibration.temperature("en-US") <= 4.0
         said = describe(manifests[stage].info["truncation"])
-        assert (said in card) == (name != "feature_student") and " are cut at " in said
+        assert (said in card) == (name != "feature_only_student") and " are cut at " in said
     assert manifests["zero_shot"].info["truncation"]["key"] == "features.zero_shot_max_tokens"
 
 
 def test_two_training_workers_give_a_working_teacher(finished: Finished) -> None:
     cfg = finished[0]
-    train = cfg.teach.train.model_copy(update={"epochs": 1})
-    teach = cfg.teach.model_copy(update={"num_workers": 2, "train": train})
-    two = cfg.model_copy(update={"teach": teach, "output": f"{cfg.output}-two"})
+    train = cfg.train_teacher.train.model_copy(update={"epochs": 1})
+    train_teacher = cfg.train_teacher.model_copy(update={"num_workers": 2, "train": train})
+    two = cfg.model_copy(update={"train_teacher": train_teacher, "output": f"{cfg.output}-two"})
     shutil.copytree(cfg.output, two.output)
-    manifest = run_stages(two, "teach")["teach"]
+    manifest = run_stages(two, "train_teacher")["train_teacher"]
     assert len(manifest.info["history"]) == 1
-    assert manifest.outputs["teacher"].content_hash != finished[1]["teach"].outputs["teacher"].content_hash
+    assert manifest.outputs["teacher"].content_hash != finished[1]["train_teacher"].outputs["teacher"].content_hash
 
 
 def test_a_run_killed_while_labelling_ends_with_the_same_tables(
@@ -253,19 +261,25 @@ def test_a_run_killed_while_teaching_ends_with_the_same_teacher(
 ) -> None:
     """Another teacher would mean that all labels are made again, and are others."""
     cfg = finished[0]
-    train = cfg.teach.train.model_copy(update={"epochs": 15, "patience": 15, "checkpoint_sec": 0.2})
+    train = cfg.train_teacher.train.model_copy(
+        update={"epochs": 15, "early_stopping_patience": 15, "checkpoint_interval_sec": 0.2}
+    )
     outputs = [tmp_path / "undisturbed", tmp_path / "killed"]
     longer = []
     for output in outputs:
         shutil.copytree(cfg.output, output)
-        teach = cfg.teach.model_copy(update={"train": train})
-        longer.append(cfg.model_copy(update={"teach": teach, "output": str(output)}))
-    whole = run_stages(longer[0], "teach")["teach"].outputs["teacher"]
-    overrides = [f"output={outputs[1]}", "teach.train.epochs=15", "teach.train.patience=15"]
-    overrides.append("teach.train.checkpoint_sec=0.2")
+        train_teacher = cfg.train_teacher.model_copy(update={"train": train})
+        longer.append(cfg.model_copy(update={"train_teacher": train_teacher, "output": str(output)}))
+    whole = run_stages(longer[0], "train_teacher")["train_teacher"].outputs["teacher"]
+    overrides = [
+        f"output={outputs[1]}",
+        "train_teacher.train.epochs=15",
+        "train_teacher.train.early_stopping_patience=15",
+    ]
+    overrides.append("train_teacher.train.checkpoint_interval_sec=0.2")
     training = outputs[1] / "training"
-    kill_when("teach", source, overrides, lambda: len(list(training.glob("teach-*/checkpoint_*"))) >= 2)
-    resumed = run_stages(longer[1], "teach")["teach"].outputs["teacher"]
+    kill_when("train_teacher", source, overrides, lambda: len(list(training.glob("train_teacher-*/checkpoint_*"))) >= 2)
+    resumed = run_stages(longer[1], "train_teacher")["train_teacher"].outputs["teacher"]
     assert resumed.content_hash == whole.content_hash
 
 

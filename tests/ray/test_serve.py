@@ -54,7 +54,7 @@ ROOT = Path(__file__).parents[2]
 def app(finished: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """Two replicas over a copy of the finished run."""
     # A deadline so late that no request meets it, however busy the machine: a 503 here is an answer that was lost.
-    limits = {"max_in_flight": 8, "deadline_ms": 10_000}
+    limits = {"max_concurrent_requests": 8, "deadline_ms": 10_000}
     config = copied_run(tmp_path_factory.mktemp("served"), finished[0].output, source, limits=limits)
     cfg = load_config(config)
     options = {"autoscaling_config": None, "num_replicas": 2}
@@ -303,7 +303,7 @@ def test_a_damaged_release_is_refused_and_the_old_one_goes_on(app: SimpleNamespa
     promote(app.store, app.release.id)
     part = next(Path(app.cfg.output).glob(f"releases/{broken}/part-*.parquet"))
     part.write_bytes(part.read_bytes()[:-10])
-    shutil.rmtree(Path(app.cfg.serve.local_dir), ignore_errors=True)  # what the machine kept of it
+    shutil.rmtree(Path(app.cfg.serve.local_cache_dir), ignore_errors=True)  # what the machine kept of it
     (Path(app.cfg.output) / "releases/CURRENT").write_text(json.dumps({"id": broken, "previous": app.release.id}))
     with Load(app, clients=1) as load:
         load.wait(lambda: codes(app) == {"release_refused"})

@@ -61,7 +61,7 @@ def test_a_pin_of_each_shard_is_found_by_name(app: SimpleNamespace) -> None:
         pin = app.pins[shards_of(app.pins, 2).tolist().index(shard)]
         near = httpx.get(f"{app.url}/v1/related/{pin}?k=100").json()["results"]
         assert {found["pin_id"] for found in near} == {*app.pins} - {pin}
-        assert httpx.get(f"{app.url}/v1/pins/{pin}/image").json()["error"] == "no_picture"
+        assert httpx.get(f"{app.url}/v1/pins/{pin}/image").json()["error"] == "no_image"
     assert httpx.get(f"{app.url}/v1/pins/nowhere/image").json()["error"] == "unknown_pin"
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ray_app.base.config import TeachConfig, WorkersConfig
+from ray_app.base.config import TeacherConfig, WorkersConfig
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.cluster.train import train_on_ray
@@ -42,16 +42,16 @@ def examples(num: int, seed: int) -> Examples:
 def train(folder: Path, base: Path, name: str = "run", rows: int = 300, **settings: object) -> SimpleNamespace:
     """A small teacher; its curve and its weights."""
     loop = {
-        "epochs": 3, "batch_size": 16, "learning_rate": 1e-3, "patience": 9, "checkpoint_sec": 0.5, "train_embeddings": True,
+        "epochs": 3, "batch_size": 16, "learning_rate": 1e-3, "early_stopping_patience": 9, "checkpoint_interval_sec": 0.5, "train_embeddings": True,
     } | settings  # fmt: skip
     workers = {name: loop.pop(name) for name in set(loop) & set(WorkersConfig.model_fields)}
     tree = {"base_model": str(base), "pooling": "mean", "dropout": 0.0, "train": loop}
-    teach, store = TeachConfig.model_validate(tree | workers), Storage(str(folder))
+    train_teacher, store = TeacherConfig.model_validate(tree | workers), Storage(str(folder))
     job = TrainJob(
-        build=partial(build_teacher, teach, FeatureScaler(np.zeros(2), np.ones(2)), store, None), train=examples(rows, 0),
-        valid=examples(50, 1), cfg=teach.train, model_folder=f"models/teacher/{name}",
+        build=partial(build_teacher, train_teacher, FeatureScaler(np.zeros(2), np.ones(2)), store, None), train=examples(rows, 0),
+        valid=examples(50, 1), cfg=train_teacher.train, model_folder=f"models/teacher/{name}",
     )  # fmt: skip
-    train_on_ray(name, [job], 5, store, teach)
+    train_on_ray(name, [job], 5, store, train_teacher)
     model = Path(folder) / job.model_folder
     weights = load_file(model / "lm" / "model.safetensors") | load_file(model / "head.safetensors")
     return SimpleNamespace(store=store, history=store.read_json(f"{job.model_folder}/history.json"), weights=weights)
@@ -108,8 +108,8 @@ class KillOne(threading.Thread):
                         return
 
 
-STREAMED = {"window_rows": 100, "num_workers": 2}
-OFTEN = {"checkpoint_sec": 0.05}  # else a fast machine is done before there is a second checkpoint
+STREAMED = {"shuffle_window_rows": 100, "num_workers": 2}
+OFTEN = {"checkpoint_interval_sec": 0.05}  # else a fast machine is done before there is a second checkpoint
 
 
 @pytest.fixture(scope="module")

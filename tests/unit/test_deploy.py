@@ -29,7 +29,7 @@ from packaging.utils import canonicalize_name
 
 from ray_app.base.config import Config, ServeLimits, load_config
 from ray_app.cluster import progress
-from ray_app.cluster.resources import Pool, plan_pool
+from ray_app.cluster.resources import PoolRequest, allocate_pool
 from ray_app.stages.order import STAGES
 from serve.local import HAPROXY_DEFAULTS, environment
 
@@ -218,7 +218,7 @@ def test_the_hubs_token_is_where_hub_models_load():
 def test_models_of_a_hub_are_named_by_commit():
     cfg = config()
     zero_shot = cfg.features.zero_shot_revision
-    for revision in (cfg.caption.revision, zero_shot, cfg.teach.revision, cfg.distill.revision):
+    for revision in (cfg.caption.revision, zero_shot, cfg.train_teacher.revision, cfg.distill.revision):
         assert re.fullmatch("[0-9a-f]{40}", revision or ""), revision
 
 
@@ -251,13 +251,13 @@ def test_stages_fit_the_worker_groups():
     for name in ("caption", "label", "embed"):
         section = getattr(cfg, name)
         most = getattr(section, "max_actors", None) or section.num_actors
-        pool = Pool(
+        pool = PoolRequest(
             section=name, num_actors=most, num_cpus=section.num_cpus, num_gpus=section.num_gpus,
-            accelerator_type=getattr(section, "accelerator_type", None), feeders=True,
+            accelerator_type=getattr(section, "accelerator_type", None), upstream_tasks=True,
         )  # fmt: skip
-        assert plan_pool(pool, nodes).num_actors == most, name
+        assert allocate_pool(pool, nodes).num_actors == most, name
     teacher = groups["teacher"]["resources"]
-    assert teacher["GPU"] >= cfg.teach.num_workers, "the workers of one training share a node"
+    assert teacher["GPU"] >= cfg.train_teacher.num_workers, "the workers of one training share a node"
     vlm = groups["vlm"]["resources"]
     assert vlm["GPU"] / vlm["CPU"] > 0 and vlm["CPU"] < teacher["CPU"], "Ray takes the smaller one where both fit"
     assert groups["headgroup"]["resources"]["CPU"] == 0, "nothing may run on the head"
@@ -295,8 +295,8 @@ def test_the_service_is_the_app_of_serve_config():
     ServeDeploySchema.model_validate(theirs)
     args = theirs["applications"][0].pop("args")
     assert args.pop("config") == "/etc/relevance/relevance.yaml"
-    token, local_dir = (text.partition("=") for text in args.pop("set"))
-    assert not args and (token[0], local_dir[0]) == ("serve.token_env", "serve.local_dir")
+    token, local_cache_dir = (text.partition("=") for text in args.pop("set"))
+    assert not args and (token[0], local_cache_dir[0]) == ("serve.auth_token_env", "serve.local_cache_dir")
     ours["applications"][0].pop("args")
     # What differs on a cluster: reached from outside, hence with a token; two replicas, so that one may go.
     ours["http_options"]["host"] = "0.0.0.0"
@@ -304,7 +304,7 @@ def test_the_service_is_the_app_of_serve_config():
     assert theirs == ours
     for container in (c for where, c in all_containers() if where.startswith("kuberay/rayservice.yaml")):
         assert token[2] in [variable["name"] for variable in container["env"]]
-        assert local_dir[2] in [mount["mountPath"] for mount in container["volumeMounts"]]
+        assert local_cache_dir[2] in [mount["mountPath"] for mount in container["volumeMounts"]]
 
 
 def test_the_service_has_room_for_its_replicas():
@@ -488,4 +488,7 @@ def test_serve_admits_as_many_requests_as_the_app_has_places_for():
     """Else strangers who ask for pictures fill Serve's places, which come before the app's."""
     limits = ServeLimits()
     (app,) = yaml.safe_load((ROOT / "serve/config.yaml").read_text())["applications"]
-    assert app["deployments"][0]["max_ongoing_requests"] > limits.max_in_flight + limits.max_open_in_flight
+    assert (
+        app["deployments"][0]["max_ongoing_requests"]
+        > limits.max_concurrent_requests + limits.max_concurrent_open_requests
+    )

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from caption_world import make_config, picture, write_pictures, write_pins
+from caption_world import make_config, picture, write_images, write_pins
 from label_world import Killer
 from tiny_models import save_tiny_vlm
 
@@ -27,13 +27,13 @@ def captions(store):
 
 def test_both_engines_say_the_same(vllm_cluster, tmp_path, vlm):
     """Then their results share a ledger: an engine can be changed in the middle of a table."""
-    paths = write_pictures(tmp_path / "pictures", range(11))
+    paths = write_images(tmp_path / "pictures", range(11))
     Path(paths[4]).write_bytes(b"no picture")
     found = {}
     for engine in ("transformers", "vllm"):
         store = Storage(str(tmp_path / engine))
         write_pins(store, [*paths, picture(60)])
-        done = run(make_config(store.uri, model=vlm, engine=engine, max_error_rate=0.1), store)
+        done = run(make_config(store.uri, model=vlm, backend=engine, max_error_rate=0.1), store)
         assert (done.counts["computed"], done.counts["errors"]) == (12, 1)
         assert done.info["images_per_sec"] > 0
         found[engine] = captions(store)
@@ -45,9 +45,9 @@ def test_both_engines_say_the_same(vllm_cluster, tmp_path, vlm):
 def test_a_dead_engine_ends_the_job_and_keeps_what_was_finished(vllm_cluster, tmp_path, vlm):
     """Ray restarts it for ever, unless it is told."""
     store = Storage(str(tmp_path / "run"))
-    write_pins(store, write_pictures(tmp_path / "pictures", range(600)))
+    write_pins(store, write_images(tmp_path / "pictures", range(600)))
     cfg = make_config(
-        store.uri, model=vlm, engine="vllm", max_restarts=0, max_new_tokens=200, rows_per_block=4, batch_size=4,
+        store.uri, model=vlm, backend="vllm", max_restarts=0, max_new_tokens=200, rows_per_block=4, batch_size=4,
         engine_args={"max_num_seqs": 4},
     )  # fmt: skip
     killer = Killer(SimpleNamespace(ledger=SimpleNamespace(store=store, folder="ledger/captions")), 1, "EngineCore")

@@ -48,7 +48,7 @@ def world(folder, base, pooling="last", lora_rank=None, **label):
     """A teacher of its own store, and who labels with it."""
     store = Storage(str(folder / "run"))
     teacher = save_teacher(store, base, pooling, lora_rank=lora_rank)
-    maker = labeller(store, teacher, **({"engine": "vllm", "max_error_rate": 0.2} | label))
+    maker = labeller(store, teacher, **({"backend": "vllm", "max_error_rate": 0.2} | label))
     return SimpleNamespace(store=store, teacher=teacher, maker=maker)
 
 
@@ -95,14 +95,14 @@ def test_control_tokens_in_texts_are_letters_to_the_engine(plain):
 def test_each_row_stands_once_and_is_counted(plain):
     assert_each_row_once(plain.maker, ROWS)
     counts = plain.counts
-    assert (counts.computed, counts.errors, counts.repeated_rows) == (len(ROWS), len(CODES), 0)
+    assert (counts.computed, counts.errors, counts.recomputed_rows) == (len(ROWS), len(CODES), 0)
     assert counts.tokens > 10 * len(ROWS)
     assert counts.timing.rows_per_sec > 0
 
 
 def test_the_other_engine_finds_nothing_left_to_do(plain):
     """Else to change the engine would cost the table again."""
-    other = labeller(plain.store, plain.teacher, engine="transformers")
+    other = labeller(plain.store, plain.teacher, backend="transformers")
     assert other.ledger.missing(ROWS).num_rows == 0
 
 
@@ -111,7 +111,7 @@ def test_the_other_engine_finds_nothing_left_to_do(plain):
 
 def test_one_logical_cpu_and_no_prefix_cache(tmp_path, decoder):
     """A laptop's cluster must not wait for ever, and sharing pins must not change labels."""
-    made = world(tmp_path, decoder, share_prefix=False)
+    made = world(tmp_path, decoder, prefix_sharing=False)
     done = start_job(tmp_path / "job", 1, ROWS, made.maker).finish()
     assert done["runs"][0]["computed"] == len(ROWS)
     assert_each_row_once(made.maker, ROWS)
@@ -166,7 +166,7 @@ def test_a_dead_engine_is_started_again_and_nothing_is_lost_or_twice(survivor):
     assert survivor.killer.killed and survivor.killer.at_block * 16 < len(MANY) - 16
     assert survivor.counts.computed == len(MANY)
     assert_each_row_once(survivor.maker, MANY)
-    assert 0 < survivor.counts.repeated_rows <= BATCHES_IN_FLIGHT * SLOW["batch_size"]
+    assert 0 < survivor.counts.recomputed_rows <= BATCHES_IN_FLIGHT * SLOW["batch_size"]
 
 
 def test_an_encoder_grades_as_transformers_do_in_spite_of_it(survivor):
@@ -203,5 +203,5 @@ def test_bfloat16_is_near_to_transformers_in_bfloat16(ended):
 def test_a_pooling_that_the_engine_lacks_is_refused_at_once(tmp_path, tiny_encoder, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)  # importing it raises
     made = world(tmp_path, tiny_encoder, "spans")
-    with pytest.raises(UserError, match=r"label\.engine is vllm, which cannot pool 'spans'.*teach\.pooling"):
+    with pytest.raises(UserError, match=r"label\.engine is vllm, which cannot pool 'spans'.*train_teacher\.pooling"):
         made.maker.compute_texts(ROWS)

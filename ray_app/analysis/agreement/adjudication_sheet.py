@@ -30,17 +30,17 @@ _FAR = np.abs(np.subtract.outer(np.arange(NUM_GRADES), np.arange(NUM_GRADES)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Suspect:
+class LabelIssue:
     """One pair of the sheet."""
 
     place: int  # among the pairs of `RaterCounts`
-    surprise: float
+    issue_score: float
     why: str
 
 
-def find_suspects(
+def find_label_issues(
     counts: RaterCounts, grades: np.ndarray, systems: Mapping[str, SystemScores], max_rows: int, max_per_query: int
-) -> list[Suspect]:
+) -> list[LabelIssue]:
     """The most surprising pairs, worst first; pairs that were adjudicated are left out, having been looked at.
 
     Args:
@@ -65,24 +65,24 @@ def find_suspects(
     doubt = np.nansum(heard, axis=0) / np.maximum(num_heard, 1)
     orders = both_orders(given)
     spread = (orders * _FAR).sum(axis=(1, 2)) / np.maximum(orders.sum(axis=(1, 2)), 1.0)
-    surprise = doubt + spread
+    issue_score = doubt + spread
     was_adjudicated = counts.is_adjudicated
     taken: Counter[tuple[str, str]] = Counter()
-    suspects: list[Suspect] = []
-    for place in np.argsort(-surprise, kind="stable").tolist():  # ties: in the order of the keys
+    issues: list[LabelIssue] = []
+    for place in np.argsort(-issue_score, kind="stable").tolist():  # ties: in the order of the keys
         why = _reason({name: float(found[place]) for name, found in chance.items()}, int(grades[place]), given[place])
         query = counts.keys[place][:2]
         if not why or was_adjudicated[place] or taken[query] >= max_per_query:
             continue
         taken[query] += 1
-        suspects.append(Suspect(place=place, surprise=float(surprise[place]), why=why))
-        if len(suspects) == max_rows:
+        issues.append(LabelIssue(place=place, issue_score=float(issue_score[place]), why=why))
+        if len(issues) == max_rows:
             break
-    return suspects
+    return issues
 
 
-def build_sheet(
-    suspects: Sequence[Suspect], counts: RaterCounts, grades: np.ndarray, systems: Mapping[str, SystemScores],
+def build_adjudication_sheet(
+    issues: Sequence[LabelIssue], counts: RaterCounts, grades: np.ndarray, systems: Mapping[str, SystemScores],
     pin_texts: pa.Table, splits: Sequence[str],
 ) -> bytes:  # fmt: skip
     """The sheet as CSV. What people fill in comes before what raters and models said, which can so be hidden.
@@ -90,12 +90,12 @@ def build_sheet(
     Args:
         splits: (num_pairs,) train, valid or test: the models have seen the grades of train.
     """
-    texts_of = shown_texts(pin_texts, (counts.keys[suspect.place][2] for suspect in suspects))
+    texts_of = shown_texts(pin_texts, (counts.keys[issue.place][2] for issue in issues))
     opinions = [f"{name}_{what}" for name in systems for what in ("expected_grade", "likeliest_grade")]
-    columns = [*KEY, *SHOWN, *TO_FILL, "present_grade", "raters_grades", *opinions, "split", "surprise", "why"]
+    columns = [*KEY, *SHOWN, *TO_FILL, "present_grade", "raters_grades", *opinions, "split", "issue_score", "why"]
     rows = []
-    for suspect in suspects:
-        key, place = counts.keys[suspect.place], suspect.place
+    for issue in issues:
+        key, place = counts.keys[issue.place], issue.place
         row = dict(zip(KEY, (counts.spelled[place], *key[1:]), strict=True)) | texts_of.get(key[2], {})
         row["present_grade"], row["raters_grades"] = str(grades[place]), _listed(counts.given[place])
         for name, scores in systems.items():
@@ -103,7 +103,7 @@ def build_sheet(
             if not np.isnan(scores.probs[place]).any():
                 row[f"{name}_expected_grade"] = f"{expected_grade(scores.probs[[place]])[0]:.2f}"
                 row[f"{name}_likeliest_grade"] = str(scores.probs[place].argmax() + 1)
-        rows.append(row | {"split": splits[place], "surprise": f"{suspect.surprise:.2f}", "why": suspect.why})
+        rows.append(row | {"split": splits[place], "issue_score": f"{issue.issue_score:.2f}", "why": issue.why})
     return write_sheet(columns, rows)
 
 

@@ -1,7 +1,7 @@
 """How far raters agree with each other, and teacher and student with raters, overall and in slices.
 
 tables = agreement_tables(labels, {"teacher": scores, "student": scores})
-tables[0].row("teacher").figures["kappa"]               # Interval(value, lo, hi), over all pairs
+tables[0].row("teacher").metrics["kappa"]               # Interval(value, lo, hi), over all pairs
 
 The protocol, for every row alike:
 - Raters against raters: every two raters of a pair are compared, and all of that pooled. No rater comes first, so both
@@ -19,7 +19,13 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from ray_app.analysis.agreement.coefficients import FIGURES, LEVELS, agreement_figures, both_orders, coincidences_of
+from ray_app.analysis.agreement.coefficients import (
+    AGREEMENT_METRICS,
+    LEVELS,
+    agreement_metrics,
+    both_orders,
+    coincidences_of,
+)
 from ray_app.analysis.agreement.rater_counts import RaterCounts
 from ray_app.analysis.metrics.bootstrap import Interval, percentile_interval, resample_queries
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
@@ -46,7 +52,7 @@ class AgreementRow:
     num_pairs: int  # with something to compare
     num_comparisons: int  # of two grades each
     num_missing: int  # pairs that the system has no grade for
-    figures: dict[str, Interval]  # by FIGURES
+    metrics: dict[str, Interval]  # by AGREEMENT_METRICS
     above_raters: dict[str, Interval]  # the system's figure minus the raters', on the same resamples; empty for raters
     undefined: dict[str, str]  # figure -> why it has no value
     confusion: list[list[int]]
@@ -75,13 +81,13 @@ class AgreementTable:
         return next(row for row in self.rows if row.subject == subject)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, without NaN; an interval is `figure`, `figure_lo`, `figure_hi`."""
+        """All of it, without NaN; an interval is `metric`, `figure_lo`, `figure_hi`."""
         rows: list[dict[str, Any]] = []
         for row in self.rows:
             numbers = {name: getattr(row, name) for name in _NUMBERS}
-            figures = _flat(row.figures) | {"above_raters": _flat(row.above_raters)}
+            metrics = _flat(row.metrics) | {"above_raters": _flat(row.above_raters)}
             told = {"undefined": row.undefined, "confusion": row.confusion}
-            rows.append({"subject": row.subject, **numbers, **figures, **told})
+            rows.append({"subject": row.subject, **numbers, **metrics, **told})
         numbers = {"num_pairs": self.num_pairs, "num_queries": self.num_queries, "num_raters": self.num_raters}
         return {"slice": self.column, "value": self.value, **numbers, "rows": rows, "notes": self.notes}
 
@@ -91,7 +97,7 @@ class AgreementTable:
         rows = []
         for row in found["rows"]:
             same = {name: row[name] for name in ("subject", *_NUMBERS, "undefined", "confusion")}
-            rows.append(AgreementRow(**same, figures=_intervals(row), above_raters=_intervals(row["above_raters"])))
+            rows.append(AgreementRow(**same, metrics=_intervals(row), above_raters=_intervals(row["above_raters"])))
         numbers = {name: found[name] for name in ("num_pairs", "num_queries", "num_raters")}
         return cls(column=found["slice"], value=found["value"], **numbers, rows=rows, notes=found["notes"])
 
@@ -152,31 +158,31 @@ def _measure(
         tables[name] = by_query(said[:, :, None] * np.pad(given, ((0, 0), (1, 0)))[:, None, :])
         pairings[name] = by_query(coincidences_of(given + said[:, 1:]))
 
-    def figures(times: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    def metrics(times: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         sums = {name: (np.tensordot(times, tables[name], 1), np.tensordot(times, pairings[name], 1)) for name in tables}
-        return {name: agreement_figures(*of) for name, of in sums.items()}
+        return {name: agreement_metrics(*of) for name, of in sums.items()}
 
-    points = figures(np.ones((1, num_queries)))
+    points = metrics(np.ones((1, num_queries)))
     drawn = resample_queries(num_queries, settings.samples, settings.seed, LEVELS**2 * len(tables))
-    blocks = [figures(times) for times in drawn]
-    samples = {name: {f: np.concatenate([b[name][f] for b in blocks]) for f in FIGURES} for name in tables}
+    blocks = [metrics(times) for times in drawn]
+    samples = {name: {f: np.concatenate([b[name][f] for b in blocks]) for f in AGREEMENT_METRICS} for name in tables}
 
     def interval(point: np.ndarray, resampled: np.ndarray) -> Interval:
-        return percentile_interval(float(point[0]), resampled, settings.confidence, num_queries)
+        return percentile_interval(float(point[0]), resampled, settings.confidence_level, num_queries)
 
     num_shared = int((given.sum(axis=1) > 1).sum())
     rows = []
     for name in tables:
         table, of_raters = tables[name].sum(axis=0), name == RATERS
-        own = {f: interval(points[name][f], samples[name][f]) for f in FIGURES}
+        own = {f: interval(points[name][f], samples[name][f]) for f in AGREEMENT_METRICS}
         above = {
             f: interval(points[name][f] - points[RATERS][f], samples[name][f] - samples[RATERS][f])
-            for f in FIGURES if not of_raters
+            for f in AGREEMENT_METRICS if not of_raters
         }  # fmt: skip
         row = AgreementRow(
             subject=name, num_pairs=num_shared if of_raters else len(given),
             num_comparisons=int(table.sum()) // (2 if of_raters else 1),
-            num_missing=0 if of_raters else int((grades[name][places] == 0).sum()), figures=own, above_raters=above,
+            num_missing=0 if of_raters else int((grades[name][places] == 0).sum()), metrics=own, above_raters=above,
             undefined=_reasons(own, table.sum(), pairings[name].sum()), confusion=table[:, 1:].astype(int).tolist(),
         )  # fmt: skip
         rows.append(row)
@@ -187,10 +193,10 @@ def _measure(
     )  # fmt: skip
 
 
-def _reasons(figures: Mapping[str, Interval], num_compared: float, num_paired: float) -> dict[str, str]:
+def _reasons(metrics: Mapping[str, Interval], num_compared: float, num_paired: float) -> dict[str, str]:
     """Why figures are undefined, by how many grades kappa and alpha had to go by."""
     out = {}
-    for name in (name for name, interval in figures.items() if interval.value is None):
+    for name in (name for name, interval in metrics.items() if interval.value is None):
         lonely = (num_paired if name.startswith("alpha") else num_compared) == 0
         out[name] = "no pair has two grades to compare" if lonely else "only one grade was given: chance alone agrees"
     return out
@@ -208,9 +214,9 @@ def _notes(counts: RaterCounts) -> list[str]:
     return notes
 
 
-def _flat(figures: Mapping[str, Interval]) -> dict[str, float | None]:
-    return {key: value for name, interval in figures.items() for key, value in interval_fields(name, interval).items()}
+def _flat(metrics: Mapping[str, Interval]) -> dict[str, float | None]:
+    return {key: value for name, interval in metrics.items() for key, value in interval_fields(name, interval).items()}
 
 
 def _intervals(flat: Mapping[str, Any]) -> dict[str, Interval]:
-    return {name: read_interval(flat, name) for name in FIGURES if name in flat}
+    return {name: read_interval(flat, name) for name in AGREEMENT_METRICS if name in flat}

@@ -6,15 +6,15 @@ from ray_app.analysis.metrics.bootstrap import ratio
 from ray_app.analysis.metrics.grading import linear_kappas
 from ray_app.base.schemas import NUM_GRADES
 
-FIGURES = ("exact", "within_one", "kappa", "alpha_ordinal", "alpha_interval")
+AGREEMENT_METRICS = ("exact", "within_one", "kappa", "alpha_ordinal", "alpha_interval")
 LEVELS = NUM_GRADES + 1  # 0: no grade
 
 _APART = np.abs(np.subtract.outer(np.arange(LEVELS), np.arange(LEVELS)))
 _NEAR = (_APART <= 1) & (np.arange(LEVELS) > 0)[:, None]  # no grade is not near grade 1
 
 
-def agreement_figures(tables: np.ndarray, coincidences: np.ndarray) -> dict[str, np.ndarray]:
-    """FIGURES, each float64 (samples,), NaN where undefined.
+def agreement_metrics(tables: np.ndarray, coincidences: np.ndarray) -> dict[str, np.ndarray]:
+    """AGREEMENT_METRICS, each float64 (samples,), NaN where undefined.
 
     Args:
         tables: (samples, 6, 6) how often one side said the row and the other the column; 0 is no grade.

@@ -9,7 +9,7 @@ import pyarrow as pa
 from ray_app.analysis.metrics.protocol import KEY
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import HUMAN_LABELS, NUM_GRADES, require_columns
-from ray_app.base.text import normalise_query
+from ray_app.base.text import normalize_query
 from ray_app.sources.adapters.chorus import FINAL_RATER
 from ray_app.sources.sheets import is_adjudicator
 
@@ -53,7 +53,7 @@ class RaterCounts:
             if (query, locale, pin_id, rater) in seen:
                 raise UserError(f"agreement: {rater} graded query {query!r}, pin {pin_id!r} twice; remove one row")
             seen.add((query, locale, pin_id, rater))
-            said.setdefault((normalise_query(query), locale, pin_id), {}).setdefault(rater, (row, grade))
+            said.setdefault((normalize_query(query), locale, pin_id), {}).setdefault(rater, (row, grade))
         keys = sorted(said)
         has_final = np.array([len(said[key]) > 1 and said[key].pop(FINAL_RATER, None) is not None for key in keys])
         given = np.zeros((len(keys), NUM_GRADES))

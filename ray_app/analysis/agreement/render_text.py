@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from ray_app.analysis.agreement.agreement_table import RATERS, AgreementRow, AgreementTable
-from ray_app.analysis.agreement.coefficients import FIGURES
+from ray_app.analysis.agreement.coefficients import AGREEMENT_METRICS
 from ray_app.analysis.metrics.formatting import aligned, format_interval
 
 _HEADS = ("exact", "within one", "linear kappa", "alpha, ordinal", "alpha, interval")
@@ -15,8 +15,8 @@ def render_agreement(tables: Iterable[AgreementTable]) -> str:
     for table in tables:
         lines = [["", "pairs", "compared", *_HEADS]]
         for row in table.rows:
-            figures = [format_interval(row.figures[name]) for name in FIGURES]
-            lines.append([row.subject, f"{row.num_pairs:,}", f"{row.num_comparisons:,}", *figures])
+            metrics = [format_interval(row.metrics[name]) for name in AGREEMENT_METRICS]
+            lines.append([row.subject, f"{row.num_pairs:,}", f"{row.num_comparisons:,}", *metrics])
         about = f"{table.num_pairs:,} pairs of {table.num_queries:,} queries, {table.num_raters:,} raters"
         block = [f"{table.title}: {about}", *aligned(lines)]
         for row in table.rows:

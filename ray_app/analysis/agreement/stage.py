@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from ray_app.analysis.agreement.adjudication_sheet import build_sheet, find_suspects
+from ray_app.analysis.agreement.adjudication_sheet import build_adjudication_sheet, find_label_issues
 from ray_app.analysis.agreement.agreement_table import agreement_tables
 from ray_app.analysis.agreement.rater_counts import RaterCounts
 from ray_app.analysis.agreement.render_text import render_agreement
@@ -14,7 +14,7 @@ from ray_app.analysis.metrics.systems import Models, score_systems
 from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
-from ray_app.base.text import normalise_query
+from ray_app.base.text import normalize_query
 from ray_app.cluster.encoders import zero_shot_queries
 from ray_app.features.catalogue import load_catalogue
 from ray_app.features.student import StudentFeatures, feature_inputs
@@ -29,7 +29,7 @@ SYSTEMS = ("teacher", "student")
 SLICES = ("split", "locale", "guideline_version")
 FOLDER = "report"
 SHEET = f"{FOLDER}/adjudicate.csv"
-FIGURES = f"{FOLDER}/agreement.json"
+METRICS_FILE = f"{FOLDER}/agreement.json"
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
@@ -41,13 +41,13 @@ def run(cfg: Config, store: Storage) -> Manifest:
         UserError: a stage has not run, there are no labels, or the sheet that would be replaced has been filled in.
     """
     labels_output = require_output(store, "ingest", "human_labels")
-    splits = require_output(store, "teach", "splits")
+    splits = require_output(store, "train_teacher", "splits")
     models = Models.of(store)
     catalogue, read_from = load_catalogue(cfg, store)
     run = StageRun(
         "agreement", cfg, store, VERSION,
         settings=[
-            cfg.evaluate.bootstrap_samples, cfg.evaluate.confidence, cfg.seed, cfg.audit, stage_dtype(cfg.label), stage_dtype(cfg.embed),
+            cfg.evaluate.num_resamples, cfg.evaluate.confidence_level, cfg.seed, cfg.adjudication, stage_dtype(cfg.label), stage_dtype(cfg.embed),
         ],
         inputs=[*read_from, labels_output, splits, models.teacher, models.student, *feature_inputs(cfg, store)],
     )  # fmt: skip
@@ -64,21 +64,21 @@ def run(cfg: Config, store: Storage) -> Manifest:
     systems = {name: scored[name] for name in SYSTEMS}
 
     split_of = {row["query"]: row["split"] for row in read_output(store, splits).to_pylist()}
-    of_rows = [split_of.get(normalise_query(query), "none") for query in labels["query"].to_pylist()]
+    of_rows = [split_of.get(normalize_query(query), "none") for query in labels["query"].to_pylist()]
     labels = labels.append_column("split", pa.array(of_rows, pa.string()))
     settings = replace(evaluation_settings(cfg), slice_columns=SLICES)
     tables = agreement_tables(labels, systems, settings)
     grades = pairs.table["grade"].to_numpy().astype(np.int64)
-    suspects = find_suspects(counts, grades, systems, cfg.audit.rows, cfg.audit.rows_per_query)
+    issues = find_label_issues(counts, grades, systems, cfg.adjudication.rows, cfg.adjudication.rows_per_query)
     pair_splits = counts.column(of_rows).tolist()
-    sheet = build_sheet(suspects, counts, grades, systems, catalogue.pin_texts, pair_splits)
+    sheet = build_adjudication_sheet(issues, counts, grades, systems, catalogue.pin_texts, pair_splits)
     files = [
         store.write_json(
-            FIGURES,
+            METRICS_FILE,
             {
                 "tables": [table.to_json() for table in tables],
                 "protocol": {
-                    "bootstrap_samples": settings.samples, "confidence": settings.confidence, "seed": settings.seed,
+                    "num_resamples": settings.samples, "confidence_level": settings.confidence_level, "seed": settings.seed,
                     "resampled": "queries",
                 },
                 "inputs": run.input_hashes,
@@ -91,10 +91,10 @@ def run(cfg: Config, store: Storage) -> Manifest:
     return run.finish(
         counts={
             "rows_in": labels.num_rows, "rows_out": labels.num_rows, "pairs": len(counts.keys),
-            "sheet_rows": len(suspects),
+            "sheet_rows": len(issues),
         },
         info={
-            "text": f"{render_agreement(tables)}\n\n{seen}", "rows": tables[0].to_json()["rows"], "figures": FIGURES,
+            "text": f"{render_agreement(tables)}\n\n{seen}", "rows": tables[0].to_json()["rows"], "metrics": METRICS_FILE,
             "sheet": SHEET,
         },
     )  # fmt: skip

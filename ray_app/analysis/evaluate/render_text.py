@@ -12,11 +12,11 @@ def render_table(evaluation: Evaluation) -> str:
     lines = aligned([["system", *column_labels(evaluation).values()], *cells])
     heading = (
         f"{evaluation.num_pairs:,} judged pairs of {evaluation.num_queries:,} queries; only judged pairs are ranked; "
-        f"[{settings.confidence:.0%} interval, {evaluation.num_samples:,} bootstrap samples of the queries]"
+        f"[{settings.confidence_level:.0%} interval, {evaluation.num_samples:,} bootstrap samples of the queries]"
     )
     rule = "-" * max(map(len, lines))
     body = [heading, "", lines[0], rule, *lines[1:], rule]
-    kept = retention_line(evaluation)
+    kept = retention_text(evaluation)
     gaps = difference_lines(evaluation)
     notes = [f"note: {note}" for note in evaluation.notes if note not in evaluation.cautions]
     return "\n".join([*evaluation.cautions, *body, *gaps, *([kept] if kept else []), *notes])
@@ -36,17 +36,17 @@ def difference_lines(evaluation: Evaluation) -> list[str]:
     for system in ("student", "teacher"):
         parts = []
         for metric in ("auroc_3", NDCG):
-            rival = evaluation.best_baseline(metric)
-            gap = evaluation.difference(system, rival, metric) if rival and system in evaluation.systems else None
+            baseline = evaluation.best_baseline(metric)
+            gap = evaluation.difference(system, baseline, metric) if baseline and system in evaluation.systems else None
             if gap is None or gap.value is None:
                 continue
-            verdict = "more than chance" if evaluation.beyond_chance(system, rival or "", metric) else "may be chance"
-            parts.append(f"{LABELS[metric]} {gap.value:+.3f} over {rival} ({verdict})")
+            verdict = "more than chance" if evaluation.significant(system, baseline or "", metric) else "may be chance"
+            parts.append(f"{LABELS[metric]} {gap.value:+.3f} over {baseline} ({verdict})")
         if parts:
             lines.append(f"{system}: {', '.join(parts)}")
     if lines:
         lines.append(
-            f"more than chance: p below {1 - evaluation.confidence:.2g}, Holm over {len(evaluation.differences())} comparisons"
+            f"more than chance: p below {1 - evaluation.confidence_level:.2g}, Holm over {len(evaluation.differences())} comparisons"
         )
     for system, details in evaluation.details.items():
         judged = {name: value for name, value in details.items() if name.startswith("judged@") and value < 1}
@@ -55,13 +55,13 @@ def difference_lines(evaluation: Evaluation) -> list[str]:
     return lines
 
 
-def retention_line(evaluation: Evaluation) -> str | None:
+def retention_text(evaluation: Evaluation) -> str | None:
     """How much of the teacher the student keeps; None: one of them is not there."""
     if not {"teacher", "student"} <= set(evaluation.systems):
         return None
     parts = []
     for metric in ("auroc_3", NDCG):
-        kept = evaluation.ratio("student", "teacher", metric)
+        kept = evaluation.retention("student", "teacher", metric)
         if kept.value is not None:
             parts.append(f"{with_bounds(kept, '.1f', percent=True)} of the teacher's {LABELS[metric]}")
     return f"student keeps {' and '.join(parts)}" if parts else None

@@ -53,7 +53,7 @@ class SampleSummary:
     tables: list[StrataTable]  # of trending queries, of what else users saw, and the rest: one would be crowded out
 
 
-def summarise_sample(manifest: Manifest) -> SampleSummary:
+def summarize_sample(manifest: Manifest) -> SampleSummary:
     """Read the manifest of the stage `sample`, of this or an earlier version."""
     info = manifest.info
     rows = [_stratum(found) for found in info.get("strata", [])]

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from ray_app.analysis.agreement.agreement_table import AgreementTable
 from ray_app.analysis.evaluate.render_text import render_table
 from ray_app.analysis.evaluate.report.render import lineage, render_report, stage_row
-from ray_app.analysis.evaluate.sampling import summarise_sample
+from ray_app.analysis.evaluate.sampling import summarize_sample
 from ray_app.analysis.experiment.ablation_table import ExperimentTable, table_text
 from ray_app.analysis.experiment.spec import experiments_run, manifest_name
 from ray_app.analysis.metrics.evaluation import evaluate_systems
@@ -44,7 +44,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         "evaluate", cfg, store, VERSION,
         settings=[cfg.evaluate.model_copy(update={"human_labels": None}), cfg.ingest.human_labels, found.content],
         inputs=[
-            *found.inputs, log_output, require_output(store, "label", "soft_labels"), models.teacher, models.student, models.feature_student,
+            *found.inputs, log_output, require_output(store, "label", "soft_labels"), models.teacher, models.student, models.feature_only_student,
             *(manifest.outputs[key] for key, manifest in experiments.items()), *feature_inputs(cfg, store),
             *(output for made in beside.values() for output in made.outputs.values()),
         ],
@@ -77,9 +77,9 @@ def run(cfg: Config, store: Storage) -> Manifest:
     titles = {pin_id: title or caption for pin_id, title, caption in zip(*said, strict=True)}
     html = render_report(
         evaluation, titles={pin_id: title for pin_id, title in titles.items() if title}, experiments=tables,
-        picture_of=_pictures(cfg, store, pins_output), agreement=_agreement(store, beside.get("agreement")),
+        image_of=_images(cfg, store, pins_output), agreement=_agreement(store, beside.get("agreement")),
         simulation=beside["simulate"].info["report"] if "simulate" in beside else None,
-        sample=next((summarise_sample(m) for m in manifests if m.stage == "sample"), None),
+        sample=next((summarize_sample(m) for m in manifests if m.stage == "sample"), None),
         stages=[stage_row(manifest, cfg.prices) for manifest in manifests], provenance=provenance,
     )  # fmt: skip
     metrics = evaluation.to_json(provenance) | {"experiments": [t.to_json() for t in tables]}
@@ -115,7 +115,7 @@ def _made_with(store: Storage, name: str, models: Models) -> Manifest | None:
     made = read_manifest(store, name)
     if made is None or "student" not in made.inputs:
         return None
-    own = {model.name: model.content_hash for model in (models.teacher, models.student, models.feature_student)}
+    own = {model.name: model.content_hash for model in (models.teacher, models.student, models.feature_only_student)}
     return made if all(made.inputs.get(model, content) == content for model, content in own.items()) else None
 
 
@@ -125,7 +125,7 @@ def _agreement(store: Storage, made: Manifest | None) -> list[AgreementTable]:
     return [AgreementTable.from_json(table) for table in store.read_json(made.info["figures"])["tables"]]
 
 
-def _pictures(cfg: Config, store: Storage, pins: Output) -> Callable[[str], str | None]:
+def _images(cfg: Config, store: Storage, pins: Output) -> Callable[[str], str | None]:
     """pin_id -> a small picture as a data URI; None: there is none that can be read, or the run reads no pictures."""
     if cfg.caption.model is None:
         return lambda pin_id: None

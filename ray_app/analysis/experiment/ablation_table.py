@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 from ray_app.analysis.metrics.bootstrap import Interval
-from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, Measured, measure
+from ray_app.analysis.metrics.bootstrap_result import BootstrapResult, EvaluationSettings, measure
 from ray_app.analysis.metrics.formatting import LABELS, aligned, format_interval, plain
-from ray_app.analysis.metrics.grading import calibrate
-from ray_app.analysis.metrics.protocol import METRICS, NDCG, PRECISION, SystemScores, judge
+from ray_app.analysis.metrics.grading import reliability_curve
+from ray_app.analysis.metrics.protocol import METRICS, NDCG, PRECISION, SystemScores, validate_judgments
 from ray_app.base.locales import UNKNOWN, language_of
 
-FIGURES = ("accuracy", "auroc_3", "auroc_4", "auroc_5", NDCG)
+TABLE_METRICS = ("accuracy", "auroc_3", "auroc_4", "auroc_5", NDCG)
 GAINS = ("accuracy", "auroc_3")
 MIN_PAIRS = 100  # guessed: a language with fewer has intervals that say nothing
 
@@ -66,38 +66,40 @@ class ExperimentTable:
         return replace(self, rows=rows, cost_columns=[columns[i] for i in told])
 
 
-def ladder(
-    key: str, title: str, about: str, pairs: pa.Table, arms: Mapping[str, Trained], settings: EvaluationSettings,
-    against: str = "above", untrained: Collection[str] = (),
+def ablation_table(
+    key: str, title: str, about: str, pairs: pa.Table, variants: Mapping[str, Trained], settings: EvaluationSettings,
+    compare_to: str = "previous", untrained: Collection[str] = (),
 ) -> ExperimentTable:  # fmt: skip
     """A table of arms. Gains are differences on the same resamples; intervals cover queries and, of arms trained twice or more, seeds.
 
     Args:
-        arms: Name for people -> scores of each seed, row by row as `pairs`.
-        against: `above`: the arms are expected to rise, and each is compared with the one before it; `first`: all are
+        variants: Name for people -> scores of each seed, row by row as `pairs`.
+        compare_to: `previous`: the arms are expected to rise, and each is compared with the one before it; `first`: all are
             compared with the first.
         untrained: Arms that no training has a part in, so that there is no luck of one either.
     """
-    measured = _over_seeds(pairs, arms, settings)
+    measured = _over_seeds(pairs, variants, settings)
     rows, steps = [], []
-    first = before = next(iter(arms))
+    first = before = next(iter(variants))
     num_gains = len(GAINS) + 1
-    for name in arms:
+    for name in variants:
         gains = [Interval(None, None, None)] * num_gains
         if name != first:
-            rival = before if against == "above" else first
-            relative = measured.ratio(name, first, GAINS[0])
-            gains = [measured.difference(name, rival, metric) for metric in GAINS]
-            steps.append((f"{name} over {rival}", gains))
+            baseline = before if compare_to == "previous" else first
+            relative = measured.retention(name, first, GAINS[0])
+            gains = [measured.difference(name, baseline, metric) for metric in GAINS]
+            steps.append((f"{name} over {baseline}", gains))
             gains.append(Interval(*(None if value is None else value - 1.0 for value in relative)))
-        rows.append(ExperimentRow(name=name, cells=[*(measured.interval(name, metric) for metric in FIGURES), *gains]))
+        rows.append(
+            ExperimentRow(name=name, cells=[*(measured.interval(name, metric) for metric in TABLE_METRICS), *gains])
+        )
         before = name
-    over = "the row above" if against == "above" else "the first row"
-    columns = [*(LABELS[m] for m in FIGURES), *(f"{LABELS[m]}, gain over {over}" for m in GAINS)]
+    over = "the row above" if compare_to == "previous" else "the first row"
+    columns = [*(LABELS[m] for m in TABLE_METRICS), *(f"{LABELS[m]}, gain over {over}" for m in GAINS)]
     return ExperimentTable(
         key=key, title=title, columns=[*columns, f"{LABELS[GAINS[0]]}, relative gain over the first row"],
-        num_gains=num_gains, rows=rows, verdict=_verdict(steps) if against == "above" else _differences(steps),
-        about=f"{about} {_trained_once([name for name in arms if name not in untrained], arms)}".strip(),
+        num_gains=num_gains, rows=rows, verdict=_verdict(steps) if compare_to == "previous" else _differences(steps),
+        about=f"{about} {_trained_once([name for name in variants if name not in untrained], variants)}".strip(),
     )  # fmt: skip
 
 
@@ -163,24 +165,26 @@ def deviation_over_seeds(pairs: pa.Table, trained: Trained) -> float | None:
 def calibration_error(pairs: pa.Table, trained: Trained, settings: EvaluationSettings) -> float | None:
     """Expected calibration error of the probability of `calibration_grade` or better, mean over the seeds; None: no probabilities."""
     grade = pairs["grade"].to_numpy()
-    found = [calibrate(s.probs, grade, settings.calibration_grade).error for s in trained if s.probs is not None]
+    found = [
+        reliability_curve(s.probs, grade, settings.calibration_grade).error for s in trained if s.probs is not None
+    ]
     return float(np.mean(found)) if found else None
 
 
-def _over_seeds(pairs: pa.Table, arms: Mapping[str, Trained], settings: EvaluationSettings) -> Measured:
+def _over_seeds(pairs: pa.Table, variants: Mapping[str, Trained], settings: EvaluationSettings) -> BootstrapResult:
     """Figures of each arm, the mean over its trainings; each resample draws queries, and trainings of each arm anew.
 
     Drawing k of k trainings anew has (k - 1) / k of the variance of a mean over k: their weights are spread by as much. Of
     one training nothing is known of what another would be.
     """
-    judged, order = judge(pairs, settings.rating_of_grade)
-    single = {f"{name}\n{i}": s.take(order) for name, trained in arms.items() for i, s in enumerate(trained)}
+    judged, order = validate_judgments(pairs, settings.rating_of_grade)
+    single = {f"{name}\n{i}": s.take(order) for name, trained in variants.items() for i, s in enumerate(trained)}
     found = measure(judged, single, settings)
     rng = np.random.default_rng(settings.seed)
     points: dict[str, dict[str, float]] = {}
     samples: dict[str, dict[str, np.ndarray]] = {}
     per_query: dict[str, dict[str, np.ndarray]] = {}
-    for name, trained in arms.items():
+    for name, trained in variants.items():
         parts, seeds = [f"{name}\n{i}" for i in range(len(trained))], len(trained)
         share = rng.multinomial(seeds, [1.0 / seeds] * seeds, size=found.num_samples).T / seeds  # (seeds, samples)
         if seeds > 1:
@@ -192,9 +196,9 @@ def _over_seeds(pairs: pa.Table, arms: Mapping[str, Trained], settings: Evaluati
     return replace(found, points=points, samples=samples, per_query=per_query)
 
 
-def _trained_once(names: Sequence[str], arms: Mapping[str, Trained]) -> str:
+def _trained_once(names: Sequence[str], variants: Mapping[str, Trained]) -> str:
     """What to say of arms whose intervals cannot cover the luck of a training; "": there are none."""
-    once = [name for name in names if len(arms[name]) == 1]
+    once = [name for name in names if len(variants[name]) == 1]
     if not once:
         return ""
     who = "Every arm was" if len(once) == len(names) else f"{', '.join(once)}: each"

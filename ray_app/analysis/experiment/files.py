@@ -64,13 +64,13 @@ def to_png(table: ExperimentTable) -> bytes:
 def cost_columns(prices: PriceConfig) -> list[str]:
     """What `costs_of` tells."""
     priced = ["per million pairs"] if prices.cpu_hour is not None else []
-    return ["weights", "training pairs", "pairs/s scored here", *priced]
+    return ["parameters", "training pairs", "pairs/s scored here", *priced]
 
 
-def costs_of(num_weights: int, num_pairs: int | None, pairs_per_sec: float, prices: PriceConfig) -> list[str]:
+def costs_of(num_parameters: int, num_pairs: int | None, pairs_per_sec: float, prices: PriceConfig) -> list[str]:
     """An arm's size, training pairs and speed; with a price of CPU hours, also money per million pairs."""
     texts = [
-        f"{num_weights:,}" if num_weights else ABSENT,
+        f"{num_parameters:,}" if num_parameters else ABSENT,
         ABSENT if num_pairs is None else f"{num_pairs:,}",
         f"{pairs_per_sec:,.0f}" if pairs_per_sec else ABSENT,
     ]

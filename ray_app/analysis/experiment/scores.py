@@ -24,7 +24,7 @@ from ray_app.training.labelled_pairs import LabelledPairs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ScoringInput:
     """What a model is shown of the judged pairs; texts, locales and features (num_pairs, ...) row by row.
 
     `dim`: length that the student's vectors are cut to; None: whole.
@@ -47,16 +47,16 @@ class Inputs:
         self._made: dict[str, tuple[StudentFeatures, LabelledPairs, np.ndarray]] = {}
         self._baselines: dict[str, SystemScores] | None = None
 
-    def of(self, training: Training, view: Storage) -> Asked:
+    def of(self, training: Training, variant: Storage) -> ScoringInput:
         """For one training."""
-        features, pairs, computed = self._features(training.cfg, view)
+        features, pairs, computed = self._features(training.cfg, variant)
         if training.system == "teacher":
-            computed = self._teacher_features(training.cfg, view, features.catalogue, pairs)
-        model = require_output(view, TRAINED_BY[training.system], training.system)
-        return Asked(
+            computed = self._teacher_features(training.cfg, variant, features.catalogue, pairs)
+        model = require_output(variant, TRAINED_BY[training.system], training.system)
+        return ScoringInput(
             model=model, system=training.system, queries=pairs.table["query"].to_pylist(),
             pin_texts=[features.catalogue.pairs.rendered[row] for row in pairs.pin_index],
-            locales=pairs.table["locale"].to_pylist(), features=computed, dim=training.cfg.embed.dim,
+            locales=pairs.table["locale"].to_pylist(), features=computed, dim=training.cfg.embed.truncate_dim,
         )  # fmt: skip
 
     def baseline(self, training: Training, cfg: Config, store: Storage) -> SystemScores:
@@ -65,16 +65,16 @@ class Inputs:
             features, pairs, _ = self._features(cfg, store)
             self._baselines = score_baselines(cfg, store, features, pairs, self.judged.calibration(features.catalogue))
         if training.system not in self._baselines:
-            raise UserError(f"arm {training.arm!r}: the run has no {training.system}; switch its stage on")
+            raise UserError(f"arm {training.name!r}: the run has no {training.system}; switch its stage on")
         return self._baselines[training.system]
 
-    def _features(self, cfg: Config, view: Storage) -> tuple[StudentFeatures, LabelledPairs, np.ndarray]:
-        texts = require_output(view, "enrich", "pin_texts"), require_output(view, "zero_shot", "zero_shot_pins")
-        read = [out.content_hash for out in (*texts, *feature_inputs(cfg, view))]
+    def _features(self, cfg: Config, variant: Storage) -> tuple[StudentFeatures, LabelledPairs, np.ndarray]:
+        texts = require_output(variant, "enrich", "pin_texts"), require_output(variant, "zero_shot", "zero_shot_pins")
+        read = [out.content_hash for out in (*texts, *feature_inputs(cfg, variant))]
         key = section_hash(cfg.features, cfg.pin_text, cfg.engagement, cfg.graph, *read)
         if key not in self._made:
-            catalogue = without_queries(load_catalogue(cfg, view)[0], self.judged.labels)
-            features = StudentFeatures.load(catalogue, view, zero_shot_queries(catalogue.cfg, view))
+            catalogue = without_queries(load_catalogue(cfg, variant)[0], self.judged.labels)
+            features = StudentFeatures.load(catalogue, variant, zero_shot_queries(catalogue.cfg, variant))
             pairs = self.judged.pairs(catalogue)
             locales = pairs.table["locale"].to_pylist()
             computed = features.compute(pairs.queries, pairs.query_index, pairs.pin_index, locales)
@@ -82,15 +82,15 @@ class Inputs:
         return self._made[key]
 
     @staticmethod
-    def _teacher_features(cfg: Config, view: Storage, catalogue: Catalogue, pairs: LabelledPairs) -> np.ndarray:
-        if not cfg.teach.use_features:
+    def _teacher_features(cfg: Config, variant: Storage, catalogue: Catalogue, pairs: LabelledPairs) -> np.ndarray:
+        if not cfg.train_teacher.use_features:
             return np.zeros((len(pairs.query_index), 0), np.float32)
-        cosine = load_cosine_features(view, require_output(view, "teach", "teacher"))
-        vectors = zero_shot_tower(cfg, view, "query").encode(pairs.queries)
+        cosine = load_cosine_features(variant, require_output(variant, "train_teacher", "teacher"))
+        vectors = zero_shot_tower(cfg, variant, "query").encode(pairs.queries)
         return catalogue.teacher_features(cosine, pairs.queries, vectors, pairs.query_index, pairs.pin_index)
 
 
-def score_pairs(cfg: Config, store: Storage, asked: Asked) -> tuple[np.ndarray, int, float]:
+def score_pairs(cfg: Config, store: Storage, asked: ScoringInput) -> tuple[np.ndarray, int, float]:
     """Calibrated probabilities (num_pairs, 5), the model's number of weights, and the seconds that the pairs took."""
     from ray_app.models.bi_preparer import TOWERS
     from ray_app.models.student import Student
@@ -101,19 +101,19 @@ def score_pairs(cfg: Config, store: Storage, asked: Asked) -> tuple[np.ndarray, 
     if asked.system == "teacher":
         teacher = Teacher(store, asked.model, cfg.label.dtype, cfg.label.batch_size, threads)
         started = time.monotonic()
-        probs = teacher.judge(asked.queries, asked.pin_texts, asked.features).probs
+        probs = teacher.score(asked.queries, asked.pin_texts, asked.features).probs
         seconds = time.monotonic() - started
         calibration = load_calibration(store, asked.model)
         if calibration is not None:
             probs = calibration.apply(probs, asked.locales)
-        return probs, _num_weights(teacher.model), seconds
+        return probs, _num_parameters(teacher.model), seconds
     student = Student(store, asked.model)
     folder = local_folder(store, asked.model)
     vectors: dict[str, np.ndarray] = {}
     nothing = np.zeros((len(asked.queries), 0), np.float32)
     started = time.monotonic()
     for tower, texts in zip(TOWERS, (asked.queries, asked.pin_texts), strict=True):
-        if asked.system == "feature_student":
+        if asked.system == "feature_only_student":
             vectors[tower] = nothing
             continue
         distinct, place = np.unique(np.array(texts, dtype=object), return_inverse=True)
@@ -122,8 +122,8 @@ def score_pairs(cfg: Config, store: Storage, asked: Asked) -> tuple[np.ndarray, 
         found[distinct == ""] = 0.0  # as in a release: a pin without text has no vector
         vectors[tower] = found[place]
     probs = student.score(vectors["query"], vectors["pin"], asked.features, asked.locales)
-    return probs, _num_weights(student.model), time.monotonic() - started
+    return probs, _num_parameters(student.model), time.monotonic() - started
 
 
-def _num_weights(model: Any) -> int:
+def _num_parameters(model: Any) -> int:
     return sum(weight.numel() for weight in model.parameters())

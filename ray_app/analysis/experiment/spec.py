@@ -3,7 +3,7 @@
 base: ../demo.yaml
 title: What is each text of a pin worth?
 system: teacher
-arms:
+variants:
   - {name: caption, set: {pin_text.fields: [caption]}}
   - {name: all texts}                                    # the run itself
 """
@@ -20,11 +20,11 @@ from ray_app.base.storage import Storage
 _MANIFEST, _QUICK = "experiment-", "-quick"
 
 System = Literal[
-    "bm25", "embedding_cosine", "engagement_cosine", "graph_cosine", "feature_student", "student", "teacher"
+    "bm25", "embedding_cosine", "engagement_cosine", "graph_cosine", "feature_only_student", "student", "teacher"
 ]
 
 
-class ArmSpec(Section):
+class VariantSpec(Section):
     """One row of the table."""
 
     name: str = Field(min_length=1)
@@ -41,22 +41,22 @@ class ExperimentSpec(Section):
     """Config of the run, seen from this file's folder."""
     title: str
     about: str = ""
-    compare: Literal["above", "first", "languages", "reuse"] = "above"
+    compare_to: Literal["previous", "first", "languages", "transfer"] = "previous"
     """Each arm with the one above it, for arms that are expected to rise; all with the first; two arms language by
     language, the first learned from human labels alone; or no arms: the vectors in other uses (docs/transfer.md)."""
     system: System = "student"
     seeds: list[int] = Field(default=[])
     """Trainings of each arm beside the one with the run's seed. Splits, sample and teacher labels stay."""
-    arms: list[ArmSpec] = Field(default=[])
+    variants: list[VariantSpec] = Field(default=[])
 
     @model_validator(mode="after")
-    def _arms_fit_the_comparison(self) -> "ExperimentSpec":
-        names = [arm.name for arm in self.arms]
+    def _variants_fit_the_comparison(self) -> "ExperimentSpec":
+        names = [variant.name for variant in self.variants]
         if len(set(names)) < len(names):
             raise ValueError("two arms have the same name")
-        if self.compare == "languages" and len(names) != 2:
-            raise ValueError("compare: languages takes two arms, the one on human labels first")
-        if self.compare != "reuse" and len(names) < 2:
+        if self.compare_to == "languages" and len(names) != 2:
+            raise ValueError("compare_to: languages takes two arms, the one on human labels first")
+        if self.compare_to != "transfer" and len(names) < 2:
             raise ValueError("an experiment takes at least two arms")
         return self
 

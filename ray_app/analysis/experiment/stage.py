@@ -11,13 +11,13 @@ import pyarrow as pa
 from ray_app.analysis.experiment.ablation_table import (
     ExperimentTable,
     Trained,
+    ablation_table,
     by_language,
     calibration_error,
     deviation_over_seeds,
-    ladder,
 )
 from ray_app.analysis.experiment.files import cost_columns, costs_of, shown, table_files
-from ray_app.analysis.experiment.scores import Asked, Inputs, score_pairs
+from ray_app.analysis.experiment.scores import Inputs, ScoringInput, score_pairs
 from ray_app.analysis.experiment.spec import ExperimentSpec, manifest_name, table_name
 from ray_app.analysis.experiment.variants import TRAINED_BY, Training, trainings_of
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
@@ -34,7 +34,7 @@ from ray_app.features.student import drifting_inputs, feature_inputs
 from ray_app.models.text_encoder import stage_dtype
 from ray_app.stages.order import load_stage
 from ray_app.tables.manifest import Manifest, Output, read_manifest, read_output, require_output
-from ray_app.tables.stage_run import Drift, StageRun
+from ray_app.tables.stage_run import RetrainPolicy, StageRun
 
 logger = logging.getLogger(__name__)
 
@@ -53,32 +53,32 @@ def run(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, quick: bool
         UserError: a stage of the run is missing, or an arm cannot be run.
     """
     folder, name = f"experiments/{table_name(key, quick)}", manifest_name(key, quick)
-    if spec.compare == "reuse":
-        return _reuse(key, spec, cfg, store, folder, name)
+    if spec.compare_to == "transfer":
+        return _transfer(key, spec, cfg, store, folder, name)
     trainings = trainings_of(key, spec, cfg, [] if quick else spec.seeds)
     _train(trainings, store)
     judged = JudgedLabels.of(cfg, store)
-    arms = [
-        replace(model, name=f"{training.view or 'run'}/{training.system}")
+    variants = [
+        replace(model, name=f"{training.variant or 'run'}/{training.system}")
         for training in trainings
         if (model := _model(training, store)) is not None
     ]
     run = StageRun(
         "experiment", cfg, store, VERSION,
-        settings=[spec.model_dump(mode="json"), ",".join(t.view for t in trainings), cfg.evaluate, judged.content],
-        inputs=[*judged.inputs, *own_models(store), *arms], name=name,
+        settings=[spec.model_dump(mode="json"), ",".join(t.variant for t in trainings), cfg.evaluate, judged.content],
+        inputs=[*judged.inputs, *own_models(store), *variants], name=name,
     )  # fmt: skip
     if (finished := run.finished) is not None:
         return finished
     scored = _scores(trainings, cfg, store, judged)
-    trained: dict[str, list[_Scored]] = {arm.name: [] for arm in spec.arms}
+    trained: dict[str, list[_Scored]] = {variant.name: [] for variant in spec.variants}
     for training, found in zip(trainings, scored, strict=True):
-        trained[training.arm].append(found)
+        trained[training.name].append(found)
     settings = evaluation_settings(cfg)
     pairs = judged.pairs(judged.catalogue).table
-    scores = {arm: [s.scores for s in found] for arm, found in trained.items()}
+    scores = {variant: [s.scores for s in found] for variant, found in trained.items()}
     table = _table(key, spec, pairs, scores, judged, settings)
-    if spec.compare != "languages":
+    if spec.compare_to != "languages":
         table = _with_costs(table, trainings, trained, pairs, settings, cfg, store)
     run.add_output(key, folder, table_files(store, folder, table))
     return run.finish(
@@ -87,15 +87,15 @@ def run(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, quick: bool
     )
 
 
-def _reuse(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, folder: str, name: str) -> Manifest:
+def _transfer(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, folder: str, name: str) -> Manifest:
     """Vectors in other uses: those of the run's student beside its rivals, and those of other students, the arms."""
     from ray_app.analysis.transfer.render_text import STUDENT
-    from ray_app.analysis.transfer.stage import run as reuse
+    from ray_app.analysis.transfer.stage import run as transfer
 
     trainings = trainings_of(key, spec, cfg, [])
     _train(trainings, store)
-    measured = reuse(cfg, store)
-    others = {training.arm: reuse(training.cfg, Storage(store.uri, training.view)) for training in trainings}
+    measured = transfer(cfg, store)
+    others = {training.name: transfer(training.cfg, Storage(store.uri, training.variant)) for training in trainings}
     fingerprints = ",".join(manifest.fingerprint for manifest in (measured, *others.values()))
     run = StageRun(
         "experiment", cfg, store, VERSION, settings=[spec.model_dump(mode="json"), fingerprints],
@@ -106,10 +106,10 @@ def _reuse(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, folder: 
     table = ExperimentTable.from_json(measured.info["table"] | {"key": key, "title": spec.title})
     rows, verdicts = list(table.rows), [table.verdict]
     place = next(i for i, row in enumerate(rows) if row.name == STUDENT) + 1
-    for arm, manifest in others.items():
+    for variant, manifest in others.items():
         found = ExperimentTable.from_json(manifest.info["table"])
-        rows.insert(place, replace(next(row for row in found.rows if row.name == STUDENT), name=arm))
-        verdicts.append(f"{arm[:1].upper()}{arm[1:]}: {found.verdict.partition(': ')[2] or found.verdict}")
+        rows.insert(place, replace(next(row for row in found.rows if row.name == STUDENT), name=variant))
+        verdicts.append(f"{variant[:1].upper()}{variant[1:]}: {found.verdict.partition(': ')[2] or found.verdict}")
         place += 1
     table = replace(table, rows=rows, verdict=" ".join(verdicts), about=f"{spec.about} {table.about}".strip())
     run.add_output(key, folder, table_files(store, folder, table))
@@ -120,17 +120,17 @@ def _table(
     key: str, spec: ExperimentSpec, pairs: pa.Table, trained: Mapping[str, Trained], judged: JudgedLabels,
     settings: EvaluationSettings,
 ) -> ExperimentTable:  # fmt: skip
-    if spec.compare == "languages":
+    if spec.compare_to == "languages":
         human_only, distilled = trained.values()
         locales = sorted(set(judged.all_labels["locale"].to_pylist()))
         return by_language(key, spec.title, spec.about, pairs, human_only, distilled, locales, settings)
-    untrained = [arm.name for arm in spec.arms if (arm.system or spec.system) not in TRAINED_BY]
-    return ladder(key, spec.title, spec.about, pairs, trained, settings, spec.compare, untrained)
+    untrained = [variant.name for variant in spec.variants if (variant.system or spec.system) not in TRAINED_BY]
+    return ablation_table(key, spec.title, spec.about, pairs, trained, settings, spec.compare_to, untrained)
 
 
 def own_models(store: Storage) -> list[Output]:
     """The run's teacher and student: a table that was made beside others is out of date."""
-    return [require_output(store, "teach", "teacher"), require_output(store, "distill", "student")]
+    return [require_output(store, "train_teacher", "teacher"), require_output(store, "distill", "student")]
 
 
 # --- training -----------------------------------------------------------------------------------------------------
@@ -140,13 +140,13 @@ def _train(trainings: Sequence[Training], store: Storage) -> None:
     """Run each training's stages in its view; the models themselves are trained together, on one group of workers."""
     pending: dict[str, dict[str, TrainJob]] = {}  # by the stage that trains, whose section says on which workers
     for training in trainings:
-        view = Storage(store.uri, training.view)
+        variant = Storage(store.uri, training.variant)
         for name in training.stages[:-1]:
-            load_stage(name).run(training.cfg, view)
+            load_stage(name).run(training.cfg, variant)
         if training.stages and training.system in TRAINED_BY:
             stage = training.stages[-1]
             waiting = pending.setdefault(stage, {})
-            for job in load_stage(stage).pending_jobs(training.cfg, view):
+            for job in load_stage(stage).pending_jobs(training.cfg, variant):
                 waiting[job.model_folder] = job  # two arms may be one model
             if len(waiting) >= _JOBS_AT_ONCE:
                 _train_together(list(waiting.values()), stage, training.cfg, store)
@@ -156,7 +156,7 @@ def _train(trainings: Sequence[Training], store: Storage) -> None:
             _train_together(list(waiting.values()), stage, trainings[0].cfg, store)
     for training in trainings:
         if training.stages:
-            load_stage(training.stages[-1]).run(training.cfg, Storage(store.uri, training.view))
+            load_stage(training.stages[-1]).run(training.cfg, Storage(store.uri, training.variant))
 
 
 def _train_together(jobs: list[TrainJob], stage: str, cfg: Config, store: Storage) -> None:
@@ -168,7 +168,7 @@ def _train_together(jobs: list[TrainJob], stage: str, cfg: Config, store: Storag
 def _model(training: Training, store: Storage) -> Output | None:
     if training.system not in TRAINED_BY:
         return None
-    return require_output(Storage(store.uri, training.view), TRAINED_BY[training.system], training.system)
+    return require_output(Storage(store.uri, training.variant), TRAINED_BY[training.system], training.system)
 
 
 # --- scores -------------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ class _Scored(NamedTuple):
     """What an arm says of the judged pairs, and what saying it takes."""
 
     scores: SystemScores
-    num_weights: int
+    num_parameters: int
     pairs_per_sec: float
 
 
@@ -187,43 +187,49 @@ def _scores(trainings: Sequence[Training], cfg: Config, store: Storage, judged: 
     runs = [_score_run(training, store, judged) for training in trainings]
     inputs = Inputs(judged)
     asked = {
-        number: inputs.of(training, Storage(store.uri, training.view))
+        number: inputs.of(training, Storage(store.uri, training.variant))
         for number, (training, run) in enumerate(zip(trainings, runs, strict=True))
         if run is not None and run.finished is None
     }
-    for number, (probs, num_weights, seconds) in _score_on_ray(cfg, store, asked).items():
+    for number, (probs, num_parameters, seconds) in _score_on_ray(cfg, store, asked).items():
         run = runs[number]
         assert run is not None
         run.write_table("scores", pa.table({"probs": matrix_column(probs)}))
-        info = {"num_weights": num_weights, "pairs_per_sec": round(len(probs) / max(seconds, 1e-9), 1)}
+        info = {"num_parameters": num_parameters, "pairs_per_sec": round(len(probs) / max(seconds, 1e-9), 1)}
         run.finish({"rows_in": len(probs), "rows_out": len(probs)}, info=info)
     found = []
     for training, run in zip(trainings, runs, strict=True):
         if run is None:
-            found.append(_Scored(inputs.baseline(training, cfg, store), num_weights=0, pairs_per_sec=0.0))
+            found.append(_Scored(inputs.baseline(training, cfg, store), num_parameters=0, pairs_per_sec=0.0))
             continue
         made = run.finished
         assert made is not None
-        probs = matrix_of(read_output(Storage(store.uri, training.view), made.outputs["scores"])["probs"])
+        probs = matrix_of(read_output(Storage(store.uri, training.variant), made.outputs["scores"])["probs"])
         found.append(_Scored(scores=graded(probs), **made.info))
     return found
 
 
 def _score_run(training: Training, store: Storage, judged: JudgedLabels) -> StageRun | None:
-    model, cfg, view = _model(training, store), training.cfg, Storage(store.uri, training.view)
+    model, cfg, variant = _model(training, store), training.cfg, Storage(store.uri, training.variant)
     if model is None:
         return None
-    pin_texts = require_output(view, "enrich", "pin_texts")
-    beside, may_drift = ([], []) if training.system == "teacher" else (feature_inputs(cfg, view), drifting_inputs(cfg))
-    drift = Drift(pin_texts=pin_texts, inputs=("pin_texts", *may_drift), max_share=cfg.retrain.max_changed_share)
+    pin_texts = require_output(variant, "enrich", "pin_texts")
+    beside, may_drift = (
+        ([], []) if training.system == "teacher" else (feature_inputs(cfg, variant), drifting_inputs(cfg))
+    )
+    retrain_policy = RetrainPolicy(
+        pin_texts=pin_texts, inputs=("pin_texts", *may_drift), max_changed_fraction=cfg.retrain.max_changed_fraction
+    )
     return StageRun(
-        "scores", cfg, view, SCORES_VERSION,
-        settings=[judged.content, training.system, stage_dtype(cfg.label), stage_dtype(cfg.embed), cfg.embed.dim, cfg.pin_text, cfg.features],
-        inputs=[model, pin_texts, *beside], drift=drift, name=f"scores-{training.system}",
+        "scores", cfg, variant, SCORES_VERSION,
+        settings=[judged.content, training.system, stage_dtype(cfg.label), stage_dtype(cfg.embed), cfg.embed.truncate_dim, cfg.pin_text, cfg.features],
+        inputs=[model, pin_texts, *beside], retrain_policy=retrain_policy, name=f"scores-{training.system}",
     )  # fmt: skip
 
 
-def _score_on_ray(cfg: Config, store: Storage, asked: Mapping[int, Asked]) -> dict[int, tuple[np.ndarray, int, float]]:
+def _score_on_ray(
+    cfg: Config, store: Storage, asked: Mapping[int, ScoringInput]
+) -> dict[int, tuple[np.ndarray, int, float]]:
     """Probabilities (num_pairs, 5), weights and seconds by number. One task: there are few pairs, and a process costs seconds."""
     if not asked:
         return {}
@@ -250,15 +256,15 @@ def _with_costs(
     """The table with how far each arm's seeds differ, its calibration, its size, what it learned from, and its speed here."""
     costs = {}
     for training in trainings:
-        if training.arm in costs:
+        if training.name in costs:
             continue
-        found, num_pairs = trained[training.arm], None
+        found, num_pairs = trained[training.name], None
         if training.system in TRAINED_BY:
-            manifest = read_manifest(Storage(store.uri, training.view), TRAINED_BY[training.system])
+            manifest = read_manifest(Storage(store.uri, training.variant), TRAINED_BY[training.system])
             assert manifest is not None
             num_pairs = manifest.counts["train_pairs"]
         scores, one = [s.scores for s in found], found[0]
         told = shown(deviation_over_seeds(pairs, scores)), shown(calibration_error(pairs, scores, settings))
-        costs[training.arm] = [*told, *costs_of(one.num_weights, num_pairs, one.pairs_per_sec, cfg.prices)]
+        costs[training.name] = [*told, *costs_of(one.num_parameters, num_pairs, one.pairs_per_sec, cfg.prices)]
     columns = ["deviation over seeds", f"ECE {settings.calibration_grade}+", *cost_columns(cfg.prices)]
     return table.with_costs(columns, costs)

@@ -4,17 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray_app.analysis.experiment.spec import ArmSpec, ExperimentSpec, System
+from ray_app.analysis.experiment.spec import ExperimentSpec, System, VariantSpec
 from ray_app.base.config import Config, with_overrides
 from ray_app.base.errors import UserError
 from ray_app.stages.order import STAGES, enabled_stages
 
 # What makes each system. The others need no training.
-TRAINED_BY = {"teacher": "teach", "student": "distill", "feature_student": "distill"}
-_LOOP_OF = {"teacher": "teach.train", "student": "distill.train", "feature_student": "distill.feature_train"}
+TRAINED_BY = {"teacher": "train_teacher", "student": "distill", "feature_only_student": "distill"}
+_LOOP_OF = {
+    "teacher": "train_teacher.train",
+    "student": "distill.train",
+    "feature_only_student": "distill.feature_train",
+}
 CHAIN = STAGES[STAGES.index("caption") : STAGES.index("embed")]  # that a variant may run again
 # Config section -> the first stage that it decides; sections that are not here change no model.
-_DECIDES = {name: name for name in CHAIN} | {"features": "zero_shot", "pin_text": "teach"}
+_DECIDES = {name: name for name in CHAIN} | {"features": "zero_shot", "pin_text": "train_teacher"}
 _WITHOUT_EFFECT = ("output", "ray", "prices", "embed", "serve", "experiments", "evaluate")
 
 
@@ -22,10 +26,10 @@ _WITHOUT_EFFECT = ("output", "ray", "prices", "embed", "serve", "experiments", "
 class Training:
     """One arm with one seed."""
 
-    arm: str  # its name
+    name: str  # its name
     system: System  # what is measured
     cfg: Config  # of the run, with what is different
-    view: str  # where its manifests lie; empty: it is the run itself
+    variant: str  # where its manifests lie; empty: it is the run itself
     stages: tuple[str, ...]  # to be run for it in the view, in order; the last one trains the system
 
 
@@ -36,31 +40,33 @@ def trainings_of(key: str, spec: ExperimentSpec, cfg: Config, seeds: Sequence[in
         UserError: an arm sets a key that is not there, or one that cannot make a difference.
     """
     found = []
-    for arm in spec.arms:
-        system = arm.system or spec.system
+    for variant in spec.variants:
+        system = variant.system or spec.system
         for seed in [None, *(seed for seed in seeds if seed != cfg.seed)] if system in TRAINED_BY else [None]:
-            found.append(_training(key, arm, system, cfg, seed))
-    views = [training.view for training in found if training.view]
-    if twice := sorted({view for view in views if views.count(view) > 1}):
+            found.append(_training(key, variant, system, cfg, seed))
+    variants = [training.variant for training in found if training.variant]
+    if twice := sorted({variant for variant in variants if variants.count(variant) > 1}):
         raise UserError(f"experiment {key}: two arms would both be kept as {twice[0]!r}; name them more differently")
     return found
 
 
-def _training(key: str, arm: ArmSpec, system: System, cfg: Config, seed: int | None) -> Training:
-    overrides: dict[str, Any] = dict(arm.set)
+def _training(key: str, variant: VariantSpec, system: System, cfg: Config, seed: int | None) -> Training:
+    overrides: dict[str, Any] = dict(variant.set)
     if seed is not None:
         overrides[f"{_LOOP_OF[system]}.seed"] = seed
     if not overrides:
-        return Training(arm=arm.name, system=system, cfg=cfg, view="", stages=())
+        return Training(name=variant.name, system=system, cfg=cfg, variant="", stages=())
     own = with_overrides(cfg, overrides)
     stages = _stages(cfg, own, system)
     if not stages:
-        raise UserError(f"experiment {key}: arm {arm.name!r} sets {', '.join(arm.set)}, which changes no {system}")
+        raise UserError(
+            f"experiment {key}: arm {variant.name!r} sets {', '.join(variant.set)}, which changes no {system}"
+        )
     if system == "student":
-        own = with_overrides(own, {"distill.feature_student": False})  # nobody asks for it
-    slug = "-".join("".join(c if c.isalnum() else " " for c in arm.name.lower()).split())
-    view = f"{key}/{slug}" + ("" if seed is None else f"-seed{seed}")
-    return Training(arm=arm.name, system=system, cfg=own, stages=stages, view=view)
+        own = with_overrides(own, {"distill.feature_only_student": False})  # nobody asks for it
+    slug = "-".join("".join(c if c.isalnum() else " " for c in variant.name.lower()).split())
+    folder = f"{key}/{slug}" + ("" if seed is None else f"-seed{seed}")
+    return Training(name=variant.name, system=system, cfg=own, stages=stages, variant=folder)
 
 
 def _stages(cfg: Config, own: Config, system: System) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Which queries humans should label next: at random within each stratum, as many of each as Neyman's rule says.
 
-Where labels do not suffice for MIN_PER_STRATUM in each, the draw is a plain one: `estimate` takes strata with fewer together,
+Where labels do not suffice for MIN_PER_STRATUM in each, the draw is a plain one: `ppi_mean` takes strata with fewer together,
 as drawn at one rate, and with a plain draw they are.
 """
 
@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ray_app.analysis.measurement.compare import Comparison
-from ray_app.analysis.measurement.power_analysis import Plan
+from ray_app.analysis.measurement.power_analysis import PowerAnalysis
 from ray_app.analysis.measurement.prediction_powered import MIN_PER_STRATUM
-from ray_app.analysis.measurement.ranking_metrics import Judgements
-from ray_app.analysis.measurement.study_design import study
+from ray_app.analysis.measurement.ranking_metrics import Judgments
+from ray_app.analysis.measurement.study_design import design_study
 from ray_app.base.errors import UserError
 from ray_app.base.hashing import text_keys, uniform
 
@@ -32,27 +32,27 @@ def draw_queries(found: Comparison, number: int, seed: int) -> list[dict[str, st
         UserError: `number` is below 1, or the rankings do not differ.
     """
     if number < 1:
-        raise UserError(f"--next must be at least 1, got {number}")
-    plan = found.plans[0]
-    if plan is None:
+        raise UserError(f"--num-next-queries must be at least 1, got {number}")
+    analysis = found.power_analyses[0]
+    if analysis is None:
         raise UserError(
-            "--next: the two rankings do not differ in any query that was measured; there is nothing to label"
+            "--num-next-queries: the two rankings do not differ in any query that was measured; there is nothing to label"
         )
-    counts = next_counts(plan, found.labelled, number)
+    counts = next_counts(analysis, found.labelled, number)
     lots = uniform(text_keys([f"{locale}\0{query}" for query, locale in found.queries], "next queries"), seed)
     free = np.flatnonzero(~found.labelled)
     order = free[np.argsort(lots[free], kind="stable")]
     chosen = order[:number].tolist()
     if counts is not None:
-        members = (order[plan.stratum[order] == stratum] for stratum in range(len(counts)))
+        members = (order[analysis.stratum[order] == stratum] for stratum in range(len(counts)))
         chosen = [i for rows, count in zip(members, counts, strict=True) for i in rows[:count].tolist()]
-    values = ((*found.queries[i], plan.strata[plan.stratum[i]]) for i in chosen)
+    values = ((*found.queries[i], analysis.strata[analysis.stratum[i]]) for i in chosen)
     rows = [dict(zip(NEXT_QUERIES, row, strict=True)) for row in values]
     return sorted(rows, key=lambda row: (row["stratum"], row["query"], row["locale"]))
 
 
 def pairs_to_grade(
-    found: Comparison, chosen: Sequence[Mapping[str, str]], human: Judgements, seed: int
+    found: Comparison, chosen: Sequence[Mapping[str, str]], human: Judgments, seed: int
 ) -> list[dict[str, str]]:
     """What is to be graded of the chosen queries: the top of both rankings without what humans have graded.
 
@@ -62,7 +62,7 @@ def pairs_to_grade(
     wanted = {(row["query"], row["locale"]) for row in chosen}
     pairs = [
         (query, pin)
-        for query, pin in found.contest.pairs(found.settings.depth)
+        for query, pin in found.paired.pairs(found.settings.depth)
         if query in wanted and pin not in human.get(query, {})
     ]
     lots = uniform(text_keys([f"{query[1]}\0{query[0]}\0{pin}" for query, pin in pairs], "pairs to grade"), seed)
@@ -70,19 +70,21 @@ def pairs_to_grade(
     return [{"query": pairs[i][0][0], "locale": pairs[i][0][1], "pin_id": pairs[i][1]} for i in order]
 
 
-def next_counts(plan: Plan, labelled: np.ndarray, number: int) -> np.ndarray | None:
+def next_counts(analysis: PowerAnalysis, labelled: np.ndarray, number: int) -> np.ndarray | None:
     """How many more queries of each stratum: what Neyman's rule gives to all, less what is there.
 
     Returns:
         (num_strata,) int64; None: they do not suffice for MIN_PER_STRATUM in each stratum.
     """
-    sizes, have = (np.bincount(rows, minlength=len(plan.strata)) for rows in (plan.stratum, plan.stratum[labelled]))
+    sizes, have = (
+        np.bincount(rows, minlength=len(analysis.strata)) for rows in (analysis.stratum, analysis.stratum[labelled])
+    )
     room = sizes - have
     number = min(number, int(room.sum()))
     counts = np.clip(MIN_PER_STRATUM - have, 0, room)
     if counts.sum() > number:
         return None
-    lack = np.maximum(study(plan.pilot, int(have.sum()) + number).by_stratum - have, 0).astype(np.float64)
+    lack = np.maximum(design_study(analysis.pilot, int(have.sum()) + number).by_stratum - have, 0).astype(np.float64)
     for _ in range(number - int(counts.sum())):  # one by one (d'Hondt): in proportion, and never more than there are
         weights = lack if (lack * (counts < room)).any() else room.astype(np.float64)
         counts[int(np.argmax(np.where(counts < room, weights / (counts + 1), -1.0)))] += 1

@@ -8,23 +8,23 @@ from ray_app.analysis.measurement.rankings import QueryKey, Ranking
 from ray_app.base.errors import UserError
 from ray_app.base.text import query_group
 
-Missing = Literal["refuse", "zero", "drop"]
+Missing = Literal["error", "zero", "drop"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contest:
+class PairedRankings:
     """Two rankings, and the queries to compare them on."""
 
     control: Ranking  # as things are
     treatment: Ranking  # as they could be
     queries: list[QueryKey]  # sorted
-    num_lone: int  # queries that only one of the rankings has
+    num_unpaired: int  # queries that only one of the rankings has
     num_trained: int  # queries left out because the teacher was trained on them
 
     @classmethod
     def of(
         cls, control: Ranking, treatment: Ranking, missing: Missing, trained_groups: Collection[str] = ()
-    ) -> "Contest":
+    ) -> "PairedRankings":
         """Find the queries; those whose `query_group` the teacher was trained on are left out.
 
         Left out as queries, not only their human labels: the teacher errs less there than elsewhere, so its error
@@ -33,14 +33,16 @@ class Contest:
         Raises:
             UserError: see `same_queries`; or the teacher was trained on all of them.
         """
-        found, num_lone = same_queries(control, treatment, missing)
+        found, num_unpaired = same_queries(control, treatment, missing)
         queries = [query for query in found if query_group(query[0]) not in trained_groups]
         if not queries:
             raise UserError(
-                "the teacher was trained on all queries of these files; add queries, or see --use-training-labels"
+                "the teacher was trained on all queries of these files; add queries, or see --include-training-queries"
             )
         num_trained = len(found) - len(queries)
-        return cls(control=control, treatment=treatment, queries=queries, num_lone=num_lone, num_trained=num_trained)
+        return cls(
+            control=control, treatment=treatment, queries=queries, num_unpaired=num_unpaired, num_trained=num_trained
+        )
 
     def pairs(self, depth: int) -> list[tuple[QueryKey, str]]:
         """The distinct (query, pin) of the top of both rankings, sorted."""
@@ -53,7 +55,7 @@ def same_queries(control: Ranking, treatment: Ranking, missing: Missing) -> tupl
 
     Args:
         missing: A query that only one has: `zero` counts it, since a ranker that finds nothing has no rows; `drop` leaves
-            it out, which flatters such a ranker; `refuse` raises, as only the user knows which it is.
+            it out, which flatters such a ranker; `error` raises, as only the user knows which it is.
 
     Raises:
         UserError: see `missing`; or there is no query to compare on.
@@ -61,7 +63,7 @@ def same_queries(control: Ranking, treatment: Ranking, missing: Missing) -> tupl
     both = control.pins.keys() & treatment.pins.keys()
     either = control.pins.keys() | treatment.pins.keys()
     lone = sorted(either - both)
-    if lone and missing == "refuse":
+    if lone and missing == "error":
         query, locale = lone[0]
         name = control.name if lone[0] in control.pins else treatment.name
         raise UserError(

@@ -1,8 +1,8 @@
 """The mean of a per-query figure over a search engine's traffic, from teacher labels on many queries and human labels on few.
 
-judged = QueryFigures(teacher=ndcg_by_teacher, human=ndcg_by_humans_or_nan, stratum=stratum)
-estimate(judged)                       # of one ranking; of two, give it the differences query by query
-estimate(judged.without_teacher())     # the same from humans alone
+judged = QueryMetrics(teacher=ndcg_by_teacher, human=ndcg_by_humans_or_nan, stratum=stratum)
+ppi_mean(judged)                       # of one ranking; of two, give it the differences query by query
+ppi_mean(judged.without_teacher())     # the same from humans alone
 
 The teacher may be wrong in any way: its mean is corrected by its error on the queries that humans labelled, so its
 faults cost width and not truth. This is the regression estimator of survey sampling (Cochran, "Sampling Techniques",
@@ -21,7 +21,7 @@ MIN_PER_STRATUM = 2  # human labels without which a stratum has no variance
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueryFigures:
+class QueryMetrics:
     """What is known of each query: a sample of the traffic, of which humans labelled a random part of each stratum.
 
     Raises:
@@ -45,7 +45,7 @@ class QueryFigures:
         """(num_queries,) bool, by humans."""
         return ~np.isnan(self.human)
 
-    def without_teacher(self) -> "QueryFigures":
+    def without_teacher(self) -> "QueryMetrics":
         """The same queries as if no teacher had labelled them."""
         return replace(self, teacher=np.zeros(len(self.teacher)))
 
@@ -57,7 +57,7 @@ class Estimate:
     interval: Interval
     """Value and bounds; bounds None: the human labels show no variation, and no width is not certainty."""
     std_error: float  # of the value
-    teacher_weight: float  # how far the teacher's figures are followed; 0: not at all
+    power_tuning_weight: float  # how far the teacher's figures are followed; 0: not at all
     num_queries: int  # with teacher labels
     num_labelled: int  # by humans too
     std_error_floor: float  # what would remain if humans labelled all of these queries
@@ -77,7 +77,7 @@ class StrataSummary:
     teacher_mean: np.ndarray
     teacher_mean_labelled: np.ndarray
     teacher_variance: np.ndarray  # among the labelled
-    teacher_weight: float
+    power_tuning_weight: float
 
     @property
     def floor(self) -> np.ndarray:
@@ -89,7 +89,7 @@ class StrataSummary:
         return sampling_lever(self.share, num_labelled, self.num_queries) * self.residual_deviation**2
 
 
-def estimate(figures: QueryFigures, confidence: float = 0.95) -> Estimate:
+def ppi_mean(metrics: QueryMetrics, confidence_level: float = 0.95) -> Estimate:
     """The mean over the traffic that the queries are a sample of.
 
     The interval has Student's t with Satterthwaite's degrees of freedom, and counts that the teacher's weight is itself
@@ -100,9 +100,9 @@ def estimate(figures: QueryFigures, confidence: float = 0.95) -> Estimate:
     """
     from scipy import stats
 
-    kept, merged = merge_small_strata(figures)
-    strata = summarise(kept)
-    weight, share = strata.teacher_weight, strata.share
+    kept, merged = merge_small_strata(metrics)
+    strata = summarize(kept)
+    weight, share = strata.power_tuning_weight, strata.share
     shift = strata.teacher_mean - strata.teacher_mean_labelled
     means = strata.human_mean + weight * shift
     value = float(share @ means)
@@ -119,21 +119,21 @@ def estimate(figures: QueryFigures, confidence: float = 0.95) -> Estimate:
     interval = Interval(value, None, None)
     if variance > 0:
         df = variance**2 / float(np.sum(np.square(terms) / np.maximum(freedom, 1)))
-        reach = float(stats.t.ppf((1 + confidence) / 2, df)) * variance**0.5
+        reach = float(stats.t.ppf((1 + confidence_level) / 2, df)) * variance**0.5
         interval = Interval(value, value - reach, value + reach)
     return Estimate(
-        interval=interval, std_error=variance**0.5, teacher_weight=weight, num_queries=total,
+        interval=interval, std_error=variance**0.5, power_tuning_weight=weight, num_queries=total,
         num_labelled=int(kept.labelled.sum()), std_error_floor=float(floor.sum()) ** 0.5, merged_strata=merged,
     )  # fmt: skip
 
 
-def summarise(figures: QueryFigures) -> StrataSummary:
+def summarize(metrics: QueryMetrics) -> StrataSummary:
     """Means and deviations by stratum; every stratum must have MIN_PER_STRATUM human labels."""
-    num = int(figures.stratum.max()) + 1
-    rows = [figures.stratum == h for h in range(num)]
-    labelled = [mask & figures.labelled for mask in rows]
+    num = int(metrics.stratum.max()) + 1
+    rows = [metrics.stratum == h for h in range(num)]
+    labelled = [mask & metrics.labelled for mask in rows]
     num_queries, num_labelled = (np.array([mask.sum() for mask in masks], np.float64) for masks in (rows, labelled))
-    human, teacher = ([values[mask] for mask in labelled] for values in (figures.human, figures.teacher))
+    human, teacher = ([values[mask] for mask in labelled] for values in (metrics.human, metrics.teacher))
     share = num_queries / num_queries.sum()
     human_variance, teacher_variance = (np.array([part.var(ddof=1) for part in parts]) for parts in (human, teacher))
     both = np.array([np.cov(y, f)[0, 1] for y, f in zip(human, teacher, strict=True)])
@@ -147,13 +147,13 @@ def summarise(figures: QueryFigures) -> StrataSummary:
     return StrataSummary(
         share=share, num_queries=num_queries, num_labelled=num_labelled, deviation=np.sqrt(human_variance),
         residual_deviation=np.sqrt(np.maximum(residual, 0.0)), human_mean=np.array([part.mean() for part in human]),
-        teacher_mean=np.array([figures.teacher[mask].mean() for mask in rows]),
+        teacher_mean=np.array([metrics.teacher[mask].mean() for mask in rows]),
         teacher_mean_labelled=np.array([part.mean() for part in teacher]), teacher_variance=teacher_variance,
-        teacher_weight=weight,
+        power_tuning_weight=weight,
     )  # fmt: skip
 
 
-def merge_small_strata(figures: QueryFigures) -> tuple[QueryFigures, int]:
+def merge_small_strata(metrics: QueryMetrics) -> tuple[QueryMetrics, int]:
     """Number the strata from 0 without gaps, those with too few human labels taken together.
 
     Returns:
@@ -162,10 +162,10 @@ def merge_small_strata(figures: QueryFigures) -> tuple[QueryFigures, int]:
     Raises:
         UserError: fewer human labels than MIN_PER_STRATUM in all.
     """
-    labels = np.bincount(figures.stratum, weights=figures.labelled)
+    labels = np.bincount(metrics.stratum, weights=metrics.labelled)
     if labels.sum() < MIN_PER_STRATUM:
         raise UserError(f"{int(labels.sum())} queries with human labels: an estimate takes at least {MIN_PER_STRATUM}")
-    present = np.bincount(figures.stratum, minlength=len(labels)) > 0
+    present = np.bincount(metrics.stratum, minlength=len(labels)) > 0
     order = [h for h in np.argsort(labels, kind="stable") if present[h]]
     num_joined, held = 0, 0.0
     for h in order:
@@ -174,8 +174,8 @@ def merge_small_strata(figures: QueryFigures) -> tuple[QueryFigures, int]:
         num_joined, held = num_joined + 1, held + labels[h]
     joined, alone = set(order[:num_joined]), sorted(order[num_joined:])
     number = {h: i for i, h in enumerate(alone)} | dict.fromkeys(joined, len(alone))
-    stratum = np.array([number[h] for h in figures.stratum.tolist()], np.int64)
-    return replace(figures, stratum=stratum), num_joined
+    stratum = np.array([number[h] for h in metrics.stratum.tolist()], np.int64)
+    return replace(metrics, stratum=stratum), num_joined
 
 
 def sampling_lever(share: np.ndarray, num_labelled: np.ndarray, num_queries: np.ndarray) -> np.ndarray:

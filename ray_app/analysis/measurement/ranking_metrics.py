@@ -28,18 +28,18 @@ from ray_app.analysis.metrics.dcg import dcg, ideal_dcg, ndcg
 from ray_app.base.schemas import NUM_GRADES
 
 
-class Judged(NamedTuple):
+class PinJudgment(NamedTuple):
     """What a source says of a pin."""
 
     gain: float  # 2^rating - 1, expected
     relevant: float  # probability of the relevant grade or better
 
 
-Judgements = dict[QueryKey, dict[str, Judged]]
+Judgments = dict[QueryKey, dict[str, PinJudgment]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
+class Metric:
     """A measure with its cutoff."""
 
     kind: Literal["ndcg", "p"]
@@ -58,8 +58,8 @@ class Figure:
 def judge_by_probs(
     queries: Sequence[QueryKey], pin_ids: Sequence[str], probs: np.ndarray, rating_of_grade: Mapping[int, int],
     relevant_grade: int,
-) -> Judgements:  # fmt: skip
-    """Judgements from probabilities of the five grades.
+) -> Judgments:  # fmt: skip
+    """Judgments from probabilities of the five grades.
 
     Args:
         queries, pin_ids: (num_pairs,).
@@ -69,43 +69,41 @@ def judge_by_probs(
     """
     gain_of = np.array([2.0 ** rating_of_grade[grade] - 1.0 for grade in range(1, NUM_GRADES + 1)])
     gains, relevant = probs @ gain_of, probs[:, relevant_grade - 1 :].sum(axis=1)
-    judgements: Judgements = {}
+    judgments: Judgments = {}
     for query, pin, gain, share in zip(queries, pin_ids, gains.tolist(), relevant.tolist(), strict=True):
         if not np.isnan(gain):
-            judgements.setdefault(query, {})[pin] = Judged(gain, share)
-    return judgements
+            judgments.setdefault(query, {})[pin] = PinJudgment(gain, share)
+    return judgments
 
 
-def judge_by_grades(grades: pa.Table, rating_of_grade: Mapping[int, int], relevant_grade: int) -> Judgements:
-    """Judgements from one grade per pair: columns query (normalised), locale, pin_id, grade (1..5)."""
+def judge_by_grades(grades: pa.Table, rating_of_grade: Mapping[int, int], relevant_grade: int) -> Judgments:
+    """Judgments from one grade per pair: columns query (normalised), locale, pin_id, grade (1..5)."""
     queries = list(zip(grades["query"].to_pylist(), grades["locale"].to_pylist(), strict=True))
     probs = np.eye(NUM_GRADES)[grades["grade"].to_numpy().astype(np.int64) - 1]
     return judge_by_probs(queries, grades["pin_id"].to_pylist(), probs, rating_of_grade, relevant_grade)
 
 
-def measure_query(figure: Figure, shown: Sequence[str], judged: Mapping[str, Judged]) -> float:
+def measure_query(metric: Metric, shown: Sequence[str], judged: Mapping[str, PinJudgment]) -> float:
     """The figure of one query: of the pins `shown`, best first, by all that the source has judged for the query."""
-    if figure.kind == "p":
-        return float(sum(judged[pin].relevant for pin in shown[: figure.k] if pin in judged)) / figure.k
+    if metric.kind == "p":
+        return float(sum(judged[pin].relevant for pin in shown[: metric.k] if pin in judged)) / metric.k
     gains = [judged[pin].gain if pin in judged else 0.0 for pin in shown]
-    found = dcg(gains, np.arange(len(gains)), np.zeros(len(gains), np.int64), 1, figure.k)
-    ideal = ideal_dcg([found.gain for found in judged.values()], np.zeros(len(judged), np.int64), 1, figure.k)
+    found = dcg(gains, np.arange(len(gains)), np.zeros(len(gains), np.int64), 1, metric.k)
+    ideal = ideal_dcg([found.gain for found in judged.values()], np.zeros(len(judged), np.int64), 1, metric.k)
     return float(np.nan_to_num(ndcg(found, ideal))[0])
 
 
-def measure_ranking(
-    figure: Figure, ranking: Ranking, judgements: Judgements, queries: Sequence[QueryKey]
-) -> np.ndarray:
+def measure_ranking(metric: Metric, ranking: Ranking, judgments: Judgments, queries: Sequence[QueryKey]) -> np.ndarray:
     """The figure of each query, (num_queries,) float64; a query that the ranking lacks shows nothing."""
     return np.array(
-        [measure_query(figure, ranking.pins.get(query, []), judgements.get(query, {})) for query in queries], np.float64
+        [measure_query(metric, ranking.pins.get(query, []), judgments.get(query, {})) for query in queries], np.float64
     )
 
 
-def judged_share(k: int, ranking: Ranking, judgements: Judgements, queries: Sequence[QueryKey]) -> np.ndarray:
+def judged_share(k: int, ranking: Ranking, judgments: Judgments, queries: Sequence[QueryKey]) -> np.ndarray:
     """judged@k: the share of the top k shown that the source has judged, (num_queries,); 1 where nothing is shown."""
     shares = []
     for query in queries:
-        top, judged = ranking.pins.get(query, [])[:k], judgements.get(query, {})
+        top, judged = ranking.pins.get(query, [])[:k], judgments.get(query, {})
         shares.append(sum(pin in judged for pin in top) / len(top) if top else 1.0)
     return np.array(shares, np.float64)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from ray_app.base.errors import UserError
 from ray_app.base.locales import canonical_locale
-from ray_app.base.text import normalise_query
+from ray_app.base.text import normalize_query
 from ray_app.sources.adapters.table import parse_json_object
 from ray_app.sources.files import SourceFile, find_files
 
@@ -69,7 +69,7 @@ def read_ranking(
         if kind == "trec":
             raw, named = _topic(where, raw, topics)
         locale = _locale(where, named or default_locale)
-        query = (normalise_query(raw), locale)
+        query = (normalize_query(raw), locale)
         if not query[0]:
             raise UserError(f"{where}: query is empty")
         before, seen_at = spellings.setdefault(query, (raw, at))
@@ -96,7 +96,7 @@ def read_topics(path: str, key: str) -> dict[str, tuple[str, str | None]]:
     for number, line in file.lines():
         where = f"{key}: {file.basename}, line {number + 1}"
         fields = _decode(where, line).split("\t")
-        if len(fields) not in (2, 3) or not fields[0] or not normalise_query(fields[1]):
+        if len(fields) not in (2, 3) or not fields[0] or not normalize_query(fields[1]):
             raise UserError(f"{where}: not an id, a tab and a query, and maybe a tab and a locale")
         if fields[0] in topics:
             raise UserError(f"{where}: the id {fields[0]!r} came before")

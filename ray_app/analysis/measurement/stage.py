@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ray_app.analysis.measurement.paired_rankings import Contest
-from ray_app.analysis.measurement.ranking_metrics import Judgements, judge_by_grades, judge_by_probs
+from ray_app.analysis.measurement.paired_rankings import PairedRankings
+from ray_app.analysis.measurement.ranking_metrics import Judgments, judge_by_grades, judge_by_probs
 from ray_app.analysis.measurement.rankings import QueryKey
 from ray_app.analysis.measurement.strata import name_strata
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
@@ -31,11 +31,11 @@ RELEVANT_GRADE = EvaluationSettings().relevant_grade
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sources:
+class ComparisonInputs:
     """What is known of a contest's queries."""
 
-    teacher: Judgements  # of the top pins of both rankings, calibrated
-    human: Judgements  # of all that humans graded
+    teacher: Judgments  # of the top pins of both rankings, calibrated
+    human: Judgments  # of all that humans graded
     stratum_of: dict[QueryKey, str]  # of each query, see `name_strata`
     texts_of: dict[str, dict[str, str]]  # title and caption of each pin of the rankings' top, for people
     num_pairs: int  # that the teacher judged
@@ -45,11 +45,11 @@ class Sources:
 
 def trained_groups(store: Storage) -> set[str]:
     """`query_group` of the queries that trained the teacher or chose its epoch."""
-    splits = read_output(store, require_output(store, "teach", "splits"))
+    splits = read_output(store, require_output(store, "train_teacher", "splits"))
     return {query_group(query) for query in queries_of(splits, "train", "valid")}
 
 
-def gather(cfg: Config, store: Storage, contest: Contest, depth: int, human_path: str | None) -> Sources:
+def gather(cfg: Config, store: Storage, paired: PairedRankings, depth: int, human_path: str | None) -> ComparisonInputs:
     """Read a run, and label the pairs of the top `depth` that its ledger lacks.
 
     Args:
@@ -60,7 +60,7 @@ def gather(cfg: Config, store: Storage, contest: Contest, depth: int, human_path
     """
     catalogue, _ = load_catalogue(cfg, store)
     human, notes = _human(cfg, store, catalogue, human_path)
-    pairs = contest.pairs(depth)
+    pairs = paired.pairs(depth)
     known = set(catalogue.pin_texts["pin_id"].to_pylist())
     unknown = sorted({pin for _, pin in pairs} - known)
     kept = [(query, pin) for query, pin in pairs if pin in known]
@@ -71,8 +71,8 @@ def gather(cfg: Config, store: Storage, contest: Contest, depth: int, human_path
         notes.append(
             f"{len(unknown):,} pins of the rankings are not in the catalogue, such as {unknown[0]!r}: not judged"
         )
-    return Sources(
-        teacher=teacher, human=human, stratum_of=_strata(store, contest.queries),
+    return ComparisonInputs(
+        teacher=teacher, human=human, stratum_of=_strata(store, paired.queries),
         texts_of=shown_texts(catalogue.pin_texts, (pin for _, pin in kept)), num_pairs=len(kept),
         num_labelled_now=num_labelled_now, notes=notes,
     )  # fmt: skip
@@ -80,11 +80,11 @@ def gather(cfg: Config, store: Storage, contest: Contest, depth: int, human_path
 
 def _teacher(
     cfg: Config, store: Storage, catalogue: Catalogue, pairs: list[tuple[QueryKey, str]]
-) -> tuple[Judgements, int]:
-    """Judgements of pairs of the catalogue, and how many had to be labelled."""
+) -> tuple[Judgments, int]:
+    """Judgments of pairs of the catalogue, and how many had to be labelled."""
     # Pairs that cannot be labelled are counted as not judged here, and are no reason to stop.
     lenient = cfg.model_copy(update={"label": cfg.label.model_copy(update={"max_error_rate": 1.0})})
-    labeller = Labeller(cfg=lenient, store=store, teacher=require_output(store, "teach", "teacher"))
+    labeller = Labeller(cfg=lenient, store=store, teacher=require_output(store, "train_teacher", "teacher"))
     queries, query_index = index_queries([query for (query, _), _ in pairs])
     pin_ids = [pin for _, pin in pairs]
     locales, pin_index = [locale for (_, locale), _ in pairs], catalogue.pairs.pin_rows(pin_ids)
@@ -94,12 +94,12 @@ def _teacher(
     return judge_by_probs([query for query, _ in pairs], pin_ids, probs, _ratings(cfg), RELEVANT_GRADE), num_now
 
 
-def _human(cfg: Config, store: Storage, catalogue: Catalogue, path: str | None) -> tuple[Judgements, list[str]]:
+def _human(cfg: Config, store: Storage, catalogue: Catalogue, path: str | None) -> tuple[Judgments, list[str]]:
     notes = []
     if path is None:
         labels = read_output(store, require_output(store, "ingest", "human_labels"))
     else:
-        labels, refused = load_human_labels(cfg, path, catalogue.pin_texts["pin_id"], key="--human")
+        labels, refused = load_human_labels(cfg, path, catalogue.pin_texts["pin_id"], key="--human-labels")
         if refused.num_rows:
             reason = refused["reason"][0].as_py()
             notes.append(f"{refused.num_rows:,} rows of {path} cannot be used, the first because of {reason}")

@@ -12,20 +12,22 @@ _ROUNDING = 1e-6  # deviations below are those of a teacher that is always right
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class StudyDesign:
     """What a study of so many human-labelled queries can see."""
 
     num_labelled: int  # queries that humans label
     by_stratum: np.ndarray  # (num_strata,) int64, how they are spread
     std_error: float  # expected
-    detectable: float  # the least change that would be found with the wanted power (MDE)
+    mde: float  # the least change that would be found with the wanted power (MDE)
 
 
-def study(pilot: StrataSummary, num_labelled: int, *, power: float = 0.8, confidence: float = 0.95) -> Study:
+def design_study(
+    pilot: StrataSummary, num_labelled: int, *, power: float = 0.8, confidence_level: float = 0.95
+) -> StudyDesign:
     """What is to be expected of `num_labelled` human-labelled queries, if the strata are as in the pilot.
 
     Args:
-        pilot: `summarise` of figures at hand; of the differences between two rankings to compare them.
+        pilot: `summarize` of figures at hand; of the differences between two rankings to compare them.
         num_labelled: Wanted; at most as many as there are queries, at least MIN_PER_STRATUM in each stratum.
     """
     from scipy import stats
@@ -34,29 +36,29 @@ def study(pilot: StrataSummary, num_labelled: int, *, power: float = 0.8, confid
     error = float(np.sum(pilot.drawn(by_stratum) + pilot.floor)) ** 0.5
     total = int(by_stratum.sum())
     df = max(total - len(by_stratum), 1)
-    reach = float(stats.t.ppf((1 + confidence) / 2, df) + stats.t.ppf(power, df))
-    return Study(num_labelled=total, by_stratum=by_stratum, std_error=error, detectable=reach * error)
+    reach = float(stats.t.ppf((1 + confidence_level) / 2, df) + stats.t.ppf(power, df))
+    return StudyDesign(num_labelled=total, by_stratum=by_stratum, std_error=error, mde=reach * error)
 
 
-def queries_needed(
-    pilot: StrataSummary, change: float, *, power: float = 0.8, confidence: float = 0.95
-) -> Study | None:
-    """The smallest study that finds `change`, in the figure's unit and above 0; other arguments as of `study`.
+def required_queries(
+    pilot: StrataSummary, mde: float, *, power: float = 0.8, confidence_level: float = 0.95
+) -> StudyDesign | None:
+    """The smallest study that finds `mde`, in the figure's unit and above 0; other arguments as of `design_study`.
 
     None: not even human labels on all queries would find it, so take more queries.
     """
-    if not change > 0:
-        raise ValueError(f"change must be above 0, got {change}: no study finds a difference of nothing")
+    if not mde > 0:
+        raise ValueError(f"change must be above 0, got {mde}: no study finds a difference of nothing")
     low, high = MIN_PER_STRATUM * len(pilot.share), int(pilot.num_queries.sum())
 
-    def of(num_labelled: int) -> Study:
-        return study(pilot, num_labelled, power=power, confidence=confidence)
+    def of(num_labelled: int) -> StudyDesign:
+        return design_study(pilot, num_labelled, power=power, confidence_level=confidence_level)
 
-    if of(high).detectable > change:
+    if of(high).mde > mde:
         return None
     while low < high:
         middle = (low + high) // 2
-        if of(middle).detectable > change:
+        if of(middle).mde > mde:
             low = middle + 1
         else:
             high = middle

@@ -105,7 +105,7 @@ class QueryAuroc:
 
 
 def percentile_interval(
-    value: float, samples: np.ndarray, confidence: float, num_queries: int | None = None
+    value: float, samples: np.ndarray, confidence_level: float, num_queries: int | None = None
 ) -> Interval:
     """The figure with its percentile interval over the resamples in which it is defined.
 
@@ -118,6 +118,6 @@ def percentile_interval(
     defined = samples[np.isfinite(samples)]
     if defined.size == 0 or num_queries == 1:
         return Interval(float(value), None, None)
-    tail = (1.0 - confidence) / 2.0
+    tail = (1.0 - confidence_level) / 2.0
     lo, hi = np.quantile(defined, [tail, 1.0 - tail])
     return Interval(float(value), float(lo), float(hi))

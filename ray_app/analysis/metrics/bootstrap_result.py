@@ -21,7 +21,7 @@ from ray_app.analysis.metrics.protocol import (
 )
 from ray_app.analysis.metrics.slices import SLICE_COLUMNS
 
-BASELINES = ("bm25", "embedding_cosine", "engagement_cosine", "graph_cosine", "feature_student")
+BASELINES = ("bm25", "embedding_cosine", "engagement_cosine", "graph_cosine", "feature_only_student")
 GRADE_AS_RATING = {1: 0, 2: 1, 3: 2, 4: 3, 5: 4}
 
 
@@ -31,7 +31,7 @@ class EvaluationSettings:
 
     samples: int = 1000
     """Resamples at least; the whole is drawn more often where the correction for several comparisons needs it."""
-    confidence: float = 0.95
+    confidence_level: float = 0.95
     seed: int = 17
     relevant_grade: int = 4
     """A pin of this grade or better counts as relevant in P@8: grade 3 is only marginally relevant."""
@@ -53,7 +53,7 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class BootstrapResult:
     """Figures of all systems on one set of pairs."""
 
     num_queries: int
@@ -61,7 +61,7 @@ class Measured:
     points: dict[str, dict[str, float]]  # system -> metric -> value, NaN: undefined
     samples: dict[str, dict[str, np.ndarray]]  # system -> metric -> (samples,), NaN where undefined
     per_query: dict[str, dict[str, np.ndarray]]  # system -> ranking metric -> (num_queries,)
-    confidence: float
+    confidence_level: float
 
     @property
     def num_samples(self) -> int:
@@ -77,7 +77,7 @@ class Measured:
         a, b = self.points[system_a][metric], self.points[system_b][metric]
         return self._interval(a - b, self.samples[system_a][metric] - self.samples[system_b][metric])
 
-    def ratio(self, system_a: str, system_b: str, metric: str) -> Interval:
+    def retention(self, system_a: str, system_b: str, metric: str) -> Interval:
         """The share of system b's figure that system a keeps, on the same resamples."""
         a, b = self.points[system_a][metric], self.points[system_b][metric]
         kept = ratio(self.samples[system_a][metric], self.samples[system_b][metric])
@@ -97,10 +97,10 @@ class Measured:
         return row | {"num_queries": self.num_queries, "num_pairs": self.num_pairs}
 
     def _interval(self, value: float, samples: np.ndarray) -> Interval:
-        return percentile_interval(value, samples, self.confidence, self.num_queries)
+        return percentile_interval(value, samples, self.confidence_level, self.num_queries)
 
 
-def measure(judged: JudgedPairs, systems: Mapping[str, SystemScores], settings: EvaluationSettings) -> Measured:
+def measure(judged: JudgedPairs, systems: Mapping[str, SystemScores], settings: EvaluationSettings) -> BootstrapResult:
     """Measure systems whose rows are in the order of `judged`."""
     num_queries, num_pairs = len(judged.queries), len(judged.grade)
     size = np.bincount(judged.query_index).astype(np.float64)
@@ -130,11 +130,11 @@ def measure(judged: JudgedPairs, systems: Mapping[str, SystemScores], settings: 
 
     points = figures(np.ones((1, num_queries)))
     blocks = [figures(c) for c in resample_queries(num_queries, settings.samples, settings.seed, num_pairs)]
-    return Measured(
+    return BootstrapResult(
         num_queries=num_queries,
         num_pairs=num_pairs,
         points={s: {m: float(points[s][m][0]) for m in METRICS} for s in systems},
         samples={s: {m: np.concatenate([b[s][m] for b in blocks]) for m in METRICS} for s in systems},
         per_query=per_query,
-        confidence=settings.confidence,
+        confidence_level=settings.confidence_level,
     )

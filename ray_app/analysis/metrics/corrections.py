@@ -46,6 +46,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def enough_samples(comparisons: int, confidence: float) -> int:
+def enough_samples(comparisons: int, confidence_level: float) -> int:
     """Resamples with which even the strictest of Holm's steps, level / comparisons, can be passed."""
-    return math.ceil(round(2 * comparisons / (1.0 - confidence), 6))
+    return math.ceil(round(2 * comparisons / (1.0 - confidence_level), 6))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, Measured, measure
+from ray_app.analysis.metrics.bootstrap_result import BootstrapResult, EvaluationSettings, measure
 from ray_app.analysis.metrics.corrections import enough_samples, holm
 from ray_app.analysis.metrics.formatting import interval_fields, plain
 from ray_app.analysis.metrics.probabilities import calibration_by_locale, detail_intervals
@@ -28,10 +28,10 @@ from ray_app.analysis.metrics.protocol import (
     PRECISION,
     JudgedPairs,
     SystemScores,
-    judge,
     judged_at,
     random_ranking,
     ranking_ideal,
+    validate_judgments,
 )
 from ray_app.analysis.metrics.seen import CAUTION
 from ray_app.analysis.metrics.slices import cuts_queries, in_order
@@ -44,7 +44,7 @@ _MAX_RAISED = 10_000  # resamples that the correction may ask for, beyond what t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation(Measured):
+class Evaluation(BootstrapResult):
     """The whole result: figures, and all that the report shows beside them."""
 
     settings: EvaluationSettings
@@ -76,9 +76,9 @@ class Evaluation(Measured):
         return [note for note in self.notes if note.startswith(CAUTION)]
 
     @property
-    def hero(self) -> str:
+    def primary_system(self) -> str:
         """The system that the report is about."""
-        return hero_of(list(self.systems))
+        return primary_system_of(list(self.systems))
 
     def differences(self) -> list[dict[str, Any]]:
         """All comparisons that are shown, each pair of systems once a metric, with Holm's correction over them all.
@@ -88,10 +88,10 @@ class Evaluation(Measured):
         """
         return list(self._comparisons.values())
 
-    def beyond_chance(self, system_a: str, system_b: str, metric: str) -> bool:
+    def significant(self, system_a: str, system_b: str, metric: str) -> bool:
         """Whether two systems differ more than chance would, among all comparisons shown; False: not compared."""
         row = self._comparisons.get((frozenset((system_a, system_b)), metric))
-        return row is not None and row["beyond_chance"]
+        return row is not None and row["significant"]
 
     def leader(self, metric: str) -> str | None:
         """The system with the highest figure; None: it is undefined for all."""
@@ -106,18 +106,18 @@ class Evaluation(Measured):
         out: dict[tuple[frozenset[str], str], dict[str, Any]] = {}
         for system in self.systems:
             for metric in METRICS:
-                rivals = [] if system in self.settings.baselines else [self.best_baseline(metric)]
-                rivals += ["teacher"] if system == "student" and "teacher" in self.systems else []
-                for rival in [*rivals, self.leader(metric)]:
-                    key = frozenset((system, rival or system)), metric
-                    if len(key[0]) == 2 and rival is not None and key not in out:
-                        row: dict[str, Any] = {"system": system, "against": rival, "metric": metric}
-                        row |= interval_fields("difference", self.difference(system, rival, metric))
-                        out[key] = row | interval_fields("ratio", self.ratio(system, rival, metric))
+                baselines = [] if system in self.settings.baselines else [self.best_baseline(metric)]
+                baselines += ["teacher"] if system == "student" and "teacher" in self.systems else []
+                for baseline in [*baselines, self.leader(metric)]:
+                    key = frozenset((system, baseline or system)), metric
+                    if len(key[0]) == 2 and baseline is not None and key not in out:
+                        row: dict[str, Any] = {"system": system, "against": baseline, "metric": metric}
+                        row |= interval_fields("difference", self.difference(system, baseline, metric))
+                        out[key] = row | interval_fields("retention", self.retention(system, baseline, metric))
         p_values = [self.p_value(r["system"], r["against"], r["metric"]) for r in out.values()]
         for row, p, adjusted in zip(out.values(), p_values, holm(p_values), strict=True):
-            sure = adjusted is not None and adjusted < 1.0 - self.confidence
-            row |= {"p": plain(p), "p_adjusted": plain(adjusted), "beyond_chance": sure}
+            sure = adjusted is not None and adjusted < 1.0 - self.confidence_level
+            row |= {"p": plain(p), "p_adjusted": plain(adjusted), "significant": sure}
         return out
 
     def to_json(self, provenance: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -132,8 +132,8 @@ class Evaluation(Measured):
             "random_order": {k: plain(v) for k, v in self.random_order.items()},
             "notes": self.notes,
             "protocol": {
-                "bootstrap_samples": self.num_samples,
-                "confidence": self.settings.confidence,
+                "num_resamples": self.num_samples,
+                "confidence_level": self.settings.confidence_level,
                 "seed": self.settings.seed,
                 "resampled": "queries",
                 "correction": f"Holm, over {len(self._comparisons)} comparisons",
@@ -164,7 +164,7 @@ class Evaluation(Measured):
         return table
 
 
-def hero_of(systems: Sequence[str]) -> str:
+def primary_system_of(systems: Sequence[str]) -> str:
     """The student, else the teacher, else the last one."""
     return next((name for name in ("student", "teacher") if name in systems), systems[-1])
 
@@ -196,25 +196,25 @@ def evaluate_systems(
     if not systems:
         raise ValueError("no system to evaluate: the table would be empty")
     settings = settings or EvaluationSettings()
-    judged, order = judge(pairs, settings.rating_of_grade)
+    judged, order = validate_judgments(pairs, settings.rating_of_grade)
     for name, scores in systems.items():
         if len(scores.score) != len(order):
             raise ValueError(f"system {name} has {len(scores.score)} scores for {len(order)} judged pairs")
     ordered = {name: scores.take(order) for name, scores in systems.items()}
     # Each metric compares a system with the highest, the best baseline, and (the student) with the teacher.
-    enough = enough_samples(len(METRICS) * 2 * len(ordered), settings.confidence)
+    enough = enough_samples(len(METRICS) * 2 * len(ordered), settings.confidence_level)
     whole = measure(judged, ordered, replace(settings, samples=max(settings.samples, min(enough, _MAX_RAISED))))
     all_notes = [*notes, *_notes(judged, ordered, whole)]
     for note in all_notes:
         logger.info("evaluate: %s", note)
-    hero = hero_of(list(ordered))
+    primary_system = primary_system_of(list(ordered))
     rankings = rankings or {}
     return Evaluation(
-        **{name: getattr(whole, name) for name in Measured.__dataclass_fields__}, settings=settings, pairs=judged,
+        **{name: getattr(whole, name) for name in BootstrapResult.__dataclass_fields__}, settings=settings, pairs=judged,
         systems=ordered,
         details={name: _details(judged, scores, settings, rankings.get(name)) for name, scores in ordered.items()},
         slices=_slices(judged, ordered, settings), calibration=calibration_by_locale(judged, ordered, settings),
-        worst=worst_slices(judged, hero, ordered[hero], settings),
+        worst=worst_slices(judged, primary_system, ordered[primary_system], settings),
         random_order=random_ranking(judged, settings.relevant_grade), notes=all_notes,
     )  # fmt: skip
 
@@ -254,7 +254,7 @@ def _slices(
     return rows
 
 
-def _notes(judged: JudgedPairs, systems: Mapping[str, SystemScores], whole: Measured) -> list[str]:
+def _notes(judged: JudgedPairs, systems: Mapping[str, SystemScores], whole: BootstrapResult) -> list[str]:
     notes = []
     for grade in AUROC_GRADES:
         share = (judged.grade >= grade).mean()

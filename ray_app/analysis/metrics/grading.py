@@ -65,7 +65,7 @@ def scores_to_grades(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Calibration:
+class ReliabilityCurve:
     """Predicted against observed share of pairs at or above a grade, by bins of the prediction; empty bins left out."""
 
     predicted: np.ndarray  # (bins,) mean predicted probability
@@ -78,7 +78,7 @@ class Calibration:
         return float(np.average(np.abs(self.predicted - self.observed), weights=self.count))
 
 
-def calibrate(probs: np.ndarray, grades: np.ndarray, at_least: int, bins: int = 10) -> Calibration:
+def reliability_curve(probs: np.ndarray, grades: np.ndarray, at_least: int, bins: int = 10) -> ReliabilityCurve:
     """Bin the probability of grade >= `at_least`.
 
     Args:
@@ -91,7 +91,7 @@ def calibrate(probs: np.ndarray, grades: np.ndarray, at_least: int, bins: int = 
     used = count > 0
     predicted = np.bincount(place, weights=chance, minlength=bins)[used] / count[used]
     observed = np.bincount(place, weights=grades >= at_least, minlength=bins)[used] / count[used]
-    return Calibration(predicted=predicted, observed=observed, count=count[used])
+    return ReliabilityCurve(predicted=predicted, observed=observed, count=count[used])
 
 
 def grade_chances(probs: np.ndarray, at_least: int, bins: int) -> tuple[np.ndarray, np.ndarray]:

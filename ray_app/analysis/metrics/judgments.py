@@ -13,7 +13,7 @@ from ray_app.analysis.metrics.seen import Seen, seen_in_training
 from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
-from ray_app.base.text import normalise_query
+from ray_app.base.text import normalize_query
 from ray_app.features.catalogue import Catalogue, load_catalogue
 from ray_app.sources.human_labels import load_human_labels
 from ray_app.stages.enrich.engaged_queries import drop_engaged_queries
@@ -44,7 +44,7 @@ class JudgedLabels:
         """
         labels_output, splits = (
             require_output(store, "ingest", "human_labels"),
-            require_output(store, "teach", "splits"),
+            require_output(store, "train_teacher", "splits"),
         )
         catalogue, read_from = load_catalogue(cfg, store)
         split_table, all_labels = read_output(store, splits), read_output(store, labels_output)
@@ -55,7 +55,7 @@ class JudgedLabels:
             labels, quarantine = load_human_labels(cfg, path, catalogue.pin_texts["pin_id"])
             num_unusable, name = quarantine.num_rows, f"evaluate-{PurePosixPath(path).stem}"
         if labels.num_rows == 0:
-            where = path or "the test split (teach.test_share)"
+            where = path or "the test split (train_teacher.test_fraction)"
             raise UserError(f"evaluate.human_labels: {where} has no usable label ({num_unusable} rows are unusable)")
         content = hashlib.sha256(json.dumps(labels.to_pylist(), sort_keys=True, default=str).encode()).hexdigest()
         return cls(
@@ -74,7 +74,7 @@ class JudgedLabels:
 
     def seen_in_training(self, cfg: Config, store: Storage) -> Seen:
         """Judged queries that the run has met in training, near-duplicates included."""
-        queries = {normalise_query(query) for query in self.labels["query"].to_pylist()}
+        queries = {normalize_query(query) for query in self.labels["query"].to_pylist()}
         return seen_in_training(cfg, store, queries, self.splits, self.catalogue.pin_texts)
 
 
@@ -87,8 +87,8 @@ def without_queries(catalogue: Catalogue, labels: pa.Table) -> Catalogue:
 def evaluation_settings(cfg: Config) -> EvaluationSettings:
     """How the run's figures are measured."""
     return EvaluationSettings(
-        samples=cfg.evaluate.bootstrap_samples,
-        confidence=cfg.evaluate.confidence,
+        samples=cfg.evaluate.num_resamples,
+        confidence_level=cfg.evaluate.confidence_level,
         seed=cfg.seed,
         rating_of_grade=rating_of_grade(getattr(cfg.ingest.human_labels, "grade_map", None)),
     )

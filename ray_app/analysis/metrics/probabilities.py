@@ -42,7 +42,7 @@ def detail_intervals(judged: JudgedPairs, scores: SystemScores, settings: Evalua
         surplus = _by_query(judged, place, BINS, chance - (judged.grade >= at_least))
         losses = grading.log_losses(scores.probs, judged.grade)
         loss = np.bincount(judged.query_index, weights=losses, minlength=num_queries)
-        error = grading.calibrate(scores.probs, judged.grade, at_least).error
+        error = grading.reliability_curve(scores.probs, judged.grade, at_least).error
         figures[settings.ece] = error, lambda counts: np.abs(counts @ surplus).sum(axis=1) / (counts @ size)
         figures["log_loss"] = (
             grading.log_loss(scores.probs, judged.grade),
@@ -63,14 +63,14 @@ def detail_intervals(judged: JudgedPairs, scores: SystemScores, settings: Evalua
             drawn = np.concatenate(blocks[name])
             if name == settings.ece:
                 drawn = np.maximum(drawn - max(0.0, drawn.mean() - value), 0.0)
-            out[name] = percentile_interval(value, drawn, settings.confidence, num_queries)
+            out[name] = percentile_interval(value, drawn, settings.confidence_level, num_queries)
     return out
 
 
 def calibration_curve(judged: JudgedPairs, probs: np.ndarray, settings: EvaluationSettings) -> list[CurvePoint]:
     """Probability of `calibration_grade` or better against the share of pairs that were so; empty bins left out."""
     chance, place = grading.grade_chances(probs, settings.calibration_grade, BINS)
-    found = grading.calibrate(probs, judged.grade, settings.calibration_grade, BINS)
+    found = grading.reliability_curve(probs, judged.grade, settings.calibration_grade, BINS)
     used = np.unique(place)
     positive = _by_query(judged, place, BINS, judged.grade >= settings.calibration_grade)[:, used]
     size = _by_query(judged, place, BINS, np.ones(len(chance)))[:, used]
@@ -82,7 +82,7 @@ def calibration_curve(judged: JudgedPairs, probs: np.ndarray, settings: Evaluati
         CurvePoint(
             predicted=float(found.predicted[i]),
             observed=percentile_interval(
-                float(found.observed[i]), drawn[:, i], settings.confidence, len(judged.queries)
+                float(found.observed[i]), drawn[:, i], settings.confidence_level, len(judged.queries)
             ),
             num_pairs=int(found.count[i]),
         )

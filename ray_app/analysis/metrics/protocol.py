@@ -99,7 +99,7 @@ class JudgedPairs:
         )  # fmt: skip
 
 
-def judge(pairs: pa.Table, rating_of_grade: Mapping[int, int]) -> tuple[JudgedPairs, np.ndarray]:
+def validate_judgments(pairs: pa.Table, rating_of_grade: Mapping[int, int]) -> tuple[JudgedPairs, np.ndarray]:
     """Check and sort judged pairs.
 
     Args:

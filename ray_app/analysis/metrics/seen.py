@@ -75,7 +75,7 @@ def seen_in_training(
     Args:
         pin_texts: As trained on, before judged queries were taken out of the engaged ones.
     """
-    soft = _read(store, "label", "soft_labels", ["query", "error"]) if cfg.distill.soft_label_multiple != 0 else None
+    soft = _read(store, "label", "soft_labels", ["query", "error"]) if cfg.distill.soft_label_ratio != 0 else None
     good = [] if soft is None else soft.filter(pc.is_null(soft["error"]))["query"].to_pylist()
     learned = _read(store, "engagement", "engagement_queries", ["query"]) if cfg.engagement else None
     engaged = []

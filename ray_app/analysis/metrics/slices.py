@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_app.base.text import normalise_query
+from ray_app.base.text import normalize_query
 from ray_app.stages.sample.trending import impressions, num_searches
 
 HEAD_SEARCHES = 5  # guessed: a query that was searched at least so often counts as frequent
@@ -59,17 +59,17 @@ def frequency_bands(queries: Sequence[str], log: pa.Table) -> list[str]:
     are counted, where the log has any; a query that has other events only was searched too, but how often nobody knows.
     """
     shown = impressions(log)
-    times: Counter[str] = Counter(dict.fromkeys(map(normalise_query, pc.unique(log["query"]).to_pylist()), 0))
+    times: Counter[str] = Counter(dict.fromkeys(map(normalize_query, pc.unique(log["query"]).to_pylist()), 0))
     for (query, _), number in num_searches(shown if shown.num_rows else log).items():
         times[query] += number
-    found = [times.get(normalise_query(query)) for query in queries]
+    found = [times.get(normalize_query(query)) for query in queries]
     return [FREQUENCIES[2 if n is None else 0 if n >= HEAD_SEARCHES else 1] for n in found]
 
 
 def count_words(query: str) -> int:
     """Words of a query, at least 1: what spaces separate; an estimate in scripts without spaces (see above)."""
     count = 0
-    for part in normalise_query(query).split():
+    for part in normalize_query(query).split():
         han = sum((len(run) + 1) // 2 for run in _HAN.findall(part))
         words = han + len(_KATAKANA.findall(part)) + sum((len(run) + 3) // 4 for run in _SOUTHEAST.findall(part))
         rest = part

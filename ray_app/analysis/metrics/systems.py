@@ -30,7 +30,7 @@ class Models:
 
     teacher: Output
     student: Output
-    feature_student: Output
+    feature_only_student: Output
 
     @classmethod
     def of(cls, store: Storage) -> "Models":
@@ -40,9 +40,9 @@ class Models:
             UserError: a stage has not run.
         """
         return cls(
-            teacher=require_output(store, "teach", "teacher"),
+            teacher=require_output(store, "train_teacher", "teacher"),
             student=require_output(store, "distill", "student"),
-            feature_student=require_output(store, "distill", "feature_student"),
+            feature_only_student=require_output(store, "distill", "feature_only_student"),
         )
 
 
@@ -61,8 +61,8 @@ def score_systems(
     locales = judged.table["locale"].to_pylist()
     computed = features.compute(judged.queries, judged.query_index, judged.pin_index, locales)
     nothing = np.zeros((len(computed), 0), np.float32)
-    feature_student = Student(store, models.feature_student)
-    systems["feature_student"] = graded(feature_student.score(nothing, nothing, computed, locales))
+    feature_only_student = Student(store, models.feature_only_student)
+    systems["feature_only_student"] = graded(feature_only_student.score(nothing, nothing, computed, locales))
 
     labeller = Labeller(cfg=cfg, store=store, teacher=models.teacher)
     probs, _ = teacher_probs(labeller, catalogue, judged.queries, judged.query_index, judged.pin_index, locales)
@@ -90,7 +90,7 @@ def score_baselines(
 
     def score(pairs: LabelledPairs) -> dict[str, np.ndarray]:
         vectors = zero_shot.encode(pairs.queries)
-        sides = {side.name: (side.tower.encode(vectors), side.pin_vectors) for side in features.sides}
+        sides = {side.name: (side.tower.encode(vectors), side.pin_vectors) for side in features.aux_embeddings}
         return {"bm25": bm25.score_pairs(pairs.queries, pairs.query_index, pairs.pin_index)} | {
             f"{name}_cosine": np.einsum("nd,nd->n", q[pairs.query_index], p[pairs.pin_index]).astype(np.float64)
             for name, (q, p) in {"embedding": (vectors, catalogue.text_vectors), **sides}.items()

@@ -38,7 +38,7 @@ class WorstSlice:
     figure: Interval  # in the slice
     difference: Interval  # minus that of all pairs, of which the slice is a part
     p_adjusted: float | None
-    beyond_chance: bool
+    significant: bool
     mask: np.ndarray  # (num_pairs of the whole,) bool
 
     @property
@@ -51,7 +51,7 @@ class WorstSlice:
         row: dict[str, Any] = {"slice": dict(zip(self.columns, self.values, strict=True)), "metric": self.metric}
         row |= {"num_queries": self.num_queries, "num_pairs": self.num_pairs, "p_adjusted": plain(self.p_adjusted)}
         row |= interval_fields("figure", self.figure) | interval_fields("difference", self.difference)
-        return row | {"beyond_chance": self.beyond_chance}
+        return row | {"significant": self.significant}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +90,10 @@ def worst_slices(
         return None
     tests = len(found) * len(METRICS)
     # Four times what is enough, so that a verdict does not hang on one resample.
-    samples = max(settings.samples, min(4 * enough_samples(tests, settings.confidence), _MAX_SAMPLES))
+    samples = max(settings.samples, min(4 * enough_samples(tests, settings.confidence_level), _MAX_SAMPLES))
     num_queries = len(judged.queries)
-    whole = _Figures(judged, scores, np.ones(len(judged.grade), dtype=bool))
-    parts = [_Figures(judged, scores, candidate.mask) for candidate in found]
+    whole = _SliceMetrics(judged, scores, np.ones(len(judged.grade), dtype=bool))
+    parts = [_SliceMetrics(judged, scores, candidate.mask) for candidate in found]
     once = np.ones((1, num_queries))
     blocks = [
         (whole(counts), [part(counts) for part in parts])
@@ -110,14 +110,14 @@ def worst_slices(
             drawn = np.concatenate([block[1][i][metric] for block in blocks])
             rows.append(
                 WorstSlice(
-                    **vars(candidate), metric=metric, num_pairs=int(candidate.mask.sum()), p_adjusted=None, beyond_chance=False,
-                    figure=percentile_interval(value, drawn, settings.confidence),
-                    difference=percentile_interval(value - base, drawn - all_drawn, settings.confidence),
+                    **vars(candidate), metric=metric, num_pairs=int(candidate.mask.sum()), p_adjusted=None, significant=False,
+                    figure=percentile_interval(value, drawn, settings.confidence_level),
+                    difference=percentile_interval(value - base, drawn - all_drawn, settings.confidence_level),
                 )
             )  # fmt: skip
             p_values.append(bootstrap_p(drawn - all_drawn))
     rows = [
-        replace(row, p_adjusted=p, beyond_chance=p is not None and p < 1.0 - settings.confidence)
+        replace(row, p_adjusted=p, significant=p is not None and p < 1.0 - settings.confidence_level)
         for row, p in zip(rows, holm(p_values), strict=True)
     ]
     out: list[WorstSlice] = []
@@ -165,7 +165,7 @@ def _cuts(judged: JudgedPairs, columns: Sequence[str]) -> Iterator[tuple[tuple[s
                 yield (a, b), (value_a, value_b), mask_a & mask_b
 
 
-class _Figures:
+class _SliceMetrics:
     """METRICS of some of the pairs under weightings of the queries; NaN where undefined or of too few pairs."""
 
     def __init__(self, judged: JudgedPairs, scores: SystemScores, mask: np.ndarray) -> None:

@@ -27,11 +27,11 @@ class Gain(NamedTuple):
     treatment: float
     gain: Interval  # relative
     p: float  # of no difference
-    adjusted_p: float | None  # Holm, over the countries; None: not one of them
+    p_adjusted: float | None  # Holm, over the countries; None: not one of them
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slice:
+class SearchSlice:
     """What the treatment gains in a part of the searches."""
 
     name: str
@@ -46,7 +46,7 @@ class Slice:
 def compare_arms(
     traffic: Traffic, control: Mapping[str, Numbers], treatment: Mapping[str, Numbers], labelled: Collection[str],
     settings: EvaluationSettings,
-) -> list[Slice]:  # fmt: skip
+) -> list[SearchSlice]:  # fmt: skip
     """Gains in all searches, in parts of them, and in each country, the one with most searches first.
 
     `control` and `treatment` are `outcomes` of both arms, `labelled` the locales with human labels.
@@ -70,13 +70,13 @@ def compare_arms(
         resamples = Resamples(clusters[mask], settings)
         gains = {
             metric: Gain(
-                float(a.mean()), float(b.mean()), resamples.gain(a, b), resamples.p_value(a, b), adjusted_p=None
+                float(a.mean()), float(b.mean()), resamples.gain(a, b), resamples.p_value(a, b), p_adjusted=None
             )
             for metric, (a, b) in pairs.items()
         }
         unpaired = {metric: resamples.gain(a, b, paired=False) for metric, (a, b) in pairs.items()}
         measured.append(
-            Slice(
+            SearchSlice(
                 name=name, is_country=is_country, has_labels=has_labels, num_searches=int(mask.sum()),
                 num_queries=resamples.num_queries, gains=gains, unpaired=unpaired,
             )
@@ -84,11 +84,11 @@ def compare_arms(
     return with_holm(measured)
 
 
-def with_holm(slices: list[Slice]) -> list[Slice]:
+def with_holm(slices: list[SearchSlice]) -> list[SearchSlice]:
     """With Holm's p values, over the countries, figure by figure."""
     countries = [part for part in slices if part.is_country]
     for metric in COMPARED:
         adjusted = holm([part.gains[metric].p for part in countries])
         for part, p in zip(countries, adjusted, strict=True):
-            part.gains[metric] = part.gains[metric]._replace(adjusted_p=p)
+            part.gains[metric] = part.gains[metric]._replace(p_adjusted=p)
     return slices

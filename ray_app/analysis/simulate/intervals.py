@@ -80,4 +80,4 @@ class Resamples:
         return np.asarray(np.bincount(self._place, weights=values), np.float64)
 
     def _interval(self, value: float, samples: NDArray[np.float64]) -> Interval:
-        return percentile_interval(value, samples, self.settings.confidence)
+        return percentile_interval(value, samples, self.settings.confidence_level)

@@ -52,21 +52,21 @@ def make_log(
     keys = traffic.search[:, None].astype(np.uint64), pins.astype(np.uint64)
     drawn = uniform(seed % 2**64, Stream.LOG_NOISE, *keys)
     noise = -np.log(-np.log(drawn * (1 - 2e-12) + 1e-12))
-    chosen = ranked(control[rows] + cfg.log_noise * noise, pins != NO_PIN, num_shown)
+    chosen = ranked(control[rows] + cfg.logging_policy_noise * noise, pins != NO_PIN, num_shown)
     shown = page(pins, chosen, NO_PIN)
-    happened = users.meet(traffic.search, shown, page(found.grades[rows], chosen, 0))
+    user_actions = users.interact(traffic.search, shown, page(found.grades[rows], chosen, 0))
     early = np.arange(len(rows)) < len(rows) // 2
-    actions = {"impression": shown != NO_PIN, **happened._asdict()}
+    actions = {"impression": shown != NO_PIN, **user_actions._asdict()}
     events = [pd.DataFrame({"pin": shown[early][did[early]], "action": name}) for name, did in actions.items()]
-    rates, _ = engagement_rates(pd.concat(events), len(users.pull), EngagementConfig().prior_impressions)
+    rates, _ = engagement_rates(pd.concat(events), len(users.click_prob), EngagementConfig().prior_impressions)
 
     late = ~early[:, None] & (shown != NO_PIN)
     at = np.broadcast_to(rows[:, None], shown.shape)[late], chosen[late]
     counts = np.zeros((2, *found.pins.shape))
     np.add.at(counts[0], at, 1.0)
-    weight = happened.click / propensity(shown.shape[1])
+    weight = user_actions.click / propensity(shown.shape[1])
     np.add.at(counts[1], at, weight[late])
-    return Logged(impressions=counts[0], clicks=counts[1], rates=rates, num_clicks=int(happened.click[late].sum()))
+    return Logged(impressions=counts[0], clicks=counts[1], rates=rates, num_clicks=int(user_actions.click[late].sum()))
 
 
 def fit_clicks(x: NDArray[np.floating], clicks: Numbers, impressions: Numbers) -> Numbers:
@@ -84,7 +84,7 @@ def fit_clicks(x: NDArray[np.floating], clicks: Numbers, impressions: Numbers) -
         ValueError: there is no click, or no impression: nothing can be learned.
     """
     if not clicks.sum() > 0 or not impressions.sum() > 0:
-        raise ValueError("the log has no click to learn from; raise simulate.logged_searches")
+        raise ValueError("the log has no click to learn from; raise simulate.num_logged_searches")
     seen = impressions > 0
     x = np.column_stack([x[seen].astype(np.float64), np.ones(int(seen.sum()))])
     clicks, impressions = clicks[seen], impressions[seen]

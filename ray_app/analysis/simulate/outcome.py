@@ -42,10 +42,15 @@ def outcomes(scores: Numbers, traffic: Traffic, found: Retrieved, users: Users) 
     chosen = ranked(scores, found.is_pin, SHOWN)
     pins, grades = page(found.pins, chosen, NO_PIN), page(found.grades, chosen, 0)
     rows = traffic.query_of
-    happened = users.meet(traffic.search, pins[rows], grades[rows])
-    counts = {CLICKS: happened.click, LONG_CLICKS: happened.long_click, SAVES: happened.save, HIDES: happened.hide}
+    user_actions = users.interact(traffic.search, pins[rows], grades[rows])
+    counts = {
+        CLICKS: user_actions.click,
+        LONG_CLICKS: user_actions.long_click,
+        SAVES: user_actions.save,
+        HIDES: user_actions.hide,
+    }
     return {
         **{name: values[rows] for name, values in page_quality(grades, found.grades).items()},
-        FULFILLED: happened.fulfilled.astype(np.float64),
+        FULFILLED: user_actions.fulfilled.astype(np.float64),
         **{name: did.sum(axis=1).astype(np.float64) for name, did in counts.items()},
     }

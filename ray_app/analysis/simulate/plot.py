@@ -31,14 +31,14 @@ def trade_off_svg(points: Sequence[TradeOff]) -> str:
         for ax, (metric, label) in zip(panels, labels.items(), strict=True):
             for use, color in zip(USES, _COLORS, strict=True):
                 found = [point for point in points if point.use == use]
-                x, y = ([point.figures[name].value for point in found] for name in (NDCG, metric))
+                x, y = ([point.metrics[name].value for point in found] for name in (NDCG, metric))
                 ax.plot(x, y, "o-", color=color, markersize=4, linewidth=1.5, label=use)
                 if metric == CLICKS:
                     for point in found:
-                        at, text = (point.figures[NDCG].value, point.figures[metric].value), f"{point.strength:g}"
+                        at, text = (point.metrics[NDCG].value, point.metrics[metric].value), f"{point.strength:g}"
                         ax.annotate(text, at, (4, 4), textcoords="offset points", fontsize=7, color=color)
             for name, mark in ((RELEVANCE, "*"), (ENGAGEMENT, "X")):
-                place = [[alone[name].figures[figure].value] for figure in (NDCG, metric)]
+                place = [[alone[name].metrics[figure].value] for figure in (NDCG, metric)]
                 ax.plot(*place, mark, color=_INK, markersize=9, label=f"{name} alone")
             ax.set_xlabel("nDCG@20")
             ax.set_ylabel(label)

@@ -17,7 +17,7 @@ from ray_app.tables.manifest import Output
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class ScoringRequest:
     """Queries to score."""
 
     texts: list[str]  # num_queries normalised queries
@@ -27,10 +27,10 @@ class Request:
     query_index: Codes  # (num_pairs,) rows of these
     pin_index: Codes  # (num_pairs,) rows of the catalogue
 
-    def of_queries(self, start: int, stop: int) -> "Request":
+    def of_queries(self, start: int, stop: int) -> "ScoringRequest":
         """Queries start..stop-1 with their pairs, which must stand in the order of the queries."""
         first, last = np.searchsorted(self.query_index, [start, stop])
-        return Request(
+        return ScoringRequest(
             texts=self.texts[start:stop], locales=self.locales[start:stop], query_vectors=self.query_vectors[start:stop],
             zero_shot=self.zero_shot[start:stop], query_index=self.query_index[first:last] - start,
             pin_index=self.pin_index[first:last],
@@ -64,7 +64,7 @@ class Arms:
         models = Student(store, control), Student(store, treatment)
         return cls(features=features, control=models[0], treatment=models[1], pin_vectors=pin_vectors)
 
-    def score(self, request: Request) -> Scored:
+    def score(self, request: ScoringRequest) -> Scored:
         """Calibrated expected grades of both arms."""
         distinct, place = index_queries(request.texts)
         first = np.unique(place, return_index=True)[1]  # equal texts have equal vectors

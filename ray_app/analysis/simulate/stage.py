@@ -9,7 +9,7 @@ from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.analysis.simulate.by_country import compare_arms
 from ray_app.analysis.simulate.outcome import outcomes
 from ray_app.analysis.simulate.plot import trade_off_svg
-from ray_app.analysis.simulate.scoring import Arms, Request, Scored
+from ray_app.analysis.simulate.scoring import Arms, Scored, ScoringRequest
 from ray_app.analysis.simulate.simulation_tables import (
     country_markdown,
     country_rows,
@@ -18,7 +18,7 @@ from ray_app.analysis.simulate.simulation_tables import (
     trade_markdown,
     trade_rows,
 )
-from ray_app.analysis.simulate.trade_off import Scores, learn_engagement, people, trade_offs
+from ray_app.analysis.simulate.trade_off import RankerScores, learn_engagement, people, trade_offs
 from ray_app.analysis.simulate.traffic import Retrieved, Traffic, draw_traffic, retrieve
 from ray_app.base.config import Config, DemoConfig
 from ray_app.base.errors import UserError
@@ -48,17 +48,17 @@ def run(cfg: Config, store: Storage) -> Manifest:
         UserError: the run is not of the demo world, its world has other settings, or an earlier stage has not run.
     """
     demo = _world(cfg, store)
-    control, treatment = (require_output(store, "distill", name) for name in ("feature_student", "student"))
+    control, treatment = (require_output(store, "distill", name) for name in ("feature_only_student", "student"))
     labels = require_output(store, "ingest", "human_labels")
     catalogue, read_from = load_catalogue(cfg, store)
     simulate, measured = cfg.simulate, cfg.evaluate
     settings = EvaluationSettings(
-        samples=measured.bootstrap_samples, confidence=measured.confidence, seed=simulate.seed
+        samples=measured.num_resamples, confidence_level=measured.confidence_level, seed=simulate.seed
     )
     run = StageRun(
         "simulate", cfg, store, VERSION,
         settings=[
-            simulate, demo, stage_dtype(cfg.embed), settings.samples, settings.confidence, TEXT_VERSION,
+            simulate, demo, stage_dtype(cfg.embed), settings.samples, settings.confidence_level, TEXT_VERSION,
             STUDENT_FEATURES_VERSION,
         ],
         inputs=[*read_from, labels, control, treatment, *feature_inputs(cfg, store)],
@@ -77,7 +77,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
             traffic, outcomes(scores.control, traffic, found, users), outcomes(scores.treatment, traffic, found, users),
             labelled, settings,
         )
-        for who, users in (("as_in_the_log", plain), ("with_appeal", lured))
+        for who, users in (("as_in_the_log", plain), ("with_clickbait", lured))
     }  # fmt: skip
     engagement, log = learn_engagement(before, found, scores, lured, simulate, demo.seed)
     points = list(trade_offs(traffic, found, scores, engagement, lured, simulate, settings))
@@ -88,17 +88,17 @@ def run(cfg: Config, store: Storage) -> Manifest:
         "by_country.csv": rows_as_csv([{"people": who} | row for who, table in countries.items() for row in table]),
         "by_country.md": country_markdown(main, settings),
         "tradeoff.csv": rows_as_csv(traded),
-        "tradeoff.md": trade_markdown(points, settings, has_appeal=bool(lured.pull.any())),
+        "tradeoff.md": trade_markdown(points, settings, has_clickbait=bool(lured.click_prob.any())),
         "tradeoff.svg": trade_off_svg(points),
     }
     counts = {
         "rows_in": int(found.is_pin.sum()), "rows_out": len(scores.features), "queries": len(traffic.queries),
-        "searches": len(traffic.search), "logged_searches": len(before.search), "logged_clicks": log.num_clicks,
-        "pins_with_appeal": int((lured.pull > 0).sum()),
+        "searches": len(traffic.search), "num_logged_searches": len(before.search), "logged_clicks": log.num_clicks,
+        "clickbait_pins": int((lured.click_prob > 0).sum()),
     }  # fmt: skip
     document = {
         "counts": counts, "by_country": countries, "tradeoff": traded, "labelled_locales": labelled,
-        "settings": simulate.model_dump(mode="json"), "confidence": settings.confidence, "samples": settings.samples,
+        "settings": simulate.model_dump(mode="json"), "confidence_level": settings.confidence_level, "samples": settings.samples,
     }  # fmt: skip
     files = [store.write_bytes(f"{FOLDER}/{name}", text.encode()) for name, text in texts.items()]
     files.append(store.write_json(f"{FOLDER}/simulation.json", document))
@@ -135,13 +135,13 @@ def known_candidates(found: Retrieved, catalogue: Catalogue, demo: DemoConfig) -
 def score_candidates(
     cfg: Config, store: Storage, catalogue: Catalogue, traffic: Traffic, found: Retrieved, rows: np.ndarray,
     control: Output, treatment: Output,
-) -> Scores:  # fmt: skip
+) -> RankerScores:  # fmt: skip
     """Both students' scores of all candidates, in Ray tasks."""
     import ray
 
     query, column = np.nonzero(found.is_pin)
     texts = traffic.texts
-    request = Request(
+    request = ScoringRequest(
         texts=texts, locales=traffic.locales, query_vectors=student_tower(cfg, store, treatment, "query").encode(texts),
         zero_shot=zero_shot_tower(cfg, store, "query").encode(texts), query_index=query,
         pin_index=rows[found.pins[query, column]],
@@ -150,7 +150,7 @@ def score_candidates(
     pin_vectors = ray.put(student_tower(cfg, store, treatment, "pin").encode(catalogue.pairs.rendered))
 
     @ray.remote(num_cpus=1)
-    def score(part: Request, vectors: Any) -> Scored:
+    def score(part: ScoringRequest, vectors: Any) -> Scored:
         import torch
 
         torch.set_num_threads(1)
@@ -161,4 +161,6 @@ def score_candidates(
     grids = np.zeros((2, *found.pins.shape))
     for grid, name in zip(grids, ("control", "treatment"), strict=True):
         grid[query, column] = np.concatenate([getattr(part, name) for part in parts])
-    return Scores(control=grids[0], treatment=grids[1], features=np.concatenate([part.features for part in parts]))
+    return RankerScores(
+        control=grids[0], treatment=grids[1], features=np.concatenate([part.features for part in parts])
+    )

@@ -14,7 +14,7 @@ from ray_app.analysis.simulate.intervals import Resamples
 from ray_app.analysis.simulate.logging_policy import Logged, fit_clicks, make_log
 from ray_app.analysis.simulate.outcome import CLICKS, FULFILLED, LONG_CLICKS, NDCG, PRECISION, outcomes
 from ray_app.analysis.simulate.traffic import Retrieved, Traffic
-from ray_app.analysis.simulate.users import Users, pulls
+from ray_app.analysis.simulate.users import Users, click_probs
 from ray_app.base.config import SimulateConfig
 from ray_app.demo.facts import Numbers
 
@@ -26,12 +26,12 @@ class TradeOff(NamedTuple):
 
     use: str
     strength: float | None
-    figures: dict[str, Interval]
+    metrics: dict[str, Interval]
     gains: dict[str, Interval]  # relative to relevance alone
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
+class RankerScores:
     """What the rankers know; (num_queries, num_candidates) but `features`, where there is a pin."""
 
     control: Numbers  # expected grades by the feature-only student
@@ -40,7 +40,7 @@ class Scores:
 
 
 def trade_offs(
-    traffic: Traffic, found: Retrieved, scores: Scores, engagement: arms.Engagement, users: Users, cfg: SimulateConfig,
+    traffic: Traffic, found: Retrieved, scores: RankerScores, engagement: arms.Engagement, users: Users, cfg: SimulateConfig,
     settings: EvaluationSettings,
 ) -> Iterator[TradeOff]:  # fmt: skip
     """Every use of the treatment's score beside engagement, before the same people."""
@@ -53,7 +53,7 @@ def trade_offs(
 
 
 def learn_engagement(
-    traffic: Traffic, found: Retrieved, scores: Scores, users: Users, cfg: SimulateConfig, seed: int
+    traffic: Traffic, found: Retrieved, scores: RankerScores, users: Users, cfg: SimulateConfig, seed: int
 ) -> tuple[arms.Engagement, Logged]:
     """Models of the clicks on the pages before the experiment: without the relevance score, with it, and weighed by it.
 
@@ -87,7 +87,9 @@ def learn_engagement(
 
 def people(seed: int, num_pins: int, cfg: SimulateConfig) -> tuple[Users, Users]:
     """People as in the world's log, and people who also fall for appeal."""
-    return Users(seed=seed, pull=np.zeros(num_pins)), Users(seed=seed, pull=pulls(seed, num_pins, cfg.appeal))
+    return Users(seed=seed, click_prob=np.zeros(num_pins)), Users(
+        seed=seed, click_prob=click_probs(seed, num_pins, cfg.clickbait)
+    )
 
 
 def _standard(x: NDArray[np.floating]) -> Numbers:

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from ray_app.base.config import DemoConfig, SimulateConfig
 from ray_app.base.hashing import uniform
 from ray_app.base.locales import region_of
-from ray_app.base.text import normalise_query
+from ray_app.base.text import normalize_query
 from ray_app.demo.candidates import draw_candidates
 from ray_app.demo.facts import LOCALE_NAMES, Codes, Draw, grades, numbers, zipf
-from ray_app.demo.queries import Queries, num_pool_queries, pool_queries, split_by_share, truth_queries
+from ray_app.demo.queries import Queries, ground_truth_queries, num_pool_queries, pool_queries, split_by_share
 
 
 class Stream(IntEnum):
@@ -20,7 +20,7 @@ class Stream(IntEnum):
 
     UNSEEN = 1001
     UNSEEN_QUERY = 1002
-    APPEALS = 1003
+    CLICKBAIT = 1003
     LURED = 1004
     LOG_NOISE = 1005
 
@@ -45,7 +45,7 @@ class Traffic:
     @property
     def texts(self) -> list[str]:
         """Normalised text of each query."""
-        return [normalise_query(text) for text in self.queries.text]
+        return [normalize_query(text) for text in self.queries.text]
 
     @property
     def locales(self) -> list[str]:
@@ -83,9 +83,9 @@ def draw_traffic(demo: DemoConfig, cfg: SimulateConfig) -> tuple[Traffic, Traffi
     Both have the same `queries`.
     """
     start = _FIRST_SEARCH * (1 + cfg.seed)
-    logged, search = start + _LOGGED + np.arange(cfg.logged_searches), start + np.arange(cfg.num_searches)
-    unseen = truth_queries(demo.model_copy(update={"truth_queries": cfg.unseen_queries}))
-    is_unseen = uniform(demo.seed % 2**64, Stream.UNSEEN, search.astype(np.uint64)) < cfg.unseen_share
+    logged, search = start + _LOGGED + np.arange(cfg.num_logged_searches), start + np.arange(cfg.num_searches)
+    unseen = ground_truth_queries(demo.model_copy(update={"ground_truth_queries": cfg.unseen_queries}))
+    is_unseen = uniform(demo.seed % 2**64, Stream.UNSEEN, search.astype(np.uint64)) < cfg.unseen_fraction
     nth = uniform(demo.seed % 2**64, Stream.UNSEEN_QUERY, search.astype(np.uint64)) * len(unseen)
     ranks = [zipf(numbers(demo.seed, Draw.SEARCH_QUERY, part), num_pool_queries(demo)) for part in (logged, search)]
     pool = np.unique(np.concatenate(ranks))

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 
 from ray_app.analysis.metrics.bootstrap import Interval
 from ray_app.analysis.metrics.formatting import with_bounds
-from ray_app.analysis.transfer.transfer_metrics import NDCG_CUTOFF, Figures
+from ray_app.analysis.transfer.transfer_metrics import NDCG_CUTOFF, TransferMetrics
 
 STUDENT = "student"
 KEY = "embeddings"
 TITLE = "Are the student's vectors good for other tasks?"
 
 
-def reuse_table(
-    figures: Figures, systems: Sequence[str], base: str, student: str, recall_at: int, marks: Mapping[str, str]
+def transfer_table(
+    results: TransferMetrics, systems: Sequence[str], base: str, student: str, recall_at: int, marks: Mapping[str, str]
 ) -> dict[str, object]:
     """The table as plain data, as `ExperimentTable.from_json` reads it.
 
@@ -20,7 +20,7 @@ def reuse_table(
         base: The system that gains are over.
         marks: System -> why it is no fair comparison, shown behind its name.
     """
-    tasks = [task for task in figures.num_queries if figures.num_queries[task]]
+    tasks = [task for task in results.num_queries if results.num_queries[task]]
     # One pin is wanted next, several otherwise.
     metrics = {task: "MRR" if task == "next save" else f"nDCG@{NDCG_CUTOFF}" for task in tasks}
     recall = f"recall@{recall_at}"
@@ -28,17 +28,17 @@ def reuse_table(
     columns += [f"{task}: {metrics[task]}, gain over the {base}" for task in tasks]
     rows = []
     for system in systems:
-        cells = [figures.interval(system, task, metric) for task in tasks for metric in (recall, metrics[task])]
+        cells = [results.interval(system, task, metric) for task in tasks for metric in (recall, metrics[task])]
         if system == base:
             cells += [Interval(None, None, None)] * len(tasks)
         else:
-            cells += [figures.difference(system, base, task, metrics[task]) for task in tasks]
+            cells += [results.difference(system, base, task, metrics[task]) for task in tasks]
         name = f"{system} ({marks[system]})" if system in marks else system
         rows.append({"name": name, "cells": [list(cell) for cell in cells]})
-    gains = {task: figures.difference(student, base, task, metrics[task]) for task in tasks}
+    gains = {task: results.difference(student, base, task, metrics[task]) for task in tasks}
     return {
         "key": KEY, "title": TITLE, "columns": columns, "num_gains": len(tasks), "rows": rows,
-        "verdict": verdict(gains, student, base), "about": _about(figures, tasks), "measured_on": "Held-out boards",
+        "verdict": verdict(gains, student, base), "about": _about(results, tasks), "measured_on": "Held-out boards",
     }  # fmt: skip
 
 
@@ -57,8 +57,8 @@ def verdict(gains: Mapping[str, Interval], student: str, base: str) -> str:
     return f"The {student}'s vectors against the {base}'s: {'; '.join(said)}."
 
 
-def _about(figures: Figures, tasks: Sequence[str]) -> str:
-    sizes = [f"{task} {figures.num_queries[task]:,} queries of {figures.num_boards[task]:,} boards" for task in tasks]
+def _about(results: TransferMetrics, tasks: Sequence[str]) -> str:
+    sizes = [f"{task} {results.num_queries[task]:,} queries of {results.num_boards[task]:,} boards" for task in tasks]
     return (
         f"Boards are held out: no text that is read here has their titles. {'; '.join(sizes)}. All pins are ranked; "
         "a board counts once, and boards are what is resampled. The student learned which pins fit searches, nothing of "

@@ -1,4 +1,4 @@
-"""reuse: measure the student's vectors on related pins, boards and next saves, on boards that nothing has read."""
+"""transfer: measure the student's vectors on related pins, boards and next saves, on boards that nothing has read."""
 
 import logging
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ import pyarrow.compute as pc
 import ray
 
 from ray_app.analysis.metrics.judgments import evaluation_settings
-from ray_app.analysis.transfer.render_text import STUDENT, reuse_table
+from ray_app.analysis.transfer.render_text import STUDENT, transfer_table
 from ray_app.analysis.transfer.systems import System, bm25, popularity, random_vectors, vectors
 from ray_app.analysis.transfer.tasks import Saves, build_tasks, held_out_boards, readable
-from ray_app.analysis.transfer.transfer_metrics import figures_table, measure
+from ray_app.analysis.transfer.transfer_metrics import measure, metrics_table
 from ray_app.base.columns import aligned, matrix_or_zero
 from ray_app.base.config import Config, GraphConfig
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION, render_pin_texts
-from ray_app.cluster.encoders import TextTower, student_tower, title_and_text, zero_shot_tower
-from ray_app.features.query_tower import SideTower
+from ray_app.cluster.encoders import CachedEncoder, student_tower, title_and_text, zero_shot_tower
+from ray_app.features.query_tower import QueryTower
 from ray_app.models.encoder_usage import Role
 from ray_app.stages.enrich.board_titles import title_forms, titled_saves, top_board_titles
 from ray_app.stages.graph.edges import board_edges
@@ -58,16 +58,16 @@ class Material:
 class Towers(NamedTuple):
     """Encoders with their ledgers, of pins and of queries each."""
 
-    pin: TextTower  # the student's
-    query: TextTower
-    base_pin: TextTower  # what the student started from
-    base_query: TextTower
-    zero_shot_pin: TextTower  # as the run's features use it
-    zero_shot_query: TextTower
+    pin: CachedEncoder  # the student's
+    query: CachedEncoder
+    base_pin: CachedEncoder  # what the student started from
+    base_query: CachedEncoder
+    zero_shot_pin: CachedEncoder  # as the run's features use it
+    zero_shot_query: CachedEncoder
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
-    """Write `reuse_figures` (system, task, metric, value, lo, hi, ...); a table of them is `info["table"]`.
+    """Write `transfer_metrics` (system, task, metric, value, lo, hi, ...); a table of them is `info["table"]`.
 
     Raises:
         UserError: a stage has not run, or no board can be held out.
@@ -81,10 +81,10 @@ def run(cfg: Config, store: Storage) -> Manifest:
     )  # fmt: skip
     engagement = _engagement(cfg, store)
     run = StageRun(
-        "reuse", cfg, store, VERSION,
+        "transfer", cfg, store, VERSION,
         settings=[
-            cfg.reuse, cfg.enrich, cfg.pin_text, cfg.features, cfg.graph, cfg.seed, TEXT_VERSION,
-            cfg.evaluate.bootstrap_samples, cfg.evaluate.confidence, *(tower.recipe for tower in towers),
+            cfg.transfer, cfg.enrich, cfg.pin_text, cfg.features, cfg.graph, cfg.seed, TEXT_VERSION,
+            cfg.evaluate.num_resamples, cfg.evaluate.confidence_level, *(tower.recipe for tower in towers),
         ],
         inputs=[student, pin_texts, boards, *engagement],
     )  # fmt: skip
@@ -92,11 +92,11 @@ def run(cfg: Config, store: Storage) -> Manifest:
         return finished
     all_texts, all_boards = read_output(store, pin_texts).sort_by("pin_id"), read_output(store, boards)
     saves = Saves.of(all_boards, all_texts["pin_id"].to_pylist())
-    held_out = held_out_boards(saves, cfg.reuse, cfg.seed)
+    held_out = held_out_boards(saves, cfg.transfer, cfg.seed)
     if len(held_out) < 2:
         raise UserError(
-            f"reuse: {len(saves.board_ids)} boards have known pins, and {len(held_out)} of them can be held out, with "
-            f"reuse.min_saves {cfg.reuse.min_saves} and reuse.held_out_share {cfg.reuse.held_out_share}; it needs "
+            f"transfer: {len(saves.board_ids)} boards have known pins, and {len(held_out)} of them can be held out, with "
+            f"transfer.min_saves {cfg.transfer.min_saves} and transfer.holdout_fraction {cfg.transfer.holdout_fraction}; it needs "
             "two or more: give ingest.boards more boards, or change these settings"
         )
     kept = readable(all_boards, saves, held_out)
@@ -105,20 +105,20 @@ def run(cfg: Config, store: Storage) -> Manifest:
         titles=[saves.titles[i] for i in held_out],
     )  # fmt: skip
     systems, marks = _systems(cfg, store, material, towers, engagement)
-    tasks = build_tasks(saves, held_out, cfg.reuse, cfg.seed)
-    figures = measure(tasks, systems, len(held_out), cfg.reuse.recall_at, evaluation_settings(cfg))
-    table = figures_table(figures, marks)
-    run.write_table("reuse_figures", table)
+    tasks = build_tasks(saves, held_out, cfg.transfer, cfg.seed)
+    results = measure(tasks, systems, len(held_out), cfg.transfer.recall_at, evaluation_settings(cfg))
+    table = metrics_table(results, marks)
+    run.write_table("transfer_metrics", table)
     names = [system.name for system in systems]
     counts = {
         "rows_in": table.num_rows, "rows_out": table.num_rows, "pins": saves.num_pins, "boards": len(saves.board_ids),
         "saves": len(saves.board), "held_out_boards": len(held_out),
     }  # fmt: skip
     counts |= {f"{task.name.replace(' ', '_')}_queries": len(task) for task in tasks}
-    return run.finish(counts, {"table": reuse_table(figures, names, BASE, STUDENT, cfg.reuse.recall_at, marks)})
+    return run.finish(counts, {"table": transfer_table(results, names, BASE, STUDENT, cfg.transfer.recall_at, marks)})
 
 
-def base_tower(cfg: Config, store: Storage, role: Role) -> TextTower:
+def base_tower(cfg: Config, store: Storage, role: Role) -> CachedEncoder:
     """The language model that the student started from, untrained: pooled and prompted as the student, as many tokens."""
     own = {
         "model": cfg.distill.base_model, "revision": cfg.distill.revision, "pooling": cfg.distill.pooling,
@@ -167,7 +167,7 @@ def _systems(
     if engagement:
         table, model = engagement
         found = matrix_or_zero(aligned(read_output(store, table), pin_ids)["engagement_embedding"])
-        systems.append(vectors("engagement", found, SideTower.load(store, model).encode(zero_shot_titles)))
+        systems.append(vectors("engagement", found, QueryTower.load(store, model).encode(zero_shot_titles)))
         marks["engagement"] = f"learned from the search log; {found.any(1).mean():.0%} of the pins have a vector"
     if graph is not None:
         # The run's own graph has learned from all boards. This one gives pins on no board vectors too, from their texts.

@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_array
 
-from ray_app.base.config import ReuseConfig
+from ray_app.base.config import TransferConfig
 from ray_app.base.content_key import content_keys
-from ray_app.base.text import normalise_query
+from ray_app.base.text import normalize_query
 
 UNKNOWN_TIME = -1
 
@@ -52,7 +52,7 @@ class Saves:
         frame["late"] = frame["time"] == UNKNOWN_TIME
         frame = frame.sort_values(["board_id", "late", "time", "pin"]).drop_duplicates(["board_id", "pin"])
         return cls(
-            board_ids=list(titles.index), titles=[normalise_query(title) for title in titles],
+            board_ids=list(titles.index), titles=[normalize_query(title) for title in titles],
             board=titles.index.get_indexer(frame["board_id"]).astype(np.int64), pin=frame["pin"].to_numpy(np.int64),
             time=frame["time"].to_numpy(np.int64), num_pins=len(pin_ids),
         )  # fmt: skip
@@ -83,14 +83,14 @@ class Task:
         return len(self.board)
 
 
-def held_out_boards(saves: Saves, cfg: ReuseConfig, seed: int) -> np.ndarray:
+def held_out_boards(saves: Saves, cfg: TransferConfig, seed: int) -> np.ndarray:
     """Boards that are measured, sorted; (num_held_out,) int64 into `saves.board_ids`.
 
     Whether a board is chosen depends on its id and the seed alone, until `max_boards` is reached.
     """
     sizes = np.bincount(saves.board, minlength=len(saves.board_ids))
     drawn = content_keys(f"reuse {seed}", saves.board_ids).to_pylist()
-    bound = f"{int(cfg.held_out_share * 16**8):08x}"
+    bound = f"{int(cfg.holdout_fraction * 16**8):08x}"
     chosen = [i for i in range(len(drawn)) if sizes[i] >= cfg.min_saves and drawn[i][:8] < bound]
     chosen.sort(key=lambda i: drawn[i])
     return np.array(sorted(chosen[: cfg.max_boards]), np.int64)
@@ -102,7 +102,7 @@ def readable(boards: pa.Table, saves: Saves, held_out: np.ndarray) -> pa.Table:
     return boards.filter(pc.invert(pc.is_in(boards["board_id"], value_set=hidden)))
 
 
-def build_tasks(saves: Saves, held_out: np.ndarray, cfg: ReuseConfig, seed: int) -> list[Task]:
+def build_tasks(saves: Saves, held_out: np.ndarray, cfg: TransferConfig, seed: int) -> list[Task]:
     """The three tasks, in the order of this file's docstring, of the held-out boards; one may have no query.
 
     The seed decides which queries are drawn, the same for every system.

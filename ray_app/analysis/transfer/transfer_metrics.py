@@ -14,7 +14,7 @@ from ray_app.analysis.transfer.tasks import Task
 
 NDCG_CUTOFF = 20
 NOT_FOUND = np.iinfo(np.int64).max
-FIGURES = pa.schema(
+METRICS_SCHEMA = pa.schema(
     [
         pa.field("system", pa.string(), nullable=False),
         pa.field("task", pa.string(), nullable=False),
@@ -51,7 +51,7 @@ def ranks_of_wanted(task: Task, system: System) -> tuple[np.ndarray, np.ndarray]
     return np.concatenate(queries), np.concatenate(ranks)
 
 
-def query_figures(query: np.ndarray, rank: np.ndarray, num_queries: int, recall_at: int) -> dict[str, np.ndarray]:
+def query_metrics(query: np.ndarray, rank: np.ndarray, num_queries: int, recall_at: int) -> dict[str, np.ndarray]:
     """Recall, nDCG@20 and reciprocal rank of each query, as ir_measures defines them (tested); each (num_queries,).
 
     `query` and `rank` are (num_wanted,), of each wanted pin; each query wants one.
@@ -72,41 +72,43 @@ def query_figures(query: np.ndarray, rank: np.ndarray, num_queries: int, recall_
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
+class TransferMetrics:
     """All systems on all tasks."""
 
     num_queries: dict[str, int]  # task -> queries
     num_boards: dict[str, int]  # task -> boards with a query
     points: dict[tuple[str, str, str], float]  # (system, task, metric) -> figure; NaN: the task has no query
     samples: dict[tuple[str, str, str], np.ndarray]  # the same over resamples of the held-out boards, (samples,)
-    confidence: float  # of intervals
+    confidence_level: float  # of intervals
 
     def interval(self, system: str, task: str, metric: str) -> Interval:
         """A figure."""
         key = (system, task, metric)
-        return percentile_interval(self.points[key], self.samples[key], self.confidence)
+        return percentile_interval(self.points[key], self.samples[key], self.confidence_level)
 
     def difference(self, system: str, base: str, task: str, metric: str) -> Interval:
         """One system minus another, on the same resamples."""
         a, b = (system, task, metric), (base, task, metric)
-        return percentile_interval(self.points[a] - self.points[b], self.samples[a] - self.samples[b], self.confidence)
+        return percentile_interval(
+            self.points[a] - self.points[b], self.samples[a] - self.samples[b], self.confidence_level
+        )
 
 
 def measure(
     tasks: Sequence[Task], systems: Sequence[System], num_boards: int, recall_at: int, settings: EvaluationSettings
-) -> Figures:
+) -> TransferMetrics:
     """Measure all systems, of distinct names, on all tasks, with one set of resampled held-out boards for all."""
     by_board: dict[tuple[str, str, str], np.ndarray] = {}
     for task in tasks:
         for system in systems:
-            figures = query_figures(*ranks_of_wanted(task, system), len(task), recall_at)
-            for metric, values in figures.items():
+            results = query_metrics(*ranks_of_wanted(task, system), len(task), recall_at)
+            for metric, values in results.items():
                 sums, counts = (np.bincount(task.board, each, num_boards) for each in (values, None))
                 by_board[system.name, task.name, metric] = ratio(sums, counts)  # NaN for a board without a query
     points = {key: float(_mean(np.ones((1, num_boards)), values)[0]) for key, values in by_board.items()}
     counts = np.concatenate(list(resample_queries(num_boards, settings.samples, settings.seed, num_boards)))
-    return Figures(
-        num_queries={task.name: len(task) for task in tasks}, points=points, confidence=settings.confidence,
+    return TransferMetrics(
+        num_queries={task.name: len(task) for task in tasks}, points=points, confidence_level=settings.confidence_level,
         num_boards={task.name: len(np.unique(task.board)) for task in tasks},
         samples={key: _mean(counts, values) for key, values in by_board.items()},
     )  # fmt: skip
@@ -117,16 +119,16 @@ def _mean(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
     return ratio(counts @ np.nan_to_num(values), counts @ np.isfinite(values).astype(np.float64))
 
 
-def figures_table(figures: Figures, marks: Mapping[str, str]) -> pa.Table:
-    """FIGURES, one row per system, task and metric; `marks`: system -> what is to be said of it."""
+def metrics_table(results: TransferMetrics, marks: Mapping[str, str]) -> pa.Table:
+    """METRICS_SCHEMA, one row per system, task and metric; `marks`: system -> what is to be said of it."""
     rows = []
-    for system, task, metric in figures.points:
-        value, lo, hi = figures.interval(system, task, metric)
+    for system, task, metric in results.points:
+        value, lo, hi = results.interval(system, task, metric)
         rows.append(
             {
                 "system": system, "task": task, "metric": metric, "value": value, "lo": lo, "hi": hi,
-                "num_queries": figures.num_queries[task], "num_boards": figures.num_boards[task],
+                "num_queries": results.num_queries[task], "num_boards": results.num_boards[task],
                 "mark": marks.get(system),
             }
         )  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=FIGURES)
+    return pa.Table.from_pylist(rows, schema=METRICS_SCHEMA)

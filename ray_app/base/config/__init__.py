@@ -23,21 +23,21 @@ from ray_app.base.config.inputs import (
 from ray_app.base.config.labelling import LabelConfig, SampleConfig
 from ray_app.base.config.loading import explain, load_config, read_tree, section_hash, with_overrides
 from ray_app.base.config.measuring import (
-    AppealConfig,
-    AuditConfig,
+    AdjudicationConfig,
+    ClickbaitConfig,
     DemoConfig,
     EvaluateConfig,
-    ReuseConfig,
     SimulateConfig,
+    TransferConfig,
 )
 from ray_app.base.config.section import TEXT_FIELDS, Fraction, PositiveInt, Section, TextField
 from ray_app.base.config.serving import BlendConfig, CacheConfig, ServeConfig, ServeLimits
 from ray_app.base.config.training import (
     DistillConfig,
+    PretrainConfig,
     RetrainConfig,
-    TeachConfig,
+    TeacherConfig,
     TrainConfig,
-    WarmUpConfig,
     WorkersConfig,
 )
 from ray_app.base.config.tree import Config, PriceConfig, RayConfig

@@ -11,8 +11,8 @@ from ray_app.base.config.training import EncoderPooling
 class EmbedConfig(Section):
     """Batch inference of the student's pin tower."""
 
-    dim: PositiveInt | None = None
-    """Cut the vectors to that length, one of distill.nested_dims: a smaller index; None: distill.dim."""
+    truncate_dim: PositiveInt | None = None
+    """Cut the vectors to that length, one of distill.matryoshka_dims: a smaller index; None: distill.dim."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     batch_size: PositiveInt = 64
     rows_per_block: PositiveInt = 2048
@@ -26,7 +26,7 @@ class EmbedConfig(Section):
     nice: Annotated[int, Field(ge=0, le=19)] = 10
     """How far the job steps back where others want its cores, such as serving replicas; costs nothing where nobody does."""
     max_error_rate: Fraction = 0.01
-    keep_releases: PositiveInt = 2
+    num_releases_to_keep: PositiveInt = 2
 
 
 class FeatureConfig(Section):
@@ -46,7 +46,7 @@ class FeatureConfig(Section):
     """The prompt's included."""
     zero_shot_fields: list[TextField] = ["title", "description"]
     """Not engaged_queries: queries under evaluation are taken out of texts, and cannot be out of vectors."""
-    named_vectors: dict[str, PositiveInt] = {}
+    external_embeddings: dict[str, PositiveInt] = {}
     """Vector columns of `pins` -> dimension; absent vectors are masked, never silently zero."""
 
     @field_validator("zero_shot_fields")

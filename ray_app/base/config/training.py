@@ -10,7 +10,7 @@ EncoderPooling = Literal["cls", "mean", "last"]
 
 
 class TrainConfig(Section):
-    """The training loop shared by teach and distill."""
+    """The training loop shared by train_teacher and distill."""
 
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """ddp: each worker holds the whole model. fsdp: weights, gradients and moments are spread over the workers."""
@@ -27,7 +27,7 @@ class TrainConfig(Section):
     (docs/training.md compares them)."""
     loss_temperature: Annotated[float, Field(gt=0)] = 2.0
     """Of loss kl."""
-    margin_weight: Annotated[float, Field(ge=0)] = 0.0
+    margin_mse_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of margin-MSE between the pins of one query, beside the loss; batches then hold whole queries."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     head_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -42,19 +42,19 @@ class TrainConfig(Section):
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of weights that are not trained; bfloat16 halves the memory of a large model under adapters."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    schedule: Literal["linear", "cosine"] = "linear"
+    lr_schedule: Literal["linear", "cosine"] = "linear"
     """How the learning rate falls to 0 after the warm-up."""
-    warmup_share: Fraction = 0.1
+    warmup_ratio: Fraction = 0.1
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    patience: PositiveInt = 2
+    early_stopping_patience: PositiveInt = 2
     """Epochs without a better validation loss before training stops; the best epoch is kept."""
-    checkpoint_sec: Annotated[float, Field(ge=0)] = 15.0
+    checkpoint_interval_sec: Annotated[float, Field(ge=0)] = 15.0
     """Seconds of training between two checkpoints, at least; they are taken between two steps."""
-    window_rows: PositiveInt = 65_536
+    shuffle_window_rows: PositiveInt = 65_536
     """More examples than that are streamed to the workers by Ray Data and shuffled within windows of that many."""
-    track: list[Literal["tensorboard", "mlflow"]] = []
+    report_to: list[Literal["tensorboard", "mlflow"]] = []
     """Where training curves go besides the log and history.json: `<output>/tracking`, and the server at MLFLOW_TRACKING_URI."""
-    track_steps: PositiveInt = 20
+    logging_steps: PositiveInt = 20
     """Steps between two points of the curve."""
     seed: int | None = None
     """Of new weights, the order of the examples and dropout; None: the run's. Splits and samples are always the run's."""
@@ -70,7 +70,7 @@ class WorkersConfig(Section):
     """auto: if the cluster has as many GPUs as there are workers."""
     accelerator_type: str | None = None
     """Such as H100, as Ray calls it; None: any."""
-    keep_checkpoints: PositiveInt = 2
+    num_checkpoints_to_keep: PositiveInt = 2
     """Of a training that runs; a finished one leaves its model alone."""
     max_failures: int = 2
     """Worker deaths that are survived by resuming from the last checkpoint."""
@@ -90,12 +90,12 @@ class WorkersConfig(Section):
 class RetrainConfig(Section):
     """When the models are made again although their settings are the same."""
 
-    max_changed_share: Fraction = 0.02
+    max_changed_fraction: Fraction = 0.02
     """Teacher, sample, soft labels and student stand while at most that share of the pins is new or says something
     else since they were made; captions and embeddings follow every change. 0: any change makes them again."""
 
 
-class WarmUpConfig(Section):
+class PretrainConfig(Section):
     """Pairs that the catalogue grades itself, for a teacher with few human labels (ray_app/stages/train_teacher/pretrain.py)."""
 
     train: TrainConfig
@@ -104,13 +104,13 @@ class WarmUpConfig(Section):
     positives: PositiveInt = 10
     """Per phrase; and `negatives` from BM25 and from the zero-shot vectors each."""
     negatives: PositiveInt = 8
-    masked_share: Fraction = 0.5
+    masked_fraction: Fraction = 0.5
     """Share of the positives whose title loses the phrase."""
-    max_kind_cosine: float = 0.7
+    max_product_type_cosine: float = 0.7
     """Kinds with nearer phrases are no negatives of each other."""
 
 
-class TeachConfig(WorkersConfig):
+class TeacherConfig(WorkersConfig):
     """The cross-encoder teacher."""
 
     base_model: str
@@ -122,31 +122,31 @@ class TeachConfig(WorkersConfig):
     """`spans` compares the mean states of query and pin, so that a bi-encoder's weights are a useful start. None: `mean`
     of an encoder, `last` of a decoder, which takes nothing else."""
     max_tokens: PositiveInt = 128
-    bottleneck: PositiveInt = 64
+    projection_dim: PositiveInt = 64
     """Width that pooled states are projected to before the MLP."""
-    hidden: PositiveInt = 128
-    feature_hidden: PositiveInt = 32
+    hidden_dim: PositiveInt = 128
+    feature_hidden_dim: PositiveInt = 32
     dropout: Fraction = 0.1
     use_features: bool = True
     """Give the MLP the pair features (BM25, text match, zero-shot cosine) beside the LM's hidden state."""
-    target_smoothing: Fraction = 0.05
+    label_smoothing: Fraction = 0.05
     """Share of each target that is spread evenly over the grades: raters err too."""
     lora_rank: PositiveInt | None = None
     """Train low-rank adapters instead of all weights; None: full fine-tuning."""
     quantize: Literal["4bit"] | None = None
     """Hold the base model in 4 bits under the adapters (QLoRA); needs GPUs and the package bitsandbytes."""
-    class_balance: Fraction = 0.0
-    """Weight of a pair by its grade: (share of the grade) ** -class_balance; 0: pairs count alike, 1: grades do."""
-    test_share: Fraction = 0.2
-    valid_share: Fraction = 0.1
-    query_balance: Fraction = 0.5
-    """Weight of a pair: (pairs of its query) ** -query_balance; 0: pairs count alike, 1: queries do."""
-    warm_up: WarmUpConfig | None = None
+    class_weight_exponent: Fraction = 0.0
+    """Weight of a pair by its grade: (share of the grade) ** -class_weight_exponent; 0: pairs count alike, 1: grades do."""
+    test_fraction: Fraction = 0.2
+    validation_fraction: Fraction = 0.1
+    query_weight_exponent: Fraction = 0.5
+    """Weight of a pair: (pairs of its query) ** -query_weight_exponent; 0: pairs count alike, 1: queries do."""
+    pretrain: PretrainConfig | None = None
     """None: the human labels are enough."""
     train: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")
-    def _adapters_over_4_bits(self) -> "TeachConfig":
+    def _adapters_over_4_bits(self) -> "TeacherConfig":
         if self.quantize is not None and self.lora_rank is None:
             raise ValueError("quantize needs lora_rank: weights of 4 bits cannot be trained themselves")
         return self
@@ -170,29 +170,31 @@ class DistillConfig(WorkersConfig):
     shared_towers: bool = True
     """One language model for queries and pins; False: one each, which start alike."""
     dim: PositiveInt = 128
-    nested_dims: list[PositiveInt] = []
-    """Shorter lengths, all below `dim`, that a vector works at when it is cut (Matryoshka); see embed.dim."""
-    bottleneck: PositiveInt = 48
+    matryoshka_dims: list[PositiveInt] = []
+    """Shorter lengths, all below `dim`, that a vector works at when it is cut (Matryoshka); see embed.truncate_dim."""
+    projection_dim: PositiveInt = 48
     """Width that vectors are projected to before they are compared element by element."""
-    hidden: PositiveInt = 128
-    feature_hidden: PositiveInt = 64
+    hidden_dim: PositiveInt = 128
+    feature_hidden_dim: PositiveInt = 64
     dropout: Fraction = 0.1
-    vector_dropout: Fraction = 0.5
+    interaction_dropout: Fraction = 0.5
     """Of the compared vectors: a student that has seen few queries otherwise learns them by heart."""
     human_label_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the human-labelled training pairs beside the teacher's; 0: soft labels only."""
-    soft_label_multiple: Annotated[float, Field(ge=0)] | None = None
+    soft_label_ratio: Annotated[float, Field(ge=0)] | None = None
     """Learn from only so many times the human-labelled pairs of soft labels, in up to 8 times as many epochs, to see what
     more labels are worth; 0: human labels alone, whatever their weight; None: all."""
-    feature_student: bool = True
+    feature_only_student: bool = True
     """Train the feature-only student too, which serving falls back on; False: for an experiment with the student alone."""
-    valid_share: Fraction = 0.05
+    validation_fraction: Fraction = 0.05
     train: TrainConfig = TrainConfig()
-    feature_train: TrainConfig = TrainConfig(epochs=10, batch_size=256, head_learning_rate=2e-3, patience=3)
+    feature_train: TrainConfig = TrainConfig(
+        epochs=10, batch_size=256, head_learning_rate=2e-3, early_stopping_patience=3
+    )
     """For the feature-only student, the baseline without language model."""
 
     @model_validator(mode="after")
-    def _nested_dims_are_shorter(self) -> "DistillConfig":
-        if any(dim >= self.dim for dim in self.nested_dims):
-            raise ValueError(f"nested_dims must be below dim ({self.dim}), not {self.nested_dims}")
+    def _matryoshka_dims_are_shorter(self) -> "DistillConfig":
+        if any(dim >= self.dim for dim in self.matryoshka_dims):
+            raise ValueError(f"matryoshka_dims must be below dim ({self.dim}), not {self.matryoshka_dims}")
         return self

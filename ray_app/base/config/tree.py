@@ -15,10 +15,10 @@ from ray_app.base.config.inputs import (
     PinTextConfig,
 )
 from ray_app.base.config.labelling import LabelConfig, SampleConfig
-from ray_app.base.config.measuring import AuditConfig, DemoConfig, EvaluateConfig, ReuseConfig, SimulateConfig
+from ray_app.base.config.measuring import AdjudicationConfig, DemoConfig, EvaluateConfig, SimulateConfig, TransferConfig
 from ray_app.base.config.section import PositiveInt, Section
 from ray_app.base.config.serving import ServeConfig
-from ray_app.base.config.training import DistillConfig, RetrainConfig, TeachConfig
+from ray_app.base.config.training import DistillConfig, RetrainConfig, TeacherConfig
 
 
 class RayConfig(Section):
@@ -58,7 +58,7 @@ class Config(Section):
     pin_text: PinTextConfig = PinTextConfig()
     features: FeatureConfig
     retrain: RetrainConfig = RetrainConfig()
-    teach: TeachConfig
+    train_teacher: TeacherConfig
     sample: SampleConfig = SampleConfig()
     label: LabelConfig = LabelConfig()
     distill: DistillConfig
@@ -67,8 +67,8 @@ class Config(Section):
     experiments: list[str] = []
     """Experiments that `run_all.py` runs too, with the run's seed alone, for the report; files, seen from the config's folder."""
     evaluate: EvaluateConfig = EvaluateConfig()
-    audit: AuditConfig = AuditConfig()
-    reuse: ReuseConfig = ReuseConfig()
+    adjudication: AdjudicationConfig = AdjudicationConfig()
+    transfer: TransferConfig = TransferConfig()
     simulate: SimulateConfig = SimulateConfig()
 
     @model_validator(mode="after")
@@ -83,11 +83,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _splits_leave_training_queries(self) -> "Config":
-        if self.teach.test_share + self.teach.valid_share >= 1.0:
-            raise ValueError("teach.test_share + teach.valid_share must be below 1, or no query is left for training")
-        if self.embed.dim not in {None, self.distill.dim, *self.distill.nested_dims}:
+        if self.train_teacher.test_fraction + self.train_teacher.validation_fraction >= 1.0:
             raise ValueError(
-                f"embed.dim must be distill.dim or one of distill.nested_dims, not {self.embed.dim}: "
+                "train_teacher.test_fraction + train_teacher.validation_fraction must be below 1, or no query is left for training"
+            )
+        if self.embed.truncate_dim not in {None, self.distill.dim, *self.distill.matryoshka_dims}:
+            raise ValueError(
+                f"embed.truncate_dim must be distill.dim or one of distill.matryoshka_dims, not {self.embed.truncate_dim}: "
                 "vectors that were not trained to be cut lose much"
             )
         return self

@@ -40,15 +40,15 @@ _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
 _STRIP_PIXELS = 1 << 18  # of a picture that is made smaller; some MB, whatever its mode
 
 
-class PictureError(Exception):
+class ImageError(Exception):
     """Why a picture has no caption: `code: text`, short enough for a cell of a table."""
 
     def __init__(self, code: str, text: str) -> None:
         self.code = code
         super().__init__(f"{code}: {printable(' '.join(text.split()))[:300]}")
 
-    def __reduce__(self) -> tuple[type["PictureError"], tuple[str, str]]:
-        return PictureError, (self.code, str(self).removeprefix(f"{self.code}: "))
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        return ImageError, (self.code, str(self).removeprefix(f"{self.code}: "))
 
 
 def decode(data: bytes, limits: ImageLimits, max_decoded_bytes: int = MAX_DECODED_BYTES) -> "Image.Image":
@@ -60,47 +60,45 @@ def decode(data: bytes, limits: ImageLimits, max_decoded_bytes: int = MAX_DECODE
         Mode RGB, at least 1x1.
 
     Raises:
-        PictureError: empty, too_many_bytes, not_an_image, too_many_pixels, too_much_memory, too_many_scans or damaged.
+        ImageError: empty, too_many_bytes, not_an_image, too_many_pixels, too_much_memory, too_many_scans or damaged.
     """
     if not data:
-        raise PictureError("empty", "zero bytes")
+        raise ImageError("empty", "zero bytes")
     if len(data) > limits.max_bytes:
-        raise PictureError("too_many_bytes", f"{len(data):,} bytes, at most {limits.max_bytes:,} are allowed")
+        raise ImageError("too_many_bytes", f"{len(data):,} bytes, at most {limits.max_bytes:,} are allowed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the size, which is checked; and of odd metadata
         image = _open(data, limits)
         width, height = image.size
         if width * height > limits.max_pixels:
-            raise PictureError(
-                "too_many_pixels", f"{width} x {height} pixels, at most {limits.max_pixels:,} are allowed"
-            )
+            raise ImageError("too_many_pixels", f"{width} x {height} pixels, at most {limits.max_pixels:,} are allowed")
         kept = _coefficient_bytes(data, image) if data.startswith(b"\xff\xd8") else 0
         if image.format == "JPEG":
             image.draft("RGB", (limits.max_side, limits.max_side))  # decodes at 1/2, 1/4 or 1/8 of the size
         per_pixel = _BYTES_PER_PIXEL.get(image.format or "", _DEFAULT_BYTES_PER_PIXEL)
         needed = kept + image.width * image.height * per_pixel
         if needed > max_decoded_bytes:
-            raise PictureError(
+            raise ImageError(
                 "too_much_memory",
                 f"{width} x {height} pixels take {needed >> 20:,} MB, at most {max_decoded_bytes >> 20:,} are allowed",
             )
         try:
             return _finish(image, limits)
         except _DAMAGED as error:
-            raise PictureError("damaged", f"{type(error).__name__}: {error}") from None
+            raise ImageError("damaged", f"{type(error).__name__}: {error}") from None
         except MemoryError:
-            raise PictureError("damaged", "its header asks for more memory than there is") from None
+            raise ImageError("damaged", "its header asks for more memory than there is") from None
 
 
 def _coefficient_bytes(data: bytes, image: "Image.Image") -> int:
     """Memory for the coefficients of a JPEG.
 
     Raises:
-        PictureError: too_many_scans.
+        ImageError: too_many_scans.
     """
     scans, pixels = num_scans(data), image.width * image.height
     if scans > MAX_SCANS or (scans > 1 and scans * pixels > MAX_SCANNED_PIXELS):
-        raise PictureError("too_many_scans", f"at least {scans} over {pixels:,} pixels")
+        raise ImageError("too_many_scans", f"at least {scans} over {pixels:,} pixels")
     return _BYTES_PER_COEFFICIENT * len(image.getbands()) * pixels if scans > 1 else 0
 
 
@@ -128,11 +126,11 @@ def _open(data: bytes, limits: ImageLimits) -> "Image.Image":
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise PictureError("not_an_image", f"not one of {', '.join(FORMATS)}, or its header is damaged") from None
+        raise ImageError("not_an_image", f"not one of {', '.join(FORMATS)}, or its header is damaged") from None
     except Image.DecompressionBombError:
-        raise PictureError("too_many_pixels", f"more than {limits.max_pixels:,}") from None
+        raise ImageError("too_many_pixels", f"more than {limits.max_pixels:,}") from None
     except _DAMAGED as error:
-        raise PictureError("not_an_image", f"{type(error).__name__}: {error}") from None
+        raise ImageError("not_an_image", f"{type(error).__name__}: {error}") from None
 
 
 def _finish(image: "Image.Image", limits: ImageLimits) -> "Image.Image":

@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 from ray_app.base.config import ImageLimits
 from ray_app.base.errors import UserError, one_line
 from ray_app.base.filesystem import open_uri
-from ray_app.base.images.decode import PictureError
+from ray_app.base.images.decode import ImageError
 from ray_app.base.images.http_fetch import fetch_url
 
 _SCHEMES = ("file", "s3", "gs", "gcs")
@@ -21,7 +21,7 @@ FAILING_SEC = 60.0  # guessed: six pictures that time out by the default limits
 EARNED_SEC = 1.0
 
 
-def normalise_location(image: str) -> str:
+def normalize_location(image: str) -> str:
     """A path made absolute, as it stands on the driver; URIs as they are."""
     image = image.strip()
     return image if "://" in image else str(Path(image).expanduser().absolute())
@@ -40,14 +40,14 @@ def shown(location: str) -> str:
     return f"{scheme}://{rest.partition('?')[0].partition('#')[0].rpartition('@')[2]}"
 
 
-def read_picture(location: str, limits: ImageLimits) -> bytes:
+def read_image(location: str, limits: ImageLimits) -> bytes:
     """The file's bytes.
 
     Args:
-        location: As `normalise_location` gives it.
+        location: As `normalize_location` gives it.
 
     Raises:
-        PictureError: bad_location, forbidden_path, not_found, unreadable, too_many_bytes, or what `fetch_url` raises.
+        ImageError: bad_location, forbidden_path, not_found, unreadable, too_many_bytes, or what `fetch_url` raises.
     """
     if is_url(location):
         return fetch_url(location, limits)
@@ -56,16 +56,16 @@ def read_picture(location: str, limits: ImageLimits) -> bytes:
         info = fs.get_file_info(path)
         _require_file(info, location)  # a FIFO would be waited for for ever
         if (info.size or 0) > limits.max_bytes:
-            raise PictureError("too_many_bytes", f"{info.size:,} bytes, at most {limits.max_bytes:,} are allowed")
+            raise ImageError("too_many_bytes", f"{info.size:,} bytes, at most {limits.max_bytes:,} are allowed")
         parts, total = [], 0
         with fs.open_input_stream(path) as stream:
             while total <= limits.max_bytes and (chunk := stream.read(_CHUNK)):
                 parts.append(chunk)
                 total += len(chunk)
     except OSError as error:
-        raise PictureError("unreadable", f"{shown(location)}: {one_line(error)}") from None
+        raise ImageError("unreadable", f"{shown(location)}: {one_line(error)}") from None
     if total > limits.max_bytes:
-        raise PictureError("too_many_bytes", f"grew beyond {limits.max_bytes:,} while it was read")
+        raise ImageError("too_many_bytes", f"grew beyond {limits.max_bytes:,} while it was read")
     return b"".join(parts)
 
 
@@ -81,20 +81,20 @@ class HostBudget:
         self._left: dict[str, float] = {}  # seconds, by host
 
     def read(self, location: str, limits: ImageLimits) -> bytes:
-        """See `read_picture`.
+        """See `read_image`.
 
         Raises:
-            PictureError: host_failing too: it was not asked.
+            ImageError: host_failing too: it was not asked.
         """
         if not is_url(location):
-            return read_picture(location, limits)
+            return read_image(location, limits)
         host = _host(location)
         with self._lock:
             if self._left.setdefault(host, FAILING_SEC) <= 0:
-                raise PictureError("host_failing", f"{host}: too many of its pictures failed; the next run tries again")
+                raise ImageError("host_failing", f"{host}: too many of its pictures failed; the next run tries again")
         began, earned = self._clock(), 0.0
         try:
-            data = read_picture(location, limits)
+            data = read_image(location, limits)
             earned = EARNED_SEC
             return data
         finally:
@@ -113,7 +113,7 @@ def open_location(location: str, limits: ImageLimits) -> tuple[pafs.FileSystem, 
     """Filesystem and path of a location that is not a URL.
 
     Raises:
-        PictureError: bad_location, or forbidden_path: it is not below one of `limits.allow_roots`.
+        ImageError: bad_location, or forbidden_path: it is not below one of `limits.allow_roots`.
     """
     if "://" not in location:
         _require_allowed(location, limits)
@@ -121,7 +121,7 @@ def open_location(location: str, limits: ImageLimits) -> tuple[pafs.FileSystem, 
     try:
         parts = urlsplit(location)
         if parts.scheme not in _SCHEMES:
-            raise PictureError(
+            raise ImageError(
                 "bad_location", f"unknown scheme {parts.scheme!r}; known: {', '.join(_SCHEMES)}, http, https"
             )
         if parts.scheme == "file":
@@ -133,10 +133,10 @@ def open_location(location: str, limits: ImageLimits) -> tuple[pafs.FileSystem, 
         query = f"?{parts.query}" if parts.query else ""
         return _open_root(f"{parts.scheme}://{parts.netloc}{query}"), f"{parts.netloc}{parts.path}"
     except (UserError, ValueError) as error:
-        raise PictureError("bad_location", f"{shown(location)}: {one_line(error)}") from None
+        raise ImageError("bad_location", f"{shown(location)}: {one_line(error)}") from None
 
 
-def stat_pictures(locations: list[str], limits: ImageLimits) -> list[tuple[int, int] | None]:
+def stat_images(locations: list[str], limits: ImageLimits) -> list[tuple[int, int] | None]:
     """Size in bytes and time of change (ns) of each file; None: a URL, no such file, or not reachable.
 
     S3 tells times in whole seconds: a file replaced by one of equal size within the second in which it was read is not
@@ -149,8 +149,8 @@ def stat_pictures(locations: list[str], limits: ImageLimits) -> list[tuple[int, 
             continue
         try:
             fs, path = open_location(location, limits)
-        except PictureError:
-            continue  # read_picture says why
+        except ImageError:
+            continue  # read_image says why
         by_fs.setdefault(id(fs), (fs, []))[1].append((row, path))
     for fs, wanted in by_fs.values():
         try:
@@ -171,15 +171,15 @@ def _open_root(root: str) -> pafs.FileSystem:
 
 def _require_file(info: pafs.FileInfo, location: str) -> None:
     if info.type == pafs.FileType.NotFound:
-        raise PictureError("not_found", shown(location))
+        raise ImageError("not_found", shown(location))
     if info.type != pafs.FileType.File:
-        raise PictureError("unreadable", f"{shown(location)} is not a regular file")
+        raise ImageError("unreadable", f"{shown(location)} is not a regular file")
 
 
 def _require_allowed(location: str, limits: ImageLimits) -> None:
     """A catalogue that others write must not be a way to files, or buckets, that this process can read."""
     if limits.allow_roots is not None and not any(_is_below(location, root) for root in limits.allow_roots):
-        raise PictureError("forbidden_path", f"{shown(location)} is not below one of caption.limits.allow_roots")
+        raise ImageError("forbidden_path", f"{shown(location)} is not below one of caption.limits.allow_roots")
 
 
 def _is_below(location: str, root: str) -> bool:
@@ -196,4 +196,4 @@ def _refuse_endpoint(query: str, limits: ImageLimits) -> None:
     for value in parse_qs(query).get("endpoint_override", []):
         host = urlsplit(value if "://" in value else f"//{value}").hostname or ""
         if host.casefold() not in {allowed.casefold() for allowed in limits.allow_hosts}:
-            raise PictureError("forbidden_address", f"endpoint_override {host!r} is not in caption.limits.allow_hosts")
+            raise ImageError("forbidden_address", f"endpoint_override {host!r} is not in caption.limits.allow_hosts")

@@ -14,7 +14,7 @@ import time
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from ray_app.base.config import ImageLimits
-from ray_app.base.images.decode import PictureError
+from ray_app.base.images.decode import ImageError
 
 _HEADERS = {"User-Agent": "ray-app-relevance", "Accept": "image/*", "Accept-Encoding": "identity"}
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -36,7 +36,7 @@ def fetch_url(url: str, limits: ImageLimits) -> bytes:
     """The body of a GET. Looking up a name is the one step whose time is the system resolver's to bound.
 
     Raises:
-        PictureError: bad_location, forbidden_address, forbidden_port, http_status, too_many_redirects, too_many_bytes, timeout or
+        ImageError: bad_location, forbidden_address, forbidden_port, http_status, too_many_redirects, too_many_bytes, timeout or
             unreachable. No message shows a URL's query, fragment or credentials.
     """
     deadline = time.monotonic() + limits.timeout_sec
@@ -48,8 +48,8 @@ def fetch_url(url: str, limits: ImageLimits) -> bytes:
         try:
             url = urljoin(url, body.location)
         except ValueError:
-            raise PictureError("bad_location", f"{parts.hostname} redirects to what is not a URL") from None
-    raise PictureError("too_many_redirects", f"more than {limits.max_redirects}")
+            raise ImageError("bad_location", f"{parts.hostname} redirects to what is not a URL") from None
+    raise ImageError("too_many_redirects", f"more than {limits.max_redirects}")
 
 
 class _Redirect:
@@ -62,13 +62,13 @@ def _checked_parts(url: str) -> SplitResult:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise PictureError("bad_location", "not a URL") from None
+        raise ImageError("bad_location", "not a URL") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise PictureError("bad_location", "not an http or https URL with a host")
+        raise ImageError("bad_location", "not an http or https URL with a host")
     if parts.username or parts.password:
-        raise PictureError("bad_location", f"{parts.hostname}: credentials do not belong in a URL")
+        raise ImageError("bad_location", f"{parts.hostname}: credentials do not belong in a URL")
     if any(ord(char) <= 32 or ord(char) == 127 for char in url):
-        raise PictureError("bad_location", f"{parts.hostname}: a space or control character in the URL")
+        raise ImageError("bad_location", f"{parts.hostname}: a space or control character in the URL")
     return parts
 
 
@@ -89,12 +89,12 @@ def _get(parts: SplitResult, limits: ImageLimits, deadline: float) -> bytes | _R
             if response.status in _REDIRECTS and (location := response.getheader("Location")):
                 return _Redirect(location)
             if response.status != 200:
-                raise PictureError("http_status", f"{where} answered {response.status}")
+                raise ImageError("http_status", f"{where} answered {response.status}")
             return _read_body(response, limits, deadline, where)
     except (OSError, http.client.HTTPException, ValueError) as error:
         if connection.aborted or isinstance(error, TimeoutError):
-            raise PictureError("timeout", f"{where} took longer than {limits.timeout_sec:g} s") from None
-        raise PictureError("unreachable", f"{where}: {type(error).__name__}") from None
+            raise ImageError("timeout", f"{where} took longer than {limits.timeout_sec:g} s") from None
+        raise ImageError("unreachable", f"{where}: {type(error).__name__}") from None
     finally:
         watchdog.cancel()
         connection.close()
@@ -102,13 +102,13 @@ def _get(parts: SplitResult, limits: ImageLimits, deadline: float) -> bytes | _R
 
 def _read_body(response: http.client.HTTPResponse, limits: ImageLimits, deadline: float, where: str) -> bytes:
     if response.length is not None and response.length > limits.max_bytes:
-        raise PictureError("too_many_bytes", f"{where} announced {response.length:,} bytes")
+        raise ImageError("too_many_bytes", f"{where} announced {response.length:,} bytes")
     announced, parts, total = response.length, [], 0
     while chunk := response.read1(_CHUNK):
         parts.append(chunk)
         total += len(chunk)
         if total > limits.max_bytes:
-            raise PictureError("too_many_bytes", f"{where} sent more than {limits.max_bytes:,} bytes")
+            raise ImageError("too_many_bytes", f"{where} sent more than {limits.max_bytes:,} bytes")
         if time.monotonic() > deadline:
             raise TimeoutError
     if time.monotonic() > deadline:
@@ -122,24 +122,24 @@ def allowed_addresses(host: str, port: int, allow_hosts: list[str]) -> list[tupl
     """(family, address) of each address of a host.
 
     Raises:
-        PictureError: if the host is not in `allow_hosts`: forbidden_address if one of them is not public, or is this
+        ImageError: if the host is not in `allow_hosts`: forbidden_address if one of them is not public, or is this
             machine's; forbidden_port if the port is not 80 or 443. unreachable if the name is unknown.
     """
     try:
         # Also what turns 2130706433, 0177.0.0.1 and 127.1 into what they mean.
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise PictureError("unreachable", f"the host {host!r} is unknown") from None
+        raise ImageError("unreachable", f"the host {host!r} is unknown") from None
     addresses = [(int(family), str(sockaddr[0])) for family, _, _, _, sockaddr in found]
     if host.casefold().rstrip(".") in {allowed.casefold().rstrip(".") for allowed in allow_hosts}:
         return addresses
     for family, address in addresses:
         if not is_public(ipaddress.ip_address(address.partition("%")[0])) or _is_ours(family, address):
-            raise PictureError(
+            raise ImageError(
                 "forbidden_address", f"{host} is a private, local or reserved address; see caption.limits.allow_hosts"
             )
     if port not in _PORTS:
-        raise PictureError("forbidden_port", f"{host}: port {port} is not 80 or 443; see caption.limits.allow_hosts")
+        raise ImageError("forbidden_port", f"{host}: port {port} is not 80 or 443; see caption.limits.allow_hosts")
     return addresses
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ray_app.base.config import CaptionConfig, ImageLimits
-from ray_app.base.images.decode import PictureError, decode
+from ray_app.base.images.decode import ImageError, decode
 from ray_app.base.images.fetch import HostBudget
 from ray_app.base.storage import Storage
 from ray_app.cluster.failures import BlockFailedError, fatal_line
@@ -44,7 +44,7 @@ ANSWERS = pa.schema(
 )
 
 
-def load_pictures(job: pa.Table, store: Storage, limits: ImageLimits, batch_size: int) -> Iterator[pa.Table]:
+def load_images(job: pa.Table, store: Storage, limits: ImageLimits, batch_size: int) -> Iterator[pa.Table]:
     """Read and decode.
 
     Args:
@@ -73,28 +73,28 @@ def load_pictures(job: pa.Table, store: Storage, limits: ImageLimits, batch_size
         yield pa.Table.from_pylist([row | {"decode_sec": seconds} for row in decoded], schema=DECODED)
 
 
-def _read(hosts: HostBudget, location: str, limits: ImageLimits) -> bytes | PictureError:
+def _read(hosts: HostBudget, location: str, limits: ImageLimits) -> bytes | ImageError:
     try:
         return hosts.read(location, limits)
-    except PictureError as error:
+    except ImageError as error:
         return error
 
 
-def _decode(row: dict[str, Any], content: bytes | PictureError, limits: ImageLimits) -> dict[str, Any]:
+def _decode(row: dict[str, Any], content: bytes | ImageError, limits: ImageLimits) -> dict[str, Any]:
     key = {"content_key": row["content_key"], "transient": False}
-    if isinstance(content, PictureError):
+    if isinstance(content, ImageError):
         return key | {"error": str(content), "transient": True}
     if hashlib.sha256(content).hexdigest() != row["sha256"]:
         # Its caption would stand under the other picture's key for ever.
         return key | {"error": "changed: not the picture that was there when the job began", "transient": True}
     try:
         image = decode(content, limits)
-    except PictureError as error:
+    except ImageError as error:
         return key | {"error": str(error)}
     return key | {"error": None, "width": image.width, "height": image.height, "pixels": image.tobytes()}
 
 
-def to_picture(width: int, height: int, pixels: bytes | memoryview) -> "Image.Image":
+def to_image(width: int, height: int, pixels: bytes | memoryview) -> "Image.Image":
     """The RGB picture of a row of DECODED."""
     from PIL import Image
 
@@ -107,7 +107,7 @@ class CaptionUDF:
     def __init__(self, cfg: CaptionConfig, cpu_threads: int) -> None:
         try:
             self.captioner = TransformersCaptioner(cfg, cpu_threads)
-            self.captioner.caption([to_picture(64, 64, b"\xff" * (64 * 64 * 3))])
+            self.captioner.caption([to_image(64, 64, b"\xff" * (64 * 64 * 3))])
         except Exception as error:
             raise BlockFailedError(fatal_line("caption", error)) from error
 
@@ -122,7 +122,7 @@ class CaptionUDF:
         rows = block.to_pylist()
         good = [row for row in rows if row["error"] is None]
         started = time.time()
-        answers = self.captioner.answer([to_picture(row["width"], row["height"], row["pixels"]) for row in good])
+        answers = self.captioner.answer([to_image(row["width"], row["height"], row["pixels"]) for row in good])
         finished = time.time()
         for row, answer in zip(good, answers, strict=True):
             row |= {"text": answer.text, "error": answer.error, "started": started, "finished": finished}
@@ -137,7 +137,7 @@ def vllm_request(row: dict[str, Any], prompt: str, max_new_tokens: int) -> dict[
     failed = row["error"] is not None
     return {
         "prompt": prompt,
-        "multimodal_data": {} if failed else {"image": to_picture(row["width"], row["height"], row["pixels"])},
+        "multimodal_data": {} if failed else {"image": to_image(row["width"], row["height"], row["pixels"])},
         "sampling_params": {"temperature": 0.0, "max_tokens": max_new_tokens},
         "pixels": None,  # else each picture would travel twice
         INFERENCE_ERROR: row["error"] or "",

@@ -13,19 +13,19 @@ import pyarrow.compute as pc
 from ray_app.base.config import CaptionConfig
 from ray_app.base.storage import Storage
 from ray_app.cluster.blocks import Chain, actors, tasks
-from ray_app.cluster.resources import Plan, Pool
+from ray_app.cluster.resources import PoolAllocation, PoolRequest
 from ray_app.cluster.vllm_engine import require_vllm, vllm_processor
 from ray_app.models.devices import actor_threads
 from ray_app.models.model_sources import pinned_revision, resolve
 from ray_app.models.text_encoder import stage_dtype
-from ray_app.stages.caption.batches import CaptionUDF, load_pictures, tidy_answer, vllm_answer, vllm_request
+from ray_app.stages.caption.batches import CaptionUDF, load_images, tidy_answer, vllm_answer, vllm_request
 from ray_app.stages.caption.engine import load_processor, render_prompt
 from ray_app.stages.caption.results import commit_answers
 from ray_app.tables.ledger import Ledger
 
 
 def caption_chain(
-    cfg: CaptionConfig, store: Storage, load: Any = load_pictures, captioner: type = CaptionUDF, **captioner_kwargs: Any
+    cfg: CaptionConfig, store: Storage, load: Any = load_images, captioner: type = CaptionUDF, **captioner_kwargs: Any
 ) -> Chain:
     """SOURCES -> captions in the ledger.
 
@@ -39,54 +39,54 @@ def caption_chain(
         chosen = {"dtype": stage_dtype(cfg), "revision": pinned_revision(cfg.model, cfg.revision)}
         cfg = cfg.model_copy(update=chosen)
 
-    def chain(blocks: Any, ledger: Ledger, plan: Plan, _: int) -> Any:
+    def chain(blocks: Any, ledger: Ledger, allocation: PoolAllocation, _: int) -> Any:
         where = {"store": store, "limits": cfg.limits, "batch_size": cfg.batch_size}
-        decoded = tasks(blocks, load, plan, size=plan.pool.feeders, fn_kwargs=where)
-        if cfg.engine == "vllm":
-            answers = _vllm(cfg, plan)(decoded).map(tidy_answer, num_cpus=plan.task_cpus)
+        decoded = tasks(blocks, load, allocation, size=allocation.pool.upstream_tasks, fn_kwargs=where)
+        if cfg.backend == "vllm":
+            answers = _vllm(cfg, allocation)(decoded).map(tidy_answer, num_cpus=allocation.task_cpus)
         else:
             threads = actor_threads(cfg.num_actors, cfg.num_cpus)
             kwargs = {"cfg": cfg, "cpu_threads": threads, **captioner_kwargs}
-            answers = actors(decoded, captioner, plan, cfg.batch_size, kwargs)
+            answers = actors(decoded, captioner, allocation, cfg.batch_size, kwargs)
         commit = {"cfg": cfg, "ledger": ledger}
-        return tasks(answers, commit_answers, plan, batch_size=cfg.rows_per_block, fn_kwargs=commit)
+        return tasks(answers, commit_answers, allocation, batch_size=cfg.rows_per_block, fn_kwargs=commit)
 
     return chain
 
 
-def _vllm(cfg: CaptionConfig, plan: Plan) -> Any:
+def _vllm(cfg: CaptionConfig, allocation: PoolAllocation) -> Any:
     """The engine of ray.data.llm, fed with rendered prompts and decoded pictures."""
     require_vllm("caption")
     assert cfg.model is not None
-    engine = {"limit_mm_per_prompt": {"image": 1}, "tensor_parallel_size": plan.pool.num_processes}
+    engine = {"limit_mm_per_prompt": {"image": 1}, "tensor_parallel_size": allocation.pool.num_processes}
     prompt = render_prompt(load_processor(cfg), cfg.prompt)
     return vllm_processor(
         model_source=resolve(cfg.model),
         task_type="generate",
         dtype=cfg.dtype,
         engine_args=engine | ({"revision": cfg.revision} if cfg.revision else {}) | cfg.engine_args,
-        plan=plan,
+        allocation=allocation,
         batch_size=cfg.batch_size,
         preprocess=partial(vllm_request, prompt=prompt, max_new_tokens=cfg.max_new_tokens),
         postprocess=vllm_answer,
     )
 
 
-def caption_pool(cfg: CaptionConfig) -> Pool:
+def caption_pool(cfg: CaptionConfig) -> PoolRequest:
     """What the workers ask for."""
-    return Pool(
+    return PoolRequest(
         section="caption",
         num_actors=cfg.num_actors,
         num_cpus=cfg.num_cpus,
         num_gpus=cfg.num_gpus,
-        num_processes=max(1, int(cfg.num_gpus)) if cfg.engine == "vllm" else 1,
+        num_processes=max(1, int(cfg.num_gpus)) if cfg.backend == "vllm" else 1,
         accelerator_type=cfg.accelerator_type,
         max_restarts=cfg.max_restarts,
-        feeders=cfg.num_decoders,
+        upstream_tasks=cfg.num_decode_tasks,
     )
 
 
-def cut_jobs(missing: pa.Table, batch_size: int, num_decoders: int) -> list[pa.Table]:
+def cut_jobs(missing: pa.Table, batch_size: int, num_decode_tasks: int) -> list[pa.Table]:
     """Rows that one task reads and decodes: some batches of files, or a share of one file of the pins table."""
     jobs = []
     files = missing.filter(pc.is_valid(missing["location"]))
@@ -97,6 +97,6 @@ def cut_jobs(missing: pa.Table, batch_size: int, num_decoders: int) -> list[pa.T
     for part in embedded["part"].unique().to_pylist():
         rows = embedded.filter(pc.equal(embedded["part"], part))
         # Each job reads the whole file.
-        share = max(batch_size, -(-rows.num_rows // num_decoders))
+        share = max(batch_size, -(-rows.num_rows // num_decode_tasks))
         jobs += [rows.slice(start, share) for start in range(0, rows.num_rows, share)]
     return jobs

@@ -15,16 +15,16 @@ import pyarrow.compute as pc
 
 from ray_app.base.config import CaptionConfig, ImageLimits
 from ray_app.base.content_key import content_key, recipe_id
-from ray_app.base.images.decode import PictureError
-from ray_app.base.images.fetch import HostBudget, is_url, normalise_location, stat_pictures
+from ray_app.base.images.decode import ImageError
+from ray_app.base.images.fetch import HostBudget, is_url, normalize_location, stat_images
 from ray_app.base.storage import Storage
 from ray_app.cluster.blocks import actor_chain
 from ray_app.cluster.executor import ModelWork
-from ray_app.cluster.resources import Pool
+from ray_app.cluster.resources import PoolRequest
 from ray_app.tables.ledger import Ledger
 from ray_app.tables.manifest import Output
 
-PICTURE_HASHES = pa.schema(
+IMAGE_HASHES = pa.schema(
     [
         pa.field("content_key", pa.string(), nullable=False),  # of location, size and time of change
         pa.field("sha256", pa.string()),  # of the file's bytes, hex
@@ -46,7 +46,7 @@ _HASH_ROWS = 256  # files per committed block: what a crash can cost
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class ImageIndex:
     """The pictures of a pins table. Column i of `keys` and `errors` belongs to `pin_ids[i]`; one of both is null."""
 
     pin_ids: pa.Array  # pins that have a picture, in table order
@@ -69,7 +69,7 @@ class HashUDF:
         self.hosts = HostBudget()
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Columns content_key, location -> PICTURE_HASHES."""
+        """Columns content_key, location -> IMAGE_HASHES."""
         with ThreadPoolExecutor(READ_THREADS) as threads:
             found = list(threads.map(self._hash, block["location"].to_pylist()))
         columns = {
@@ -77,25 +77,25 @@ class HashUDF:
             "sha256": pa.array([digest for digest, _ in found], pa.string()),
             "error": pa.array([error for _, error in found], pa.string()),
         }
-        return pa.table(columns).cast(PICTURE_HASHES)
+        return pa.table(columns).cast(IMAGE_HASHES)
 
     def _hash(self, location: str) -> tuple[str | None, str | None]:
         try:
             return hashlib.sha256(self.hosts.read(location, self.limits)).hexdigest(), None
-        except PictureError as error:
+        except ImageError as error:
             return None, str(error)
 
 
 def stat_fingerprint(images: Sequence[str | None], limits: ImageLimits) -> str:
     """Identity of the files as they lie there now: an overwritten picture changes it, though the table is the same."""
-    locations = sorted({normalise_location(image) for image in images if image})
+    locations = sorted({normalize_location(image) for image in images if image})
     digest = hashlib.sha256()
-    for location, stat in zip(locations, stat_pictures(locations, limits), strict=True):
+    for location, stat in zip(locations, stat_images(locations, limits), strict=True):
         digest.update(f"{location}\0{stat}\n".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:16]
 
 
-def find_pictures(cfg: CaptionConfig, store: Storage, pins: Output, recipe: str) -> Pictures:
+def find_images(cfg: CaptionConfig, store: Storage, pins: Output, recipe: str) -> ImageIndex:
     """Content keys of all pictures; reads what has not been read before, on Ray workers."""
     ids: list[str] = []
     embedded: list[tuple[str, str, int] | None] = []  # sha256, part, row
@@ -111,9 +111,9 @@ def find_pictures(cfg: CaptionConfig, store: Storage, pins: Output, recipe: str)
             ids.append(pin_id)
             known = (hashlib.sha256(data.as_buffer()).hexdigest(), part, row) if data.is_valid else None
             embedded.append(known)
-            locations.append(None if data.is_valid else normalise_location(image))
+            locations.append(None if data.is_valid else normalize_location(image))
     named = sorted({location for location in locations if location is not None})
-    hashes = Ledger(store, "picture_hashes", _HASH_RECIPE, PICTURE_HASHES)
+    hashes = Ledger(store, "picture_hashes", _HASH_RECIPE, IMAGE_HASHES)
     hash_keys, found, num_read = _hash_files(cfg, hashes, named)
     unreadable = [location for location, (digest, _) in found.items() if digest is None]
 
@@ -134,7 +134,7 @@ def find_pictures(cfg: CaptionConfig, store: Storage, pins: Output, recipe: str)
         if location is not None and is_url(location):
             url_keys[key] = hash_keys[location]
     columns = [list(sources), *([row[i] for row in sources.values()] for i in range(4))]
-    return Pictures(
+    return ImageIndex(
         pin_ids=pa.array(ids, pa.string()),
         keys=pa.array(keys, pa.string()),
         errors=pa.array(errors, pa.string()),
@@ -156,7 +156,7 @@ def _hash_files(
         content_key(_HASH_RECIPE, location)
         if is_url(location)
         else content_key(_HASH_RECIPE, location, *(stat or (None,)))
-        for location, stat in zip(locations, stat_pictures(locations, cfg.limits), strict=True)
+        for location, stat in zip(locations, stat_images(locations, cfg.limits), strict=True)
     ]
     if not locations:
         return {}, {}, 0
@@ -165,7 +165,7 @@ def _hash_files(
     work = ModelWork(
         noun="pictures",
         ledger=hashes,
-        pool=Pool(section="caption", num_actors=cfg.num_decoders),
+        pool=PoolRequest(section="caption", num_actors=cfg.num_decode_tasks),
         chain=partial(actor_chain, HashUDF, {"limits": cfg.limits}),
         rows_per_block=_HASH_ROWS,
     )

@@ -11,7 +11,7 @@ from ray_app.cluster.blocks import TRANSIENT, commit_block
 from ray_app.cluster.executor import LedgerCounts
 from ray_app.cluster.failures import BlockFailedError, fatal_line
 from ray_app.stages.caption.clean import clean_caption
-from ray_app.stages.caption.image_index import Pictures
+from ray_app.stages.caption.image_index import ImageIndex
 from ray_app.tables.ledger import Ledger
 
 CLEANED = pa.schema(
@@ -49,7 +49,7 @@ def clean_answers(answers: pa.Table, cfg: CaptionConfig) -> tuple[pa.Table, Coun
     return pa.Table.from_pylist([{name: row[name] for name in CLEANED.names} for row in results], schema=CLEANED), steps
 
 
-def join_captions(pictures: Pictures, found: pa.Table, counts: LedgerCounts) -> tuple[pa.Table, int, str | None]:
+def join_captions(pictures: ImageIndex, found: pa.Table, counts: LedgerCounts) -> tuple[pa.Table, int, str | None]:
     """The table CAPTIONS, the number of distinct pictures that failed, unreadable ones included, and one of the errors.
 
     Args:

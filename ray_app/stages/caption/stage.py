@@ -9,12 +9,12 @@ from ray_app.base.config import CaptionConfig, Config
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import CAPTION_RESULTS, CAPTIONS
 from ray_app.base.storage import Storage
-from ray_app.cluster.cost_estimate import Quote
+from ray_app.cluster.cost_estimate import CostEstimate
 from ray_app.cluster.executor import LedgerCounts, ModelWork, check_error_rate
 from ray_app.stages.caption.chain import caption_chain, caption_pool, cut_jobs
 from ray_app.stages.caption.clean import STEPS
 from ray_app.stages.caption.engine import caption_recipe
-from ray_app.stages.caption.image_index import Pictures, find_pictures, forget_hashes, stat_fingerprint
+from ray_app.stages.caption.image_index import ImageIndex, find_images, forget_hashes, stat_fingerprint
 from ray_app.stages.caption.results import join_captions
 from ray_app.tables.ledger import Ledger
 from ray_app.tables.manifest import Manifest, Output, read_output, require_output
@@ -52,12 +52,12 @@ def caption_work(caption: CaptionConfig, store: Storage) -> ModelWork:
         pool=caption_pool(caption),
         chain=partial(caption_chain, caption, store),
         rows_per_block=caption.rows_per_block,
-        cut=partial(cut_jobs, batch_size=caption.batch_size, num_decoders=caption.num_decoders),
+        cut=partial(cut_jobs, batch_size=caption.batch_size, num_decode_tasks=caption.num_decode_tasks),
         max_error_rate=caption.max_error_rate,
     )
 
 
-def plan(cfg: Config, store: Storage) -> Quote:
+def estimate_cost(cfg: Config, store: Storage) -> CostEstimate:
     """Caption a small random sample, and quote the rest. The sample's captions are kept, so nothing is wasted.
 
     Pictures that were never hashed are read for it: without that nobody knows how many distinct ones there are.
@@ -68,17 +68,17 @@ def plan(cfg: Config, store: Storage) -> Quote:
     if cfg.caption.model is None:
         raise UserError("caption.model is not set: there is nothing to plan")
     work = caption_work(cfg.caption, store)
-    pictures = find_pictures(cfg.caption, store, require_output(store, "ingest", "pins"), work.ledger.recipe)
+    pictures = find_images(cfg.caption, store, require_output(store, "ingest", "pins"), work.ledger.recipe)
 
     def decoding(counts: LedgerCounts) -> tuple[str, float]:
         per_picture = counts.counters["decode_sec"] / max(counts.timing.rows, 1)
-        return "decoding", cfg.caption.num_decoders / per_picture if per_picture else float("inf")
+        return "decoding", cfg.caption.num_decode_tasks / per_picture if per_picture else float("inf")
 
     # Keys are hashes: the first ones in their order are a random sample.
     by_key = pictures.sources.take(pc.sort_indices(pictures.sources["content_key"]))
-    quote, counts = work.estimate_cost(by_key, cfg.caption.plan_rows, cfg.prices, decoding)
+    estimate, counts = work.estimate_cost(by_key, cfg.caption.cost_sample_rows, cfg.prices, decoding)
     _forget_changed_urls(pictures, counts)
-    return quote
+    return estimate
 
 
 def retry_errors(cfg: Config, store: Storage) -> int:
@@ -88,7 +88,7 @@ def retry_errors(cfg: Config, store: Storage) -> int:
 
 def _caption(run: StageRun, pins: Output) -> StageResult:
     cfg, store, work = run.cfg, run.store, caption_work(run.cfg.caption, run.store)
-    pictures = find_pictures(cfg.caption, store, pins, work.ledger.recipe)
+    pictures = find_images(cfg.caption, store, pins, work.ledger.recipe)
     counts = work.compute(pictures.sources)
     _forget_changed_urls(pictures, counts)
     captions, num_failed, first_error = join_captions(pictures, work.ledger.scan().table, counts)
@@ -107,12 +107,12 @@ def _caption(run: StageRun, pins: Output) -> StageResult:
             "unreadable_urls": pictures.num_unreadable_urls,
         }
         | {f"cleaned_{step}": int(counts.counters.get(step, 0)) for step in STEPS},
-        info=work.describe(counts, cfg.prices) | {"engine": cfg.caption.engine},
+        info=work.describe(counts, cfg.prices) | {"backend": cfg.caption.backend},
         device_sec=counts.device_sec,
     )
 
 
-def _forget_changed_urls(pictures: Pictures, counts: LedgerCounts) -> None:
+def _forget_changed_urls(pictures: ImageIndex, counts: LedgerCounts) -> None:
     changed = [pictures.hash_keys[key] for key in counts.transient if key in pictures.hash_keys]
     if changed:
         forget_hashes(pictures.hashes, changed)
@@ -134,4 +134,4 @@ def _without_model(run: StageRun, pins: Output) -> StageResult:
         "computed": 0,
         "errors": 0,
     }
-    return StageResult(counts=counts, info={"engine": None})
+    return StageResult(counts=counts, info={"backend": None})

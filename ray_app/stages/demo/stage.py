@@ -11,12 +11,12 @@ from ray_app.base.config import Config, DemoConfig
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage, StoredFile
 from ray_app.demo.world import (
+    image_files,
     join_location,
     num_parts,
     num_repins,
     part_bounds,
     part_tables,
-    picture_files,
     whole_tables,
 )
 from ray_app.tables.manifest import Manifest, manifest_path
@@ -94,7 +94,7 @@ def write_part(demo: DemoConfig, store: Storage, image_root: str, part: int, par
     counts = {"repins": num_repins(demo, np.arange(*bounds))}
     if demo.pictures == "files":
         counts |= {"pictures": 0, "pictures_broken": 0}
-        for picture in picture_files(demo, *bounds):
+        for picture in image_files(demo, *bounds):
             store.write_bytes(f"{IMAGES}/{picture.path}", picture.data)
             counts["pictures"] += 1
             counts["pictures_broken"] += picture.is_broken

@@ -53,12 +53,12 @@ def human_examples(
         splits: Of the queries.
         weight: Of each pair; None: `distill.human_label_weight`.
         split: Which.
-        smoothing: Of the targets; None: `teach.target_smoothing`.
+        smoothing: Of the targets; None: `train_teacher.label_smoothing`.
     """
     cfg = features.catalogue.cfg
     weight = cfg.distill.human_label_weight if weight is None else weight
     chosen = queries_of(splits, split) if weight > 0 else set()
-    smoothing = cfg.teach.target_smoothing if smoothing is None else smoothing
+    smoothing = cfg.train_teacher.label_smoothing if smoothing is None else smoothing
     human = LabelledPairs.of(features.catalogue, of_queries(labels, chosen), smoothing)
     return _examples_of(
         features, human.queries, human.query_index, human.pin_index, human.table["locale"].to_pylist(),
@@ -82,14 +82,14 @@ def _examples_of(
 
 
 def split_by_query(
-    examples: Examples, valid_share: float, seed: int, splits: pa.Table | None = None
+    examples: Examples, validation_fraction: float, seed: int, splits: pa.Table | None = None
 ) -> tuple[Examples, Examples]:
     """Training and validation pairs, split by query; near-duplicates fall together.
 
     Human-labelled queries stay on the side that `splits` has them on: else early stopping would see queries that were
     trained on, and calibration queries that chose nothing.
     """
-    bound = f"{int(valid_share * 16**8):08x}"
+    bound = f"{int(validation_fraction * 16**8):08x}"
     fixed = {}
     if splits is not None:
         fixed = {query_group(q): name == "valid" for q, name in zip(*splits.to_pydict().values(), strict=True)}

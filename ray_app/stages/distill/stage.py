@@ -33,7 +33,7 @@ from ray_app.models.truncation import student_truncation
 from ray_app.stages.distill.examples import human_examples, soft_examples, split_by_query
 from ray_app.tables.manifest import Manifest, read_output, require_output
 from ray_app.tables.model_files import model_files
-from ray_app.tables.stage_run import Drift, StageRun
+from ray_app.tables.stage_run import RetrainPolicy, StageRun
 from ray_app.training.examples import Examples
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def build_student(cfg: DistillConfig, scaler: FeatureScaler, towers: bool) -> ob
     """The untrained student, with towers or features only; imported late, since this runs in the training workers."""
     from ray_app.models.bi_encoder import BiEncoder
 
-    return BiEncoder.from_base(cfg, scaler) if towers else BiEncoder.features_only(cfg, scaler)
+    return BiEncoder.from_base(cfg, scaler) if towers else BiEncoder.feature_only_student(cfg, scaler)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +70,13 @@ class _Distilling:
             ],
             inputs=[
                 require_output(store, "label", "soft_labels"), require_output(store, "ingest", "human_labels"),
-                require_output(store, "teach", "splits"), require_output(store, "teach", "teacher"), pin_texts,
+                require_output(store, "train_teacher", "splits"), require_output(store, "train_teacher", "teacher"), pin_texts,
                 *feature_inputs(cfg, store),
             ],
-            drift=Drift(
+            retrain_policy=RetrainPolicy(
                 pin_texts=pin_texts,
                 inputs=("pin_texts", *drifting_inputs(cfg)),
-                max_share=cfg.retrain.max_changed_share,
+                max_changed_fraction=cfg.retrain.max_changed_fraction,
             ),
         )  # fmt: skip
         return cls(cfg=cfg, store=store, run=run)
@@ -90,15 +90,15 @@ class _Distilling:
         cfg, store = self.cfg, self.store
         features = StudentFeatures.load(load_catalogue(cfg, store)[0], store, zero_shot_queries(cfg, store))
         # Soft labels are raw: the teacher's temperatures are fitted anew without any label being computed again.
-        calibration = load_calibration(store, require_output(store, "teach", "teacher"))
+        calibration = load_calibration(store, require_output(store, "train_teacher", "teacher"))
         soft = read_output(store, require_output(store, "label", "soft_labels"))
         taught, skipped = soft_examples(features, soft, calibration)
         catalogue = features.catalogue
         rows = catalogue.pairs.pin_rows(soft["pin_id"].unique().to_pylist())
         truncation = student_truncation(cfg, catalogue.pin_texts, rows)
         labels = read_output(store, require_output(store, "ingest", "human_labels"))
-        splits = read_output(store, require_output(store, "teach", "splits"))
-        human, multiple = human_examples(features, labels, splits), cfg.distill.soft_label_multiple
+        splits = read_output(store, require_output(store, "train_teacher", "splits"))
+        human, multiple = human_examples(features, labels, splits), cfg.distill.soft_label_ratio
         num_soft_labels = len(taught)
         if multiple is not None:
             alone = human_examples(features, labels, splits, weight=1.0)
@@ -128,7 +128,7 @@ def pending_jobs(cfg: Config, store: Storage) -> list[TrainJob]:
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
-    """Write the models `student` and, if it is wanted, `feature_student`."""
+    """Write the models `student` and, if it is wanted, `feature_only_student`."""
     distilling = _Distilling.of(cfg, store)
     run = distilling.run
     if (finished := run.finished) is not None:
@@ -161,8 +161,8 @@ def student_jobs(
         splits: Which human-labelled queries train and choose: their soft labels are on the same side.
         held_out: Human-labelled pairs of validation queries, with the grades as they were given: if there are enough,
             probabilities are calibrated to them, else to the calibrated teacher's.
-        names: Which of the two; None: as `distill.feature_student` says.
-        num_soft_labels: That there are, if `soft_label_multiple` leaves some out.
+        names: Which of the two; None: as `distill.feature_only_student` says.
+        num_soft_labels: That there are, if `soft_label_ratio` leaves some out.
         truncation: For the student's card, see `student_truncation`.
 
     Returns:
@@ -170,7 +170,7 @@ def student_jobs(
     """
     distill = cfg.distill
     if len(taught):
-        train, valid = split_by_query(taught, distill.valid_share, cfg.seed, splits)
+        train, valid = split_by_query(taught, distill.validation_fraction, cfg.seed, splits)
         train = Examples.concatenate([train, human])
     else:
         train, valid = split_by_query(human, 0.1, cfg.seed)
@@ -178,12 +178,12 @@ def student_jobs(
     if len(held_out) < MIN_PAIRS and len(taught):
         calibrate_on = CalibrationPairs(examples=valid, fitted_to=TEACHER)
     if not len(valid):
-        logger.warning("distill: no query is left for validation (distill.valid_share): the last epoch is kept")
+        logger.warning("distill: no query is left for validation (distill.validation_fraction): the last epoch is kept")
     train = _some_without_locale(train, features, cfg.seed)
-    names = names or (("student", "feature_student") if distill.feature_student else ("student",))
+    names = names or (("student", "feature_only_student") if distill.feature_only_student else ("student",))
     scaler = FeatureScaler.fit(train.features)
-    loops = {"student": distill.train, "feature_student": distill.feature_train}
-    if distill.soft_label_multiple is not None:
+    loops = {"student": distill.train, "feature_only_student": distill.feature_train}
+    if distill.soft_label_ratio is not None:
         loops["student"] = _longer(distill.train, num_soft_labels // max(len(train), 1))
     jobs: dict[str, TrainJob] = {
         name: TrainJob(
@@ -228,4 +228,6 @@ def _longer(train: TrainConfig, times: int) -> TrainConfig:
     Its best epoch is chosen on validation pairs, so more epochs do not hurt it.
     """
     times = min(max(times, 1), 8)
-    return train.model_copy(update={"epochs": train.epochs * times, "patience": train.patience * times})
+    return train.model_copy(
+        update={"epochs": train.epochs * times, "early_stopping_patience": train.early_stopping_patience * times}
+    )

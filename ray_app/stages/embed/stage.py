@@ -4,8 +4,8 @@ from functools import partial
 
 from ray_app.base.config import Config
 from ray_app.base.storage import Storage
-from ray_app.cluster.cost_estimate import Quote
-from ray_app.cluster.encoders import TextTower, student_tower
+from ray_app.cluster.cost_estimate import CostEstimate
+from ray_app.cluster.encoders import CachedEncoder, student_tower
 from ray_app.cluster.executor import check_error_rate
 from ray_app.features.student import feature_inputs
 from ray_app.models.model_sources import pinned_revision
@@ -32,8 +32,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
     return run_stage(stage, cfg, store)
 
 
-def plan(cfg: Config, store: Storage) -> Quote:
-    """Embed the first block of each kind that is missing, and quote the rest. Its embeddings are kept."""
+def plan(cfg: Config, store: Storage) -> CostEstimate:
+    """Embed the first block of each kind that is missing, and estimate the cost of the rest. Its embeddings are kept."""
     tower = _tower(cfg, store)
     files = tower.pin_texts(require_output(store, "enrich", "pin_texts"))
     return tower.work(files.with_texts).estimate_cost(files.keyed(), cfg.embed.rows_per_block, cfg.prices)[0]
@@ -50,7 +50,7 @@ def release_sources(cfg: Config, store: Storage) -> dict[str, Output]:
     Raises:
         UserError: a stage has not run.
     """
-    needed = [require_output(store, "distill", name) for name in ("student", "feature_student")]
+    needed = [require_output(store, "distill", name) for name in ("student", "feature_only_student")]
     needed += [require_output(store, "enrich", "pin_texts"), *feature_inputs(cfg, store)]
     for stage, name in (("label", "soft_labels"), ("sample", "public_queries")):
         made = read_manifest(store, stage)
@@ -59,11 +59,11 @@ def release_sources(cfg: Config, store: Storage) -> dict[str, Output]:
     return {output.name: output for output in needed}
 
 
-def _tower(cfg: Config, store: Storage) -> TextTower:
+def _tower(cfg: Config, store: Storage) -> CachedEncoder:
     return student_tower(cfg, store, require_output(store, "distill", "student"), "pin")
 
 
-def _embed(run: StageRun, tower: TextTower, sources: dict[str, Output]) -> StageResult:
+def _embed(run: StageRun, tower: CachedEncoder, sources: dict[str, Output]) -> StageResult:
     cfg, files = run.cfg, tower.pin_texts(sources["pin_texts"])
     pins, work = files.keyed(), tower.work(files.with_texts)
     counts = work.compute(pins.drop_columns(["pin_id"]))
@@ -81,7 +81,7 @@ def _embed(run: StageRun, tower: TextTower, sources: dict[str, Output]) -> Stage
         sources=sources,
         config=cfg.model_copy(update={"features": features}).model_dump(mode="json"),
     )
-    collect_releases(run.store, cfg.embed.keep_releases)
+    collect_releases(run.store, cfg.embed.num_releases_to_keep)
     return StageResult(
         counts={
             "rows_in": pins.num_rows, "rows_out": release.num_pins, "without_vector": release.num_missing,

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ray_app.base.config import EngagementConfig, EnrichConfig
 from ray_app.base.content_key import content_key
-from ray_app.base.text import normalise_query, query_group
+from ray_app.base.text import normalize_query, query_group
 from ray_app.features.search_events import allowed_queries, client_of
 
 
@@ -49,9 +49,9 @@ def allowed_events(
     frame = frame[frame["client"].notna()]
     frame["pin"] = pd.Index(pin_ids).get_indexer(frame["pin_id"])
     frame = frame[frame["pin"] >= 0]
-    normalised = {query: normalise_query(query) for query in frame["query"].unique()}
-    frame["query"] = frame["query"].map(normalised)
-    allowed = allowed_queries(set(normalised.values()), excluded_queries)
+    normalized = {query: normalize_query(query) for query in frame["query"].unique()}
+    frame["query"] = frame["query"].map(normalized)
+    allowed = allowed_queries(set(normalized.values()), excluded_queries)
     return frame.loc[frame["query"].isin(allowed), ["query", "pin", "action", "client"]].drop_duplicates()
 
 
@@ -80,7 +80,7 @@ def engaged_pairs(
     total = sums["sum"].to_numpy(np.float64)
     query, queries = pd.factorize(sums.index.get_level_values("query"), sort=True)
     pin, pins = pd.factorize(sums.index.get_level_values("pin"), sort=True)
-    bound = f"{int(cfg.held_out_share * 16**8):08x}"
+    bound = f"{int(cfg.holdout_fraction * 16**8):08x}"
     held_out = np.array([content_key(f"held out {seed}", query_group(q))[:8] < bound for q in queries], bool)
     return Pairs(
         queries=list(queries),

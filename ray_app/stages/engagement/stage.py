@@ -18,7 +18,7 @@ from ray_app.stages.engagement.events import Pairs, allowed_events, engaged_pair
 from ray_app.stages.engagement.two_tower import TwoTower, train
 from ray_app.tables.manifest import Manifest, read_output, require_output
 from ray_app.tables.model_files import keep_model
-from ray_app.tables.stage_run import Drift, StageRun
+from ray_app.tables.stage_run import RetrainPolicy, StageRun
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
         "engagement", cfg, store, VERSION,
         settings=[cfg.engagement, cfg.enrich, cfg.seed, TEXT_VERSION, *held_out.settings],
         inputs=[pin_texts, vectors, query_vectors, log, labels, *held_out.inputs],
-        drift=Drift(
-            pin_texts=pin_texts, inputs=("pin_texts", "zero_shot_pins"), max_share=cfg.retrain.max_changed_share
+        retrain_policy=RetrainPolicy(
+            pin_texts=pin_texts, inputs=("pin_texts", "zero_shot_pins"), max_changed_fraction=cfg.retrain.max_changed_fraction
         ),
     )  # fmt: skip
     pin_ids = read_output(store, pin_texts, ["pin_id"])["pin_id"]

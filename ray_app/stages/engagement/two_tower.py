@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from ray_app.base.config import EngagementConfig
-from ray_app.features.query_tower import SideTower
+from ray_app.features.query_tower import QueryTower
 from ray_app.stages.engagement.events import Pairs
 from ray_app.training.contrastive import (
     batches,
-    known_hits,
+    false_negative_mask,
     log_frequency,
-    principal_axes,
     recall,
     sampled_softmax_loss,
+    svd_components,
 )
 
 OWN_RATE = 10.0  # measured on the demo (2,000 and 10,000 pins): 1 gains nothing, 30 no more
@@ -35,7 +35,7 @@ class TwoTower:
         info: Recall and losses.
     """
 
-    tower: SideTower
+    tower: QueryTower
     pin_vectors: np.ndarray
     info: dict[str, Any]
 
@@ -56,16 +56,16 @@ def train(pairs: Pairs, queries: np.ndarray, pins: np.ndarray, cfg: EngagementCo
     from torch.nn.functional import normalize
 
     rng = np.random.default_rng(seed)
-    axes = principal_axes(pins, cfg.dim)
+    axes = svd_components(pins, cfg.dim)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        query_tower, pin_tower = (_build_tower(axes, cfg.hidden) for _ in range(2))
+        query_tower, pin_tower = (_build_tower(axes, cfg.hidden_dim) for _ in range(2))
     own = torch.nn.Embedding(len(pins), cfg.dim, _weight=torch.zeros(len(pins), cfg.dim))  # of a pin alone
     groups: list[dict[str, Any]] = [
         {"params": [*query_tower.parameters(), *pin_tower.parameters()]},
         {"params": own.parameters(), "lr": OWN_RATE * cfg.learning_rate},
     ]
-    optimiser = torch.optim.AdamW(groups, lr=cfg.learning_rate)
+    optimizer = torch.optim.AdamW(groups, lr=cfg.learning_rate)
     x_queries, x_pins = torch.tensor(queries), torch.tensor(pins)
 
     used = np.flatnonzero(~pairs.held_out)
@@ -83,17 +83,17 @@ def train(pairs: Pairs, queries: np.ndarray, pins: np.ndarray, cfg: EngagementCo
             loss = sampled_softmax_loss(
                 query_vectors @ pin_vectors.T,
                 torch.from_numpy(log_prob[pin]),
-                torch.from_numpy(known_hits(query, pin, codes, len(pins))),
+                torch.from_numpy(false_negative_mask(query, pin, codes, len(pins))),
                 torch.from_numpy(pairs.weight[rows]),
                 cfg.temperature,
             )
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             total += float(loss.detach()) / len(steps)
         losses.append(round(total, 4))
 
-    tower = SideTower(weights={name: value.detach().numpy() for name, value in query_tower.state_dict().items()})
+    tower = QueryTower(weights={name: value.detach().numpy() for name, value in query_tower.state_dict().items()})
     with torch.no_grad():
         text_only = normalize(_forward(pin_tower, x_pins), dim=1).numpy()
         with_own = normalize(_forward(pin_tower, x_pins) + own.weight, dim=1).numpy()
@@ -115,7 +115,7 @@ def train(pairs: Pairs, queries: np.ndarray, pins: np.ndarray, cfg: EngagementCo
 
 
 def _build_tower(axes: np.ndarray, hidden: int) -> Any:
-    """The layers of a `SideTower`, starting as the projection on `axes`: the last layer starts as zeros."""
+    """The layers of a `QueryTower`, starting as the projection on `axes`: the last layer starts as zeros."""
     import torch
 
     dim, width = axes.shape

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 import pyarrow as pa
 
-from ray_app.base.text import normalise_query, normalise_text
+from ray_app.base.text import normalize_query, normalize_text
 
 TITLED_SAVES = pa.schema(
     [
@@ -20,8 +20,8 @@ TITLED_SAVES = pa.schema(
 def titled_saves(boards: pa.Table) -> pa.Table:
     """The saves of BOARDS under a title that says something. TITLED_SAVES."""
     raw = boards["board_title"].to_pylist()
-    form_of = {title: normalise_text(title) for title in set(raw)}
-    title_of = {form: normalise_query(form) for form in set(form_of.values())}
+    form_of = {title: normalize_text(title) for title in set(raw)}
+    title_of = {form: normalize_query(form) for form in set(form_of.values())}
     forms = [form_of[title] for title in raw]
     columns = [
         boards["pin_id"],

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.base.config import EnrichConfig
-from ray_app.base.text import normalise_query
+from ray_app.base.text import normalize_query
 from ray_app.features.search_events import allowed_queries, client_of
 from ray_app.stages.enrich.board_titles import lists_by_pin
 
@@ -43,9 +43,9 @@ def top_engaged_queries(
     events = search_log.filter(counted)
     time_ms = events["timestamp"].cast(pa.int64())
     frame = events.select(["query", "pin_id", "action", "client"]).append_column("time_ms", time_ms).to_pandas()
-    normalised = {query: normalise_query(query) for query in frame["query"].unique()}
-    frame["query"] = frame["query"].map(normalised)
-    allowed = allowed_queries(set(normalised.values()), excluded_queries)
+    normalized = {query: normalize_query(query) for query in frame["query"].unique()}
+    frame["query"] = frame["query"].map(normalized)
+    allowed = allowed_queries(set(normalized.values()), excluded_queries)
     frame = frame[frame["query"].isin(allowed)].copy()
     age_days = (frame.groupby("pin_id")["time_ms"].transform("max") - frame["time_ms"]) / _DAY_MS
     frame["weight"] = frame["action"].map(weight_of).astype(float) * np.exp2(-age_days / cfg.half_life_days)

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from ray_app.base.config import TEXT_FIELDS, EnrichConfig
 from ray_app.base.schemas import CAPTIONS, PIN_TEXTS, PINS, SEARCH_LOG, cast_to, require_columns
-from ray_app.base.text import FIELD_SEPARATOR, normalise_text
+from ray_app.base.text import FIELD_SEPARATOR, normalize_text
 from ray_app.stages.enrich.board_titles import TITLED_SAVES, title_forms, top_board_titles
 from ray_app.stages.enrich.engaged_queries import top_engaged_queries
 
@@ -52,9 +52,9 @@ def build_pin_texts(
     texts = pa.table(
         {
             "pin_id": pins["pin_id"],
-            "title": _texts(map(normalise_text, pins["title"].to_pylist())),
-            "description": _texts(map(normalise_text, pins["description"].to_pylist())),
-            "caption": _texts(normalise_text(caption_of.get(pin_id)) for pin_id in pins["pin_id"].to_pylist()),
+            "title": _texts(map(normalize_text, pins["title"].to_pylist())),
+            "description": _texts(map(normalize_text, pins["description"].to_pylist())),
+            "caption": _texts(normalize_text(caption_of.get(pin_id)) for pin_id in pins["pin_id"].to_pylist()),
             "link_text": _texts(_link_text(title, description) for title, description in links),
             "board_titles": _lists(pins["pin_id"], top_board_titles(saves, cfg.top_boards, forms)),
             "engaged_queries": _lists(pins["pin_id"], top_engaged_queries(search_log, excluded_queries, cfg)),
@@ -74,7 +74,7 @@ def num_without_text(pin_texts: pa.Table) -> int:
 
 def _link_text(title: str | None, description: str | None) -> str:
     """Both texts of the link; one that the other contains adds nothing."""
-    a, b = normalise_text(title), normalise_text(description)
+    a, b = normalize_text(title), normalize_text(description)
     if b.casefold() in a.casefold():
         return a
     if a.casefold() in b.casefold():

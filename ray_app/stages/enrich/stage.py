@@ -10,12 +10,12 @@ from ray_app.base.config import Config
 from ray_app.base.schemas import BOARDS, CAPTIONS, SEARCH_LOG
 from ray_app.base.storage import Storage, StoredFile
 from ray_app.base.text import TEXT_VERSION
-from ray_app.cluster.shuffle import exchange
+from ray_app.cluster.shuffle import shuffle
 from ray_app.sources.held_out import HeldOut
 from ray_app.stages.enrich.board_titles import TITLED_SAVES, title_forms, titled_saves
 from ray_app.stages.enrich.pin_texts import PIN_COLUMNS, build_pin_texts, num_without_text
 from ray_app.tables.manifest import Manifest, Output, check_output, read_manifest, read_output, require_output
-from ray_app.tables.partitions import cut, part_of, write_part
+from ray_app.tables.partitions import partition_of, partition_rows, write_part
 from ray_app.tables.stage_run import StageRun
 
 VERSION = 2
@@ -47,7 +47,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
     excluded = held_out.queries | set(pc.unique(read_output(store, human, columns=["query"])["query"]).to_pylist())
     num_parts = _num_parts(store)
-    job = _Job(
+    job = _EnrichJob(
         cfg=cfg, store=store, folder=stage.table_folder("pin_texts"), num_parts=num_parts,
         tables=tables | ({"captions": captions} if captions else {}), excluded=excluded,
         held_out=held_out,
@@ -56,9 +56,9 @@ def run(cfg: Config, store: Storage) -> Manifest:
     if num_parts == 1:
         built = [job.build(0, [job.split_by_pin(item)[0] for item in items], None)]
     else:
-        titles = exchange(tables["boards"].files, job.split_by_title, _forms, num_parts)
+        titles = shuffle(tables["boards"].files, job.split_by_title, _forms, num_parts)
         forms = {title: form for part in titles for title, form in part.items()}
-        built = exchange(items, job.split_by_pin, job.build, num_parts, forms)
+        built = shuffle(items, job.split_by_pin, job.build, num_parts, forms)
     for output in job.tables.values():
         check_output(store, output, {path: sha for path, sha in built[0].read.items() if path in output.files})
     rows = sum(part.counts["rows_out"] for part in built)
@@ -86,7 +86,7 @@ class _Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
+class _EnrichJob:
     """What the tasks need."""
 
     cfg: Config
@@ -100,7 +100,7 @@ class _Job:
     def split_by_title(self, path: str) -> list[pa.Table]:
         """A file of saves, cut so that all saves under a title meet."""
         saves = titled_saves(self.store.read_table(path))
-        return cut(saves, part_of(saves["title"].to_pylist(), self.num_parts), self.num_parts)
+        return partition_rows(saves, partition_of(saves["title"].to_pylist(), self.num_parts), self.num_parts)
 
     def split_by_pin(self, item: tuple[str, str]) -> list[pa.Table]:
         """A file of one of the tables, cut so that all rows of a pin meet; the tables carry their name and the file's hash."""
@@ -110,7 +110,7 @@ class _Job:
             rows = self.held_out.past(rows)
         # Of the log some rows name no pin: searches that showed nothing.
         rows = titled_saves(rows) if name == "boards" else rows.filter(pc.is_valid(rows["pin_id"]))
-        parts = cut(rows, part_of(rows["pin_id"].to_pylist(), self.num_parts), self.num_parts)
+        parts = partition_rows(rows, partition_of(rows["pin_id"].to_pylist(), self.num_parts), self.num_parts)
         return [part.replace_schema_metadata({"table": name, "path": path, "sha256": sha}) for part in parts]
 
     def build(self, number: int, read: list[pa.Table], forms: dict[str, str] | None) -> _Part:

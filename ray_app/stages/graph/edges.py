@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ray_app.base.text import normalise_query
+from ray_app.base.text import normalize_query
 
 
 def board_edges(saves: pa.Table, pin_ids: list[str]) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
@@ -24,4 +24,4 @@ def board_edges(saves: pa.Table, pin_ids: list[str]) -> tuple[list[str], list[st
     named = frame.groupby("board_id")["board_title"].agg(lambda titles: min(titles.dropna(), default=""))
     edges = frame[["board_id", "pin"]].drop_duplicates().sort_values(["board_id", "pin"])
     board = named.index.get_indexer(edges["board_id"]).astype(np.int64)
-    return list(named.index), [normalise_query(t) for t in named], board, edges["pin"].to_numpy(np.int64)
+    return list(named.index), [normalize_query(t) for t in named], board, edges["pin"].to_numpy(np.int64)

@@ -1,6 +1,6 @@
-"""GraphSAGE on the graph of pins and boards: a node's vector from its own text and a mean over its neighbours'.
+"""GraphSAGE on the graph of pins and boards: a node's vector from its own text and a mean over its neighbors'.
 
-Two layers of SAGEConv per kind of node, trained on which pin is on which board. A node may lack neighbours, so a query
+Two layers of SAGEConv per kind of node, trained on which pin is on which board. A node may lack neighbors, so a query
 is a new board with the query as its title. Plain torch and torch_geometric, no Ray: `train` is one call.
 Sources: https://arxiv.org/abs/1706.02216 (GraphSAGE), https://arxiv.org/abs/1806.01973 (PinSage).
 """
@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from ray_app.base.config import GraphConfig
-from ray_app.features.query_tower import SideTower
+from ray_app.features.query_tower import QueryTower
 from ray_app.training.contrastive import (
     batches,
-    known_hits,
+    false_negative_mask,
     log_frequency,
-    principal_axes,
     recall,
     sampled_softmax_loss,
+    svd_components,
 )
 
 MAX_MEASURED = 2_000  # guessed: held-out saves that recall is measured on: enough for two digits
@@ -27,14 +27,14 @@ KINDS = ("pin", "board")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Neighbours:
-    """Adjacency of one kind of node to the other, by rows: neighbours of node i are index[start[i] : start[i + 1]]."""
+class NeighborGraph:
+    """Adjacency of one kind of node to the other, by rows: neighbors of node i are index[start[i] : start[i + 1]]."""
 
     start: np.ndarray  # (num_nodes + 1,) int64
     index: np.ndarray  # (num_edges,) int64
 
     @classmethod
-    def of(cls, nodes: np.ndarray, others: np.ndarray, num_nodes: int) -> "Neighbours":
+    def of(cls, nodes: np.ndarray, others: np.ndarray, num_nodes: int) -> "NeighborGraph":
         """From edges (nodes[i], others[i])."""
         order = np.lexsort((others, nodes))
         start = np.concatenate([[0], np.cumsum(np.bincount(nodes, minlength=num_nodes))])
@@ -43,16 +43,16 @@ class Neighbours:
     def sample(
         self, nodes: np.ndarray, count: int, rng: np.random.Generator, without: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """`count` neighbours of each node, drawn with replacement; none of a node that has none.
+        """`count` neighbors of each node, drawn with replacement; none of a node that has none.
 
         Args:
             nodes: (n,).
             count: Draws per node.
             rng: Source of chance.
-            without: (n,) the neighbour of each node that must not be drawn; -1: any may.
+            without: (n,) the neighbor of each node that must not be drawn; -1: any may.
 
         Returns:
-            (neighbours, places): neighbours[i] is one of nodes[places[i]].
+            (neighbors, places): neighbors[i] is one of nodes[places[i]].
         """
         degree = np.diff(self.start)[nodes]
         drawn = (rng.random((len(nodes), count)) * degree[:, None]).astype(np.int64) + self.start[nodes][:, None]
@@ -86,7 +86,7 @@ class Graph:
         info: Recall and losses.
     """
 
-    tower: SideTower
+    tower: QueryTower
     pin_vectors: np.ndarray
     board_vectors: np.ndarray
     info: dict[str, Any]
@@ -105,18 +105,18 @@ def train(
         boards: (num_boards, width) float32 zero-shot vectors of the boards' titles, zeros without one.
         pins: (num_pins, width) float32 zero-shot vectors of the pins' texts.
         cfg: Settings.
-        seed: Decides the first weights, held-out saves, the order of saves, and the neighbours drawn.
+        seed: Decides the first weights, held-out saves, the order of saves, and the neighbors drawn.
     """
     import torch
 
     rng = np.random.default_rng(seed)
-    held_out = rng.random(len(board)) < cfg.held_out_share
+    held_out = rng.random(len(board)) < cfg.holdout_fraction
     nodes = {"pin": torch.tensor(pins), "board": torch.tensor(boards)}
-    model = _build_model(principal_axes(pins, cfg.dim), cfg.hidden, seed)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=cfg.learning_rate)
+    model = _build_model(svd_components(pins, cfg.dim), cfg.hidden_dim, seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.learning_rate)
 
     b, p = board[~held_out], pin[~held_out]
-    around = {"pin": Neighbours.of(p, b, len(pins)), "board": Neighbours.of(b, p, len(boards))}
+    around = {"pin": NeighborGraph.of(p, b, len(pins)), "board": NeighborGraph.of(b, p, len(boards))}
     log_prob = log_frequency(p, len(pins))
     codes = np.sort(b * len(pins) + p)
     losses = []
@@ -127,13 +127,13 @@ def train(
             loss = sampled_softmax_loss(
                 vectors["board"] @ vectors["pin"].T,
                 torch.from_numpy(log_prob[p[step]]),
-                torch.from_numpy(known_hits(b[step], p[step], codes, len(pins))),
+                torch.from_numpy(false_negative_mask(b[step], p[step], codes, len(pins))),
                 torch.ones(len(step)),
                 cfg.temperature,
             )
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             total += float(loss.detach()) / len(steps)
         losses.append(round(total, 4))
 
@@ -144,7 +144,7 @@ def train(
     tower = _tower_of(model)
     with torch.no_grad():
         seen = _whole(model, nodes, around)
-        around = {"pin": Neighbours.of(pin, board, len(pins)), "board": Neighbours.of(board, pin, len(boards))}
+        around = {"pin": NeighborGraph.of(pin, board, len(pins)), "board": NeighborGraph.of(board, pin, len(boards))}
         vectors = _whole(model, nodes, around)
     info = {
         "recall_at_10": recall(seen["board"], seen["pin"], asked, wanted, codes),
@@ -158,7 +158,7 @@ def train(
 
 
 def _build_model(axes: np.ndarray, hidden: int, seed: int) -> Any:
-    """Per kind a projection of the node's own vector and two layers; the last starts as zeros, see `principal_axes`."""
+    """Per kind a projection of the node's own vector and two layers; the last starts as zeros, see `svd_components`."""
     import torch
     from torch_geometric.nn import SAGEConv
 
@@ -183,28 +183,28 @@ def _other(kind: str) -> str:
 
 
 def _sampled(
-    model: Any, nodes: dict[str, Any], around: dict[str, Neighbours], seeds: dict[str, np.ndarray], cfg: GraphConfig,
+    model: Any, nodes: dict[str, Any], around: dict[str, NeighborGraph], seeds: dict[str, np.ndarray], cfg: GraphConfig,
     rng: np.random.Generator,
 ) -> dict[str, Any]:  # fmt: skip
-    """Unit vectors (B, dim) by kind of the nodes of B saves, from sampled neighbours, the other end never among them."""
+    """Unit vectors (B, dim) by kind of the nodes of B saves, from sampled neighbors, the other end never among them."""
     import torch
     from torch.nn.functional import normalize
 
     count = len(seeds["pin"])
-    # What the first layer computes, by kind: the seeds, and behind them the other kind's neighbours.
+    # What the first layer computes, by kind: the seeds, and behind them the other kind's neighbors.
     first, second, without = {}, {}, {}
     for kind in KINDS:
-        found, places = around[kind].sample(seeds[kind], cfg.neighbours, rng, seeds[_other(kind)])
-        kept = (rng.random(count) >= cfg.neighbour_dropout)[places]
+        found, places = around[kind].sample(seeds[kind], cfg.neighbors, rng, seeds[_other(kind)])
+        kept = (rng.random(count) >= cfg.neighbor_dropout)[places]
         found, second[kind] = found[kept], places[kept]
         first[_other(kind)] = np.concatenate([seeds[_other(kind)], found])
     hidden = {}
     for kind in KINDS:
         free = np.full(len(first[kind]) - count, -1)
         without = np.concatenate([seeds[_other(kind)], free])
-        found, places = around[kind].sample(first[kind], cfg.neighbours, rng, without)
+        found, places = around[kind].sample(first[kind], cfg.neighbors, rng, without)
         has_own = np.concatenate([np.isin(np.arange(count), second[kind]), np.ones(len(free), bool)])
-        kept = has_own[places]  # a seed that is shown without neighbours has none in either layer
+        kept = has_own[places]  # a seed that is shown without neighbors has none in either layer
         edges = torch.from_numpy(np.stack([found[kept], places[kept]]))
         hidden[kind] = _layer(model[f"{kind}_hidden"], nodes[_other(kind)], nodes[kind][first[kind]], edges).relu()
     made = {}
@@ -220,8 +220,8 @@ def _layer(layer: Any, others: Any, own: Any, edges: Any) -> Any:
     return layer((others, own), edges, size=(len(others), len(own)))
 
 
-def _whole(model: Any, nodes: dict[str, Any], around: dict[str, Neighbours]) -> dict[str, np.ndarray]:
-    """Unit vectors of all nodes by kind, each from all of its neighbours."""
+def _whole(model: Any, nodes: dict[str, Any], around: dict[str, NeighborGraph]) -> dict[str, np.ndarray]:
+    """Unit vectors of all nodes by kind, each from all of its neighbors."""
     from torch.nn.functional import normalize
 
     edges = {kind: around[kind].matrix(len(nodes[_other(kind)])) for kind in KINDS}
@@ -233,7 +233,7 @@ def _whole(model: Any, nodes: dict[str, Any], around: dict[str, Neighbours]) -> 
     return made
 
 
-def _tower_of(model: Any) -> SideTower:
+def _tower_of(model: Any) -> QueryTower:
     """What the model makes of a board without pins: SAGEConv adds a mean over nothing, which is zero, and a bias."""
     hidden, out = model["board_hidden"], model["board_out"]
     weights = {
@@ -243,4 +243,4 @@ def _tower_of(model: Any) -> SideTower:
         "out.weight": out.lin_r.weight,
         "out.bias": out.lin_l.bias,
     }
-    return SideTower(weights={name: value.detach().numpy() for name, value in weights.items()})
+    return QueryTower(weights={name: value.detach().numpy() for name, value in weights.items()})

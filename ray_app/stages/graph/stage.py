@@ -16,7 +16,7 @@ from ray_app.stages.graph.edges import board_edges
 from ray_app.stages.graph.sage import Graph, train
 from ray_app.tables.manifest import Manifest, read_output, require_output
 from ray_app.tables.model_files import keep_model
-from ray_app.tables.stage_run import Drift, StageRun
+from ray_app.tables.stage_run import RetrainPolicy, StageRun
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
         "graph", cfg, store, VERSION,
         settings=[cfg.graph, cfg.seed, encoder.recipe, TEXT_VERSION],
         inputs=[pin_texts, vectors, saves],
-        drift=Drift(
-            pin_texts=pin_texts, inputs=("pin_texts", "zero_shot_pins"), max_share=cfg.retrain.max_changed_share
+        retrain_policy=RetrainPolicy(
+            pin_texts=pin_texts, inputs=("pin_texts", "zero_shot_pins"), max_changed_fraction=cfg.retrain.max_changed_fraction
         ),
     )  # fmt: skip
     pin_ids = read_output(store, pin_texts, ["pin_id"])["pin_id"]

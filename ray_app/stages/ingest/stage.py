@@ -14,7 +14,7 @@ from ray_app.base.errors import UserError
 from ray_app.base.hashing import hash_pin_ids
 from ray_app.base.schemas import QUARANTINE
 from ray_app.base.storage import Storage, StoredFile
-from ray_app.cluster.shuffle import exchange
+from ray_app.cluster.shuffle import shuffle
 from ray_app.sources.client_ids import client_key, hash_client
 from ray_app.sources.files import SourceFile
 from ray_app.sources.rows import REPLACED
@@ -28,7 +28,7 @@ from ray_app.sources.source_reader import (
 )
 from ray_app.sources.validate import KEYS, TABLES, PinIds, settle, table_rules
 from ray_app.tables.manifest import Manifest, Output
-from ray_app.tables.partitions import cut, parts_for, rows_in_files, write_part
+from ray_app.tables.partitions import num_partitions, partition_rows, rows_in_files, write_part
 from ray_app.tables.stage_run import StageRun
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ FAILED = "manifests/ingest.failed.json"  # counts and reasons of the last run, i
 def run(cfg: Config, store: Storage) -> Manifest:
     """Read, check and write the four source tables.
 
-    Of N files each is read by its own Ray task. Rows of different files are compared in parts of `bytes_per_part` of the
+    Of N files each is read by its own Ray task. Rows of different files are compared in parts of `partition_bytes` of the
     source, cut by a hash of the key, each in a task that writes its own files; a source of one part is put together here.
     An absent source is an empty table. Events of the search log from more than a day after the present (`ingest.until`, or the
     clock) are refused; `info.present` says when that was. Rows of adjudicated sheets take the place of the raters' rows of their pairs, which go to
@@ -58,7 +58,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         cfg,
         store,
         version=VERSION,
-        settings=[cfg.ingest, cfg.features.named_vectors, _key_check(cfg)],
+        settings=[cfg.ingest, cfg.features.external_embeddings, _key_check(cfg)],
         inputs=[_identify(source) for source in (*opened.values(), sheets) if source],
     )
     if (finished := stage.finished) is not None:
@@ -121,18 +121,18 @@ class _Settled:
 def _ingest(stage: StageRun, table: str, source: SourceTable | None, pin_ids: PinIds | None) -> _Settled:
     ingest = stage.cfg.ingest
     if source is None:
-        rules = table_rules(table, ingest.limits, None, stage.cfg.features.named_vectors)
+        rules = table_rules(table, ingest.limits, None, stage.cfg.features.external_embeddings)
         return _settled([rules.schema.empty_table(), QUARANTINE.empty_table()], 0, table)
     if source.reads_files_together:
         checked, ignored = read_source(source)
         return _settled(settle(checked, source.rules, pin_ids), ignored, table)
-    parts = parts_for(source.size_bytes, ingest.bytes_per_part)
+    parts = num_partitions(source.size_bytes, ingest.partition_bytes)
     folder, store, rows_per_file = stage.table_folder(table), stage.store, ingest.rows_per_file
     reader = replace(source, files=[])  # what a task needs of it
 
     def split(file: SourceFile) -> list[pa.Table]:
         read = reader.read(file)
-        return cut(read, reader.part_of(read, parts), parts)
+        return partition_rows(read, reader.partition_of(read, parts), parts)
 
     def join(number: int, read: list[pa.Table], shared: tuple[PinIds | None, dict[str, str] | None]) -> _Settled:
         pin_ids, pin_id_of = shared
@@ -144,7 +144,7 @@ def _ingest(stage: StageRun, table: str, source: SourceTable | None, pin_ids: Pi
             found.files, found.table = write_part(store, folder, number, found.whole, rows_per_file), None
         return found
 
-    found = exchange(source.files, split, join, parts, (pin_ids, source.read_pin_id_map()))
+    found = shuffle(source.files, split, join, parts, (pin_ids, source.read_pin_id_map()))
     whole = found[0] if parts == 1 else _together(found)
     logger.info("ingest: %s: %d rows, %d in quarantine", table, whole.num_rows, whole.quarantine.num_rows)
     return whole

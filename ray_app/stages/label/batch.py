@@ -8,28 +8,28 @@ import pyarrow as pa
 from ray_app.base.columns import matrix_of
 from ray_app.base.schemas import NUM_GRADES, PROBS, SOFT_LABEL_RESULTS, cast_to
 from ray_app.cluster.blocks import COMPUTED_TOKENS, TOKENS
-from ray_app.stages.label.pair_scorer import Judge, find_poison
+from ray_app.stages.label.pair_scorer import PairScorer, reject_unscorable
 
 
-def label_batch(table: pa.Table, judge: Judge) -> pa.Table:
+def label_batch(table: pa.Table, scorer: PairScorer) -> pa.Table:
     """Grade pairs; an empty, endless or otherwise ungradable pair becomes an error row and costs no other.
 
     Args:
         table: Columns content_key, query, pin_text, features (list of num_features float32).
-        judge: The teacher.
+        scorer: The teacher.
 
     Returns:
         Columns of SOFT_LABEL_RESULTS, and tokens and computed_tokens (int64) to be summed up; one row per input row,
         in order.
     """
     queries, pin_texts = table["query"].to_pylist(), table["pin_text"].to_pylist()
-    errors = find_poison(queries, pin_texts)
+    errors = reject_unscorable(queries, pin_texts)
     good = np.flatnonzero([error is None for error in errors])
     probs = np.full((len(errors), NUM_GRADES), np.nan, np.float32)
     tokens = np.zeros(len(errors), np.int64)
     computed = np.zeros(len(errors), np.int64)
     if len(good):
-        judged = judge.judge(
+        judged = scorer.score(
             [queries[i] for i in good], [pin_texts[i] for i in good], matrix_of(table["features"])[good]
         )
         probs[good], tokens[good] = judged.probs, judged.tokens
@@ -65,9 +65,9 @@ class LabelUDF:
         build: Makes the judge; picklable.
     """
 
-    def __init__(self, build: Callable[[], Judge]) -> None:
-        self.judge = build()
+    def __init__(self, build: Callable[[], PairScorer]) -> None:
+        self.scorer = build()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Grade one block."""
-        return label_batch(table, self.judge)
+        return label_batch(table, self.scorer)

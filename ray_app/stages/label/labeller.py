@@ -15,7 +15,7 @@ from ray_app.base.text import TEXT_VERSION
 from ray_app.cluster.blocks import Chain, actor_chain
 from ray_app.cluster.encoders import zero_shot_tower
 from ray_app.cluster.executor import LedgerCounts, ModelWork
-from ray_app.cluster.resources import Pool
+from ray_app.cluster.resources import PoolRequest
 from ray_app.cluster.vllm_engine import prefix_hit_meter, require_vllm
 from ray_app.features.catalogue import Catalogue
 from ray_app.features.cosine import load_cosine_features
@@ -93,7 +93,7 @@ class Labeller:
         return ModelWork(
             noun="pairs",
             ledger=self.ledger,
-            pool=Pool(
+            pool=PoolRequest(
                 section="label",
                 num_actors=label.num_actors,
                 max_actors=label.max_actors,
@@ -102,14 +102,14 @@ class Labeller:
                 num_processes=label.tensor_parallel * label.pipeline_parallel,
                 accelerator_type=label.accelerator_type,
                 max_restarts=label.max_restarts,
-                feeders=int(label.engine == "vllm"),
+                upstream_tasks=int(label.backend == "vllm"),
             ),
             chain=self._chain,
             rows_per_block=label.rows_per_block,
             columns=None if pairs is None else partial(self._columns, pairs),
             max_error_rate=label.max_error_rate,
-            progress_sec=label.progress_sec,
-            prefix_hits=prefix_hit_meter if label.engine == "vllm" else None,  # the engine counts them itself
+            progress_interval_sec=label.progress_interval_sec,
+            prefix_hits=prefix_hit_meter if label.backend == "vllm" else None,  # the engine counts them itself
         )
 
     def _columns(self, pairs: ShownPairs, missing: pa.Table) -> pa.Table:
@@ -125,19 +125,19 @@ class Labeller:
         )
 
     def _features(self, pairs: ShownPairs) -> np.ndarray:
-        if not self.cfg.teach.use_features:
+        if not self.cfg.train_teacher.use_features:
             return np.zeros((len(pairs.query_index), 0), np.float32)
         vectors = zero_shot_tower(self.cfg, self.store, "query").encode(pairs.queries)
         return pairs.features(load_cosine_features(self.store, self.teacher), vectors)
 
     def _chain(self) -> Chain:
         label = self.cfg.label
-        if label.engine == "vllm":
+        if label.backend == "vllm":
             require_vllm("label")
             return vllm_chain(self.store, self.teacher, merged_model(self.store, self.teacher), label)
         threads = actor_threads(label.num_actors, label.num_cpus or 1.0)
         dtype = stage_dtype(label)
-        build = partial(Teacher, self.store, self.teacher, dtype, label.batch_size, threads, label.share_prefix)
+        build = partial(Teacher, self.store, self.teacher, dtype, label.batch_size, threads, label.prefix_sharing)
         return actor_chain(LabelUDF, {"build": build})
 
 

@@ -11,7 +11,7 @@ EMPTY_PIN = "empty_pin: the pin has no text in the fields that the teacher reads
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class PairScores:
     """Answers for n pairs, row i for pair i."""
 
     probs: np.ndarray  # (n, 5) float32; NaN where there is an error
@@ -20,14 +20,14 @@ class Judged:
     computed_tokens: int  # that passed through the model, over all pairs; fewer where pairs share a prefix
 
 
-class Judge(Protocol):
+class PairScorer(Protocol):
     """Anything that grades pairs, such as `Teacher`."""
 
-    def judge(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> Judged:
+    def score(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> PairScores:
         """Grade pairs; features are (n, num_features) float32, not standardised."""
 
 
-def find_poison(queries: Sequence[str | None], pin_texts: Sequence[str | None]) -> list[str | None]:
+def reject_unscorable(queries: Sequence[str | None], pin_texts: Sequence[str | None]) -> list[str | None]:
     """Why each pair must not be judged; None: it may."""
     return [
         EMPTY_QUERY if not (query or "").strip() else EMPTY_PIN if not (text or "").strip() else None
@@ -39,4 +39,4 @@ def query_too_long(num_tokens: int, room: int) -> str | None:
     """The error of a query that leaves no room for the pin: to cut it would grade another query."""
     if num_tokens <= room:
         return None
-    return f"query_too_long: {num_tokens} tokens, the teacher has room for {room}; raise teach.max_tokens"
+    return f"query_too_long: {num_tokens} tokens, the teacher has room for {room}; raise train_teacher.max_tokens"

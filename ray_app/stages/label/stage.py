@@ -8,13 +8,13 @@ import pyarrow as pa
 from ray_app.base.config import Config
 from ray_app.base.schemas import SOFT_LABEL_RESULTS, SOFT_LABELS, cast_to
 from ray_app.base.storage import Storage
-from ray_app.cluster.cost_estimate import Quote
+from ray_app.cluster.cost_estimate import CostEstimate
 from ray_app.cluster.executor import check_error_rate
 from ray_app.features.catalogue import Catalogue, index_queries, load_catalogue
 from ray_app.features.shown_pairs import ShownPairs
 from ray_app.stages.label.labeller import Labeller
 from ray_app.tables.manifest import Manifest, Output, read_output, require_output
-from ray_app.tables.stage_run import Drift, Stage, StageResult, StageRun, run_stage
+from ray_app.tables.stage_run import RetrainPolicy, Stage, StageResult, StageRun, run_stage
 
 VERSION = 3
 
@@ -29,17 +29,19 @@ def run(cfg: Config, store: Storage) -> Manifest:
         inputs=[pairs, labeller.teacher, pin_texts],
         recipe=[labeller.recipe, cfg.pin_text],
         compute=partial(_label, labeller=labeller, pairs=pairs),
-        drift=Drift(pin_texts=pin_texts, inputs=("pin_texts",), max_share=cfg.retrain.max_changed_share),
+        retrain_policy=RetrainPolicy(
+            pin_texts=pin_texts, inputs=("pin_texts",), max_changed_fraction=cfg.retrain.max_changed_fraction
+        ),
     )
     return run_stage(stage, cfg, store)
 
 
-def plan(cfg: Config, store: Storage) -> Quote:
+def estimate_cost(cfg: Config, store: Storage) -> CostEstimate:
     """Label the first blocks, and quote the rest. Their labels are kept, so nothing is wasted."""
     labeller, label = _labeller(cfg, store), cfg.label
     shown = ShownPairs.of(*_indexed(cfg, store, read_output(store, require_output(store, "sample", "pairs"))))
     sample = (
-        -(-label.plan_rows // label.rows_per_block) * label.rows_per_block
+        -(-label.cost_sample_rows // label.rows_per_block) * label.rows_per_block
     )  # whole blocks, as the run will cut them
     return labeller.work(shown).estimate_cost(labeller.wanted(shown), sample, cfg.prices)[0]
 
@@ -50,7 +52,7 @@ def retry_errors(cfg: Config, store: Storage) -> int:
 
 
 def _labeller(cfg: Config, store: Storage) -> Labeller:
-    return Labeller(cfg=cfg, store=store, teacher=require_output(store, "teach", "teacher"))
+    return Labeller(cfg=cfg, store=store, teacher=require_output(store, "train_teacher", "teacher"))
 
 
 def _indexed(cfg: Config, store: Storage, pairs: pa.Table) -> tuple[Catalogue, list[str], np.ndarray, np.ndarray]:
@@ -74,8 +76,8 @@ def _label(run: StageRun, labeller: Labeller, pairs: Output) -> StageResult:
     return StageResult(
         counts={
             "rows_in": pairs.rows, "rows_out": out.rows, "computed": counts.computed, "errors": len(failed),
-            "repeated_rows": counts.repeated_rows,
+            "recomputed_rows": counts.recomputed_rows,
         },
-        info=labeller.work().describe(counts, run.cfg.prices) | {"engine": run.cfg.label.engine},
+        info=labeller.work().describe(counts, run.cfg.prices) | {"backend": run.cfg.label.backend},
         device_sec=counts.device_sec,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from ray_app.models.checkpoint import local_folder
 from ray_app.models.devices import pick_device, pick_dtype, use_cpu_threads
 from ray_app.models.packed import can_pack, group_pairs, pack, packed_states, packs_alike
 from ray_app.models.tokens import PairIds, max_query_tokens
-from ray_app.stages.label.pair_scorer import Judged, query_too_long
+from ray_app.stages.label.pair_scorer import PairScores, query_too_long
 from ray_app.tables.manifest import Output
 
 logger = logging.getLogger(__name__)
@@ -24,11 +24,11 @@ class Teacher:
 
     Args:
         store: Where the model lies.
-        output: The `teacher` output of stage `teach`.
+        output: The `teacher` output of stage `train_teacher`.
         dtype: `float32`, `bfloat16` or `auto`; of the language model, the head is float32.
         batch_size: Pairs per forward pass.
         cpu_threads: See `pick_device`.
-        share_prefix: False: each pair is read alone, for comparison.
+        prefix_sharing: False: each pair is read alone, for comparison.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Teacher:
         dtype: str,
         batch_size: int,
         cpu_threads: int = 0,
-        share_prefix: bool = True,
+        prefix_sharing: bool = True,
     ) -> None:
         import torch
 
@@ -49,12 +49,12 @@ class Teacher:
         self.model.merge_adapters()
         self.model.backbone.to(self.device, getattr(torch, pick_dtype(dtype, self.device)))
         self.batch_size = batch_size
-        self.max_group = batch_size if share_prefix else 1
+        self.max_group = batch_size if prefix_sharing else 1
         cfg = self.model.cfg
         self.packs = self.model.query_last and cfg.pooling == "last" and self._can_pack(cfg.max_tokens)
         self.max_query = max_query_tokens(self.model.tokenizer, cfg.max_tokens, self.model.query_last)
         # The first pass sets up the kernels; without it the first block's time would be no measure of the others'.
-        self.judge(["warm"], ["up"], np.zeros((1, len(self.model.head.scaler.mean)), np.float32))
+        self.score(["warm"], ["up"], np.zeros((1, len(self.model.head.scaler.mean)), np.float32))
 
     def _can_pack(self, max_tokens: int) -> bool:
         backbone = self.model.backbone
@@ -70,8 +70,8 @@ class Teacher:
         )  # fmt: skip
         return False
 
-    def judge(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> Judged:
-        """Probabilities of grades 1..5 for each pair; see `Judge`."""
+    def score(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> PairScores:
+        """Probabilities of grades 1..5 for each pair; see `PairScorer`."""
         use_cpu_threads()
         pairs = self.model.preparer.pair_ids(queries, pin_texts)
         errors = [query_too_long(pair.query_tokens, self.max_query) for pair in pairs]
@@ -86,7 +86,7 @@ class Teacher:
         for groups in batches:
             rows = list(chain.from_iterable(groups))
             computed += self._grade([[pairs[i] for i in group] for group in groups], rows, features, probs, errors)
-        return Judged(
+        return PairScores(
             probs=probs,
             errors=errors,
             tokens=np.array([0 if error else len(p.ids) for p, error in zip(pairs, errors, strict=True)], np.int64),

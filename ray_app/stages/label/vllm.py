@@ -21,15 +21,15 @@ from ray_app.base.schemas import NUM_GRADES
 from ray_app.base.storage import Storage
 from ray_app.cluster.blocks import Chain, commit_block, tasks, whole_block
 from ray_app.cluster.failures import BlockFailedError, fatal_line
-from ray_app.cluster.resources import Plan
+from ray_app.cluster.resources import PoolAllocation
 from ray_app.cluster.vllm_engine import INFERENCE_ERROR, vllm_processor
 from ray_app.models.backbone import is_decoder_config
-from ray_app.models.checkpoint import local_folder, read_teach_config, reads_segments
+from ray_app.models.checkpoint import local_folder, read_teacher_config, reads_segments
 from ray_app.models.model_sources import load_config, open_tokenizer
 from ray_app.models.packed import is_plain_causal
 from ray_app.models.tokens import max_query_tokens, pair_ids
 from ray_app.stages.label.batch import soft_label_results, with_tokens
-from ray_app.stages.label.pair_scorer import find_poison, query_too_long
+from ray_app.stages.label.pair_scorer import query_too_long, reject_unscorable
 from ray_app.tables.ledger import Ledger
 from ray_app.tables.manifest import Output
 
@@ -62,37 +62,37 @@ def vllm_chain(store: Storage, teacher: Output, merged: Output, cfg: LabelConfig
         UserError: the teacher pools or reads in a way that the engine cannot.
     """
     folder = local_folder(store, teacher, weights=False)
-    about = read_teach_config(folder)
+    about = read_teacher_config(folder)
     if about.pooling is None or about.pooling not in _POOLING:
         raise UserError(
-            f"label.engine is vllm, which cannot pool {about.pooling!r}; set label.engine=transformers, or train with "
-            f"teach.pooling {' or '.join(_POOLING)}"
+            f"label.backend is vllm, which cannot pool {about.pooling!r}; set label.backend=transformers, or train with "
+            f"train_teacher.pooling {' or '.join(_POOLING)}"
         )
     if reads_segments(folder):
         raise UserError(
-            "label.engine is vllm, which gives a model no token_type_ids, and this teacher was trained with them (an encoder of "
-            "BERT's family); set label.engine=transformers"
+            "label.backend is vllm, which gives a model no token_type_ids, and this teacher was trained with them (an encoder of "
+            "BERT's family); set label.backend=transformers"
         )
 
     pooling_type = _POOLING[about.pooling]
 
-    share_prefix = cfg.share_prefix and shares_prefixes(local_folder(store, merged, weights=False))
+    prefix_sharing = cfg.prefix_sharing and shares_prefixes(local_folder(store, merged, weights=False))
 
-    def chain(blocks: Any, ledger: Ledger, plan: Plan, rows_per_block: int) -> Any:
+    def chain(blocks: Any, ledger: Ledger, allocation: PoolAllocation, rows_per_block: int) -> Any:
         engine = {
             "max_model_len": about.max_tokens,
             "pooler_config": {"pooling_type": pooling_type, "use_activation": False},
-            "enable_prefix_caching": share_prefix,
+            "enable_prefix_caching": prefix_sharing,
             "tensor_parallel_size": cfg.tensor_parallel,
             "pipeline_parallel_size": cfg.pipeline_parallel,
-        } | ({} if plan.pool.num_gpus else {"block_size": _CPU_BLOCK})
+        } | ({} if allocation.pool.num_gpus else {"block_size": _CPU_BLOCK})
         lm = f"{merged.path}/lm"
         processor = vllm_processor(
             model_source=store.full_path(lm) if store.is_local else f"{store.uri}/{lm}",
             task_type="embed",
             dtype=cfg.dtype,
             engine_args=engine | cfg.engine_args,
-            plan=plan,
+            allocation=allocation,
             batch_size=cfg.batch_size,
             preprocess=to_request,
             postprocess=to_state,
@@ -100,9 +100,9 @@ def vllm_chain(store: Storage, teacher: Output, merged: Output, cfg: LabelConfig
             on_batch=ledger.claim,
         )
         where = {"store": store, "teacher": merged}  # the folder of a model with adapters has no config of the whole
-        prepared = tasks(blocks, prepare_block, plan, batch_size=rows_per_block, fn_kwargs=where)
-        states = processor(prepared).map(keep_state, num_cpus=plan.task_cpus)
-        return tasks(states, finish_block, plan, fn_kwargs={**where, "ledger": ledger})
+        prepared = tasks(blocks, prepare_block, allocation, batch_size=rows_per_block, fn_kwargs=where)
+        states = processor(prepared).map(keep_state, num_cpus=allocation.task_cpus)
+        return tasks(states, finish_block, allocation, fn_kwargs={**where, "ledger": ledger})
 
     return chain
 
@@ -112,7 +112,7 @@ def shares_prefixes(folder: Path) -> bool:
 
     vllm only warns if it is told to keep one for a model of which that is not true, such as a bidirectional decoder.
     """
-    about = read_teach_config(folder)
+    about = read_teacher_config(folder)
     return about.pooling == "last" and is_plain_causal(load_config(str(folder / "lm")), about.max_tokens)
 
 
@@ -129,7 +129,7 @@ def prepare(block: pa.Table, folder: Path) -> pa.Table:
     """Columns content_key, query, pin_text, features -> PREPARED: the very tokens that the other engine reads."""
     tokenizer, cfg, query_last = _reader(folder)
     queries, pin_texts = block["query"].to_pylist(), block["pin_text"].to_pylist()
-    errors = find_poison(queries, pin_texts)
+    errors = reject_unscorable(queries, pin_texts)
     pairs = pair_ids(tokenizer, [q or "" for q in queries], [t or "" for t in pin_texts], cfg.max_tokens, query_last)
     room = max_query_tokens(tokenizer, cfg.max_tokens, query_last)
     errors = [error or query_too_long(pair.query_tokens, room) for error, pair in zip(errors, pairs, strict=True)]
@@ -197,7 +197,7 @@ def finish(block: pa.Table, head: "GradeHead", ledger: Ledger) -> pa.Table:
 def _reader(folder: Path) -> tuple[Any, Any, bool]:
     """Tokenizer, settings, and whether the query stands last."""
     lm = folder / "lm"
-    cfg = read_teach_config(folder)
+    cfg = read_teacher_config(folder)
     tokenizer = open_tokenizer(lm)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

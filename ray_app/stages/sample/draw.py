@@ -24,9 +24,9 @@ from ray_app.stages.sample.effective_size import describe_weights
 from ray_app.stages.sample.pair_sources import (
     RETRIEVED,
     SOURCES,
-    Candidates,
-    Neighbours,
-    build_candidates,
+    NearestPins,
+    PairPool,
+    build_pair_pool,
     stratum_names,
 )
 from ray_app.stages.sample.pilot import Deviations
@@ -43,7 +43,7 @@ def sample_pairs(
     log: pa.Table,
     pin_ids: Sequence[str],
     bm25: Bm25Index,
-    neighbours: Neighbours | None,
+    neighbors: NearestPins | None,
     cfg: SampleConfig,
     seed: int,
     excluded_queries: Collection[str] = (),
@@ -55,9 +55,9 @@ def sample_pairs(
 
     Args:
         log: Search log, schema SEARCH_LOG; may be empty.
-        pin_ids: The catalogue, in the order of `bm25`'s documents and of the rows that `neighbours` returns.
+        pin_ids: The catalogue, in the order of `bm25`'s documents and of the rows that `neighbors` returns.
         bm25: Index over the pins' texts.
-        neighbours: Zero-shot nearest pins of queries; None: no such source, the others take its share.
+        neighbors: Zero-shot nearest pins of queries; None: no such source, the others take its share.
         cfg: How many, from where.
         seed: Another seed draws other pairs with the same probabilities.
         excluded_queries: Held-out queries; neither they nor their near-duplicates are sampled.
@@ -83,7 +83,7 @@ def sample_pairs(
         return PAIRS.empty_table(), _describe(whole, PAIRS.empty_table(), len(pin_ids))
 
     pin_keys = text_keys(pin_ids, "pin")
-    found = build_candidates(population, len(pin_ids), bm25, neighbours, cfg, _target(cfg.num_pairs), deviations)
+    found = build_pair_pool(population, len(pin_ids), bm25, neighbors, cfg, _target(cfg.num_pairs), deviations)
     query, pin, band, prob, source = _draw(found, query_keys, pin_keys, seed)
     names = stratum_names(population.locales, population.frequency_bands, query, band)
     pairs = pa.table(
@@ -100,7 +100,7 @@ def sample_pairs(
     return pairs, _describe(whole, pairs, len(pin_ids))
 
 
-def _draw(found: Candidates, query_keys: Keys, pin_keys: Keys, seed: int) -> tuple[Ints, Ints, Ints, Floats, Ints]:
+def _draw(found: PairPool, query_keys: Keys, pin_keys: Keys, seed: int) -> tuple[Ints, Ints, Ints, Floats, Ints]:
     """The drawn pairs: query, pin, band, probability given the queries, and the first source that drew each."""
     num_pins = len(pin_keys)
     numbers = [uniform(seed, s, query_keys[found.query], pin_keys[found.pin]) for s in range(_RANDOM)]

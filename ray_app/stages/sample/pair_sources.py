@@ -12,7 +12,7 @@ from ray_app.stages.sample.allocation import Allocation, allocate, solve_factor
 from ray_app.stages.sample.pilot import Deviations
 from ray_app.stages.sample.population import ENGAGEMENT_BANDS, TRENDING, Population
 
-Neighbours = Callable[[list[str], int], tuple[NDArray, NDArray]]
+NearestPins = Callable[[list[str], int], tuple[NDArray, NDArray]]
 """(queries, k) -> pin rows and scores, each (num_queries, <= k), best first; row -1 for none."""
 
 SOURCES = ("log", "bm25", "embedding", "random")  # in the order in which a pair of several sources is named
@@ -25,7 +25,7 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Candidates:
+class PairPool:
     """The pairs that the log or a retriever reaches, sorted by (query, pin), with what each source draws them by."""
 
     query: Ints  # (num_candidates,)
@@ -35,18 +35,18 @@ class Candidates:
     random_prob: Floats  # (num_queries,) of every pair of a query, these and all others
 
 
-def build_candidates(
+def build_pair_pool(
     population: Population,
     num_pins: int,
     bm25: Bm25Index,
-    neighbours: Neighbours | None,
+    neighbors: NearestPins | None,
     cfg: SampleConfig,
     target: float,
     deviations: Deviations | None = None,
-) -> Candidates:
+) -> PairPool:
     """Pool the sources and scale their probabilities so that the expected sample has `target` pairs.
 
-    The log's share is drawn by strata. Retrieval fills what is left, by `query_weights` and rank; random pins never
+    The log's share is drawn by strata. Retrieval fills what is left, by `query_budgets` and rank; random pins never
     exceed their share, for nothing is learnt from a sample full of them.
     """
     num_queries = len(population.queries)
@@ -54,25 +54,30 @@ def build_candidates(
     engaged_keys = log[0][log[1] == ENGAGEMENT_BANDS.index("engaged")]
     tops = [bm25.top_k(query, cfg.depth)[0] for query in population.queries]
     bm25_pool = _bm25_pool(tops, num_pins, engaged_keys)
-    near_pool = _neighbour_pool(population.queries, num_pins, neighbours, cfg.depth)
+    near_pool = _neighbor_pool(population.queries, num_pins, neighbors, cfg.depth)
     keys = np.unique(np.concatenate([log[0], bm25_pool[0], near_pool[0]]))
     band = np.full(len(keys), RETRIEVED, np.int64)
     band[np.searchsorted(keys, log[0])] = log[1]
 
     log_prob = np.zeros(len(keys))
-    log_prob[np.searchsorted(keys, log[0])] = log_rates(population, target * cfg.log_share, cfg.allocation, deviations)
+    log_prob[np.searchsorted(keys, log[0])] = log_rates(
+        population, target * cfg.log_fraction, cfg.allocation, deviations
+    )
     query = keys // num_pins
-    weights = query_weights(population, bm25, tops, cfg)
+    weights = query_budgets(population, bm25, tops, cfg)
     share = np.zeros((len(keys), 2))
-    for column, (pool_keys, pool_share), part in ((0, bm25_pool, cfg.bm25_share), (1, near_pool, cfg.embedding_share)):
+    for column, (pool_keys, pool_share), part in (
+        (0, bm25_pool, cfg.bm25_fraction),
+        (1, near_pool, cfg.embedding_fraction),
+    ):
         place = np.searchsorted(keys, pool_keys)
         share[place, column] = pool_share * part * weights[query[place]]
-    random_share = cfg.random_share * weights / num_pins
+    random_fraction = cfg.random_fraction * weights / num_pins
     num_others = num_pins - np.bincount(query, minlength=num_queries)
 
     def probs(factor: float) -> tuple[Floats, Floats]:
         # The weights' mean is 1, so `target / num_queries` is the factor at which random pins have their share.
-        random_prob = np.minimum(1.0, min(factor, target / num_queries) * random_share)
+        random_prob = np.minimum(1.0, min(factor, target / num_queries) * random_fraction)
         return np.column_stack([log_prob, np.minimum(1.0, factor * share)]), random_prob
 
     def expected(factor: float) -> float:
@@ -81,17 +86,17 @@ def build_candidates(
         return float((1.0 - missed).sum() + num_others @ random_prob)
 
     # At the highest factor even the last rank of the least query is certain.
-    smallest = np.concatenate([share[share > 0], random_share[random_share > 0]]).min(initial=1.0)
+    smallest = np.concatenate([share[share > 0], random_fraction[random_fraction > 0]]).min(initial=1.0)
     prob, random_prob = probs(solve_factor(expected, target, highest=1.0 / smallest))
-    return Candidates(query=query, pin=keys % num_pins, band=band, prob=prob, random_prob=random_prob)
+    return PairPool(query=query, pin=keys % num_pins, band=band, prob=prob, random_prob=random_prob)
 
 
-def query_weights(population: Population, bm25: Bm25Index, tops: list[NDArray], cfg: SampleConfig) -> Floats:
+def query_budgets(population: Population, bm25: Bm25Index, tops: list[NDArray], cfg: SampleConfig) -> Floats:
     """How much of the retrieval budget each query gets; (num_queries,), mean 1, all positive.
 
     Frequent queries get more (by the square root), and so do labelled and trending ones. A query whose words the catalogue hardly has
     gets less: real logs are full of typos, bots and tests, from which a teacher's labels teach nothing. Its weight is the
-    best pin's idf-weighted coverage of it (among `tops`, its best pins by BM25), to the power `coverage_power`, never 0.
+    best pin's idf-weighted coverage of it (among `tops`, its best pins by BM25), to the power `coverage_exponent`, never 0.
     """
     queries = population.queries
     query_index = np.repeat(np.arange(len(queries)), [len(top) for top in tops])
@@ -103,7 +108,7 @@ def query_weights(population: Population, bm25: Bm25Index, tops: list[NDArray], 
     np.maximum.at(best, query_index, hits)
     total = np.add.reduceat(np.append(idf, 0.0), terms.start[:-1]) if len(queries) else best
     coverage = np.maximum(best / np.maximum(total, 1e-9), _LEAST_COVERAGE)
-    weight = np.sqrt(np.maximum(population.num_events, 1)) * coverage**cfg.coverage_power
+    weight = np.sqrt(np.maximum(population.num_events, 1)) * coverage**cfg.coverage_exponent
     weight = np.where(population.boost > 0, np.maximum(weight, 1.0) * population.boost, weight)
     weight = weight * np.where(np.array(population.frequency_bands) == TRENDING, cfg.trending_boost, 1.0)
     return weight / weight.mean()
@@ -144,13 +149,11 @@ def _bm25_pool(tops: list[NDArray], num_pins: int, engaged_keys: Ints) -> tuple[
     return np.concatenate(keys), np.concatenate(shares)
 
 
-def _neighbour_pool(
-    queries: list[str], num_pins: int, neighbours: Neighbours | None, depth: int
-) -> tuple[Ints, Floats]:
+def _neighbor_pool(queries: list[str], num_pins: int, neighbors: NearestPins | None, depth: int) -> tuple[Ints, Floats]:
     """Keys and shares of the nearest pins, ranks 1..depth."""
-    if neighbours is None:
+    if neighbors is None:
         return np.zeros(0, np.int64), np.zeros(0)
-    rows = np.asarray(neighbours(queries, min(depth, num_pins))[0], np.int64).reshape(len(queries), -1)
+    rows = np.asarray(neighbors(queries, min(depth, num_pins))[0], np.int64).reshape(len(queries), -1)
     there = rows >= 0
     keys = (np.arange(len(queries))[:, None] * num_pins + rows)[there]
     return keys, np.concatenate([_rank_shares(n) for n in there.sum(axis=1).tolist()])

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ray_app.base.text import normalise_query, query_group, tokenise
+from ray_app.base.text import normalize_query, query_group, tokenize
 
 ENGAGED_ACTIONS = ("click", "long_click", "save")
 HEAD, TORSO, TAIL, TRENDING, UNSEEN = "head", "torso", "tail", "trending", "unseen"
@@ -56,8 +56,8 @@ def build_population(
     usable: dict[str, str] = {}  # raw -> normalised
     columns = log.select(["query", "locale", "pin_id", "position", "action"]).combine_chunks()
     for raw in {*columns.column("query").unique().to_pylist(), *(query for query, _ in extra_queries or {})}:
-        if tokenise(raw) and query_group(raw) not in excluded:
-            usable[raw] = normalise_query(raw)
+        if tokenize(raw) and query_group(raw) not in excluded:
+            usable[raw] = normalize_query(raw)
     extra: dict[tuple[str, str], float] = {}
     for (query, locale), boost in (extra_queries or {}).items():
         if query in usable:

@@ -5,7 +5,7 @@ import pyarrow.compute as pc
 
 from ray_app.base.config import EnrichConfig
 from ray_app.base.schemas import PUBLIC_QUERIES
-from ray_app.base.text import normalise_query
+from ray_app.base.text import normalize_query
 from ray_app.features.search_events import client_of
 
 
@@ -24,8 +24,8 @@ def public_queries(search_log: pa.Table, cfg: EnrichConfig) -> pa.Table:
     """
     rows = pa.table({"query": search_log["query"], "client": client_of(search_log, cfg)})
     pairs = rows.filter(pc.is_valid(rows["client"])).group_by(["query", "client"]).aggregate([])
-    normalised = {query: normalise_query(query) for query in pc.unique(pairs["query"]).to_pylist()}
-    queries = pa.array([normalised[query] for query in pairs["query"].to_pylist()], pa.string())
+    normalized = {query: normalize_query(query) for query in pc.unique(pairs["query"]).to_pylist()}
+    queries = pa.array([normalized[query] for query in pairs["query"].to_pylist()], pa.string())
     counts = (
         pa.table({"query": queries, "client": pairs["client"]})
         .group_by("query")

@@ -15,22 +15,22 @@ from ray_app.base.errors import UserError
 from ray_app.base.locales import UNKNOWN
 from ray_app.base.schemas import SEARCH_LOG
 from ray_app.base.storage import Storage
-from ray_app.base.text import TEXT_VERSION, normalise_query, render_pin_texts, stem_tokens
+from ray_app.base.text import TEXT_VERSION, normalize_query, render_pin_texts, stem_tokens
 from ray_app.cluster.encoders import zero_shot_tower
 from ray_app.features.bm25 import Bm25Index
-from ray_app.features.neighbours import top_neighbours
-from ray_app.features.product_types import find_types
+from ray_app.features.neighbors import top_neighbors
+from ray_app.features.product_types import find_product_types
 from ray_app.sources.held_out import HeldOut
 from ray_app.stages.sample.draw import sample_pairs
 from ray_app.stages.sample.effective_size import describe_weights
-from ray_app.stages.sample.pair_sources import SOURCES, Neighbours
+from ray_app.stages.sample.pair_sources import SOURCES, NearestPins
 from ray_app.stages.sample.pilot import Deviations, pilot_outputs, read_deviations
 from ray_app.stages.sample.population import ENGAGED_ACTIONS
 from ray_app.stages.sample.public_queries import public_queries
 from ray_app.stages.sample.trending import Trending, find_trending
 from ray_app.stages.sample.window import Window
 from ray_app.tables.manifest import Manifest, read_manifest, read_output, require_output
-from ray_app.tables.stage_run import Drift, StageRun
+from ray_app.tables.stage_run import RetrainPolicy, StageRun
 
 VERSION = 3
 _MOST_TRENDING = 20  # that the manifest names
@@ -44,7 +44,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     log = require_output(store, "ingest", "search_log")
     labels = require_output(store, "ingest", "human_labels")
     pin_texts = require_output(store, "enrich", "pin_texts")
-    splits = require_output(store, "teach", "splits")
+    splits = require_output(store, "train_teacher", "splits")
     zero_shot_pins = require_output(store, "zero_shot", "zero_shot_pins")
     zero_shot_queries = require_output(store, "zero_shot", "zero_shot_queries")
     pilot = Storage(cfg.sample.pilot) if cfg.sample.pilot else None
@@ -57,8 +57,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
             cfg.enrich.min_clients, cfg.enrich.count_events_without_client,
         ],
         inputs=[log, labels, pin_texts, splits, zero_shot_pins, zero_shot_queries, *pilot_tables, *judged.inputs],
-        drift=Drift(
-            pin_texts=pin_texts, inputs=("pin_texts", "zero_shot_pins"), max_share=cfg.retrain.max_changed_share
+        retrain_policy=RetrainPolicy(
+            pin_texts=pin_texts, inputs=("pin_texts", "zero_shot_pins"), max_changed_fraction=cfg.retrain.max_changed_fraction
         ),
     )  # fmt: skip
     if (finished := run.finished) is not None:
@@ -72,20 +72,20 @@ def run(cfg: Config, store: Storage) -> Manifest:
     pin_ids = pins["pin_id"].to_pylist()
     held_out, labelled = split_roles(read_output(store, splits), read_output(store, labels, ["query", "locale"]))
     # What the catalogue calls its things is what people search for: the log of a young shop has few such queries.
-    min_pins = cfg.sample.kind_min_pins
-    kinds = kind_queries(pins, min_pins) if min_pins else set()
-    boosts = dict.fromkeys(kinds, cfg.sample.kind_query_boost) | dict.fromkeys(
+    min_pins = cfg.sample.product_type_min_pins
+    kinds = product_type_queries(pins, min_pins) if min_pins else set()
+    boosts = dict.fromkeys(kinds, cfg.sample.product_type_boost) | dict.fromkeys(
         labelled, cfg.sample.labelled_query_boost
     )
-    neighbours = zero_shot_neighbours(
+    neighbors = zero_shot_neighbors(
         read_output(store, zero_shot_pins), _query_vectors(cfg, store, read_output(store, zero_shot_queries), kinds)
     )
     pairs, strata = sample_pairs(
         log_table,
         pin_ids,
         # Stems: this is for finding pins, not the BM25 baseline.
-        Bm25Index.build(render_pin_texts(pins, cfg.pin_text), tokeniser=stem_tokens),
-        neighbours,
+        Bm25Index.build(render_pin_texts(pins, cfg.pin_text), tokenizer=stem_tokens),
+        neighbors,
         cfg.sample,
         seed,
         excluded_queries=held_out | judged.queries,
@@ -98,7 +98,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     by_source = {source: pc.sum(pc.equal(pairs["source"], source)).as_py() or 0 for source in SOURCES}
     info |= {
         "strata": strata,
-        "num_kinds": len(kinds),
+        "num_product_types": len(kinds),
         "num_by_source": by_source,
         "num_queries": len(set(pairs["query"].to_pylist())),
         **describe_weights(1.0 / pairs["inclusion_prob"].to_numpy()),
@@ -162,10 +162,13 @@ def _iso(at: datetime | None) -> str | None:
     return at.isoformat() if at else None
 
 
-def kind_queries(pin_texts: pa.Table, min_pins: int) -> set[tuple[str, str]]:
+def product_type_queries(pin_texts: pa.Table, min_pins: int) -> set[tuple[str, str]]:
     """(phrase, locale) of each kind of thing that at least `min_pins` titles name."""
     locales = pin_texts["locale"].to_pylist()
-    return {(pin.phrase, locales[pin.row] or UNKNOWN) for pin in find_types(pin_texts["title"].to_pylist(), min_pins)}
+    return {
+        (pin.phrase, locales[pin.row] or UNKNOWN)
+        for pin in find_product_types(pin_texts["title"].to_pylist(), min_pins)
+    }
 
 
 def _query_vectors(cfg: Config, store: Storage, known: pa.Table, kinds: set[tuple[str, str]]) -> pa.Table:
@@ -180,18 +183,18 @@ def _query_vectors(cfg: Config, store: Storage, known: pa.Table, kinds: set[tupl
 
 
 def split_roles(splits: pa.Table, labels: pa.Table) -> tuple[set[str], set[tuple[str, str]]]:
-    """Queries held out for evaluation, and the (query, locale) of the training queries, from `teach`'s splits."""
+    """Queries held out for evaluation, and the (query, locale) of the training queries, from `train_teacher`'s splits."""
     split_of = {
-        normalise_query(query): split
+        normalize_query(query): split
         for query, split in zip(splits["query"].to_pylist(), splits["split"].to_pylist(), strict=True)
     }
     held_out = {query for query, split in split_of.items() if split == "test"}
     labelled = zip(labels["query"].to_pylist(), labels["locale"].to_pylist(), strict=True)
-    wanted = {(normalise_query(q), locale) for q, locale in labelled if split_of.get(normalise_query(q)) == "train"}
+    wanted = {(normalize_query(q), locale) for q, locale in labelled if split_of.get(normalize_query(q)) == "train"}
     return held_out, wanted
 
 
-def zero_shot_neighbours(pins: pa.Table, queries: pa.Table) -> Neighbours:
+def zero_shot_neighbors(pins: pa.Table, queries: pa.Table) -> NearestPins:
     """Nearest pins by the zero-shot vectors of `zero_shot_pins` and `zero_shot_queries`.
 
     A query without a vector has no neighbours (row -1).
@@ -204,7 +207,7 @@ def zero_shot_neighbours(pins: pa.Table, queries: pa.Table) -> Neighbours:
         # Queries and pins whose vector is zero are near nothing.
         usable = (rows >= 0) & np.any(query_vectors, axis=1)[rows] if len(query_vectors) else rows >= 0
         indices, cosines = np.full((len(texts), k), -1, np.int64), np.zeros((len(texts), k), np.float32)
-        found, scores = top_neighbours(query_vectors[rows[usable]], pin_vectors, k)
+        found, scores = top_neighbors(query_vectors[rows[usable]], pin_vectors, k)
         has_text = np.any(pin_vectors, axis=1)
         indices[usable, : found.shape[1]] = np.where(has_text[found], found, -1)
         cosines[usable, : found.shape[1]] = scores

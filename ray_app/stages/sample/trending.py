@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.special import xlogy
 
-from ray_app.base.text import normalise_query
+from ray_app.base.text import normalize_query
 
 # All three must be met; guessed. The growth keeps out large queries that rise a little, the score small ones that rise
 # by chance (about one in 30,000 stable queries reaches 4), the support those of a handful of searches.
@@ -95,7 +95,7 @@ def num_searches(log: pa.Table) -> dict[tuple[str, str], int]:
     counted = searches.group_by(["query", "locale"]).aggregate([([], "count_all")])
     out: dict[tuple[str, str], int] = {}
     for row in counted.to_pylist():
-        key = (normalise_query(row["query"]), row["locale"])
+        key = (normalize_query(row["query"]), row["locale"])
         out[key] = out.get(key, 0) + row["count_all"]
     return out
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_app.base.columns import matrix_of
-from ray_app.base.config import Config, TeachConfig
+from ray_app.base.config import Config, TeacherConfig
 from ray_app.base.content_key import content_key
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
@@ -19,7 +19,7 @@ from ray_app.cluster.train_worker import CalibrationPairs, TrainJob
 from ray_app.features.catalogue import Catalogue, load_catalogue
 from ray_app.features.cosine import COSINE_NAMES
 from ray_app.features.lexical import FEATURES_VERSION
-from ray_app.features.product_types import find_types
+from ray_app.features.product_types import find_product_types
 from ray_app.models.backbone import with_pooling
 from ray_app.models.calibration import HUMAN_GRADES
 from ray_app.models.checkpoint import calibration_info, finished_model, local_folder
@@ -27,10 +27,10 @@ from ray_app.models.head import FeatureScaler
 from ray_app.models.model_card import model_card
 from ray_app.models.model_sources import load_config, model_identity
 from ray_app.models.truncation import teacher_truncation
-from ray_app.stages.train_teacher.pretrain import warm_up_examples
+from ray_app.stages.train_teacher.pretrain import pseudo_labels
 from ray_app.tables.manifest import Manifest, Output, read_output, require_output
 from ray_app.tables.model_files import model_files
-from ray_app.tables.stage_run import Drift, StageRun
+from ray_app.tables.stage_run import RetrainPolicy, StageRun
 from ray_app.training.examples import Examples
 from ray_app.training.labelled_pairs import LabelledPairs
 from ray_app.training.splits import queries_of, split_queries
@@ -41,17 +41,17 @@ logger = logging.getLogger(__name__)
 VERSION = 3
 
 
-def build_teacher(cfg: TeachConfig, scaler: FeatureScaler, store: Storage, warm_folder: str | None) -> object:
+def build_teacher(cfg: TeacherConfig, scaler: FeatureScaler, store: Storage, pretrained_folder: str | None) -> object:
     """The teacher before training on human labels; imported late, since this runs in the training workers."""
     from ray_app.models.cross_encoder import CrossEncoder
 
-    if warm_folder is None:
+    if pretrained_folder is None:
         return CrossEncoder.from_base(cfg, scaler)
-    return CrossEncoder.from_pretrained(local_folder(store, finished_model(store, warm_folder)), scaler)
+    return CrossEncoder.from_pretrained(local_folder(store, finished_model(store, pretrained_folder)), scaler)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Teaching:
+class _TeacherRun:
     """A teacher to be trained, or one that is there already."""
 
     cfg: Config
@@ -61,8 +61,8 @@ class _Teaching:
     run: StageRun
 
     @classmethod
-    def of(cls, cfg: Config, store: Storage) -> "_Teaching":
-        cfg = cfg.model_copy(update={"teach": resolved(cfg.teach)})
+    def of(cls, cfg: Config, store: Storage) -> "_TeacherRun":
+        cfg = cfg.model_copy(update={"train_teacher": resolved(cfg.train_teacher)})
         labels = require_output(store, "ingest", "human_labels")
         catalogue, catalogue_outputs = load_catalogue(cfg, store)
         pairs = LabelledPairs.of(catalogue, read_output(store, labels))
@@ -73,16 +73,16 @@ class _Teaching:
         # Only the labelled pins' texts count: a new pin elsewhere in the catalogue is no reason to train again.
         labelled_pins = Output(name="labelled_pins", path="", files=[], rows=0, content_hash=_content(catalogue, pairs))
         run = StageRun(
-            "teach", cfg, store, VERSION,
+            "train_teacher", cfg, store, VERSION,
             settings=[
-                cfg.teach.recipe, cfg.features, cfg.pin_text, cfg.seed, FEATURES_VERSION,
-                model_identity(cfg.teach.base_model, cfg.teach.revision),
+                cfg.train_teacher.recipe, cfg.features, cfg.pin_text, cfg.seed, FEATURES_VERSION,
+                model_identity(cfg.train_teacher.base_model, cfg.train_teacher.revision),
                 # Its vectors are features, and warm-up pairs: other bytes of that model are another teacher.
                 *(zero_shot_tower(cfg, store, role).recipe for role in ("query", "pin")),
             ],
             inputs=[labels, labelled_pins],
-            drift=Drift(
-                pin_texts=catalogue_outputs[0], inputs=("labelled_pins",), max_share=cfg.retrain.max_changed_share
+            retrain_policy=RetrainPolicy(
+                pin_texts=catalogue_outputs[0], inputs=("labelled_pins",), max_changed_fraction=cfg.retrain.max_changed_fraction
             ),
         )  # fmt: skip
         return cls(cfg=cfg, store=store, catalogue=catalogue, pairs=pairs, run=run)
@@ -93,7 +93,12 @@ class _Teaching:
 
     @property
     def splits(self) -> pa.Table:
-        return split_queries(self.pairs.queries, self.cfg.teach.test_share, self.cfg.teach.valid_share, self.cfg.seed)
+        return split_queries(
+            self.pairs.queries,
+            self.cfg.train_teacher.test_fraction,
+            self.cfg.train_teacher.validation_fraction,
+            self.cfg.seed,
+        )
 
     @cached_property
     def truncation(self) -> dict[str, Any]:
@@ -104,27 +109,29 @@ class _Teaching:
     def jobs(self) -> list[TrainJob]:
         if model_files(self.store, self.folder) is not None:
             return []
-        teach = self.cfg.teach
-        with_pooling(teach, load_config(teach.base_model, teach.revision))  # refuse before workers start
+        train_teacher = self.cfg.train_teacher
+        with_pooling(
+            train_teacher, load_config(train_teacher.base_model, train_teacher.revision)
+        )  # refuse before workers start
         return teacher_jobs(self.cfg, self.store, self.catalogue, self.pairs, self.splits, self.folder, self.truncation)
 
 
 def pending_jobs(cfg: Config, store: Storage) -> list[TrainJob]:
     """The training that `run` would start, for a caller that trains many models on one group of workers."""
-    teaching = _Teaching.of(cfg, store)
-    return [] if teaching.run.finished is not None else teaching.jobs()
+    teacher_run = _TeacherRun.of(cfg, store)
+    return [] if teacher_run.run.finished is not None else teacher_run.jobs()
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
     """Write the `teacher` model and the table `splits`."""
-    teaching = _Teaching.of(cfg, store)
-    cfg, run, pairs, folder = teaching.cfg, teaching.run, teaching.pairs, teaching.folder
+    teacher_run = _TeacherRun.of(cfg, store)
+    cfg, run, pairs, folder = teacher_run.cfg, teacher_run.run, teacher_run.pairs, teacher_run.folder
     if (finished := run.finished) is not None:
         return finished
-    splits = teaching.splits
+    splits = teacher_run.splits
     run.write_table("splits", splits)
-    if jobs := teaching.jobs():
-        train_on_ray(f"teach-{run.fingerprint}", jobs, cfg.seed, store, cfg.teach)
+    if jobs := teacher_run.jobs():
+        train_on_ray(f"train_teacher-{run.fingerprint}", jobs, cfg.seed, store, cfg.train_teacher)
     files = model_files(store, folder)
     assert files is not None
     teacher = run.add_output("teacher", folder, files)
@@ -139,7 +146,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         info={
             "history": history,
             "calibration": calibration_info(store, teacher),
-            "truncation": teaching.truncation,
+            "truncation": teacher_run.truncation,
         },
     )
 
@@ -151,7 +158,7 @@ def teacher_jobs(
     """The training of a teacher into `folder`: its warm-up, if there is one, and then the human labels."""
     vectors = zero_shot_tower(cfg, store, "query").encode(pairs.queries)
     cosine = catalogue.cosine_features()
-    if cfg.teach.use_features:
+    if cfg.train_teacher.use_features:
         features = catalogue.teacher_features(cosine, pairs.queries, vectors, pairs.query_index, pairs.pin_index)
     else:
         features = np.zeros((len(pairs.query_index), 0), np.float32)
@@ -161,9 +168,9 @@ def teacher_jobs(
         pin_texts=[catalogue.pairs.rendered[row] for row in pairs.pin_index],
         locales=pairs.table["locale"].to_pylist(),
         features=features,
-        targets=smooth_targets(given, cfg.teach.target_smoothing),
-        weights=query_weights(pairs.query_index, cfg.teach.query_balance)
-        * grade_weights(given, cfg.teach.class_balance),
+        targets=smooth_targets(given, cfg.train_teacher.label_smoothing),
+        weights=query_weights(pairs.query_index, cfg.train_teacher.query_weight_exponent)
+        * grade_weights(given, cfg.train_teacher.class_weight_exponent),
     )
     as_given = replace(examples, targets=given, weights=np.ones(len(given), np.float32))
     rows = {}
@@ -172,58 +179,62 @@ def teacher_jobs(
         rows[name] = np.flatnonzero([query in chosen for query in examples.queries])
     if not len(rows["valid"]):
         logger.warning(
-            "teach: no query is left for validation (teach.valid_share is %g of %d queries): the last epoch is kept, and "
-            "probabilities are not calibrated", cfg.teach.valid_share, len(pairs.queries),
+            "train_teacher: no query is left for validation (train_teacher.validation_fraction is %g of %d queries): the last epoch is kept, and "
+            "probabilities are not calibrated", cfg.train_teacher.validation_fraction, len(pairs.queries),
         )  # fmt: skip
     part = {name: examples.rows(index) for name, index in rows.items()}
-    warm_up = None if cfg.teach.warm_up is None else _warm_up_job(cfg, store, catalogue, features.shape[1], folder)
+    pretrain = (
+        None if cfg.train_teacher.pretrain is None else _pretrain_job(cfg, store, catalogue, features.shape[1], folder)
+    )
     scaler = FeatureScaler.fit(part["train"].features)
     job = TrainJob(
-        build=partial(build_teacher, cfg.teach, scaler, store, warm_up.model_folder if warm_up else None),
+        build=partial(build_teacher, cfg.train_teacher, scaler, store, pretrain.model_folder if pretrain else None),
         train=part["train"],
         valid=part["valid"],
-        cfg=cfg.teach.train,
+        cfg=cfg.train_teacher.train,
         model_folder=folder,
         extra_files={"cosine_features.json": cosine.to_json()},
         calibrate_on=CalibrationPairs(examples=as_given.rows(rows["valid"]), fitted_to=HUMAN_GRADES),
-        logit_shift=balance_shift(given, cfg.teach.class_balance) if cfg.teach.class_balance else None,
+        logit_shift=balance_shift(given, cfg.train_teacher.class_weight_exponent) if cfg.train_teacher.class_weight_exponent else None,
         card=partial(
             model_card, kind="teacher", cfg=cfg, num_train=len(part["train"]), num_valid=len(part["valid"]),
             languages=sorted(set(part["train"].locales or [])),
-            features=[*catalogue.pairs.names, *COSINE_NAMES] if cfg.teach.use_features else [],
+            features=[*catalogue.pairs.names, *COSINE_NAMES] if cfg.train_teacher.use_features else [],
             truncation=truncation,
         ),
     )  # fmt: skip
-    return [warm_up, job] if warm_up else [job]
+    return [pretrain, job] if pretrain else [job]
 
 
-def _warm_up_job(cfg: Config, store: Storage, catalogue: Catalogue, num_features: int, folder: str) -> TrainJob | None:
+def _pretrain_job(cfg: Config, store: Storage, catalogue: Catalogue, num_features: int, folder: str) -> TrainJob | None:
     """Training on pairs that the catalogue grades; None if it grades none."""
-    warm_up = cfg.teach.warm_up
-    assert warm_up is not None
-    typed = find_types(catalogue.pin_texts["title"].to_pylist(), warm_up.min_pins)
+    pretrain = cfg.train_teacher.pretrain
+    assert pretrain is not None
+    typed = find_product_types(catalogue.pin_texts["title"].to_pylist(), pretrain.min_pins)
     if not typed:
-        logger.warning("teach.warm_up: no title names a kind of thing in plain words; going on without a warm-up")
+        logger.warning(
+            "train_teacher.pretrain: no title names a kind of thing in plain words; going on without a warm-up"
+        )
         return None
     phrase_vectors = zero_shot_tower(cfg, store, "query").encode(sorted({pin.phrase for pin in typed}))
-    examples = warm_up_examples(
+    examples = pseudo_labels(
         catalogue.pin_texts,
         typed,
         phrase_vectors,
         catalogue.text_vectors,
         num_features,
         cfg.pin_text,
-        warm_up,
+        pretrain,
         cfg.seed,
     )
-    logger.info("teach: warm-up on %d pairs of %d kinds", len(examples), len(phrase_vectors))
+    logger.info("train_teacher: warm-up on %d pairs of %d kinds", len(examples), len(phrase_vectors))
     nothing = FeatureScaler(np.zeros(num_features), np.ones(num_features))
     return TrainJob(
-        build=partial(build_teacher, cfg.teach, nothing, store, None),
+        build=partial(build_teacher, cfg.train_teacher, nothing, store, None),
         train=examples,
         valid=examples.rows(np.arange(0)),
-        cfg=warm_up.train,
-        model_folder=f"{folder}-warm-up",
+        cfg=pretrain.train,
+        model_folder=f"{folder}-pretrain",
     )
 
 

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from ray_app.base.columns import matrix_column
 from ray_app.base.config import Config
 from ray_app.base.storage import Storage
-from ray_app.base.text import TEXT_VERSION, normalise_query
+from ray_app.base.text import TEXT_VERSION, normalize_query
 from ray_app.cluster.encoders import title_and_text, zero_shot_tower
 from ray_app.models.truncation import zero_shot_truncation
 from ray_app.tables.manifest import Manifest, read_output, require_output
@@ -32,7 +32,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     pins = read_output(store, pin_texts)
     titles, texts = title_and_text(cfg, pins)
     known = pc.unique(pa.concat_tables([read_output(store, t, ["query"]) for t in (log, labels)])["query"])
-    queries = sorted({normalise_query(query) for query in known.to_pylist()} - {""})
+    queries = sorted({normalize_query(query) for query in known.to_pylist()} - {""})
     pin_vectors, pin_counts = pin_tower.encode_counted([*titles, *texts])
     query_vectors, query_counts = query_tower.encode_counted(queries)
     title_vectors, text_vectors = np.split(pin_vectors, [len(titles)])

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from minimal import message as refusal
 
-from ray_app.base.config import TeachConfig, load_config, section_hash
+from ray_app.base.config import TeacherConfig, load_config, section_hash
 
 MINIMAL = """
 output: runs/x
 ingest: {pins: {adapter: table, path: pins.csv}}
 features: {zero_shot_model: m}
-teach: {base_model: m}
+train_teacher: {base_model: m}
 distill: {base_model: m}
 """
 
@@ -40,7 +40,7 @@ def message(path, overrides=()):
         # A typo that is accepted trains with the default and nobody notices.
         (["otput=3"], "'output'"),
         (["label.batchsize=3"], "'label.batch_size'"),
-        (["teach.train.epoch=3"], "'teach.train.epochs'"),
+        (["train_teacher.train.epoch=3"], "'train_teacher.train.epochs'"),
         (["ingest.pins.colums=3"], "'ingest.pins.columns'"),
         (["ingest.limits.max_querychars=3"], "'ingest.limits.max_query_chars'"),
         (["ingest.search_log={adapter: ubi, path: x, locael: de-DE}"], "'ingest.search_log.locale'"),
@@ -48,13 +48,13 @@ def message(path, overrides=()):
         (["label.batch_size=many"], "'label.batch_size'"),
         (["ingest.pins.adapter=tabel"], "'ingest.pins'"),
         # A learning rate of infinity passes `> 0` and destroys the model at the first step.
-        (["teach.train.learning_rate=.inf"], "'teach.train.learning_rate'"),
-        (["teach.train.learning_rate=.nan"], "'teach.train.learning_rate'"),
+        (["train_teacher.train.learning_rate=.inf"], "'train_teacher.train.learning_rate'"),
+        (["train_teacher.train.learning_rate=.nan"], "'train_teacher.train.learning_rate'"),
         # A query under evaluation was taken out of the pins' texts and stayed in their vectors.
         (["features.zero_shot_fields=[title, engaged_queries]"], "'features.zero_shot_fields'"),
-        (["teach.test_share=0.9", "teach.valid_share=0.1"], "teach.test_share"),
-        (["label.engine=vllm", "label.tensor_parallel=4", "label.num_gpus=1"], "num_gpus must be tensor_parallel x pipeline_parallel = 4, not 1"),
-        (["label.pipeline_parallel=2"], "need engine: vllm"),
+        (["train_teacher.test_fraction=0.9", "train_teacher.validation_fraction=0.1"], "train_teacher.test_fraction"),
+        (["label.backend=vllm", "label.tensor_parallel=4", "label.num_gpus=1"], "num_gpus must be tensor_parallel x pipeline_parallel = 4, not 1"),
+        (["label.pipeline_parallel=2"], "need backend: vllm"),
     ],
 )  # fmt: skip
 def test_a_setting_that_cannot_be_is_named_or_its_nearest(minimal, overrides, named):
@@ -67,7 +67,7 @@ def test_a_setting_that_cannot_be_is_named_or_its_nearest(minimal, overrides, na
         ("a: [", "not valid YAML"),
         ("- 1", "mapping"),
         ("", "mapping"),
-        (MINIMAL.replace("teach: {base_model: m}", "teach: {}"), "'teach.base_model'"),
+        (MINIMAL.replace("train_teacher: {base_model: m}", "train_teacher: {}"), "'train_teacher.base_model'"),
         (MINIMAL + "label: {seed: 2}\nlabel: {seed: 3}\n", "'label'"),  # YAML's last one would win in silence
         ("extends: nowhere.yaml\n", "nowhere.yaml"),
         ("extends: b.yaml\n", "circle"),
@@ -89,12 +89,12 @@ def test_a_config_that_does_not_exist_is_one_line(tmp_path):
     ("override", "read", "value"),
     [
         ("seed=3", lambda c: c.seed, 3),
-        ("teach.train.learning_rate=2e-5", lambda c: c.teach.train.learning_rate, 2e-5),
+        ("train_teacher.train.learning_rate=2e-5", lambda c: c.train_teacher.train.learning_rate, 2e-5),
         ("pin_text.fields=[title, caption]", lambda c: c.pin_text.fields, ["title", "caption"]),
-        ("teach.revision=null", lambda c: c.teach.revision, None),
-        ("teach.revision=", lambda c: c.teach.revision, None),
+        ("train_teacher.revision=null", lambda c: c.train_teacher.revision, None),
+        ("train_teacher.revision=", lambda c: c.train_teacher.revision, None),
         ("evaluate.human_labels=a=b.csv", lambda c: c.evaluate.human_labels, "a=b.csv"),
-        ("features.named_vectors.sage=8", lambda c: c.features.named_vectors, {"sage": 8}),
+        ("features.external_embeddings.sage=8", lambda c: c.features.external_embeddings, {"sage": 8}),
         ("output=s3://b/p?region=us-east-1&scheme=http", lambda c: c.output, "s3://b/p?region=us-east-1&scheme=http"),
     ],
 )
@@ -121,9 +121,9 @@ def test_a_malformed_override_is_one_line(minimal, override):
 
 
 def test_extends_merges_section_by_section(write, minimal):
-    child = write("child.yaml", "extends: base.yaml\nseed: 5\nteach: {hidden: 7}\n")
+    child = write("child.yaml", "extends: base.yaml\nseed: 5\ntrain_teacher: {hidden_dim: 7}\n")
     cfg = load_config(child)
-    assert (cfg.seed, cfg.teach.hidden, cfg.teach.base_model) == (5, 7, "m")
+    assert (cfg.seed, cfg.train_teacher.hidden_dim, cfg.train_teacher.base_model) == (5, 7, "m")
 
 
 def test_extends_replaces_a_source_of_another_adapter(write, minimal):
@@ -161,7 +161,7 @@ def test_every_config_that_comes_with_the_project_is_valid(name):
 
 def test_the_number_of_training_workers_is_no_part_of_a_models_recipe() -> None:
     """A run means the same on any number of workers, so a bigger cluster must train nothing again."""
-    one = TeachConfig(base_model="x")
+    one = TeacherConfig(base_model="x")
     assert one.recipe == one.model_copy(update={"num_workers": 8, "min_workers": 2, "use_gpu": True}).recipe
     assert one.recipe != one.model_copy(update={"dropout": 0.5}).recipe
 

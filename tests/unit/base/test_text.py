@@ -4,13 +4,13 @@ import pytest
 from ray_app.base.config import PinTextConfig
 from ray_app.base.text import (
     cut_text,
-    normalise_query,
-    normalise_text,
+    normalize_query,
+    normalize_text,
     query_group,
     render_pin_text,
     render_pin_texts,
     stem_tokens,
-    tokenise,
+    tokenize,
 )
 
 
@@ -25,19 +25,19 @@ from ray_app.base.text import (
     ],
 )
 def test_texts_that_look_alike_become_equal(raw, clean):
-    assert normalise_text(raw) == clean
+    assert normalize_text(raw) == clean
 
 
 def test_normalising_twice_changes_nothing():
     """Else a key computed from stored text would differ from one computed from raw text."""
     for text in ("İstanbul ﬁ", "ǅ ß", "a\u0301  b", "ΰ"):
-        assert normalise_query(normalise_query(text)) == normalise_query(text)
+        assert normalize_query(normalize_query(text)) == normalize_query(text)
 
 
 def test_models_read_letters_as_people_write_them_and_matching_does_not_mind():
     """Casefolded, "weiße" is a word that no language model knows: German queries for white lost a third of their nDCG."""
-    assert normalise_query("Weiße  Vase") == "weiße vase"
-    assert tokenise("Weiße Vase") == tokenise("weisse vase") == ["weisse", "vase"]
+    assert normalize_query("Weiße  Vase") == "weiße vase"
+    assert tokenize("Weiße Vase") == tokenize("weisse vase") == ["weisse", "vase"]
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,12 @@ def test_models_read_letters_as_people_write_them_and_matching_does_not_mind():
     ],
 )
 def test_tokens_are_whole_casefolded_words_in_order_with_repeats(text, tokens):
-    assert tokenise(text) == tokens
+    assert tokenize(text) == tokens
 
 
 def test_ascii_shortcut_gives_the_tokens_of_the_full_path():
     text = "Dell's XPS-13\x07 9310_b  4K"
-    assert tokenise(text) == tokenise(text + " é")[:-1]
+    assert tokenize(text) == tokenize(text + " é")[:-1]
 
 
 def test_plural_and_singular_are_one_stem_and_words_that_only_look_plural_stay():

@@ -3,10 +3,10 @@
 import pytest
 
 from ray_app.base.config import PriceConfig
-from ray_app.cluster.cost_estimate import Held, cost_of, make_quote, render_quote, timing
+from ray_app.cluster.cost_estimate import ReservedResources, cost_of, estimate_cost, render_cost_estimate, timing
 
 PRICES = PriceConfig(gpu_hour=3.6, cpu_hour=0.36)
-HELD = Held(gpus=1, cpus=3)
+HELD = ReservedResources(gpus=1, cpus=3)
 
 
 def test_time_in_which_no_engine_worked_does_not_count():
@@ -22,12 +22,12 @@ def test_nothing_answered():
 
 
 def test_a_quote_is_start_up_and_rate():
-    quote = make_quote("pairs", timing(8, [(10.0, 12.0)], 0.0, 12.0), 0, 7_200, HELD, PRICES)  # 4/s
-    assert (quote.rows_per_sec, quote.limited_by, quote.wall_sec) == (4.0, "engine", 10 + 1800)
-    assert quote.cost.gpu_hours == pytest.approx(1810 / 3600)
-    assert quote.cost.cpu_hours == pytest.approx(3 * 1810 / 3600)
-    assert quote.cost.money == pytest.approx(1810 / 3600 * (3.6 + 3 * 0.36))
-    text = render_quote(quote)
+    estimate = estimate_cost("pairs", timing(8, [(10.0, 12.0)], 0.0, 12.0), 0, 7_200, HELD, PRICES)  # 4/s
+    assert (estimate.rows_per_sec, estimate.limited_by, estimate.wall_sec) == (4.0, "engine", 10 + 1800)
+    assert estimate.cost.gpu_hours == pytest.approx(1810 / 3600)
+    assert estimate.cost.cpu_hours == pytest.approx(3 * 1810 / 3600)
+    assert estimate.cost.money == pytest.approx(1810 / 3600 * (3.6 + 3 * 0.36))
+    text = render_cost_estimate(estimate)
     assert "4.0 pairs/s" in text
     assert "7,200 distinct pairs" in text
     assert "2.35 USD" in text
@@ -36,8 +36,8 @@ def test_a_quote_is_start_up_and_rate():
 def test_slow_feeders_decide_the_rate():
     """While the engine started they ran ahead, so that the sample alone would not show it."""
     measured = timing(8, [(10.0, 12.0)], 0.0, 12.0)
-    quote = make_quote("pictures", measured, 0, 10, HELD, PRICES, feeder=("decoding", 2.0))
-    assert (quote.rows_per_sec, quote.limited_by) == (2.0, "decoding")
+    estimate = estimate_cost("pictures", measured, 0, 10, HELD, PRICES, feeder=("decoding", 2.0))
+    assert (estimate.rows_per_sec, estimate.limited_by) == (2.0, "decoding")
 
 
 @pytest.mark.parametrize(
@@ -52,10 +52,10 @@ def test_slow_feeders_decide_the_rate():
     ],
 )
 def test_money_needs_the_prices_of_what_is_used(num_gpus, prices, money):
-    assert cost_of(3600, Held(gpus=num_gpus, cpus=3), prices).money == money
+    assert cost_of(3600, ReservedResources(gpus=num_gpus, cpus=3), prices).money == money
 
 
 def test_nothing_left_or_nothing_measured():
     measured = timing(1, [(0.0, 1.0)], 0.0, 1.0)
-    assert "no other is left" in render_quote(make_quote("pairs", measured, 0, 0, HELD, PRICES))
-    assert "no quote for 5" in render_quote(make_quote("pairs", timing(0, [], 0.0, 1.0), 3, 5, HELD, PRICES))
+    assert "no other is left" in render_cost_estimate(estimate_cost("pairs", measured, 0, 0, HELD, PRICES))
+    assert "no quote for 5" in render_cost_estimate(estimate_cost("pairs", timing(0, [], 0.0, 1.0), 3, 5, HELD, PRICES))

@@ -55,7 +55,7 @@ def test_keys_and_texts_are_those_of_the_whole_table(store, monkeypatch, rows_pe
         block = elsewhere.with_texts(wanted.slice(start, 4))
         assert block["content_key"].to_pylist() == wanted["content_key"].slice(start, 4).to_pylist()
         assert block["text"].to_pylist() == [text_of[key] for key in block["content_key"].to_pylist()]
-    assert len(elsewhere._held) <= 2
+    assert len(elsewhere._reserved) <= 2
 
 
 def test_long_texts_of_a_file_come_first(store):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ray_app.base.config import DistillConfig, TeachConfig
+from ray_app.base.config import DistillConfig, TeacherConfig
 from ray_app.cluster import train as stage
 from ray_app.cluster import train_worker
 from ray_app.cluster.train import resolved
@@ -31,8 +31,8 @@ def gpus(monkeypatch):
 
 def dtypes(cfg):
     cfg = resolved(cfg)
-    if isinstance(cfg, TeachConfig):
-        return [cfg.train.dtype, cfg.warm_up.train.dtype]
+    if isinstance(cfg, TeacherConfig):
+        return [cfg.train.dtype, cfg.pretrain.train.dtype]
     return [cfg.train.dtype, cfg.feature_train.dtype]
 
 
@@ -41,15 +41,15 @@ def dtypes(cfg):
 def test_auto_is_what_the_training_workers_have(gpus, tiny_encoder, use_gpu, num_gpus):
     gpus(num_gpus)
     workers = {"use_gpu": use_gpu, "num_workers": 2, "base_model": tiny_encoder}
-    teach = TeachConfig.model_validate(workers | {"train": AUTO, "warm_up": {"train": AUTO}})
+    train_teacher = TeacherConfig.model_validate(workers | {"train": AUTO, "pretrain": {"train": AUTO}})
     distill = DistillConfig.model_validate(workers | {"train": AUTO, "feature_train": AUTO})
     has = num_gpus == 2 if use_gpu == "auto" else use_gpu
     expected = ["bfloat16" if has else "float32"] * 2
-    assert dtypes(teach) == dtypes(distill) == expected
-    fixed = TeachConfig.model_validate(
-        workers | {"train": {"dtype": expected[0]}, "warm_up": {"train": {"dtype": expected[0]}}}
+    assert dtypes(train_teacher) == dtypes(distill) == expected
+    fixed = TeacherConfig.model_validate(
+        workers | {"train": {"dtype": expected[0]}, "pretrain": {"train": {"dtype": expected[0]}}}
     )
-    assert resolved(teach).recipe == fixed.recipe, "the fingerprint of auto is that of what it stands for"
+    assert resolved(train_teacher).recipe == fixed.recipe, "the fingerprint of auto is that of what it stands for"
 
 
 def test_a_dtype_that_is_given_asks_no_cluster(monkeypatch, tiny_encoder):
@@ -61,7 +61,7 @@ def test_a_dtype_that_is_given_asks_no_cluster(monkeypatch, tiny_encoder):
 def test_workers_load_the_commit_that_the_driver_saw(monkeypatch):
     """A worker's machine without a copy would load what the branch is by then."""
     monkeypatch.setattr(stage, "pinned_revision", lambda source, revision: f"{source}@{revision}")
-    assert resolved(TeachConfig(base_model="m")).revision == "m@None"
+    assert resolved(TeacherConfig(base_model="m")).revision == "m@None"
 
 
 def test_a_frozen_student_is_calibrated_on_texts_that_it_did_not_train_on(tiny_encoder):

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ray_app.base.text import tokenise
+from ray_app.base.text import tokenize
 from ray_app.demo.concepts import (
     ATTRIBUTES,
     CATEGORY_OF,
@@ -43,7 +43,7 @@ def names(text: str, surface: str, language: str) -> bool:
     """Whether a text contains a word or phrase; whole words, except in Japanese, which does not separate them."""
     if language == "ja":
         return surface in text
-    words, wanted = tokenise(text), tokenise(surface)
+    words, wanted = tokenize(text), tokenize(surface)
     return any(words[i : i + len(wanted)] == wanted for i in range(len(words) - len(wanted) + 1))
 
 

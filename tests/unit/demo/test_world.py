@@ -10,7 +10,7 @@ import pytest
 
 from ray_app.base.config import DemoConfig
 from ray_app.base.schemas import BOARDS, HUMAN_LABELS, PINS, SEARCH_LOG
-from ray_app.base.text import normalise_query, query_group
+from ray_app.base.text import normalize_query, query_group
 from ray_app.demo import labels, world
 from ray_app.demo.concepts import ATTRIBUTES, CATEGORY_OF, Concept, Request, true_grade
 from ray_app.demo.facts import LANGUAGE_OF, LOCALE_NAMES, Draw, generator, grades, pin_facts
@@ -22,12 +22,12 @@ SCHEMAS = {
     "boards": BOARDS,
     "search_log": SEARCH_LOG,
     "human_labels": HUMAN_LABELS,
-    "truth/judgements": HUMAN_LABELS,
+    "ground_truth/judgments": HUMAN_LABELS,
 }
 
 
 def config(**changes):
-    return DemoConfig(**{"num_pins": 2000, "events_per_pin": 40.0, "picture_size": 32} | changes)
+    return DemoConfig(**{"num_pins": 2000, "events_per_pin": 40.0, "image_size": 32} | changes)
 
 
 def make(cfg, parts=1):
@@ -47,14 +47,14 @@ def tables():
 def concepts(tables):
     """pin_id -> Concept, as the truth tells it."""
     names = ("object", *ATTRIBUTES)
-    return {r["pin_id"]: Concept(**{n: r[n] for n in names}) for r in tables["truth/concepts"].to_pylist()}
+    return {r["pin_id"]: Concept(**{n: r[n] for n in names}) for r in tables["ground_truth/concepts"].to_pylist()}
 
 
 @pytest.fixture(scope="module")
 def requests(tables):
     """(query, locale) -> Request; texts with two meanings are left out."""
     found = defaultdict(set)
-    for row in tables["truth/requests"].to_pylist():
+    for row in tables["ground_truth/requests"].to_pylist():
         found[row["query"], row["locale"]].add(Request(row["object"], *(row[name] for name in ATTRIBUTES)))
     return {key: next(iter(same)) for key, same in found.items() if len(same) == 1}
 
@@ -81,13 +81,13 @@ def rate(clicks, grade_range, positions):
 
 @pytest.mark.parametrize("parts", [2, 7])
 def test_rows_do_not_depend_on_the_number_of_parts(parts):
-    cfg = config(num_pins=300, events_per_pin=10.0, truth_queries=30)
+    cfg = config(num_pins=300, events_per_pin=10.0, ground_truth_queries=30)
     one, many = make(cfg), make(cfg, parts)
     assert [name for name in one if not one[name].equals(many[name])] == []
 
 
 def test_another_seed_is_another_world():
-    a, b = (make(config(num_pins=300, truth_queries=30, seed=seed)) for seed in (1, 2))
+    a, b = (make(config(num_pins=300, ground_truth_queries=30, seed=seed)) for seed in (1, 2))
     assert [name for name in a if a[name].equals(b[name])] == []
 
 
@@ -137,7 +137,7 @@ def test_every_object_has_its_share_of_the_pins(concepts):
 
 def test_a_repin_shows_the_picture_and_so_the_concept_of_an_older_pin(tables, concepts):
     """Else a caption of the shared picture would be wrong for one of the two."""
-    shown = {row["pin_id"]: row["picture_of"] for row in tables["truth/concepts"].to_pylist()}
+    shown = {row["pin_id"]: row["picture_of"] for row in tables["ground_truth/concepts"].to_pylist()}
     images = dict(zip(tables["pins"]["pin_id"].to_pylist(), tables["pins"]["image"].to_pylist(), strict=True))
     repins = {pin: root for pin, root in shown.items() if pin != root}
     assert len(repins) / len(shown) == pytest.approx(0.05, abs=0.02)
@@ -148,22 +148,22 @@ def test_a_repin_shows_the_picture_and_so_the_concept_of_an_older_pin(tables, co
 def test_a_picture_file_lies_where_its_pins_say():
     cfg = config(num_pins=300)
     named = {image for image in world.pin_rows(cfg, 0, 300, "img")["image"].to_pylist() if image}
-    assert named == {f"img/{picture.path}" for picture in world.picture_files(cfg, 0, 300)}
+    assert named == {f"img/{picture.path}" for picture in world.image_files(cfg, 0, 300)}
     assert 0.93 < len(named) / 300 <= 0.99
 
 
 def test_bytes_are_those_of_the_files():
-    files = {picture.path: picture.data for picture in world.picture_files(config(num_pins=300), 0, 300)}
+    files = {picture.path: picture.data for picture in world.image_files(config(num_pins=300), 0, 300)}
     rows = world.pin_rows(config(num_pins=300, pictures="bytes"), 0, 300, "img")
     root = pin_facts(config().seed, np.arange(300)).root
-    wanted = [files.get(world.picture_path(int(number))) for number in root]
+    wanted = [files.get(world.image_path(int(number))) for number in root]
     assert rows["image_bytes"].to_pylist() == wanted
     assert rows["image"].null_count == 300
 
 
 def test_a_few_pictures_are_broken(monkeypatch):
-    monkeypatch.setattr(world.pictures, "picture_bytes", lambda concept, rng, size: b"x" * 30)
-    broken = [picture for picture in world.picture_files(config(), 0, 5000) if picture.is_broken]
+    monkeypatch.setattr(world.pictures, "image_bytes_of", lambda concept, rng, size: b"x" * 30)
+    broken = [picture for picture in world.image_files(config(), 0, 5000) if picture.is_broken]
     assert 3 <= len(broken) <= 20
     assert {len(picture.data) for picture in broken} == {10}
 
@@ -270,24 +270,24 @@ def test_grades_of_arrays_are_the_true_grades():
 def test_judgements_are_the_true_grades(tables, concepts, requests):
     wrong = [
         row
-        for row in tables["truth/judgements"].to_pylist()
+        for row in tables["ground_truth/judgments"].to_pylist()
         if (row["query"], row["locale"]) in requests
         and row["grade"] != true_grade(requests[row["query"], row["locale"]], concepts[row["pin_id"]])
     ]
     assert wrong == []
 
 
-@pytest.mark.parametrize("key", [normalise_query, query_group])
+@pytest.mark.parametrize("key", [normalize_query, query_group])
 def test_held_out_queries_are_in_neither_log_nor_labels(tables, key):
     """Else the models would be measured on what they have seen."""
-    held_out = {key(text) for text in tables["truth/judgements"]["query"].to_pylist()}
-    pool = [row["query"] for row in tables["truth/requests"].to_pylist() if not row["held_out"]]
+    held_out = {key(text) for text in tables["ground_truth/judgments"]["query"].to_pylist()}
+    pool = [row["query"] for row in tables["ground_truth/requests"].to_pylist() if not row["held_out"]]
     seen = [*tables["search_log"]["query"].to_pylist(), *tables["human_labels"]["query"].to_pylist(), *pool]
     assert held_out & set(map(key, seen)) == set()
 
 
 def test_held_out_queries_are_of_all_languages(tables):
-    asked = {(row["query"], row["locale"]) for row in tables["truth/judgements"].to_pylist()}
+    asked = {(row["query"], row["locale"]) for row in tables["ground_truth/judgments"].to_pylist()}
     locales = Counter(locale for _, locale in asked)
     languages = Counter(LANGUAGE_OF[LOCALE_NAMES.index(locale)] for _, locale in asked)
     assert len(asked) == 240
@@ -296,7 +296,7 @@ def test_held_out_queries_are_of_all_languages(tables):
     assert min(languages.values()) >= 12
 
 
-@pytest.mark.parametrize("name", ["human_labels", "truth/judgements"])
+@pytest.mark.parametrize("name", ["human_labels", "ground_truth/judgments"])
 def test_every_grade_is_frequent(tables, name):
     counts = Counter(tables[name]["grade"].to_pylist())
     assert [grade for grade in range(1, 6) if counts[grade] < 0.05 * tables[name].num_rows] == []
@@ -304,7 +304,7 @@ def test_every_grade_is_frequent(tables, name):
 
 def test_humans_judge_us_english_queries_of_the_log_only(tables):
     rows = tables["human_labels"].to_pylist()
-    pool = {(r["query"], r["locale"]) for r in tables["truth/requests"].to_pylist() if not r["held_out"]}
+    pool = {(r["query"], r["locale"]) for r in tables["ground_truth/requests"].to_pylist() if not r["held_out"]}
     assert {row["locale"] for row in rows} == {"en-US"}
     assert {(row["query"], row["locale"]) for row in rows} <= pool
     assert len({row["query"] for row in rows}) == 40
@@ -349,14 +349,16 @@ def test_the_old_guideline_is_kinder_to_near_objects(tables, concepts, requests)
     assert np.mean(off["v1"]) > np.mean(off["v2"]) + 0.3
 
 
-@pytest.mark.parametrize("name", ["boards", "search_log", "human_labels", "truth/judgements", "truth/concepts"])
+@pytest.mark.parametrize(
+    "name", ["boards", "search_log", "human_labels", "ground_truth/judgments", "ground_truth/concepts"]
+)
 def test_every_pin_that_is_named_exists(tables, name):
     named = {pin for pin in tables[name]["pin_id"].to_pylist() if pin is not None}
     assert named <= set(tables["pins"]["pin_id"].to_pylist())
 
 
 def test_a_pair_is_judged_once(tables):
-    pairs = [(row["query"], row["locale"], row["pin_id"]) for row in tables["truth/judgements"].to_pylist()]
+    pairs = [(row["query"], row["locale"], row["pin_id"]) for row in tables["ground_truth/judgments"].to_pylist()]
     assert len(set(pairs)) == len(pairs) == 240 * 20
 
 

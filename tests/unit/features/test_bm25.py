@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
-from ray_app.base.text import tokenise
+from ray_app.base.text import tokenize
 from ray_app.features.bm25 import Bm25Index, CatalogueMatch, CorpusCounts
 
 WORDS = ["red", "blue", "laptop", "bag", "the", "hp", "15"]
@@ -23,14 +23,14 @@ def all_pairs(num_queries, num_docs):
 def test_pair_scores_equal_rank_bm25(texts, queries):
     """Repeated, unknown and missing words, empty documents, and terms in over half of them, included."""
     texts = [*texts, "anchor"]  # rank-bm25 divides by zero where no document has a word
-    reference = BM25Okapi([tokenise(text) for text in texts])
-    expected = np.concatenate([reference.get_scores(tokenise(query)) for query in queries])
+    reference = BM25Okapi([tokenize(text) for text in texts])
+    expected = np.concatenate([reference.get_scores(tokenize(query)) for query in queries])
     scores = Bm25Index.build(texts).score_pairs(queries, *all_pairs(len(queries), len(texts)))
     np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
 def test_other_parameters_equal_rank_bm25():
-    reference = BM25Okapi([tokenise(t) for t in TEXTS], k1=0.9, b=0.4, epsilon=0.1).get_scores(["the", "laptop"])
+    reference = BM25Okapi([tokenize(t) for t in TEXTS], k1=0.9, b=0.4, epsilon=0.1).get_scores(["the", "laptop"])
     scores = Bm25Index.build(TEXTS, k1=0.9, b=0.4, epsilon=0.1).score_all("the laptop")
     np.testing.assert_allclose(scores, reference, atol=1e-6)
 
@@ -86,7 +86,7 @@ def test_parts_of_a_corpus_score_as_the_whole(texts, queries, cut):
     whole = Bm25Index.build(texts)
     parts = []
     for own, other in ((texts[:cut], texts[cut:]), (texts[cut:], texts[:cut])):
-        others = CorpusCounts(tokeniser=tokenise)
+        others = CorpusCounts(tokenizer=tokenize)
         others.add(other[:1])
         others.add(other[1:])
         parts.append(Bm25Index.build(own, others=others))

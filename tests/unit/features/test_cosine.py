@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ray_app.features.cosine import CosineBackground
-from ray_app.features.neighbours import top_neighbours
+from ray_app.features.neighbors import top_neighbors
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -31,12 +31,12 @@ def test_an_empty_catalogue_gives_zeros() -> None:
 
 @pytest.mark.parametrize(("chunk", "block"), [(1, 1000), (3, 300), (100, 7), (100, 3)])
 def test_neighbours_do_not_depend_on_chunk_and_block(chunk: int, block: int) -> None:
-    indices, cosines = top_neighbours(QUERIES, PINS, 5, chunk, block)
+    indices, cosines = top_neighbors(QUERIES, PINS, 5, chunk, block)
     exact = np.argsort(-(QUERIES @ PINS.T), axis=1)[:, :5]
     np.testing.assert_array_equal(indices, exact)
     assert (np.diff(cosines, axis=1) <= 0).all()
 
 
 def test_ties_go_to_the_lower_row_and_more_neighbours_than_pins_are_all_pins() -> None:
-    assert top_neighbours(QUERIES[:1], np.repeat(QUERIES[:1], 5, axis=0), 3)[0].tolist() == [[0, 1, 2]]
-    assert top_neighbours(QUERIES, PINS[:2], 9)[0].shape == (4, 2)
+    assert top_neighbors(QUERIES[:1], np.repeat(QUERIES[:1], 5, axis=0), 3)[0].tolist() == [[0, 1, 2]]
+    assert top_neighbors(QUERIES, PINS[:2], 9)[0].shape == (4, 2)

@@ -5,8 +5,8 @@ import pytest
 from ray_app.base.config import FeatureConfig, PinTextConfig
 from ray_app.base.errors import UserError
 from ray_app.features.bm25 import CatalogueMatch
-from ray_app.features.external_embeddings import named_vector_block
-from ray_app.features.lexical import PairFeatures
+from ray_app.features.external_embeddings import external_embedding_block
+from ray_app.features.lexical import LexicalFeatures
 
 PINS = pa.table(
     {
@@ -21,7 +21,7 @@ ROW = {pin_id: row for row, pin_id in enumerate(PINS["pin_id"].to_pylist())}
 
 @pytest.fixture(scope="module")
 def features():
-    return PairFeatures(PINS, FeatureConfig(zero_shot_model="none"), PinTextConfig())
+    return LexicalFeatures(PINS, FeatureConfig(zero_shot_model="none"), PinTextConfig())
 
 
 def value(features, name, query, pin):
@@ -103,8 +103,8 @@ def test_features_of_a_part_are_rows_of_the_whole(features, own):
     others = [row for row in range(4) if row not in own]
     cfg = FeatureConfig(zero_shot_model="none")
     first, second = taken(others[:1]), taken(others[1:])
-    part = PairFeatures(taken(own), cfg, PinTextConfig(), [first, second])
-    rest = PairFeatures(taken(others), cfg, PinTextConfig(), [taken(own)])
+    part = LexicalFeatures(taken(own), cfg, PinTextConfig(), [first, second])
+    rest = LexicalFeatures(taken(others), cfg, PinTextConfig(), [taken(own)])
     queries = ["laptop bag", "smart watch", "acme", "zebra laptop laptop", ""]
     match = CatalogueMatch.merged([part.catalogue_match(queries), rest.catalogue_match(queries)])
     query_index = np.repeat(np.arange(5), len(own))
@@ -114,7 +114,7 @@ def test_features_of_a_part_are_rows_of_the_whole(features, own):
 
 
 def test_no_pairs_and_no_pins_work():
-    empty = PairFeatures(PINS.slice(0, 0), FeatureConfig(zero_shot_model="none"), PinTextConfig())
+    empty = LexicalFeatures(PINS.slice(0, 0), FeatureConfig(zero_shot_model="none"), PinTextConfig())
     assert empty.compute(["laptop"], np.array([], int), np.array([], int)).shape == (0, len(empty.names))
 
 
@@ -141,14 +141,14 @@ VECTORS = pa.table(
 )
 def test_named_vectors_stand_side_by_side_with_a_mask(named, values, mask):
     """A zero vector is present and an absent one is not: the two would be the same to a model without the mask."""
-    found = named_vector_block(VECTORS, named)
+    found = external_embedding_block(VECTORS, named)
     assert (found[0].tolist(), found[1].tolist()) == (values, mask)
 
 
 @pytest.mark.parametrize(("named", "word"), [({"nope": 2}, "nope"), ({"sage": 3}, "sage")])
 def test_a_named_vector_that_does_not_fit_is_named(named, word):
     with pytest.raises(UserError, match=word):
-        named_vector_block(VECTORS, named)
+        external_embedding_block(VECTORS, named)
 
 
 def test_other_texts_are_weighed_as_in_the_catalogue_and_not_counted_in_it(features):

@@ -6,7 +6,7 @@ import pytest
 
 from ray_app.base.columns import aligned, nullable_vectors
 from ray_app.base.storage import Storage
-from ray_app.features.query_tower import NAMES, SideTower
+from ray_app.features.query_tower import NAMES, QueryTower
 from ray_app.tables.manifest import Output, hash_files
 
 SHAPES = ((4, 6), (5, 6), (5,), (4, 5), (4,))
@@ -14,7 +14,7 @@ SHAPES = ((4, 6), (5, 6), (5,), (4, 5), (4,))
 
 def tower():
     rng = np.random.default_rng(0)
-    return SideTower(weights={n: rng.normal(size=s).astype(np.float32) for n, s in zip(NAMES, SHAPES, strict=True)})
+    return QueryTower(weights={n: rng.normal(size=s).astype(np.float32) for n, s in zip(NAMES, SHAPES, strict=True)})
 
 
 QUERIES = np.random.default_rng(1).normal(size=(300, 6)).astype(np.float32)
@@ -39,7 +39,7 @@ def test_no_queries_are_no_vectors_and_those_of_another_encoder_are_refused():
 
 def test_weights_of_something_else_are_refused():
     with pytest.raises(ValueError, match=r"skip\.weight"):
-        SideTower(weights={"a": np.zeros(1)})
+        QueryTower(weights={"a": np.zeros(1)})
 
 
 def test_a_saved_tower_is_the_same(tmp_path):
@@ -47,7 +47,7 @@ def test_a_saved_tower_is_the_same(tmp_path):
     files = tower().save(store, "models/m/1")
     content = hash_files("models/m/1", {file.path: file.sha256 for file in files})
     output = Output(name="m", path="models/m/1", files=[file.path for file in files], rows=0, content_hash=content)
-    assert np.array_equal(SideTower.load(store, output).encode(QUERIES), tower().encode(QUERIES))
+    assert np.array_equal(QueryTower.load(store, output).encode(QUERIES), tower().encode(QUERIES))
 
 
 def test_new_pins_have_nulls_and_gone_pins_vanish():

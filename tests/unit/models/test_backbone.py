@@ -8,7 +8,7 @@ import torch
 from minimal import make_examples
 from tiny_models import save_tiny_decoder
 
-from ray_app.base.config import TeachConfig, TrainConfig
+from ray_app.base.config import TeacherConfig, TrainConfig
 from ray_app.base.errors import UserError
 from ray_app.models import model_sources as sources
 from ray_app.models.backbone import backbone_groups
@@ -27,12 +27,19 @@ NONE = EXAMPLES.rows(np.arange(0))
 
 def teacher(source: str, **overrides: object) -> CrossEncoder:
     torch.manual_seed(1)
-    cfg = {"base_model": source, "max_tokens": 32, "bottleneck": 8, "hidden": 8, "dropout": 0.0, "pooling": "last"}
-    return CrossEncoder.from_base(TeachConfig.model_validate(cfg | overrides), SCALER)
+    cfg = {
+        "base_model": source,
+        "max_tokens": 32,
+        "projection_dim": 8,
+        "hidden_dim": 8,
+        "dropout": 0.0,
+        "pooling": "last",
+    }
+    return CrossEncoder.from_base(TeacherConfig.model_validate(cfg | overrides), SCALER)
 
 
 def train(model: CrossEncoder, **overrides: object) -> None:
-    cfg = {"epochs": 3, "batch_size": 2, "learning_rate": 1e-2, "patience": 9}
+    cfg = {"epochs": 3, "batch_size": 2, "learning_rate": 1e-2, "early_stopping_patience": 9}
     fit(model, EXAMPLES, NONE, TrainConfig.model_validate(cfg | overrides), 0, Worker())
 
 
@@ -91,8 +98,8 @@ def test_trained_embeddings_are_saved_with_the_adapters(
 def test_embeddings_that_only_the_first_training_moved_are_kept_by_the_second(
     tiny_decoder: str, tmp_path: Path
 ) -> None:
-    warm_up = {"train": {"train_embeddings": True}}
-    first = teacher(tiny_decoder, lora_rank=2, warm_up=warm_up)
+    pretrain = {"train": {"train_embeddings": True}}
+    first = teacher(tiny_decoder, lora_rank=2, pretrain=pretrain)
     train(first, train_embeddings=True)
     first.save_pretrained(tmp_path / "first")
     second = CrossEncoder.from_pretrained(tmp_path / "first", SCALER)
@@ -164,9 +171,9 @@ def test_other_weights_under_the_adapters_are_another_teacher(tmp_path: Path) ->
     weights[-1] ^= 1
     (base / "model.safetensors").write_bytes(weights)
     sources.model_identity.cache_clear()
-    with pytest.raises(UserError, match=r"teach\.base_model .* with the weights"):
+    with pytest.raises(UserError, match=r"train_teacher\.base_model .* with the weights"):
         CrossEncoder.from_pretrained(tmp_path / "teacher")
-    with pytest.raises(UserError, match=r"teach\.base_model"):
+    with pytest.raises(UserError, match=r"train_teacher\.base_model"):
         CrossEncoder.from_pretrained(tmp_path / "teacher", SCALER)
     other = teacher(str(base), lora_rank=2)
     other.load_state_dict(

@@ -34,7 +34,7 @@ def make_student(source: str, **overrides: object) -> BiEncoder:
     """A student with two towers that differ, and lengths that cut the longest text differently."""
     torch.manual_seed(1)
     cfg = DistillConfig.model_validate(
-        {"base_model": source, "dim": 8, "nested_dims": [4], "hidden": 8, "shared_towers": False,
+        {"base_model": source, "dim": 8, "matryoshka_dims": [4], "hidden_dim": 8, "shared_towers": False,
          "max_query_tokens": 6, "max_pin_tokens": 12} | overrides
     )  # fmt: skip
     student = BiEncoder.from_base(cfg, FeatureScaler.fit(FEATURES)).eval()
@@ -136,7 +136,7 @@ def test_an_export_that_was_cut_off_is_made_again(tiny_encoder, tmp_path) -> Non
 
 
 def test_a_feature_only_student_is_refused(tmp_path) -> None:
-    student = BiEncoder.features_only(DistillConfig(base_model="none"), FeatureScaler.fit(FEATURES))
+    student = BiEncoder.feature_only_student(DistillConfig(base_model="none"), FeatureScaler.fit(FEATURES))
     with pytest.raises(UserError, match="no towers"):
         exports.write_export(student, tmp_path, "x", onnx=False)
 

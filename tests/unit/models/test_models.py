@@ -10,7 +10,7 @@ import torch
 from minimal import make_examples, message
 from tiny_models import save_tiny_encoder
 
-from ray_app.base.config import DistillConfig, TeachConfig, TrainConfig
+from ray_app.base.config import DistillConfig, TeacherConfig, TrainConfig
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.models.bi_encoder import BiEncoder, cut_vectors
@@ -33,13 +33,15 @@ SCALER = FeatureScaler.fit(FEATURES)
 
 def teacher(source: str, **overrides: object) -> CrossEncoder:
     torch.manual_seed(1)
-    cfg = TeachConfig.model_validate({"base_model": source, "max_tokens": 32, "bottleneck": 8, "hidden": 8} | overrides)
+    cfg = TeacherConfig.model_validate(
+        {"base_model": source, "max_tokens": 32, "projection_dim": 8, "hidden_dim": 8} | overrides
+    )
     return CrossEncoder.from_base(cfg, SCALER).eval()
 
 
 def student(source: str, **overrides: object) -> BiEncoder:
     torch.manual_seed(1)
-    cfg = DistillConfig.model_validate({"base_model": source, "dim": 16, "hidden": 8} | overrides)
+    cfg = DistillConfig.model_validate({"base_model": source, "dim": 16, "hidden_dim": 8} | overrides)
     return BiEncoder.from_base(cfg, SCALER).eval()
 
 
@@ -68,7 +70,7 @@ def test_a_saved_teacher_gives_the_same_logits(tiny_encoder: str, tmp_path: Path
 
 
 def test_a_shift_of_the_logits_is_saved_with_the_model(tiny_encoder: str, tmp_path: Path) -> None:
-    """What class_balance put into the probabilities is taken out of them for every engine, not for this process alone."""
+    """What class_weight_exponent put into the probabilities is taken out of them for every engine, not for this process alone."""
     model, by = teacher(tiny_encoder).eval(), np.array([0.5, -0.25, 0.0, 1.0, -2.0])
     before = logits(model, [0, 1, 2])
     model.shift_logits(by)
@@ -80,7 +82,7 @@ def test_a_shift_of_the_logits_is_saved_with_the_model(tiny_encoder: str, tmp_pa
 @pytest.mark.parametrize("pooling", ["cls", "mean", "spans"])
 def test_a_pooling_that_a_decoder_cannot_have_is_refused(tiny_decoder: str, pooling: str) -> None:
     """Its first token has read nothing, so all pairs would get one state, and training would end well."""
-    with pytest.raises(UserError, match=rf"teach\.pooling is {pooling}.*set teach\.pooling to last"):
+    with pytest.raises(UserError, match=rf"train_teacher\.pooling is {pooling}.*set train_teacher\.pooling to last"):
         teacher(tiny_decoder, pooling=pooling)
 
 
@@ -208,7 +210,7 @@ def test_a_frozen_student_trains_on_the_states_that_its_tower_gives(tiny_encoder
 
 def test_a_cut_vector_scores_as_in_training(tiny_encoder: str, tmp_path: Path) -> None:
     """The interaction MLP must read a short vector offline as it did while it learned."""
-    model = student(tiny_encoder, nested_dims=[8, 4], vector_dropout=0.0, dropout=0.0)
+    model = student(tiny_encoder, matryoshka_dims=[8, 4], interaction_dropout=0.0, dropout=0.0)
     model.save_pretrained(tmp_path)
     batch = model.prepare(QUERIES, PINS, FEATURES)
     with torch.inference_mode():
@@ -237,7 +239,7 @@ def test_training_makes_cut_vectors_as_good_as_whole_ones(tiny_encoder: str) -> 
     )  # fmt: skip
     loss = {}
     for nested in ([], [4]):
-        model = student(tiny_encoder, nested_dims=nested, vector_dropout=0.0, dropout=0.0).train()
+        model = student(tiny_encoder, matryoshka_dims=nested, interaction_dropout=0.0, dropout=0.0).train()
         cfg = TrainConfig(epochs=30, batch_size=16, head_learning_rate=5e-3, learning_rate=5e-3, train_top_layers=0)
         fit(model, examples, examples.rows(np.arange(0)), cfg, 0, Worker())
         model.eval()

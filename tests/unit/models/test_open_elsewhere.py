@@ -7,7 +7,7 @@ import pytest
 import torch
 from minimal import make_config
 
-from ray_app.base.config import TeachConfig
+from ray_app.base.config import TeacherConfig
 from ray_app.models.bi_encoder import BiEncoder
 from ray_app.models.cross_encoder import CrossEncoder
 from ray_app.models.head import FeatureScaler
@@ -20,8 +20,8 @@ KINDS = [("tiny_encoder", "cls"), ("tiny_encoder", "mean"), ("tiny_decoder", "la
 def saved_teacher(source: str, pooling: str, folder: Path, lora_rank: int | None = None) -> CrossEncoder:
     """A teacher whose weights are no longer those of its base model."""
     torch.manual_seed(1)
-    sizes = {"max_tokens": 32, "bottleneck": 8, "hidden": 8}
-    cfg = TeachConfig(base_model=source, pooling=pooling, lora_rank=lora_rank, **sizes)
+    sizes = {"max_tokens": 32, "projection_dim": 8, "hidden_dim": 8}
+    cfg = TeacherConfig(base_model=source, pooling=pooling, lora_rank=lora_rank, **sizes)
     teacher = CrossEncoder.from_base(cfg, FeatureScaler.fit(np.zeros((2, 0), np.float32))).eval()
     with torch.no_grad():
         for parameter in teacher.backbone.parameters():
@@ -73,7 +73,7 @@ def test_the_code_of_the_card_runs(tmp_path, kind, rank) -> None:
     source = "package:ray_app/demo/models/tower"
     if kind == "teacher":
         model = saved_teacher(source, "mean", tmp_path, rank)
-        cfg = make_config(teach=model.cfg.model_dump(), distill={"base_model": source})
+        cfg = make_config(train_teacher=model.cfg.model_dump(), distill={"base_model": source})
     else:
         cfg = make_config(distill={"base_model": source, "shared_towers": False})
         model = BiEncoder.from_base(cfg.distill, FeatureScaler.fit(np.zeros((2, 0), np.float32)))

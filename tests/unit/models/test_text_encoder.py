@@ -39,7 +39,7 @@ NOTHING = Output(name="model", path="m", files=[], rows=0, content_hash="x")
 def recipes(tmp_path, encoder, dtype, num_gpus=0):
     sections = {name: {"dtype": dtype, "num_gpus": num_gpus} for name in ("embed", "label")}
     base = {"base_model": encoder}
-    cfg = make_config(tmp_path, features={"zero_shot_model": encoder}, teach=base, distill=base, **sections)
+    cfg = make_config(tmp_path, features={"zero_shot_model": encoder}, train_teacher=base, distill=base, **sections)
     store = Storage(cfg.output)
     return {
         "zero_shot": zero_shot_tower(cfg, store, "pin").recipe,

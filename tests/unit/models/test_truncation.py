@@ -36,7 +36,7 @@ def config(model, max_tokens, **more):
     plain = {
         "pin_text": {"fields": ["title", "description", "board_titles"]},
         "features": {"zero_shot_model": model, "zero_shot_max_tokens": max_tokens},
-        "teach": base | {"max_tokens": max_tokens}, "distill": base | {"max_pin_tokens": max_tokens},
+        "train_teacher": base | {"max_tokens": max_tokens}, "distill": base | {"max_pin_tokens": max_tokens},
     }  # fmt: skip
     return make_config(**plain | more)
 
@@ -55,8 +55,10 @@ def test_what_is_said_to_be_cut_is_what_the_models_cut(models, kind, max_tokens)
     share = np.mean([len(a) != len(b) for a, b in zip(whole, cut, strict=True)])
     assert student_truncation(cfg, PINS, np.arange(5))["cut_share"] == pytest.approx(share)
 
-    teacher = CrossEncoder.from_base(cfg.teach, FeatureScaler(np.zeros(0), np.ones(0)))
-    whole_teacher = CrossEncoder.from_base(config(models[kind], 64).teach, FeatureScaler(np.zeros(0), np.ones(0)))
+    teacher = CrossEncoder.from_base(cfg.train_teacher, FeatureScaler(np.zeros(0), np.ones(0)))
+    whole_teacher = CrossEncoder.from_base(
+        config(models[kind], 64).train_teacher, FeatureScaler(np.zeros(0), np.ones(0))
+    )
     queries, index = ["cup", "red mug", "usb hub"], np.array([0, 1, 3])
     pairs = [model.preparer.pair_ids(queries, [texts[i] for i in index]) for model in (whole_teacher, teacher)]
     share = np.mean([a.pin[1] - a.pin[0] != b.pin[1] - b.pin[0] for a, b in zip(*pairs, strict=True)])

@@ -48,17 +48,17 @@ def server() -> Iterator[Any]:
 
 
 BUSY = (429, {"retry-after": "0"}, b'{"error": "overloaded", "message": "try again"}')
-VECTORS = (200, {}, b'{"embeddings": [[0.6, 0.8]]}')
+DENSE = (200, {}, b'{"embeddings": [[0.6, 0.8]]}')
 
 
 def test_vectors_come_as_an_array(server: Any) -> None:
-    server.answers = [VECTORS]
+    server.answers = [DENSE]
     with RelevanceClient(server.url) as client:
         np.testing.assert_allclose(client.encode(["red mug"]), [[0.6, 0.8]])
 
 
 def test_equal_queries_carry_equal_keys_which_do_not_say_the_query(server: Any) -> None:
-    server.answers = [VECTORS] * 3
+    server.answers = [DENSE] * 3
     with RelevanceClient(server.url) as client:
         for query in ("Red  mug", "red mug ", "blue mug"):
             client.encode([query])
@@ -74,7 +74,7 @@ def test_a_key_is_that_of_many_queries() -> None:
 
 
 def test_a_busy_server_is_asked_again(server: Any) -> None:
-    server.answers = [BUSY, VECTORS]
+    server.answers = [BUSY, DENSE]
     with RelevanceClient(server.url) as client:
         assert client.encode(["a"]).shape == (1, 2)
 
@@ -126,7 +126,7 @@ def test_the_token_is_sent_and_never_shown(server: Any) -> None:
 )
 def test_one_text_in_place_of_a_list_is_refused(ask: Any, server: Any) -> None:
     """A str is a sequence of its letters: the answer would be seven vectors, of r, e, d and so on."""
-    server.answers = [VECTORS]
+    server.answers = [DENSE]
     with RelevanceClient(server.url) as client, pytest.raises(ValueError, match="a list of"):
         ask(client)
     assert not server.asked
@@ -165,7 +165,7 @@ def test_a_broken_connection_is_tried_again() -> None:
 def test_no_server_makes_it_wait_long(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr("ray_app.client.time.sleep", waits.append)
-    server.answers = [(503, {"retry-after": "86400"}, b"{}"), VECTORS]
+    server.answers = [(503, {"retry-after": "86400"}, b"{}"), DENSE]
     with RelevanceClient(server.url) as client:
         client.encode(["a"])
     assert waits == [5.0]
@@ -186,7 +186,7 @@ def test_a_token_that_no_header_can_hold_is_refused_without_being_shown(token: s
 
 def test_nothing_logged_holds_a_query_or_the_token(server: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
-    server.answers = [BUSY, VECTORS]
+    server.answers = [BUSY, DENSE]
     with RelevanceClient(server.url, token=SECRET) as client:
         client.encode(["confidential words"])
     assert "confidential" not in caplog.text and SECRET not in caplog.text

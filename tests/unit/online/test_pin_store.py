@@ -32,7 +32,7 @@ def unit_vectors(num, dim=DIM, seed=0):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-VECTORS = unit_vectors(len(IDS))
+DENSE = unit_vectors(len(IDS))
 
 
 def publish(store, vectors, ids, student="5111111111111111"):
@@ -50,7 +50,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def release(store):
-    return publish(store, VECTORS, IDS)
+    return publish(store, DENSE, IDS)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_each_id_finds_its_own_vector(store, release, local, hash_ids):
     assert rows.dtype == np.int64
     assert rows.tolist() == [*range(49, -1, -1), -1, -1, 3, 3, -1]
     assert pins.pin_ids(rows[:50]) == IDS[::-1]
-    np.testing.assert_allclose(pins.vectors(rows[:50]), VECTORS[::-1], atol=1e-3)
+    np.testing.assert_allclose(pins.vectors(rows[:50]), DENSE[::-1], atol=1e-3)
 
 
 def test_no_ids_have_no_rows(store, release, local):
@@ -144,7 +144,7 @@ def test_vectors_keep_direction_and_length(store, local, kind, cosine, dim):
 
 @pytest.mark.parametrize("kind", ["float16", "int8"])
 def test_a_vector_of_zeros_stays_one(store, local, kind):
-    vectors = VECTORS.copy()
+    vectors = DENSE.copy()
     vectors[4] = 0
     assert not PinStore.open(store, publish(store, vectors, IDS), local, kind).vectors([4]).any()
 
@@ -157,7 +157,7 @@ def test_the_mapped_matrix_is_what_vectors_are_made_of(store, release, local):
 
 
 def test_numbers_that_float16_cannot_hold_are_refused(store, local):
-    release = publish(store, VECTORS * 1e6, IDS)
+    release = publish(store, DENSE * 1e6, IDS)
     assert "too large for float16" in message(lambda: PinStore.open(store, release, local))
     assert folders(local) == []
 
@@ -212,7 +212,7 @@ def test_a_folder_of_something_else_is_made_again(store, release, local, changed
     assert json.loads(path.read_text()) == right
 
 
-@pytest.mark.parametrize("other", [VECTORS.astype(np.int16), np.zeros((100, 4), np.float16)])
+@pytest.mark.parametrize("other", [DENSE.astype(np.int16), np.zeros((100, 4), np.float16)])
 def test_an_array_of_another_type_or_shape_is_made_again(store, release, local, other):
     """Of the same size, so that only the header tells."""
     path = PinStore.open(store, release, local).folder / "vectors.npy"
@@ -220,7 +220,7 @@ def test_an_array_of_another_type_or_shape_is_made_again(store, release, local, 
     path.unlink()
     np.save(path, other)
     assert path.stat().st_size == size
-    np.testing.assert_allclose(PinStore.open(store, release, local).vectors(np.arange(50)), VECTORS, atol=1e-3)
+    np.testing.assert_allclose(PinStore.open(store, release, local).vectors(np.arange(50)), DENSE, atol=1e-3)
 
 
 def test_a_store_that_is_open_outlives_its_folder(store, release, local):
@@ -232,16 +232,16 @@ def test_a_store_that_is_open_outlives_its_folder(store, release, local):
 
 def test_a_folder_that_cannot_be_written_is_one_line(store, release, local):
     local.write_text("a file")
-    assert "serve.local_dir" in message(lambda: PinStore.open(store, release, local))
+    assert "serve.local_cache_dir" in message(lambda: PinStore.open(store, release, local))
 
 
 def test_a_large_release_is_read_part_by_part(store, local, monkeypatch):
-    monkeypatch.setattr(publish_module, "PART_BYTES", 7 * VECTORS.shape[1] * 4)
-    release = publish(store, VECTORS, IDS)
+    monkeypatch.setattr(publish_module, "PART_BYTES", 7 * DENSE.shape[1] * 4)
+    release = publish(store, DENSE, IDS)
     assert len(release.files) == 8
     pins = PinStore.open(store, release, local)
     assert pins.all_pin_ids() == IDS
-    np.testing.assert_allclose(pins.vectors(np.arange(50)), VECTORS, atol=1e-3)
+    np.testing.assert_allclose(pins.vectors(np.arange(50)), DENSE, atol=1e-3)
 
 
 # --- releases that cannot be served ---
@@ -265,7 +265,7 @@ def with_nan(store, release):
     """As a writer without checks would have published it."""
     path = next(iter(release.files))
     table = store.read_table(path)
-    values = VECTORS.copy()
+    values = DENSE.copy()
     values[7, 1] = np.nan
     file = store.write_table(
         path, table.set_column(2, "embedding", pa.array(values.tolist(), pa.list_(pa.float32(), DIM)))
@@ -300,7 +300,7 @@ def test_the_old_release_goes_on_when_the_new_one_is_refused(store, release, loc
     pins = PinStore.open(store, release, local)
     new = damaged(store, publish(store, unit_vectors(50, seed=1), IDS))
     message(lambda: PinStore.open(store, new, local))
-    np.testing.assert_allclose(pins.vectors(pins.rows(IDS)), VECTORS, atol=1e-3)
+    np.testing.assert_allclose(pins.vectors(pins.rows(IDS)), DENSE, atol=1e-3)
 
 
 def test_another_students_release_is_refused_even_if_its_copy_is_there(store, release, local):
@@ -379,7 +379,7 @@ def test_shards_hold_each_pin_once(store, release, local, num_shards):
         held = rows >= 0
         assert pins.num_pins == held.sum()
         assert (shards_of(IDS, num_shards) == i).tolist() == held.tolist()
-        np.testing.assert_allclose(pins.vectors(rows[held]), VECTORS[held], atol=1e-2)
+        np.testing.assert_allclose(pins.vectors(rows[held]), DENSE[held], atol=1e-2)
         found += held
     assert found.tolist() == [1] * 50
     assert len(folders(local)) == num_shards

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ray_app.base.config import CacheConfig
-from ray_app.online.query_cache import QueryVectors
+from ray_app.online.query_cache import QueryEmbeddingCache
 
 HMAC_KEY = "0123456789abcdef"
 
@@ -32,11 +32,13 @@ class Lengths:
         return np.array([[len(text), 1] for text in texts], np.float32)
 
 
-def run(encoder: Any, talk: Callable[[QueryVectors], Awaitable[Any]], clock: Any = None, **cfg: Any) -> Any:
+def run(encoder: Any, talk: Callable[[QueryEmbeddingCache], Awaitable[Any]], clock: Any = None, **cfg: Any) -> Any:
     async def main() -> Any:
-        max_batch = cfg.pop("max_batch", 32)
+        max_batch_size = cfg.pop("max_batch_size", 32)
         options = {} if clock is None else {"clock": clock}
-        cache = QueryVectors(encoder, CacheConfig(**cfg), max_batch=max_batch, namespace="test", **options)
+        cache = QueryEmbeddingCache(
+            encoder, CacheConfig(**cfg), max_batch_size=max_batch_size, namespace="test", **options
+        )
         try:
             return await talk(cache)
         finally:
@@ -53,7 +55,7 @@ async def until(done: Callable[[], bool]) -> None:
     raise AssertionError("it never happened")
 
 
-async def hits_of(cache: QueryVectors, queries: list[str]) -> int:
+async def hits_of(cache: QueryEmbeddingCache, queries: list[str]) -> int:
     """How many of these were remembered."""
     before = cache.counts()["hits"]
     await cache.get(queries)
@@ -61,7 +63,7 @@ async def hits_of(cache: QueryVectors, queries: list[str]) -> int:
 
 
 def test_vectors_come_in_the_order_asked_and_the_second_time_from_memory() -> None:
-    async def talk(cache: QueryVectors) -> Any:
+    async def talk(cache: QueryEmbeddingCache) -> Any:
         first = await cache.get(["aaa", "b", "aaa"])
         return first, cache.counts()["hits"], await cache.get(["b", "cc"]), cache.counts()["hits"]
 
@@ -76,7 +78,7 @@ def test_a_burst_of_one_query_is_encoded_once() -> None:
     gate = threading.Event()
     encoder = Lengths(gate)
 
-    async def talk(cache: QueryVectors) -> Any:
+    async def talk(cache: QueryEmbeddingCache) -> Any:
         asked = [asyncio.create_task(cache.get(["hot"])) for _ in range(50)]
         await until(lambda: bool(encoder.batches))
         gate.set()
@@ -85,14 +87,14 @@ def test_a_burst_of_one_query_is_encoded_once() -> None:
     answers, counts = run(encoder, talk)
     assert encoder.batches == [["hot"]]
     assert {float(vectors[0, 0]) for vectors in answers} == {3.0}
-    assert (counts["misses"], counts["joined"], counts["hit_rate"]) == (1, 49, 0.98)
+    assert (counts["misses"], counts["coalesced"], counts["hit_rate"]) == (1, 49, 0.98)
 
 
 def test_queries_that_wait_go_together_and_a_lone_one_at_once() -> None:
     gate = threading.Event()
     encoder = Lengths(gate)
 
-    async def talk(cache: QueryVectors) -> None:
+    async def talk(cache: QueryEmbeddingCache) -> None:
         first = asyncio.create_task(cache.get(["first"]))
         await until(lambda: bool(encoder.batches))
         rest = [asyncio.create_task(cache.get([f"q{i}"])) for i in range(5)]
@@ -100,7 +102,7 @@ def test_queries_that_wait_go_together_and_a_lone_one_at_once() -> None:
         gate.set()
         await asyncio.gather(first, *rest)
 
-    run(encoder, talk, max_batch=3)
+    run(encoder, talk, max_batch_size=3)
     assert [len(batch) for batch in encoder.batches] == [1, 3, 2]
 
 
@@ -109,7 +111,7 @@ def test_a_failure_reaches_all_who_wait_and_is_not_remembered() -> None:
     encoder = Lengths(gate)
     encoder.broken = True
 
-    async def talk(cache: QueryVectors) -> Any:
+    async def talk(cache: QueryEmbeddingCache) -> Any:
         asked = [asyncio.create_task(cache.get(["x"])) for _ in range(3)]
         await until(lambda: bool(encoder.batches))
         gate.set()
@@ -146,7 +148,7 @@ def test_a_query_that_breaks_the_encoder_fails_alone(raises: bool, told: str, re
     gate = threading.Event()
     encoder = Choking(gate, raises)
 
-    async def talk(cache: QueryVectors) -> Any:
+    async def talk(cache: QueryEmbeddingCache) -> Any:
         first = asyncio.create_task(cache.get(["first"]))
         await until(lambda: bool(encoder.batches))
         rest = [asyncio.create_task(cache.get([query])) for query in ("aa", "bad", "c")]
@@ -166,7 +168,7 @@ def test_one_who_goes_away_takes_nobodys_vector_along() -> None:
     gate = threading.Event()
     encoder = Lengths(gate)
 
-    async def talk(cache: QueryVectors) -> Any:
+    async def talk(cache: QueryEmbeddingCache) -> Any:
         gone, stays = (asyncio.create_task(cache.get(["same"])) for _ in range(2))
         await until(lambda: bool(encoder.batches))
         gone.cancel()
@@ -190,7 +192,7 @@ def test_old_vectors_are_made_again_and_the_least_used_make_room() -> None:
     now = [0.0]
     encoder = Lengths()
 
-    async def talk(cache: QueryVectors) -> list[int]:
+    async def talk(cache: QueryEmbeddingCache) -> list[int]:
         found = []
         for query, at in (("a", 0), ("b", 1), ("a", 2), ("c", 3), ("a", 4), ("b", 5), ("b", 99)):
             now[0] = at
@@ -202,7 +204,7 @@ def test_old_vectors_are_made_again_and_the_least_used_make_room() -> None:
 
 
 def test_switched_off_it_remembers_nothing() -> None:
-    async def talk(cache: QueryVectors) -> Any:
+    async def talk(cache: QueryEmbeddingCache) -> Any:
         await cache.get(["a"])
         return await hits_of(cache, ["a"])
 
@@ -210,7 +212,7 @@ def test_switched_off_it_remembers_nothing() -> None:
 
 
 def test_nobody_can_change_what_is_remembered() -> None:
-    async def talk(cache: QueryVectors) -> Any:
+    async def talk(cache: QueryEmbeddingCache) -> Any:
         (await cache.get(["abc"]))[:] = 0
         return await cache.get(["abc"])
 
@@ -225,10 +227,10 @@ def redis_url(redis_server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, s
 
 
 def test_replicas_share_a_second_level(redis_url: dict[str, str]) -> None:
-    async def warm(cache: QueryVectors) -> None:
+    async def warm(cache: QueryEmbeddingCache) -> None:
         await cache.get(["shared", "other"])
 
-    async def later(cache: QueryVectors) -> Any:
+    async def later(cache: QueryEmbeddingCache) -> Any:
         await cache.get(["own"])  # tells how wide vectors are
         await asyncio.gather(*cache._writes)  # the connection is there
         return await cache.get(["shared"]), cache.counts()
@@ -245,7 +247,7 @@ def test_a_vector_of_another_width_in_the_second_level_is_ignored(redis_url: dic
     key = hmac.digest(HMAC_KEY.encode(), b"odd", "sha256").hex()
     redis.Redis.from_url(redis_url["redis_url"]).set(f"relevance:test:{key}", b"\0" * 12)
 
-    async def talk(cache: QueryVectors) -> Any:
+    async def talk(cache: QueryEmbeddingCache) -> Any:
         await cache.get(["own2"])
         await asyncio.gather(*cache._writes)
         return await cache.get(["odd"])

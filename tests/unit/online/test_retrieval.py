@@ -13,12 +13,12 @@ import pytest
 from ray_app.base.errors import UserError
 from ray_app.base.text import stem_tokens
 from ray_app.features.bm25 import Bm25Index
-from ray_app.online.query_understanding import Vocabulary, count_words, understand
-from ray_app.online.retrieval import BM25, VECTORS, Ranked, Retriever, fuse
+from ray_app.online.query_understanding import SpellingDictionary, count_words, understand
+from ray_app.online.retrieval import BM25, DENSE, Ranked, Retriever, fuse
 
 TEXTS = ["red mug", "blue mug", "green chair of wood", "", "mug mug mug red", "赤い マグカップ", "chairs chairs"]
 VECTORS_OF = np.eye(7, 8, dtype=np.float16)  # pin i says dimension i
-VOCABULARY = Vocabulary.of(count_words(TEXTS), ["en"])
+VOCABULARY = SpellingDictionary.of(count_words(TEXTS), ["en"])
 ALL = {"num_bm25": 10, "num_vectors": 10, "limit": 10}
 
 
@@ -40,7 +40,7 @@ def towards(*rows):
 def retrieve(retriever, query, vector, *, num_bm25, num_vectors, limit):
     """As a search does."""
     by_vector = Ranked.nothing() if vector is None else retriever.nearest(vector, num_vectors)
-    return fuse({BM25: retriever.by_words(query.stems, num_bm25).rows, VECTORS: by_vector.rows}, limit)
+    return fuse({BM25: retriever.by_words(query.stems, num_bm25).rows, DENSE: by_vector.rows}, limit)
 
 
 @pytest.fixture(scope="module", params=["exact", "hnsw"])
@@ -79,7 +79,7 @@ def test_bm25_ranks_as_the_offline_one(tmp_path):
     rng = np.random.default_rng(0)
     words = [f"w{i}" for i in range(300)]
     texts = [" ".join(rng.choice(words, rng.integers(3, 20))) for _ in range(500)]
-    ours = Bm25Index.build(texts, tokeniser=stem_tokens)
+    ours = Bm25Index.build(texts, tokenizer=stem_tokens)
     theirs = Retriever.build(tmp_path / "r", texts, np.zeros((500, 4), np.float16))
     assert theirs.by_words(["w7"], 500)[0].tolist() == ours.top_k("w7", 500)[0].tolist()
     shared = [
@@ -115,7 +115,7 @@ def test_a_query_of_unknown_words_finds_what_vectors_give_or_nothing(retriever, 
     assert retrieve(retriever, query, None, **ALL).rows.tolist() == []
     found = retrieve(retriever, query, towards(2, 0), **ALL)
     assert found.rows.tolist()[:2] == [2, 0]
-    assert found.sources[0] == [VECTORS]
+    assert found.sources[0] == [DENSE]
 
 
 def test_other_scripts_find_their_pins(retriever):
@@ -127,7 +127,7 @@ def test_a_slip_finds_the_pin_and_the_users_own_word_too(tmp_path):
     """Both are looked for: who is right shows in what the student says."""
     texts = ["nixon watch", "nikon camera"]
     retriever = Retriever.build(tmp_path / "r", texts, np.zeros((2, 4), np.float16))
-    query = understand("nixxn nikon", Vocabulary.of(count_words(texts), []))
+    query = understand("nixxn nikon", SpellingDictionary.of(count_words(texts), []))
     assert sorted(retrieve(retriever, query, None, **ALL).rows.tolist()) == [0, 1]
 
 
@@ -219,16 +219,16 @@ def test_a_pin_that_both_find_comes_once_and_says_so(retriever):
     found = retrieve(retriever, understand("red mug", VOCABULARY), towards(0, 2), **ALL)
     assert len(set(found.rows.tolist())) == len(found.rows)
     sources = dict(zip(found.rows.tolist(), found.sources, strict=True))
-    assert sources[0] == [BM25, VECTORS]
-    assert sources[2] == [VECTORS]
+    assert sources[0] == [BM25, DENSE]
+    assert sources[2] == [DENSE]
 
 
 def test_ranks_are_fused_by_hand():
     """1/61 + 1/62 before 1/61 before 1/62; equal ones by row, however they were found."""
-    found = fuse({BM25: np.array([9, 4, 3]), VECTORS: np.array([5, 9, 2])}, limit=5)
+    found = fuse({BM25: np.array([9, 4, 3]), DENSE: np.array([5, 9, 2])}, limit=5)
     assert found.rows.tolist() == [9, 5, 4, 2, 3]
-    assert found.sources == [[BM25, VECTORS], [VECTORS], [BM25], [VECTORS], [BM25]]
-    assert fuse({BM25: np.array([9, 4, 3]), VECTORS: np.array([5, 9, 2])}, limit=2).rows.tolist() == [9, 5]
+    assert found.sources == [[BM25, DENSE], [DENSE], [BM25], [DENSE], [BM25]]
+    assert fuse({BM25: np.array([9, 4, 3]), DENSE: np.array([5, 9, 2])}, limit=2).rows.tolist() == [9, 5]
 
 
 def test_numbers_of_candidates_are_kept_to(retriever):
@@ -371,7 +371,7 @@ def test_a_killed_builder_leaves_nothing_that_is_opened(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_written_says_what_to_do(tmp_path):
     """It is the operator's to mend."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"serve\.local_dir"):
+    with pytest.raises(UserError, match=r"serve\.local_cache_dir"):
         Retriever.open_or_build(tmp_path / "file" / "r", TEXTS, VECTORS_OF)
 
 

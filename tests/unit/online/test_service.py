@@ -20,7 +20,7 @@ from ray_app.online.service import Service
 class Encoder:
     """A query's vector is [its length]."""
 
-    space, engine_name = "space", "lengths"
+    space, backend_name = "space", "lengths"
 
     def __init__(self) -> None:
         self.gate: threading.Event | None = None
@@ -55,7 +55,7 @@ class World:
         self.encoder = Encoder()
         self.bad: dict[str, str] = {}
         self.loads: list[str] = []
-        cfg = ServeConfig.model_validate({"poll_sec": 1000, "limits": limits})
+        cfg = ServeConfig.model_validate({"poll_interval_sec": 1000, "limits": limits})
         monkeypatch.setattr(module, "current_release", lambda _: self.current and SimpleNamespace(id=self.current))
         self.service = Service(cfg, ImageLimits(), Storage(str(tmp_path)), tmp_path, load=self.load)
 
@@ -124,7 +124,7 @@ def test_it_does_not_start_without_a_release(tmp_path: Any, monkeypatch: pytest.
 def test_a_slow_encoder_degrades_the_answer_and_does_not_lose_the_vector(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(tmp_path, monkeypatch, degrade_after_ms=30)
+    world = World(tmp_path, monkeypatch, encoder_timeout_ms=30)
     world.encoder.gate = threading.Event()
 
     async def talk(service: Service) -> list[Any]:
@@ -174,7 +174,7 @@ def test_what_is_too_much_is_refused(
 def test_requests_that_began_before_a_swap_end_with_their_release(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(tmp_path, monkeypatch, degrade_after_ms=5000)
+    world = World(tmp_path, monkeypatch, encoder_timeout_ms=5000)
     world.encoder.gate = threading.Event()
 
     async def talk(service: Service) -> Any:

@@ -12,43 +12,45 @@ from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.online import service as service_module
 from ray_app.online import shards as shards_module
-from ray_app.online.loaded_release import Served
-from ray_app.online.messages import SliceFacts
+from ray_app.online.loaded_release import LoadedRelease
+from ray_app.online.messages import ShardStats
 from ray_app.online.problems import NotFound, Unavailable
 from ray_app.online.service import Service
-from ray_app.online.shards import LocalSlice, RemoteSlices, ShardServer, at_once
+from ray_app.online.shards import LocalShard, RemoteShards, ShardServer, at_once
 
 
-class OneSlice:
+class OneShard:
     """Says of which release and shard it is."""
 
     def __init__(self, release, shard):
         self.name = f"{release}/{shard}"
 
-    def facts(self):
-        return SliceFacts(num_pins=1, locales=Counter(), words=Counter())
+    def stats(self):
+        return ShardStats(num_pins=1, locales=Counter(), words=Counter())
 
     def image(self, pin_id):
         if pin_id == "none":
-            raise NotFound("no_picture", "none")
+            raise NotFound("no_image", "none")
         return self.name
 
 
 class World:
     """Shards whose releases load at once, but for those that are `bad`."""
 
-    def __init__(self, tmp_path, monkeypatch, poll_sec=0.01):
-        self.cfg = ServeConfig(shards=2, poll_sec=poll_sec)
+    def __init__(self, tmp_path, monkeypatch, poll_interval_sec=0.01):
+        self.cfg = ServeConfig(shards=2, poll_interval_sec=poll_interval_sec)
         self.store, self.folder = Storage(str(tmp_path)), tmp_path
         self.current, self.bad, self.loads = "one", {}, []
-        self.encoder = SimpleNamespace(space="space", engine_name="fake", encode=lambda texts: np.ones((len(texts), 1)))
+        self.encoder = SimpleNamespace(
+            space="space", backend_name="fake", encode=lambda texts: np.ones((len(texts), 1))
+        )
         monkeypatch.setattr(shards_module, "find_release", lambda _, name: SimpleNamespace(id=name))
         monkeypatch.setattr(shards_module, "read_current", lambda _: self.current and SimpleNamespace(id=self.current))
         monkeypatch.setattr(service_module, "current_release", lambda _: SimpleNamespace(id=self.current))
-        monkeypatch.setattr(service_module, "Served", SimpleNamespace(load=self.served))
+        monkeypatch.setattr(service_module, "LoadedRelease", SimpleNamespace(load=self.served))
         monkeypatch.setattr(service_module, "_WAIT_SEC", 0.01)
-        monkeypatch.setattr(Served, "num_pins", 2)
-        monkeypatch.setattr(Served, "student_id", "student")
+        monkeypatch.setattr(LoadedRelease, "num_pins", 2)
+        monkeypatch.setattr(LoadedRelease, "student_id", "student")
         self.shards = [self.shard(i) for i in range(2)]
 
     def shard(self, i):
@@ -56,14 +58,14 @@ class World:
             self.loads.append(f"{release.id}/{i}")
             if (why := self.bad.get(f"{release.id}/{i}")) is not None:
                 raise why
-            return OneSlice(release.id, i)
+            return OneShard(release.id, i)
 
         return ShardServer(self.cfg, ImageLimits(), self.store, self.folder, (i, self.cfg.shards), load)
 
-    def served(self, store, cfg, local_dir, release, slices, facts, before):
-        assert facts.num_pins == slices.num
-        everything = dict.fromkeys(Served.__dataclass_fields__)
-        return Served(**everything | {"release": release, "slices": slices, "encoder": self.encoder})
+    def served(self, store, cfg, local_cache_dir, release, shards, stats, before):
+        assert stats.num_pins == shards.num
+        everything = dict.fromkeys(LoadedRelease.__dataclass_fields__)
+        return LoadedRelease(**everything | {"release": release, "shards": shards, "encoder": self.encoder})
 
     def service(self):
         return Service(self.cfg, ImageLimits(), self.store, self.folder, self.shards)
@@ -82,7 +84,7 @@ async def eventually(done):
 
 async def both(served):
     """What each of the two shards answers."""
-    return (await served.slices.ask("image", {0: ("x",), 1: ("x",)})).values()
+    return (await served.shards.ask("image", {0: ("x",), 1: ("x",)})).values()
 
 
 def test_what_a_shard_does_not_hold_it_loads_and_never_answers_from_another(world):
@@ -123,7 +125,7 @@ def test_many_who_ask_for_a_release_load_it_once(world):
 
 
 def test_a_release_that_cannot_be_loaded_is_not_tried_with_each_question(tmp_path, monkeypatch):
-    world = World(tmp_path, monkeypatch, poll_sec=1000)
+    world = World(tmp_path, monkeypatch, poll_interval_sec=1000)
     world.bad["one/0"] = UserError("release one is damaged")
 
     async def talk():
@@ -202,7 +204,7 @@ def test_a_router_waits_for_shards_that_start_and_goes_on_without_those_that_are
         async def prepare(self, release_id):
             self.prepared += 1
             if self.prepared < 3 or (release_id == "two" and self.prepared < 9):
-                raise Unavailable("shard_away", "Shard1 does not answer now")
+                raise Unavailable("shard_unavailable", "Shard1 does not answer now")
             return await world_shard.prepare(release_id)
 
         async def ask(self, *args):
@@ -229,13 +231,13 @@ def test_one_shard_that_cannot_answer_fails_the_question(world):
 
     class Gone:
         async def ask(self, *args):
-            raise Unavailable("shard_away", "Shard1 does not answer now")
+            raise Unavailable("shard_unavailable", "Shard1 does not answer now")
 
     async def talk():
         await world.shards[0].prepare("one")
-        slices = RemoteSlices([world.shards[0], Gone()], "one")
-        assert await slices.ask("image", {0: ("x",)}) == {0: "one/0"}
-        await slices.ask("image", {0: ("x",), 1: ("x",)})
+        shards = RemoteShards([world.shards[0], Gone()], "one")
+        assert await shards.ask("image", {0: ("x",)}) == {0: "one/0"}
+        await shards.ask("image", {0: ("x",), 1: ("x",)})
 
     with pytest.raises(Unavailable, match="Shard1"):
         asyncio.run(talk())
@@ -243,10 +245,10 @@ def test_one_shard_that_cannot_answer_fails_the_question(world):
 
 def test_a_local_slice_needs_no_event_loop():
     """A request without shards is one job of one thread."""
-    slices = LocalSlice(OneSlice("one", 0))
+    shards = LocalShard(OneShard("one", 0))
 
     async def work(pin):
-        return await slices.aside(str.upper, (await slices.ask("image", {0: (pin,)}))[0])
+        return await shards.aside(str.upper, (await shards.ask("image", {0: (pin,)}))[0])
 
     assert at_once(work, "x") == "ONE/0"
     with pytest.raises(AssertionError, match="waited"):

@@ -14,7 +14,7 @@ from ray_app.base.config import load_config, section_hash
 from ray_app.base.storage import Storage
 from ray_app.models import packed
 from ray_app.online.compiled_tower import CompiledTower
-from serve.app import local_dir
+from serve.app import local_cache_dir
 
 pytestmark = pytest.mark.usefixtures("machine")
 
@@ -24,7 +24,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="giving a file to anot
 
 def serve_folder(*overrides):
     cfg = load_config("configs/demo.yaml", ["output=s3://bucket/run", *overrides])
-    return local_dir(cfg, Storage("s3://bucket/run"))
+    return local_cache_dir(cfg, Storage("s3://bucket/run"))
 
 
 def mode(path):
@@ -81,7 +81,7 @@ def test_a_pod_says_which_folder_is_its_own(machine, monkeypatch):
     assert "can be written by others" in message(lambda: private_folder(volume / "x"))
     monkeypatch.setenv(CACHE_ROOT, str(volume))
     assert cache_folder("models") == volume / f"relevance-{os.geteuid()}/models"
-    assert serve_folder(f"serve.local_dir={volume}").parent == volume
+    assert serve_folder(f"serve.local_cache_dir={volume}").parent == volume
     make_folder(volume / "mine", 0o777)
     assert "can be written by others" in message(lambda: private_folder(volume / "mine/x"))
 
@@ -118,14 +118,14 @@ def test_a_folder_that_others_can_change_is_refused(machine, plant):
     plant(machine / "home")
     said = message(serve_folder)
     assert str(machine / "home") in said
-    assert "serve.local_dir" in said and CACHE_ROOT in said
+    assert "serve.local_cache_dir" in said and CACHE_ROOT in said
 
 
 @needs_root
 @pytest.mark.parametrize("options", [{"owner": STRANGER}, {"mode": 0o777}], ids=["planted", "left open"])
 def test_local_dir_of_the_config_is_looked_at_too(machine, options):
     local = make_folder(machine / "tmp/local", **options)
-    assert str(local) in message(lambda: serve_folder(f"serve.local_dir={local}"))
+    assert str(local) in message(lambda: serve_folder(f"serve.local_cache_dir={local}"))
 
 
 @needs_root

@@ -22,7 +22,7 @@ from ray_app.base.columns import matrix_column
 from ray_app.base.config import DistillConfig, PinTextConfig
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
-from ray_app.base.text import normalise_query, normalise_text, render_pin_text
+from ray_app.base.text import normalize_query, normalize_text, render_pin_text
 from ray_app.models.bi_encoder import BiEncoder
 from ray_app.models.checkpoint import finished_model, local_folder, save_model
 from ray_app.models.exports import write_tower
@@ -151,7 +151,7 @@ def test_no_text_becomes_a_control_token(tokenizers, name):
     named = controls(published)
     assert named
     texts = [text for token in named for text in attacks(token)]
-    for made in (texts, [normalise_query(text) for text in texts], [normalise_text(text) for text in texts]):
+    for made in (texts, [normalize_query(text) for text in texts], [normalize_text(text) for text in texts]):
         rows = ours(made, add_special_tokens=False)["input_ids"]
         assert not {text for text, row in zip(made, rows, strict=True) if set(row) & set(named.values())}
 
@@ -202,7 +202,7 @@ def test_other_texts_are_encoded_as_published(tokenizers, name):
 def test_any_text_without_a_control_token_is_encoded_as_published(tokenizers, name, texts):
     ours, published = tokenizers(name)
     spelled = controls(published)
-    texts = [text for text in texts if not any(token in normalise_text(text) for token in spelled)]
+    texts = [text for text in texts if not any(token in normalize_text(text) for token in spelled)]
     assert ours(texts, add_special_tokens=False)["input_ids"] == published(texts, add_special_tokens=False)["input_ids"]
 
 
@@ -240,7 +240,7 @@ def test_an_exported_tokenizer_reads_as_we_do(tokenizers, tiny_encoder, name, tm
     from transformers import AutoTokenizer
 
     ours, published = tokenizers(name)
-    cfg = DistillConfig(base_model="x", dim=8, hidden=8, max_query_tokens=24, query_prompt="", pin_prompt="")
+    cfg = DistillConfig(base_model="x", dim=8, hidden_dim=8, max_query_tokens=24, query_prompt="", pin_prompt="")
     backbone, _ = load_backbone(tiny_encoder)
     write_tower(BiEncoder(backbone, ours, cfg, FeatureScaler.fit(np.eye(2))), "query", tmp_path)
     texts = [*TYPED, *(text for token in controls(published) for text in attacks(token))]
@@ -268,7 +268,7 @@ def test_the_zero_shot_encoder_reads_them_as_letters(tiny_encoder):
 
 
 def test_both_towers_read_them_as_letters(tiny_encoder, tmp_path):
-    cfg = DistillConfig(base_model=tiny_encoder, dim=8, hidden=8, max_query_tokens=16, max_pin_tokens=16)
+    cfg = DistillConfig(base_model=tiny_encoder, dim=8, hidden_dim=8, max_query_tokens=16, max_pin_tokens=16)
     store = Storage(str(tmp_path))
     save_model(BiEncoder.from_base(cfg, FeatureScaler.fit(np.eye(2))), store, "models/student/x", [], {})
     folder = local_folder(store, finished_model(store, "models/student/x"))
@@ -284,7 +284,7 @@ def test_the_teacher_reads_them_as_letters(request, kind, tmp_path):
     teacher = Teacher(store, save_teacher(store, request.getfixturevalue(f"tiny_{kind}"), pooling), "float32", 4)
     features = np.zeros((4, NUM_FEATURES), np.float32)
     queries, pins = ["cup", "cup", CONTROL, UNKNOWN], [CONTROL, UNKNOWN, "red cup", "red cup"]
-    probs = teacher.judge(queries, pins, features).probs
+    probs = teacher.score(queries, pins, features).probs
     np.testing.assert_allclose(probs[[0, 2]], probs[[1, 3]], atol=1e-6)
     assert np.abs(probs[0] - probs[2]).max() > 1e-4
 
@@ -310,7 +310,7 @@ def test_no_text_has_the_line_end_that_stands_between_pin_and_query(text):
     """Else a pin could end its part of a decoder's input and go on with a query of its own."""
     fields = {"title": text, "board_titles": [text, text]}
     pin = render_pin_text(fields, PinTextConfig(fields=list(fields)))
-    for shown in (pin, normalise_query(text)):
+    for shown in (pin, normalize_query(text)):
         assert shown == "" or len(shown.splitlines()) == 1
 
 
@@ -320,7 +320,7 @@ def test_the_separator_stands_once_in_a_pair(tokenizers, name, written):
     ours, _ = tokenizers(name)
     pin = render_pin_text({"title": written}, PinTextConfig(fields=["title"]))
     (honest,) = pair_ids(ours, ["cup"], ["grey bucket"], 64, True)
-    (pair,) = pair_ids(ours, [normalise_query(written)], [pin], 64, True)
+    (pair,) = pair_ids(ours, [normalize_query(written)], [pin], 64, True)
     middle = honest.ids[honest.pin[1] : honest.query[0]][-1]
     assert pair.ids.count(middle) == honest.ids.count(middle) == 1
 

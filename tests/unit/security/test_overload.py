@@ -7,15 +7,15 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
-from hostile_pictures import encode, jpeg_of_scans
+from hostile_images import encode, jpeg_of_scans
 from PIL import Image
 
 from ray_app.base.config import CacheConfig, ImageLimits, ServeConfig, ServeLimits
 from ray_app.base.images.decode import decode
 from ray_app.online import pin_images as module
-from ray_app.online.pin_images import PictureJobs, PinPictures
+from ray_app.online.pin_images import ImageJobs, PinImages
 from ray_app.online.problems import NotFound, Overloaded
-from ray_app.online.query_cache import QueryVectors
+from ray_app.online.query_cache import QueryEmbeddingCache
 from ray_app.online.service import Service
 from serve.http import build_http
 
@@ -35,7 +35,7 @@ class Gated:
 def with_cache(talk, **options):
     async def run():
         encoder = Gated()
-        cache = QueryVectors(encoder, CacheConfig(), **options)
+        cache = QueryEmbeddingCache(encoder, CacheConfig(), **options)
         busy = asyncio.create_task(cache.get(["busy"]))
         await until(lambda: encoder.asked)
         try:
@@ -120,7 +120,7 @@ def test_search_goes_before_encode():
         await asyncio.gather(*bulk, *search)
         return encoder.asked[1:]
 
-    batches = with_cache(talk, max_batch=3)
+    batches = with_cache(talk, max_batch_size=3)
     assert batches == [["search", "bulk 5", "bulk 0"], ["bulk 1", "bulk 2", "bulk 3"], ["bulk 4"]]
 
 
@@ -161,7 +161,7 @@ class Release:
 
 
 class Encoder(Gated):
-    space, engine_name = "space", "gated"
+    space, backend_name = "space", "gated"
 
 
 def with_service(talk, tmp_path, token=None, **limits):
@@ -196,7 +196,7 @@ def test_answered_encode_requests_leave_no_work_and_search_has_its_vector(tmp_pa
         return statuses, waiting, answer.json()["degraded"], sum(map(len, encoder.asked))
 
     # One batch was begun with; of all else only the user's query is encoded.
-    limits = {"deadline_ms": 20_000, "degrade_after_ms": 20_000}
+    limits = {"deadline_ms": 20_000, "encoder_timeout_ms": 20_000}
     assert with_service(talk, tmp_path, **limits) == ({503}, 0, False, 33)
 
 
@@ -231,7 +231,7 @@ def test_strangers_who_ask_for_pictures_take_no_place_of_those_with_the_token(tm
         found = [(await one).status_code for one in strangers]
         return mine.status_code, found.count(200), found.count(429), release.most
 
-    limits = {"max_in_flight": 4, "max_open_in_flight": 6, "deadline_ms": 20_000}
+    limits = {"max_concurrent_requests": 4, "max_concurrent_open_requests": 6, "deadline_ms": 20_000}
     assert with_service(talk, tmp_path, token="right", **limits) == (200, 6, 58, 2)
 
 
@@ -261,7 +261,7 @@ def test_pictures_whose_requests_are_over_are_not_begun(tmp_path):
 
 def test_who_asks_while_a_left_picture_is_being_made_shares_it():
     async def run():
-        jobs, gate, made = PictureJobs(), threading.Event(), []
+        jobs, gate, made = ImageJobs(), threading.Event(), []
 
         def make():
             made.append(1)
@@ -284,7 +284,7 @@ def test_who_asks_while_a_left_picture_is_being_made_shares_it():
 def test_pictures_that_wait_are_bounded(monkeypatch):
     async def run():
         monkeypatch.setattr(module, "MAX_WAITING", 3)
-        jobs, gate = PictureJobs(), threading.Event()
+        jobs, gate = ImageJobs(), threading.Event()
         asked = await begun(*(jobs.get(i, lambda: b"" if gate.wait(20) else None) for i in range(5)))
         with pytest.raises(Overloaded):
             await jobs.get("more", lambda: b"")
@@ -310,14 +310,14 @@ def why(pictures):
 
 def test_pictures_on_the_web_are_not_fetched_for_anybody(monkeypatch):
     """The page loads them itself, so a request for one is a stranger's, who would have the server call where a pin says."""
-    monkeypatch.setattr(module, "read_picture", lambda *_: pytest.fail("it was fetched"))
-    assert why(PinPictures(table(image="https://example.com/a.png"), ImageLimits())) == "on_the_web"
+    monkeypatch.setattr(module, "read_image", lambda *_: pytest.fail("it was fetched"))
+    assert why(PinImages(table(image="https://example.com/a.png"), ImageLimits())) == "on_the_web"
 
 
 def test_a_picture_that_cannot_be_read_is_not_read_again_at_once(monkeypatch, tmp_path):
     read = []
-    monkeypatch.setattr(module, "read_picture", lambda location, _: read.append(location) or b"no picture")
-    pictures = PinPictures(table(image=str(tmp_path / "x.png")), ImageLimits())
+    monkeypatch.setattr(module, "read_image", lambda location, _: read.append(location) or b"no picture")
+    pictures = PinImages(table(image=str(tmp_path / "x.png")), ImageLimits())
     assert [why(pictures), why(pictures)] == ["not_an_image"] * 2
     assert len(read) == 1
 
@@ -325,18 +325,18 @@ def test_a_picture_that_cannot_be_read_is_not_read_again_at_once(monkeypatch, tm
 def test_serving_spends_less_memory_on_a_picture_than_captioning():
     data = encode(Image.new("RGB", (4000, 4000)), "WEBP", quality=1)
     assert decode(data, ImageLimits()).size == (512, 512)
-    assert why(PinPictures(table(data=data), ImageLimits())) == "too_much_memory"
+    assert why(PinImages(table(data=data), ImageLimits())) == "too_much_memory"
 
 
 @pytest.mark.parametrize(("size", "kind", "options"), [((4032, 3024), "WEBP", {"quality": 1}), ((7300, 5475), "JPEG", {"progressive": True})])  # fmt: skip
 def test_photos_of_the_sizes_that_the_docs_name_are_shown(size, kind, options):
     """One of 12 megapixels, as phones make them, was refused as WebP."""
     data = encode(Image.new("RGB", size), kind, **options)
-    assert PinPictures(table(data=data), ImageLimits()).jpeg(0).startswith(b"\xff\xd8")
+    assert PinImages(table(data=data), ImageLimits()).jpeg(0).startswith(b"\xff\xd8")
 
 
 def test_a_picture_of_many_scans_is_refused_by_the_route():
-    assert why(PinPictures(table(data=jpeg_of_scans(300)), ImageLimits())) == "too_many_scans"
+    assert why(PinImages(table(data=jpeg_of_scans(300)), ImageLimits())) == "too_many_scans"
 
 
 @pytest.mark.parametrize(
@@ -346,9 +346,9 @@ def test_a_picture_of_many_scans_is_refused_by_the_route():
      "https://host/a.png?access_token=1", "https://host/a.png#access_token=1", "https://host/a.png?%73ig=1", "http://[::1/a.png"],
 )  # fmt: skip
 def test_urls_with_a_secret_are_not_handed_out(url):
-    assert PinPictures(table(image=url), ImageLimits()).url("p", 0) is None
+    assert PinImages(table(image=url), ImageLimits()).url("p", 0) is None
 
 
 @pytest.mark.parametrize("url", ["https://host/a.png", "https://host/signature/token.png?w=300&v=2#top"])
 def test_other_urls_are(url):
-    assert PinPictures(table(image=url), ImageLimits()).url("p", 0) == url
+    assert PinImages(table(image=url), ImageLimits()).url("p", 0) == url

@@ -26,7 +26,7 @@ from ray_app.base.config.loading import with_overrides
 from ray_app.base.storage import Storage
 from ray_app.base.umask import VARIABLE as UMASK
 from ray_app.base.umask import keep_private
-from ray_app.online.query_cache import QueryVectors
+from ray_app.online.query_cache import QueryEmbeddingCache
 from ray_app.tables.manifest import manifest_path
 from serve.app import AppArgs, Relevance, build_app
 from serve.local import free_port
@@ -61,7 +61,7 @@ WITH_CREDENTIALS = {  # a slash, question mark or # in a password makes its URL 
         "https://h/?api%5Fkey=hunter2", "https://h/?auth=hunter2",
     ],
     "caption.limits.allow_roots": ["[/data, 's3://u:hunter2@bucket/pins']"],
-    "teach.base_model": ["https://u:hunter2@hub/model"],
+    "train_teacher.base_model": ["https://u:hunter2@hub/model"],
     "caption.engine_args.x": ["{a: {b: ['https://u:hunter2@hub']}}"],
 }  # fmt: skip
 
@@ -157,7 +157,7 @@ class Lengths:
 
 def ask(cfg, queries, encoder=None):
     async def main():
-        vectors = QueryVectors(encoder or Lengths(), CacheConfig(**cfg), namespace="space")
+        vectors = QueryEmbeddingCache(encoder or Lengths(), CacheConfig(**cfg), namespace="space")
         try:
             for query in queries:
                 found = await vectors.get([query])
@@ -206,10 +206,10 @@ def test_redis_without_a_secret_is_refused(monkeypatch, value):
 def test_no_replica_answers_without_the_token_that_the_config_names(monkeypatch, value):
     """Of a replica on another node than the driver: it was a bare KeyError, and an empty one was taken for a token."""
     set_variable(monkeypatch, "TEST_TOKEN", value)
-    cfg = load_config(DEMO, ["serve.token_env=TEST_TOKEN"])
+    cfg = load_config(DEMO, ["serve.auth_token_env=TEST_TOKEN"])
     replica = SimpleNamespace(cfg=cfg, service=None, metrics=SimpleNamespace(observe=None))
     said = message(lambda: Relevance.__serve_build_asgi_app__(replica))
-    assert "serve.token_env" in said and "TEST_TOKEN" in said
+    assert "serve.auth_token_env" in said and "TEST_TOKEN" in said
 
 
 @pytest.mark.parametrize(("value", "state"), [(None, "is not set"), ("", "is not set"), ("s" * 15, "fewer than 16")])

@@ -100,7 +100,7 @@ def test_a_large_body_is_refused_by_its_declared_length_or_while_it_comes(declar
 
 
 def test_a_request_too_many_is_told_when_to_come_again_and_the_others_are_answered() -> None:
-    service = CountingService(ServeLimits(max_in_flight=2))
+    service = CountingService(ServeLimits(max_concurrent_requests=2))
 
     async def talk(client: httpx.AsyncClient) -> list[httpx.Response]:
         slow = [asyncio.create_task(client.post("/v1/encode", json={"queries": ["sleep"]})) for _ in range(2)]
@@ -119,7 +119,7 @@ def test_a_request_too_many_is_told_when_to_come_again_and_the_others_are_answer
 
 
 def test_a_request_beyond_its_deadline_ends_and_leaves_room() -> None:
-    service = CountingService(ServeLimits(max_in_flight=1))
+    service = CountingService(ServeLimits(max_concurrent_requests=1))
 
     async def talk(client: httpx.AsyncClient) -> list[httpx.Response]:
         late = await client.post("/v1/encode", json={"queries": ["sleep"]}, headers={"x-deadline-ms": "10"})

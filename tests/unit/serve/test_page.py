@@ -24,8 +24,8 @@ def test_results_stand_in_order_with_grades_and_reasons(url: str, tmp_path: Path
     assert "<b>4.3</b>" in page
     reasons = [re.sub("<[^>]+>", "", found) for found in re.findall(r'class="why"[^>]*>(.*?)</(?:p|li)>', page)]
     assert reasons == [
-        "title red, mugboard titles mugteacher 4.5engagement 50 of 100found by bm25 and vectors",
-        *["meaning no word in commonfound by vectors"] * 2,
+        "title red, mugboard titles mugteacher 4.5engagement 50 of 100retrieved by bm25 and dense",
+        *["meaning no word in commonretrieved by dense"] * 2,
     ]
     assert "3 of 77 candidates · 3.2 ms · language en" in page
     assert re.findall(r'<option value="([\w-]+)"', page) == ["en-US", "de-DE"]

@@ -128,12 +128,12 @@ def test_the_reason_of_a_bad_locale_names_the_field_and_what_it_said():
 )
 def test_a_vector_has_its_dimension_and_finite_numbers(vector, reason):
     row = {"pin_id": "p1", "visual": vector}
-    assert code("pins", row, named_vectors={"visual": 2}) == reason
+    assert code("pins", row, external_embeddings={"visual": 2}) == reason
 
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan, 1e300])
 def test_arrow_vectors_are_checked_like_lists(bad):
-    rules = table_rules("pins", LIMITS, named_vectors={"visual": 2})
+    rules = table_rules("pins", LIMITS, external_embeddings={"visual": 2})
     vectors = pa.FixedSizeListArray.from_arrays(pa.array([1.0, 2.0, 3.0, bad], pa.float64()), 2)
     raw = RawBatch(source="a", rows=range(2), columns={"pin_id": ["p1", "p2"], "visual": vectors})
     valid, _ = settle([check_batch(raw, rules)], rules)
@@ -141,7 +141,7 @@ def test_arrow_vectors_are_checked_like_lists(bad):
 
 
 def test_absent_vectors_are_null_and_not_zero():
-    valid, _ = validate("pins", [{"pin_id": "p1"}], named_vectors={"visual": 2})
+    valid, _ = validate("pins", [{"pin_id": "p1"}], external_embeddings={"visual": 2})
     assert valid["visual"].to_pylist() == [None]
 
 

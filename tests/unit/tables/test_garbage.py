@@ -56,13 +56,13 @@ def test_what_a_release_is_served_with_stays_as_long_as_the_release(store):
 def test_what_experiments_made_stays(store):
     """Their models and labels cost money, and their manifests lie deeper than others."""
     cfg = make_config(store.uri)
-    view = Storage(store.uri, "losses/hard")
-    run = StageRun("teach", cfg, view, 1, [], [])
-    run.add_output("teacher", "models/teacher/v2", [view.write_bytes("models/teacher/v2/weights", b"x")])
+    variant = Storage(store.uri, "losses/hard")
+    run = StageRun("train_teacher", cfg, variant, 1, [], [])
+    run.add_output("teacher", "models/teacher/v2", [variant.write_bytes("models/teacher/v2/weights", b"x")])
     run.finish({})
     ledger = Ledger(store, "soft_labels", "r1", SOFT_LABEL_RESULTS)
     ledger.commit(labels("of the run", "of the arm", "of nobody"))
-    for of, key in ((store, "of the run"), (view, "of the arm")):
+    for of, key in ((store, "of the run"), (variant, "of the arm")):
         run = StageRun("label", cfg, of, 1, [key], [])
         run.write_table("soft_labels", labels(key))
         run.finish({"rows_out": 1})

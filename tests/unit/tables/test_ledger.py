@@ -139,7 +139,7 @@ def test_a_torn_file_is_named_in_a_warning_and_does_not_hide_the_others(ledger, 
     ledger.commit(results("a"))
     ledger.store.write_bytes(f"{ledger.folder}/torn.parquet", data)
     with caplog.at_level(logging.WARNING):
-        assert ledger.scan().torn_files == [f"{ledger.folder}/torn.parquet"]
+        assert ledger.scan().corrupt_files == [f"{ledger.folder}/torn.parquet"]
     assert "torn.parquet" in caplog.text
     assert keys(ledger) == ["a"]
 
@@ -148,7 +148,7 @@ def test_computing_a_torn_block_again_mends_it(ledger):
     ledger.commit(results("a", "b"))
     ledger.store.write_bytes(only_file(ledger), b"torn")
     ledger.commit(results("a", "b"))
-    assert ledger.scan().torn_files == []
+    assert ledger.scan().corrupt_files == []
     assert keys(ledger) == ["a", "b"]
 
 

@@ -10,7 +10,7 @@ from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import CorruptFileError, Storage
 from ray_app.tables.manifest import Output, read_manifest, read_output, require_output
-from ray_app.tables.stage_run import Drift, StageRun
+from ray_app.tables.stage_run import RetrainPolicy, StageRun
 
 TABLE = pa.table({"pin_id": ["a", "b"]})
 
@@ -127,9 +127,11 @@ def texts_output(store, name, rows):
     return run.finish({}).output("pin_texts")
 
 
-def sample_run(store, texts, other, max_share=0.25, settings=()):
-    drift = Drift(pin_texts=texts, inputs=("pin_texts",), max_share=max_share)
-    return StageRun("sample", make_config(), store, 1, settings=list(settings), inputs=[texts, other], drift=drift)
+def sample_run(store, texts, other, max_changed_fraction=0.25, settings=()):
+    retrain_policy = RetrainPolicy(pin_texts=texts, inputs=("pin_texts",), max_changed_fraction=max_changed_fraction)
+    return StageRun(
+        "sample", make_config(), store, 1, settings=list(settings), inputs=[texts, other], retrain_policy=retrain_policy
+    )
 
 
 FOUR = {"a": "cup", "b": "mug", "c": "shoe", "d": "hat"}
@@ -170,29 +172,29 @@ def test_drift_excuses_neither_settings_nor_other_inputs(store, ingest):
 
 def test_a_view_has_what_the_run_has_until_it_makes_its_own(store, ingest):
     made = finish(enrich(store, [ingest]))
-    view = Storage(store.uri, "text_features/caption")
-    assert require_output(view, "enrich", "pin_texts") == made.output("pin_texts")
+    variant = Storage(store.uri, "text_features/caption")
+    assert require_output(variant, "enrich", "pin_texts") == made.output("pin_texts")
     other = make_config(enrich={"top_boards": 1})
-    own = finish(enrich(view, [ingest], cfg=other))
-    assert read_manifest(view, "enrich") == own
+    own = finish(enrich(variant, [ingest], cfg=other))
+    assert read_manifest(variant, "enrich") == own
     assert read_manifest(store, "enrich") == made, "an arm of an experiment must not change the run"
 
 
 def test_a_view_takes_over_what_the_run_or_another_view_has_made(store, ingest):
     """Nothing is trained twice: two experiments may share an arm, and an arm may be the run."""
     other = make_config(enrich={"top_boards": 1})
-    of_run, of_view = finish(enrich(store, [ingest])), finish(enrich(Storage(store.uri, "a/x"), [ingest], cfg=other))
-    for cfg, made in ((make_config(), of_run), (other, of_view)):
-        view = Storage(store.uri, "b/y")
-        assert enrich(view, [ingest], cfg=cfg).finished == made
-        assert read_manifest(view, "enrich") == made
+    of_run, of_variant = finish(enrich(store, [ingest])), finish(enrich(Storage(store.uri, "a/x"), [ingest], cfg=other))
+    for cfg, made in ((make_config(), of_run), (other, of_variant)):
+        variant = Storage(store.uri, "b/y")
+        assert enrich(variant, [ingest], cfg=cfg).finished == made
+        assert read_manifest(variant, "enrich") == made
 
 
 def test_a_view_takes_over_nothing_by_drift(store, ingest):
     """A variant that changes few pins would take over the run's own model, and be compared with itself."""
     made = finish(sample_run(store, texts_output(store, "enrich", FOUR), ingest))
-    view = Storage(store.uri, "text_features/boards")
-    changed = sample_run(view, texts_output(view, "enrich2", FOUR | {"a": "red cup"}), ingest)
+    variant = Storage(store.uri, "text_features/boards")
+    changed = sample_run(variant, texts_output(variant, "enrich2", FOUR | {"a": "red cup"}), ingest)
     assert changed.finished is None
     own = finish(changed)
     assert changed.finished == own
@@ -203,23 +205,23 @@ def test_a_view_takes_over_nothing_by_drift(store, ingest):
 
 def test_what_a_view_made_itself_may_drift_with_the_catalogue_but_not_by_its_settings(store, ingest):
     """One new picture is no reason to train a variant again; another variant of the same name is."""
-    view = Storage(store.uri, "text_features/boards")
-    own = finish(sample_run(view, texts_output(view, "enrich", FOUR), ingest))
-    now = texts_output(view, "enrich2", FOUR | {"a": "red cup"})
-    assert sample_run(view, now, ingest).finished == own
-    other = sample_run(view, now, ingest)
+    variant = Storage(store.uri, "text_features/boards")
+    own = finish(sample_run(variant, texts_output(variant, "enrich", FOUR), ingest))
+    now = texts_output(variant, "enrich2", FOUR | {"a": "red cup"})
+    assert sample_run(variant, now, ingest).finished == own
+    other = sample_run(variant, now, ingest)
     other.cfg = make_config(enrich={"top_boards": 1})
     assert other.finished is None
 
 
 def test_the_run_takes_over_nothing_from_views(store, ingest):
     """What a run publishes hangs on its own manifests alone; nor by drift."""
-    view = Storage(store.uri, "a/x")
-    finish(enrich(view, [ingest]))
-    finish(sample_run(view, texts_output(view, "enrich2", FOUR), ingest))
+    variant = Storage(store.uri, "a/x")
+    finish(enrich(variant, [ingest]))
+    finish(sample_run(variant, texts_output(variant, "enrich2", FOUR), ingest))
     assert enrich(store, [ingest]).finished is None
     assert sample_run(store, texts_output(store, "enrich3", FOUR | {"a": "red cup"}), ingest).finished is None
 
 
 def test_a_view_travels_to_other_processes(store):
-    assert pickle.loads(pickle.dumps(Storage(store.uri, "a/x"))).view == "a/x"
+    assert pickle.loads(pickle.dumps(Storage(store.uri, "a/x"))).variant == "a/x"

@@ -143,8 +143,12 @@ def test_a_release_comes_back_with_its_sources_and_config(store, ledger):
 
 def test_other_sources_with_the_same_vectors_are_another_release(store, ledger):
     """Else a new feature student would be served only from the next change of a pin on."""
-    old = publish(store, ledger, sources={"feature_student": source(store, "feature_student", b"x", "1")}, a="k1")
-    new = publish(store, ledger, sources={"feature_student": source(store, "feature_student", b"y", "2")}, a="k1")
+    old = publish(
+        store, ledger, sources={"feature_only_student": source(store, "feature_only_student", b"x", "1")}, a="k1"
+    )
+    new = publish(
+        store, ledger, sources={"feature_only_student": source(store, "feature_only_student", b"y", "2")}, a="k1"
+    )
     assert old.content_hash == new.content_hash
     assert current_release(store) == new
     assert find_release(store, old.id) == old

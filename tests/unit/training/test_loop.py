@@ -82,7 +82,7 @@ def lengths_of(examples: Examples) -> np.ndarray:
 
 def config(**overrides: object) -> TrainConfig:
     return TrainConfig.model_validate(
-        {"epochs": 6, "batch_size": 16, "head_learning_rate": 0.1, "patience": 9} | overrides
+        {"epochs": 6, "batch_size": 16, "head_learning_rate": 0.1, "early_stopping_patience": 9} | overrides
     )
 
 
@@ -131,7 +131,7 @@ def test_the_best_epoch_is_kept_not_the_last() -> None:
     upside_down = dataclasses.replace(examples, features=-examples.features)
     after: list[torch.Tensor] = []
     worker = Worker(report=lambda metrics, save: after.append(model.linear.weight.detach().clone()))
-    state = fit(model, examples, upside_down, config(patience=2), 0, worker)
+    state = fit(model, examples, upside_down, config(early_stopping_patience=2), 0, worker)
     assert (state.best_epoch, state.epoch) == (0, 3)
     assert torch.equal(model.linear.weight, after[0])
 
@@ -324,8 +324,8 @@ def first_gradient(examples: Examples, size: int = 1, **overrides: object) -> to
 def test_margin_loss_has_one_gradient_whatever_the_micro_batches_and_workers(how: dict) -> None:
     """docs/training.md promises the same steps; a query that is torn apart compares fewer of its pins."""
     examples = queries_of_sizes([8] * 6)
-    whole = first_gradient(examples, margin_weight=1.0)
-    torch.testing.assert_close(first_gradient(examples, margin_weight=1.0, **how), whole, atol=1e-6, rtol=1e-5)
+    whole = first_gradient(examples, margin_mse_weight=1.0)
+    torch.testing.assert_close(first_gradient(examples, margin_mse_weight=1.0, **how), whole, atol=1e-6, rtol=1e-5)
 
 
 def test_batches_keep_queries_whole_unless_one_alone_is_larger() -> None:
@@ -343,11 +343,11 @@ def test_batches_keep_queries_whole_unless_one_alone_is_larger() -> None:
 
 
 def test_a_query_of_equal_pairs_does_not_cancel_its_own_weight() -> None:
-    """query_balance: a batch that holds one query only must still weigh what that query weighs."""
+    """query_weight_exponent: a batch that holds one query only must still weigh what that query weighs."""
     examples = queries_of_sizes([40, 4])
     weights = np.where(np.array(examples.queries) == "q0", 0.1, 10.0).astype(np.float32)
     examples = dataclasses.replace(examples, weights=weights)
-    cfg = config(batch_size=40, margin_weight=1.0)
+    cfg = config(batch_size=40, margin_mse_weight=1.0)
     lengths = lengths_of(examples)
     for step in make_steps(examples, lengths, Letters(), cfg, 0, 0, Place()):
         (micro,) = step.micro_batches
@@ -369,7 +369,7 @@ def test_a_validation_loss_that_is_not_finite_names_the_pair() -> None:
 
 def test_without_validation_pairs_there_is_no_validation_loss() -> None:
     """The training loss must not stand for it in curves and cards."""
-    state = fit(make_model(), make_examples(), make_examples(0), config(patience=1), 0, Worker())
+    state = fit(make_model(), make_examples(), make_examples(0), config(early_stopping_patience=1), 0, Worker())
     assert [entry["valid_loss"] for entry in state.history] == [None] * 6
     assert state.best_epoch == 5
 
@@ -394,12 +394,12 @@ def test_a_part_that_should_train_and_gets_no_gradient_is_refused() -> None:
 def test_files_of_a_stream_keep_queries_whole_for_the_margin_loss() -> None:
     """Pairs that are spread one by one over files meet a twentieth of their query in a window, and learn nothing of it."""
     examples = queries_of_sizes([20] * 50)
-    cfg = config(margin_weight=1.0, window_rows=100)
+    cfg = config(margin_mse_weight=1.0, shuffle_window_rows=100)
     job = TrainJob(build=make_model, train=examples, valid=examples, cfg=cfg, model_folder="m")
     files = _shuffled_files(job, 100, seed=0)
     assert sorted(np.concatenate(files).tolist()) == list(range(1000))
     queries = [{examples.queries[row] for row in rows} for rows in files]
     assert sum(map(len, queries)) == 50
     assert max(map(len, files)) <= 120
-    mixed = _shuffled_files(dataclasses.replace(job, cfg=config(window_rows=100)), 100, seed=0)
+    mixed = _shuffled_files(dataclasses.replace(job, cfg=config(shuffle_window_rows=100)), 100, seed=0)
     assert len({examples.queries[row] for row in mixed[0]}) > 30

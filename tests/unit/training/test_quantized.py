@@ -12,7 +12,7 @@ import pytest
 import torch
 from minimal import make_examples
 
-from ray_app.base.config import TeachConfig, TrainConfig
+from ray_app.base.config import TeacherConfig, TrainConfig
 from ray_app.base.storage import Storage
 from ray_app.cluster import train_worker as stage
 from ray_app.models import model_sources as sources
@@ -44,7 +44,7 @@ def rounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def build(source: str, quantize: str | None) -> CrossEncoder:
     torch.manual_seed(1)
-    cfg = TeachConfig(base_model=source, pooling="last", max_tokens=32, lora_rank=2, quantize=quantize, train=CFG)
+    cfg = TeacherConfig(base_model=source, pooling="last", max_tokens=32, lora_rank=2, quantize=quantize, train=CFG)
     model = CrossEncoder.from_base(cfg, FeatureScaler(np.zeros(0), np.ones(0)))
     with torch.no_grad():
         model.head.head[-1].weight.mul_(10)  # so that another state shows
@@ -84,7 +84,9 @@ def test_a_training_over_4_bits_calibrates_the_model_that_labels(tiny_decoder, t
     )  # fmt: skip
     store.write_table(file, EXAMPLES.to_table())
     where = stage.ExampleFiles(train=[file], train_rows=[4], train_weight=4.0, valid=file, calibrate_on=file)
-    stage._train_job(job, where, {"name": "teach-x", "seed": 0, "store": store, "rescued": None}, torch.device("cpu"))
+    stage._train_job(
+        job, where, {"name": "train_teacher-x", "seed": 0, "store": store, "rescued": None}, torch.device("cpu")
+    )
     saved = CrossEncoder.from_pretrained(tmp_path / "models/teacher/x")
     np.testing.assert_allclose(seen[0], predict(saved, EXAMPLES, CFG), atol=1e-5)
     assert store.exists("models/teacher/x/quantization.json")

@@ -21,7 +21,7 @@ def test_without_a_switch_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_tensorboard_gets_the_curve(tmp_path: Path) -> None:
-    track = start_tracking(TrainConfig(track=["tensorboard"]), Storage(str(tmp_path)), "run", "models/teacher/x")
+    track = start_tracking(TrainConfig(report_to=["tensorboard"]), Storage(str(tmp_path)), "run", "models/teacher/x")
     track({"train_loss": 1.5}, 20)
     (events,) = (tmp_path / "tracking/models/teacher/x").glob("events*")
     deadline = time.monotonic() + 30
@@ -57,7 +57,7 @@ def test_mlflow_gets_the_curve_over_http(tmp_path: Path, monkeypatch: pytest.Mon
     pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
     with http_server(Server, metrics=[]) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-        track = start_tracking(TrainConfig(track=["mlflow"]), Storage(str(tmp_path)), "run", "models/teacher/x")
+        track = start_tracking(TrainConfig(report_to=["mlflow"]), Storage(str(tmp_path)), "run", "models/teacher/x")
         track({"train_loss": 1.5}, 20)
     (metric,) = server.metrics
     assert (metric["key"], metric["value"], int(metric["step"]), metric["run_id"]) == ("train_loss", 1.5, 20, "r1")
@@ -67,4 +67,4 @@ def test_mlflow_without_a_server_says_what_to_set(tmp_path: Path, monkeypatch: p
     pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(UserError, match="set MLFLOW_TRACKING_URI"):
-        start_tracking(TrainConfig(track=["mlflow"]), Storage(str(tmp_path)), "run", "models/teacher/x")
+        start_tracking(TrainConfig(report_to=["mlflow"]), Storage(str(tmp_path)), "run", "models/teacher/x")

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_app.analysis.metrics.bootstrap_result import GRADE_AS_RATING, EvaluationSettings, Measured, measure
+from ray_app.analysis.metrics.bootstrap_result import GRADE_AS_RATING, BootstrapResult, EvaluationSettings, measure
 from ray_app.analysis.metrics.corrections import enough_samples, holm
 from ray_app.analysis.metrics.evaluation import judged_hash
 from ray_app.analysis.metrics.formatting import interval_fields, plain
-from ray_app.analysis.metrics.protocol import METRICS, JudgedPairs, SystemScores, judge
+from ray_app.analysis.metrics.protocol import METRICS, JudgedPairs, SystemScores, validate_judgments
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import NUM_GRADES
 from ray_app.base.storage import Storage
@@ -61,17 +61,17 @@ class ReportDiff:
     only_after: list[str]
     changes: dict[str, list[Change]]  # heading -> what changed; empty lists: nothing did
     num_samples: int
-    confidence: float
+    confidence_level: float
 
     def moved(self) -> list[dict[str, Any]]:
         """Rows whose difference is more than chance."""
-        return [row for row in self.rows if row["beyond_chance"]]
+        return [row for row in self.rows if row["significant"]]
 
     def to_json(self) -> dict[str, Any]:
         """Content of diff.json."""
         return {
             "before": self.before, "after": self.after, "paired": self.unpaired is None,
-            "unpaired_because": self.unpaired, "bootstrap_samples": self.num_samples, "rows": self.rows,
+            "unpaired_because": self.unpaired, "num_resamples": self.num_samples, "rows": self.rows,
             "systems_equal": self.equal, "systems_only_before": self.only_before, "systems_only_after": self.only_after,
             "changes": {heading: [asdict(change) for change in found] for heading, found in self.changes.items()},
         }  # fmt: skip
@@ -95,11 +95,11 @@ def read_report(path: str, folders: Sequence[str] = ("report",)) -> Report:
     found = next((place for place in places if store.exists(place)), None)
     if found is None:
         raise UserError(
-            f"--against: {path} has no {' or '.join(places)}; give a run's output folder or its {METRICS_FILE}"
+            f"--baseline: {path} has no {' or '.join(places)}; give a run's output folder or its {METRICS_FILE}"
         )
     metrics = store.read_json(found)
     if not isinstance(metrics, dict) or not {"rows", "protocol"} <= metrics.keys():
-        raise UserError(f"--against: {root}/{found} is not a report's {METRICS_FILE}")
+        raise UserError(f"--baseline: {root}/{found} is not a report's {METRICS_FILE}")
     pairs = found.rpartition("/")[0]
     pairs = f"{pairs}/{PAIRS_FILE}" if pairs else PAIRS_FILE
     return Report(
@@ -123,11 +123,11 @@ def compare_reports(before: Report, after: Report) -> ReportDiff:
         measured = measure(judged, changed, settings) if changed else None
     return ReportDiff(
         before=before.where, after=after.where, unpaired=unpaired,
-        rows=_rows(before.metrics, after.metrics, both, measured, settings.confidence), equal=equal,
+        rows=_rows(before.metrics, after.metrics, both, measured, settings.confidence_level), equal=equal,
         only_before=[name for name in names_before if name not in names_after],
         only_after=[name for name in names_after if name not in names_before],
         changes=_changes(before.metrics, after.metrics), num_samples=settings.samples if measured else 0,
-        confidence=settings.confidence,
+        confidence_level=settings.confidence_level,
     )  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def _pairing(before: Report, after: Report) -> tuple[str | None, JudgedPairs | N
 
 def _sorted(pairs: pa.Table | None) -> JudgedPairs:
     assert pairs is not None
-    return judge(pairs, GRADE_AS_RATING)[0]  # gain_rating, which the table holds, overrides the mapping
+    return validate_judgments(pairs, GRADE_AS_RATING)[0]  # gain_rating, which the table holds, overrides the mapping
 
 
 def _keys(judged: JudgedPairs) -> set[tuple[Any, ...]]:
@@ -178,18 +178,18 @@ def _same(a: SystemScores, b: SystemScores) -> bool:
 
 def _settings(protocol: Mapping[str, Any], num_systems: int) -> EvaluationSettings:
     """Those of the later report, with resamples enough for the correction."""
-    confidence = protocol.get("confidence", 0.95)
-    enough = min(enough_samples(len(METRICS) * max(num_systems, 1), confidence), _MAX_SAMPLES)
+    confidence_level = protocol.get("confidence_level", 0.95)
+    enough = min(enough_samples(len(METRICS) * max(num_systems, 1), confidence_level), _MAX_SAMPLES)
     return EvaluationSettings(
-        samples=max(protocol.get("bootstrap_samples", 0), enough),
-        confidence=confidence,
+        samples=max(protocol.get("num_resamples", 0), enough),
+        confidence_level=confidence_level,
         seed=protocol.get("seed", 17),
         relevant_grade=protocol.get("relevant_grade", 4),
     )
 
 
 def _rows(
-    before: Mapping[str, Any], after: Mapping[str, Any], systems: Sequence[str], measured: Measured | None, confidence: float
+    before: Mapping[str, Any], after: Mapping[str, Any], systems: Sequence[str], measured: BootstrapResult | None, confidence_level: float
 ) -> list[dict[str, Any]]:  # fmt: skip
     found = [{row["system"]: row for row in side["rows"]} for side in (before, after)]
     details = [side.get("details", {}) for side in (before, after)]
@@ -202,7 +202,7 @@ def _rows(
                 continue
             gap = plain(new - old) if old is not None and new is not None else None
             row = {"system": system, "metric": metric, "before": old, "after": new, "difference": gap}
-            row |= {"difference_lo": None, "difference_hi": None, "p": None, "p_adjusted": None, "beyond_chance": False}
+            row |= {"difference_lo": None, "difference_hi": None, "p": None, "p_adjusted": None, "significant": False}
             if measured is not None and metric in METRICS and f"after/{system}" in measured.points:
                 sides = f"after/{system}", f"before/{system}", metric
                 row |= {side: plain(measured.points[f"{side}/{system}"][metric]) for side in ("before", "after")}
@@ -210,7 +210,10 @@ def _rows(
                 row["p"] = plain(measured.p_value(*sides))
             rows.append(row)
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row |= {"p_adjusted": plain(adjusted), "beyond_chance": adjusted is not None and adjusted < 1.0 - confidence}
+        row |= {
+            "p_adjusted": plain(adjusted),
+            "significant": adjusted is not None and adjusted < 1.0 - confidence_level,
+        }
     return rows
 
 

@@ -9,7 +9,7 @@ _LABELS = LABELS | {"ece_3": "ECE 3+", "kappa": "kappa", "log_loss": "log loss"}
 _MAX_LINE, _MAX_CHANGES = 200, 12  # characters; lines of a heading on a terminal
 
 
-def summarise_diff(diff: ReportDiff) -> list[str]:
+def summarize_diff(diff: ReportDiff) -> list[str]:
     """A few sentences for readers who will look at nothing else."""
     out = []
     if not diff.rows:
@@ -24,7 +24,7 @@ def summarise_diff(diff: ReportDiff) -> list[str]:
         else:
             moved = diff.moved()
             rose = sum(row["difference"] > 0 for row in moved)
-            level = f"{1 - diff.confidence:.2g}"
+            level = f"{1 - diff.confidence_level:.2g}"
             out.append(
                 f"Of {len(tested)} figures, {rose} rose and {len(moved) - rose} fell by more than chance (p below {level} "
                 f"after Holm's correction over all {len(tested)}; the same {diff.num_samples:,} resamples of the same queries)."
@@ -48,7 +48,7 @@ def render_diff(diff: ReportDiff, title: str = "Two reports compared") -> str:
         .render(
             title=title,
             diff=diff,
-            sentences=summarise_diff(diff),
+            sentences=summarize_diff(diff),
             names={row["system"]: summary.display_name(row["system"]) for row in diff.rows},
             labels=_LABELS,
         )
@@ -62,7 +62,7 @@ def diff_text(diff: ReportDiff) -> str:
         if row["system"] in diff.equal:
             continue
         gap = with_bounds(read_interval(row, "difference"), "+.4f", "+.3f")
-        p = "-" if row["p_adjusted"] is None else f"{row['p_adjusted']:.3f}{' *' if row['beyond_chance'] else ''}"
+        p = "-" if row["p_adjusted"] is None else f"{row['p_adjusted']:.3f}{' *' if row['significant'] else ''}"
         figures = ["-" if row[side] is None else f"{row[side]:.4f}" for side in ("before", "after")]
         lines.append([row["system"], _LABELS[row["metric"]], *figures, gap, p])
     blocks = [[f"before: {diff.before}", f"after:  {diff.after}"], aligned(lines) if len(lines) > 1 else []]
@@ -70,4 +70,4 @@ def diff_text(diff: ReportDiff) -> str:
         shown = [f"{heading}: {c.name}: {c.before} -> {c.after}"[:_MAX_LINE] for c in found[:_MAX_CHANGES]]
         rest = len(found) - len(shown)
         blocks.append([*shown, f"{heading}: {rest} more in diff.html"] if rest else shown)
-    return "\n\n".join("\n".join(block) for block in [*blocks, summarise_diff(diff)] if block)
+    return "\n\n".join("\n".join(block) for block in [*blocks, summarize_diff(diff)] if block)

@@ -92,10 +92,10 @@ def worst_disagreements(
 
 
 def query_changes(
-    evaluation: Evaluation, system: str, rival: str, num_queries: int = 5
+    evaluation: Evaluation, system: str, baseline: str, num_queries: int = 5
 ) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
     """Queries whose nDCG@20 gained and lost most against a rival: (query, difference), most first, none unchanged."""
-    difference = evaluation.per_query[system][NDCG] - evaluation.per_query[rival][NDCG]
+    difference = evaluation.per_query[system][NDCG] - evaluation.per_query[baseline][NDCG]
     order = np.argsort(-difference, kind="stable")
     named = [(evaluation.pairs.queries[i][0], float(difference[i])) for i in order.tolist()]
     lost = [item for item in named[::-1][:num_queries] if item[1] < 0]

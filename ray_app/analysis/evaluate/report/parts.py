@@ -14,7 +14,15 @@ from ray_app.analysis.metrics.formatting import LABELS, read_interval
 from ray_app.analysis.metrics.probabilities import calibration_curve
 from ray_app.analysis.metrics.protocol import NDCG
 
-_SERIES = ("student", "teacher", "embedding_cosine", "feature_student", "bm25", "engagement_cosine", "graph_cosine")
+_SERIES = (
+    "student",
+    "teacher",
+    "embedding_cosine",
+    "feature_only_student",
+    "bm25",
+    "engagement_cosine",
+    "graph_cosine",
+)
 MAX_SLICE_SYSTEMS = 3  # more columns of two figures each fit on no page
 EXAMPLES_OF_A_SLICE = 3
 
@@ -97,15 +105,15 @@ def confusions(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 def changes(evaluation: Evaluation) -> dict[str, Any] | None:
     """The hero against the baseline with the highest nDCG@20, query by query; None: there is none."""
-    hero, rival = evaluation.hero, evaluation.best_baseline(NDCG)
-    if rival is None or rival == hero:
+    primary_system, baseline = evaluation.primary_system, evaluation.best_baseline(NDCG)
+    if baseline is None or baseline == primary_system:
         return None
-    difference = evaluation.per_query[hero][NDCG] - evaluation.per_query[rival][NDCG]
-    gained, lost = examples.query_changes(evaluation, hero, rival)
+    difference = evaluation.per_query[primary_system][NDCG] - evaluation.per_query[baseline][NDCG]
+    gained, lost = examples.query_changes(evaluation, primary_system, baseline)
     colors = colors_of(evaluation)
     return {
-        "rival": summary.in_text(rival),
-        "svg": plots.difference_plot(difference, "difference in nDCG@20", colors[hero], colors[rival]),
+        "baseline": summary.in_text(baseline),
+        "svg": plots.difference_plot(difference, "difference in nDCG@20", colors[primary_system], colors[baseline]),
         "better": int((difference > 1e-9).sum()), "equal": int((np.abs(difference) <= 1e-9).sum()),
         "worse": int((difference < -1e-9).sum()), "gained": gained, "lost": lost,
     }  # fmt: skip

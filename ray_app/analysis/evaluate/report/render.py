@@ -23,7 +23,7 @@ _OPTIONAL = {"about": "", "columns": (), "rows": (), "caption": "", "svg": "", "
 
 def render_report(
     evaluation: Evaluation, *, title: str = "Search relevance report", titles: Mapping[str, str] | None = None,
-    experiments: "Sequence[ExperimentTable]" = (), picture_of: Callable[[str], str | None] = lambda pin_id: None,
+    experiments: "Sequence[ExperimentTable]" = (), image_of: Callable[[str], str | None] = lambda pin_id: None,
     agreement: "Sequence[AgreementTable]" = (), simulation: Mapping[str, Any] | None = None,
     sample: SampleSummary | None = None, stages: Sequence[Mapping[str, Any]] = (),
     provenance: Mapping[str, Any] | None = None,
@@ -32,7 +32,7 @@ def render_report(
 
     Args:
         titles: pin_id -> title, for the examples; a pin without one is shown by its id.
-        picture_of: pin_id -> data URI, for the examples; None: no picture.
+        image_of: pin_id -> data URI, for the examples; None: no picture.
         agreement: From `agreement_tables`; empty: no such section.
         simulation: `title`, and optionally `about` (text), `columns` and `rows` (texts, or (value, lo, hi)), `caption`,
             `svg` (our own plot: it is not escaped) and `notes` (texts); None: no such section.
@@ -44,7 +44,7 @@ def render_report(
         HTML. All text from outside (queries, titles, provenance) is escaped.
     """
     titles = titles or {}
-    hero = evaluation.hero
+    primary_system = evaluation.primary_system
     provenance = dict(provenance or {})
     comparisons = evaluation.differences()
     return (
@@ -58,9 +58,9 @@ def render_report(
             colors=parts.colors_of(evaluation),
             metrics=LABELS,
             heads=column_labels(evaluation),
-            sentences=[s.replace("AUROC ", "AUROC\N{NO-BREAK SPACE}") for s in summary.summarise(evaluation)],
-            meaning=summary.what_more_than_chance_means(evaluation) if comparisons else "",
-            key_figures=summary.key_figures(evaluation),
+            sentences=[s.replace("AUROC ", "AUROC\N{NO-BREAK SPACE}") for s in summary.summarize(evaluation)],
+            meaning=summary.significance_note(evaluation) if comparisons else "",
+            key_metrics=summary.key_metrics(evaluation),
             cells={s: {m: evaluation.interval(s, m) for m in METRICS} for s in evaluation.systems},
             standings=summary.standings(evaluation),
             comparisons=comparisons,
@@ -71,15 +71,15 @@ def render_report(
             changes=parts.changes(evaluation),
             slices=parts.slices(evaluation),
             worst=parts.worst(evaluation, titles),
-            hero=hero,
-            hero_text=summary.in_text(hero),
+            primary_system=primary_system,
+            primary_system_text=summary.in_text(primary_system),
             graders=[s for s in parts.graded_systems(evaluation) if evaluation.systems[s].probs is not None],
-            examples=[asdict(q) for q in examples.example_queries(evaluation, hero, titles)],
-            disagreements=[asdict(p) for p in examples.worst_disagreements(evaluation, hero, titles)],
+            examples=[asdict(q) for q in examples.example_queries(evaluation, primary_system, titles)],
+            disagreements=[asdict(p) for p in examples.worst_disagreements(evaluation, primary_system, titles)],
             experiments=experiments,
             agreement=parts.agreement_blocks(agreement),
             simulation=None if simulation is None else _OPTIONAL | dict(simulation),
-            picture_of=picture_of,
+            image_of=image_of,
             sample=sample,
             stages=stages,
             judged_hash=judged_hash(evaluation.pairs),

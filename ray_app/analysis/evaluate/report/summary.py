@@ -11,13 +11,13 @@ from ray_app.analysis.metrics.protocol import METRICS, NDCG
 
 NAMES = {
     "bm25": "BM25", "embedding_cosine": "Embedding cosine", "engagement_cosine": "Engagement cosine",
-    "graph_cosine": "Graph cosine", "feature_student": "Feature-only student", "teacher": "Teacher",
+    "graph_cosine": "Graph cosine", "feature_only_student": "Feature-only student", "teacher": "Teacher",
     "student": "Student",
 }  # fmt: skip
 HEADLINE = ("auroc_3", NDCG)
 
 
-class KeyFigure(NamedTuple):
+class KeyMetric(NamedTuple):
     """One figure with its caption."""
 
     value: str
@@ -37,16 +37,16 @@ def in_text(system: str) -> str:
     return NAMES[system] if system == "bm25" else f"the {NAMES[system].lower()}"
 
 
-def what_more_than_chance_means(evaluation: Evaluation) -> str:
+def significance_note(evaluation: Evaluation) -> str:
     """One sentence, said once in the report and in the table."""
-    level, number = f"{1 - evaluation.confidence:.2g}", len(evaluation.differences())
+    level, number = f"{1 - evaluation.confidence_level:.2g}", len(evaluation.differences())
     return (
         f'"More than chance": p-value below {level} after Holm\'s correction over all {number} comparisons of systems shown '
         f"here; p-values come from {evaluation.num_samples:,} resamples. Intervals are those of each figure alone."
     )
 
 
-def summarise(evaluation: Evaluation) -> list[str]:
+def summarize(evaluation: Evaluation) -> list[str]:
     """A few sentences: who is best, by how much, whether that could be chance, what the student keeps."""
     sentences = []
     leaders = {metric: leader for metric in HEADLINE if (leader := evaluation.leader(metric))}
@@ -65,25 +65,25 @@ def summarise(evaluation: Evaluation) -> list[str]:
     return [s for s in sentences if s]
 
 
-def key_figures(evaluation: Evaluation) -> list[KeyFigure]:
+def key_metrics(evaluation: Evaluation) -> list[KeyMetric]:
     """What stands in large type at the top."""
-    system = evaluation.hero
+    system = evaluation.primary_system
     out = []
     for metric in HEADLINE:
         figure = evaluation.interval(system, metric)
         if figure.value is not None:
-            out.append(KeyFigure(f"{figure.value:.3f}", f"{display_name(system)}, {LABELS[metric]}", _bounds(figure)))
-    rival = evaluation.best_baseline("auroc_3")
-    if rival is not None and system != rival:
-        figure = evaluation.difference(system, rival, "auroc_3")
+            out.append(KeyMetric(f"{figure.value:.3f}", f"{display_name(system)}, {LABELS[metric]}", _bounds(figure)))
+    baseline = evaluation.best_baseline("auroc_3")
+    if baseline is not None and system != baseline:
+        figure = evaluation.difference(system, baseline, "auroc_3")
         if figure.value is not None:
-            caption = f"AUROC 3+ against the best baseline, {display_name(rival)}"
-            out.append(KeyFigure(signed(figure.value), caption, _bounds(figure, with_sign=True)))
+            caption = f"AUROC 3+ against the best baseline, {display_name(baseline)}"
+            out.append(KeyMetric(signed(figure.value), caption, _bounds(figure, with_sign=True)))
     if {"teacher", "student"} <= set(evaluation.systems):
-        figure = evaluation.ratio("student", "teacher", "auroc_3")
+        figure = evaluation.retention("student", "teacher", "auroc_3")
         if figure.value is not None:
             caption = "of the teacher's AUROC 3+ is kept by the student"
-            out.append(KeyFigure(f"{figure.value:.1%}", caption, _percent_bounds(figure)))
+            out.append(KeyMetric(f"{figure.value:.1%}", caption, _percent_bounds(figure)))
     return out
 
 
@@ -97,7 +97,7 @@ def standings(evaluation: Evaluation) -> dict[str, dict[str, str]]:
         for system in evaluation.systems:
             if system == best:
                 out[system][metric] = "best"
-            elif np.isfinite(evaluation.points[system][metric]) and not evaluation.beyond_chance(system, best, metric):
+            elif np.isfinite(evaluation.points[system][metric]) and not evaluation.significant(system, best, metric):
                 out[system][metric] = "tied"
     return out
 
@@ -106,15 +106,15 @@ def _against_baselines(evaluation: Evaluation, system: str) -> str:
     parts: list[str] = []
     last: str | None = None
     for metric in HEADLINE:
-        rival = evaluation.best_baseline(metric)
-        gap = evaluation.difference(system, rival, metric) if rival is not None else None
-        if rival is None or gap is None or gap.value is None:
+        baseline = evaluation.best_baseline(metric)
+        gap = evaluation.difference(system, baseline, metric) if baseline is not None else None
+        if baseline is None or gap is None or gap.value is None:
             continue
-        side, who = "above" if gap.value >= 0 else "below", "it" if rival == last else in_text(rival)
-        last = rival
+        side, who = "above" if gap.value >= 0 else "below", "it" if baseline == last else in_text(baseline)
+        last = baseline
         text = f"{abs(gap.value):.3f} {side} {who} in {LABELS[metric]}"
         if gap.lo is not None and gap.hi is not None:
-            sure = evaluation.beyond_chance(system, rival, metric)
+            sure = evaluation.significant(system, baseline, metric)
             verdict = "more than chance" if sure else "which could be chance"
             text += f" ({_bounds(gap, with_sign=True)}, {verdict})"
         parts.append(text)
@@ -122,7 +122,7 @@ def _against_baselines(evaluation: Evaluation, system: str) -> str:
 
 
 def _kept(evaluation: Evaluation) -> str:
-    ratios = {metric: evaluation.ratio("student", "teacher", metric) for metric in HEADLINE}
+    ratios = {metric: evaluation.retention("student", "teacher", metric) for metric in HEADLINE}
     parts = [
         f"{kept.value:.1%} of the teacher's {LABELS[metric]}"
         + (f" ({bounds})" if (bounds := _percent_bounds(kept)) else "")

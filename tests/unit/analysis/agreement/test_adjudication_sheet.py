@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_app.analysis.agreement.adjudication_sheet import build_sheet, find_suspects
+from ray_app.analysis.agreement.adjudication_sheet import build_adjudication_sheet, find_label_issues
 from ray_app.analysis.agreement.rater_counts import RaterCounts
 from ray_app.base.schemas import HUMAN_LABELS, PIN_TEXTS
 from ray_app.sources.sheets import ADJUDICATOR, GRADE, defuse, num_filled, restore, write_sheet
@@ -26,8 +26,8 @@ def suspects_of(rows, systems, max_rows=10, max_per_query=10):
     labels = labels_of(rows)
     counts = RaterCounts.of(labels)
     grades = combine_raters(labels, 0.0)["grade"].to_numpy().astype(np.int64)
-    found = find_suspects(counts, grades, systems, max_rows, max_per_query)
-    return [(counts.keys[s.place][2], round(s.surprise, 3), s.why) for s in found]
+    found = find_label_issues(counts, grades, systems, max_rows, max_per_query)
+    return [(counts.keys[s.place][2], round(s.issue_score, 3), s.why) for s in found]
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def sheet_of(make_system):
         counts = RaterCounts.of(labels_of([(query, "a", "x", 1), (query, "a", "y", 4)]))
         systems = {"teacher": make_system([4.2], [[0.0, 0.1, 0.1, 0.3, 0.5]])}
         grades = np.array([1])
-        suspects = find_suspects(counts, grades, systems, 1, 1)
+        issues = find_label_issues(counts, grades, systems, 1, 1)
         texts = pa.Table.from_pylist([{"pin_id": pin_id, **pin} for pin_id in pins], schema=PIN_TEXTS)
-        return build_sheet(suspects, counts, grades, systems, texts, ["train"])
+        return build_adjudication_sheet(issues, counts, grades, systems, texts, ["train"])
 
     return build
 
@@ -58,8 +58,8 @@ def test_surprise_by_hand(make_system):
         "teacher": make_system([3], [[0.2, 0.05, 0.5, 0.2, 0.05]]),
         "student": make_system([3], [[0.2, 0.2, 0.2, 0.2, 0.2]]),
     }
-    ((_, surprise, why),) = suspects_of([("q", "a", "x", 1), ("q", "a", "y", 3)], systems)
-    assert surprise == round(-(np.log(0.05) + np.log(0.2)) / 2 + 2.0, 3)
+    ((_, issue_score, why),) = suspects_of([("q", "a", "x", 1), ("q", "a", "y", 3)], systems)
+    assert issue_score == round(-(np.log(0.05) + np.log(0.2)) / 2 + 2.0, 3)
     assert why == "teacher gives grade 2 a chance of 5.0%; raters differ by 2"
 
 
@@ -86,13 +86,13 @@ def test_a_pair_that_one_system_did_not_score_is_judged_by_the_other(make_system
         "teacher": make_system([np.nan, np.nan], [none, none]),
         "student": make_system([1, np.nan], [make_probs([1])[0], none]),
     }
-    ((pin, surprise, _),) = suspects_of([("q", "a", "x", 5), ("q", "b", "x", 5)], systems)
-    assert (pin, surprise) == ("a", round(-np.log(0.05), 3))
+    ((pin, issue_score, _),) = suspects_of([("q", "a", "x", 5), ("q", "b", "x", 5)], systems)
+    assert (pin, issue_score) == ("a", round(-np.log(0.05), 3))
 
 
 def test_a_certain_system_alone_does_not_make_an_infinite_surprise(make_system):
-    ((_, surprise, _),) = suspects_of([("q", "a", "x", 1)], {"t": make_system([5], [[0, 0, 0, 0, 1]])})
-    assert surprise == round(-np.log(1e-4), 3)
+    ((_, issue_score, _),) = suspects_of([("q", "a", "x", 1)], {"t": make_system([5], [[0, 0, 0, 0, 1]])})
+    assert issue_score == round(-np.log(1e-4), 3)
 
 
 def test_order_of_rows_changes_nothing(make_system, make_probs):

@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from ray_app.analysis.agreement.agreement_table import RATERS, AgreementTable, agreement_tables
-from ray_app.analysis.agreement.coefficients import FIGURES, coincidences_of, krippendorff_alphas
+from ray_app.analysis.agreement.coefficients import AGREEMENT_METRICS, coincidences_of, krippendorff_alphas
 from ray_app.analysis.agreement.render_text import render_agreement
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.base.errors import UserError
@@ -43,7 +43,7 @@ def row_of(rows, subject=RATERS, grades=None):
 
 
 def values_of(row):
-    return {name: row.figures[name].value for name in FIGURES}
+    return {name: row.metrics[name].value for name in AGREEMENT_METRICS}
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_shares_of_raters_with_each_other_by_hand():
     rows = [("q", "a", "x", 5), ("q", "a", "y", 5), ("q", "b", "x", 3), ("q", "b", "y", 4), ("q", "b", "z", 1)]
     row = row_of([*rows, ("q", "c", "x", 2)])
     assert (row.num_pairs, row.num_comparisons) == (2, 4)
-    assert (row.figures["exact"].value, row.figures["within_one"].value) == (1 / 4, 2 / 4)
+    assert (row.metrics["exact"].value, row.metrics["within_one"].value) == (1 / 4, 2 / 4)
 
 
 # Grades 1 1 | 1 2 | 2 2. Both orders: (1,1) twice, (1,2), (2,1), (2,2) twice. Kappa: seen distance 2/6; by chance 1/2:
@@ -82,18 +82,18 @@ def test_shares_of_raters_with_each_other_by_hand():
 def test_coefficients_of_raters_by_hand(name, value):
     rows = [("q", pin, rater, grade) for pin, grades in zip("abc", ((1, 1), (1, 2), (2, 2)), strict=True)
             for rater, grade in zip("xy", grades, strict=True)]  # fmt: skip
-    assert row_of(rows).figures[name].value == pytest.approx(value)
+    assert row_of(rows).metrics[name].value == pytest.approx(value)
 
 
 def test_a_system_is_compared_with_every_rater_of_a_pair():
     rows = [("q", "a", "x", 5), ("q", "a", "y", 3), ("q", "b", "x", 1)]
     row = row_of(rows, "teacher", [4, 1])
-    assert (row.num_comparisons, row.figures["exact"].value, row.figures["within_one"].value) == (3, 1 / 3, 1.0)
+    assert (row.num_comparisons, row.metrics["exact"].value, row.metrics["within_one"].value) == (3, 1 / 3, 1.0)
 
 
 def test_a_missing_prediction_agrees_with_nobody_not_even_with_grade_1():
     row = row_of([("q", "a", "x", 1), ("q", "b", "x", 2)], "teacher", [0, 2])
-    assert (row.num_missing, row.figures["exact"].value, row.figures["within_one"].value) == (1, 0.5, 0.5)
+    assert (row.num_missing, row.metrics["exact"].value, row.metrics["within_one"].value) == (1, 0.5, 0.5)
 
 
 def test_confusion_has_the_system_in_rows_and_raters_in_columns():
@@ -110,7 +110,7 @@ def test_figures_of_a_system_equal_those_of_scikit_learn(random_labels):
     pairs = [(system[p], int(g)) for p in range(matrix.shape[1]) for g in matrix[:, p] if not np.isnan(g)]
     said, given = zip(*pairs, strict=True)
     kappa = cohen_kappa_score(said, given, weights="linear", labels=range(6))
-    assert row.figures["kappa"].value == pytest.approx(kappa)
+    assert row.metrics["kappa"].value == pytest.approx(kappa)
     assert row.confusion == confusion_matrix(said, given, labels=range(6))[:, 1:].tolist()
 
 
@@ -118,7 +118,7 @@ def test_kappa_of_raters_equals_that_of_scikit_learn_over_both_orders(random_lab
     rows, matrix, _ = random_labels
     ordered = [(a, b) for pair in matrix.T for a, b in itertools.permutations(pair[~np.isnan(pair)], 2)]
     kappa = cohen_kappa_score(*zip(*ordered, strict=True), weights="linear", labels=range(1, 6))
-    assert row_of(rows).figures["kappa"].value == pytest.approx(kappa)
+    assert row_of(rows).metrics["kappa"].value == pytest.approx(kappa)
 
 
 @pytest.mark.parametrize("level", ["ordinal", "interval"])
@@ -127,7 +127,7 @@ def test_alpha_equals_that_of_the_library_and_a_system_is_one_more_rater(random_
     more = np.vstack([matrix, np.where(system == 0, np.nan, system)])
     for row, grades in ((row_of(rows), matrix), (row_of(rows, "s", system), more)):
         expected = krippendorff.alpha(grades, level_of_measurement=level, value_domain=range(1, 6))
-        assert row.figures[f"alpha_{level}"].value == pytest.approx(expected), row.subject
+        assert row.metrics[f"alpha_{level}"].value == pytest.approx(expected), row.subject
 
 
 def test_alpha_of_a_resample_is_that_of_the_drawn_queries(random_labels):
@@ -167,7 +167,7 @@ def test_a_slice_is_what_its_rows_alone_would_be(random_labels):
 def test_intervals_hold_the_figure(random_labels):
     rows, _, system = random_labels
     table = agreement_tables(labels_of(rows), {"s": Grades(system)}, FAST)[0]
-    assert all(found.lo <= found.value <= found.hi for row in table.rows for found in row.figures.values())
+    assert all(found.lo <= found.value <= found.hi for row in table.rows for found in row.metrics.values())
 
 
 def test_a_system_that_is_as_one_of_two_raters_is_exactly_above_them_by_what_it_gains():
@@ -176,7 +176,7 @@ def test_a_system_that_is_as_one_of_two_raters_is_exactly_above_them_by_what_it_
     pairs = [(f"q{i:02d}", "p", int(rng.integers(1, 6)), int(rng.integers(1, 6))) for i in range(30)]
     rows = [(q, p, r, g) for q, p, x, y in pairs for r, g in (("x", x), ("y", y))]
     table = agreement_tables(labels_of(rows), {"s": Grades([x for _, _, x, _ in pairs])}, FAST)[0]
-    raters, above = table.row(RATERS).figures["exact"], table.row("s").above_raters["exact"]
+    raters, above = table.row(RATERS).metrics["exact"], table.row("s").above_raters["exact"]
     assert above.value == pytest.approx((1 - raters.value) / 2)
     assert above.hi - above.lo == pytest.approx((raters.hi - raters.lo) / 2)
 
@@ -190,26 +190,26 @@ def test_a_single_rater_has_nobody_to_agree_with_and_says_so():
     row = table.row(RATERS)
     assert set(values_of(row).values()) == {None}
     assert set(row.undefined.values()) == {"no pair has two grades to compare"}
-    assert table.row("s").figures["exact"].value == 2 / 3
+    assert table.row("s").metrics["exact"].value == 2 / 3
     assert "raters: no pair has two grades" in render_agreement([table])
 
 
 def test_one_grade_everywhere_leaves_kappa_and_alpha_undefined_but_not_the_shares():
     row = row_of([("q", "a", "x", 3), ("q", "a", "y", 3), ("r", "b", "x", 3), ("r", "b", "y", 3)])
     assert set(row.undefined) == {"kappa", "alpha_ordinal", "alpha_interval"}
-    assert row.figures["exact"].value == 1.0
+    assert row.metrics["exact"].value == 1.0
 
 
 def test_a_single_query_has_figures_and_no_intervals():
     rows = [("q", "a", "x", 3), ("q", "a", "y", 3), ("q", "b", "x", 1), ("q", "b", "y", 2)]
-    assert row_of(rows).figures["exact"] == (0.5, None, None)
+    assert row_of(rows).metrics["exact"] == (0.5, None, None)
 
 
 def test_a_final_grade_is_no_rater_beside_those_who_came_to_it():
     """It would agree with them by construction."""
     rows = [("q", "a", "x", 1), ("q", "a", "y", 2), ("q", "a", "final", 1), ("q", "b", "final", 5)]
     table = agreement_tables(labels_of(rows), {"s": Grades([2, 5])}, FAST)[0]
-    assert (table.row(RATERS).num_comparisons, table.row(RATERS).figures["exact"].value) == (1, 0.0)
+    assert (table.row(RATERS).num_comparisons, table.row(RATERS).metrics["exact"].value) == (1, 0.0)
     assert (table.row("s").num_comparisons, "1 pairs have a final grade" in table.notes[0]) == (3, True)
 
 

@@ -9,7 +9,7 @@ import pytest
 from tiny_config import finished_stage, tiny_config
 
 from ray_app.analysis.agreement import stage as agreement_stage
-from ray_app.analysis.agreement.stage import FIGURES, SHEET
+from ray_app.analysis.agreement.stage import METRICS_FILE, SHEET
 from ray_app.analysis.metrics.systems import graded
 from ray_app.base.columns import matrix_column
 from ray_app.base.errors import UserError
@@ -45,7 +45,7 @@ def finished(tmp_path, store, monkeypatch):
         labels = {"adapter": "table", "path": str(tmp_path / "labels.csv"), "constants": {"locale": "en-US"}}
         pins = {"adapter": "table", "path": str(tmp_path / "pins.csv")}
         section = {"pins": pins, "human_labels": labels, "adjudicated": sheet}
-        cfg = tiny_config(store.uri, ingest=section, evaluate={"bootstrap_samples": 5})
+        cfg = tiny_config(store.uri, ingest=section, evaluate={"num_resamples": 5})
         ingest(cfg, store)
         texts = [{"pin_id": pin, "title": "shoe", "caption": f"a shoe, {pin}"} for pin in PINS]
         finished_stage(cfg, store, "enrich", pin_texts=pa.Table.from_pylist(texts, schema=PIN_TEXTS))
@@ -54,8 +54,8 @@ def finished(tmp_path, store, monkeypatch):
         finished_stage(cfg, store, "zero_shot", zero_shot_pins=zero_shot)
         splits = pa.table({"query": ["boot", "red shoe"], "split": ["test", "train"]}, schema=SPLITS)
         model = pa.table({"a": [1]})
-        finished_stage(cfg, store, "teach", splits=splits, teacher=model)
-        finished_stage(cfg, store, "distill", student=model, feature_student=model)
+        finished_stage(cfg, store, "train_teacher", splits=splits, teacher=model)
+        finished_stage(cfg, store, "distill", student=model, feature_only_student=model)
         return cfg
 
     return build
@@ -70,7 +70,7 @@ def test_figures_and_a_sheet_that_names_pairs_as_the_raters_did_are_written_once
     cfg = finished()
     manifest = agreement_stage.run(cfg, store)
     assert (manifest.counts["rows_in"], manifest.counts["pairs"], manifest.counts["sheet_rows"]) == (5, 4, 2)
-    whole, *slices = store.read_json(FIGURES)["tables"]
+    whole, *slices = store.read_json(METRICS_FILE)["tables"]
     assert {row["subject"]: row["exact"] for row in whole["rows"]} == {"raters": 1.0, "teacher": 0.4, "student": 0.4}
     assert [(t["slice"], t["value"], t["num_pairs"]) for t in slices] == [("split", "test", 2), ("split", "train", 2)]
     assert [(row["query"], row["pin_id"], row["split"], row["caption"]) for row in sheet_rows(store)] == [

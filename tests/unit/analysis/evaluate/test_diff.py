@@ -10,13 +10,13 @@ import pyarrow as pa
 import pytest
 
 from ray_app.analysis.evaluate.report.diff import compare_reports, read_report
-from ray_app.analysis.evaluate.report.diff_page import diff_text, render_diff, summarise_diff
+from ray_app.analysis.evaluate.report.diff_page import diff_text, render_diff, summarize_diff
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.analysis.metrics.evaluation import evaluate_systems
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 
-FAST = EvaluationSettings(samples=50, confidence=0.8)  # the lower, the fewer resamples the correction asks for
+FAST = EvaluationSettings(samples=50, confidence_level=0.8)  # the lower, the fewer resamples the correction asks for
 EVIL = "<script>alert(1)</script>"
 
 
@@ -32,7 +32,7 @@ def write_run(folder, pairs, systems, provenance=None, scores=True):
 @pytest.fixture
 def run_a(synthetic, tmp_path):
     return write_run(
-        tmp_path / "a", *synthetic, {"config": {"seed": 1, "teach": {"x": EVIL}}, "versions": {"numpy": "1"}}
+        tmp_path / "a", *synthetic, {"config": {"seed": 1, "train_teacher": {"x": EVIL}}, "versions": {"numpy": "1"}}
     )
 
 
@@ -86,7 +86,7 @@ def test_other_judged_pairs_are_not_paired(run_a, synthetic, tmp_path, change):
     found = diff_of(run_a, write_run(tmp_path / "b", pairs, systems))
     assert "judged pairs are not the same" in found.unpaired
     assert {row["difference_lo"] for row in found.rows} == {None} and found.moved() == []
-    assert "cannot be paired" in summarise_diff(found)[0] and "cannot be paired" in render_diff(found)
+    assert "cannot be paired" in summarize_diff(found)[0] and "cannot be paired" in render_diff(found)
 
 
 def test_the_order_of_rows_does_not_keep_runs_apart(run_a, synthetic, tmp_path):
@@ -120,8 +120,10 @@ def test_changes_of_config_data_and_versions_are_named_key_by_key(synthetic, tmp
         stage = {"recipe": recipe, "inputs": {"pins": pins}, "outputs": {}, "counts": {"rows_in": rows}}
         return {"config": config, "versions": {"numpy": "1"}, "data": {"label": stage}}
 
-    earlier = write_run(tmp_path / "a", *synthetic, provenance("r", "h1", 3, {"seed": 1, "teach": {"x": 0}}))
-    later = write_run(tmp_path / "b", *synthetic, provenance("s", "h2", 4, {"seed": 2, "teach": {"x": 0}, "new": [1]}))
+    earlier = write_run(tmp_path / "a", *synthetic, provenance("r", "h1", 3, {"seed": 1, "train_teacher": {"x": 0}}))
+    later = write_run(
+        tmp_path / "b", *synthetic, provenance("s", "h2", 4, {"seed": 2, "train_teacher": {"x": 0}, "new": [1]})
+    )
     changes = diff_of(earlier, later).changes
     assert {c.name: (c.before, c.after) for c in changes["config"]} == {"seed": (1, 2), "new": ("(not there)", [1])}
     assert changes["versions"] == []
@@ -175,7 +177,7 @@ def test_a_report_is_found_by_run_folder_or_file(run_a, suffix):
 
 
 def test_a_folder_without_a_report_says_what_to_give_and_a_file_that_is_none_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"--against.*metrics\.json"):
+    with pytest.raises(UserError, match=r"--baseline.*metrics\.json"):
         read_report(str(tmp_path))
     (tmp_path / "metrics.json").write_text("[1]")
     with pytest.raises(UserError, match="not a report"):

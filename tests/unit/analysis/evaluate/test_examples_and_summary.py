@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ray_app.analysis.evaluate.report.examples import example_queries, query_changes, worst_disagreements
-from ray_app.analysis.evaluate.report.summary import standings, summarise
+from ray_app.analysis.evaluate.report.summary import standings, summarize
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.analysis.metrics.evaluation import evaluate_systems
 
@@ -46,12 +46,12 @@ def test_query_changes_leave_out_what_did_not_change(good_and_bad):
 
 
 def test_a_clear_difference_is_called_more_than_chance(synthetic):
-    text = " ".join(summarise(evaluate_systems(*synthetic, FAST)))
+    text = " ".join(summarize(evaluate_systems(*synthetic, FAST)))
     assert "the student is" in text and "above BM25 in AUROC 3+" in text and "more than chance" in text
 
 
 def test_a_difference_that_may_be_chance_is_called_so(good_and_bad):
-    assert "could be chance" in " ".join(summarise(good_and_bad))
+    assert "could be chance" in " ".join(summarize(good_and_bad))
 
 
 def test_the_best_system_is_marked_and_a_clearly_worse_one_is_not_called_tied(synthetic):

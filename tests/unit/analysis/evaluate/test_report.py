@@ -81,7 +81,7 @@ def full_page(module_world):
         title=EVIL,
         titles=dict.fromkeys(pairs["pin_id"].to_pylist(), EVIL),
         experiments=[experiment],
-        picture_of=lambda pin_id: "data:image/png;base64,AA==",
+        image_of=lambda pin_id: "data:image/png;base64,AA==",
         agreement=agreement_tables(labels, {EVIL: grades}, EvaluationSettings(samples=20)),
         simulation={"title": EVIL, "columns": [EVIL], "rows": [[EVIL, 3, None, (0.5, 0.4, 0.6)]], "notes": [EVIL]},
         sample=sample,

@@ -4,7 +4,7 @@ import pytest
 from tiny_config import tiny_manifest
 
 from ray_app.analysis.evaluate.report.render import render_report
-from ray_app.analysis.evaluate.sampling import MAX_SEEN, summarise_sample
+from ray_app.analysis.evaluate.sampling import MAX_SEEN, summarize_sample
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.analysis.metrics.evaluation import evaluate_systems
 
@@ -19,7 +19,7 @@ def stratum(name, num_pairs, num_sampled, effective_size=1.0):
 
 
 def summary(**info):
-    return summarise_sample(tiny_manifest("sample", counts={"rows_out": 1234}, info=info))
+    return summarize_sample(tiny_manifest("sample", counts={"rows_out": 1234}, info=info))
 
 
 @pytest.fixture

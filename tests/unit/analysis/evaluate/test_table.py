@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ray_app.analysis.evaluate.render_text import render_table, retention_line
+from ray_app.analysis.evaluate.render_text import render_table, retention_text
 from ray_app.analysis.metrics.bootstrap import Interval
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.analysis.metrics.evaluation import evaluate_systems
@@ -34,12 +34,12 @@ def test_each_system_has_one_line_of_aligned_columns_that_fits_a_wide_terminal(s
 def test_a_student_equal_to_its_teacher_keeps_all(synthetic):
     pairs, systems = synthetic
     found = evaluate_systems(pairs, systems | {"student": systems["teacher"]}, FAST)
-    assert "keeps 100.0% [100.0, 100.0] of the teacher's AUROC 3+" in retention_line(found)
+    assert "keeps 100.0% [100.0, 100.0] of the teacher's AUROC 3+" in retention_text(found)
 
 
 def test_without_a_teacher_nothing_is_said_about_keeping(synthetic):
     pairs, systems = synthetic
-    assert retention_line(evaluate_systems(pairs, {"student": systems["student"]}, FAST)) is None
+    assert retention_text(evaluate_systems(pairs, {"student": systems["student"]}, FAST)) is None
 
 
 def test_chance_is_judged_after_the_correction(synthetic):

@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from ray_app.analysis.measurement.compare import DIFFERENCE, FIGURES, CompareSettings, compare
+from ray_app.analysis.measurement.compare import DEFAULT_METRICS, DIFFERENCE, CompareSettings, compare
 from ray_app.analysis.measurement.next_queries import draw_queries, next_counts, pairs_to_grade
-from ray_app.analysis.measurement.paired_rankings import Contest
-from ray_app.analysis.measurement.ranking_metrics import Figure, Judged
+from ray_app.analysis.measurement.paired_rankings import PairedRankings
+from ray_app.analysis.measurement.ranking_metrics import Metric, PinJudgment
 from ray_app.analysis.measurement.rankings import Ranking
 from ray_app.analysis.measurement.render_text import comparison_json, render_comparison
 from ray_app.analysis.measurement.strata import name_strata
 from ray_app.base.errors import UserError
 
-P_2 = Figure(kind="p", k=2)
-SETTINGS = CompareSettings(figures=(P_2,), change=0.15)
+P_2 = Metric(kind="p", k=2)
+SETTINGS = CompareSettings(metrics=(P_2,), mde=0.15)
 
 
 def key(i):
@@ -29,14 +29,14 @@ def ranking(name, pins):
 
 @dataclass
 class World:
-    contest: Contest
+    paired: PairedRankings
     teacher: dict
     human: dict
     strata: dict
     true: float  # difference of P@2 over all queries
 
-    def compare(self, settings=SETTINGS, contest=None):
-        return compare(contest or self.contest, self.teacher, self.human, self.strata, settings)
+    def compare(self, settings=SETTINGS, paired=None):
+        return compare(paired or self.paired, self.teacher, self.human, self.strata, settings)
 
 
 def world(seed=0, num=400, labelled=120, bias=0.3):
@@ -47,36 +47,39 @@ def world(seed=0, num=400, labelled=120, bias=0.3):
     truth = {pin: rng.random(num) < (0.6 if pin[0] == "t" else 0.5) + 0.2 * head for pin in ("c0", "c1", "t0", "t1")}
     heard = {pin: says ^ (rng.random(num) < 0.1) for pin, says in truth.items()}  # one in ten is taken the wrong way
     teacher = {
-        query: {pin: Judged(7.0, float(0.2 + 0.4 * says[i] + bias * (pin[0] == "t"))) for pin, says in heard.items()}
+        query: {
+            pin: PinJudgment(7.0, float(0.2 + 0.4 * says[i] + bias * (pin[0] == "t"))) for pin, says in heard.items()
+        }
         for i, query in enumerate(queries)
     }
     chosen = rng.choice(num, labelled, replace=False)
     human = {
-        queries[i]: {pin: Judged(7.0 * says[i], float(says[i])) for pin, says in truth.items()} for i in chosen.tolist()
+        queries[i]: {pin: PinJudgment(7.0 * says[i], float(says[i])) for pin, says in truth.items()}
+        for i in chosen.tolist()
     }
-    contest = Contest.of(
+    paired = PairedRankings.of(
         ranking("control.csv", {q: ["c0", "c1"] for q in queries}),
         ranking("treatment.csv", {q: ["t0", "t1"] for q in queries}),
-        "refuse",
+        "error",
     )
     strata = {q: "en-US/head" if h else "en-US/tail" for q, h in zip(queries, head, strict=True)}
     true = float(np.mean(truth["t0"].mean() + truth["t1"].mean() - truth["c0"].mean() - truth["c1"].mean())) / 2
-    return World(contest, teacher, human, strata, true)
+    return World(paired, teacher, human, strata, true)
 
 
 def test_a_teacher_that_favours_the_treatment_is_corrected():
     made = world()
     line = made.compare().line(P_2, DIFFERENCE)
     assert line.teacher.interval.lo > 0.25 > made.true + 0.1
-    assert line.together.interval.lo < made.true < line.together.interval.hi < 0.25
-    assert line.together.std_error < 0.8 * line.humans.std_error
+    assert line.prediction_powered.interval.lo < made.true < line.prediction_powered.interval.hi < 0.25
+    assert line.prediction_powered.std_error < 0.8 * line.human_only.std_error
 
 
 def test_over_many_studies_the_intervals_hold_the_truth_of_the_traffic():
     """The difference in P@2 is 0.1 in expectation, whatever the stratum; a teacher that sees 0.34 must not move that."""
     inside = 0
     for seed in range(40):
-        interval = world(seed, num=100, labelled=40).compare().line(P_2, DIFFERENCE).together.interval
+        interval = world(seed, num=100, labelled=40).compare().line(P_2, DIFFERENCE).prediction_powered.interval
         inside += interval.lo <= 0.1 <= interval.hi
     assert 34 <= inside < 40
 
@@ -84,13 +87,13 @@ def test_over_many_studies_the_intervals_hold_the_truth_of_the_traffic():
 @pytest.mark.parametrize("labelled", [0, 50])
 def test_a_file_against_itself_is_exactly_zero(labelled):
     made = world(labelled=labelled)
-    found = made.compare(CompareSettings(), replace(made.contest, treatment=made.contest.control))
+    found = made.compare(CompareSettings(), replace(made.paired, treatment=made.paired.control))
     num_estimates = 3 if labelled else 1
-    for figure in FIGURES:
-        line = found.line(figure, DIFFERENCE)
-        estimates = [e.interval for e in (line.together, line.humans, line.teacher) if e]
+    for metric in DEFAULT_METRICS:
+        line = found.line(metric, DIFFERENCE)
+        estimates = [e.interval for e in (line.prediction_powered, line.human_only, line.teacher) if e]
         assert estimates == [(0.0, None, None)] * num_estimates
-    assert found.plans == [None, None]
+    assert found.power_analyses == [None, None]
     assert "no query differs" in render_comparison(found)
     with pytest.raises(UserError, match="do not differ"):
         draw_queries(found, 5, 1)
@@ -98,8 +101,8 @@ def test_a_file_against_itself_is_exactly_zero(labelled):
 
 def test_the_order_of_queries_and_labels_does_not_matter():
     made = world(num=60, labelled=30)
-    files = (made.contest.control, made.contest.treatment)
-    turned = Contest.of(*(ranking(r.name, dict(reversed(r.pins.items()))) for r in files), "refuse")
+    files = (made.paired.control, made.paired.treatment)
+    turned = PairedRankings.of(*(ranking(r.name, dict(reversed(r.pins.items()))) for r in files), "error")
     labels = [{q: dict(reversed(pins.items())) for q, pins in reversed(s.items())} for s in (made.teacher, made.human)]
     backwards = World(turned, *labels, dict(reversed(made.strata.items())), made.true)
     one, other = (json.dumps(comparison_json(w.compare(CompareSettings()))) for w in (made, backwards))
@@ -108,10 +111,10 @@ def test_the_order_of_queries_and_labels_does_not_matter():
 
 def test_swapping_the_files_turns_the_sign():
     made = world(num=60, labelled=30)
-    swapped = replace(made.contest, control=made.contest.treatment, treatment=made.contest.control)
-    one, other = (made.compare(contest=c).line(P_2, DIFFERENCE) for c in (made.contest, swapped))
-    assert other.together.interval.value == pytest.approx(-one.together.interval.value)
-    assert other.together.interval.lo == pytest.approx(-one.together.interval.hi)
+    swapped = replace(made.paired, control=made.paired.treatment, treatment=made.paired.control)
+    one, other = (made.compare(paired=c).line(P_2, DIFFERENCE) for c in (made.paired, swapped))
+    assert other.prediction_powered.interval.value == pytest.approx(-one.prediction_powered.interval.value)
+    assert other.prediction_powered.interval.lo == pytest.approx(-one.prediction_powered.interval.hi)
 
 
 def test_a_query_whose_top_the_teacher_has_not_judged_is_left_out_and_counted():
@@ -136,8 +139,8 @@ def test_human_grades_of_one_ranking_only_do_not_count():
 
 def test_without_human_labels_the_teacher_stands_alone_with_a_caution_and_a_guessed_plan():
     found = world(num=40, labelled=0).compare()
-    assert found.line(P_2, DIFFERENCE).together is None
-    assert found.plans[0].assumed
+    assert found.line(P_2, DIFFERENCE).prediction_powered is None
+    assert found.power_analyses[0].assumed
     assert "too few human labels to correct the teacher" in render_comparison(found)
 
 
@@ -148,24 +151,24 @@ def test_no_teacher_label_at_all_is_an_error():
 
 def test_queries_that_the_teacher_was_trained_on_are_left_out_with_their_near_duplicates():
     pins = {("laptops", "en-US"): ["a"], ("shoe", "en-US"): ["a"]}
-    contest = Contest.of(ranking("c", pins), ranking("t", pins), "refuse", {"laptop"})
-    assert (contest.queries, contest.num_trained) == ([("shoe", "en-US")], 1)
+    paired = PairedRankings.of(ranking("c", pins), ranking("t", pins), "error", {"laptop"})
+    assert (paired.queries, paired.num_trained) == ([("shoe", "en-US")], 1)
     with pytest.raises(UserError, match="trained on all"):
-        Contest.of(ranking("c", pins), ranking("t", pins), "refuse", {"laptop", "shoe"})
+        PairedRankings.of(ranking("c", pins), ranking("t", pins), "error", {"laptop", "shoe"})
 
 
 def test_a_query_in_one_file_only_is_the_users_to_decide():
     full, part = ranking("c", {key(0): ["a"], key(1): ["a"]}), ranking("t", {key(0): ["a"]})
     with pytest.raises(UserError, match=r"1 queries are in one file only, such as 'query 0001' \(en-US\) in c"):
-        Contest.of(full, part, "refuse")
-    assert Contest.of(full, part, "drop").queries == [key(0)]
-    zero = Contest.of(full, part, "zero")
-    assert (zero.queries, zero.num_lone) == ([key(0), key(1)], 1)
+        PairedRankings.of(full, part, "error")
+    assert PairedRankings.of(full, part, "drop").queries == [key(0)]
+    zero = PairedRankings.of(full, part, "zero")
+    assert (zero.queries, zero.num_unpaired) == ([key(0), key(1)], 1)
     with pytest.raises(UserError, match="share no query"):
-        Contest.of(ranking("c", {key(0): ["a"]}), ranking("t", {key(1): ["a"]}), "drop")
+        PairedRankings.of(ranking("c", {key(0): ["a"]}), ranking("t", {key(1): ["a"]}), "drop")
 
 
-@pytest.mark.parametrize("wrong", [{"max_unjudged": 1.0}, {"max_unjudged": -0.1}, {"change": 0.0}])
+@pytest.mark.parametrize("wrong", [{"max_unjudged": 1.0}, {"max_unjudged": -0.1}, {"mde": 0.0}])
 def test_settings_that_make_no_sense_name_the_argument(wrong):
     with pytest.raises(UserError, match="--"):
         CompareSettings(**wrong)
@@ -178,7 +181,9 @@ def test_next_queries_are_new_and_a_second_round_goes_on_where_the_first_ended()
     chosen = {(row["query"], row["locale"]) for row in drawn}
     assert len(chosen) == 50
     assert not chosen & made.human.keys()
-    counts = dict(zip(found.plans[0].strata, next_counts(found.plans[0], found.labelled, 50), strict=True))
+    counts = dict(
+        zip(found.power_analyses[0].strata, next_counts(found.power_analyses[0], found.labelled, 50), strict=True)
+    )
     assert {name: [row["stratum"] for row in drawn].count(name) for name in counts} == counts
     assert draw_queries(found, 20, seed=4) != draw_queries(found, 20, seed=3)
     fewer = {row["query"] for row in draw_queries(found, 20, seed=3)}
@@ -186,12 +191,12 @@ def test_next_queries_are_new_and_a_second_round_goes_on_where_the_first_ended()
 
 
 def test_the_next_queries_make_all_labels_spread_as_neyman_says():
-    plan = world(num=400, labelled=120).compare().plans[0]
-    labelled = np.isin(np.arange(400), np.flatnonzero(plan.stratum == 0)[:60])  # the second stratum has none
-    counts = next_counts(plan, labelled, 60)
+    analysis = world(num=400, labelled=120).compare().power_analyses[0]
+    labelled = np.isin(np.arange(400), np.flatnonzero(analysis.stratum == 0)[:60])  # the second stratum has none
+    counts = next_counts(analysis, labelled, 60)
     assert counts.sum() == 60
     assert counts[1] > counts[0]
-    assert next_counts(plan, labelled, 1) is None  # not two in each stratum: a plain draw
+    assert next_counts(analysis, labelled, 1) is None  # not two in each stratum: a plain draw
 
 
 def test_more_queries_than_there_are_gives_all():
@@ -201,7 +206,7 @@ def test_more_queries_than_there_are_gives_all():
 def test_pairs_to_grade_are_those_of_both_rankings_that_no_human_graded_and_in_no_order_of_theirs():
     chosen = [{"query": key(i)[0], "locale": "en-US"} for i in range(40)]
     found = world(num=40, labelled=20).compare()
-    table = pairs_to_grade(found, chosen, {key(1): {"t0": Judged(0, 0)}}, seed=1)
+    table = pairs_to_grade(found, chosen, {key(1): {"t0": PinJudgment(0, 0)}}, seed=1)
     of = {q: [r["pin_id"] for r in table if r["query"] == q] for q, _ in map(key, range(40))}
     assert sorted(of[key(0)[0]]) == ["c0", "c1", "t0", "t1"]
     assert sorted(of[key(1)[0]]) == ["c0", "c1", "t1"]
@@ -225,6 +230,8 @@ def test_the_text_says_who_is_better_what_it_rests_on_and_the_json_says_the_same
     assert "P@2: treatment is better, by +" in text
     assert "CAUTION: a note" in text
     assert "humans labelled a random part of each stratum" in text
-    value = line["figures"][2]["teacher_and_humans"]["value"]
+    value = line["metrics"][2]["prediction_powered"]["value"]
     assert f"{value:+.4f}" in text
-    assert line["plans"][0]["with_teacher"]["num_labelled"] == found.plans[0].with_teacher.num_labelled
+    assert (
+        line["power_analyses"][0]["with_teacher"]["num_labelled"] == found.power_analyses[0].with_teacher.num_labelled
+    )

@@ -58,13 +58,13 @@ def test_interval_of_a_mean_covers_the_truth_about_as_often_as_it_says():
     for trial in range(200):
         values = rng.normal(0.0, 1.0, 40)
         counts = np.concatenate(list(resample_queries(40, 400, seed=trial, row_cells=1)))
-        found = percentile_interval(values.mean(), counts @ values / 40, confidence=0.9)
+        found = percentile_interval(values.mean(), counts @ values / 40, confidence_level=0.9)
         covered += found.lo <= 0.0 <= found.hi
     assert 0.82 <= covered / 200 <= 0.96
 
 
 @pytest.mark.parametrize(
-    ("value", "samples", "confidence", "interval"),
+    ("value", "samples", "confidence_level", "interval"),
     [
         (50.0, np.arange(101.0), 0.9, (50.0, 5.0, 95.0)),
         (0.5, [0.4, np.nan, 0.6], 1.0 - 1e-9, (0.5, 0.4, 0.6)),
@@ -72,6 +72,6 @@ def test_interval_of_a_mean_covers_the_truth_about_as_often_as_it_says():
     ],
     ids=["by hand", "an undefined resample", "an undefined figure"],
 )
-def test_percentile_interval(value, samples, confidence, interval):
-    found = percentile_interval(value, np.array(samples), confidence)
+def test_percentile_interval(value, samples, confidence_level, interval):
+    found = percentile_interval(value, np.array(samples), confidence_level)
     assert tuple(found) == pytest.approx(interval)

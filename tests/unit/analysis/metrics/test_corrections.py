@@ -45,6 +45,6 @@ def test_p_value_by_hand_which_has_no_sign(samples, p):
 
 def test_enough_resamples_let_the_strictest_step_pass():
     """With fewer, no difference could ever be called one."""
-    samples = enough_samples(40, confidence=0.95)
+    samples = enough_samples(40, confidence_level=0.95)
     best = holm([bootstrap_p(np.ones(samples))] + [1.0] * 39)[0]
     assert best < 0.05

@@ -161,7 +161,7 @@ def test_the_student_is_compared_with_the_teacher_and_p_corrected_for_all_compar
 def test_a_clear_difference_survives_the_correction_whatever_the_samples_asked_for(synthetic):
     """50 resamples cannot tell 18 comparisons from chance: more are drawn."""
     found = evaluate_systems(*synthetic, FAST)
-    assert found.beyond_chance("student", "bm25", "auroc_3") and found.beyond_chance("bm25", "student", "auroc_3")
+    assert found.significant("student", "bm25", "auroc_3") and found.significant("bm25", "student", "auroc_3")
     assert found.num_samples > FAST.samples
 
 
@@ -172,14 +172,14 @@ def test_twenty_equal_systems_do_not_beat_each_other(make_pairs, make_system):
     systems = {f"s{i}": make_system(rng.random(len(rows))) for i in range(12)}
     settings = EvaluationSettings(samples=50, baselines=("s0", "s1"))
     differences = evaluate_systems(make_pairs(rows), systems, settings).differences()
-    assert not any(row["beyond_chance"] for row in differences)
+    assert not any(row["significant"] for row in differences)
 
 
 def test_one_query_has_no_p_values(make_pairs, make_system):
     systems = {"bm25": make_system([1, 2]), "student": make_system([2, 1])}
     found = evaluate_systems(make_pairs([("q", "a", 5), ("q", "b", 1)]), systems, FAST)
     assert {row["p_adjusted"] for row in found.differences()} == {None}
-    assert not found.beyond_chance("student", "bm25", "ndcg@20")
+    assert not found.significant("student", "bm25", "ndcg@20")
 
 
 def test_slices_of_parts_of_queries_have_no_ranking_metrics(make_pairs, make_system):

@@ -47,7 +47,7 @@ def test_thresholds_on_nothing_are_refused():
 def test_calibration_error_of_a_hand_computed_case():
     # bin 0.9: two pairs, one of them relevant; bin 0.1: two pairs, none relevant -> (0.4 + 0.1) / 2
     probs = np.array([[0.1, 0, 0, 0, 0.9]] * 2 + [[0.9, 0, 0, 0, 0.1]] * 2)
-    found = grading.calibrate(probs, np.array([5, 1, 1, 1]), at_least=3)
+    found = grading.reliability_curve(probs, np.array([5, 1, 1, 1]), at_least=3)
     assert found.error == pytest.approx(0.25)
 
 

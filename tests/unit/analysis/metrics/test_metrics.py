@@ -11,10 +11,10 @@ from ray_app.analysis.metrics.protocol import (
     NDCG,
     PRECISION,
     SystemScores,
-    judge,
     judged_at,
     random_ranking,
     ranking_metrics,
+    validate_judgments,
 )
 from ray_app.base.errors import UserError
 
@@ -22,7 +22,7 @@ CHORUS = {1: 0, 3: 1, 4: 2, 5: 3}
 
 
 def metrics_of(table, system, ratings=CHORUS, relevant_grade=4):
-    judged, order = judge(table, ratings)
+    judged, order = validate_judgments(table, ratings)
     return ranking_metrics(judged, system.take(order), relevant_grade)
 
 
@@ -76,7 +76,7 @@ def test_expected_value_of_a_random_order_equals_the_mean_over_all_orders(make_p
     table = make_pairs([("q", "a", 5), ("q", "b", 3), ("q", "c", 1)])
     orders = [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]]
     mean = np.mean([metrics_of(table, make_system(o))[NDCG][0] for o in orders])
-    assert random_ranking(judge(table, CHORUS)[0], 4)[NDCG] == pytest.approx(mean)
+    assert random_ranking(validate_judgments(table, CHORUS)[0], 4)[NDCG] == pytest.approx(mean)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_expected_value_of_a_random_order_equals_the_mean_over_all_orders(make_p
 )
 def test_judgements_that_cannot_be_used_are_refused(make_pairs, rows, ratings, told):
     with pytest.raises(UserError, match=told):
-        judge(make_pairs(rows), ratings)
+        validate_judgments(make_pairs(rows), ratings)
 
 
 def test_logits_in_place_of_probs_are_refused():
@@ -100,7 +100,7 @@ def test_logits_in_place_of_probs_are_refused():
 
 
 def judged_share(table, system, cutoff, ranking=None):
-    judged, order = judge(table, CHORUS)
+    judged, order = validate_judgments(table, CHORUS)
     return judged_at(judged, system.take(order), cutoff, ranking).tolist()
 
 

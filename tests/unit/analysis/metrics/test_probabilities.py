@@ -7,7 +7,7 @@ import pytest
 from ray_app.analysis.metrics import grading
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.analysis.metrics.probabilities import calibration_by_locale, calibration_curve, detail_intervals
-from ray_app.analysis.metrics.protocol import judge
+from ray_app.analysis.metrics.protocol import validate_judgments
 
 FAST = EvaluationSettings(samples=300)
 
@@ -15,14 +15,14 @@ FAST = EvaluationSettings(samples=300)
 @pytest.fixture
 def judged(synthetic):
     pairs, systems = synthetic
-    found, order = judge(pairs, FAST.rating_of_grade)
+    found, order = validate_judgments(pairs, FAST.rating_of_grade)
     return found, {name: scores.take(order) for name, scores in systems.items()}
 
 
 def test_figures_are_those_of_the_plain_functions(judged):
     pairs, systems = judged
     found, student = detail_intervals(pairs, systems["student"], FAST), systems["student"]
-    assert found["ece_3"].value == grading.calibrate(student.probs, pairs.grade, 3).error
+    assert found["ece_3"].value == grading.reliability_curve(student.probs, pairs.grade, 3).error
     assert found["kappa"].value == grading.linear_kappa(student.grades, pairs.grade)
     assert found["log_loss"].value == grading.log_loss(student.probs, pairs.grade)
 
@@ -54,7 +54,7 @@ def test_a_system_without_probabilities_has_none(judged):
 def test_the_curve_has_the_points_of_calibrate(judged):
     pairs, systems = judged
     probs = systems["teacher"].probs
-    points, plain = calibration_curve(pairs, probs, FAST), grading.calibrate(probs, pairs.grade, 3)
+    points, plain = calibration_curve(pairs, probs, FAST), grading.reliability_curve(probs, pairs.grade, 3)
     assert [p.observed.value for p in points] == pytest.approx(plain.observed.tolist())
     assert sum(p.num_pairs for p in points) == len(pairs.grade)
 
@@ -62,7 +62,7 @@ def test_the_curve_has_the_points_of_calibrate(judged):
 def test_locales_have_their_own_ece_and_small_ones_none(synthetic):
     pairs, systems = synthetic
     locales = ["en-US"] * 200 + ["de-DE"] * 90 + ["fr-FR"] * 10
-    judged, order = judge(pairs.set_column(1, "locale", pa.array(locales)), FAST.rating_of_grade)
+    judged, order = validate_judgments(pairs.set_column(1, "locale", pa.array(locales)), FAST.rating_of_grade)
     rows = calibration_by_locale(judged, {"student": systems["student"].take(order)}, FAST)
     assert [(row["locale"], row["num_pairs"]) for row in rows] == [("en-US", 200), ("de-DE", 90)]
     assert rows[0]["ece_3"] != rows[1]["ece_3"]

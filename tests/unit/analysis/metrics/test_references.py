@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
 from ray_app.analysis.metrics import grading
 from ray_app.analysis.metrics.bootstrap_result import GRADE_AS_RATING, EvaluationSettings, measure
-from ray_app.analysis.metrics.protocol import PRECISION, judge, random_ranking
+from ray_app.analysis.metrics.protocol import PRECISION, random_ranking, validate_judgments
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def random_case(make_pairs, make_system):
     rng = np.random.default_rng(11)
     rows = [(f"q{query}", f"p{pin:02d}", int(rng.integers(1, 6))) for query in range(8) for pin in range(30)]
     probs = rng.dirichlet(np.ones(5), len(rows))
-    judged, order = judge(make_pairs(rows), GRADE_AS_RATING)
+    judged, order = validate_judgments(make_pairs(rows), GRADE_AS_RATING)
     return judged, make_system(probs @ np.arange(1, 6), probs).take(order)
 
 
@@ -40,7 +40,7 @@ def test_log_loss_equals_that_of_scikit_learn(random_case):
 
 def test_calibration_curve_equals_that_of_scikit_learn(random_case):
     judged, system = random_case
-    found = grading.calibrate(system.probs, judged.grade, at_least=3)
+    found = grading.reliability_curve(system.probs, judged.grade, at_least=3)
     chance = system.probs[:, 2:].sum(axis=1)
     observed, predicted = calibration_curve(judged.grade >= 3, chance, n_bins=10)
     np.testing.assert_allclose(found.observed, observed)
@@ -69,4 +69,6 @@ def test_kappas_of_several_tables_are_those_of_each(random_case):
 def test_precision_of_a_random_order_by_hand(make_pairs):
     # q: 10 pins of which 2 are relevant, so 8 * 0.2 of 8 places; r: one relevant pin alone in 8 places.
     rows = [("q", f"p{i}", 5 if i < 2 else 1) for i in range(10)] + [("r", "a", 5)]
-    assert random_ranking(judge(make_pairs(rows), GRADE_AS_RATING)[0], 4)[PRECISION] == pytest.approx((0.2 + 1 / 8) / 2)
+    assert random_ranking(validate_judgments(make_pairs(rows), GRADE_AS_RATING)[0], 4)[PRECISION] == pytest.approx(
+        (0.2 + 1 / 8) / 2
+    )

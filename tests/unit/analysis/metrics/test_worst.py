@@ -5,7 +5,7 @@ import pytest
 
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
 from ray_app.analysis.metrics.evaluation import evaluate_systems
-from ray_app.analysis.metrics.protocol import judge
+from ray_app.analysis.metrics.protocol import validate_judgments
 from ray_app.analysis.metrics.worst import worst_slices
 
 SETTINGS = EvaluationSettings(samples=200)
@@ -31,24 +31,24 @@ def world(make_pairs, make_system, make_probs):
 
 
 def found_in(pairs, system):
-    judged, order = judge(pairs, SETTINGS.rating_of_grade)
+    judged, order = validate_judgments(pairs, SETTINGS.rating_of_grade)
     return worst_slices(judged, "student", system.take(order), SETTINGS)
 
 
 def test_the_bad_slice_comes_first_and_is_called_bad(world):
     worst = found_in(*world())
-    first = {part.metric: (part.values, part.beyond_chance) for part in reversed(worst.slices)}
+    first = {part.metric: (part.values, part.significant) for part in reversed(worst.slices)}
     assert all("bad" in values and sure for values, sure in first.values()) and set(first) == {"auroc_3", "accuracy"}
 
 
 def test_where_all_slices_are_alike_none_is_called_bad(world):
-    assert [part for part in found_in(*world(bad_group=None)).slices if part.beyond_chance] == []
+    assert [part for part in found_in(*world(bad_group=None)).slices if part.significant] == []
 
 
 def test_the_difference_is_that_of_slice_and_whole(world):
     pairs, system = world()
     part = next(p for p in found_in(pairs, system).slices if p.metric == "accuracy" and p.values == ("bad",))
-    judged, order = judge(pairs, SETTINGS.rating_of_grade)
+    judged, order = validate_judgments(pairs, SETTINGS.rating_of_grade)
     right = system.take(order).grades == judged.grade
     assert part.difference.value == pytest.approx(right[part.mask].mean() - right.mean())
     assert part.num_pairs == part.mask.sum() and part.num_queries == QUERIES // 3

@@ -17,7 +17,7 @@ from ray_app.analysis.simulate.by_country import (
     LABELLED,
     UNLABELLED,
     Gain,
-    Slice,
+    SearchSlice,
     compare_arms,
     with_holm,
 )
@@ -33,7 +33,7 @@ from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 
 DEMO = DemoConfig(num_pins=400)
-CFG = SimulateConfig(num_searches=3000, logged_searches=100, unseen_queries=60, candidates=60)
+CFG = SimulateConfig(num_searches=3000, num_logged_searches=100, unseen_queries=60, candidates=60)
 SETTINGS = EvaluationSettings(samples=100, seed=1)
 NOTHING = Interval(0.1, 0.05, 0.15)
 
@@ -49,8 +49,8 @@ def world():
 
 
 def part(name, p, is_country=True):
-    gains = {metric: Gain(control=0.5, treatment=0.6, gain=NOTHING, p=p, adjusted_p=None) for metric in COMPARED}
-    return Slice(
+    gains = {metric: Gain(control=0.5, treatment=0.6, gain=NOTHING, p=p, p_adjusted=None) for metric in COMPARED}
+    return SearchSlice(
         name=name, is_country=is_country, has_labels=None, num_searches=1, num_queries=1, gains=gains,
         unpaired=dict.fromkeys(COMPARED, NOTHING),
     )  # fmt: skip
@@ -59,7 +59,7 @@ def part(name, p, is_country=True):
 def test_holm_over_countries_alone_by_hand():
     """p = .01, .04, .03: three times the least, then twice the next, and never less than the one before."""
     rows = with_holm([part(ALL, 0.001, is_country=False), part("US", 0.01), part("GB", 0.04), part("DE", 0.03)])
-    assert [row.gains[NDCG].adjusted_p for row in rows] == [None, *map(pytest.approx, (0.03, 0.06, 0.06))]
+    assert [row.gains[NDCG].p_adjusted for row in rows] == [None, *map(pytest.approx, (0.03, 0.06, 0.06))]
 
 
 def test_a_star_needs_the_corrected_p():
@@ -106,8 +106,8 @@ def test_csv_holds_all_rows_and_leaves_undefined_ones_empty(world):
 @pytest.fixture
 def points():
     strengths = {RELEVANCE: None, ENGAGEMENT: None} | dict.fromkeys(USES, 2.0)
-    figures = dict.fromkeys(TRADED, NOTHING)
-    return [TradeOff(use, strength, figures, figures) for use, strength in strengths.items()]
+    metrics = dict.fromkeys(TRADED, NOTHING)
+    return [TradeOff(use, strength, metrics, metrics) for use, strength in strengths.items()]
 
 
 def test_the_plot_is_a_picture_that_names_every_use(points):
@@ -119,8 +119,8 @@ def test_the_plot_is_a_picture_that_names_every_use(points):
 
 
 def test_the_trade_off_says_whether_there_was_appeal(points):
-    assert "Some pins have appeal" in trade_markdown(points, SETTINGS, has_appeal=True)
-    assert "simulate.appeal is null" in trade_markdown(points, SETTINGS, has_appeal=False)
+    assert "Some pins have appeal" in trade_markdown(points, SETTINGS, has_clickbait=True)
+    assert "simulate.clickbait is null" in trade_markdown(points, SETTINGS, has_clickbait=False)
 
 
 @pytest.mark.parametrize(("more", "said"), [({}, "no section `demo`"), ({"demo": {"num_pins": 300}}, "run_all.py")])

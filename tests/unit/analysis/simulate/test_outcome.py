@@ -7,7 +7,7 @@ import pytest
 from ray_app.analysis.metrics.bootstrap_result import GRADE_AS_RATING, EvaluationSettings
 from ray_app.analysis.metrics.protocol import NDCG as EVALUATED_NDCG
 from ray_app.analysis.metrics.protocol import PRECISION as EVALUATED_PRECISION
-from ray_app.analysis.metrics.protocol import SystemScores, judge, ranking_metrics
+from ray_app.analysis.metrics.protocol import SystemScores, ranking_metrics, validate_judgments
 from ray_app.analysis.simulate.outcome import CLICKS, FULFILLED, NDCG, PRECISION, SHOWN, outcomes, page_quality
 from ray_app.analysis.simulate.policies import page, ranked
 from ray_app.analysis.simulate.traffic import NO_PIN, Retrieved, Traffic
@@ -43,7 +43,7 @@ def test_figures_are_those_of_the_evaluation():
             "grade": grades.ravel(),
         }
     )
-    judged, order = judge(table, GRADE_AS_RATING)
+    judged, order = validate_judgments(table, GRADE_AS_RATING)
     wanted = ranking_metrics(judged, SystemScores(score=scores.ravel()[order]), EvaluationSettings().relevant_grade)
     chosen = ranked(scores, np.ones(scores.shape, bool), SHOWN)
     found = page_quality(page(grades, chosen, 0), grades)
@@ -57,7 +57,7 @@ def world():
     rng = np.random.default_rng(1)
     found = Retrieved(pins=np.tile(np.arange(40), (3, 1)), grades=rng.integers(1, 6, (3, 40)))
     traffic = Traffic(search=np.arange(3000), query_of=np.arange(3000) % 3, queries=None, is_unseen=np.zeros(3, bool))  # type: ignore[arg-type]
-    return traffic, found, Users(seed=5, pull=np.zeros(40))
+    return traffic, found, Users(seed=5, click_prob=np.zeros(40))
 
 
 def test_a_perfect_ranking_beats_a_random_one(world):

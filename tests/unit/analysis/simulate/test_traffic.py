@@ -10,7 +10,7 @@ from ray_app.demo.labels import query_grades
 from ray_app.demo.queries import is_held_out
 
 DEMO = DemoConfig(num_pins=400)
-CFG = SimulateConfig(num_searches=2000, logged_searches=500, unseen_queries=40, candidates=60)
+CFG = SimulateConfig(num_searches=2000, num_logged_searches=500, unseen_queries=40, candidates=60)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_unseen_queries_are_held_out_and_nobody_takes_part_before_and_in_the_exp
     for text, unseen in zip(traffic.queries.text, traffic.is_unseen, strict=True):
         assert is_held_out(DEMO.seed, text) == unseen
     assert not traffic.is_unseen[before.query_of].any()
-    assert traffic.is_unseen[traffic.query_of].mean() == pytest.approx(CFG.unseen_share, abs=0.03)
+    assert traffic.is_unseen[traffic.query_of].mean() == pytest.approx(CFG.unseen_fraction, abs=0.03)
     assert not set(before.search.tolist()) & set(traffic.search.tolist())
 
 

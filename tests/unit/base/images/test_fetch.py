@@ -13,8 +13,8 @@ from minimal import http_server
 
 from ray_app.base.config import ImageLimits
 from ray_app.base.images import fetch, http_fetch
-from ray_app.base.images.decode import PictureError
-from ray_app.base.images.fetch import HostBudget, normalise_location, read_picture, shown, stat_pictures
+from ray_app.base.images.decode import ImageError
+from ray_app.base.images.fetch import HostBudget, normalize_location, read_image, shown, stat_images
 from ray_app.base.images.http_fetch import is_public
 from ray_app.stages.caption.image_index import HashUDF
 
@@ -97,8 +97,8 @@ def server():
 
 
 def refused(location, limits=OPEN):
-    with pytest.raises(PictureError) as caught:
-        read_picture(location, limits)
+    with pytest.raises(ImageError) as caught:
+        read_image(location, limits)
     return caught.value
 
 
@@ -149,13 +149,13 @@ def test_the_connection_goes_to_the_address_that_was_checked(server, monkeypatch
     monkeypatch.setattr(socket, "getaddrinfo", answer)
     limits = OPEN.model_copy(update={"allow_hosts": ["rebind.example"]})
     url = f"http://rebind.example:{server.server_port}/headers"
-    assert f"Host: rebind.example:{server.server_port}" in read_picture(url, limits).decode()
+    assert f"Host: rebind.example:{server.server_port}" in read_image(url, limits).decode()
     assert asked == ["rebind.example"]
 
 
 def test_an_allowed_host_is_read_past_the_proxies_of_the_environment(server, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9/")
-    assert read_picture(f"{server.url}/picture", OPEN) == b"picture"
+    assert read_image(f"{server.url}/picture", OPEN) == b"picture"
 
 
 @pytest.mark.parametrize("url", ["http://8.8.8.8:8080/x", "https://8.8.8.8:22/x", "http://8.8.8.8:6379/x"])
@@ -170,7 +170,7 @@ def test_ports_of_the_web_are_not(url, monkeypatch):
     connected = []
     monkeypatch.setattr(socket.socket, "connect", lambda _, address: connected.append(address) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        read_picture(url, CLOSED)
+        read_image(url, CLOSED)
     assert len(connected) == 1
 
 
@@ -203,14 +203,14 @@ def test_a_host_without_ipv6_reads_names_that_have_an_ipv6_address_too(server, m
     assert http_fetch.allowed_addresses("pictures.example", 80, []) == found
     found[1] = (socket.AF_INET, "127.0.0.1")
     limits = OPEN.model_copy(update={"allow_hosts": ["pictures.example"]})
-    assert read_picture(f"http://pictures.example:{server.server_port}/picture", limits) == b"picture"
+    assert read_image(f"http://pictures.example:{server.server_port}/picture", limits) == b"picture"
 
 
 # --- http: redirects ---
 
 
 def test_a_redirect_is_followed(server):
-    assert read_picture(f"{server.url}/to//picture", OPEN) == b"picture"
+    assert read_image(f"{server.url}/to//picture", OPEN) == b"picture"
 
 
 @pytest.mark.parametrize(
@@ -273,20 +273,20 @@ class Tarpits:
 
     def __init__(self, monkeypatch):
         self.now, self.asked = 0.0, []
-        monkeypatch.setattr(fetch, "read_picture", self.read)
+        monkeypatch.setattr(fetch, "read_image", self.read)
         self.hosts = HostBudget(clock=lambda: self.now)
 
     def read(self, location, limits):
         self.asked.append(location)
         if location.endswith("/slow"):
             self.now += 10
-            raise PictureError("timeout", "10 s")
+            raise ImageError("timeout", "10 s")
         return b"picture"
 
     def outcome(self, location):
         try:
             return self.hosts.read(location, OPEN)
-        except PictureError as error:
+        except ImageError as error:
             return error.code
 
 
@@ -331,14 +331,14 @@ def test_locations_are_shown_without_secrets():
 
 def test_a_path_and_a_file_uri(tmp_path):
     (tmp_path / "a.png").write_bytes(b"picture")
-    assert read_picture(str(tmp_path / "a.png"), OPEN) == b"picture"
-    assert read_picture(f"file://{tmp_path}/a.png", OPEN) == b"picture"
+    assert read_image(str(tmp_path / "a.png"), OPEN) == b"picture"
+    assert read_image(f"file://{tmp_path}/a.png", OPEN) == b"picture"
 
 
 def test_a_relative_path_is_taken_from_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert normalise_location("a/b.png") == str(tmp_path / "a/b.png")
-    assert normalise_location("s3://bucket/b.png") == "s3://bucket/b.png"
+    assert normalize_location("a/b.png") == str(tmp_path / "a/b.png")
+    assert normalize_location("s3://bucket/b.png") == "s3://bucket/b.png"
 
 
 def test_files_that_are_absent_too_large_or_none_are_not_waited_for(tmp_path):
@@ -370,15 +370,15 @@ def test_a_location_that_cannot_be_read_is_refused_without_its_credentials(locat
 def test_stat_tells_a_changed_file(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"1")
-    before = stat_pictures([str(path), "http://host/x", str(tmp_path / "absent"), "hdfs://x/y"], OPEN)
+    before = stat_images([str(path), "http://host/x", str(tmp_path / "absent"), "hdfs://x/y"], OPEN)
     time.sleep(0.02)
     path.write_bytes(b"2")
-    after = stat_pictures([str(path)], OPEN)
+    after = stat_images([str(path)], OPEN)
     assert before[1:] == [None, None, None]
     assert before[0] != after[0]
 
 
 def test_watchdogs_do_not_pile_up(server):
     for _ in range(5):
-        read_picture(f"{server.url}/picture", OPEN)
+        read_image(f"{server.url}/picture", OPEN)
     assert sum(isinstance(t, threading.Timer) and not t.finished.is_set() for t in threading.enumerate()) == 0

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ray_app.base.config import ImageLimits
-from ray_app.base.images.decode import PictureError, decode
+from ray_app.base.images.decode import ImageError, decode
 
 LIMITS = ImageLimits(max_bytes=1_000_000, max_pixels=1_000_000, max_side=64)
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -31,7 +31,7 @@ def near(found, expected, tolerance=12):
 
 
 def code(data, limits=LIMITS):
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         decode(data, limits)
     assert str(caught.value).startswith(f"{caught.value.code}: ")
     return caught.value.code
@@ -183,7 +183,7 @@ def test_random_damage_never_escapes():
                 broken[at] = int(rng.integers(0, 256))
             try:
                 assert decode(bytes(broken), LIMITS).mode == "RGB"
-            except PictureError:
+            except ImageError:
                 refused += 1
     assert refused > 50
 
@@ -191,5 +191,5 @@ def test_random_damage_never_escapes():
 def test_the_error_survives_a_pickle():
     import pickle
 
-    error = pickle.loads(pickle.dumps(PictureError("empty", "zero bytes")))
+    error = pickle.loads(pickle.dumps(ImageError("empty", "zero bytes")))
     assert (error.code, str(error)) == ("empty", "empty: zero bytes")

@@ -4,12 +4,12 @@ import hashlib
 
 import pyarrow as pa
 import pytest
-from caption_world import make_config, picture, write_pictures, write_pins
+from caption_world import make_config, picture, write_images, write_pins
 
 from ray_app.base.schemas import CAPTION_RESULTS
 from ray_app.base.storage import Storage
 from ray_app.stages.caption import batches
-from ray_app.stages.caption.batches import ANSWERS, DECODED, load_pictures, tidy_answer, vllm_answer, vllm_request
+from ray_app.stages.caption.batches import ANSWERS, DECODED, load_images, tidy_answer, vllm_answer, vllm_request
 from ray_app.stages.caption.image_index import SOURCES
 from ray_app.stages.caption.results import commit_answers
 from ray_app.tables.ledger import Ledger
@@ -24,11 +24,11 @@ def source(number, **where):
 
 def load(rows, store=None, batch_size=4):
     job = pa.Table.from_pylist(rows, schema=SOURCES)
-    return list(load_pictures(job, store, CAPTION.limits, batch_size))
+    return list(load_images(job, store, CAPTION.limits, batch_size))
 
 
 def test_files_are_read_batch_by_batch(tmp_path):
-    paths = write_pictures(tmp_path, range(5))
+    paths = write_images(tmp_path, range(5))
     tables = load([source(i, location=path) for i, path in enumerate(paths)], batch_size=2)
     assert [table.num_rows for table in tables] == [2, 2, 1]
     assert all(table.schema == DECODED for table in tables)
@@ -46,7 +46,7 @@ def test_embedded_pictures_are_read_by_row(tmp_path):
 
 def test_a_picture_that_was_exchanged_meanwhile_gets_no_caption(tmp_path):
     """It would stand under the other picture's key for ever."""
-    (path,) = write_pictures(tmp_path, [1])
+    (path,) = write_images(tmp_path, [1])
     (table,) = load([source(2, location=path)])
     row = table.to_pylist()[0]
     assert row["error"].startswith("changed: ")
@@ -63,7 +63,7 @@ def test_an_unreadable_file_may_be_readable_next_time_but_a_broken_one_stays_bro
 
 @pytest.fixture
 def decoded(tmp_path):
-    paths = write_pictures(tmp_path, range(3))
+    paths = write_images(tmp_path, range(3))
     (tmp_path / "1.png").write_bytes(b"x")
     rows = [source(i, location=path) for i, path in enumerate(paths)]
     rows[1]["sha256"] = hashlib.sha256(b"x").hexdigest()

@@ -54,7 +54,7 @@ def test_what_decides_a_caption_is_in_the_recipe_and_what_does_not_is_not(vlm):
     def recipe(**values):
         return caption_recipe(make_config("x", model=vlm, **({"dtype": "float32"} | values)).caption)
 
-    same = [recipe(engine="vllm"), recipe(batch_size=9, num_actors=3), recipe(limits={"timeout_sec": 1})]
+    same = [recipe(backend="vllm"), recipe(batch_size=9, num_actors=3), recipe(limits={"timeout_sec": 1})]
     other = [recipe(prompt="What?"), recipe(max_new_tokens=9), recipe(dtype="bfloat16"), recipe(max_chars=9),
              recipe(limits={"max_side": 9})]  # fmt: skip
     assert set(same) == {recipe()}

@@ -26,7 +26,7 @@ def store(tmp_path):
 def cfg(store):
     pins = {"adapter": "table", "path": "p.csv"}
     models = {
-        "teach": {"base_model": "m"},
+        "train_teacher": {"base_model": "m"},
         "distill": {"base_model": "m", "dim": 2},
         "features": {"zero_shot_model": "m"},
     }
@@ -61,14 +61,14 @@ def finished(cfg, store):
     """The first release."""
     finish(cfg, store, "ingest", pins="pins")
     write_texts(cfg, store, "shoe")
-    finish(cfg, store, "distill", student="student", feature_student="feature student")
+    finish(cfg, store, "distill", student="student", feature_only_student="feature student")
     fill_ledger(cfg, store)
     embed(cfg, store)
     return current_release(store)
 
 
 def test_a_release_names_all_that_serving_needs(cfg, store, finished):
-    assert set(finished.sources) == {"student", "feature_student", "pin_texts", "pins"}
+    assert set(finished.sources) == {"student", "feature_only_student", "pin_texts", "pins"}
     assert finished.sources["student"] == require_output(store, "distill", "student")
     assert Config.model_validate(finished.config) == cfg
     assert open_release(store, finished, finished.sources["student"].content_hash).num_rows == 1
@@ -90,12 +90,12 @@ def test_a_run_with_nothing_new_is_up_to_date(cfg, store, finished):
 
 def test_a_new_feature_student_is_published_without_model_work(cfg, store, finished):
     """The vectors are the same, so it would otherwise be served only when a pin changes."""
-    finish(cfg, store, "distill", student="student", feature_student="another")
+    finish(cfg, store, "distill", student="student", feature_only_student="another")
     manifest = embed(cfg, store)
     release = current_release(store)
     assert manifest.counts["computed"] == 0
     assert (release.content_hash, release.id != finished.id) == (finished.content_hash, True)
-    assert release.sources["feature_student"] == require_output(store, "distill", "feature_student")
+    assert release.sources["feature_only_student"] == require_output(store, "distill", "feature_only_student")
 
 
 def test_a_run_with_nothing_new_does_not_undo_a_rollback(cfg, store, finished):

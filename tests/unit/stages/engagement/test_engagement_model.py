@@ -9,7 +9,13 @@ from ray_app.base.config import EngagementConfig, EnrichConfig
 from ray_app.features.engagement_rates import RATE_NAMES, engagement_rates
 from ray_app.stages.engagement.events import allowed_events, engaged_pairs, once_per_client
 from ray_app.stages.engagement.two_tower import train
-from ray_app.training.contrastive import known_hits, log_frequency, principal_axes, recall, sampled_softmax_loss
+from ray_app.training.contrastive import (
+    false_negative_mask,
+    log_frequency,
+    recall,
+    sampled_softmax_loss,
+    svd_components,
+)
 
 PINS = [f"p{i}" for i in range(12)]
 
@@ -30,7 +36,7 @@ def log(*events):
 
 def learn(table, excluded=(), seed=3, **cfg):
     """(rates, pairs, model) of a log; queries are one-hot by their number, pins by theirs."""
-    cfg = EngagementConfig(**{"dim": 8, "hidden": 16, **cfg})
+    cfg = EngagementConfig(**{"dim": 8, "hidden_dim": 16, **cfg})
     events = allowed_events(table, set(excluded), PINS, EnrichConfig())
     pairs = engaged_pairs(events, PINS, EnrichConfig(), cfg, seed)
     queries = np.eye(12, dtype=np.float32)[[int(q.split()[-1]) % 12 for q in pairs.queries]].reshape(-1, 12)
@@ -95,7 +101,7 @@ def test_a_known_hit_is_no_negative():
 def test_known_hits_are_the_same_pin_and_other_engaged_pins():
     # Pairs (query 0, pin 2), (query 1, pin 2), (query 1, pin 0); query 0 is known to engage with pin 0 as well.
     codes = np.array([0 * 3 + 0, 0 * 3 + 2, 1 * 3 + 0, 1 * 3 + 2])
-    hits = known_hits(np.array([0, 1, 2]), np.array([2, 2, 1]), codes, 3)
+    hits = false_negative_mask(np.array([0, 1, 2]), np.array([2, 2, 1]), codes, 3)
     assert hits.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
 
 
@@ -105,14 +111,14 @@ def test_log_frequency_is_the_share_of_pairs():
 
 def test_untrained_towers_keep_the_order_of_zero_shot_cosines():
     vectors = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
-    kept = vectors @ principal_axes(vectors, 8).T
+    kept = vectors @ svd_components(vectors, 8).T
     assert kept @ kept.T == pytest.approx(vectors @ vectors.T, abs=1e-4)
 
 
 def test_what_people_choose_beats_what_the_text_says():
     """Queries about n lead to pins about n + 1; queries not trained on, of the same topics, must follow."""
     topic = [(f"words {'abcdefghij'[j]} {n}", f"p{(n + 1) % 12}", "click") for n in range(12) for j in range(10)]
-    info = learn(log(*topic), epochs=60, batch_size=32, held_out_share=0.3)[2].info
+    info = learn(log(*topic), epochs=60, batch_size=32, holdout_fraction=0.3)[2].info
     assert info["measured_queries"] > 10
     assert info["recall_at_10_zero_shot"] < info["recall_at_10"]
 
@@ -159,7 +165,7 @@ def test_rare_pairs_are_left_out():
 def test_near_duplicates_are_held_out_together():
     table = log(*[(f"{text} {i}", "p0", "click") for i in range(40) for text in ("red hat", "red hats")])
     pairs = engaged_pairs(
-        allowed_events(table, [], PINS, EnrichConfig()), PINS, EnrichConfig(), EngagementConfig(held_out_share=0.5), 0
+        allowed_events(table, [], PINS, EnrichConfig()), PINS, EnrichConfig(), EngagementConfig(holdout_fraction=0.5), 0
     )
     held_out = dict(zip([pairs.queries[q] for q in pairs.query], pairs.held_out, strict=True))
     assert all(held_out[f"red hat {i}"] == held_out[f"red hats {i}"] for i in range(40))

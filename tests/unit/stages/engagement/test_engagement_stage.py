@@ -6,11 +6,11 @@ import side_world
 import torch
 
 from ray_app.base.errors import UserError
-from ray_app.features.query_tower import SideTower
+from ray_app.features.query_tower import QueryTower
 from ray_app.stages.engagement import stage
 from ray_app.tables.manifest import read_output
 
-ON = {"engagement": {"epochs": 2, "dim": 4, "hidden": 8}}
+ON = {"engagement": {"epochs": 2, "dim": 4, "hidden_dim": 8}}
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_rows_are_the_catalogues_and_pins_without_events_have_nulls(tmp_path):
 
 def test_the_model_opens(tmp_path):
     manifest, _, store = run(tmp_path)
-    tower = SideTower.load(store, manifest.output("engagement_model"))
+    tower = QueryTower.load(store, manifest.output("engagement_model"))
     assert tower.encode(side_world.vector("apple")[None]).shape == (1, 4)
 
 
@@ -66,7 +66,7 @@ def test_a_second_run_does_nothing(tmp_path):
 
 
 def test_few_new_pins_keep_the_model_and_have_nulls(tmp_path):
-    few = {"retrain": {"max_changed_share": 0.5}}
+    few = {"retrain": {"max_changed_fraction": 0.5}}
     first, before, _ = run(tmp_path, **few)
     second, after, _ = run(tmp_path, pins={"p0": "egg", **side_world.PINS}, **few)
     assert second.output("engagement_model").content_hash == first.output("engagement_model").content_hash
@@ -78,7 +78,7 @@ def test_few_new_pins_keep_the_model_and_have_nulls(tmp_path):
 
 
 def test_many_new_pins_train_again(tmp_path):
-    few = {"retrain": {"max_changed_share": 0.1}}
+    few = {"retrain": {"max_changed_fraction": 0.1}}
     first, _, _ = run(tmp_path, **few)
     second, _, _ = run(tmp_path, pins={"p0": "egg", **side_world.PINS}, **few)
     assert "kept" not in second.info
@@ -114,7 +114,7 @@ def test_judged_queries_and_later_events_change_no_vector(tmp_path):
 
 
 def test_a_kept_model_keeps_the_queries_it_was_learned_from(tmp_path):
-    few = {"retrain": {"max_changed_share": 0.5}}
+    few = {"retrain": {"max_changed_fraction": 0.5}}
     run(tmp_path, **few)
     second, _, store = run(tmp_path, pins={"p0": "egg", **side_world.PINS}, **few)
     assert read_output(store, second.output("engagement_queries"))["query"].to_pylist() == ["apple", "banana"]

@@ -25,7 +25,11 @@ def config(folder, **sections):
     for name, text in SOURCES.items():
         (folder / f"{name}.csv").write_text(text)
     sources = {name: {"adapter": "table", "path": str(folder / f"{name}.csv")} for name in SOURCES}
-    models = {"teach": {"base_model": "m"}, "distill": {"base_model": "m"}, "features": {"zero_shot_model": "m"}}
+    models = {
+        "train_teacher": {"base_model": "m"},
+        "distill": {"base_model": "m"},
+        "features": {"zero_shot_model": "m"},
+    }
     return Config.model_validate({"output": str(folder / "out"), "ingest": sources, **models, **sections})
 
 

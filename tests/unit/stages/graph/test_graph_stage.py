@@ -10,11 +10,11 @@ import torch
 
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import BOARDS
-from ray_app.features.query_tower import SideTower
+from ray_app.features.query_tower import QueryTower
 from ray_app.stages.graph import stage
 from ray_app.tables.manifest import read_output
 
-ON = {"graph": {"epochs": 2, "dim": 4, "hidden": 8}}
+ON = {"graph": {"epochs": 2, "dim": 4, "hidden_dim": 8}}
 
 
 def encode(titles):
@@ -44,7 +44,7 @@ def test_pins_on_no_board_have_a_null(tmp_path):
     ]
     boards = read_output(store, manifest.output("graph_boards"))
     assert (boards["board_id"].to_pylist(), boards["graph_embedding"].null_count) == (["b1", "b2"], 0)
-    assert SideTower.load(store, manifest.output("graph_model")).dim == 4
+    assert QueryTower.load(store, manifest.output("graph_model")).dim == 4
 
 
 def test_no_boards_give_nulls(tmp_path, caplog):
@@ -58,7 +58,7 @@ def test_a_second_run_does_nothing(tmp_path):
 
 
 def test_few_new_pins_keep_the_model_and_have_nulls(tmp_path):
-    few = {"retrain": {"max_changed_share": 0.5}}
+    few = {"retrain": {"max_changed_fraction": 0.5}}
     first, before, _ = run(tmp_path, **few)
     second, after, _ = run(tmp_path, pins={"p0": "egg", **side_world.PINS}, **few)
     assert second.output("graph_model").content_hash == first.output("graph_model").content_hash

@@ -6,12 +6,12 @@ import torch
 from torch_geometric.nn import SAGEConv
 
 from ray_app.base.config import GraphConfig
-from ray_app.stages.graph.sage import Neighbours, _build_model, _sampled, _tower_of, _whole, train
+from ray_app.stages.graph.sage import NeighborGraph, _build_model, _sampled, _tower_of, _whole, train
 
 # Boards 0..5 hold pins 0..5 and 6..11: texts say nothing of it.
 BOARD = np.repeat(np.arange(6), 6)
 PIN = np.concatenate([np.arange(6) + 6 * (b % 2) for b in range(6)])
-CFG = GraphConfig(dim=8, hidden=16, epochs=3, batch_size=16)
+CFG = GraphConfig(dim=8, hidden_dim=16, epochs=3, batch_size=16)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def test_vectors_have_unit_length():
 
 
 def test_shared_boards_beat_texts_that_say_nothing():
-    found = learn(epochs=60, held_out_share=0.2)
+    found = learn(epochs=60, holdout_fraction=0.2)
     assert found.info["measured_saves"] > 3
     cosines = found.pin_vectors @ found.pin_vectors.T
     together = (np.arange(12)[:, None] < 6) == (np.arange(12)[None, :] < 6)
@@ -72,12 +72,12 @@ NONE = np.zeros(0, np.int64)
 def test_a_query_is_a_board_without_pins():
     """numpy in serving, SAGEConv in training: the same numbers."""
     model = trained_model()
-    alone = {"pin": Neighbours.of(NONE, NONE, 12), "board": Neighbours.of(NONE, NONE, 6)}
+    alone = {"pin": NeighborGraph.of(NONE, NONE, 12), "board": NeighborGraph.of(NONE, NONE, 6)}
     with torch.no_grad():
         whole = _whole(model, NODES, alone)["board"]
         batch = _sampled(
-            model, NODES, {"pin": Neighbours.of(PIN, BOARD, 12), "board": Neighbours.of(BOARD, PIN, 6)},
-            {"board": BOARD, "pin": PIN}, CFG.model_copy(update={"neighbour_dropout": 1.0}), np.random.default_rng(0),
+            model, NODES, {"pin": NeighborGraph.of(PIN, BOARD, 12), "board": NeighborGraph.of(BOARD, PIN, 6)},
+            {"board": BOARD, "pin": PIN}, CFG.model_copy(update={"neighbor_dropout": 1.0}), np.random.default_rng(0),
         )  # fmt: skip
     tower = _tower_of(model).encode(NODES["board"].numpy())
     assert whole == pytest.approx(tower, abs=1e-5)
@@ -87,15 +87,15 @@ def test_a_query_is_a_board_without_pins():
 def test_a_batch_never_sees_the_save_it_predicts():
     """A board with one pin has no neighbours when that save is asked for; else the answer would be in the question."""
     model, one = trained_model(), np.array([0])
-    graph = {"pin": Neighbours.of(one, one, 12), "board": Neighbours.of(one, one, 6)}
-    cfg = CFG.model_copy(update={"neighbour_dropout": 0.0})
+    graph = {"pin": NeighborGraph.of(one, one, 12), "board": NeighborGraph.of(one, one, 6)}
+    cfg = CFG.model_copy(update={"neighbor_dropout": 0.0})
     with torch.no_grad():
         found = _sampled(model, NODES, graph, {"board": one, "pin": one}, cfg, np.random.default_rng(0))
     assert found["board"].numpy() == pytest.approx(_tower_of(model).encode(NODES["board"].numpy())[one], abs=1e-5)
 
 
 def test_sampling_draws_only_neighbours_and_skips_the_excluded():
-    around = Neighbours.of(BOARD, PIN, 7)
+    around = NeighborGraph.of(BOARD, PIN, 7)
     rng = np.random.default_rng(0)
     found, places = around.sample(np.array([0, 1, 6]), 50, rng, np.array([2, -1, -1]))
     assert set(found[places == 0]) == {0, 1, 3, 4, 5}
@@ -105,7 +105,7 @@ def test_sampling_draws_only_neighbours_and_skips_the_excluded():
 
 def test_means_over_the_matrix_are_those_over_edges():
     layer = SAGEConv((10, 10), 4)
-    matrix = Neighbours.of(BOARD, PIN, 6).matrix(12)
+    matrix = NeighborGraph.of(BOARD, PIN, 6).matrix(12)
     edges = torch.from_numpy(np.stack([PIN, BOARD]))
     with torch.no_grad():
         expected = layer((NODES["pin"], NODES["board"]), edges, size=(12, 6))

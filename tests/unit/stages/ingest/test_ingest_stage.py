@@ -26,7 +26,7 @@ def config(folder, pins=PINS, labels=None, **ingest_section):
             "output": str(folder / "out"),
             "ingest": section,
             "features": {"zero_shot_model": "m"},
-            "teach": {"base_model": "m"},
+            "train_teacher": {"base_model": "m"},
             "distill": {"base_model": "m"},
         }
     )

@@ -8,18 +8,18 @@ from ray_app.base.columns import matrix_column, matrix_or_zero
 from ray_app.base.schemas import SOFT_LABEL_RESULTS, embedding_results
 from ray_app.cluster.embedding import NO_TEXT, embed_batch, wanted_texts
 from ray_app.stages.label.batch import label_batch
-from ray_app.stages.label.pair_scorer import Judged, query_too_long
+from ray_app.stages.label.pair_scorer import PairScores, query_too_long
 
 
 class Overlap:
     """Grade 5 where the pin says the query, else grade 1; NaN for the query "poison"."""
 
-    def judge(self, queries: list[str], pin_texts: list[str], features: np.ndarray) -> Judged:
+    def score(self, queries: list[str], pin_texts: list[str], features: np.ndarray) -> PairScores:
         probs = np.zeros((len(queries), 5), np.float32)
         for i, (query, text) in enumerate(zip(queries, pin_texts, strict=True)):
             probs[i, 4 if query in text else 0] = np.nan if query == "poison" else 1.0
         errors = [query_too_long(len(query), 20) for query in queries]
-        return Judged(probs=probs, errors=errors, tokens=np.full(len(queries), 7), computed_tokens=5 * len(queries))
+        return PairScores(probs=probs, errors=errors, tokens=np.full(len(queries), 7), computed_tokens=5 * len(queries))
 
 
 class Length:

@@ -19,7 +19,7 @@ FIELDS = ["title", "engaged_queries"]
 def asked(tmp_path, monkeypatch):
     """(queries, engaged queries of one pin) -> query -> the pin's text, of the pairs that the engine is asked for."""
     source = {"adapter": "table", "path": "unused.csv"}
-    models = {"teach": {"base_model": "m", "use_features": False}, "distill": {"base_model": "m"}}
+    models = {"train_teacher": {"base_model": "m", "use_features": False}, "distill": {"base_model": "m"}}
     features = {"zero_shot_model": "m", "bm25_fields": ["title"]}
     cfg = Config.model_validate(
         {

@@ -29,7 +29,7 @@ def teacher(request, tmp_path_factory, tiny_decoder, tiny_encoder):
 @pytest.fixture(scope="module")
 def plain(teacher):
     """One pair at a time: nothing to share, nothing to pad."""
-    return expected(*teacher, ROWS, batch_size=1, share_prefix=False)
+    return expected(*teacher, ROWS, batch_size=1, prefix_sharing=False)
 
 
 def test_errors_are_these_rows_and_no_others(plain):
@@ -46,10 +46,10 @@ def test_the_teacher_tells_rows_apart(plain):
     assert np.nanstd(plain[0], axis=0).max() > 0.01
 
 
-@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize("prefix_sharing", [True, False])
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_batches_and_shared_pins_change_no_label(teacher, plain, batch_size, share_prefix):
-    probs, errors = expected(*teacher, ROWS, batch_size=batch_size, share_prefix=share_prefix)
+def test_batches_and_shared_pins_change_no_label(teacher, plain, batch_size, prefix_sharing):
+    probs, errors = expected(*teacher, ROWS, batch_size=batch_size, prefix_sharing=prefix_sharing)
     assert errors == plain[1]
     np.testing.assert_allclose(probs, plain[0], rtol=0, atol=1e-5)
 
@@ -118,7 +118,7 @@ def _inputs():
 
 
 def _probs(teacher):
-    return teacher.judge(*_inputs()).probs
+    return teacher.score(*_inputs()).probs
 
 
 def _as_trained(store, output):

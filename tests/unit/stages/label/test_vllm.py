@@ -13,5 +13,5 @@ def test_a_teacher_that_reads_token_types_is_refused(tmp_path, tiny_encoder) -> 
     """The engine gives the model none: labels of the same ledger would depend on the engine."""
     store = Storage(str(tmp_path))
     teacher = save_teacher(store, tiny_encoder, "mean")
-    with pytest.raises(UserError, match=r"token_type_ids.*label\.engine=transformers"):
-        vllm_chain(store, teacher, teacher, LabelConfig(engine="vllm"))
+    with pytest.raises(UserError, match=r"token_type_ids.*label\.backend=transformers"):
+        vllm_chain(store, teacher, teacher, LabelConfig(backend="vllm"))

@@ -8,10 +8,10 @@ import pytest
 
 from ray_app.base.config import SampleConfig
 from ray_app.base.schemas import PAIRS, SEARCH_LOG
-from ray_app.base.text import normalise_query
+from ray_app.base.text import normalize_query
 from ray_app.features.bm25 import Bm25Index
 from ray_app.stages.sample.draw import sample_pairs
-from ray_app.stages.sample.pair_sources import query_weights
+from ray_app.stages.sample.pair_sources import query_budgets
 from ray_app.stages.sample.pilot import Deviations, stratum_deviations
 from ray_app.stages.sample.population import build_population
 
@@ -47,16 +47,16 @@ def make_log(events, locale="en-US"):
 LOG = make_log([*EVENTS, ("laptop", "p00", 1, "click"), ("desk", "p02", 2, "click")])
 
 
-def neighbours(queries, k):
+def neighbors(queries, k):
     """Pins in a circle, starting somewhere that the query decides."""
     rows = (np.array([[len(query) * 5] for query in queries]) + np.arange(k)) % len(PIN_IDS)
     return rows, np.zeros(rows.shape)
 
 
-def sample(log=LOG, num_pairs=60, seed=1, neighbours=neighbours, pin_ids=PIN_IDS, index=INDEX, **more):
+def sample(log=LOG, num_pairs=60, seed=1, neighbors=neighbors, pin_ids=PIN_IDS, index=INDEX, **more):
     names = ("excluded_queries", "extra_queries", "trending", "deviations")
     arguments = {name: more.pop(name) for name in names if name in more}
-    return sample_pairs(log, pin_ids, index, neighbours, SampleConfig(num_pairs=num_pairs, **more), seed, **arguments)
+    return sample_pairs(log, pin_ids, index, neighbors, SampleConfig(num_pairs=num_pairs, **more), seed, **arguments)
 
 
 def rows(pairs):
@@ -176,7 +176,7 @@ def test_another_seed_draws_another_sample():
 def test_engaged_pairs_are_never_hard_negatives():
     found = set()
     for seed in range(30):
-        pairs, _ = sample(seed=seed, num_pairs=40, neighbours=None)
+        pairs, _ = sample(seed=seed, num_pairs=40, neighbors=None)
         found |= {(r["query"], r["pin_id"]) for r in pairs.to_pylist() if r["source"] == "bm25"}
     assert ("laptop", "p06") in found and not found & {("laptop", "p00"), ("desk", "p02")}
 
@@ -240,7 +240,7 @@ def test_a_catalogue_of_one_pin_gives_that_pin():
     def only(queries, k):
         return np.zeros((len(queries), k), int), np.ones((len(queries), k))
 
-    pairs, _ = sample(pin_ids=["p00"], index=Bm25Index.build(["red laptop"]), num_pairs=1000, neighbours=only)
+    pairs, _ = sample(pin_ids=["p00"], index=Bm25Index.build(["red laptop"]), num_pairs=1000, neighbors=only)
     assert set(pairs["pin_id"].to_pylist()) == {"p00"}
 
 
@@ -258,7 +258,7 @@ def test_every_probability_is_above_zero_and_at_most_one():
 
 def test_queries_come_out_normalised():
     pairs, _ = sample(log=make_log([("  RED  Laptop", "p00", 1)]), num_pairs=1000)
-    assert {normalise_query(query) == query for query in pairs["query"].to_pylist()} == {True}
+    assert {normalize_query(query) == query for query in pairs["query"].to_pylist()} == {True}
 
 
 def fingerprint(pairs):
@@ -276,7 +276,7 @@ def test_neyman_without_deviations_is_proportional():
 
 
 def test_neyman_draws_more_where_grades_differ_more():
-    only_log = {"log_share": 1.0, "bm25_share": 0.0, "embedding_share": 0.0, "random_share": 0.0}
+    only_log = {"log_fraction": 1.0, "bm25_fraction": 0.0, "embedding_fraction": 0.0, "random_fraction": 0.0}
     spread = Deviations(overall=1.0, by_stratum={"en-US/head/top": 4.0}, num_labels=99)
     pairs, _ = sample(allocation="neyman", deviations=spread, num_pairs=20, **only_log)
     prob = {row["stratum"]: row["inclusion_prob"] for row in pairs.to_pylist()}
@@ -288,7 +288,7 @@ def test_neyman_beats_proportional_where_strata_differ_in_spread():
     events = [(f"w{q} thing", f"p{p:02d}", 1, "click" if p % 2 else "impression") for q in range(40) for p in range(30)]
     log, rng = make_log(events), np.random.default_rng(0)
     grade = {(q, p): 3 + rng.normal() * (1.5 if action == "click" else 0.1) for q, p, _, action in events}
-    only_log = {"log_share": 1.0, "bm25_share": 0.0, "embedding_share": 0.0, "random_share": 0.0}
+    only_log = {"log_fraction": 1.0, "bm25_fraction": 0.0, "embedding_fraction": 0.0, "random_fraction": 0.0}
     census = sample(log=log, num_pairs=10_000, **only_log)[0].to_pylist()
     spread = stratum_deviations(
         [row["stratum"] for row in census],
@@ -325,7 +325,7 @@ def test_trending_queries_get_more_retrieved_pairs():
     ratio = {}
     for boost in (1, 3):
         cfg = SampleConfig(since=datetime(2023, 1, 1), trending_boost=boost)
-        weights = query_weights(population, INDEX, tops, cfg)
+        weights = query_budgets(population, INDEX, tops, cfg)
         ratio[boost] = weights[desk] / weights[lamp]
     assert ratio[3] == pytest.approx(3 * ratio[1])
 

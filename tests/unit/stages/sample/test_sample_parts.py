@@ -5,7 +5,7 @@ import pytest
 from ray_app.base.config import SampleConfig
 from ray_app.base.hashing import text_keys, uniform
 from ray_app.base.schemas import SEARCH_LOG
-from ray_app.stages.sample.stage import kind_queries, source_note, split_roles, zero_shot_neighbours
+from ray_app.stages.sample.stage import product_type_queries, source_note, split_roles, zero_shot_neighbors
 
 
 def test_numbers_are_uniform_and_belong_to_their_content():
@@ -30,7 +30,7 @@ def test_splits_decide_who_is_held_out_and_who_is_wanted():
 def test_a_kind_of_pins_without_a_locale_is_asked_from_an_unknown_one():
     """An empty text would be a locale of its own, beside the log's `und`."""
     pins = pa.table({"title": ["Red mug", "Blue mug"], "locale": pa.array(["de-DE", None], pa.string())})
-    assert kind_queries(pins, 1) == {("mug", "de-DE"), ("mug", "und")}
+    assert product_type_queries(pins, 1) == {("mug", "de-DE"), ("mug", "und")}
 
 
 def vectors(rows):
@@ -40,7 +40,7 @@ def vectors(rows):
 def test_neighbours_are_the_nearest_pins_that_have_a_vector():
     pins = pa.table({"pin_id": ["a", "b", "c"], "text_embedding": vectors([[1, 0], None, [0, 1]])})
     queries = pa.table({"query": ["up", "none"], "embedding": vectors([[0, 1], None])})
-    found, _ = zero_shot_neighbours(pins, queries)(["none", "up", "unheard"], 3)
+    found, _ = zero_shot_neighbors(pins, queries)(["none", "up", "unheard"], 3)
     assert found[1].tolist()[0] == 2
     assert 1 not in found[1]
     assert found[[0, 2]].max() == -1
@@ -71,4 +71,4 @@ def test_a_log_with_engagement_needs_no_note():
 
 def test_shares_must_sum_to_one():
     with pytest.raises(ValueError, match="must be 1"):
-        SampleConfig(log_share=0.9)
+        SampleConfig(log_fraction=0.9)

@@ -22,7 +22,11 @@ PIN_IDS = ["p0", "p1", "p2", "p3"]
 
 def config(folder, **sections):
     source = {"adapter": "table", "path": "unused.csv"}
-    models = {"teach": {"base_model": "m"}, "distill": {"base_model": "m"}, "features": {"zero_shot_model": "m"}}
+    models = {
+        "train_teacher": {"base_model": "m"},
+        "distill": {"base_model": "m"},
+        "features": {"zero_shot_model": "m"},
+    }
     return Config.model_validate({"output": str(folder / "out"), "ingest": {"pins": source}, **models, **sections})
 
 
@@ -51,7 +55,7 @@ def write_inputs(cfg, store, log_queries=("laptop", "bag"), pins=("p0", "p2"), t
             ),
         },
         "enrich": {"pin_texts": fill({"query": TITLES, "pin_id": PIN_IDS, "title": TITLES}, PIN_TEXTS)},
-        "teach": {"splits": pa.table({"query": ["desk", "bag"], "split": ["train", "test"]})},
+        "train_teacher": {"splits": pa.table({"query": ["desk", "bag"], "split": ["train", "test"]})},
         "zero_shot": {
             "zero_shot_pins": pa.table(
                 {"pin_id": PIN_IDS, "text_embedding": vectors([[1, 0], [1, 0], [0, 1], [0, 1]])}
@@ -87,11 +91,11 @@ def test_training_queries_come_in_and_test_queries_stay_out(tmp_path, store):
 def test_queries_that_the_run_will_be_measured_on_are_not_labelled(tmp_path, store):
     """Nor their near-duplicates: else the student's figures are partly of queries that the teacher taught it."""
     (tmp_path / "judged.csv").write_text("query,locale,pin_id,rater_id,grade\nLaptops,en-US,p0,r1,5\n")
-    cfg = config(tmp_path, evaluate={"human_labels": str(tmp_path / "judged.csv")}, sample={"kind_min_pins": 1})
+    cfg = config(tmp_path, evaluate={"human_labels": str(tmp_path / "judged.csv")}, sample={"product_type_min_pins": 1})
     manifest = sample(cfg, store)
     queries = set(read_output(store, manifest.output("pairs"))["query"].to_pylist())
     assert "desk" in queries and not queries & {"laptop", "laptops"}
-    assert manifest.fingerprint != sample(config(tmp_path, sample={"kind_min_pins": 1}), store).fingerprint
+    assert manifest.fingerprint != sample(config(tmp_path, sample={"product_type_min_pins": 1}), store).fingerprint
 
 
 @pytest.mark.parametrize(
