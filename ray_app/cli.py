@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from ray_app.base.config import Config, load_config
@@ -14,6 +15,8 @@ from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.umask import keep_private
 from ray_app.cluster import resources
+from ray_app.cluster.cost_estimate import render_cost_estimate
+from ray_app.stages.order import load_stage
 from ray_app.tables.manifest import Manifest
 
 StageFn = Callable[[Config, Storage], Manifest]
@@ -29,6 +32,28 @@ def run_stage(stage: StageFn, description: str, flags: Mapping[str, tuple[Body, 
         print(json.dumps(line | {"outputs": {name: out.path for name, out in manifest.outputs.items()}}))
 
     run_program(body, description, flags)
+
+
+def run_model_stage(name: str, description: str) -> None:
+    """Run a stage with model work as a program: as `run_stage`, with `--estimate-cost` and `--retry-errors`."""
+    stage = load_stage(name)
+
+    def show_cost_estimate(cfg: Config, store: Storage) -> None:
+        estimate = stage.estimate_cost(cfg, store)
+        print(render_cost_estimate(estimate))
+        print(json.dumps({"stage": name, "cost_estimate": asdict(estimate)}))
+
+    def show_cleared_errors(cfg: Config, store: Storage) -> None:
+        print(json.dumps({"stage": name, "errors_cleared": stage.retry_errors(cfg, store)}))
+
+    flags = {
+        "estimate-cost": (
+            show_cost_estimate,
+            "compute a small sample, keep it, and estimate time and cost of the rest",
+        ),
+        "retry-errors": (show_cleared_errors, "clear the rows that failed, so that the next run computes them again"),
+    }
+    run_stage(stage.run, description, flags)
 
 
 def run_program(body: Body, description: str, flags: Mapping[str, tuple[Body, str]] | None = None) -> None:

@@ -5,12 +5,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ray_app.base.config.inputs import ChorusSource, TableSource, UbiSource
+from ray_app.base.config.inputs import Source
 from ray_app.base.config.tree import Config
 from ray_app.base.errors import UserError
 
@@ -161,7 +161,7 @@ def explain(error: ValidationError, path: str, root: type[BaseModel] | None = No
 
 def _known_keys(loc: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:
     """Keys allowed beside the last one of `loc`, found by walking the tree of sections."""
-    by_tag: dict[str, type[BaseModel]] = {"table": TableSource, "ubi": UbiSource, "chorus": ChorusSource}
+    by_tag: dict[str, type[BaseModel]] = {s.model_fields["adapter"].default: s for s in get_args(get_args(Source)[0])}
     model = root
     for part in loc[:-1]:
         if part in by_tag:

@@ -37,12 +37,10 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
 
 def estimate_cost(cfg: Config, store: Storage) -> CostEstimate:
-    """Label the first blocks, and quote the rest. Their labels are kept, so nothing is wasted."""
+    """Label the first blocks, and estimate the cost of the rest. Their labels are kept."""
     labeller, label = _labeller(cfg, store), cfg.label
     shown = ShownPairs.of(*_indexed(cfg, store, read_output(store, require_output(store, "sample", "pairs"))))
-    sample = (
-        -(-label.cost_sample_rows // label.rows_per_block) * label.rows_per_block
-    )  # whole blocks, as the run will cut them
+    sample = -(-label.cost_sample_rows // label.rows_per_block) * label.rows_per_block  # whole blocks, as in the run
     return labeller.work(shown).estimate_cost(labeller.wanted(shown), sample, cfg.prices)[0]
 
 
