@@ -66,7 +66,7 @@ sbom: install  ## what the image installs, as a CycloneDX bill of materials: sbo
 		$(BIN)/cyclonedx-py requirements --output-reproducible --output-file sbom-$$device.json deploy/requirements-$$device.txt || exit 1; \
 	done
 
-fix: install  ## format and mend what the linter can
+fix: install  ## format, and fix what the linter can
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 demo-models: install  ## train the tiny models of the built-in world from scratch (minutes); they are in the repository
@@ -76,7 +76,7 @@ demo-models: install  ## train the tiny models of the built-in world from scratc
 bench: install  ## benchmarks; each ends with one JSON line
 	$(BIN)/python benchmarks/bench_bm25.py && $(BIN)/python benchmarks/bench_caption.py
 
-fault-injection: install  ## strike at running stages and at the app, and compare with an undisturbed run; also MINUTES=10 SEED=1
+fault-injection: install  ## inject faults into running stages and the app, and compare with a fault-free run; also MINUTES=10 SEED=1
 	$(BIN)/python tests/fault_injection/run.py --minutes $(or $(MINUTES),10) --seed $(SEED)
 
 soak: install  ## days of work against an app that serves; memory, files and disk must stay flat; also MINUTES=30

@@ -3,7 +3,7 @@
     python benchmarks/node_failure.py
 
 Two Ray nodes on this machine (`ray.cluster_utils`), three training workers, `min_workers: 1`. Once a checkpoint is there
-one node is killed with its worker; Ray Train restarts on what is left. The same training by one worker, undisturbed, is
+one node is killed with its worker; Ray Train restarts on what is left. The same training by one worker, fault-free, is
 the reference. Ends with a JSON line: the two curves' last losses, and how long the training stood still.
 """
 

@@ -1,9 +1,9 @@
-"""Issue 5's promise on real data: a teacher on two workers, one of them killed half-way, is the undisturbed one.
+"""Issue 5's promise on real data: a teacher on two workers, one of them killed half-way, is the fault-free one.
 
     python benchmarks/worker_failure.py [--config configs/chorus.yaml]
 
 Needs a finished `zero_shot` stage. Runs `pipelines/train_teacher.py --set train_teacher.num_workers=2` twice on copies of the run; in the
-second, kill -9 hits one Ray Train worker once half of the undisturbed run's training time has passed and there is a
+second, kill -9 hits one Ray Train worker once half of the fault-free run's training time has passed and there is a
 checkpoint. Compares the loss curves and the weights.
 """
 
@@ -35,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     source = Path(load_config(args.config, args.set).output)
     with tempfile.TemporaryDirectory() as temp:
-        folders = [Path(temp) / name for name in ("undisturbed", "killed")]
+        folders = [Path(temp) / name for name in ("fault-free", "killed")]
         for folder in folders:
             shutil.copytree(source, folder, ignore=shutil.ignore_patterns("models", "training", "releases"))
             (folder / "manifests" / "train_teacher.json").unlink(missing_ok=True)
@@ -50,7 +50,7 @@ def main() -> None:
         broken["wall_sec"] / whole["wall_sec"],
         config=args.config,
         killed_after_sec=round(killer.killed, 1),
-        undisturbed={"wall_sec": whole["wall_sec"], "valid_loss": curves[0]},
+        fault_free={"wall_sec": whole["wall_sec"], "valid_loss": curves[0]},
         killed={"wall_sec": broken["wall_sec"], "valid_loss": curves[1]},
         largest_loss_difference=max(abs(a - b) for a, b in zip(*curves, strict=True)),
         largest_weight_difference=max(

@@ -1,4 +1,4 @@
-"""What all entry points share: arguments, logging, Ray, one JSON line at the end, one line for what the user can mend."""
+"""What all entry points share: arguments, logging, Ray, one JSON line at the end, one line for what the user can fix."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ Body = Callable[[Config, Storage], None]
 
 
 def run_stage(stage: StageFn, description: str, flags: Mapping[str, tuple[Body, str]] | None = None) -> None:
-    """Run one stage as a program: `--config FILE [--set a.b=c ...]`, exit code 2 on a problem the user can mend."""
+    """Run one stage as a program: `--config FILE [--set a.b=c ...]`, exit code 2 on a problem the user can fix."""
 
     def body(cfg: Config, store: Storage) -> None:
         manifest = stage(cfg, store)

@@ -9,7 +9,7 @@ def printable(text: str) -> str:
 
 
 class UserError(ValueError):
-    """A problem that the user can mend: the message names the field or file and what to do.
+    """A problem that the user can fix: the message names the field or file and what to do.
 
     Entry points print it as one line, without a traceback, and exit with code 2. It may quote what a file says of itself,
     such as its columns, so it is made `printable`.

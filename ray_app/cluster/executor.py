@@ -172,7 +172,7 @@ class ModelWork:
             raise UserError(
                 f"{progress.stage}: stopped after {progress.rows} of {progress.total} rows: {progress.errors} failed "
                 f"({progress.errors / progress.rows:.1%}, max_error_rate is {self.max_error_rate:.1%}), such as "
-                f"{line(first_error or 'unknown')!r}; mend the cause or raise max_error_rate; finished rows are kept"
+                f"{line(first_error or 'unknown')!r}; fix the cause or raise max_error_rate; finished rows are kept"
             )
 
     # --- cost ---
@@ -231,7 +231,7 @@ def check_error_rate(num_errors: int, num_rows: int, first_error: str | None, ma
     if num_errors > max_rate * num_rows:
         raise UserError(
             f"{what}: {num_errors} of {num_rows} rows failed ({num_errors / num_rows:.1%}, max_error_rate is "
-            f"{max_rate:.1%}), such as {line(first_error or 'unknown')!r}; mend the cause or raise max_error_rate"
+            f"{max_rate:.1%}), such as {line(first_error or 'unknown')!r}; fix the cause or raise max_error_rate"
         )
 
 

@@ -22,7 +22,7 @@ def explain_failure(what: str, error: Exception, max_restarts: int) -> UserError
         return UserError(told.group(1))
     if "error raised in its creation task" in str(error):
         last = str(error).strip().splitlines()[-1]
-        return UserError(f"{what}: a worker could not start: {line(last)}; mend the cause, run again")
+        return UserError(f"{what}: a worker could not start: {line(last)}; fix the cause and run again")
     return UserError(
         f"{what}: a worker process died {max_restarts + 1} times, most often for lack of memory: lower "
         f"batch_size or num_actors and run again, finished blocks are kept ({line(str(error))})"
@@ -34,7 +34,7 @@ def fatal_line(what: str, error: Exception) -> str:
     if isinstance(error, UserError):
         return line(str(error))
     told = line(f"{type(error).__name__}: {error}")
-    return f"{what}: {told}; mend the cause and run again, finished blocks are kept"
+    return f"{what}: {told}; fix the cause and run again, finished blocks are kept"
 
 
 def line(text: str) -> str:

@@ -88,7 +88,7 @@ def train_on_ray(
             break
         except ray.train.TrainingFailedError as error:
             raise UserError(
-                f"training {name} failed: {_last_line(error)}; mend that and run again, it resumes"
+                f"training {name} failed: {_last_line(error)}; fix that and run again, it resumes"
             ) from error
         except ray.exceptions.RayActorError as error:
             # The controller's: Ray Train survives deaths of its workers only.

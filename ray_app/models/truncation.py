@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 MAX_INPUTS = 5_000  # measured at most: of more a sample is, whose shares are right within .014
 WARN_ABOVE = 0.1  # share of inputs that are cut
-_STEP = 8  # a recommended length is a multiple of it
+_STEP = 8  # a suggested length is a multiple of it
 _BATCH = 1_000  # texts tokenised at once
 
 Parts = Sequence[tuple[str, str, str]]  # see `pin_text_parts`
@@ -74,11 +74,11 @@ def measure(
         place: (num_inputs,) which pin each input holds.
         taken: (num_inputs,) tokens of the input that are not the pin's: special ones, and the query.
         inputs: What they are called: pins, or pairs.
-        positions: That the model has; no more is recommended. None: not known.
+        positions: That the model has; no more is suggested. None: not known.
 
     Returns:
-        `cut_share` of the inputs whose pin is cut; `tokens` (median, p95, p99) of whole inputs, uncut; `recommended`
-        max_tokens, which cuts `recommended_cut_share`; and by field `has_share` of the inputs, and of these `cut_share`,
+        `cut_share` of the inputs whose pin is cut; `tokens` (median, p95, p99) of whole inputs, uncut; `suggested`
+        max_tokens, which cuts `suggested_cut_share`; and by field `has_share` of the inputs, and of these `cut_share`,
         read in part, and `unread_share`, not read at all.
     """
     whole, starts, ends = _lengths(tokenizer, pins)
@@ -88,9 +88,9 @@ def measure(
     if not len(place):
         return found
     p95 = np.percentile(needed, 95, method="higher")
-    recommended = int(-(-p95 // _STEP) * _STEP)
+    suggested = int(-(-p95 // _STEP) * _STEP)
     if positions is not None:
-        recommended = min(recommended, positions // _STEP * _STEP)
+        suggested = min(suggested, positions // _STEP * _STEP)
     fields = {}
     for name, first in starts.items():
         has = first[place] >= 0
@@ -102,12 +102,12 @@ def measure(
     found |= {
         "cut_share": _share(needed > max_tokens),
         "tokens": {name: int(np.percentile(needed, q)) for name, q in (("median", 50), ("p95", 95), ("p99", 99))},
-        "recommended": recommended,
-        "recommended_cut_share": _share(needed > recommended),
+        "suggested": suggested,
+        "suggested_cut_share": _share(needed > suggested),
         "fields": fields,
     }
     level = logging.WARNING if found["cut_share"] > WARN_ABOVE else logging.INFO
-    advice = f"{key}: {recommended} would cut {found['recommended_cut_share']:.0%}"
+    advice = f"{key}: {suggested} would cut {found['suggested_cut_share']:.0%}"
     logger.log(level, "%s: %s; %s", key, describe(found), advice)
     return found
 

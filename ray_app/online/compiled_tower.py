@@ -18,7 +18,7 @@ import numpy as np
 from ray_app.base.cache_folder import require_ours
 from ray_app.base.errors import UserError, one_line
 
-_NICE = 10  # the compiler steps back behind a replica that serves
+_NICE = 10  # the compiler runs at lower priority than a replica that serves
 _LIMIT_SEC = 600
 
 

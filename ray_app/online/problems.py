@@ -18,7 +18,7 @@ class RequestError(Exception):
 
 
 class BadRequest(RequestError):
-    """The caller can mend it."""
+    """The caller can fix it."""
 
 
 class NotFound(RequestError):

@@ -1,7 +1,7 @@
 """Which examples each step sees, and how they reach a worker.
 
 The order is a function of (seed, epoch) alone. A global batch is cut into one share per worker and a share into
-micro-batches, so one run on any number of workers takes the same steps, and a resumed one goes on where it was. Beyond
+micro-batches, so one run on any number of workers takes the same steps, and a resumed one continues from its checkpoint. Beyond
 `train.shuffle_window_rows` examples, shuffling goes two ways: whole files among each other, and rows within a window of files.
 """
 

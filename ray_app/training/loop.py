@@ -2,7 +2,7 @@
 
 A model has a `preparer` that makes its inputs and gives logits (B, 5), or while it trains (views, B, 5) that all count;
 the loop knows nothing else of it. A run is a function of seed, data and settings: it takes the same steps on any number
-of workers, and one that is resumed at any step takes those that the undisturbed one would have taken.
+of workers, and one that is resumed at any step takes those that the fault-free one would have taken.
 """
 
 import logging

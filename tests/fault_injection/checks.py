@@ -20,7 +20,7 @@ _SAME_COUNTS = ("rows_in", "rows_out", "rows_quarantined", "without_vector", "er
 class Verdict:
     """What a disturbed and repeated stage has made of the rows. Without faults all is 0 and empty."""
 
-    lost: int = 0  # rows of the undisturbed tables that are not there
+    lost: int = 0  # rows of the fault-free tables that are not there
     duplicated: int = 0  # rows that are there more often than in them, and keys that stand twice in a ledger
     repeated: int = 0  # rows whose work was begun again; the price of a fault, no harm
     wrong: list[str] = field(default_factory=list)  # what else differs
@@ -32,7 +32,7 @@ class Verdict:
 
 
 def published_half(store: Storage, stage: str) -> list[str]:
-    """What is official after the fault, before anybody has mended it, and is not whole."""
+    """What is official after the fault, before it is fixed, and is not complete."""
     found = []
     try:
         manifest = read_manifest(store, stage)
@@ -53,7 +53,7 @@ def published_half(store: Storage, stage: str) -> list[str]:
 
 
 def compare(world: World, store: Storage, stage: str) -> Verdict:
-    """A finished stage against the undisturbed run."""
+    """A finished stage against the fault-free run."""
     verdict = Verdict()
     reference = read_manifest(Storage(str(world.reference)), stage)
     assert reference is not None

@@ -117,7 +117,7 @@ class Watchdog:
 
 
 class Cluster:
-    """Starts both nodes, tells what runs, mends what a fault has killed, and leaves nothing behind."""
+    """Starts both nodes, tells what runs, repairs what a fault has killed, and leaves nothing behind."""
 
     def __init__(self) -> None:
         self.temp = Path(tempfile.mkdtemp(prefix="rf-", dir="/tmp"))  # short: sockets lie in it

@@ -81,7 +81,7 @@ class Driver:
         return code
 
 
-def run_undisturbed(*driver_arguments: Any, timeout_sec: int = 600) -> Driver:
+def run_fault_free(*driver_arguments: Any, timeout_sec: int = 600) -> Driver:
     """A run to its end; raises RuntimeError if it fails."""
     driver = Driver(*driver_arguments)
     if driver.wait(timeout_sec) != 0:

@@ -1,4 +1,4 @@
-"""The faults. Each strikes once at a given moment, says what it hit, and can be mended."""
+"""The faults. Each is injected once at a given moment, says what it hit, and can be repaired."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ DAY = 86_400
 
 @dataclass
 class Scene:
-    """Where a fault strikes.
+    """Where a fault is injected.
 
     Args:
         rng: Of this case.
@@ -34,7 +34,7 @@ class Scene:
         run: Its output; a local folder.
         proxy: In front of its output, where that is on S3.
         driver: Its program; None before it is started.
-        requests_hit: Of S3, once it is mended.
+        requests_hit: Of S3, once it is repaired.
         env: That the program will get.
     """
 
@@ -62,7 +62,7 @@ class Fault:
         """Do it; returns what was hit, "" if there was nothing to hit."""
         raise NotImplementedError
 
-    def mend(self, scene: Scene) -> None:
+    def repair(self, scene: Scene) -> None:
         """Before the stage is started again."""
 
 
@@ -117,7 +117,7 @@ class RayletKill(Fault):
         raylet.kill()
         return f"pid {raylet.pid}"
 
-    def mend(self, scene: Scene) -> None:
+    def repair(self, scene: Scene) -> None:
         scene.cluster.heal()
 
 
@@ -136,7 +136,7 @@ class PowerCut(Fault):
         scene.cluster.stop()
         return f"{len(victims) + 1} processes"
 
-    def mend(self, scene: Scene) -> None:
+    def repair(self, scene: Scene) -> None:
         scene.cluster.heal()
 
 
@@ -153,7 +153,7 @@ class MemoryMonitor(Fault):
         cluster.worker = cluster.add_node(16, tight)
         return "a node whose memory is full"
 
-    def mend(self, scene: Scene) -> None:
+    def repair(self, scene: Scene) -> None:
         if scene.cluster.worker is not None:
             scene.cluster.worker.kill()
         scene.cluster.heal()
@@ -174,7 +174,7 @@ class FullDisk(Fault):
             time.sleep(0.01)
         return "the file system of the output"
 
-    def mend(self, scene: Scene) -> None:
+    def repair(self, scene: Scene) -> None:
         for path in scene.run.parent.glob("ballast-*"):
             path.unlink()
 
@@ -189,7 +189,7 @@ class ReadOnly(Fault):
         done = wait_until(lambda: _remount(scene.run.parent, "ro"), 5)
         return "the file system of the output" if done else ""
 
-    def mend(self, scene: Scene) -> None:
+    def repair(self, scene: Scene) -> None:
         wait_until(lambda: _remount(scene.run.parent, "rw"), 5)
 
 
@@ -224,7 +224,7 @@ class _S3(Fault):
         scene.proxy.begin(self.name.removeprefix("s3_"), seconds, scene.rng.randrange(1 << 30))
         return f"{seconds} s"
 
-    def mend(self, scene: Scene) -> None:
+    def repair(self, scene: Scene) -> None:
         if scene.proxy is not None:
             scene.requests_hit = max(scene.requests_hit, scene.proxy.end())
 

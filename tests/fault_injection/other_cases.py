@@ -41,11 +41,11 @@ _BLOCK = 16
 
 @dataclass
 class Others:
-    """The app over a copy of the undisturbed run, started when the first case needs it.
+    """The app over a copy of the fault-free run, started when the first case needs it.
 
     Args:
         folder: For that copy.
-        world: With the undisturbed run.
+        world: With the fault-free run.
     """
 
     folder: Path

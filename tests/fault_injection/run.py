@@ -1,4 +1,4 @@
-"""Strike at running stages with faults, run them again, and compare with a run that nothing disturbed.
+"""Inject faults into running stages, run them again, and compare with a fault-free run.
 
     python tests/fault_injection/run.py --minutes 10 --seed 1
     python tests/fault_injection/run.py --seed 1 --case 17        one case of that seed again
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--only", help="kinds of fault, with commas between")
     parser.add_argument("--case", type=int, help="this case of the seed, and no other")
     parser.add_argument("--quick", action="store_true", help="a handful of cases, for CI")
-    kept = "a folder for what is written, and for the undisturbed run of a next time; by default a temporary one"
+    kept = "a folder for what is written, and for the fault-free run of a next time; by default a temporary one"
     parser.add_argument("--keep", help=kept)
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped then, too
@@ -45,7 +45,7 @@ def main() -> None:
     started = time.monotonic()
     try:
         with Runner(folder, args.seed, args.only, QUICK if args.quick else None) as runner:
-            about = f"{len(runner.deck)} kinds of case; undisturbed run: {runner.made_in_sec:.0f} s"
+            about = f"{len(runner.deck)} kinds of case; fault-free run: {runner.made_in_sec:.0f} s"
             print(f"seed {args.seed}: {about}", flush=True)
             for note in runner.left_out:
                 print(f"left out: {note}", flush=True)

@@ -22,7 +22,7 @@ from typing import Any
 import paths  # noqa: F401
 from _bench import finish
 from cluster import Cluster, Node, wait_until
-from drivers import run_undisturbed, start_forkserver
+from drivers import run_fault_free, start_forkserver
 from serve_load import copied_run
 from soak_world import Traffic, advance, slope
 from world import make_world
@@ -86,11 +86,11 @@ def _live(folder: Path, minutes: float, seed: int) -> tuple[list[dict[str, Any]]
     context = start_forkserver()
     with Cluster() as cluster:
 
-        def undisturbed(stage: str, overrides: list[str]) -> None:
+        def fault_free(stage: str, overrides: list[str]) -> None:
             config = folder / "world/config.yaml"
-            run_undisturbed(context, stage, config, overrides, folder / "log" / stage, cluster.env)
+            run_fault_free(context, stage, config, overrides, folder / "log" / stage, cluster.env)
 
-        world = make_world(folder / "world", undisturbed)
+        world = make_world(folder / "world", fault_free)
     for old in ("run", "local", *(path.name for path in folder.glob("day-*"))):
         shutil.rmtree(folder / old, ignore_errors=True)
     config = copied_run(folder, str(world.reference), world.folder, limits={"deadline_ms": 10_000})
@@ -107,7 +107,7 @@ def _live(folder: Path, minutes: float, seed: int) -> tuple[list[dict[str, Any]]
             peak = 0.0
             for program in ("run_all", "collect_garbage"):
                 log = folder / f"day-{day}-{program}"
-                driver = run_undisturbed(context, program, config, SETTINGS, log, env, timeout_sec=900)
+                driver = run_fault_free(context, program, config, SETTINGS, log, env, timeout_sec=900)
                 peak = max(peak, driver.peak_mb)
             swaps = _swap(store, traffic)
             figures = _measure(folder, Node(process.pid)) | traffic.figures()

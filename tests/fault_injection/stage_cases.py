@@ -11,7 +11,7 @@ from typing import Any
 
 from checks import Verdict, compare, published_half
 from cluster import Cluster, wait_until
-from drivers import Driver, run_undisturbed, start_forkserver
+from drivers import Driver, run_fault_free, start_forkserver
 from injections import FAULTS, Scene, end_driver, may_mount, mount_disk, unmount_disk
 from other_cases import OTHERS, Others
 from records import HARNESS_FAILED, Record
@@ -24,7 +24,7 @@ _DISTURBED_SEC, _ALONE_SEC = 240, 180  # a stage takes seconds; this is a hang
 
 
 class Runner:
-    """Makes the undisturbed run, and then case after case.
+    """Makes the fault-free run, and then case after case.
 
     A case is a function of seed and number: the pairs of fault and stage are shuffled anew for each round through them.
 
@@ -66,7 +66,7 @@ class Runner:
         self.proxy: S3Proxy | None = None
         started = time.monotonic()
         last = max(STAGES.index("embed" if stage == "app" else stage) for _, stage in self.deck)
-        self.world: World = make_world(self.folder / "world", self._undisturbed, STAGES[: last + 1])
+        self.world: World = make_world(self.folder / "world", self._fault_free, STAGES[: last + 1])
         self.made_in_sec = time.monotonic() - started
         self.others = self._stack.enter_context(Others(self.folder / "others", self.world))
 
@@ -82,7 +82,7 @@ class Runner:
         return *deck[place], random.Random(f"{self.seed}-{number}")
 
     def run_case(self, number: int) -> Record:
-        """Strike, mend, run again, compare."""
+        """Inject, repair, run again, compare."""
         fault, stage, rng = self.deal(number)
         record = Record(number=number, fault=fault, stage=stage)
         started = time.monotonic()
@@ -118,7 +118,7 @@ class Runner:
                 scene.proxy.upload(scene.run, f"case-{record.number}")
                 output = scene.proxy.uri(f"case-{record.number}")
             self._disturb(record, fault, scene, output, folder)
-            fault.mend(scene)
+            fault.repair(scene)
             if fault.storage == "s3":
                 hit = scene.requests_hit
                 record.target = f"{record.target}, {hit} requests" if hit else ""
@@ -138,14 +138,14 @@ class Runner:
                 record.verdict.wrong.append(f"hung for {_DISTURBED_SEC} s: {record.message}")
         finally:
             end_driver(scene.driver)
-            fault.mend(scene)
+            fault.repair(scene)
             if fault.storage == "disk":
                 unmount_disk(disk)
             if record.good:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _disturb(self, record: Record, fault: Any, scene: Scene, output: str, folder: Path) -> None:
-        """Start the stage, strike at its moment, wait for its end."""
+        """Start the stage, inject at its moment, wait for its end."""
         reached, record.moment = self._moment(scene)
         scene.driver = driver = self._start(scene, output, folder / "disturbed")
         wait_until(lambda: driver.begun or driver.ended, 120)
@@ -162,7 +162,7 @@ class Runner:
             record.message = _last_line(driver.log)
 
     def _moment(self, scene: Scene) -> tuple[Any, str]:
-        """When to strike, as a function that says whether it is time, and in words."""
+        """When to inject, as a function that says whether it is time, and in words."""
         stage, share = scene.stage, scene.rng.random()
         if stage in LEDGERS and scene.proxy is None and scene.rng.random() < 0.7:
             num_blocks, ledger = self.world.num_blocks[stage], scene.run / "ledger" / LEDGERS[stage]
@@ -182,10 +182,10 @@ class Runner:
         env = self.cluster.env | KEYS | scene.env
         return Driver(self.context, scene.stage, self.world.config, [f"output={output}"], folder, env)
 
-    def _undisturbed(self, stage: str, overrides: list[str]) -> None:
-        folder, config = self.folder / "undisturbed" / stage, self.folder / "world" / "config.yaml"
+    def _fault_free(self, stage: str, overrides: list[str]) -> None:
+        folder, config = self.folder / "fault-free" / stage, self.folder / "world" / "config.yaml"
         shutil.rmtree(folder, ignore_errors=True)
-        run_undisturbed(self.context, stage, config, overrides, folder, self.cluster.env | KEYS)
+        run_fault_free(self.context, stage, config, overrides, folder, self.cluster.env | KEYS)
 
     def _s3(self) -> S3Proxy:
         if self.proxy is None:

@@ -60,7 +60,7 @@ def test_lost_and_doubled_rows_are_seen(world, tmp_path):
 
 @pytest.fixture
 def store(world, tmp_path):
-    """A copy of the undisturbed run."""
+    """A copy of the fault-free run."""
     shutil.copytree(world.reference, tmp_path / "run")
     return Storage(str(tmp_path / "run"))
 
@@ -91,7 +91,7 @@ def test_a_release_that_is_published_half_is_seen(tmp_path):
 
 
 def test_a_case_of_a_seed_is_the_same_again(tmp_path):
-    """A failure that cannot be had again cannot be mended."""
+    """A failure that cannot be reproduced cannot be fixed."""
     one, other = Runner(tmp_path, 1), Runner(tmp_path, 1)
     numbers = range(3 * len(one.deck))
     dealt, again, differing = ([r.deal(n)[:2] for n in numbers] for r in (one, other, Runner(tmp_path, 2)))

@@ -1,4 +1,4 @@
-"""A finished run of the tiny catalogue, made undisturbed, and copies of it in which one stage is still to do."""
+"""A finished run of the tiny catalogue, made fault-free, and copies of it in which one stage is still to do."""
 
 import csv
 import itertools
@@ -28,14 +28,14 @@ OLD_RELEASE = [f"embed.dtype={'float32' if stage_dtype(EmbedConfig()) == 'bfloat
 
 @dataclass
 class World:
-    """Config of the tiny run, its undisturbed output, and what that holds.
+    """Config of the tiny run, its fault-free output, and what that holds.
 
     Args:
         folder: Where all of it lies.
     """
 
     folder: Path
-    manifests: dict[str, dict[str, Any]] = field(default_factory=dict)  # stage -> its manifest in the undisturbed run
+    manifests: dict[str, dict[str, Any]] = field(default_factory=dict)  # stage -> its manifest in the fault-free run
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> of its work; on a busy machine these change
     num_blocks: dict[str, int] = field(default_factory=dict)  # stage -> that its ledger gets
     old_release: str = ""
@@ -64,11 +64,11 @@ class World:
 
     @property
     def reference(self) -> Path:
-        """Output of the undisturbed run. Nobody changes it: take a copy."""
+        """Output of the fault-free run. Nobody changes it: take a copy."""
         return self.folder / "run"
 
     def copy_before(self, stage: str, target: Path) -> Path:
-        """A copy of the undisturbed run without what `stage` made: the old release is served, and no ledger knows a row."""
+        """A copy of the fault-free run without what `stage` made: the old release is served, and no ledger knows a row."""
         shutil.copytree(self.reference, target)
         manifest = self.manifests[stage]
         (target / "manifests" / f"{stage}.json").unlink()
@@ -104,7 +104,7 @@ def make_world(folder: Path, run_stage: Callable[[str, list[str]], None], stages
 
 
 def _make_longer(folder: Path) -> None:
-    """More pins, smaller blocks and more checkpoints, so that there is a middle of each stage to strike at."""
+    """More pins, smaller blocks and more checkpoints, so that there is a middle of each stage to inject at."""
     with (folder / "pins.csv").open(newline="") as file:
         pins = list(csv.DictReader(file))
     more = [

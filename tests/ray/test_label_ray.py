@@ -45,9 +45,9 @@ def message(act):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray_cluster, tmp_path_factory, tiny_decoder):
+def fault_free(ray_cluster, tmp_path_factory, tiny_decoder):
     """Labels of MANY by a job that nobody kills."""
-    maker = maker_of(tmp_path_factory.mktemp("undisturbed"), tiny_decoder, **KILLED)
+    maker = maker_of(tmp_path_factory.mktemp("fault-free"), tiny_decoder, **KILLED)
     counts = maker.compute_texts(MANY)
     assert (counts.computed, counts.blocks, counts.recomputed_rows) == (len(MANY), NUM_BLOCKS, 0)
     return probs_of(maker, MANY)[0]
@@ -97,7 +97,7 @@ def test_small_clusters_finish(tmp_path, tiny_decoder, num_cpus, fitting):
 # --- kills ---
 
 
-def test_kill_9_of_the_whole_job_again_and_again(undisturbed, tmp_path, tiny_decoder):
+def test_kill_9_of_the_whole_job_again_and_again(fault_free, tmp_path, tiny_decoder):
     """Of driver, cluster and workers at once, at block counts drawn at random; then a run that is left alone."""
     maker = maker_of(tmp_path / "run", tiny_decoder, **KILLED)
     rng = random.Random(0)
@@ -127,7 +127,7 @@ def test_kill_9_of_the_whole_job_again_and_again(undisturbed, tmp_path, tiny_dec
     assert counts.recomputed_rows == begun - len(present)
     assert counts.recomputed_rows <= kills * 2 * 8  # what two workers had in their hands
     assert_each_row_once(maker, MANY)
-    assert probs_of(maker, MANY)[0].tobytes() == undisturbed.tobytes()
+    assert probs_of(maker, MANY)[0].tobytes() == fault_free.tobytes()
 
 
 def wait_until_still(maker):
@@ -138,7 +138,7 @@ def wait_until_still(maker):
         time.sleep(2)
 
 
-def test_kill_9_of_one_worker_costs_no_more_than_its_block(undisturbed, tmp_path, tiny_decoder):
+def test_kill_9_of_one_worker_costs_no_more_than_its_block(fault_free, tmp_path, tiny_decoder):
     maker = maker_of(tmp_path, tiny_decoder, **KILLED)
     killer = Killer(maker, 20, "MapWorker(MapBatches(CommitBlockUDF))")
     counts = maker.compute_texts(MANY)
@@ -147,13 +147,13 @@ def test_kill_9_of_one_worker_costs_no_more_than_its_block(undisturbed, tmp_path
     assert killer.at_block < NUM_BLOCKS
     assert counts.recomputed_rows in (0, 8)  # 0: between two blocks
     assert_each_row_once(maker, MANY)
-    assert probs_of(maker, MANY)[0].tobytes() == undisturbed.tobytes()
+    assert probs_of(maker, MANY)[0].tobytes() == fault_free.tobytes()
 
 
 # --- errors ---
 
 
-def test_too_many_errors_stop_the_job_until_they_are_mended(ray_cluster, tmp_path, tiny_decoder):
+def test_too_many_errors_stop_the_job_until_they_are_fixed(ray_cluster, tmp_path, tiny_decoder):
     bad = [("", "red mug"), ("cup", ""), ("cup " * 47, "red mug")]
     rows = pairs(3, 4, first=bad)
     maker = maker_of(tmp_path, tiny_decoder, max_error_rate=0.1)

@@ -181,7 +181,7 @@ class TestOnACluster:
     @pytest.mark.parametrize(
         ("fail", "what"),
         [
-            ("raise", "means: RuntimeError: engine is on fire; mend the cause"),
+            ("raise", "means: RuntimeError: engine is on fire; fix the cause"),
             ("disk", "cannot write x: the disk is full"),
             ("exit", "means: a worker process died 4 times"),
             ("init", "means: ValueError: no such model"),
@@ -231,7 +231,7 @@ def kill_all(process):
     process.wait()
 
 
-def test_a_killed_job_resumes_and_ends_like_an_undisturbed_one(tmp_path, ledger, log, ray_cluster):
+def test_a_killed_job_resumes_and_ends_like_a_fault_free_one(tmp_path, ledger, log, ray_cluster):
     killed = start(tmp_path / "out", log, sleep_sec=0.7)
     try:
         deadline = time.monotonic() + 120
@@ -265,8 +265,8 @@ def test_a_killed_job_resumes_and_ends_like_an_undisturbed_one(tmp_path, ledger,
     assert sorted(rows) == every_key.to_pylist()
     assert finished.isdisjoint(logged(resumed_log))
     assert {path: (tmp_path / "out" / path).stat().st_mtime_ns for path in kept} == kept
-    undisturbed = [sum(range(start, start + 5)) / 5 for start in range(0, 60, 5) for _ in range(5)]
-    assert ledger.lookup(every_key)["mean"].to_pylist() == undisturbed
+    fault_free = [sum(range(start, start + 5)) / 5 for start in range(0, 60, 5) for _ in range(5)]
+    assert ledger.lookup(every_key)["mean"].to_pylist() == fault_free
 
 
 if __name__ == "__main__":

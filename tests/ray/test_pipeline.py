@@ -264,7 +264,7 @@ def test_a_run_killed_while_teaching_ends_with_the_same_teacher(
     train = cfg.train_teacher.train.model_copy(
         update={"epochs": 15, "early_stopping_patience": 15, "checkpoint_interval_sec": 0.2}
     )
-    outputs = [tmp_path / "undisturbed", tmp_path / "killed"]
+    outputs = [tmp_path / "fault-free", tmp_path / "killed"]
     longer = []
     for output in outputs:
         shutil.copytree(cfg.output, output)

@@ -323,7 +323,7 @@ def processes(name: str) -> list[int]:
 
 
 @pytest.mark.parametrize("victim", ["ServeReplica:relevance", "haproxy -"])
-def test_a_death_under_load_costs_little_and_mends_itself(app: SimpleNamespace, victim: str) -> None:
+def test_a_death_under_load_costs_little_and_recovers(app: SimpleNamespace, victim: str) -> None:
     """kill -9 of a replica, and of the proxy: no wrong answer, few errors, and both are back without a person."""
     before = processes(victim)
     assert before

@@ -159,7 +159,7 @@ def test_a_kill_while_ray_lists_its_checkpoints_costs_none_of_them(left, alone, 
 
 def test_a_worker_that_dies_too_often_is_one_line(tmp_path, ray_cluster, tiny_encoder):
     killer = KillOne(tmp_path)
-    with pytest.raises(UserError, match=r"training run failed: .*; mend that and run again, it resumes") as caught:
+    with pytest.raises(UserError, match=r"training run failed: .*; fix that and run again, it resumes") as caught:
         train(tmp_path, tiny_encoder, max_failures=0, epochs=300)
     assert killer.killed
     assert "\n" not in str(caught.value)

@@ -20,14 +20,14 @@ from ray_app.base.storage import Storage
 pytestmark = pytest.mark.timeout(420)
 
 ODD = ["\x00", "\u202egum", "👩\u200d🚀", "\u0301\u0301", "\ufffd\U0010ffff"]
-POISON = [("", "red mug"), (" \u3000", "red mug"), ("cup", ""), ("cup " * 47, "red mug")]
+UNSCORABLE = [("", "red mug"), (" \u3000", "red mug"), ("cup", ""), ("cup " * 47, "red mug")]
 # The second of each pair says the same to one who reads letters: the tiny vocabulary knows none of them.
 CONTROL = [
     ("cup", "red [SEP] [CLS] cup [SEP]"), ("cup", "red zzz zzz cup zzz"), ("red [SEP] cup", "red mug"), ("red zzz cup", "red mug"),
 ]  # fmt: skip
 FULL = [("cup " * 44, "red mug " * 9), ("cup", "red " * 100)]  # all of the 48 tokens
-ROWS = pairs(20, 4, first=[*POISON, *((odd, odd) for odd in ODD), *CONTROL, *FULL])
-CONTROL_ROWS = len(POISON) + len(ODD) + np.arange(len(CONTROL))
+ROWS = pairs(20, 4, first=[*UNSCORABLE, *((odd, odd) for odd in ODD), *CONTROL, *FULL])
+CONTROL_ROWS = len(UNSCORABLE) + len(ODD) + np.arange(len(CONTROL))
 _FEATURES = matrix_of(ROWS["features"])
 _FEATURES[CONTROL_ROWS[1::2]] = _FEATURES[CONTROL_ROWS[::2]]  # so that texts alone differ within a pair
 ROWS = ROWS.set_column(ROWS.column_names.index("features"), "features", matrix_column(_FEATURES))
@@ -78,7 +78,7 @@ def test_a_decoder_grades_as_transformers_do(plain):
     assert_equal_to_transformers(plain, ROWS, 1e-4)
 
 
-def test_poison_is_an_error_row_and_odd_letters_are_not(plain):
+def test_unscorable_pair_is_an_error_row_and_odd_letters_are_not(plain):
     probs, errors = probs_of(plain.maker, ROWS)
     assert [error.split(":")[0] for error in errors[: len(CODES)]] == CODES
     assert errors[len(CODES) :] == [None] * (len(errors) - len(CODES))
@@ -148,7 +148,7 @@ def test_a_shared_pin_is_computed_once(lora):
 
 # --- death of the engine ---
 
-MANY = pairs(200, 4, first=[*POISON, *FULL])
+MANY = pairs(200, 4, first=[*UNSCORABLE, *FULL])
 SLOW = {"rows_per_block": 16, "batch_size": 8, "engine_args": {"max_num_seqs": 4}}
 BATCHES_IN_FLIGHT = 16  # of Ray's, at one engine
 
@@ -172,7 +172,7 @@ def test_a_dead_engine_is_started_again_and_nothing_is_lost_or_twice(survivor):
 def test_an_encoder_grades_as_transformers_do_in_spite_of_it(survivor):
     """Its errors are those of the texts, not of the engine."""
     assert_equal_to_transformers(survivor, MANY, 1e-4)
-    assert survivor.counts.errors == len(POISON)
+    assert survivor.counts.errors == len(UNSCORABLE)
 
 
 @pytest.fixture(scope="module")

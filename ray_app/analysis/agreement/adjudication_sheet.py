@@ -6,7 +6,7 @@ A pair's surprise is the sum of
 - how far its raters are apart: the mean distance of any two of their grades, in grades.
 One nat counts as much as one grade; guessed, and it only orders the sheet. The mean over all raters' grades in place of
 the one that counts was tried and found half as many wrong grades (docs/agreement.md): where one of two raters is right
-and counts, there is nothing to mend. A system that gives the grade less than a uniform guess, or raters who differ, are
+and counts, there is nothing to fix. A system that gives the grade less than a uniform guess, or raters who differ, are
 a reason to be on the sheet; a pair without one is not.
 """
 

@@ -31,7 +31,7 @@ def column_labels(evaluation: Evaluation) -> dict[str, str]:
 
 
 def difference_lines(evaluation: Evaluation) -> list[str]:
-    """Student and teacher against the strongest baseline, and whether that is more than chance; judged@k where below 1."""
+    """Student and teacher against the strongest baseline, and whether that is significant; judged@k where below 1."""
     lines = []
     for system in ("student", "teacher"):
         parts = []
@@ -40,13 +40,13 @@ def difference_lines(evaluation: Evaluation) -> list[str]:
             gap = evaluation.difference(system, baseline, metric) if baseline and system in evaluation.systems else None
             if gap is None or gap.value is None:
                 continue
-            verdict = "more than chance" if evaluation.significant(system, baseline or "", metric) else "may be chance"
+            verdict = "significant" if evaluation.significant(system, baseline or "", metric) else "not significant"
             parts.append(f"{LABELS[metric]} {gap.value:+.3f} over {baseline} ({verdict})")
         if parts:
             lines.append(f"{system}: {', '.join(parts)}")
     if lines:
         lines.append(
-            f"more than chance: p below {1 - evaluation.confidence_level:.2g}, Holm over {len(evaluation.differences())} comparisons"
+            f"significant: p below {1 - evaluation.confidence_level:.2g}, Holm over {len(evaluation.differences())} comparisons"
         )
     for system, details in evaluation.details.items():
         judged = {name: value for name, value in details.items() if name.startswith("judged@") and value < 1}

@@ -208,7 +208,7 @@ def _trained_once(names: Sequence[str], variants: Mapping[str, Trained]) -> str:
 
 
 def _verdict(steps: Sequence[tuple[str, Sequence[Interval]]]) -> str:
-    """Which steps are gains beyond chance in each of GAINS."""
+    """Which steps are significant gains in each of GAINS."""
     weak = []
     for name, gains in steps:
         both = zip(GAINS, gains[: len(GAINS)], strict=True)
@@ -223,7 +223,7 @@ def _verdict(steps: Sequence[tuple[str, Sequence[Interval]]]) -> str:
 
 
 def _differences(steps: Sequence[tuple[str, Sequence[Interval]]]) -> str:
-    """Which arms differ from the first beyond chance in accuracy; several are compared, so one in twenty would by luck."""
+    """Which arms differ significantly from the first in accuracy; several are compared, so one in twenty would by luck."""
     found = []
     for name, gains in steps:
         gain = gains[0]
@@ -231,6 +231,6 @@ def _differences(steps: Sequence[tuple[str, Sequence[Interval]]]) -> str:
             side = "better" if gain.value > 0 else "worse"
             found.append(f"{name.split(' over ')[0]} ({side}, {format_interval(gain)})")
     if not found:
-        return "No arm differs from the first beyond chance in accuracy."
+        return "No arm differs significantly from the first in accuracy."
     several = f" of {len(steps)} compared" if len(steps) > 1 else ""
     return f"Differ from the first in accuracy with their whole interval, {len(found)}{several}: {'; '.join(found)}."

@@ -22,7 +22,7 @@ NEXT_QUERIES = ("query", "locale", "stratum")
 def draw_queries(found: Comparison, number: int, seed: int) -> list[dict[str, str]]:
     """`number` queries without human labels, or all that are left.
 
-    A query's random number belongs to the query and the seed. So a second round, after the first is labelled, goes on where
+    A query's random number belongs to the query and the seed. So a second round, after the first is labelled, continues where
     the first ended, and both together are one random draw.
 
     Returns:

@@ -1,7 +1,7 @@
 """How many differences would look real by chance: p-values from paired resamples, corrected for their number.
 
 A 95% interval misses one time in twenty, so of twenty comparisons between equal systems one is expected to look like
-a difference. Words such as "more than chance" are therefore decided by Holm's adjusted p-values over all comparisons
+a difference. Words such as "significant" are therefore decided by Holm's adjusted p-values over all comparisons
 that are shown together; intervals stay those of the single figure.
 """
 

@@ -89,7 +89,7 @@ class Evaluation(BootstrapResult):
         return list(self._comparisons.values())
 
     def significant(self, system_a: str, system_b: str, metric: str) -> bool:
-        """Whether two systems differ more than chance would, among all comparisons shown; False: not compared."""
+        """Whether two systems differ significantly, among all comparisons shown; False: not compared."""
         row = self._comparisons.get((frozenset((system_a, system_b)), metric))
         return row is not None and row["significant"]
 

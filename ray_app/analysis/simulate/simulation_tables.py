@@ -73,7 +73,7 @@ def country_markdown(slices: Sequence[SearchSlice], settings: EvaluationSettings
             "both). fulfilled: share of searches with a long click or a save."
         ),
         (
-            f"\\* beyond chance at {level:.0%} over all {countries} countries together, by Holm's correction of a "
+            f"\\* significant at {level:.0%} over all {countries} countries together, by Holm's correction of a "
             "sign-flip test, figure by figure. The intervals are those of each row alone."
         ),
     ]

@@ -43,10 +43,10 @@ def transfer_table(
 
 
 def verdict(gains: Mapping[str, Interval], student: str, base: str) -> str:
-    """In which tasks the student gains or loses beyond chance."""
+    """In which tasks the student gains or loses significantly."""
     if not gains:
         return "Nothing to compare."
-    unsure = "neither better nor worse beyond chance"
+    unsure = "neither significantly better nor worse"
     groups: dict[str, list[str]] = {"better": [], "worse": [], unsure: []}
     for task, gain in gains.items():
         kind = unsure

@@ -24,7 +24,7 @@ class EmbedConfig(Section):
     cpu_threads: PositiveInt | None = None
     """Of one actor without a GPU; None: its share of the machine. Beside serving leave a core free, or requests stall."""
     nice: Annotated[int, Field(ge=0, le=19)] = 10
-    """How far the job steps back where others want its cores, such as serving replicas; costs nothing where nobody does."""
+    """Niceness of the processes, 0 to 19: lower priority than serving replicas on the same cores."""
     max_error_rate: Fraction = 0.01
     num_releases_to_keep: PositiveInt = 2
 

@@ -1,6 +1,6 @@
 """The teacher in vllm: its language model in the engine, its head where the results are committed.
 
-    block -> prepare (CPU task: poison out, tokens) -> engine (pooled state of each pair) -> finish (CPU task: head, commit)
+    block -> prepare (CPU task: unscorable pairs out, tokens) -> engine (pooled state of each pair) -> finish (CPU task: head, commit)
 
 The engine pools as the teacher does and normalises nothing, so that the head sees what it was trained on. Pins that
 several pairs share stand first in the prompts and next to each other in a block, and prefix caching does the rest.

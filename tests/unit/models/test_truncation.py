@@ -94,15 +94,15 @@ def test_each_field_is_read_in_part_or_not_at_all(models):
     assert (found["cut_share"], found["inputs"], found["num_inputs"]) == (0.8, "pins", 5)
 
 
-def test_the_recommended_length_is_the_95th_percentile_rounded_up(models):
+def test_the_suggested_length_is_the_95th_percentile_rounded_up(models):
     tokenizer, _ = load_tokenizer(models["encoder"])
     pins = [[("title", "", " ".join(["cup"] * n))] for n in range(1, 101)]
     found = measure(tokenizer, pins, np.arange(100), np.full(100, 2), 20, "k", "pins", 512)
     assert found["cut_share"] == 0.82  # 18 words fit
     assert found["tokens"] == {"median": 52, "p95": 97, "p99": 101}
-    assert (found["recommended"], found["recommended_cut_share"]) == (104, 0.0)
+    assert (found["suggested"], found["suggested_cut_share"]) == (104, 0.0)
     few = measure(tokenizer, pins, np.arange(100), np.full(100, 2), 20, "k", "pins", 50)
-    assert few["recommended"] == 48  # it has no more
+    assert few["suggested"] == 48  # it has no more
 
 
 def test_a_query_takes_its_part_of_a_pair(models):

@@ -369,7 +369,7 @@ def test_a_killed_builder_leaves_nothing_that_is_opened(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written_says_what_to_do(tmp_path):
-    """It is the operator's to mend."""
+    """It is the operator's to fix."""
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"serve\.local_cache_dir"):
         Retriever.open_or_build(tmp_path / "file" / "r", TEXTS, VECTORS_OF)

@@ -323,7 +323,7 @@ def test_a_release_of_before_keys_were_renamed_is_served_on():
 
 @SHARDS
 def test_what_is_said_of_the_catalogue_is_the_same(world, num):
-    """Slips are mended by words of all shards."""
+    """Typos are corrected by words of all shards."""
     assert world.served[num].about() == world.served[1].about()
     search = at_once(world.served[num].search, "lapptop", None, "en-US", 3)
     assert search["query"]["corrections"] == {"lapptop": "laptop"}

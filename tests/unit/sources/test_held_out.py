@@ -18,7 +18,7 @@ def config(folder, judged=None, **sections):
 
 
 def test_queries_of_rows_that_evaluation_refuses_are_held_out_too(tmp_path):
-    """A grade off the scale today may be mended tomorrow: by then the query must not have been trained on."""
+    """A grade off the scale today may be fixed tomorrow: by then the query must not have been trained on."""
     found = HeldOut.of(config(tmp_path, "Red Mug,en-US,p1,r1,5\nlamp,en-US,p1,r1,99\n,en-US,p1,r1,3\n"))
     assert found.queries == {"red mug", "lamp"}
 

@@ -1,4 +1,4 @@
-"""What validation lets through trains the models; what it drops without a trace nobody can mend."""
+"""What validation lets through trains the models; what it drops without a trace nobody can fix."""
 
 import base64
 import math

@@ -144,7 +144,7 @@ def test_a_torn_file_is_named_in_a_warning_and_does_not_hide_the_others(ledger, 
     assert keys(ledger) == ["a"]
 
 
-def test_computing_a_torn_block_again_mends_it(ledger):
+def test_computing_a_torn_block_again_repairs_it(ledger):
     ledger.commit(results("a", "b"))
     ledger.store.write_bytes(only_file(ledger), b"torn")
     ledger.commit(results("a", "b"))
@@ -194,7 +194,7 @@ def test_a_crash_between_commit_and_delete_loses_nothing(ledger, monkeypatch):
 
 
 def test_dropped_errors_are_missing_again(ledger):
-    """The way to retry rows whose cause was mended."""
+    """The way to retry rows whose cause was fixed."""
     ledger.commit(pa.concat_tables([results("a"), results("b", error="timeout")]))
     assert ledger.drop_errors() == 1
     assert ledger.missing(wanted("a", "b"))["content_key"].to_pylist() == ["b"]

@@ -98,7 +98,7 @@ def test_an_interrupted_publish_leaves_the_old_release(store, ledger, monkeypatc
 
 
 @pytest.mark.parametrize("damage", ["tear", "delete"])
-def test_publishing_again_mends_a_damaged_release(store, ledger, damage):
+def test_publishing_again_repairs_a_damaged_release(store, ledger, damage):
     path = next(iter(publish(store, ledger, a="k1").files))
     store.write_bytes(path, b"torn") if damage == "tear" else store.delete(path)
     assert open_release(store, publish(store, ledger, a="k1")).num_rows == 1

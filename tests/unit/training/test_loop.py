@@ -107,12 +107,12 @@ def test_a_run_killed_after_any_step_resumes_to_the_same_weights(tmp_path: Path,
         if metrics["total_steps"] == killed_after:
             raise Killed
 
-    undisturbed, killed, resumed = make_model(), make_model(), make_model()
-    curve = fit(undisturbed, examples, examples, config(), 0, Worker()).history
+    fault_free, killed, resumed = make_model(), make_model(), make_model()
+    curve = fit(fault_free, examples, examples, config(), 0, Worker()).history
     with pytest.raises(Killed):
         fit(killed, examples, examples, config(), 0, Worker(report=save_then_die, is_due=lambda ended: True))
     state = fit(resumed, examples, examples, config(), 0, Worker(), resume_from=tmp_path)
-    assert torch.equal(resumed.linear.weight, undisturbed.linear.weight)
+    assert torch.equal(resumed.linear.weight, fault_free.linear.weight)
     assert state.history == curve
 
 

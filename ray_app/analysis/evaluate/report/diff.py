@@ -1,4 +1,4 @@
-"""Two reports side by side: which figures moved, whether by more than chance, and what else is not the same.
+"""Two reports side by side: which figures moved, whether significantly, and what else is not the same.
 
 found = compare_reports(read_report("runs/old", ["report"]), read_report("runs/new", ["report"]))
 render_diff(found)                                      # in diff_page.py: one self-contained HTML page
@@ -64,7 +64,7 @@ class ReportDiff:
     confidence_level: float
 
     def moved(self) -> list[dict[str, Any]]:
-        """Rows whose difference is more than chance."""
+        """Rows whose difference is significant."""
         return [row for row in self.rows if row["significant"]]
 
     def to_json(self) -> dict[str, Any]:

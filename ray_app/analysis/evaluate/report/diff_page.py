@@ -26,7 +26,7 @@ def summarize_diff(diff: ReportDiff) -> list[str]:
             rose = sum(row["difference"] > 0 for row in moved)
             level = f"{1 - diff.confidence_level:.2g}"
             out.append(
-                f"Of {len(tested)} figures, {rose} rose and {len(moved) - rose} fell by more than chance (p below {level} "
+                f"Of {len(tested)} figures, {rose} rose and {len(moved) - rose} fell significantly (p below {level} "
                 f"after Holm's correction over all {len(tested)}; the same {diff.num_samples:,} resamples of the same queries)."
             )
         if diff.equal and not same:

@@ -41,7 +41,7 @@ def significance_note(evaluation: Evaluation) -> str:
     """One sentence, said once in the report and in the table."""
     level, number = f"{1 - evaluation.confidence_level:.2g}", len(evaluation.differences())
     return (
-        f'"More than chance": p-value below {level} after Holm\'s correction over all {number} comparisons of systems shown '
+        f'"Significant": p-value below {level} after Holm\'s correction over all {number} comparisons of systems shown '
         f"here; p-values come from {evaluation.num_samples:,} resamples. Intervals are those of each figure alone."
     )
 
@@ -115,7 +115,7 @@ def _against_baselines(evaluation: Evaluation, system: str) -> str:
         text = f"{abs(gap.value):.3f} {side} {who} in {LABELS[metric]}"
         if gap.lo is not None and gap.hi is not None:
             sure = evaluation.significant(system, baseline, metric)
-            verdict = "more than chance" if sure else "which could be chance"
+            verdict = "significant" if sure else "not significant"
             text += f" ({_bounds(gap, with_sign=True)}, {verdict})"
         parts.append(text)
     return f"Against the strongest baseline, the {system} is {' and '.join(parts)}." if parts else ""

@@ -142,7 +142,7 @@ def test_worst_slices_have_pairs_to_read_with_pictures(full_page):
     assert worst.count('<img class="pin" src="data:image/png;base64,AA=="') >= 3
 
 
-def test_the_page_says_once_what_more_than_chance_means(full_page):
+def test_the_page_says_once_what_significant_means(full_page):
     assert full_page.count("Holm&#39;s correction over all") == 1
 
 

@@ -44,7 +44,7 @@ def test_without_a_teacher_nothing_is_said_about_keeping(synthetic):
 
 def test_chance_is_judged_after_the_correction(synthetic):
     table = render_table(evaluate_systems(*synthetic, FAST))
-    assert "(more than chance)" in table and "Holm over" in table
+    assert "(significant)" in table and "Holm over" in table
 
 
 def test_judged_at_k_is_shown_where_pins_are_not_judged_or_not_scored(synthetic):

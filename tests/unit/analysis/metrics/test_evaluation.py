@@ -166,7 +166,7 @@ def test_a_clear_difference_survives_the_correction_whatever_the_samples_asked_f
 
 
 def test_twenty_equal_systems_do_not_beat_each_other(make_pairs, make_system):
-    """Uncorrected, of some hundred comparisons several would be called more than chance."""
+    """Uncorrected, of some hundred comparisons several would be called significant."""
     rng = np.random.default_rng(4)
     rows = [(f"q{q:02d}", f"p{p}", int(rng.integers(1, 6))) for q in range(40) for p in range(6)]
     systems = {f"s{i}": make_system(rng.random(len(rows))) for i in range(12)}

@@ -18,7 +18,7 @@ def test_the_verdict_tells_gains_losses_and_chance_apart():
     }
     said = verdict(gains, "student", "base encoder")
     assert "better in related pins (+0.100 [+0.050, +0.200]); worse in board from its title" in said
-    assert "neither better nor worse beyond chance in next save" in said
+    assert "neither significantly better nor worse in next save" in said
 
 
 def test_a_gain_without_an_interval_is_no_gain():

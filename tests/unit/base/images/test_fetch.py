@@ -245,7 +245,7 @@ def test_an_endless_body_is_cut(server):
 
 @pytest.mark.parametrize("path", ["slow", "slowheaders", "silent"])
 def test_a_slow_server_is_left_in_time(server, path):
-    """Each wait is short, so that a limit per wait would never strike."""
+    """Each wait is short, so that a limit per wait would never apply."""
     began = time.monotonic()
     assert refused(f"{server.url}/{path}").code == "timeout"
     assert 0.8 < time.monotonic() - began < 3

@@ -95,7 +95,7 @@ def test_a_failed_run_is_not_taken_for_a_finished_one(tmp_path, store):
     assert read_manifest(store, "ingest") is None
 
 
-def test_a_failure_is_forgotten_once_mended(tmp_path, store):
+def test_a_failure_is_forgotten_once_fixed(tmp_path, store):
     with pytest.raises(UserError):
         ingest(config(tmp_path, labels="shoe,p1,r,9\n"), store)
     ingest(config(tmp_path, labels="shoe,p1,r,5\n"), store)

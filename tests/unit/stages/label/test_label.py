@@ -12,23 +12,23 @@ from ray_app.stages.label.pair_scorer import PairScores, query_too_long
 
 
 class Overlap:
-    """Grade 5 where the pin says the query, else grade 1; NaN for the query "poison"."""
+    """Grade 5 where the pin says the query, else grade 1; NaN for the query "unscorable"."""
 
     def score(self, queries: list[str], pin_texts: list[str], features: np.ndarray) -> PairScores:
         probs = np.zeros((len(queries), 5), np.float32)
         for i, (query, text) in enumerate(zip(queries, pin_texts, strict=True)):
-            probs[i, 4 if query in text else 0] = np.nan if query == "poison" else 1.0
+            probs[i, 4 if query in text else 0] = np.nan if query == "unscorable" else 1.0
         errors = [query_too_long(len(query), 20) for query in queries]
         return PairScores(probs=probs, errors=errors, tokens=np.full(len(queries), 7), computed_tokens=5 * len(queries))
 
 
 class Length:
-    """Vector = (length, 1); NaN for "poison"."""
+    """Vector = (length, 1); NaN for "unscorable"."""
 
     dim = 2
 
     def encode(self, texts: list[str], batch_size: int) -> np.ndarray:
-        return np.array([[np.nan if t == "poison" else len(t), 1] for t in texts], np.float32)
+        return np.array([[np.nan if t == "unscorable" else len(t), 1] for t in texts], np.float32)
 
 
 def pairs(*rows: tuple[str, str | None]) -> pa.Table:
@@ -42,8 +42,8 @@ def pairs(*rows: tuple[str, str | None]) -> pa.Table:
     )
 
 
-def test_a_poison_row_is_one_error_row_and_the_others_are_graded() -> None:
-    rows = [("cup", "red cup"), ("poison", "x"), ("cup", "mug"), ("", "x"), (" \u3000", "x"), ("cup", None), ("cup", " "),
+def test_unscorable_pair_yields_error_row() -> None:
+    rows = [("cup", "red cup"), ("unscorable", "x"), ("cup", "mug"), ("", "x"), (" \u3000", "x"), ("cup", None), ("cup", " "),
             ("x" * 50, "a"), ("\x00\u202e\ufffd👩\u200d🚀", "\u0301\u0301")]  # fmt: skip
     result = label_batch(pairs(*rows), Overlap())
     codes = [(error or "").split(":")[0] for error in result["error"].to_pylist()]
@@ -54,7 +54,7 @@ def test_a_poison_row_is_one_error_row_and_the_others_are_graded() -> None:
     assert (pc.sum(result["tokens"]).as_py(), pc.sum(result["computed_tokens"]).as_py()) == (5 * 7, 5 * 5)
 
 
-def test_a_block_of_poison_does_not_reach_the_teacher() -> None:
+def test_a_block_of_unscorable_pairs_does_not_reach_the_teacher() -> None:
     result = label_batch(pairs(("", "x"), ("x", "")), None)
     assert result["error"].null_count == 0
 
@@ -64,7 +64,7 @@ def test_an_empty_block_has_the_ledgers_columns() -> None:
 
 
 def test_an_empty_text_and_a_broken_vector_are_error_rows() -> None:
-    result = embed_batch(wanted_texts("r", ["cup", "", "poison"]), Length(), 8)
+    result = embed_batch(wanted_texts("r", ["cup", "", "unscorable"]), Length(), 8)
     assert result.schema.equals(embedding_results(2))
     assert [(row["error"] or "").split(":")[0] for row in result.to_pylist()] == [
         "",

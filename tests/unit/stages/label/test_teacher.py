@@ -13,9 +13,9 @@ from ray_app.stages.label.teacher import Teacher
 from ray_app.stages.label.vllm import shares_prefixes
 
 ODD = ["\x00", "\u202egum", "👩\u200d🚀", "\u0301\u0301", "\ufffd\U0010ffff"]
-POISON = [("", "red mug"), (" \u3000", "red mug"), ("cup", ""), ("cup " * 47, "red mug")]
+UNSCORABLE = [("", "red mug"), (" \u3000", "red mug"), ("cup", ""), ("cup " * 47, "red mug")]
 ROWS = pairs(
-    6, 5, first=[*POISON, *((odd, odd) for odd in ODD), ("cup " * 44, "red mug " * 9), ("cup", "red " * 100)]
+    6, 5, first=[*UNSCORABLE, *((odd, odd) for odd in ODD), ("cup " * 44, "red mug " * 9), ("cup", "red " * 100)]
 )  # the last two fill all of the 48 tokens
 
 
@@ -34,11 +34,11 @@ def plain(teacher):
 
 def test_errors_are_these_rows_and_no_others(plain):
     probs, errors = plain
-    codes = [error.split(":")[0] for error in errors[: len(POISON)]]
+    codes = [error.split(":")[0] for error in errors[: len(UNSCORABLE)]]
     assert codes == ["empty_query", "empty_query", "empty_pin", "query_too_long"]
-    assert errors[len(POISON) :] == [None] * (len(errors) - len(POISON))
-    assert np.isnan(probs[: len(POISON)]).all()
-    assert np.allclose(probs[len(POISON) :].sum(1), 1, atol=1e-6)
+    assert errors[len(UNSCORABLE) :] == [None] * (len(errors) - len(UNSCORABLE))
+    assert np.isnan(probs[: len(UNSCORABLE)]).all()
+    assert np.allclose(probs[len(UNSCORABLE) :].sum(1), 1, atol=1e-6)
 
 
 def test_the_teacher_tells_rows_apart(plain):

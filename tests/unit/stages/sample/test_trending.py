@@ -57,7 +57,7 @@ def test_a_query_that_falls_is_not_trending():
 
 
 def test_a_large_query_that_rises_by_half_is_not_trending():
-    """Beyond chance, and yet what every week brings."""
+    """Significant, and yet what every week brings."""
     now, then = {"a": 3000, "b": 7000}, {"a": 20_000, "b": 80_000}
     assert rise_score(*(np.array([n]) for n in (3000, 20_000, 10_000, 100_000)))[0] > 10
     assert find_trending(make_log(searches(now)), make_log(searches(then))) == []
