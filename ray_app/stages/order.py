@@ -20,5 +20,5 @@ def enabled_stages(cfg: Config) -> list[str]:
 
 
 def load_stage(name: str) -> Any:
-    """Import the module of a stage, with `run(cfg, store) -> Manifest`."""
-    return import_module(f"ray_app.stages.{name}.stage")
+    """Import the module of a stage, or of an analysis such as `evaluate`, with `run(cfg, store) -> Manifest`."""
+    return import_module(f"ray_app.{'stages' if name in STAGES else 'analysis'}.{name}.stage")
