@@ -25,7 +25,7 @@ from ray_app.tables.provenance import git_commit, package_versions
 from ray_app.tables.stage_run import StageRun
 
 VERSION = 5
-TRUTH = "truth"  # rater of the demo world's own grades
+GROUND_TRUTH = "ground_truth"  # rater of the synthetic demo dataset's own grades
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
@@ -60,8 +60,10 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
     seen = found.seen_in_training(cfg, store)
     notes = seen.cautions
-    if set(labels["rater_id"].to_pylist()) == {TRUTH}:
-        notes.append('The grades are the known truth of the demo world; where the report says "human", read "truth".')
+    if set(labels["rater_id"].to_pylist()) == {GROUND_TRUTH}:
+        notes.append(
+            'The grades are the known ground truth of the synthetic demo dataset; where the report says "human", read "ground truth".'
+        )
     log = read_output(store, log_output, ["query", "locale", "timestamp", "action"])
     pairs = slice_columns(judged.table, log, read_output(store, pins_output, ["pin_id", "created_at"]))
     evaluation = evaluate_systems(pairs, systems, evaluation_settings(cfg), notes=notes)
