@@ -4,8 +4,6 @@ Corpus statistics are computed once; a (doc, term) pair's share of the score is 
 a look-up per query token. Equal to rank-bm25 to 1e-6 (tests/unit/features/test_bm25.py), including its floor under negative idf.
 
 Longer than 300 lines: statistics, look-up of pairs and search read the same arrays, whose layout nothing else knows.
-
-One file of more than 300 lines: index, statistics and scores share their arrays, and are read together.
 """
 
 from array import array
