@@ -267,7 +267,7 @@ async function about() {
       }),
     );
     $("about").textContent =
-      `${found.num_pins.toLocaleString("en")} pins · release ${found.release.slice(0, 8)} · student ${found.student.slice(0, 8)} · queries by ${found.engine}`;
+      `${found.num_pins.toLocaleString("en")} pins · release ${found.release.slice(0, 8)} · student ${found.student.slice(0, 8)} · queries by ${found.backend}`;
   } catch (error) {
     say(explained(error), true);
   }

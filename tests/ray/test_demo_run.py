@@ -58,7 +58,7 @@ def test_captions_reach_the_texts_that_models_read(finished: Finished) -> None:
     assert counts["pins_with_caption"] > 0.9 * counts["rows_out"]
     store = Storage(cfg.output)
     texts = read_output(store, manifests["enrich"].outputs["pin_texts"])
-    concepts = store.read_table(manifests["demo"].outputs["truth_concepts"].files[0]).to_pylist()
+    concepts = store.read_table(manifests["demo"].outputs["ground_truth_concepts"].files[0]).to_pylist()
     said = dict(zip(texts["pin_id"].to_pylist(), texts["caption"].to_pylist(), strict=True))
     seen = [row for row in concepts if said.get(row["pin_id"])]
     assert sum(row["colour"] in said[row["pin_id"]] for row in seen) >= 0.95 * len(seen)
@@ -78,7 +78,7 @@ def test_the_truth_is_read_by_evaluate_only(finished: Finished) -> None:
     truth = {out.content_hash for name, out in manifests["demo"].outputs.items() if name.startswith("ground_truth")}
     for name, manifest in manifests.items():
         assert not truth & set(manifest.inputs.values()), name
-    judged = {row["query"] for row in manifests_table(finished, "demo", "truth_judgements")}
+    judged = {row["query"] for row in manifests_table(finished, "demo", "ground_truth_judgments")}
     for stage, output in (("sample", "pairs"), ("ingest", "search_log"), ("ingest", "human_labels")):
         assert not judged & {row["query"] for row in manifests_table(finished, stage, output)}, stage
 

@@ -57,11 +57,11 @@ def test_the_truth_lies_apart(finished):
     _, made = finished
     truth = {name: out.path for name, out in made.outputs.items() if name not in TABLES}
     assert truth == {
-        "truth_concepts": "world/ground_truth/concepts",
-        "truth_requests": "world/ground_truth/requests",
-        "truth_judgements": "world/ground_truth/judgments",
+        "ground_truth_concepts": "world/ground_truth/concepts",
+        "ground_truth_requests": "world/ground_truth/requests",
+        "ground_truth_judgments": "world/ground_truth/judgments",
     }
-    assert made.counts["truth_judgements"] == 40 * 20
+    assert made.counts["ground_truth_judgments"] == 40 * 20
 
 
 def test_a_changed_picture_survives_the_next_run(ray_cluster, tmp_path):

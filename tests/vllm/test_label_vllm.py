@@ -203,5 +203,5 @@ def test_bfloat16_is_near_to_transformers_in_bfloat16(ended):
 def test_a_pooling_that_the_engine_lacks_is_refused_at_once(tmp_path, tiny_encoder, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)  # importing it raises
     made = world(tmp_path, tiny_encoder, "spans")
-    with pytest.raises(UserError, match=r"label\.engine is vllm, which cannot pool 'spans'.*train_teacher\.pooling"):
+    with pytest.raises(UserError, match=r"label\.backend is vllm, which cannot pool 'spans'.*train_teacher\.pooling"):
         made.maker.compute_texts(ROWS)
