@@ -153,7 +153,7 @@ class ModelWork:
             recomputed_rows=self.ledger.count_recomputed(num_present + computed),
             first_error=next(filter(None, first_errors), None),
             transient=transient,
-            counters=counters,
+            counters=dict(counters),
             tokens=progress.tokens,
             prefix_hit_rate=progress.prefix_hit_rate,
             device_sec=sum(end - start for start, end in spans),

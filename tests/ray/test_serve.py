@@ -126,7 +126,7 @@ def test_answers_have_the_documented_shapes(app: SimpleNamespace) -> None:
     search = models.SearchResponse.model_validate(post(app, "/v1/search", {"query": QUERY, "top_k": 5}))
     assert len(search.results) == 5
     assert [hit.rank for hit in search.results] == [1, 2, 3, 4, 5]
-    assert "green-mug" in {hit.pin_id for hit in search.results if hit.matched.get("title") == ["green", "mug"]}
+    assert "green-mug" in {hit.pin_id for hit in search.results if hit.matched_terms.get("title") == ["green", "mug"]}
     models.RerankResponse.model_validate(post(app, "/v1/rerank", {"query": QUERY, "pin_ids": app.pins[:3]}))
     models.EncodeResponse.model_validate(post(app, "/v1/encode", {"queries": [QUERY]}))
     board = models.BoardResponse.model_validate(post(app, "/v1/boards/encode", {"title": "mugs", "pin_ids": ["x"]}))

@@ -35,7 +35,7 @@ def test_both_engines_say_the_same(vllm_cluster, tmp_path, vlm):
         write_pins(store, [*paths, picture(60)])
         done = run(make_config(store.uri, model=vlm, backend=engine, max_error_rate=0.1), store)
         assert (done.counts["computed"], done.counts["errors"]) == (12, 1)
-        assert done.info["images_per_sec"] > 0
+        assert done.info["actual"]["rows_per_sec"] > 0
         found[engine] = captions(store)
     assert found["vllm"] == found["transformers"]
     assert found["vllm"][4]["error"].startswith("not_an_image: ")
