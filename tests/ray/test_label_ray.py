@@ -48,7 +48,7 @@ def message(act):
 def fault_free(ray_cluster, tmp_path_factory, tiny_decoder):
     """Labels of MANY by a job that nobody kills."""
     maker = maker_of(tmp_path_factory.mktemp("fault-free"), tiny_decoder, **KILLED)
-    counts = maker.compute_texts(MANY)
+    counts = maker.work().compute(MANY)
     assert (counts.computed, num_blocks(maker), counts.recomputed_rows) == (len(MANY), NUM_BLOCKS, 0)
     return probs_of(maker, MANY)[0]
 
@@ -59,11 +59,11 @@ def fault_free(ray_cluster, tmp_path_factory, tiny_decoder):
 def test_sizes_order_and_sharing_change_no_label(ray_cluster, tmp_path, tiny_decoder):
     """Through Ray; all combinations are in tests/unit/stages/label/test_teacher.py."""
     one = maker_of(tmp_path / "one", tiny_decoder, batch_size=64, rows_per_block=64)
-    shared = one.compute_texts(ROWS)
+    shared = one.work().compute(ROWS)
     other = maker_of(
         tmp_path / "other", tiny_decoder, batch_size=3, rows_per_block=7, num_actors=2, prefix_sharing=False
     )
-    alone = other.compute_texts(ROWS.take(np.random.default_rng(0).permutation(len(ROWS))))
+    alone = other.work().compute(ROWS.take(np.random.default_rng(0).permutation(len(ROWS))))
     found, _ = probs_of(one, ROWS)
     np.testing.assert_allclose(found, probs_of(other, ROWS)[0], rtol=0, atol=1e-5)
     np.testing.assert_allclose(found, expected(one.store, one.teacher, ROWS)[0], rtol=0, atol=1e-5)
@@ -122,7 +122,7 @@ def test_kill_9_of_the_whole_job_again_and_again(fault_free, tmp_path, tiny_deco
         if "begun" in path
     )
 
-    counts = maker.compute_texts(MANY)
+    counts = maker.work().compute(MANY)
     assert (counts.already_present, counts.computed) == (len(present), len(MANY) - len(present))
     assert counts.recomputed_rows == begun - len(present)
     assert counts.recomputed_rows <= kills * 2 * 8  # what two workers had in their hands
@@ -141,7 +141,7 @@ def wait_until_still(maker):
 def test_kill_9_of_one_worker_costs_no_more_than_its_block(fault_free, tmp_path, tiny_decoder):
     maker = maker_of(tmp_path, tiny_decoder, **KILLED)
     killer = Killer(maker, 20, "MapWorker(MapBatches(CommitBlockUDF))")
-    counts = maker.compute_texts(MANY)
+    counts = maker.work().compute(MANY)
     assert killer.killed
     assert (counts.computed, counts.errors) == (len(MANY), 0)
     assert killer.at_block < NUM_BLOCKS
@@ -157,14 +157,14 @@ def test_too_many_errors_stop_the_job_until_they_are_fixed(ray_cluster, tmp_path
     bad = [("", "red mug"), ("cup", ""), ("cup " * 47, "red mug")]
     rows = pairs(3, 4, first=bad)
     maker = maker_of(tmp_path, tiny_decoder, max_error_rate=0.1)
-    text = message(lambda: maker.compute_texts(rows))
+    text = message(lambda: maker.work().compute(rows))
     assert (
         "soft_labels: stopped after 15 of 15 rows: 3 failed (20.0%, max_error_rate is 10.0%), such as 'empty_" in text
     )
 
-    kept = maker.compute_texts(rows)  # the stage refuses these: it counts all errors, old ones too
+    kept = maker.work().compute(rows)  # the stage refuses these: it counts all errors, old ones too
     assert (kept.computed, kept.errors) == (0, 3)
 
     assert maker.ledger.drop_errors() == 3
-    healthy = maker.compute_texts(rows.slice(3))
+    healthy = maker.work().compute(rows.slice(3))
     assert (healthy.already_present, healthy.computed, healthy.errors) == (12, 0, 0)

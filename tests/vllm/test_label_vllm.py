@@ -69,7 +69,7 @@ def assert_each_row_once(maker, rows):
 @pytest.fixture(scope="module")
 def plain(vllm_cluster, tmp_path_factory, decoder):
     made = world(tmp_path_factory.mktemp("plain"), decoder)
-    made.counts = made.maker.compute_texts(ROWS)
+    made.counts = made.maker.work().compute(ROWS)
     return made
 
 
@@ -158,7 +158,7 @@ def survivor(vllm_cluster, tmp_path_factory, encoder):
     """An encoder that pools the mean, whose engine dies in the middle."""
     made = world(tmp_path_factory.mktemp("survivor"), encoder, "mean", **SLOW)
     made.killer = Killer(made.maker, 5, "EngineCore")
-    made.counts = made.maker.compute_texts(MANY)
+    made.counts = made.maker.work().compute(MANY)
     return made
 
 
@@ -181,7 +181,7 @@ def ended(vllm_cluster, tmp_path_factory, decoder):
     made = world(tmp_path_factory.mktemp("ended"), decoder, dtype="bfloat16", max_restarts=0, **SLOW)
     made.killer = Killer(made.maker, 5, "EngineCore")
     with pytest.raises(UserError) as caught:
-        made.maker.compute_texts(MANY)
+        made.maker.work().compute(MANY)
     made.message = str(caught.value)
     made.kept = ledger_keys(made.maker)
     return made
@@ -204,4 +204,4 @@ def test_a_pooling_that_the_engine_lacks_is_refused_at_once(tmp_path, tiny_encod
     monkeypatch.setitem(sys.modules, "ray", None)  # importing it raises
     made = world(tmp_path, tiny_encoder, "spans")
     with pytest.raises(UserError, match=r"label\.backend is vllm, which cannot pool 'spans'.*train_teacher\.pooling"):
-        made.maker.compute_texts(ROWS)
+        made.maker.work().compute(ROWS)
