@@ -126,7 +126,7 @@ class Job:
     def log(self):
         return (self.folder / "log").read_text(errors="replace")
 
-    def finish(self, timeout_sec=150):
+    def finish(self, timeout_sec=400):
         """Counts of its runs, and what the metrics endpoint said in the end; a hang is a failure."""
         try:
             self.process.wait(timeout_sec)

@@ -29,10 +29,10 @@ SMALL = [
 HUMAN_ONLY = {"name": "human labels only", "set": {"distill.soft_label_ratio": 0}}
 EXPERIMENTS = {
     "text_features": {
-        "title": "What is each text worth?", "system": "teacher", "compare_to": "above",
+        "title": "What is each text worth?", "system": "teacher", "compare_to": "previous",
         "variants": [{"name": "BM25", "system": "bm25"}, {"name": "caption", "set": {"pin_text.fields": ["caption"]}}, {"name": "all"}],
     },
-    "label_scaling": {"title": "What are more labels worth?", "compare_to": "above", "variants": [HUMAN_ONLY, {"name": "all"}]},
+    "label_scaling": {"title": "What are more labels worth?", "compare_to": "previous", "variants": [HUMAN_ONLY, {"name": "all"}]},
     "languages": {"title": "And languages that nobody labelled?", "compare_to": "languages", "variants": [HUMAN_ONLY, {"name": "all"}]},
 }  # fmt: skip
 
