@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from ray_app.base.errors import UserError
 from ray_app.cluster.resources import connect
+from ray_app.cluster.tasks import results_of
 from ray_app.tables.partitions import Parts
 
 Result = TypeVar("Result")
@@ -59,17 +60,12 @@ def shuffle(
     cuts: list[Any] = [on_ray.remote(item) for item in items]  # of one part its reference, of several a list
     try:
         if num_parts == 1:
-            return [join(0, ray.get(cuts), shared)]
+            return [join(0, results_of(cuts), shared)]
         join_on_ray, everywhere = ray.remote(num_cpus=1)(join_one), ray.put(shared)
         joined = [join_on_ray.remote(i, everywhere, *(parts[i] for parts in cuts)) for i in range(num_parts)]
         del cuts  # so that Ray may free each part as soon as it is joined
-        return list(ray.get(joined))
-    except ray.exceptions.RayTaskError as error:
-        cause = error
-        while isinstance(cause, ray.exceptions.RayTaskError):
-            cause = cause.cause
-        if isinstance(cause, UserError):  # else the user reads a page of traceback
-            raise UserError(str(cause)) from None
+        return results_of(joined)
+    except ray.exceptions.RayTaskError:
         raise
     except ray.exceptions.RayError as error:
         raise UserError(

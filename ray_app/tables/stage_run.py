@@ -48,7 +48,12 @@ class RetrainPolicy:
 
     pin_texts: Output
     inputs: tuple[str, ...]  # names of the stage's inputs that follow from the pins' texts
-    max_changed_fraction: float  # of pins that are new or say something else
+    max_changed_fraction: float  # of pins that are new or whose text differs
+
+    @classmethod
+    def of(cls, cfg: Config, pin_texts: Output, *inputs: str) -> "RetrainPolicy":
+        """The policy of the config, for a stage of which these inputs follow from `pin_texts`."""
+        return cls(pin_texts=pin_texts, inputs=inputs, max_changed_fraction=cfg.retrain.max_changed_fraction)
 
     def tolerates(self, store: Storage, manifest: Manifest, inputs: dict[str, str]) -> bool:
         """Whether an earlier run differs from the present inputs only in few pins."""
@@ -92,8 +97,8 @@ class Stage:
         recipe: Everything else that decides the result: config sections, recipes of models, versions.
         compute: Makes the outputs and writes them through the run; pure but for that.
         retrain_policy: Which changes of the catalogue an earlier result may survive.
-        adapt: Makes outputs for the present catalogue of an earlier run that `retrain_policy` lets stand; None: it stands as it is.
-        stands: Whether a finished run needs no other, beside its fingerprint, such as one whose URLs were all readable.
+        adapt: Makes outputs for the present catalogue from an earlier run that `retrain_policy` tolerates; None: the earlier outputs are kept.
+        still_valid: Finished run -> False if it has to be repeated although its fingerprint fits, such as one with unreadable URLs.
     """
 
     name: str
@@ -103,22 +108,14 @@ class Stage:
     compute: "Callable[[StageRun], StageResult]"
     retrain_policy: RetrainPolicy | None = None
     adapt: "Callable[[StageRun, Manifest], Manifest] | None" = None
-    stands: Callable[[Manifest], bool] = lambda _: True
+    still_valid: Callable[[Manifest], bool] = lambda _: True
 
 
 def run_stage(stage: Stage, cfg: Config, store: Storage) -> Manifest:
-    """Run a stage unless an earlier run stands; returns the manifest."""
-    run = StageRun(
-        stage.name,
-        cfg,
-        store,
-        stage.version,
-        settings=list(stage.recipe),
-        inputs=list(stage.inputs),
-        retrain_policy=stage.retrain_policy,
-    )
+    """Run a stage unless an earlier run is still valid; returns the manifest."""
+    run = StageRun.of(stage, cfg, store)
     finished = run.finished
-    if finished is not None and stage.stands(finished):
+    if finished is not None and stage.still_valid(finished):
         if finished.fingerprint == run.fingerprint or stage.adapt is None:
             return finished
         return stage.adapt(run, finished)
@@ -140,6 +137,14 @@ class StageRun:
     retrain_policy: RetrainPolicy | None = None
     _outputs: dict[str, Output] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, stage: Stage, cfg: Config, store: Storage) -> "StageRun":
+        """The run that a stage's declaration asks for now."""
+        return cls(
+            stage.name, cfg, store, stage.version, list(stage.recipe), list(stage.inputs),
+            retrain_policy=stage.retrain_policy,
+        )  # fmt: skip
 
     @property
     def input_hashes(self) -> dict[str, str]:

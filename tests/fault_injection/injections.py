@@ -18,7 +18,7 @@ from s3_proxy import S3Proxy
 from world import STAGES
 
 ON_RAY = ("ingest", "enrich", "zero_shot", "engagement", "graph", "train_teacher", "label", "distill", "embed")
-_MODEL_WORKERS = ("MapWorker", "RayTrainWorker", "_train")
+_MODEL_WORKERS = ("MapWorker", "RayTrainWorker", "ray::train")
 _DISK_MB = 96
 DAY = 86_400
 

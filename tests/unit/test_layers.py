@@ -28,7 +28,7 @@ ray_app.base
 LEVEL = {name: level for level, line in enumerate(LAYERS.strip().splitlines()) for name in line.split()}
 
 # Where Ray may be imported: Python files by the folder or the name.
-RAY = ("pipelines/", "serve/", "ray_app/cluster/", "ray_app/cli.py", "/stage.py", "caption/chain.py")
+RAY = ("pipelines/", "serve/", "ray_app/cluster/", "ray_app/cli.py")
 
 
 def package_of(module):

@@ -27,7 +27,7 @@ from ray_app.analysis.metrics.systems import graded
 from ray_app.base.columns import matrix_column, matrix_of
 from ray_app.base.config import Config, section_hash
 from ray_app.base.storage import Storage
-from ray_app.cluster.resources import connect
+from ray_app.cluster.tasks import run_task
 from ray_app.cluster.train import train_on_ray
 from ray_app.cluster.train_worker import TrainJob
 from ray_app.features.student import drifting_inputs, feature_inputs
@@ -233,20 +233,15 @@ def _score_on_ray(
     """Probabilities (num_pairs, 5), weights and seconds by number. One task: there are few pairs, and a process costs seconds."""
     if not asked:
         return {}
-    import ray
-
-    connect()
     # Resolved here, since the task may come to another machine.
     label = cfg.label.model_copy(update={"dtype": stage_dtype(cfg.label)})
     embed = cfg.embed.model_copy(update={"dtype": stage_dtype(cfg.embed)})
     cfg = cfg.model_copy(update={"label": label, "embed": embed})
 
-    @ray.remote(num_cpus=1)
     def score() -> dict[int, tuple[np.ndarray, int, float]]:
         return {number: score_pairs(cfg, store, part) for number, part in asked.items()}
 
-    found: dict[int, tuple[np.ndarray, int, float]] = ray.get(score.remote())
-    return found
+    return dict(run_task(score))
 
 
 def _with_costs(

@@ -25,6 +25,7 @@ from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION
 from ray_app.cluster.encoders import student_tower, zero_shot_tower
+from ray_app.cluster.tasks import results_of, shared, start_task
 from ray_app.demo.facts import pin_id
 from ray_app.features.catalogue import Catalogue, load_catalogue
 from ray_app.features.student import STUDENT_FEATURES_VERSION, feature_inputs
@@ -137,8 +138,6 @@ def score_candidates(
     control: Output, treatment: Output,
 ) -> RankerScores:  # fmt: skip
     """Both students' scores of all candidates, in Ray tasks."""
-    import ray
-
     query, column = np.nonzero(found.is_pin)
     texts = traffic.texts
     request = ScoringRequest(
@@ -147,17 +146,14 @@ def score_candidates(
         pin_index=rows[found.pins[query, column]],
     )  # fmt: skip
     # Most pins have their vectors since `embed`; a pin that has none gets it here.
-    pin_vectors = ray.put(student_tower(cfg, store, treatment, "pin").encode(catalogue.pairs.rendered))
+    pin_vectors = shared(student_tower(cfg, store, treatment, "pin").encode(catalogue.pairs.rendered))
 
-    @ray.remote(num_cpus=1)
     def score(part: ScoringRequest, vectors: Any) -> Scored:
-        import torch
-
-        torch.set_num_threads(1)
         return Arms.load(cfg, store, control, treatment, vectors).score(part)
 
     starts = range(0, len(texts), _QUERIES_PER_TASK)
-    parts = ray.get([score.remote(request.of_queries(at, at + _QUERIES_PER_TASK), pin_vectors) for at in starts])
+    tasks = [start_task(score, request.of_queries(at, at + _QUERIES_PER_TASK), pin_vectors) for at in starts]
+    parts: list[Scored] = results_of(tasks)
     grids = np.zeros((2, *found.pins.shape))
     for grid, name in zip(grids, ("control", "treatment"), strict=True):
         grid[query, column] = np.concatenate([getattr(part, name) for part in parts])

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from ray_app.analysis.metrics.judgments import evaluation_settings
 from ray_app.analysis.transfer.render_text import STUDENT, transfer_table
@@ -15,11 +14,12 @@ from ray_app.analysis.transfer.systems import System, bm25, popularity, random_v
 from ray_app.analysis.transfer.tasks import Saves, build_tasks, held_out_boards, readable
 from ray_app.analysis.transfer.transfer_metrics import measure, metrics_table
 from ray_app.base.columns import aligned, matrix_or_zero
-from ray_app.base.config import Config, GraphConfig
+from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION, render_pin_texts
 from ray_app.cluster.encoders import CachedEncoder, student_tower, title_and_text, zero_shot_tower
+from ray_app.cluster.tasks import results_of, start_task
 from ray_app.features.query_tower import QueryTower
 from ray_app.models.encoder_usage import Role
 from ray_app.stages.enrich.board_titles import title_forms, titled_saves, top_board_titles
@@ -34,16 +34,6 @@ VERSION = 2
 
 BASE = "base encoder"
 ROLES: tuple[Role, Role] = ("pin", "query")
-
-
-@ray.remote(num_cpus=1)
-def _train_graph(
-    board: np.ndarray, pin: np.ndarray, boards: np.ndarray, pins: np.ndarray, cfg: GraphConfig, seed: int
-) -> Graph:
-    import torch
-
-    torch.set_num_threads(1)
-    return train(board, pin, boards, pins, cfg, seed)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,7 +140,7 @@ def _systems(
     if cfg.graph is not None:  # trains while the towers work
         _, board_titles, board, pin = board_edges(material.boards, pin_ids.to_pylist())
         known = towers.zero_shot_query.encode(board_titles)
-        graph = _train_graph.remote(board, pin, known, zero_shot, cfg.graph, cfg.seed)
+        graph = start_task(train, board, pin, known, zero_shot, cfg.graph, cfg.seed)
     base, base_titles = towers.base_pin.encode(full), towers.base_query.encode(titles)
     num_saves = np.bincount(
         pc.index_in(material.boards["pin_id"], value_set=pin_ids).drop_null().to_numpy(), minlength=len(pin_ids)
@@ -171,7 +161,7 @@ def _systems(
         marks["engagement"] = f"learned from the search log; {found.any(1).mean():.0%} of the pins have a vector"
     if graph is not None:
         # The run's own graph has learned from all boards. This one gives pins on no board vectors too, from their texts.
-        trained: Graph = ray.get(graph)
+        trained: Graph = results_of([graph])[0]
         systems.append(vectors("graph", trained.pin_vectors, trained.tower.encode(zero_shot_titles)))
         marks["graph"] = "trained here on the other boards' saves"
     return systems, marks

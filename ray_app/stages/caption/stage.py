@@ -39,7 +39,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         recipe=[caption_recipe(caption), caption.limits, stat_fingerprint(images, caption.limits)],
         compute=partial(_caption, pins=pins),
         # A server that was down may be up again, and tells nothing by itself.
-        stands=lambda finished: not finished.counts["unreadable_urls"],
+        still_valid=lambda finished: not finished.counts["unreadable_urls"],
     )
     return run_stage(stage, cfg, store)
 

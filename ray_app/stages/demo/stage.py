@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow as pa
 from ray_app.base.config import Config, DemoConfig
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage, StoredFile
+from ray_app.cluster.tasks import results_of, start_task
 from ray_app.demo.world import (
     image_files,
     join_location,
@@ -20,23 +22,13 @@ from ray_app.demo.world import (
     whole_tables,
 )
 from ray_app.tables.manifest import Manifest, manifest_path
-from ray_app.tables.stage_run import StageRun
+from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
 logger = logging.getLogger(__name__)
 
 VERSION = 2
 WORLD = "world"
 IMAGES = f"{WORLD}/images"
-_USER_ERROR = "user_error"
-_WRITTEN = pa.schema(
-    [
-        pa.field("name", pa.string()),  # of a table, or of a count
-        pa.field("path", pa.string()),  # "": a count
-        pa.field("sha256", pa.string()),
-        pa.field("size_bytes", pa.int64()),
-        pa.field("rows", pa.int64()),
-    ]
-)
 _NO_FILE = {"path": "", "sha256": "", "size_bytes": 0}
 
 
@@ -56,14 +48,24 @@ def run(cfg: Config, store: Storage) -> Manifest:
     demo = cfg.demo
     image_root = join_location(store.uri, IMAGES)
     named = image_root if demo.pictures == "files" else None  # by the pins, so another place is another world
-    stage = StageRun("demo", cfg, store, version=VERSION, settings=[demo, named], inputs=[])
-    if (finished := stage.finished) is not None:
-        return finished
+    stage = Stage(
+        name="demo",
+        version=VERSION,
+        inputs=[],
+        recipe=[demo, named],
+        compute=partial(_write_demo, demo=demo, image_root=image_root),
+    )
+    return run_stage(stage, cfg, store)
 
+
+def _write_demo(run: StageRun, demo: DemoConfig, image_root: str) -> StageResult:
+    store = run.store
     # Manifest first: a kill must not leave one that vouches for half of another world.
     store.delete(manifest_path("demo"))
     store.delete(WORLD)
-    written = _make_parts(demo, store, image_root)
+    parts = num_parts(demo)
+    tasks = [start_task(write_part, demo, store, image_root, part, parts) for part in range(parts)]
+    written: list[dict[str, Any]] = [row for rows in results_of(tasks) for row in rows]
     for table, rows in whole_tables(demo).items():
         number = sum(row["name"] == table for row in written)
         written.append(_write_table(store, table, number, rows))
@@ -74,9 +76,9 @@ def run(cfg: Config, store: Storage) -> Manifest:
     for table in dict.fromkeys(row["name"] for row in written if row["path"]):
         files = sorted((row for row in written if row["name"] == table), key=lambda row: row["path"])
         stored = [StoredFile(path=r["path"], sha256=r["sha256"], size_bytes=r["size_bytes"]) for r in files]
-        stage.add_output(table.replace("/", "_"), f"{WORLD}/{table}", stored, rows=sum(r["rows"] for r in files))
+        run.add_output(table.replace("/", "_"), f"{WORLD}/{table}", stored, rows=sum(r["rows"] for r in files))
     counts["rows_out"] = sum(row["rows"] for row in written if row["path"])
-    return stage.finish(dict(counts))
+    return StageResult(counts=dict(counts))
 
 
 def write_part(demo: DemoConfig, store: Storage, image_root: str, part: int, parts: int) -> list[dict[str, Any]]:
@@ -104,24 +106,3 @@ def write_part(demo: DemoConfig, store: Storage, image_root: str, part: int, par
 def _write_table(store: Storage, table: str, number: int, rows: pa.Table) -> dict[str, Any]:
     file = store.write_table(f"{WORLD}/{table}/part-{number:05d}.parquet", rows)
     return {"name": table, "path": file.path, "sha256": file.sha256, "size_bytes": file.size_bytes, "rows": len(rows)}
-
-
-def _make_parts(demo: DemoConfig, store: Storage, image_root: str) -> list[dict[str, Any]]:
-    """`write_part` of every part, each in a Ray task."""
-    import ray.data
-
-    parts = num_parts(demo)
-
-    def make(batch: dict[str, Any]) -> pa.Table:
-        try:
-            return pa.Table.from_pylist(write_part(demo, store, image_root, int(batch["id"][0]), parts), _WRITTEN)
-        except UserError as error:  # as data: Ray would wrap it in its own errors and a page of traceback
-            return pa.Table.from_pylist([{"name": _USER_ERROR, **_NO_FILE, "path": str(error), "rows": 0}], _WRITTEN)
-
-    dataset = ray.data.range(parts, override_num_blocks=parts).map_batches(make, batch_size=1)
-    dataset.set_name("demo")
-    written = dataset.take_all()
-    errors = sorted(row["path"] for row in written if row["name"] == _USER_ERROR)
-    if errors:
-        raise UserError(errors[0])
-    return written

@@ -33,7 +33,7 @@ from ray_app.models.truncation import student_truncation
 from ray_app.stages.distill.examples import human_examples, soft_examples, split_by_query
 from ray_app.tables.manifest import Manifest, read_output, require_output
 from ray_app.tables.model_files import model_files
-from ray_app.tables.stage_run import RetrainPolicy, StageRun
+from ray_app.tables.stage_run import RetrainPolicy, Stage, StageResult, StageRun, run_stage
 from ray_app.training.examples import Examples
 
 logger = logging.getLogger(__name__)
@@ -51,41 +51,48 @@ def build_student(cfg: DistillConfig, scaler: FeatureScaler, towers: bool) -> ob
 
 @dataclass(frozen=True, kw_only=True)
 class _Distilling:
-    """A student to be trained, or one that is there already."""
+    """The students of a run: whether they have to be trained, and on what."""
 
     cfg: Config
     store: Storage
-    run: StageRun
 
     @classmethod
     def of(cls, cfg: Config, store: Storage) -> "_Distilling":
-        pin_texts = require_output(store, "enrich", "pin_texts")
         distill = with_usage(resolved(cfg.distill))  # the base model's pooling and prompts are settings too
-        cfg = cfg.model_copy(update={"distill": distill})
-        run = StageRun(
-            "distill", cfg, store, VERSION,
-            settings=[
-                distill.recipe, cfg.features, cfg.pin_text, cfg.seed, FEATURES_VERSION, STUDENT_FEATURES_VERSION,
-                model_identity(distill.base_model, distill.revision),
-            ],
+        return cls(cfg=cfg.model_copy(update={"distill": distill}), store=store)
+
+    @property
+    def stage(self) -> Stage:
+        cfg, store, distill = self.cfg, self.store, self.cfg.distill
+        pin_texts = require_output(store, "enrich", "pin_texts")
+        return Stage(
+            name="distill",
+            version=VERSION,
             inputs=[
                 require_output(store, "label", "soft_labels"), require_output(store, "ingest", "human_labels"),
                 require_output(store, "train_teacher", "splits"), require_output(store, "train_teacher", "teacher"), pin_texts,
                 *feature_inputs(cfg, store),
             ],
-            retrain_policy=RetrainPolicy(
-                pin_texts=pin_texts,
-                inputs=("pin_texts", *drifting_inputs(cfg)),
-                max_changed_fraction=cfg.retrain.max_changed_fraction,
-            ),
+            recipe=[
+                distill.recipe, cfg.features, cfg.pin_text, cfg.seed, FEATURES_VERSION, STUDENT_FEATURES_VERSION,
+                model_identity(distill.base_model, distill.revision),
+            ],
+            compute=self.train,
+            retrain_policy=RetrainPolicy.of(cfg, pin_texts, "pin_texts", *drifting_inputs(cfg)),
         )  # fmt: skip
-        return cls(cfg=cfg, store=store, run=run)
 
-    @property
-    def folder(self) -> str:
-        return f"models/{{name}}/{self.run.fingerprint}"
+    def train(self, run: StageRun) -> StageResult:
+        jobs, counts, info = self.jobs(run)
+        train_on_ray(f"distill-{run.fingerprint}", list(jobs.values()), self.cfg.seed, self.store, self.cfg.distill)
+        history, calibration = {}, {}
+        for name, job in jobs.items():
+            files = model_files(self.store, job.model_folder)
+            assert files is not None
+            calibration[name] = calibration_info(self.store, run.add_output(name, job.model_folder, files))
+            history[name] = self.store.read_json(f"{job.model_folder}/history.json")
+        return StageResult(counts=counts, info={"history": history, "calibration": calibration, **info})
 
-    def jobs(self) -> tuple[dict[str, TrainJob], dict[str, int], dict[str, Any]]:
+    def jobs(self, run: StageRun) -> tuple[dict[str, TrainJob], dict[str, int], dict[str, Any]]:
         """The training of both students, and counts and info for the manifest."""
         cfg, store = self.cfg, self.store
         features = StudentFeatures.load(load_catalogue(cfg, store)[0], store, zero_shot_queries(cfg, store))
@@ -106,7 +113,7 @@ class _Distilling:
             taught = taught.rows(np.sort(order[: round(multiple * len(alone))]))
             human = human if multiple else alone
         jobs, num_train, num_valid = student_jobs(
-            cfg, features.names, taught, human, self.folder, splits,
+            cfg, features.names, taught, human, f"models/{{name}}/{run.fingerprint}", splits,
             held_out=human_examples(features, labels, splits, weight=1.0, split="valid", smoothing=0.0),
             num_soft_labels=num_soft_labels, truncation=truncation,
         )  # fmt: skip
@@ -124,24 +131,14 @@ class _Distilling:
 def pending_jobs(cfg: Config, store: Storage) -> list[TrainJob]:
     """The training that `run` would start, for a caller that trains many models on one group of workers."""
     distilling = _Distilling.of(cfg, store)
-    return [] if distilling.run.finished is not None else list(distilling.jobs()[0].values())
+    run = StageRun.of(distilling.stage, distilling.cfg, store)
+    return [] if run.finished is not None else list(distilling.jobs(run)[0].values())
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
     """Write the models `student` and, if it is wanted, `feature_only_student`."""
     distilling = _Distilling.of(cfg, store)
-    run = distilling.run
-    if (finished := run.finished) is not None:
-        return finished
-    jobs, counts, info = distilling.jobs()
-    train_on_ray(f"distill-{run.fingerprint}", list(jobs.values()), cfg.seed, store, cfg.distill)
-    history, calibration = {}, {}
-    for name, job in jobs.items():
-        files = model_files(store, job.model_folder)
-        assert files is not None
-        calibration[name] = calibration_info(store, run.add_output(name, job.model_folder, files))
-        history[name] = store.read_json(f"{job.model_folder}/history.json")
-    return run.finish(counts, info={"history": history, "calibration": calibration, **info})
+    return run_stage(distilling.stage, distilling.cfg, store)
 
 
 def student_jobs(

@@ -27,7 +27,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         inputs=list(sources.values()),
         recipe=[cfg.pin_text, tower.recipe],
         compute=partial(_embed, tower=tower, sources=sources),
-        stands=lambda finished: is_complete(store, finished.info["release"]),
+        still_valid=lambda finished: is_complete(store, finished.info["release"]),
     )
     return run_stage(stage, cfg, store)
 

@@ -1,36 +1,29 @@
 """engagement: search log and zero-shot vectors -> engagement_pins and the model engagement_model."""
 
 import logging
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from ray_app.base.columns import aligned, matrix_of, nullable_vectors
-from ray_app.base.config import Config, EngagementConfig
+from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION
+from ray_app.cluster.tasks import run_task
 from ray_app.features.engagement_rates import RATE_NAMES, engagement_rates
 from ray_app.sources.held_out import HeldOut
-from ray_app.stages.engagement.events import Pairs, allowed_events, engaged_pairs, once_per_client
-from ray_app.stages.engagement.two_tower import TwoTower, train
-from ray_app.tables.manifest import Manifest, read_output, require_output
+from ray_app.stages.engagement.events import allowed_events, engaged_pairs, once_per_client
+from ray_app.stages.engagement.two_tower import train
+from ray_app.tables.manifest import Manifest, Output, read_output, require_output
 from ray_app.tables.model_files import keep_model
-from ray_app.tables.stage_run import RetrainPolicy, StageRun
+from ray_app.tables.stage_run import RetrainPolicy, Stage, StageResult, StageRun, run_stage
 
 logger = logging.getLogger(__name__)
 
 VERSION = 3
-
-
-@ray.remote(num_cpus=1)
-def _train(pairs: Pairs, queries: np.ndarray, pins: np.ndarray, cfg: EngagementConfig, seed: int) -> TwoTower:
-    import torch
-
-    torch.set_num_threads(1)
-    return train(pairs, queries, pins, cfg, seed)
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
@@ -45,29 +38,41 @@ def run(cfg: Config, store: Storage) -> Manifest:
     """
     if cfg.engagement is None:
         raise UserError("engagement is off; switch it on with `engagement: {}` in the config")
-    pin_texts = require_output(store, "enrich", "pin_texts")
-    vectors = require_output(store, "zero_shot", "zero_shot_pins")
-    query_vectors = require_output(store, "zero_shot", "zero_shot_queries")
-    log, labels = (require_output(store, "ingest", name) for name in ("search_log", "human_labels"))
+    needed = {
+        "pin_texts": "enrich",
+        "zero_shot_pins": "zero_shot",
+        "zero_shot_queries": "zero_shot",
+        "search_log": "ingest",
+    }
+    inputs = {name: require_output(store, stage, name) for name, stage in (needed | {"human_labels": "ingest"}).items()}
     held_out = HeldOut.of(cfg)
-    run = StageRun(
-        "engagement", cfg, store, VERSION,
-        settings=[cfg.engagement, cfg.enrich, cfg.seed, TEXT_VERSION, *held_out.settings],
-        inputs=[pin_texts, vectors, query_vectors, log, labels, *held_out.inputs],
-        retrain_policy=RetrainPolicy(
-            pin_texts=pin_texts, inputs=("pin_texts", "zero_shot_pins"), max_changed_fraction=cfg.retrain.max_changed_fraction
-        ),
-    )  # fmt: skip
-    pin_ids = read_output(store, pin_texts, ["pin_id"])["pin_id"]
-    if (finished := run.finished) is not None:
-        if finished.fingerprint == run.fingerprint:
-            return finished
-        table = aligned(read_output(store, finished.output("engagement_pins")), pin_ids)
-        run.write_table("engagement_pins", table)
-        run.write_table("engagement_queries", read_output(store, finished.output("engagement_queries")))
-        return keep_model(run, finished, "engagement_model", _counts(table))
+    stage = Stage(
+        name="engagement",
+        version=VERSION,
+        inputs=[*inputs.values(), *held_out.inputs],
+        recipe=[cfg.engagement, cfg.enrich, cfg.seed, TEXT_VERSION, *held_out.settings],
+        compute=partial(_learn, inputs=inputs, held_out=held_out),
+        retrain_policy=RetrainPolicy.of(cfg, inputs["pin_texts"], "pin_texts", "zero_shot_pins"),
+        adapt=partial(_adapt, pin_texts=inputs["pin_texts"]),
+    )
+    return run_stage(stage, cfg, store)
 
-    excluded = held_out.queries | set(pc.unique(read_output(store, labels, ["query"])["query"]).to_pylist())
+
+def _adapt(run: StageRun, finished: Manifest, pin_texts: Output) -> Manifest:
+    pin_ids = read_output(run.store, pin_texts, ["pin_id"])["pin_id"]
+    table = aligned(read_output(run.store, finished.output("engagement_pins")), pin_ids)
+    run.write_table("engagement_pins", table)
+    run.write_table("engagement_queries", read_output(run.store, finished.output("engagement_queries")))
+    return keep_model(run, finished, "engagement_model", _counts(table))
+
+
+def _learn(run: StageRun, inputs: dict[str, Output], held_out: HeldOut) -> StageResult:
+    cfg, store = run.cfg, run.store
+    assert cfg.engagement is not None
+    pin_ids = read_output(store, inputs["pin_texts"], ["pin_id"])["pin_id"]
+    labelled = read_output(store, inputs["human_labels"], ["query"])["query"]
+    excluded = held_out.queries | set(pc.unique(labelled).to_pylist())
+    log = inputs["search_log"]
     past = held_out.past(read_output(store, log, ["event_id", "query", "pin_id", "action", "timestamp", "client_id"]))
     events = allowed_events(past, excluded, pin_ids.to_pylist(), cfg.enrich)
     if len(events) == 0 and past.num_rows:
@@ -76,9 +81,11 @@ def run(cfg: Config, store: Storage) -> Manifest:
     pairs = engaged_pairs(events, pin_ids.to_pylist(), cfg.enrich, cfg.engagement, cfg.seed)
     if len(pairs.query) == 0:
         logger.warning("engagement: the search log has no engaged pair to learn from, so no pin gets a vector")
-    pin_rows = _rows(pairs.pin_ids, read_output(store, vectors, ["pin_id", "text_embedding"]), "pin_id")
-    query_rows = _rows(pairs.queries, read_output(store, query_vectors), "query")
-    trained = ray.get(_train.remote(pairs, query_rows, pin_rows, cfg.engagement, cfg.seed))
+    pin_rows = _rows(
+        pairs.pin_ids, read_output(store, inputs["zero_shot_pins"], ["pin_id", "text_embedding"]), "pin_id"
+    )
+    query_rows = _rows(pairs.queries, read_output(store, inputs["zero_shot_queries"]), "query")
+    trained = run_task(train, pairs, query_rows, pin_rows, cfg.engagement, cfg.seed)
 
     place = pc.index_in(pa.array(pairs.pin_ids, pa.string()), value_set=pin_ids).to_numpy(zero_copy_only=False)
     found, known = np.zeros((len(pin_ids), cfg.engagement.dim), np.float32), np.zeros(len(pin_ids), bool)
@@ -100,7 +107,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         "train_pairs": int((~pairs.held_out).sum()),
         "held_out_pairs": int(pairs.held_out.sum()),
     }
-    return run.finish(counts, info=trained.info | {"rates": list(RATE_NAMES)})
+    return StageResult(counts=counts, info=trained.info | {"rates": list(RATE_NAMES)})
 
 
 def _counts(table: pa.Table) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +17,7 @@ from ray_app.stages.enrich.board_titles import TITLED_SAVES, title_forms, titled
 from ray_app.stages.enrich.pin_texts import PIN_COLUMNS, build_pin_texts, num_without_text
 from ray_app.tables.manifest import Manifest, Output, check_output, read_manifest, read_output, require_output
 from ray_app.tables.partitions import partition_of, partition_rows, write_part
-from ray_app.tables.stage_run import StageRun
+from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
 VERSION = 2
 _SCHEMAS = {"pins": PIN_COLUMNS, "boards": BOARDS, "search_log": SEARCH_LOG, "captions": CAPTIONS}
@@ -38,35 +39,40 @@ def run(cfg: Config, store: Storage) -> Manifest:
     human = require_output(store, "ingest", "human_labels")
     captions = None if cfg.caption.model is None else require_output(store, "caption", "captions")
     held_out = HeldOut.of(cfg)
-    stage = StageRun(
-        "enrich", cfg, store, version=VERSION, settings=[cfg.enrich, TEXT_VERSION, *held_out.settings],
-        inputs=[*tables.values(), human, *([captions] if captions else []), *held_out.inputs],
-    )  # fmt: skip
-    if (finished := stage.finished) is not None:
-        return finished
+    tables |= {"captions": captions} if captions else {}
+    stage = Stage(
+        name="enrich",
+        version=VERSION,
+        inputs=[*tables.values(), human, *held_out.inputs],
+        recipe=[cfg.enrich, TEXT_VERSION, *held_out.settings],
+        compute=partial(_enrich, tables=tables, human=human, held_out=held_out),
+    )
+    return run_stage(stage, cfg, store)
 
+
+def _enrich(run: StageRun, tables: dict[str, Output], human: Output, held_out: HeldOut) -> StageResult:
+    store = run.store
     excluded = held_out.queries | set(pc.unique(read_output(store, human, columns=["query"])["query"]).to_pylist())
     num_parts = _num_parts(store)
     job = _EnrichJob(
-        cfg=cfg, store=store, folder=stage.table_folder("pin_texts"), num_parts=num_parts,
-        tables=tables | ({"captions": captions} if captions else {}), excluded=excluded,
-        held_out=held_out,
+        cfg=run.cfg, store=store, folder=run.table_folder("pin_texts"), num_parts=num_parts, tables=tables,
+        excluded=excluded, held_out=held_out,
     )  # fmt: skip
-    items = [(name, path) for name, output in job.tables.items() for path in output.files]
+    items = [(name, path) for name, output in tables.items() for path in output.files]
     if num_parts == 1:
         built = [job.build(0, [job.split_by_pin(item)[0] for item in items], None)]
     else:
         titles = shuffle(tables["boards"].files, job.split_by_title, _forms, num_parts)
         forms = {title: form for part in titles for title, form in part.items()}
         built = shuffle(items, job.split_by_pin, job.build, num_parts, forms)
-    for output in job.tables.values():
+    for output in tables.values():
         check_output(store, output, {path: sha for path, sha in built[0].read.items() if path in output.files})
     rows = sum(part.counts["rows_out"] for part in built)
-    stage.add_output("pin_texts", job.folder, [file for part in built for file in part.files], rows=rows)
+    run.add_output("pin_texts", job.folder, [file for part in built for file in part.files], rows=rows)
     counts: Counter[str] = Counter()
     for part in built:
         counts.update(part.counts)
-    return stage.finish({**counts, "excluded_queries": len(excluded)})
+    return StageResult(counts={**counts, "excluded_queries": len(excluded)})
 
 
 def _num_parts(store: Storage) -> int:

@@ -1,36 +1,27 @@
 """graph: boards and zero-shot vectors -> graph_pins, graph_boards and the model graph_model."""
 
 import logging
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from ray_app.base.columns import aligned, matrix_of, nullable_vectors
-from ray_app.base.config import Config, GraphConfig
+from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION
-from ray_app.cluster.encoders import zero_shot_tower
+from ray_app.cluster.encoders import CachedEncoder, zero_shot_tower
+from ray_app.cluster.tasks import run_task
 from ray_app.stages.graph.edges import board_edges
-from ray_app.stages.graph.sage import Graph, train
-from ray_app.tables.manifest import Manifest, read_output, require_output
+from ray_app.stages.graph.sage import train
+from ray_app.tables.manifest import Manifest, Output, read_output, require_output
 from ray_app.tables.model_files import keep_model
-from ray_app.tables.stage_run import RetrainPolicy, StageRun
+from ray_app.tables.stage_run import RetrainPolicy, Stage, StageResult, StageRun, run_stage
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1
-
-
-@ray.remote(num_cpus=1)
-def _train(
-    board: np.ndarray, pin: np.ndarray, boards: np.ndarray, pins: np.ndarray, cfg: GraphConfig, seed: int
-) -> Graph:
-    import torch
-
-    torch.set_num_threads(1)
-    return train(board, pin, boards, pins, cfg, seed)
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
@@ -48,23 +39,30 @@ def run(cfg: Config, store: Storage) -> Manifest:
     vectors = require_output(store, "zero_shot", "zero_shot_pins")
     saves = require_output(store, "ingest", "boards")
     encoder = zero_shot_tower(cfg, store, "query")  # a board's title asks, as a query does
-    run = StageRun(
-        "graph", cfg, store, VERSION,
-        settings=[cfg.graph, cfg.seed, encoder.recipe, TEXT_VERSION],
+    stage = Stage(
+        name="graph",
+        version=VERSION,
         inputs=[pin_texts, vectors, saves],
-        retrain_policy=RetrainPolicy(
-            pin_texts=pin_texts, inputs=("pin_texts", "zero_shot_pins"), max_changed_fraction=cfg.retrain.max_changed_fraction
-        ),
-    )  # fmt: skip
-    pin_ids = read_output(store, pin_texts, ["pin_id"])["pin_id"]
-    if (finished := run.finished) is not None:
-        if finished.fingerprint == run.fingerprint:
-            return finished
-        table = aligned(read_output(store, finished.output("graph_pins")), pin_ids)
-        run.write_table("graph_pins", table)
-        run.write_table("graph_boards", read_output(store, finished.output("graph_boards")))
-        return keep_model(run, finished, "graph_model", _counts(table))
+        recipe=[cfg.graph, cfg.seed, encoder.recipe, TEXT_VERSION],
+        compute=partial(_learn, pin_texts=pin_texts, vectors=vectors, saves=saves, encoder=encoder),
+        retrain_policy=RetrainPolicy.of(cfg, pin_texts, "pin_texts", "zero_shot_pins"),
+        adapt=partial(_adapt, pin_texts=pin_texts),
+    )
+    return run_stage(stage, cfg, store)
 
+
+def _adapt(run: StageRun, finished: Manifest, pin_texts: Output) -> Manifest:
+    pin_ids = read_output(run.store, pin_texts, ["pin_id"])["pin_id"]
+    table = aligned(read_output(run.store, finished.output("graph_pins")), pin_ids)
+    run.write_table("graph_pins", table)
+    run.write_table("graph_boards", read_output(run.store, finished.output("graph_boards")))
+    return keep_model(run, finished, "graph_model", _counts(table))
+
+
+def _learn(run: StageRun, pin_texts: Output, vectors: Output, saves: Output, encoder: CachedEncoder) -> StageResult:
+    cfg, store = run.cfg, run.store
+    assert cfg.graph is not None
+    pin_ids = read_output(store, pin_texts, ["pin_id"])["pin_id"]
     zero_shot = read_output(store, vectors, ["pin_id", "text_embedding"])
     if not zero_shot["pin_id"].equals(pin_ids):
         raise UserError("zero_shot was made from other pins; run `python pipelines/zero_shot.py --config ...` again")
@@ -73,7 +71,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         logger.warning("graph: no pin is on a board, so no pin gets a vector")
     on_board, pin = np.unique(pin_row, return_inverse=True)  # the model sees no other pins
     texts = matrix_of(zero_shot["text_embedding"])[on_board]
-    trained = ray.get(_train.remote(board, pin, encoder.encode(titles), texts, cfg.graph, cfg.seed))
+    trained = run_task(train, board, pin, encoder.encode(titles), texts, cfg.graph, cfg.seed)
 
     found, known = np.zeros((len(pin_ids), cfg.graph.dim), np.float32), np.zeros(len(pin_ids), bool)
     found[on_board], known[on_board] = trained.pin_vectors, True
@@ -91,7 +89,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
     )
     folder = f"models/graph_model/{run.fingerprint}"
     run.add_output("graph_model", folder, trained.tower.save(store, folder))
-    return run.finish(_counts(table) | {"boards": len(board_ids), "saves": len(board)}, info=trained.info)
+    counts = _counts(table) | {"boards": len(board_ids), "saves": len(board)}
+    return StageResult(counts=counts, info=trained.info)
 
 
 def _counts(table: pa.Table) -> dict[str, int]:

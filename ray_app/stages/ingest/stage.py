@@ -4,6 +4,8 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +31,7 @@ from ray_app.sources.source_reader import (
 from ray_app.sources.validate import KEYS, TABLES, PinIds, settle, table_rules
 from ray_app.tables.manifest import Manifest, Output
 from ray_app.tables.partitions import num_partitions, partition_rows, rows_in_files, write_part
-from ray_app.tables.stage_run import StageRun
+from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
 logger = logging.getLogger(__name__)
 
@@ -53,18 +55,21 @@ def run(cfg: Config, store: Storage) -> Manifest:
     now = present(cfg)
     opened = {table: open_source(cfg, table, now) for table in TABLES}
     sheets = open_adjudicated(cfg)
-    stage = StageRun(
-        "ingest",
-        cfg,
-        store,
+    stage = Stage(
+        name="ingest",
         version=VERSION,
-        settings=[cfg.ingest, cfg.features.external_embeddings, _key_check(cfg)],
         inputs=[_identify(source) for source in (*opened.values(), sheets) if source],
+        recipe=[cfg.ingest, cfg.features.external_embeddings, _key_check(cfg)],
+        compute=partial(_write_tables, opened=opened, sheets=sheets, now=now),
     )
-    if (finished := stage.finished) is not None:
-        return finished
+    return run_stage(stage, cfg, store)
 
-    settled: dict[str, _Settled] = {"pins": _ingest(stage, "pins", opened["pins"], None)}
+
+def _write_tables(
+    run: StageRun, opened: dict[str, SourceTable | None], sheets: SourceTable | None, now: datetime
+) -> StageResult:
+    cfg, store = run.cfg, run.store
+    settled: dict[str, _Settled] = {"pins": _ingest(run, "pins", opened["pins"], None)}
     pin_ids = PinIds(settled["pins"].pin_hashes)
     for table, source in opened.items():
         if table == "pins":
@@ -72,10 +77,10 @@ def run(cfg: Config, store: Storage) -> Manifest:
         if table == "human_labels" and source and sheets:
             settled |= _adjudicate(source, sheets, pin_ids)
         else:
-            settled[table] = _ingest(stage, table, source, pin_ids)
+            settled[table] = _ingest(run, table, source, pin_ids)
     counts = _counts(settled)
     reasons = {table: _reasons(found.quarantine) for table, found in settled.items()}
-    written = stage.write_table("quarantine", pa.concat_tables(found.quarantine for found in settled.values()))
+    written = run.write_table("quarantine", pa.concat_tables(found.quarantine for found in settled.values()))
     try:
         _refuse_bad_sources(cfg, store, counts, reasons, settled, written)
     except UserError as error:
@@ -88,13 +93,13 @@ def run(cfg: Config, store: Storage) -> Manifest:
         raters.table = labels.sort_by([(name, "ascending") for name in KEYS["human_labels"]]).combine_chunks()
     for table, found in settled.items():
         if found.table is not None:
-            stage.write_table(table, rows_in_files(found.table, cfg.ingest.rows_per_file))
+            run.write_table(table, rows_in_files(found.table, cfg.ingest.rows_per_file))
         else:
-            stage.add_output(table, stage.table_folder(table), found.files, rows=found.num_rows)
+            run.add_output(table, run.table_folder(table), found.files, rows=found.num_rows)
     store.delete(FAILED)
     parts = {table: found.num_parts for table, found in settled.items()}
     _warn_of_unknown_clients(cfg, counts)
-    return stage.finish(counts, info={"reasons": reasons, "parts": parts, "present": now.isoformat()})
+    return StageResult(counts=counts, info={"reasons": reasons, "parts": parts, "present": now.isoformat()})
 
 
 @dataclass(kw_only=True, slots=True)
@@ -118,16 +123,16 @@ class _Settled:
         return self.table
 
 
-def _ingest(stage: StageRun, table: str, source: SourceTable | None, pin_ids: PinIds | None) -> _Settled:
-    ingest = stage.cfg.ingest
+def _ingest(run: StageRun, table: str, source: SourceTable | None, pin_ids: PinIds | None) -> _Settled:
+    ingest = run.cfg.ingest
     if source is None:
-        rules = table_rules(table, ingest.limits, None, stage.cfg.features.external_embeddings)
+        rules = table_rules(table, ingest.limits, None, run.cfg.features.external_embeddings)
         return _settled([rules.schema.empty_table(), QUARANTINE.empty_table()], 0, table)
     if source.reads_files_together:
         checked, ignored = read_source(source)
         return _settled(settle(checked, source.rules, pin_ids), ignored, table)
     parts = num_partitions(source.size_bytes, ingest.partition_bytes)
-    folder, store, rows_per_file = stage.table_folder(table), stage.store, ingest.rows_per_file
+    folder, store, rows_per_file = run.table_folder(table), run.store, ingest.rows_per_file
     reader = replace(source, files=[])  # what a task needs of it
 
     def split(file: SourceFile) -> list[pa.Table]:

@@ -29,9 +29,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         inputs=[pairs, labeller.teacher, pin_texts],
         recipe=[labeller.recipe, cfg.pin_text],
         compute=partial(_label, labeller=labeller, pairs=pairs),
-        retrain_policy=RetrainPolicy(
-            pin_texts=pin_texts, inputs=("pin_texts",), max_changed_fraction=cfg.retrain.max_changed_fraction
-        ),
+        retrain_policy=RetrainPolicy.of(cfg, pin_texts, "pin_texts"),
     )
     return run_stage(stage, cfg, store)
 

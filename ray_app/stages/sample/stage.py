@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,8 @@ from ray_app.stages.sample.population import ENGAGED_ACTIONS
 from ray_app.stages.sample.public_queries import public_queries
 from ray_app.stages.sample.trending import Trending, find_trending
 from ray_app.stages.sample.window import Window
-from ray_app.tables.manifest import Manifest, read_manifest, read_output, require_output
-from ray_app.tables.stage_run import RetrainPolicy, StageRun
+from ray_app.tables.manifest import Manifest, Output, read_manifest, read_output, require_output
+from ray_app.tables.stage_run import RetrainPolicy, Stage, StageResult, StageRun, run_stage
 
 VERSION = 3
 _MOST_TRENDING = 20  # that the manifest names
@@ -41,45 +42,52 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
     With a window only its events are sampled. Queries of `evaluate.human_labels` are left out like those of the test split. An earlier run's labels are inputs, that run's place is not a setting.
     """
-    log = require_output(store, "ingest", "search_log")
-    labels = require_output(store, "ingest", "human_labels")
-    pin_texts = require_output(store, "enrich", "pin_texts")
-    splits = require_output(store, "train_teacher", "splits")
-    zero_shot_pins = require_output(store, "zero_shot", "zero_shot_pins")
-    zero_shot_queries = require_output(store, "zero_shot", "zero_shot_queries")
+    needed = {
+        "search_log": "ingest", "human_labels": "ingest", "pin_texts": "enrich", "splits": "train_teacher",
+        "zero_shot_pins": "zero_shot", "zero_shot_queries": "zero_shot",
+    }  # fmt: skip
+    inputs = {name: require_output(store, stage, name) for name, stage in needed.items()}
     pilot = Storage(cfg.sample.pilot) if cfg.sample.pilot else None
     pilot_tables = pilot_outputs(pilot, store) if pilot else []
     judged = HeldOut.of(cfg)
-    run = StageRun(
-        "sample", cfg, store, VERSION,
-        settings=[
+    stage = Stage(
+        name="sample",
+        version=VERSION,
+        inputs=[*inputs.values(), *pilot_tables, *judged.inputs],
+        recipe=[
             cfg.sample.model_copy(update={"pilot": None}), cfg.pin_text, cfg.seed, TEXT_VERSION,
             cfg.enrich.min_clients, cfg.enrich.count_events_without_client,
         ],
-        inputs=[log, labels, pin_texts, splits, zero_shot_pins, zero_shot_queries, *pilot_tables, *judged.inputs],
-        retrain_policy=RetrainPolicy(
-            pin_texts=pin_texts, inputs=("pin_texts", "zero_shot_pins"), max_changed_fraction=cfg.retrain.max_changed_fraction
-        ),
+        compute=partial(_sample, inputs=inputs, judged=judged, pilot=pilot, pilot_tables=pilot_tables),
+        retrain_policy=RetrainPolicy.of(cfg, inputs["pin_texts"], "pin_texts", "zero_shot_pins"),
     )  # fmt: skip
-    if (finished := run.finished) is not None:
-        return finished
-    log_table, pins = read_output(store, log, SEARCH_LOG.names), read_output(store, pin_texts)
+    return run_stage(stage, cfg, store)
+
+
+def _sample(
+    run: StageRun, inputs: dict[str, Output], judged: HeldOut, pilot: Storage | None, pilot_tables: list[Output]
+) -> StageResult:
+    cfg, store = run.cfg, run.store
+    log_table = read_output(store, inputs["search_log"], SEARCH_LOG.names)
+    pins, labels = (
+        read_output(store, inputs["pin_texts"]),
+        read_output(store, inputs["human_labels"], ["query", "locale"]),
+    )
     public = public_queries(judged.past(log_table), cfg.enrich)  # of all of the past: a day has few clients
     shown = set(public["query"].to_pylist())
     log_table, trending, seed, info = _daily(cfg, log_table, _present(store), shown)
     deviations = read_deviations(pilot, pilot_tables) if pilot else None
     info |= _describe_allocation(cfg, deviations)
     pin_ids = pins["pin_id"].to_pylist()
-    held_out, labelled = split_roles(read_output(store, splits), read_output(store, labels, ["query", "locale"]))
+    held_out, labelled = split_roles(read_output(store, inputs["splits"]), labels)
     # What the catalogue calls its things is what people search for: the log of a young shop has few such queries.
     min_pins = cfg.sample.product_type_min_pins
     kinds = product_type_queries(pins, min_pins) if min_pins else set()
     boosts = dict.fromkeys(kinds, cfg.sample.product_type_boost) | dict.fromkeys(
         labelled, cfg.sample.labelled_query_boost
     )
-    neighbors = zero_shot_neighbors(
-        read_output(store, zero_shot_pins), _query_vectors(cfg, store, read_output(store, zero_shot_queries), kinds)
-    )
+    query_embeddings = _query_vectors(cfg, store, read_output(store, inputs["zero_shot_queries"]), kinds)
+    neighbors = zero_shot_neighbors(read_output(store, inputs["zero_shot_pins"]), query_embeddings)
     pairs, strata = sample_pairs(
         log_table,
         pin_ids,
@@ -107,7 +115,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
         info["source_note"] = note
     # Sampling makes rows, it maps none: what comes in is what was drawn.
     counts = {"rows_in": pairs.num_rows, "rows_out": pairs.num_rows, "rows_quarantined": 0}
-    return run.finish(counts={**counts, "log_rows": log_table.num_rows, "public_queries": public.num_rows}, info=info)
+    counts |= {"log_rows": log_table.num_rows, "public_queries": public.num_rows}
+    return StageResult(counts=counts, info=info)
 
 
 def _present(store: Storage) -> datetime:

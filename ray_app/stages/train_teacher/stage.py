@@ -1,6 +1,7 @@
 """Fine-tune the teacher on human labels with Ray Train."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -30,7 +31,7 @@ from ray_app.models.truncation import teacher_truncation
 from ray_app.stages.train_teacher.pretrain import pseudo_labels
 from ray_app.tables.manifest import Manifest, Output, read_output, require_output
 from ray_app.tables.model_files import model_files
-from ray_app.tables.stage_run import RetrainPolicy, StageRun
+from ray_app.tables.stage_run import RetrainPolicy, Stage, StageResult, StageRun, run_stage
 from ray_app.training.examples import Examples
 from ray_app.training.labelled_pairs import LabelledPairs
 from ray_app.training.splits import queries_of, split_queries
@@ -51,17 +52,18 @@ def build_teacher(cfg: TeacherConfig, scaler: FeatureScaler, store: Storage, pre
 
 
 @dataclass(frozen=True, kw_only=True)
-class _TeacherRun:
-    """A teacher to be trained, or one that is there already."""
+class _TeacherTraining:
+    """The teacher of a run: whether it has to be trained, and on what."""
 
     cfg: Config
     store: Storage
     catalogue: Catalogue
     pairs: LabelledPairs
-    run: StageRun
+    inputs: Sequence[Output]
+    pin_texts: Output
 
     @classmethod
-    def of(cls, cfg: Config, store: Storage) -> "_TeacherRun":
+    def of(cls, cfg: Config, store: Storage) -> "_TeacherTraining":
         cfg = cfg.model_copy(update={"train_teacher": resolved(cfg.train_teacher)})
         labels = require_output(store, "ingest", "human_labels")
         catalogue, catalogue_outputs = load_catalogue(cfg, store)
@@ -72,24 +74,26 @@ class _TeacherRun:
             )
         # Only the labelled pins' texts count: a new pin elsewhere in the catalogue is no reason to train again.
         labelled_pins = Output(name="labelled_pins", path="", files=[], rows=0, content_hash=_content(catalogue, pairs))
-        run = StageRun(
-            "train_teacher", cfg, store, VERSION,
-            settings=[
-                cfg.train_teacher.recipe, cfg.features, cfg.pin_text, cfg.seed, FEATURES_VERSION,
-                model_identity(cfg.train_teacher.base_model, cfg.train_teacher.revision),
-                # Its vectors are features, and warm-up pairs: other bytes of that model are another teacher.
-                *(zero_shot_tower(cfg, store, role).recipe for role in ("query", "pin")),
-            ],
-            inputs=[labels, labelled_pins],
-            retrain_policy=RetrainPolicy(
-                pin_texts=catalogue_outputs[0], inputs=("labelled_pins",), max_changed_fraction=cfg.retrain.max_changed_fraction
-            ),
+        return cls(
+            cfg=cfg, store=store, catalogue=catalogue, pairs=pairs, inputs=[labels, labelled_pins], pin_texts=catalogue_outputs[0]
         )  # fmt: skip
-        return cls(cfg=cfg, store=store, catalogue=catalogue, pairs=pairs, run=run)
 
     @property
-    def folder(self) -> str:
-        return f"models/teacher/{self.run.fingerprint}"
+    def stage(self) -> Stage:
+        cfg, train_teacher = self.cfg, self.cfg.train_teacher
+        return Stage(
+            name="train_teacher",
+            version=VERSION,
+            inputs=self.inputs,
+            recipe=[
+                train_teacher.recipe, cfg.features, cfg.pin_text, cfg.seed, FEATURES_VERSION,
+                model_identity(train_teacher.base_model, train_teacher.revision),
+                # Its embeddings are features, and warm-up pairs: other bytes of that model are another teacher.
+                *(zero_shot_tower(cfg, self.store, role).recipe for role in ("query", "pin")),
+            ],
+            compute=self.train,
+            retrain_policy=RetrainPolicy.of(cfg, self.pin_texts, "labelled_pins"),
+        )  # fmt: skip
 
     @property
     def splits(self) -> pa.Table:
@@ -106,49 +110,52 @@ class _TeacherRun:
         queries = [pairs.queries[i] for i in pairs.query_index]
         return teacher_truncation(self.cfg, self.catalogue.pin_texts, pairs.pin_index, queries)
 
-    def jobs(self) -> list[TrainJob]:
-        if model_files(self.store, self.folder) is not None:
+    def jobs(self, run: StageRun) -> list[TrainJob]:
+        folder = _folder(run)
+        if model_files(self.store, folder) is not None:
             return []
         train_teacher = self.cfg.train_teacher
         with_pooling(
             train_teacher, load_config(train_teacher.base_model, train_teacher.revision)
         )  # refuse before workers start
-        return teacher_jobs(self.cfg, self.store, self.catalogue, self.pairs, self.splits, self.folder, self.truncation)
+        return teacher_jobs(self.cfg, self.store, self.catalogue, self.pairs, self.splits, folder, self.truncation)
+
+    def train(self, run: StageRun) -> StageResult:
+        cfg, store, pairs, splits, folder = self.cfg, self.store, self.pairs, self.splits, _folder(run)
+        run.write_table("splits", splits)
+        if jobs := self.jobs(run):
+            train_on_ray(f"train_teacher-{run.fingerprint}", jobs, cfg.seed, store, cfg.train_teacher)
+        files = model_files(store, folder)
+        assert files is not None
+        teacher = run.add_output("teacher", folder, files)
+        split_of = dict(zip(splits["query"].to_pylist(), splits["split"].to_pylist(), strict=True))
+        splits_of_pairs = [split_of[pairs.queries[i]] for i in pairs.query_index]
+        return StageResult(
+            counts={"rows_in": len(splits_of_pairs), "rows_out": len(splits_of_pairs)}
+            | {f"{name}_pairs": splits_of_pairs.count(name) for name in ("train", "valid", "test")},
+            info={
+                "history": store.read_json(f"{folder}/history.json"),
+                "calibration": calibration_info(store, teacher),
+                "truncation": self.truncation,
+            },
+        )
+
+
+def _folder(run: StageRun) -> str:
+    return f"models/teacher/{run.fingerprint}"
 
 
 def pending_jobs(cfg: Config, store: Storage) -> list[TrainJob]:
     """The training that `run` would start, for a caller that trains many models on one group of workers."""
-    teacher_run = _TeacherRun.of(cfg, store)
-    return [] if teacher_run.run.finished is not None else teacher_run.jobs()
+    training = _TeacherTraining.of(cfg, store)
+    run = StageRun.of(training.stage, training.cfg, store)
+    return [] if run.finished is not None else training.jobs(run)
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
     """Write the `teacher` model and the table `splits`."""
-    teacher_run = _TeacherRun.of(cfg, store)
-    cfg, run, pairs, folder = teacher_run.cfg, teacher_run.run, teacher_run.pairs, teacher_run.folder
-    if (finished := run.finished) is not None:
-        return finished
-    splits = teacher_run.splits
-    run.write_table("splits", splits)
-    if jobs := teacher_run.jobs():
-        train_on_ray(f"train_teacher-{run.fingerprint}", jobs, cfg.seed, store, cfg.train_teacher)
-    files = model_files(store, folder)
-    assert files is not None
-    teacher = run.add_output("teacher", folder, files)
-    history = store.read_json(f"{folder}/history.json")
-    split_of = dict(zip(splits["query"].to_pylist(), splits["split"].to_pylist(), strict=True))
-    num = {
-        name: sum(split_of[pairs.queries[i]] == name for i in pairs.query_index) for name in ("train", "valid", "test")
-    }
-    return run.finish(
-        counts={"rows_in": len(pairs.query_index), "rows_out": len(pairs.query_index)}
-        | {f"{name}_pairs": count for name, count in num.items()},
-        info={
-            "history": history,
-            "calibration": calibration_info(store, teacher),
-            "truncation": teacher_run.truncation,
-        },
-    )
+    training = _TeacherTraining.of(cfg, store)
+    return run_stage(training.stage, training.cfg, store)
 
 
 def teacher_jobs(

@@ -33,7 +33,8 @@ def world(tmp_path, tiny_encoder):
 
 def fingerprint(cfg, store):
     sources.model_identity.cache_clear()
-    return stage._TeacherRun.of(cfg, store).run.fingerprint
+    training = stage._TeacherTraining.of(cfg, store)
+    return stage.StageRun.of(training.stage, training.cfg, store).fingerprint
 
 
 def test_other_bytes_of_the_zero_shot_model_are_another_teacher(world):
