@@ -8,19 +8,19 @@ from ray_app.base.config import PriceConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """How long a job took.
+    """Duration of a job.
 
     The rate is that of the whole chain at work: rows over the time in which at least one of them was in an engine.
     """
 
-    rows: int  # that an engine answered
+    rows: int  # computed, failed ones included
     wall_sec: float  # from asking for workers to the last result
     startup_sec: float  # until an engine began with the first row
     engine_sec: float  # at least one row was in an engine
 
     @property
     def rows_per_sec(self) -> float:
-        """Of all engines together; 0 if none had anything to do."""
+        """Throughput of all workers together; 0 if nothing was computed."""
         return self.rows / self.engine_sec if self.engine_sec else 0.0
 
 
@@ -41,7 +41,7 @@ def timing(rows: int, spans: Iterable[tuple[float, float]], began: float, ended:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReservedResources:
-    """What a job holds on to while it runs."""
+    """Resources that a job reserves while it runs."""
 
     gpus: float
     cpus: float
@@ -67,11 +67,11 @@ def cost_of(wall_sec: float, reserved: ReservedResources, prices: PriceConfig) -
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CostEstimate:
-    """What the rest of a table would take."""
+    """Estimated time and cost of the remaining rows of a table."""
 
-    noun: str  # what a row is: pictures, pairs
+    noun: str  # plural name of a row: images, pairs
     measured: int  # rows of the sample; their results are kept
-    failed: int  # of them
+    failed: int  # rows of the sample
     remaining: int  # distinct rows without a result
     rows_per_sec: float  # the slower of engines and upstream_tasks
     limited_by: str  # engine, or who feeds it

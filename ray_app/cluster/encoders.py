@@ -51,7 +51,7 @@ class CachedEncoder:
 
     @property
     def ledger(self) -> Ledger:
-        """Where the vectors are."""
+        """Ledger of the embeddings."""
         return Ledger(self.store, self.table, self.recipe, embedding_results(self.dim))
 
     def pin_texts(self, pin_texts: Output) -> PinTextFiles:
@@ -59,7 +59,7 @@ class CachedEncoder:
         return PinTextFiles(self.store, pin_texts, self.cfg.pin_text, self.recipe)
 
     def work(self, with_texts: Callable[[pa.Table], pa.Table] | None = None) -> ModelWork:
-        """What embedding asks of the cluster. Empty texts are errors in the ledger and no failure.
+        """Model work of embedding texts. Empty texts are error rows in the ledger, not failures.
 
         Args:
             with_texts: Reads the texts of a block that comes without them, such as `PinTextFiles.with_texts`.
@@ -163,7 +163,7 @@ def zero_shot_queries(cfg: Config, store: Storage) -> Callable[[Sequence[str]], 
 
 
 def title_and_text(cfg: Config, pin_texts: pa.Table) -> tuple[list[str], list[str]]:
-    """What is embedded of each pin: its title, and its zero-shot fields as one text."""
+    """Two texts per pin: its title, and its zero-shot fields joined."""
     title = cfg.pin_text.model_copy(update={"fields": ["title"]})
     text = cfg.pin_text.model_copy(update={"fields": cfg.features.zero_shot_fields})
     return render_pin_texts(pin_texts, title), render_pin_texts(pin_texts, text)

@@ -35,7 +35,7 @@ _LEAST_ROWS = 1000  # before a job gives up for its share of errors
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LedgerCounts:
-    """What `ModelWork.compute` found and did. unique = already_present + computed + transient errors."""
+    """Result counts of `ModelWork.compute`. unique = already_present + computed + transient errors."""
 
     wanted: int  # rows asked for
     unique: int  # content keys among them
@@ -48,8 +48,8 @@ class LedgerCounts:
     transient: Mapping[str, str] = field(
         default_factory=dict
     )  # key -> error that is not kept, as the next run may succeed
-    counters: Mapping[str, float] = field(default_factory=dict)  # of the chain
-    tokens: int = 0  # of the computed rows, each by itself; 0: not counted
+    counters: Mapping[str, float] = field(default_factory=dict)  # summed over the chain's blocks
+    tokens: int = 0  # of the computed rows, without prefix sharing; 0: not counted
     prefix_hit_rate: float | None = None  # share of them that the model did not have to compute again
     device_sec: float = 0.0  # model work, summed over the workers
     timing: Timing = field(default_factory=lambda: timing(0, (), 0.0, 0.0))
@@ -137,7 +137,7 @@ class ModelWork:
         progress = Progress(self.ledger.table, todo.num_rows, self.progress_interval_sec, meter)
         spans, first_errors, transient, counters = [], [before.first_error], dict[str, str](), Counter[str]()
         for row in _run_chain(chain, blocks, self.ledger, allocation, min(self.rows_per_block, todo.num_rows)):
-            ended = time.time()  # what Ray does to stop its workers afterwards is no work of the model
+            ended = time.time()  # the shutdown of Ray's workers is not model work
             progress.add(row["rows"], row["errors"], row["tokens"], row["computed_tokens"], row["started"] or ended)
             self._give_up_over_error_rate(progress, row["first_error"])
             spans += [(row["started"], row["finished"])] if row["started"] else []
@@ -200,11 +200,11 @@ class ModelWork:
 
     @property
     def _estimate_path(self) -> str:
-        """Where an estimate is kept for the run that follows."""
+        """Path of the estimate, for comparison with the run that follows."""
         return f"cost_estimates/{self.pool.section}-{self.ledger.recipe}.json"
 
     def describe(self, counts: LedgerCounts, prices: PriceConfig) -> dict[str, Any]:
-        """What the work took, for a manifest, and what had been estimated for these very rows, if it was."""
+        """Actual time and cost for the manifest, next to the estimate of the same rows if there is one."""
         took, store = counts.timing, self.ledger.store
         actual = {
             "rows": took.rows, "rows_per_sec": took.rows_per_sec, "wall_sec": took.wall_sec,

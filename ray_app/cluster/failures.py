@@ -30,7 +30,7 @@ def explain_failure(what: str, error: Exception, max_restarts: int) -> UserError
 
 
 def fatal_line(what: str, error: Exception) -> str:
-    """What a `BlockFailedError` carries to the driver."""
+    """Message of a `BlockFailedError`: one line for the user."""
     if isinstance(error, UserError):
         return line(str(error))
     told = line(f"{type(error).__name__}: {error}")

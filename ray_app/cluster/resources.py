@@ -1,4 +1,4 @@
-"""What a stage gets of the cluster, worked out before anything runs: a job that can never start says so at once."""
+"""Allocation of cluster resources to a stage, before anything runs: a job that can never start fails immediately."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ _LEAST_CPUS = 0.5  # logical, of a worker or a task on a cluster that has no who
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolRequest:
-    """What a stage asks for its model workers; the names are those of its section in the config."""
+    """Resources that a stage requests for its model workers; field names are the keys of its config section."""
 
     section: str
     num_actors: int = 1
@@ -27,17 +27,17 @@ class PoolRequest:
     num_gpus: float = 0.0
     """Per worker, over all of its processes."""
     num_processes: int = 1
-    """Of one worker, each on its own GPU: tensor x pipeline parallelism."""
+    """GPU bundles per worker: tensor x pipeline parallelism."""
     accelerator_type: str | None = None
     max_restarts: int = 3
-    """Of one worker, after its process died. Ray's own default is for ever, which hides a dead engine."""
+    """Restarts of a worker whose process died. Ray restarts without limit by default, which hides a dead engine."""
     upstream_tasks: int = 0
     """CPU tasks that run beside the workers at a time, to prepare rows and to commit results."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolAllocation:
-    """What it gets."""
+    """Resources allocated to a `PoolRequest`."""
 
     pool: PoolRequest
     num_actors: int
@@ -48,7 +48,7 @@ class PoolAllocation:
 
     @property
     def actor_options(self) -> dict[str, Any]:
-        """Of `map_batches`, for a worker that is an actor."""
+        """Arguments of `map_batches` for actor workers."""
         pool = self.pool
         kind = {"accelerator_type": pool.accelerator_type} if pool.accelerator_type else {}
         return {
@@ -180,7 +180,7 @@ def cluster_nodes() -> tuple[list[dict[str, float]], bool]:
 
 
 def _fitting(pool: PoolRequest, nodes: Sequence[dict[str, float]], cpus: float) -> int:
-    """How many workers fit at once, with room for one feeding task if there are such."""
+    """Number of workers that fit concurrently, leaving CPUs for one upstream task if there are any."""
     parts = pool.num_processes
     slots = 0
     for node in nodes:

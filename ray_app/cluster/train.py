@@ -103,7 +103,7 @@ def train_on_ray(
 def _trainer(
     name: str, sent: list[tuple["ExampleFiles", TrainJob]], seed: int, store: Storage, cfg: WorkersConfig
 ) -> TorchTrainer:
-    """Of the run of that name, which goes on from its last checkpoint."""
+    """Ray Train run configuration; a run of the same name resumes from its last checkpoint."""
     rescued = _rescue(f"training/{name}", store)
     use_gpu = _use_gpu(cfg)
     num_workers: Any = cfg.num_workers if cfg.min_workers is None else (cfg.min_workers, cfg.num_workers)

@@ -79,7 +79,7 @@ class TrainJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExampleFiles:
-    """Where a job's examples lie."""
+    """Location of a job's examples."""
 
     train: list[str]
     train_rows: list[int]
@@ -89,7 +89,7 @@ class ExampleFiles:
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs."""
+    """Training function of each Ray Train worker."""
     import torch
 
     device = ray.train.torch.get_device()
@@ -182,7 +182,7 @@ class _Peer:
         return float(tensor)
 
     def wrap(self, model: Any) -> Any:
-        """What exchanges gradients."""
+        """Gradient communication backend."""
         import torch
 
         if self.is_sharded:
@@ -190,7 +190,7 @@ class _Peer:
         return torch.nn.parallel.DistributedDataParallel(model) if self.size > 1 else model
 
     def is_due(self, _epoch_ended: bool) -> bool:
-        """Whether it is time for a checkpoint; the first worker's clock decides for all."""
+        """Return True if a checkpoint is due; the first worker's clock decides for all."""
         late = time.monotonic() - self._reported >= self.job.cfg.checkpoint_interval_sec
         return self.total(float(self.rank == 0 and late)) > 0
 

@@ -52,21 +52,21 @@ class PairTerms:
 
 
 class CatalogueMatch(NamedTuple):
-    """How well a corpus can answer queries."""
+    """Per-query statistics of how well a corpus matches."""
 
     best: Floats  # (num_queries,) the best score of any document
     num_full: Ints  # (num_queries,) documents that have every token
 
     @classmethod
     def merged(cls, parts: Sequence["CatalogueMatch"]) -> "CatalogueMatch":
-        """Of a corpus whose documents are spread over several indexes with the same statistics."""
+        """Combine the values of several indexes that share one set of corpus statistics."""
         best = np.max([part.best for part in parts], axis=0)
         return cls(best, np.sum([part.num_full for part in parts], axis=0))
 
 
 @dataclass(kw_only=True)
 class CorpusCounts:
-    """What documents that are not in an index add to its statistics; a few bytes per word, none per document."""
+    """Statistics of documents outside an index; a few bytes per term, none per document."""
 
     tokenizer: Tokenizer
     num_docs: int = 0
@@ -218,7 +218,7 @@ class Bm25Index:
         return scores
 
     def catalogue_match(self, queries: Sequence[str]) -> CatalogueMatch:
-        """How well these documents can answer each query."""
+        """Match statistics of these documents for each query."""
         best, full = np.zeros(len(queries)), np.zeros(len(queries), np.int64)
         num_terms = np.diff(self.query_terms(queries).start)
         for i, query in enumerate(queries):
@@ -253,7 +253,7 @@ class Bm25Index:
 
 
 class _Counts(NamedTuple):
-    """How often documents say terms, sorted by document, then term: exactly the canonical CSR order."""
+    """Term frequencies sorted by document, then term: the canonical CSR order."""
 
     doc: Ints
     term: Ints

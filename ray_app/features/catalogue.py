@@ -20,7 +20,7 @@ from ray_app.tables.manifest import Output, read_output, require_output
 
 @dataclass(frozen=True, kw_only=True)
 class Catalogue:
-    """All pins, and whatever a pair's teacher input is made of."""
+    """All pins, with everything that the teacher reads of a pair."""
 
     cfg: Config  # the run's
     pin_texts: pa.Table  # schema PIN_TEXTS

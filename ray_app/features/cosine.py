@@ -36,7 +36,7 @@ class CosineBackground:
         return cls(mean=mean, covariance=(centred.T @ centred).astype(np.float64) / len(vectors))
 
     def z_score(self, probes: np.ndarray, cosines: np.ndarray) -> np.ndarray:
-        """How unusual `cosines[i]` of probe i with some vector is, among probe i's cosines with all of the set.
+        """Z-score of `cosines[i]`, the cosine of probe i with some embedding, among probe i's cosines with the background set.
 
         Args:
             probes: (N, dim).

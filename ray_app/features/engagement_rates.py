@@ -1,4 +1,4 @@
-"""How many of the clients that a pin was shown to did what with it."""
+"""Smoothed rates of each action per pin, among the clients that the pin was shown to."""
 
 import numpy as np
 import pandas as pd

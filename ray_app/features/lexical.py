@@ -18,7 +18,7 @@ from ray_app.features.bm25 import Bm25Index, CatalogueMatch, CorpusCounts, PairT
 
 FEATURES_VERSION = 1  # raised when equal inputs give other features: part of every recipe that has them
 
-MAX_QUERY_CHARS = 500  # what a query is cut to; the ingest limit's default. Keeps one query's cost bounded.
+MAX_QUERY_CHARS = 500  # queries are truncated to this length, the default of the ingest limit, which bounds the cost of a query
 _MIN_COMPACT_CHARS = 6  # a shorter query is found by chance inside other words ("art" in "smart")
 
 Floats = NDArray[np.float32]
@@ -103,7 +103,7 @@ class LexicalFeatures:
             raise UserError(f"pin {error.args[0]!r} is not in the catalogue (table pin_texts); leave it out") from None
 
     def catalogue_match(self, queries: Sequence[str]) -> CatalogueMatch:
-        """How well the titles that are held here match each query."""
+        """Title match statistics for each query."""
         return self._field_index["title"].catalogue_match([query[:MAX_QUERY_CHARS] for query in queries])
 
     def compute(
@@ -170,7 +170,7 @@ class LexicalFeatures:
         return found
 
     def _title_places(self, stems: list[str], pairs: "_Pairs") -> list[Floats]:
-        """Where the query's words stand in the title; three columns (num_pairs,).
+        """Positions of the query's words in the title; three columns (num_pairs,).
 
         - 1 if the title starts with the query's first word (often the brand);
         - 1 if the query's last word (its head: what is wanted) is in the title;
@@ -201,7 +201,7 @@ class _Pairs(NamedTuple):
 
     @property
     def num_pairs(self) -> int:
-        """How many."""
+        """Number of features."""
         return len(self.query_index)
 
 

@@ -21,6 +21,6 @@ def client_of(search_log: pa.Table, cfg: EnrichConfig) -> pa.ChunkedArray:
 
 
 def allowed_queries(queries: Collection[str], excluded_queries: Collection[str]) -> set[str]:
-    """Those of `queries` (normalised) that are neither excluded nor a near duplicate of an excluded one, nor empty."""
+    """Filter `queries` (normalized): drop empty ones, excluded ones and near duplicates of excluded ones."""
     excluded = {query_group(query) for query in excluded_queries}
     return {query for query in queries if query and query_group(query) not in excluded}

@@ -1,4 +1,4 @@
-"""What the teacher is shown of the pairs that it labels: a pin does not say the pair's own query as one that led to it.
+"""Teacher inputs of the pairs to be labelled: a pin's engaged queries omit the query of the pair itself.
 
 Human-labelled queries are never among the engaged queries of a pin, so the teacher was trained and calibrated on pairs
 whose text does not hold their query there. A query of the log is: shown to the teacher, its clicks would come back as grades.
@@ -60,14 +60,14 @@ class ShownPairs:
 
     @property
     def pin_keys(self) -> list[str]:
-        """Of each pair, a hash of what is shown of its pin."""
+        """Hash of the shown pin text, per pair."""
         own = self.catalogue.pin_keys(self.pin_index[self.variant < 0].tolist())
         other = self.variants.pin_keys(self.variant[self.variant >= 0].tolist())
         return [other[v] if v >= 0 else own[p] for p, v in self._places]
 
     @property
     def pin_texts(self) -> list[str]:
-        """Of each pair, what is shown of its pin."""
+        """Shown pin text, per pair."""
         own, other = self.catalogue.pairs.rendered, self.variants.pairs.rendered
         return [other[v] if v >= 0 else own[p] for p, v in self._places]
 
@@ -96,7 +96,7 @@ class ShownPairs:
 
 
 def _is_read(cfg: Config) -> bool:
-    """Whether the teacher sees engaged queries at all."""
+    """Return True if engaged queries are among the text fields that the teacher reads."""
     return _FIELD in cfg.pin_text.fields or _FIELD in cfg.features.bm25_fields
 
 

@@ -1,4 +1,4 @@
-"""What the student sees beside its towers' vectors: one class for distill, evaluate and serve, for batches and one query."""
+"""Features that the student reads in addition to its towers' embeddings: one class for distill, evaluate and serving."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -143,11 +143,11 @@ def aux_stages(cfg: Config) -> list[str]:
 
 
 def feature_inputs(cfg: Config, store: Storage) -> list[Output]:
-    """What the features are read from, beside the catalogue."""
+    """Stage outputs that the features are read from, except the catalogue."""
     made = [require_output(store, name, f"{name}_{what}") for name in aux_stages(cfg) for what in ("pins", "model")]
     return [require_output(store, "ingest", "pins"), *made]
 
 
 def drifting_inputs(cfg: Config) -> list[str]:
-    """Which of `feature_inputs` may follow a few new pins without a new student; another side's model may not."""
+    """Names of the `feature_inputs` that may change with a few new pins without retraining; models are not among them."""
     return ["pins", *(f"{name}_pins" for name in aux_stages(cfg))]

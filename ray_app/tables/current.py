@@ -10,7 +10,7 @@ CURRENT = "releases/CURRENT"
 
 
 class Current(NamedTuple):
-    """What CURRENT says."""
+    """Content of the file CURRENT."""
 
     id: str
     previous: str | None  # served before; None: nothing was

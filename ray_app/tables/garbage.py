@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GarbageCounts:
-    """What was deleted."""
+    """Counts of what was deleted."""
 
     folders: int  # versions of tables and models, and recipes of ledgers
     ledger_rows: int

@@ -46,7 +46,7 @@ class KeySet:
         return len(self._high)
 
     def contains(self, numbers: Numbers) -> NDArray[np.bool_]:
-        """Whether each key is in the set. Shape (num_keys,), bool."""
+        """Return a mask of the keys that are in the set. Shape (num_keys,), bool."""
         high, low = numbers.T
         place, end = np.searchsorted(self._high, high, "left"), np.searchsorted(self._high, high, "right")
         found = np.zeros(len(high), bool)

@@ -30,7 +30,7 @@ _PRESENT, _BEGUN = "present", "begun"  # internal: names of claims
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LedgerScan:
-    """What a ledger held when it was read."""
+    """Content of a ledger at the time of reading."""
 
     table: pa.Table  # one row per content key
     corrupt_files: list[str]  # paths of files that are ignored
@@ -38,9 +38,9 @@ class LedgerScan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LedgerKeys:
-    """Which keys a ledger had when it was read."""
+    """Keys of a ledger at the time of reading."""
 
-    keys: KeySet  # that have a result, errors included
+    keys: KeySet  # keys with a result, errors included
     errors: pa.Table  # content_key, error: of those whose result is an error
     corrupt_files: list[str]  # paths of files that are ignored
 
@@ -53,7 +53,7 @@ class Ledger:
     rows that were asked for. `collect_garbage` and `drop_errors` must not run beside a job on the same recipe.
     """
 
-    store: Storage  # where the ledger lives
+    store: Storage  # storage of the ledger
     table: str  # name of the ledger, such as `soft_labels`
     recipe: str  # recipe id, 16 hex digits
     schema: pa.Schema  # must have `content_key` (string) and `error` (nullable string)
@@ -97,7 +97,7 @@ class Ledger:
         return max(0, totals[_BEGUN] - (rows_present - totals[_PRESENT]))
 
     def scan(self, columns: list[str] | None = None) -> LedgerScan:
-        """All results, errors included, one row per key. Torn files are left out, named, and warned about."""
+        """All results, errors included, one row per key. Corrupt files are skipped, listed, and warned about."""
         columns = columns or self.schema.names
         corrupt: list[str] = []
         table = pa.concat_tables([self.schema.empty_table().select(columns), *self.blocks(columns, corrupt)])
@@ -105,7 +105,7 @@ class Ledger:
         return LedgerScan(table=table.take(first_rows(key_numbers(table["content_key"]))), corrupt_files=corrupt)
 
     def blocks(self, columns: list[str] | None = None, corrupt: list[str] | None = None) -> Iterator[pa.Table]:
-        """What was committed, block by block in the order of file names, so that one at a time is in memory.
+        """Committed results, block by block in the order of file names, one at a time in memory.
 
         Of a key with several results the first one counts.
 
@@ -121,7 +121,7 @@ class Ledger:
                 corrupt.append(path)
 
     def keys(self) -> LedgerKeys:
-        """Which keys have a result. Torn files are left out, named, and warned about."""
+        """Keys that have a result. Corrupt files are skipped, listed, and warned about."""
         corrupt: list[str] = []
         numbers, errors, rows, num_rows = [], [], [], 0
         for block in self.blocks(["content_key", "error"], corrupt):
@@ -139,7 +139,7 @@ class Ledger:
         return LedgerKeys(keys=KeySet(together), errors=error_table, corrupt_files=corrupt)
 
     def present_keys(self) -> pa.ChunkedArray:
-        """All content keys that have a result, errors included. A torn file counts as absent."""
+        """All content keys that have a result, errors included. A corrupt file counts as absent."""
         return self.scan(["content_key"]).table["content_key"]
 
     def missing(self, wanted: pa.Table) -> pa.Table:
@@ -219,7 +219,7 @@ class Ledger:
 
 
 def missing_rows(wanted: pa.Table, present: KeySet) -> tuple[pa.Table, int]:
-    """What of `wanted` is to be computed.
+    """Rows of `wanted` that are to be computed.
 
     Returns:
         Rows whose `content_key` is not present: the first of each key, in the order given; maybe no copy. And the number of

@@ -1,19 +1,13 @@
-"""What a stage did: the manifest, written last, whose presence means that the stage's output is complete.
+"""Manifests of stages. A manifest is written last; its presence means that the stage's output is complete.
 
 A stage is up to date when its manifest carries the fingerprint that it would get now. The fingerprint covers the
 stage's settings, its version, and the *content* of its inputs, so an input that was rebuilt with equal content
 recomputes nothing downstream.
 
-    run = StageRun("enrich", cfg, store, version=1, settings=[cfg.enrich], inputs=[pins, log])
-    if (finished := run.finished) is not None:
-        return finished
-    run.write_table("pin_texts", table)
-    return run.finish(counts={"rows_in": ..., "rows_out": ...})
-
-A variant of a run, such as an arm of an experiment, is a view: its manifests lie apart, in `manifests/variants/<variant>/`, and a
-stage that it has none of is the run's. Whatever the run or another view has made with the same fingerprint is taken over,
-so that variants share all that they have in common. By `RetrainPolicy` a view takes over nothing but what it has made itself under
-the very same config: a variant whose settings change few pins would else be compared with itself.
+A variant of a run, such as a variant of an experiment, has its own manifests in `manifests/variants/<variant>/`; for a stage
+without one it uses the run's. Outputs of the run or of another variant with the same fingerprint are reused, so variants share all
+that they have in common. `RetrainPolicy` lets a variant reuse only its own outputs under the very same config: else a variant whose
+settings change few pins would be compared with itself.
 """
 
 import logging
@@ -44,7 +38,7 @@ class Output:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "Output":
-        """What a manifest or a release says of an output: who can write there must not decide which files are opened.
+        """Parse an output of a manifest or release: whoever can write there must not decide which files are opened.
 
         Raises:
             TypeError: other fields than these.
@@ -63,7 +57,7 @@ _HASH = re.compile(r"[0-9a-f]{8,64}")
 
 
 def is_hash(text: Any) -> bool:
-    """Whether it is a hash of ours; some become names of folders."""
+    """Return True for a hexadecimal hash of ours; some become folder names."""
     return isinstance(text, str) and _HASH.fullmatch(text) is not None
 
 
@@ -97,7 +91,7 @@ VARIANTS = "variants"  # folder of the manifests of all views
 
 
 def manifest_path(stage: str, variant: str = "") -> str:
-    """Where a stage's manifest lies."""
+    """Path of a stage's manifest."""
     return f"manifests/{VARIANTS}/{variant}/{stage}.json" if variant else f"manifests/{stage}.json"
 
 

@@ -92,7 +92,7 @@ def _write_parts(store: Storage, folder: str, pins: pa.Table, vectors: GatheredV
 
 
 def _pairs_hash(pins: pa.Table, good: np.ndarray) -> str:
-    """Of the (pin_id, content_key) pairs with a vector, in the order of pin ids."""
+    """Hash of the (pin_id, content_key) pairs with an embedding, in the order of pin ids."""
     digest = hashlib.sha256()
     for start in range(0, pins.num_rows, _ROWS):
         some = pins.slice(start, _ROWS).filter(pa.array(good[start : start + _ROWS]))

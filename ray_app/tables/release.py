@@ -118,7 +118,7 @@ def missing_files(store: Storage, release: Release) -> list[str]:
 
 
 def is_complete(store: Storage, release_id: str) -> bool:
-    """Whether that release and all files that it needs are there."""
+    """Return True if that release and all files that it needs exist."""
     try:
         release = read_release(store, release_id)
     except CorruptFileError:
@@ -127,7 +127,7 @@ def is_complete(store: Storage, release_id: str) -> bool:
 
 
 def list_releases(store: Storage) -> list[Release]:
-    """All complete releases, oldest first. Half-written ones have no release.json and are not listed, nor are torn ones."""
+    """All complete releases, oldest first. Incomplete ones have no release.json and are not listed, nor are corrupt ones."""
     found = []
     for path in store.list_files("releases", "/release.json"):
         try:

@@ -50,7 +50,7 @@ class GatheredVectors:
 
     @property
     def good(self) -> np.ndarray:
-        """Whether each row has a vector. Shape (num_keys,), bool."""
+        """Return a mask of the rows with an embedding. Shape (num_keys,), bool."""
         return self._state == _GOOD
 
     def batches(self, rows_per_batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Stages as declarations, and one run of a stage: is it up to date, what did it write, and its manifest at the end.
+"""Stages as declarations, and one run of a stage: fingerprint, outputs, manifest.
 
 def run(cfg, store):
     pins = require_output(store, "ingest", "pins")
@@ -40,10 +40,10 @@ Setting = BaseModel | dict[str, Any] | str | int | float | None
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetrainPolicy:
-    """Lets what was learned from the catalogue stand while few pins have changed since (`retrain` in the config).
+    """Keeps models and samples valid while few pins have changed since (`retrain` in the config).
 
-    Measured from the pins that the stage saw, so small changes add up. A pin that is gone is never tolerated: what was
-    made may still name it.
+    Measured from the pins that the stage saw, so small changes add up. A deleted pin is never tolerated: the
+    outputs may still name it.
     """
 
     pin_texts: Output
@@ -56,7 +56,7 @@ class RetrainPolicy:
         return cls(pin_texts=pin_texts, inputs=inputs, max_changed_fraction=cfg.retrain.max_changed_fraction)
 
     def tolerates(self, store: Storage, manifest: Manifest, inputs: dict[str, str]) -> bool:
-        """Whether an earlier run differs from the present inputs only in few pins."""
+        """Return True if few pins have changed since an earlier run, and nothing else."""
         steady = {name: content for name, content in inputs.items() if name not in self.inputs}
         before = {name: content for name, content in manifest.inputs.items() if name not in self.inputs}
         if steady != before or not all(map(store.exists, manifest.pin_texts)) or not manifest.pin_texts:
@@ -73,7 +73,7 @@ class RetrainPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """What a stage says of its run; its outputs were written through the `StageRun`.
+    """Counts and notes of a stage; its outputs were written through the `StageRun`.
 
     Args:
         counts: rows_in, rows_out and what else the stage counts.
@@ -165,8 +165,8 @@ class StageRun:
     def finished(self) -> Manifest | None:
         """The manifest of an earlier run with the same fingerprint, or one that `retrain_policy` tolerates, if its files exist.
 
-        A view takes one over from the run or another view, with the same fingerprint only. Its own may drift where the run's
-        may, with the catalogue and not by the variant's settings. The run takes none from views.
+        A variant reuses the manifest of the run or of another variant with the same fingerprint only. `retrain_policy` applies to its
+        own manifest if the config is equal. The run reuses none of its variants.
         """
         name = self.name or self.stage
         own = manifest_path(name, self.store.variant)
@@ -181,7 +181,7 @@ class StageRun:
         return None
 
     def _others(self, own: str, name: str) -> list[str]:
-        """Where else a view may find what it wants: in the run, and in other views."""
+        """Manifest paths of the run and of its other variants."""
         if not self.store.variant:
             return []
         variants = self.store.list_files(f"manifests/{VARIANTS}", f"/{name}.json")
@@ -202,7 +202,7 @@ class StageRun:
         return not gone
 
     def table_folder(self, name: str) -> str:
-        """Where the files of a table output belong."""
+        """Folder of a table output's files."""
         return f"tables/{name}/{self.fingerprint}"
 
     def write_table(self, name: str, tables: pa.Table | list[pa.Table]) -> Output:

@@ -1,1 +1,1 @@
-"""What each picture shows, said by a vision-language model, once per picture."""
+"""Captions of images by a vision-language model, once per distinct image."""

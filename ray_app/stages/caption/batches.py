@@ -1,4 +1,4 @@
-"""What Ray's workers run: read and decode a batch of pictures (CPU), then caption it (device)."""
+"""Batch functions of the Ray workers: read and decode images (CPU), then caption them (device)."""
 
 import hashlib
 import time
@@ -145,7 +145,7 @@ def vllm_request(row: dict[str, Any], prompt: str, max_new_tokens: int) -> dict[
 
 
 def vllm_answer(row: dict[str, Any]) -> dict[str, Any]:
-    """What the engine made of a good row -> row of ANSWERS."""
+    """Answer of the engine to a decoded image -> row of ANSWERS."""
     # Its own clock, if it keeps one: this line runs when the whole batch is done.
     began = (row.get("metrics") or {}).get("arrival_time") or time.time() - row["time_taken_llm"]
     return {

@@ -73,7 +73,7 @@ def _vllm(cfg: CaptionConfig, allocation: PoolAllocation) -> Any:
 
 
 def caption_pool(cfg: CaptionConfig) -> PoolRequest:
-    """What the workers ask for."""
+    """Resources that the caption workers request."""
     return PoolRequest(
         section="caption",
         num_actors=cfg.num_actors,

@@ -1,4 +1,4 @@
-"""What a model said -> a caption, or the reason why there is none. Pure."""
+"""Cleaning of model answers: answer -> caption, or the reason why there is none."""
 
 import re
 import unicodedata
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 VERSION = 1  # part of the recipe: raised when equal answers give other captions than before
 
-STEPS = ("template", "prompt_echo", "repetition", "cut", "refusal", "empty")  # what is counted
+STEPS = ("template", "prompt_echo", "repetition", "cut", "refusal", "empty")  # counted by name
 
 _TEMPLATE = re.compile(
     r"<\|[^<>|]{1,40}\|>|</?(?:s|pad|bos|eos|unk|image|end_of_utterance|fake_token_around_image|global-img|row_\d+_col_\d+)>"

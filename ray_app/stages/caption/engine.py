@@ -19,7 +19,7 @@ VERSION = 1  # part of the recipe: raised when equal pictures give other answers
 
 
 def caption_recipe(cfg: CaptionConfig) -> str:
-    """All that decides a caption besides the picture. Not the engine: both give the same captions."""
+    """Hash of everything that decides a caption besides the image. The backend is not part of it: both give the same captions."""
     assert cfg.model is not None
     return recipe_id(
         stage="caption",
@@ -68,7 +68,7 @@ def render_prompt(processor: Any, prompt: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What the model said of one picture; one of both is None."""
+    """Answer of the model for one image, or its error; the other one is None."""
 
     text: str | None
     error: str | None
@@ -93,7 +93,7 @@ class TransformersCaptioner:
         transformers_logging.set_verbosity_error()  # Idefics3 warns of its own default config each time
         assert cfg.model is not None
         self.processor = load_processor(cfg)
-        self.processor.tokenizer.padding_side = "left"  # so that all answers of a batch begin at one place
+        self.processor.tokenizer.padding_side = "left"  # so that all answers of a batch start at the same position
         if self.processor.tokenizer.pad_token is None:
             self.processor.tokenizer.pad_token = self.processor.tokenizer.eos_token
         self.prompt = render_prompt(self.processor, cfg.prompt)

@@ -1,4 +1,4 @@
-"""Which pictures a pins table has, by content: what is new, changed or repeated is known before a model is loaded.
+"""Index of a pins table's images by content: new, changed and repeated images are known before a model is loaded.
 
 Reading is cheap beside captioning, but not free: a file that was hashed before is not read again while its size and time
 of change are the same, nor a URL at all, since a URL is taken as immutable.

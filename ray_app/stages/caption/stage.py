@@ -45,7 +45,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
 
 def caption_work(caption: CaptionConfig, store: Storage) -> ModelWork:
-    """What captioning asks of the cluster."""
+    """Model work of captioning: ledger, workers, blocks."""
     return ModelWork(
         noun="pictures",
         ledger=Ledger(store, "captions", caption_recipe(caption), CAPTION_RESULTS),

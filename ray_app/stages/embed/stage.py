@@ -45,7 +45,7 @@ def retry_errors(cfg: Config, store: Storage) -> int:
 
 
 def release_sources(cfg: Config, store: Storage) -> dict[str, Output]:
-    """What serving a release reads besides its vectors, by name: models, texts, and what the features are made of.
+    """Stage outputs that serving a release reads in addition to its embeddings, by name: models, texts, inputs of features.
 
     Raises:
         UserError: a stage has not run.

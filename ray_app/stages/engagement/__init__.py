@@ -1,1 +1,1 @@
-"""Who engaged with what: rates of pins, and a two-tower model of queries and pins."""
+"""Engagement rates of pins, and a two-tower model of queries and pins trained on the search log."""

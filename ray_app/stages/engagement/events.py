@@ -1,4 +1,4 @@
-"""Which rows of the search log may be learned from, and the engaged (query, pin) pairs among them."""
+"""Selection of the search log rows that may be trained on, and the engaged (query, pin) pairs among them."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple

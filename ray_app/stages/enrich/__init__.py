@@ -1,1 +1,1 @@
-"""What a pin says, field by field: its own texts plus what its users did with it."""
+"""Text fields of pins: their own texts plus board titles and engaged queries from user actions."""

@@ -34,7 +34,7 @@ def titled_saves(boards: pa.Table) -> pa.Table:
 
 
 def title_forms(saves: pa.Table) -> dict[str, str]:
-    """How a title is shown that users write in several forms: in its most frequent one.
+    """Display form of titles that users write in several ways: the most frequent one.
 
     Args:
         saves: TITLED_SAVES, all saves under the titles that it has: over all pins, for a pin's few saves would let it flip

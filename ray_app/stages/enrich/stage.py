@@ -21,7 +21,7 @@ from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
 VERSION = 2
 _SCHEMAS = {"pins": PIN_COLUMNS, "boards": BOARDS, "search_log": SEARCH_LOG, "captions": CAPTIONS}
-_JOINED = {"boards": TITLED_SAVES}  # what of a table meets, if not its rows as they are
+_JOINED = {"boards": TITLED_SAVES}  # schema of the rows that meet, where it is not the table's own
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
@@ -84,7 +84,7 @@ def _num_parts(store: Storage) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """What a part came to."""
+    """Result of one part."""
 
     files: list[StoredFile]
     counts: dict[str, int]
@@ -93,7 +93,7 @@ class _Part:
 
 @dataclass(frozen=True, kw_only=True)
 class _EnrichJob:
-    """What the tasks need."""
+    """Arguments that all tasks share."""
 
     cfg: Config
     store: Storage

@@ -1,1 +1,1 @@
-"""Which pins share boards: GraphSAGE on the graph of pins and boards."""
+"""GraphSAGE embeddings on the bipartite graph of pins and boards."""

@@ -234,7 +234,7 @@ def _whole(model: Any, nodes: dict[str, Any], around: dict[str, NeighborGraph]) 
 
 
 def _tower_of(model: Any) -> QueryTower:
-    """What the model makes of a board without pins: SAGEConv adds a mean over nothing, which is zero, and a bias."""
+    """Embedding of a board without pins: SAGEConv adds a mean over nothing, which is zero, and a bias."""
     hidden, out = model["board_hidden"], model["board_out"]
     weights = {
         "skip.weight": model["board_skip"].weight,

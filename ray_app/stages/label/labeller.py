@@ -41,7 +41,7 @@ class Labeller:
 
     @property
     def recipe(self) -> str:
-        """All that decides a label besides query and pin. The teacher's hash covers its texts and features.
+        """Hash of everything that decides a label besides query and pin. The teacher's hash covers its texts and features.
 
         Not the engine: both give the same labels, so that one may finish what the other began.
         """
@@ -52,7 +52,7 @@ class Labeller:
 
     @property
     def ledger(self) -> Ledger:
-        """Where the labels are."""
+        """Ledger of the soft labels."""
         return Ledger(self.store, "soft_labels", self.recipe, SOFT_LABEL_RESULTS)
 
     def label(
@@ -84,7 +84,7 @@ class Labeller:
         return pa.table({"content_key": keys, "pair": pa.array(order, pa.int64())})
 
     def work(self, pairs: ShownPairs | None = None) -> ModelWork:
-        """What labelling asks of the cluster.
+        """Model work of labelling: ledger, workers, blocks.
 
         Args:
             pairs: Of the table of `wanted`; None: the rows come with query, pin_text and features.

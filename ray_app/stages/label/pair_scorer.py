@@ -1,4 +1,4 @@
-"""What every engine must do with a block of pairs, and the rows that none of them should see."""
+"""Protocol of the teacher backends: score a block of pairs. Unscorable pairs are rejected before."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class PairScores:
     probs: np.ndarray  # (n, 5) float32; NaN where there is an error
     errors: list[str | None]
     tokens: np.ndarray  # (n,) int64: of the pair, as if it stood alone
-    computed_tokens: int  # that passed through the model, over all pairs; fewer where pairs share a prefix
+    computed_tokens: int  # tokens computed by the model over all pairs; fewer where pairs share a prefix
 
 
 class PairScorer(Protocol):

@@ -108,7 +108,7 @@ def vllm_chain(store: Storage, teacher: Output, merged: Output, cfg: LabelConfig
 
 
 def shares_prefixes(folder: Path) -> bool:
-    """Whether a state of this model is the same with and without a prefix cache.
+    """Return True if a hidden state of this model is the same with and without a prefix cache.
 
     vllm only warns if it is told to keep one for a model of which that is not true, such as a bidirectional decoder.
     """

@@ -1,1 +1,1 @@
-"""Which (query, pin) pairs the teacher labels, each with its probability of having been drawn."""
+"""Sampling of the (query, pin) pairs that the teacher labels, each with its inclusion probability."""

@@ -1,4 +1,4 @@
-"""How many pairs each stratum gives, and the one factor that makes the expected total meet the target."""
+"""Allocation of the sample to strata, and the factor that makes the expected total meet the target."""
 
 from collections.abc import Callable
 from typing import Literal

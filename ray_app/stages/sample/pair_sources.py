@@ -1,4 +1,4 @@
-"""Where pairs come from, and how probable each source makes each pair."""
+"""Sources of pairs, and the inclusion probability of each pair by source."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ def build_pair_pool(
 
 
 def query_budgets(population: Population, bm25: Bm25Index, tops: list[NDArray], cfg: SampleConfig) -> Floats:
-    """How much of the retrieval budget each query gets; (num_queries,), mean 1, all positive.
+    """Share of the retrieval budget per query; (num_queries,), mean 1, all positive.
 
     Frequent queries get more (by the square root), and so do labelled and trending ones. A query whose words the catalogue hardly has
     gets less: real logs are full of typos, bots and tests, from which a teacher's labels teach nothing. Its weight is the
@@ -160,7 +160,7 @@ def _neighbor_pool(queries: list[str], num_pins: int, neighbors: NearestPins | N
 
 
 def _rank_shares(num_ranks: int) -> Floats:
-    """What each rank gets of one query's draw: proportional to 1 / sqrt(rank), summing to 1.
+    """Share of each rank in the draw of one query: proportional to 1 / sqrt(rank), summing to 1.
 
     Guessed: the student reorders the top of such lists, so it should see more of the top, and still all of the depth.
     """

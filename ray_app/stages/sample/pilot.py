@@ -1,4 +1,4 @@
-"""How much the teacher's grades differ within each stratum, from the soft labels of an earlier run (Neyman allocation).
+"""Standard deviation of the teacher's grades within each stratum, from the soft labels of an earlier run (Neyman allocation).
 
 The earlier run is one that the config names, never the run's own last labels: those change with each sample, and each
 change would make another sample, so that no rerun would ever be up to date.

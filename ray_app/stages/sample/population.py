@@ -1,4 +1,4 @@
-"""What can be sampled: the queries, and the (query, pin) pairs that the log shows, each in its stratum."""
+"""Sampling population: the queries, and the (query, pin) pairs that the log shows, each in its stratum."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

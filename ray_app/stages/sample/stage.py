@@ -34,7 +34,7 @@ from ray_app.tables.manifest import Manifest, Output, read_manifest, read_output
 from ray_app.tables.stage_run import RetrainPolicy, Stage, StageResult, StageRun, run_stage
 
 VERSION = 3
-_MOST_TRENDING = 20  # that the manifest names
+_MOST_TRENDING = 20  # listed in the manifest
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
@@ -73,7 +73,7 @@ def _sample(
         read_output(store, inputs["pin_texts"]),
         read_output(store, inputs["human_labels"], ["query", "locale"]),
     )
-    public = public_queries(judged.past(log_table), cfg.enrich)  # of all of the past: a day has few clients
+    public = public_queries(judged.past(log_table), cfg.enrich)  # from the complete past log: one day has few clients
     shown = set(public["query"].to_pylist())
     log_table, trending, seed, info = _daily(cfg, log_table, _present(store), shown)
     deviations = read_deviations(pilot, pilot_tables) if pilot else None
@@ -120,7 +120,7 @@ def _sample(
 
 
 def _present(store: Storage) -> datetime:
-    """When the log was read, as ingest noted it.
+    """Time at which the log was read, as recorded by ingest.
 
     Raises:
         UserError: an older version, which did not note it, read the log.
@@ -226,7 +226,7 @@ def zero_shot_neighbors(pins: pa.Table, queries: pa.Table) -> NearestPins:
 
 
 def source_note(log: pa.Table, pin_ids: Collection[str]) -> str | None:
-    """What a reader of the manifest must know about the log; None: it was used as intended."""
+    """Note on the log for readers of the manifest; None: it was used as intended."""
     known = pc.is_in(log["pin_id"], value_set=pa.array(pin_ids, pa.string()))
     shown = log.filter(pc.and_(known, pc.is_valid(log["pin_id"])))
     if not log.num_rows:
