@@ -18,7 +18,7 @@ from ray_app.features.bm25 import Bm25Index, CatalogueMatch, CorpusCounts, PairT
 
 FEATURES_VERSION = 1  # raised when equal inputs give other features: part of every recipe that has them
 
-MAX_QUERY_CHARS = 500  # queries are truncated to this length, the default of the ingest limit, which bounds the cost of a query
+MAX_QUERY_CHARS = 500  # longer queries are truncated, which bounds their cost; the default of the ingest limit
 _MIN_COMPACT_CHARS = 6  # a shorter query is found by chance inside other words ("art" in "smart")
 
 Floats = NDArray[np.float32]
