@@ -7,6 +7,9 @@ import pytest
 
 from ray_app.base.errors import UserError
 from ray_app.cli import leave_copy
+from ray_app.stages.order import load_stage
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -38,3 +41,10 @@ def test_outside_of_such_a_job_nothing_moves(in_copy, monkeypatch):
     here = Path.cwd()
     leave_copy()
     assert Path.cwd() == here
+
+
+@pytest.mark.parametrize("program", ["caption", "label", "embed"])
+def test_each_stage_with_model_work_estimates_its_cost(program):
+    stage = load_stage(program)
+    assert f'run_model_stage("{program}"' in (ROOT / "pipelines" / f"{program}.py").read_text()
+    assert callable(stage.estimate_cost) and callable(stage.retry_errors)

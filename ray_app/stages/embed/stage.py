@@ -32,7 +32,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     return run_stage(stage, cfg, store)
 
 
-def plan(cfg: Config, store: Storage) -> CostEstimate:
+def estimate_cost(cfg: Config, store: Storage) -> CostEstimate:
     """Embed the first block of each kind that is missing, and estimate the cost of the rest. Its embeddings are kept."""
     tower = _tower(cfg, store)
     files = tower.pin_texts(require_output(store, "enrich", "pin_texts"))
