@@ -1,8 +1,9 @@
 """From a configured source to checked rows: which adapter reads what, one file at a time, and which rows must meet."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +19,63 @@ from ray_app.sources.client_ids import client_key
 from ray_app.sources.files import SourceFile, find_files
 from ray_app.sources.rows import RawBatch
 from ray_app.sources.sheets import SHEET, first_grades, is_grading_sheet
-from ray_app.sources.validate import TableRules, check_batch, table_rules
+from ray_app.sources.validate import TABLES, TableRules, check_batch, table_rules
 from ray_app.tables.partitions import partition_of
 
 FUTURE = timedelta(days=1)  # that an event may be ahead of the present: clocks and time zones are often wrong by hours
+
+
+LABELS_FILE = "a file of human labels"
+"""As a table of `ADAPTERS`: labels that are named alone (`evaluate.human_labels`), and not found below a folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """How one adapter reads one table; `source` is the adapter's config. Exactly one of the three functions is set."""
+
+    find: Callable[[str, str], list[SourceFile]] = find_files  # (path, config key) -> the table's files
+    read: Callable[[SourceFile, Any, TableRules], Iterable[RawBatch]] | None = None  # (file, source, rules)
+    read_together: Callable[[Sequence[SourceFile], Any], Iterable[RawBatch]] | None = None
+    """(files, source), for files that say something only all together: they are few and small."""
+    as_ubi: Callable[[Any], UbiSource] | None = None  # the files are a UBI log, and this is how it is read
+
+
+def _read_labels_table(file: SourceFile, source: TableSource, rules: TableRules) -> Iterator[RawBatch]:
+    return first_grades(file, rules) if is_grading_sheet(file) else read_table_file(file, source, rules)
+
+
+def _chorus_log(source: ChorusSource) -> UbiSource:
+    return UbiSource(path=source.path, locale=source.locale, id_map="ean")
+
+
+# Config of an adapter -> table -> reader; a table that is absent is one that the adapter does not have.
+ADAPTERS: dict[type, dict[str, Reader]] = {
+    TableSource: {
+        **dict.fromkeys((*TABLES, SHEET), Reader(read=read_table_file)),
+        LABELS_FILE: Reader(read=_read_labels_table),
+    },
+    UbiSource: {"search_log": Reader(as_ubi=lambda source: source)},
+    ChorusSource: {
+        "pins": Reader(
+            find=chorus.product_files, read=lambda file, source, _: chorus.read_products_file(file, source.locale)
+        ),
+        "search_log": Reader(find=chorus.log_files, as_ubi=_chorus_log),
+        "human_labels": Reader(
+            find=chorus.label_files, read_together=lambda files, source: chorus.read_labels(files, source.locale)
+        ),
+        LABELS_FILE: Reader(read=lambda file, source, _: [chorus.read_rated_csv(file, source.locale)]),
+    },
+}
+
+
+def _reader(source: Source, table: str) -> Reader:
+    found = ADAPTERS[type(source)].get(table)
+    if found is None:
+        table = "human_labels" if table == LABELS_FILE else table
+        raise UserError(
+            f"ingest.{table}.adapter: {source.adapter} has no {table}; use another adapter, or leave ingest.{table} out"
+        )
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +87,6 @@ class SourceTable:
     files: list[SourceFile]
     rules: TableRules
     ean_files: list[SourceFile] = field(default_factory=list)  # products whose EANs the log uses as ids
-    sheets: list[SourceFile] = field(default_factory=list)  # those of its files that are sheets of first grades
 
     @property
     def size_bytes(self) -> int:
@@ -41,14 +94,18 @@ class SourceTable:
         return sum(file.size_bytes for file in self.files)
 
     @property
+    def _reader(self) -> Reader:
+        return _reader(self.source, self.table)
+
+    @property
     def is_log_of_documents(self) -> bool:
         """Whether its files hold queries and events that must be joined first."""
-        return self.table == "search_log" and not isinstance(self.source, TableSource)
+        return self._reader.as_ubi is not None
 
     @property
     def reads_files_together(self) -> bool:
         """Whether its files say something only all together: they are few and small."""
-        return self.table == "human_labels" and isinstance(self.source, ChorusSource)
+        return self._reader.read_together is not None
 
     def read(self, file: SourceFile) -> pa.Table:
         """Rows of one file: checked ones, or those of a log of documents as they are (UBI_RECORDS).
@@ -56,12 +113,11 @@ class SourceTable:
         Raises:
             UserError: the file is corrupt, or lacks a column.
         """
-        if self.is_log_of_documents:
-            return read_ubi_file(file, self._ubi)
-        if isinstance(self.source, TableSource):
-            return _check(read_table_file(file, self.source, self.rules), self.rules)
-        assert isinstance(self.source, ChorusSource)
-        return _check(chorus.read_products_file(file, self.source.locale), self.rules)
+        reader = self._reader
+        if reader.as_ubi is not None:
+            return read_ubi_file(file, reader.as_ubi(self.source))
+        assert reader.read is not None
+        return _check(reader.read(file, self.source, self.rules), self.rules)
 
     def partition_of(self, read: pa.Table, num_parts: int) -> NDArray[np.int64]:
         """Part of each row of `read`: rows of one key, or queries and events that belong together, meet in one."""
@@ -79,18 +135,11 @@ class SourceTable:
 
     def check(self, read: Sequence[pa.Table], pin_id_of: Mapping[str, str] | None) -> tuple[list[pa.Table], int]:
         """Checked rows of a part, in any order, and how many of its lines are no rows of this table."""
-        if not self.is_log_of_documents:
+        as_ubi = self._reader.as_ubi
+        if as_ubi is None:
             return list(read), 0
-        batches, ignored = join_ubi(read, self._ubi, pin_id_of)
+        batches, ignored = join_ubi(read, as_ubi(self.source), pin_id_of)
         return [check_batch(batch, self.rules) for batch in batches], ignored
-
-    @property
-    def _ubi(self) -> UbiSource:
-        source = self.source
-        if isinstance(source, UbiSource):
-            return source
-        assert isinstance(source, ChorusSource)
-        return UbiSource(path=source.path, locale=source.locale)
 
 
 def open_source(cfg: Config, table: str, now: datetime | None = None) -> SourceTable | None:
@@ -105,9 +154,10 @@ def open_source(cfg: Config, table: str, now: datetime | None = None) -> SourceT
     source: Source | None = getattr(cfg.ingest, table)
     if source is None:
         return None
-    key = f"ingest.{table}.path"
-    files, eans = _find(cfg, table, source, key)
-    grade_map = None if isinstance(source, UbiSource) else source.grade_map
+    reader = _reader(source, table)
+    files = reader.find(source.path, f"ingest.{table}.path")
+    eans = _ean_files(cfg) if reader.as_ubi is not None and reader.as_ubi(source).id_map == "ean" else []
+    grade_map = getattr(source, "grade_map", None)  # a log of documents has none
     rules = table_rules(table, cfg.ingest.limits, grade_map, cfg.features.external_embeddings)
     if table == "search_log":
         latest = (now or present(cfg)) + FUTURE
@@ -126,9 +176,8 @@ def read_source(opened: SourceTable) -> tuple[list[pa.Table], int]:
     Raises:
         UserError: a file is corrupt, or lacks a column.
     """
-    if opened.reads_files_together:
-        assert isinstance(opened.source, ChorusSource)
-        return [_check(chorus.read_labels(opened.files, opened.source.locale), opened.rules)], 0
+    if (read_together := opened._reader.read_together) is not None:
+        return [_check(read_together(opened.files, opened.source), opened.rules)], 0
     return opened.check([opened.read(file) for file in opened.files], opened.read_pin_id_map())
 
 
@@ -141,17 +190,15 @@ def open_human_labels(cfg: Config, path: str, key: str) -> SourceTable:
         UserError: there is no such file.
     """
     source = cfg.ingest.human_labels or cfg.ingest.pins
-    if isinstance(source, UbiSource):
-        raise UserError("ingest.human_labels.adapter: ubi has no human labels; use table or chorus")
+    _reader(source, LABELS_FILE)  # it has labels
     moved = source.model_copy(update={"path": path})
     if isinstance(source, TableSource) and cfg.ingest.human_labels is None:
         moved = TableSource(path=path)  # the pins' column map says nothing about labels
     files = find_files(path, key)
-    sheets = [file for file in files if is_grading_sheet(file)]
-    if len(sheets) == len(files):
+    if all(map(is_grading_sheet, files)):
         moved = TableSource(path=path, format="csv")
-    rules = table_rules("human_labels", cfg.ingest.limits, moved.grade_map)
-    return SourceTable(table="human_labels", source=moved, files=files, rules=rules, sheets=sheets)
+    rules = table_rules("human_labels", cfg.ingest.limits, getattr(moved, "grade_map", None))
+    return SourceTable(table=LABELS_FILE, source=moved, files=files, rules=rules)
 
 
 def open_adjudicated(cfg: Config) -> SourceTable | None:
@@ -171,33 +218,7 @@ def open_adjudicated(cfg: Config) -> SourceTable | None:
 
 def read_human_labels(opened: SourceTable) -> pa.Table:
     """Checked rows of `open_human_labels`; a Chorus file has the columns query, docid, rating."""
-    source, rules = opened.source, opened.rules
-    if isinstance(source, ChorusSource):
-        return _check((chorus.read_rated_csv(file, source.locale) for file in opened.files), rules)
-    assert isinstance(source, TableSource)
-    graded = (
-        first_grades(file, rules) if file in opened.sheets else read_table_file(file, source, rules)
-        for file in opened.files
-    )
-    return pa.concat_tables(_check(batches, rules) for batches in graded)
-
-
-def _find(cfg: Config, table: str, source: Source, key: str) -> tuple[list[SourceFile], list[SourceFile]]:
-    """Files of a source, and those that its object ids must be looked up in."""
-    if isinstance(source, TableSource):
-        return find_files(source.path, key), []
-    if isinstance(source, UbiSource):
-        if table != "search_log":
-            raise UserError(f"ingest.{table}.adapter: ubi reads only search_log; use table or chorus")
-        eans = _ean_files(cfg) if source.id_map == "ean" else []
-        return find_files(source.path, key), eans
-    if table == "pins":
-        return chorus.product_files(source.path, key), []
-    if table == "search_log":
-        return [chorus.log_file(source.path, key)], _ean_files(cfg)
-    if table == "human_labels":
-        return chorus.label_files(source.path, key), []
-    raise UserError(f"ingest.{table}.adapter: chorus has no {table}; use table, or leave ingest.{table} out")
+    return pa.concat_tables(map(opened.read, opened.files))
 
 
 def _ean_files(cfg: Config) -> list[SourceFile]:

@@ -146,7 +146,7 @@ def explain(error: ValidationError, path: str, root: type[BaseModel] | None = No
     found = error.errors()  # a mistyped key is often missing too: what was written says more than what was not
     first = next((problem for problem in found if problem["type"] == "extra_forbidden"), found[0])
     # Union tags and pydantic's own markers are part of `loc`, but not of the YAML.
-    keys = [str(k) for k in first["loc"] if k not in ("table", "ubi", "chorus")]
+    keys = [str(k) for k in first["loc"] if k not in _sources_by_tag()]
     where = ".".join(keys)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
@@ -161,7 +161,7 @@ def explain(error: ValidationError, path: str, root: type[BaseModel] | None = No
 
 def _known_keys(loc: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:
     """Keys allowed beside the last one of `loc`, found by walking the tree of sections."""
-    by_tag: dict[str, type[BaseModel]] = {s.model_fields["adapter"].default: s for s in get_args(get_args(Source)[0])}
+    by_tag = _sources_by_tag()
     model = root
     for part in loc[:-1]:
         if part in by_tag:
@@ -171,3 +171,7 @@ def _known_keys(loc: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:
         if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             model = field.annotation
     return list(model.model_fields)
+
+
+def _sources_by_tag() -> dict[str | int, type[BaseModel]]:
+    return {source.model_fields["adapter"].default: source for source in get_args(get_args(Source)[0])}

@@ -63,13 +63,13 @@ def label_files(uri: str, key: str) -> list[SourceFile]:
     return _named(files, re.compile(re.escape(_RATED)), uri, key, _RATED) + individual[:1]
 
 
-def log_file(uri: str, key: str) -> SourceFile:
-    """The UBI log.
+def log_files(uri: str, key: str) -> list[SourceFile]:
+    """The UBI log: one file.
 
     Raises:
         UserError: there is none (Chorus keeps it with its OpenSearch edition).
     """
-    return _named(find_files(uri, key), re.compile(re.escape(_LOG)), uri, key, _LOG)[0]
+    return _named(find_files(uri, key), re.compile(re.escape(_LOG)), uri, key, _LOG)[:1]
 
 
 def _named(files: list[SourceFile], pattern: re.Pattern[str], uri: str, key: str, what: str) -> list[SourceFile]:

@@ -14,7 +14,7 @@ from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.sources.adapters.chorus import (
     label_files,
-    log_file,
+    log_files,
     product_files,
     read_ean_map,
     read_products_file,
@@ -76,11 +76,11 @@ def test_a_clone_is_searched_by_file_name(tmp_path):
     (tmp_path / "katas/Broad_Query_Set_rated.csv").write_text("query,docid,rating\n")
     (tmp_path / "katas/log_events.zip").write_bytes(b"")
     names = [f.basename for f in product_files(str(tmp_path), KEY) + label_files(str(tmp_path), KEY)]
-    assert [*names, log_file(str(tmp_path), KEY).basename] == [
+    assert [*names, log_files(str(tmp_path), KEY)[0].basename] == [
         "1.json.zip", "2.json.zip", "Broad_Query_Set_rated.csv", "log_events.zip"]  # fmt: skip
 
 
-@pytest.mark.parametrize(("find", "name"), [(product_files, "N.json.zip"), (label_files, "rated.csv"), (log_file, "log_events.zip")])  # fmt: skip
+@pytest.mark.parametrize(("find", "name"), [(product_files, "N.json.zip"), (label_files, "rated.csv"), (log_files, "log_events.zip")])  # fmt: skip
 def test_a_folder_without_the_files_is_refused_by_name(tmp_path, find, name):
     (tmp_path / "other.txt").write_text("x")
     with pytest.raises(UserError, match=name):

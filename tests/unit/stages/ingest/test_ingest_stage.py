@@ -117,7 +117,7 @@ def test_a_catalogue_of_bad_rows_only_is_empty_too(tmp_path, store):
     ("section", "message"),
     [
         ({"boards": {"adapter": "chorus", "path": "."}}, "ingest.boards.adapter: chorus has no boards"),
-        ({"boards": {"adapter": "ubi", "path": "."}}, "ingest.boards.adapter: ubi reads only search_log"),
+        ({"boards": {"adapter": "ubi", "path": "."}}, "ingest.boards.adapter: ubi has no boards"),
         ({"search_log": {"adapter": "ubi", "path": "none.gz"}}, "ingest.search_log.path: .*does not exist"),
         ({"search_log": {"adapter": "ubi", "path": ".", "id_map": "ean"}}, "ingest.search_log.id_map"),
     ],
