@@ -4,7 +4,7 @@ import io
 import struct
 
 
-def encode(image, kind, **options):
+def encode(image, kind="PNG", **options):
     out = io.BytesIO()
     image.save(out, kind, **options)
     return out.getvalue()

@@ -35,9 +35,9 @@ def make_examples(queries: list[str], pin_texts: list[str], features: Any, grade
     return Examples(**columns | {"weights": np.ones(n, np.float32)} | more)
 
 
-def message(act: Callable[[], object]) -> str:
-    """What a UserError says, in one line."""
-    with pytest.raises(UserError) as caught:
+def message(act: Callable[[], object], error: type[Exception] = UserError) -> str:
+    """The text of the error that `act` raises: one line."""
+    with pytest.raises(error) as caught:
         act()
     assert "\n" not in str(caught.value)
     return str(caught.value)

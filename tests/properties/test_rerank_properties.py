@@ -31,6 +31,7 @@ def test_engagement_decides_between_equals_and_costs_at_most_its_weight(scores, 
     cfg = BlendConfig(engagement_weight=weight)
     values = np.array(scores, np.float32)
     low, middle, high = (blend(values, np.full(len(values), e, np.float32), cfg) for e in (0, np.nan, 1))
+    assert middle.dtype == np.float32
     assert (low <= middle).all() and (middle <= high).all()
     assert high - values == pytest.approx(np.full(len(values), weight), abs=1e-5)
     assert middle - values == pytest.approx(np.full(len(values), weight * UNKNOWN), abs=1e-5)

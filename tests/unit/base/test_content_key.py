@@ -3,16 +3,8 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ray_app.base.content_key import content_key, content_keys, recipe_id
-
-PART = st.recursive(
-    st.none() | st.text(max_size=3) | st.binary(max_size=3) | st.integers(-2, 2) | st.floats(-1, 1, width=16),
-    lambda inner: st.lists(inner, max_size=2),
-    max_leaves=4,
-)
 
 
 @pytest.mark.parametrize(
@@ -37,21 +29,10 @@ def test_different_contents_have_different_keys(one, other):
     assert content_key("r", *one) != content_key("r", *other)
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(PART, max_size=3), st.lists(PART, max_size=3))
-def test_keys_are_equal_only_for_contents_that_look_equal(one, other):
-    assert (content_key("r", *one) == content_key("r", *other)) == (repr(one) == repr(other))
-
-
 def test_a_changed_revision_changes_the_key():
     """Else a new model's results would be taken from the old one's."""
     recipes = [recipe_id(model="m", revision=revision) for revision in ("1", "2")]
     assert content_key(recipes[0], "text") != content_key(recipes[1], "text")
-
-
-def test_recipe_parts_are_told_apart_by_name_and_have_no_order():
-    assert recipe_id(model="a", template="b") != recipe_id(model="b", template="a")
-    assert recipe_id(model="a", template="b") == recipe_id(template="b", model="a")
 
 
 def test_keys_stay_what_they_are():

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from minimal import message
 
-from ray_app.base.errors import UserError
 from ray_app.base.hashing import hash_pin_ids, shards_of
 from ray_app.base.schemas import embedding_results
 from ray_app.base.storage import Storage
@@ -61,13 +61,6 @@ def local(tmp_path):
 def one_byte(pin_ids):
     """A hash that many ids share."""
     return hash_pin_ids(pin_ids) % np.uint64(3)
-
-
-def message(act):
-    with pytest.raises(UserError) as caught:
-        act()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def folders(local):

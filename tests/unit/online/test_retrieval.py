@@ -214,32 +214,6 @@ def test_exact_search_is_the_product_of_the_matrix(tmp_path):
 # --- both ---
 
 
-def test_a_pin_that_both_find_comes_once_and_says_so(retriever):
-    """The page shows who found what; a pin shown twice would take the place of another."""
-    found = retrieve(retriever, understand("red mug", VOCABULARY), towards(0, 2), **ALL)
-    assert len(set(found.rows.tolist())) == len(found.rows)
-    sources = dict(zip(found.rows.tolist(), found.sources, strict=True))
-    assert sources[0] == [BM25, DENSE]
-    assert sources[2] == [DENSE]
-
-
-def test_ranks_are_fused_by_hand():
-    """1/61 + 1/62 before 1/61 before 1/62; equal ones by row, however they were found."""
-    found = fuse({BM25: np.array([9, 4, 3]), DENSE: np.array([5, 9, 2])}, limit=5)
-    assert found.rows.tolist() == [9, 5, 4, 2, 3]
-    assert found.sources == [[BM25, DENSE], [DENSE], [BM25], [DENSE], [BM25]]
-    assert fuse({BM25: np.array([9, 4, 3]), DENSE: np.array([5, 9, 2])}, limit=2).rows.tolist() == [9, 5]
-
-
-def test_numbers_of_candidates_are_kept_to(retriever):
-    """Reranking costs as much as there are candidates."""
-    query = understand("red mug", VOCABULARY)
-    found = retrieve(retriever, query, towards(2, 3), num_bm25=1, num_vectors=2, limit=10)
-    assert [source for sources in found.sources for source in sources].count(BM25) == 1
-    assert len(retrieve(retriever, query, towards(2, 3), num_bm25=9, num_vectors=9, limit=3).rows) == 3
-    assert len(retrieve(retriever, query, towards(2, 3), num_bm25=0, num_vectors=0, limit=3).rows) == 0
-
-
 def test_threads_get_what_one_gets(tmp_path):
     """Searches that ran into each other would return pins of another user's query."""
     vectors = low_rank(2_000)

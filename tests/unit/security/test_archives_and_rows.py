@@ -9,7 +9,7 @@ import zipfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from refusals import message
+from minimal import message
 
 from ray_app.base.config import IngestLimits, TableSource, UbiSource
 from ray_app.base.errors import UserError, printable

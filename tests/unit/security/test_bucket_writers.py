@@ -10,7 +10,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from refusals import message
+from minimal import message
 from tiny_config import tiny_manifest
 
 from ray_app.base.errors import UserError

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from refusals import message
+from minimal import message
 
 from ray_app.base.cache_folder import CACHE_ROOT, cache_folder, private_folder
 from ray_app.base.config import load_config, section_hash

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 import redis
 import yaml
-from refusals import message
+from minimal import message
 from tiny_config import finished_stage
 
 from ray_app.base.config import CacheConfig, Config, load_config
@@ -182,14 +182,6 @@ def test_queries_are_no_keys_of_redis(redis_server, monkeypatch):
     monkeypatch.setenv("TEST_HMAC_KEY", HMAC_KEY[::-1])
     ask(redis_config(redis_server), [QUERY])
     assert len(keys_in(redis_server)) == 2  # so it cannot be made, or tested, without the secret
-
-
-def test_replicas_with_one_secret_share_what_they_have(redis_server, monkeypatch):
-    monkeypatch.setenv("TEST_HMAC_KEY", HMAC_KEY)
-    ask(redis_config(redis_server), [QUERY])
-    encoder = Lengths()
-    vectors, counts = ask(redis_config(redis_server), ["own", QUERY], encoder)
-    assert (vectors.tolist(), encoder.batches, counts["second_level_hits"]) == ([[len(QUERY), 1.0]], [["own"]], 1)
 
 
 @pytest.mark.parametrize("value", [None, "", "short"])

@@ -124,10 +124,17 @@ def test_private_addresses_in_every_spelling(host, monkeypatch):
 
 @pytest.mark.parametrize(
     ("address", "public"),
-    [("8.8.8.8", True), ("2606:4700:4700::1111", True), ("64:ff9b::808:808", True), ("64:ff9b::a00:1", False),
-     ("::ffff:8.8.8.8", True), ("::ffff:10.0.0.1", False), ("2002:a00:1::", False), ("192.0.2.1", False)],
+    [
+        *((address, True) for address in ("8.8.8.8", "2606:4700:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8")),
+        *((address, False) for address in ("64:ff9b::a00:1", "::ffff:10.0.0.1", "2002:a00:1::", "192.0.2.1")),
+        # Python calls the first ones public; the others are those of clouds' metadata services.
+        *((address, False) for address in (
+            "168.63.129.16", "::ffff:168.63.129.16", "64:ff9b::a83f:8110", "2002:a83f:8110::1", "192.0.0.8", "192.88.99.1",
+            "3fff::1", "169.254.169.254", "fd00:ec2::254", "100.100.100.200", "::ffff:169.254.169.254",
+            "64:ff9b::a9fe:a9fe", "64:ff9b:1::7f00:1")),
+    ],
 )  # fmt: skip
-def test_is_public(address, public):
+def test_only_addresses_of_the_internet_are_public(address, public):
     assert is_public(ipaddress.ip_address(address)) is public
 
 

@@ -1,11 +1,11 @@
 """decode: whatever the bytes, an RGB picture that looks as a browser shows it, or a reason."""
 
-import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
+from hostile_images import encode
 from PIL import Image
 
 from ray_app.base.config import ImageLimits
@@ -14,12 +14,6 @@ from ray_app.base.images.decode import ImageError, decode
 LIMITS = ImageLimits(max_bytes=1_000_000, max_pixels=1_000_000, max_side=64)
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-
-
-def encode(image, kind="PNG", **options):
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
 
 
 def pixel(image, x=2, y=2):
@@ -168,24 +162,6 @@ def test_truncated_files_are_an_error(kind):
 )  # fmt: skip
 def test_what_is_no_picture(data, codes):
     assert code(data) in codes
-
-
-def test_random_damage_never_escapes():
-    """One odd file must not stop a job of a million."""
-    rng = np.random.default_rng(1)
-    noise = Image.fromarray(rng.integers(0, 255, (30, 30, 3), np.uint8))
-    refused = 0
-    for kind in FORMATS:
-        data = encode(noise, kind)
-        for _ in range(60):
-            broken = bytearray(data)
-            for at in rng.integers(0, min(len(data), 400), 4):
-                broken[at] = int(rng.integers(0, 256))
-            try:
-                assert decode(bytes(broken), LIMITS).mode == "RGB"
-            except ImageError:
-                refused += 1
-    assert refused > 50
 
 
 def test_the_error_survives_a_pickle():
