@@ -3,11 +3,11 @@
 import asyncio
 import hmac
 import threading
-from collections.abc import Awaitable, Callable
-from typing import Any
+import time
 
 import numpy as np
 import pytest
+from fake_encoder import Lengths, until
 
 from ray_app.base.config import CacheConfig
 from ray_app.online.query_cache import QueryEmbeddingCache
@@ -15,30 +15,10 @@ from ray_app.online.query_cache import QueryEmbeddingCache
 HMAC_KEY = "0123456789abcdef"
 
 
-class Lengths:
-    """A query's vector is [its length, 1]; remembers its batches; waits at the gate if there is one."""
-
-    def __init__(self, gate: threading.Event | None = None) -> None:
-        self.batches: list[list[str]] = []
-        self.gate = gate
-        self.broken = False
-
-    def encode(self, texts: list[str]) -> np.ndarray:
-        self.batches.append(list(texts))
-        if self.gate is not None:
-            assert self.gate.wait(10)
-        if self.broken:
-            raise RuntimeError("the model is broken")
-        return np.array([[len(text), 1] for text in texts], np.float32)
-
-
-def run(encoder: Any, talk: Callable[[QueryEmbeddingCache], Awaitable[Any]], clock: Any = None, **cfg: Any) -> Any:
-    async def main() -> Any:
-        max_batch_size = cfg.pop("max_batch_size", 32)
-        options = {} if clock is None else {"clock": clock}
-        cache = QueryEmbeddingCache(
-            encoder, CacheConfig(**cfg), max_batch_size=max_batch_size, namespace="test", **options
-        )
+def run(encoder, talk, clock=time.monotonic, max_batch_size=32, **cfg):
+    async def main():
+        options = {"max_batch_size": max_batch_size, "namespace": "test", "clock": clock}
+        cache = QueryEmbeddingCache(encoder, CacheConfig(**cfg), **options)
         try:
             return await talk(cache)
         finally:
@@ -47,23 +27,15 @@ def run(encoder: Any, talk: Callable[[QueryEmbeddingCache], Awaitable[Any]], clo
     return asyncio.run(main())
 
 
-async def until(done: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if done():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("it never happened")
-
-
-async def hits_of(cache: QueryEmbeddingCache, queries: list[str]) -> int:
+async def hits_of(cache, queries):
     """How many of these were remembered."""
     before = cache.counts()["hits"]
     await cache.get(queries)
     return cache.counts()["hits"] - before
 
 
-def test_vectors_come_in_the_order_asked_and_the_second_time_from_memory() -> None:
-    async def talk(cache: QueryEmbeddingCache) -> Any:
+def test_vectors_come_in_the_order_asked_and_the_second_time_from_memory():
+    async def talk(cache):
         first = await cache.get(["aaa", "b", "aaa"])
         return first, cache.counts()["hits"], await cache.get(["b", "cc"]), cache.counts()["hits"]
 
@@ -74,11 +46,11 @@ def test_vectors_come_in_the_order_asked_and_the_second_time_from_memory() -> No
     assert sorted(query for batch in encoder.batches for query in batch) == ["aaa", "b", "cc"]
 
 
-def test_a_burst_of_one_query_is_encoded_once() -> None:
+def test_a_burst_of_one_query_is_encoded_once():
     gate = threading.Event()
     encoder = Lengths(gate)
 
-    async def talk(cache: QueryEmbeddingCache) -> Any:
+    async def talk(cache):
         asked = [asyncio.create_task(cache.get(["hot"])) for _ in range(50)]
         await until(lambda: bool(encoder.batches))
         gate.set()
@@ -90,11 +62,11 @@ def test_a_burst_of_one_query_is_encoded_once() -> None:
     assert (counts["misses"], counts["coalesced"], counts["hit_rate"]) == (1, 49, 0.98)
 
 
-def test_queries_that_wait_go_together_and_a_lone_one_at_once() -> None:
+def test_queries_that_wait_go_together_and_a_lone_one_at_once():
     gate = threading.Event()
     encoder = Lengths(gate)
 
-    async def talk(cache: QueryEmbeddingCache) -> None:
+    async def talk(cache):
         first = asyncio.create_task(cache.get(["first"]))
         await until(lambda: bool(encoder.batches))
         rest = [asyncio.create_task(cache.get([f"q{i}"])) for i in range(5)]
@@ -106,12 +78,12 @@ def test_queries_that_wait_go_together_and_a_lone_one_at_once() -> None:
     assert [len(batch) for batch in encoder.batches] == [1, 3, 2]
 
 
-def test_a_failure_reaches_all_who_wait_and_is_not_remembered() -> None:
+def test_a_failure_reaches_all_who_wait_and_is_not_remembered():
     gate = threading.Event()
     encoder = Lengths(gate)
     encoder.broken = True
 
-    async def talk(cache: QueryEmbeddingCache) -> Any:
+    async def talk(cache):
         asked = [asyncio.create_task(cache.get(["x"])) for _ in range(3)]
         await until(lambda: bool(encoder.batches))
         gate.set()
@@ -127,11 +99,11 @@ def test_a_failure_reaches_all_who_wait_and_is_not_remembered() -> None:
 class Choking(Lengths):
     """Cannot encode `bad`: fails, or gives no number for it."""
 
-    def __init__(self, gate: threading.Event, raises: bool) -> None:
+    def __init__(self, gate, raises):
         super().__init__(gate)
         self.raises = raises
 
-    def encode(self, texts: list[str]) -> np.ndarray:
+    def encode(self, texts):
         made = super().encode(texts)
         if "bad" in texts and self.raises:
             raise RuntimeError("choked")
@@ -143,12 +115,12 @@ class Choking(Lengths):
     ("raises", "told", "retried"),
     [(True, "choked", [["aa"], ["bad"], ["c"]]), (False, "no usable vectors", [["bad"]])],
 )
-def test_a_query_that_breaks_the_encoder_fails_alone(raises: bool, told: str, retried: list[list[str]]) -> None:
+def test_a_query_that_breaks_the_encoder_fails_alone(raises, told, retried):
     """Else one user's odd words take the vectors of all who ask in that moment, again at each retry."""
     gate = threading.Event()
     encoder = Choking(gate, raises)
 
-    async def talk(cache: QueryEmbeddingCache) -> Any:
+    async def talk(cache):
         first = asyncio.create_task(cache.get(["first"]))
         await until(lambda: bool(encoder.batches))
         rest = [asyncio.create_task(cache.get([query])) for query in ("aa", "bad", "c")]
@@ -164,11 +136,11 @@ def test_a_query_that_breaks_the_encoder_fails_alone(raises: bool, told: str, re
     assert num_batches == len(encoder.batches)
 
 
-def test_one_who_goes_away_takes_nobodys_vector_along() -> None:
+def test_one_who_goes_away_takes_nobodys_vector_along():
     gate = threading.Event()
     encoder = Lengths(gate)
 
-    async def talk(cache: QueryEmbeddingCache) -> Any:
+    async def talk(cache):
         gone, stays = (asyncio.create_task(cache.get(["same"])) for _ in range(2))
         await until(lambda: bool(encoder.batches))
         gone.cancel()
@@ -181,18 +153,18 @@ def test_one_who_goes_away_takes_nobodys_vector_along() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_vector_that_is_no_number_is_an_error_and_not_remembered(bad: float) -> None:
+def test_a_vector_that_is_no_number_is_an_error_and_not_remembered(bad):
     encoder = Lengths()
-    encoder.encode = lambda texts: np.full((len(texts), 2), bad, np.float32)  # type: ignore[method-assign]
+    encoder.encode = lambda texts: np.full((len(texts), 2), bad, np.float32)
     with pytest.raises(ValueError, match="no usable vectors"):
         run(encoder, lambda cache: cache.get(["x"]))
 
 
-def test_old_vectors_are_made_again_and_the_least_used_make_room() -> None:
+def test_old_vectors_are_made_again_and_the_least_used_make_room():
     now = [0.0]
     encoder = Lengths()
 
-    async def talk(cache: QueryEmbeddingCache) -> list[int]:
+    async def talk(cache):
         found = []
         for query, at in (("a", 0), ("b", 1), ("a", 2), ("c", 3), ("a", 4), ("b", 5), ("b", 99)):
             now[0] = at
@@ -203,16 +175,16 @@ def test_old_vectors_are_made_again_and_the_least_used_make_room() -> None:
     assert cached == [0, 0, 1, 0, 1, 0, 0]  # b made room for c; at 99 it is too old
 
 
-def test_switched_off_it_remembers_nothing() -> None:
-    async def talk(cache: QueryEmbeddingCache) -> Any:
+def test_switched_off_it_remembers_nothing():
+    async def talk(cache):
         await cache.get(["a"])
         return await hits_of(cache, ["a"])
 
     assert run(Lengths(), talk, max_entries=0) == 0
 
 
-def test_nobody_can_change_what_is_remembered() -> None:
-    async def talk(cache: QueryEmbeddingCache) -> Any:
+def test_nobody_can_change_what_is_remembered():
+    async def talk(cache):
         (await cache.get(["abc"]))[:] = 0
         return await cache.get(["abc"])
 
@@ -220,17 +192,17 @@ def test_nobody_can_change_what_is_remembered() -> None:
 
 
 @pytest.fixture
-def redis_url(redis_server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def redis_url(redis_server, monkeypatch):
     """Settings of the second level."""
     monkeypatch.setenv("TEST_HMAC_KEY", HMAC_KEY)
     return {"redis_url": redis_server, "redis_key_env": "TEST_HMAC_KEY"}
 
 
-def test_replicas_share_a_second_level(redis_url: dict[str, str]) -> None:
-    async def warm(cache: QueryEmbeddingCache) -> None:
+def test_replicas_share_a_second_level(redis_url):
+    async def warm(cache):
         await cache.get(["shared", "other"])
 
-    async def later(cache: QueryEmbeddingCache) -> Any:
+    async def later(cache):
         await cache.get(["own"])  # tells how wide vectors are
         await asyncio.gather(*cache._writes)  # the connection is there
         return await cache.get(["shared"]), cache.counts()
@@ -241,13 +213,13 @@ def test_replicas_share_a_second_level(redis_url: dict[str, str]) -> None:
     assert (vectors.tolist(), encoder.batches, counts["second_level_hits"]) == ([[6.0, 1.0]], [["own"]], 1)
 
 
-def test_a_vector_of_another_width_in_the_second_level_is_ignored(redis_url: dict[str, str]) -> None:
+def test_a_vector_of_another_width_in_the_second_level_is_ignored(redis_url):
     import redis
 
     key = hmac.digest(HMAC_KEY.encode(), b"odd", "sha256").hex()
     redis.Redis.from_url(redis_url["redis_url"]).set(f"relevance:test:{key}", b"\0" * 12)
 
-    async def talk(cache: QueryEmbeddingCache) -> Any:
+    async def talk(cache):
         await cache.get(["own2"])
         await asyncio.gather(*cache._writes)
         return await cache.get(["odd"])
@@ -255,6 +227,6 @@ def test_a_vector_of_another_width_in_the_second_level_is_ignored(redis_url: dic
     assert run(Lengths(), talk, **redis_url).tolist() == [[3.0, 1.0]]
 
 
-def test_without_the_second_level_queries_are_answered_all_the_same(redis_url: dict[str, str]) -> None:
+def test_without_the_second_level_queries_are_answered_all_the_same(redis_url):
     found = run(Lengths(), lambda cache: cache.get(["abc"]), **redis_url | {"redis_url": "redis://127.0.0.1:1/0"})
     assert found.tolist() == [[3.0, 1.0]]

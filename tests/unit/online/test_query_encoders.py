@@ -1,7 +1,5 @@
 """Engines of the query tower: the same vectors as the tower, and only whole files of it."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -16,12 +14,12 @@ TEXTS = [*PROBES, "red " * 300, "mug", "a", "赤い" * 40]
 SCALER = FeatureScaler(np.zeros(2), np.ones(2))
 
 
-def config(backend: str, **more: object) -> ServeConfig:
+def config(backend, **more):
     return ServeConfig.model_validate({"query_encoder_backend": backend} | more)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: str) -> Path:
+def folder(tmp_path_factory, tiny_encoder):
     cfg = DistillConfig(
         base_model=tiny_encoder, dim=16, matryoshka_dims=[8], max_query_tokens=12, pooling="cls", query_prompt="blue hub: ",
         pin_prompt="shoe: ",
@@ -32,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("backends")
 
 
@@ -40,9 +38,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("name", "close"), [("torch", 1e-6), ("onnx", 1e-5), ("torch_bf16", 2e-2), ("compiled_bf16", 2e-2)]
 )
 @pytest.mark.parametrize("dim", [None, 8])
-def test_every_engine_gives_the_towers_vectors(
-    folder: Path, cache_dir: Path, name: str, close: float, dim: int | None
-) -> None:
+def test_every_engine_gives_the_towers_vectors(folder, cache_dir, name, close, dim):
     """A query that an engine reads otherwise (cut, padded, other ids) would meet the wrong pins, and nobody would notice."""
     backend = choose_backend(folder, config(name, min_backend_cosine=0.9), "student", cache_dir, dim)
     wanted = TowerEncoder(folder, "query", "float32", 1, dim).encode(TEXTS, 4)
@@ -54,9 +50,7 @@ def test_every_engine_gives_the_towers_vectors(
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-3)
 
 
-def test_auto_takes_an_engine_that_is_exact_enough_and_the_next_replica_need_not_measure(
-    folder: Path, cache_dir: Path
-) -> None:
+def test_auto_takes_an_engine_that_is_exact_enough_and_the_next_replica_need_not_measure(folder, cache_dir):
     first = choose_backend(folder, config("auto", min_backend_cosine=0.99999), "auto", cache_dir)
     again = choose_backend(folder, config("auto", min_backend_cosine=0.99999), "auto", cache_dir)
     assert first.name in ("torch", "onnx")
@@ -64,13 +58,13 @@ def test_auto_takes_an_engine_that_is_exact_enough_and_the_next_replica_need_not
     assert again.report == first.report  # timings are never equal twice
 
 
-def test_a_named_engine_that_is_not_exact_enough_is_refused(folder: Path, cache_dir: Path) -> None:
+def test_a_named_engine_that_is_not_exact_enough_is_refused(folder, cache_dir):
     with pytest.raises(UserError, match=r"serve\.query_encoder_backend: torch_bf16 has cosine 0\.9"):
         choose_backend(folder, config("torch_bf16", min_backend_cosine=1.0), "student", cache_dir)
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
-def test_a_damaged_file_is_made_again_and_never_served(folder: Path, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_file_is_made_again_and_never_served(folder, tmp_path, damage):
     wanted = choose_backend(folder, config("onnx"), "student", tmp_path).encode(TEXTS)
     (path,) = tmp_path.glob("*/model.onnx")
     data = path.read_bytes()
@@ -82,7 +76,7 @@ def test_a_damaged_file_is_made_again_and_never_served(folder: Path, tmp_path: P
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-def test_another_student_never_meets_this_ones_files(folder: Path, tmp_path: Path, tiny_encoder: str) -> None:
+def test_another_student_never_meets_this_ones_files(folder, tmp_path, tiny_encoder):
     choose_backend(folder, config("onnx"), "one", tmp_path)
     other = tmp_path / "other"
     cfg = DistillConfig(base_model=tiny_encoder, dim=6, max_query_tokens=12)
@@ -90,15 +84,13 @@ def test_another_student_never_meets_this_ones_files(folder: Path, tmp_path: Pat
     assert choose_backend(other, config("onnx"), "two", tmp_path).encode(["mug"]).shape == (1, 6)
 
 
-def test_a_student_without_towers_cannot_embed_queries(tmp_path: Path) -> None:
+def test_a_student_without_towers_cannot_embed_queries(tmp_path):
     BiEncoder.feature_only_student(DistillConfig(base_model="none"), SCALER).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="no query tower"):
         choose_backend(tmp_path, config("auto"), "features", tmp_path / "kept")
 
 
-def test_without_a_compiler_the_other_engines_serve(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_compiler_the_other_engines_serve(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert choose_backend(folder, config("auto"), "student", tmp_path).name != "compiled_bf16"
     with pytest.raises(

@@ -2,12 +2,10 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
+from fake_encoder import Lengths
 
 from ray_app.base.config import ImageLimits, ServeConfig
 from ray_app.base.errors import UserError
@@ -17,56 +15,39 @@ from ray_app.online.problems import BadRequest, Unavailable
 from ray_app.online.service import Service
 
 
-class Encoder:
-    """A query's vector is [its length]."""
-
-    space, backend_name = "space", "lengths"
-
-    def __init__(self) -> None:
-        self.gate: threading.Event | None = None
-        self.broken = False
-
-    def encode(self, texts: list[str]) -> np.ndarray:
-        if self.gate is not None:
-            assert self.gate.wait(10)
-        if self.broken:
-            raise RuntimeError("the model is broken")
-        return np.array([[len(text)] for text in texts], np.float32)
-
-
 class Release:
     """Echoes what it was asked, with its own name."""
 
     dim, num_pins = 1, 3
 
-    def __init__(self, name: str, encoder: Encoder) -> None:
+    def __init__(self, name, encoder):
         self.release = SimpleNamespace(id=name)
         self.student_id, self.encoder = "student", encoder
 
-    async def rerank(self, text: str, vector: np.ndarray | None, locale: str, pin_ids: list[str], top_k: Any) -> Any:
+    async def rerank(self, text, vector, locale, pin_ids, top_k):
         return {"release": self.release.id, "vector": None if vector is None else float(vector[0, 0]), "text": text}
 
 
 class World:
     """What CURRENT names, and what loading it gives."""
 
-    def __init__(self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, **limits: Any) -> None:
-        self.current: str | None = "one"
-        self.encoder = Encoder()
-        self.bad: dict[str, str] = {}
-        self.loads: list[str] = []
+    def __init__(self, tmp_path, monkeypatch, **limits):
+        self.current = "one"
+        self.encoder = Lengths()
+        self.bad = {}
+        self.loads = []
         cfg = ServeConfig.model_validate({"poll_interval_sec": 1000, "limits": limits})
         monkeypatch.setattr(module, "current_release", lambda _: self.current and SimpleNamespace(id=self.current))
         self.service = Service(cfg, ImageLimits(), Storage(str(tmp_path)), tmp_path, load=self.load)
 
-    async def load(self, release: Any, _: Any) -> Any:
+    async def load(self, release, _):
         self.loads.append(release.id)
         if release.id in self.bad:
             raise UserError(self.bad[release.id])
         return Release(release.id, self.encoder)
 
-    def run(self, talk: Callable[[Service], Awaitable[Any]]) -> Any:
-        async def main() -> Any:
+    def run(self, talk):
+        async def main():
             await self.service.start()
             try:
                 return await talk(self.service)
@@ -76,14 +57,17 @@ class World:
         return asyncio.run(main())
 
 
-async def ask(service: Service, query: str = "mug") -> Any:
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    return World(tmp_path, monkeypatch)
+
+
+async def ask(service, query="mug"):
     return await service.rerank(query, "en-US", ["a"], None)
 
 
-def test_a_new_release_is_served_after_it_was_loaded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(tmp_path, monkeypatch)
-
-    async def talk(service: Service) -> list[Any]:
+def test_a_new_release_is_served_after_it_was_loaded(world):
+    async def talk(service):
         first = await ask(service)
         world.current = "two"
         assert await service.refresh() and not await service.refresh()
@@ -93,13 +77,10 @@ def test_a_new_release_is_served_after_it_was_loaded(tmp_path: Any, monkeypatch:
     assert world.loads == ["one", "two"]
 
 
-def test_a_refused_release_leaves_the_old_one_and_is_not_loaded_for_ever(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = World(tmp_path, monkeypatch)
+def test_a_refused_release_leaves_the_old_one_and_is_not_loaded_for_ever(world):
     world.bad["two"] = "release two is damaged"
 
-    async def talk(service: Service) -> Any:
+    async def talk(service):
         world.current = "two"
         changed = [await service.refresh() for _ in range(3)]
         ready = service.readiness()
@@ -112,8 +93,7 @@ def test_a_refused_release_leaves_the_old_one_and_is_not_loaded_for_ever(
     assert recovered and after["release"] == "three" and after["refused"] is None
 
 
-def test_it_does_not_start_without_a_release(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(tmp_path, monkeypatch)
+def test_it_does_not_start_without_a_release(world):
     world.current = None
     with pytest.raises(UserError, match=r"run `python pipelines/embed\.py"):
         world.run(ask)
@@ -121,15 +101,12 @@ def test_it_does_not_start_without_a_release(tmp_path: Any, monkeypatch: pytest.
         asyncio.run(ask(world.service))
 
 
-def test_a_slow_encoder_degrades_the_answer_and_does_not_lose_the_vector(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_encoder_degrades_the_answer_and_does_not_lose_the_vector(tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch, encoder_timeout_ms=30)
     world.encoder.gate = threading.Event()
 
-    async def talk(service: Service) -> list[Any]:
+    async def talk(service):
         late = await ask(service)
-        assert world.encoder.gate is not None
         world.encoder.gate.set()
         await asyncio.sleep(0.05)
         return [late, await ask(service)]
@@ -140,11 +117,10 @@ def test_a_slow_encoder_degrades_the_answer_and_does_not_lose_the_vector(
     assert world.service.num_degraded == 1
 
 
-def test_a_broken_encoder_degrades_search_but_fails_encode(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(tmp_path, monkeypatch)
+def test_a_broken_encoder_degrades_search_but_fails_encode(world):
     world.encoder.broken = True
 
-    async def talk(service: Service) -> Any:
+    async def talk(service):
         with pytest.raises(RuntimeError, match="broken"):
             await service.encode(["mug"])
         return await ask(service)
@@ -152,9 +128,8 @@ def test_a_broken_encoder_degrades_search_but_fails_encode(tmp_path: Any, monkey
     assert world.run(talk)["degraded"]
 
 
-def test_queries_are_normalised_before_anything_else(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queries_are_normalised_before_anything_else(world):
     """Else one query would be cached as several, and the student would read what it was never trained on."""
-    world = World(tmp_path, monkeypatch)
     assert world.run(lambda service: ask(service, "  Red\tMUG\u200b "))["text"] == "red mug"
 
 
@@ -162,27 +137,22 @@ def test_queries_are_normalised_before_anything_else(tmp_path: Any, monkeypatch:
     ("query", "pins", "code"),
     [("\u200b \n", ["a"], "empty_query"), ("x" * 11, ["a"], "too_long"), ("mug", ["a"] * 4, "too_many")],
 )
-def test_what_is_too_much_is_refused(
-    query: str, pins: list[str], code: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_too_much_is_refused(query, pins, code, tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch, max_query_chars=10, max_candidates=3)
     with pytest.raises(BadRequest) as caught:
         world.run(lambda service: service.rerank(query, "en-US", pins, None))
     assert caught.value.code == code
 
 
-def test_requests_that_began_before_a_swap_end_with_their_release(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requests_that_began_before_a_swap_end_with_their_release(tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch, encoder_timeout_ms=5000)
     world.encoder.gate = threading.Event()
 
-    async def talk(service: Service) -> Any:
+    async def talk(service):
         old = asyncio.create_task(ask(service))
         await asyncio.sleep(0.01)
         world.current = "two"
         await service.refresh()
-        assert world.encoder.gate is not None
         world.encoder.gate.set()
         return (await old)["release"], (await ask(service))["release"]
 

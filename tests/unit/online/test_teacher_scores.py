@@ -1,7 +1,5 @@
 """The teacher's scores for the page: of the right pair or of none."""
 
-from pathlib import Path
-
 import pyarrow as pa
 import pytest
 
@@ -20,7 +18,7 @@ ROWS = [
 
 
 @pytest.fixture
-def labels(tmp_path: Path) -> tuple[Storage, Output, Output]:
+def labels(tmp_path):
     store = Storage(str(tmp_path))
     names = ["query", "locale", "pin_id", "probs", "error"]
     columns = dict(zip(names, map(list, zip(*ROWS, strict=True)), strict=True))
@@ -29,7 +27,7 @@ def labels(tmp_path: Path) -> tuple[Storage, Output, Output]:
     return store, _written(store, "soft_labels", table), _written(store, "public_queries", public)
 
 
-def _written(store: Storage, name: str, table: pa.Table) -> Output:
+def _written(store, name, table):
     file = store.write_table(f"tables/{name}/x/part-00000.parquet", table)
     content = hash_files(f"tables/{name}/x", {file.path: file.sha256})
     return Output(name=name, path=f"tables/{name}/x", files=[file.path], rows=table.num_rows, content_hash=content)
@@ -46,26 +44,22 @@ def _written(store: Storage, name: str, table: pa.Table) -> Output:
         (("lamp", "en-USb", ""), None),  # the same letters, cut elsewhere
     ],
 )
-def test_a_pair_has_its_own_score(
-    labels: tuple[Storage, Output, Output], pair: tuple[str, str, str], score: float
-) -> None:
+def test_a_pair_has_its_own_score(labels, pair, score):
     assert TeacherScores.load(*labels).score(*pair) == score
 
 
-def test_too_many_labels_are_left_where_they_are(
-    labels: tuple[Storage, Output, Output], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_labels_are_left_where_they_are(labels, monkeypatch):
     monkeypatch.setattr(teacher_scores, "MAX_PAIRS", 3)
     known = TeacherScores.load(*labels)
     assert known.score("red mug", "en-US", "a") is None and known.examples(5) == []
 
 
-def test_examples_are_queries_that_were_labelled(labels: tuple[Storage, Output, Output]) -> None:
+def test_examples_are_queries_that_were_labelled(labels):
     assert TeacherScores.load(*labels).examples(5) == ["red mug", "lamp"]
     assert TeacherScores.none().examples(5) == []
 
 
-def test_a_query_of_few_people_is_no_example(labels: tuple[Storage, Output, Output]) -> None:
+def test_a_query_of_few_people_is_no_example(labels):
     """What one person searched is nobody else's business, however many of its pairs were graded."""
     store, soft_labels, _ = labels
     public = _written(store, "few", pa.table({"query": ["lamp"], "num_clients": [5]}, schema=PUBLIC_QUERIES))

@@ -4,9 +4,9 @@ import asyncio
 import threading
 
 import httpx
-import numpy as np
 import pyarrow as pa
 import pytest
+from fake_encoder import Lengths, until
 from hostile_images import encode, jpeg_of_scans
 from PIL import Image
 
@@ -20,24 +20,12 @@ from ray_app.online.service import Service
 from serve.http import build_http
 
 
-class Gated:
-    """An encoder that waits at its gate, and remembers what it was asked."""
-
-    def __init__(self):
-        self.gate, self.asked = threading.Event(), []
-
-    def encode(self, texts):
-        self.asked.append(list(texts))
-        assert self.gate.wait(20)
-        return np.ones((len(texts), 2), np.float32)
-
-
 def with_cache(talk, **options):
     async def run():
-        encoder = Gated()
+        encoder = Lengths(threading.Event())
         cache = QueryEmbeddingCache(encoder, CacheConfig(), **options)
         busy = asyncio.create_task(cache.get(["busy"]))
-        await until(lambda: encoder.asked)
+        await until(lambda: encoder.batches)
         try:
             return await talk(cache, encoder)
         finally:
@@ -61,14 +49,6 @@ async def leave(*tasks):
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def until(done):
-    for _ in range(10_000):
-        if done():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("it never happened")
-
-
 # --- the encoder's queue ---
 
 
@@ -83,7 +63,7 @@ def test_queries_whose_requests_are_over_leave_the_queue():
         left = cache.num_waiting
         encoder.gate.set()
         await stays
-        return waited, left, sorted(query for batch in encoder.asked for query in batch)
+        return waited, left, sorted(query for batch in encoder.batches for query in batch)
 
     assert with_cache(talk) == (321, 2, ["0 1", "busy", "mine"])
 
@@ -93,7 +73,7 @@ def test_a_query_that_is_left_and_asked_again_is_encoded():
         await leave(*await begun(cache.get(["a"])))
         (again,) = await begun(cache.get(["a"]))
         encoder.gate.set()
-        return (await again).tolist(), encoder.asked
+        return (await again).tolist(), encoder.batches
 
     assert with_cache(talk) == ([[1.0, 1.0]], [["busy"], ["a"]])
 
@@ -118,7 +98,7 @@ def test_search_goes_before_encode():
         search = await begun(*(cache.get([q], urgent=True) for q in ("search", "bulk 5")))
         encoder.gate.set()
         await asyncio.gather(*bulk, *search)
-        return encoder.asked[1:]
+        return encoder.batches[1:]
 
     batches = with_cache(talk, max_batch_size=3)
     assert batches == [["search", "bulk 5", "bulk 0"], ["bulk 1", "bulk 2", "bulk 3"], ["bulk 4"]]
@@ -160,13 +140,9 @@ class Release:
         return {"release": "one"}
 
 
-class Encoder(Gated):
-    space, backend_name = "space", "gated"
-
-
 def with_service(talk, tmp_path, token=None, **limits):
     async def run():
-        encoder = Encoder()
+        encoder = Lengths(threading.Event())
         release = Release(encoder)
         service = Service(ServeConfig.model_validate({"limits": limits}), ImageLimits(), None, tmp_path)
         await service._swap(release)
@@ -193,7 +169,7 @@ def test_answered_encode_requests_leave_no_work_and_search_has_its_vector(tmp_pa
         waiting = service.cache.num_waiting
         encoder.gate.set()
         answer = await client.post("/v1/rerank", json={"query": "a user", "pin_ids": ["p"]})
-        return statuses, waiting, answer.json()["degraded"], sum(map(len, encoder.asked))
+        return statuses, waiting, answer.json()["degraded"], sum(map(len, encoder.batches))
 
     # One batch was begun with; of all else only the user's query is encoded.
     limits = {"deadline_ms": 20_000, "encoder_timeout_ms": 20_000}

@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import redis
 import yaml
+from fake_encoder import Lengths
 from minimal import message
 from tiny_config import finished_stage
 
@@ -146,18 +146,9 @@ def redis_config(url, **more):
     return {"redis_url": url, "redis_key_env": "TEST_HMAC_KEY", **more}
 
 
-class Lengths:
-    def __init__(self):
-        self.batches = []
-
-    def encode(self, texts):
-        self.batches.append(list(texts))
-        return np.array([[len(text), 1] for text in texts], np.float32)
-
-
-def ask(cfg, queries, encoder=None):
+def ask(cfg, queries):
     async def main():
-        vectors = QueryEmbeddingCache(encoder or Lengths(), CacheConfig(**cfg), namespace="space")
+        vectors = QueryEmbeddingCache(Lengths(), CacheConfig(**cfg), namespace="space")
         try:
             for query in queries:
                 found = await vectors.get([query])

@@ -2,10 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
 
-import httpx
 import pytest
 from serve_world import talk_to
 
@@ -20,14 +17,14 @@ REFERENCE = "secret-of-the-user"
 class CountingService:
     """Vectors are [length of the query]; a query `sleep` waits until it is let go, `boom` breaks."""
 
-    def __init__(self, limits: ServeLimits | None = None, log_queries: bool = False) -> None:
+    def __init__(self, limits=None, log_queries=False):
         self.limits = limits or ServeLimits()
         self.log_queries = log_queries
         self.go_on = asyncio.Event()
         self.ready = True
-        self.refused: dict[str, str] | None = None
+        self.refused = None
 
-    async def encode(self, queries: list[str]) -> dict[str, Any]:
+    async def encode(self, queries):
         if "sleep" in queries:
             await self.go_on.wait()
         if "boom" in queries:
@@ -38,38 +35,38 @@ class CountingService:
                 raise problem(name, "say it otherwise")
         return {"student": "s", "dim": 1, "embeddings": [[len(q)] for q in queries]}
 
-    async def related(self, pin_id: str, k: int) -> dict[str, Any]:
+    async def related(self, pin_id, k):
         return {"release": "r", "pin_id": pin_id, "results": []}
 
-    def readiness(self) -> dict[str, Any]:
+    def readiness(self):
         return {"ready": self.ready, "refused": self.refused, "release": "r", "student": "s", "cache": {"hits": 3}}
 
 
 def ask(
-    service: CountingService, talk: Callable[[httpx.AsyncClient], Awaitable[Any]], token: str | None = None,
-    seen: list[tuple[str, int]] | None = None,
-) -> Any:  # fmt: skip
+    service, talk, token = None,
+    seen = None,
+):  # fmt: skip
     observe = None if seen is None else lambda route, status, _: seen.append((route, status))
-    return talk_to(build_http(service, observe, token), talk)  # type: ignore[arg-type]
+    return talk_to(build_http(service, observe, token), talk)
 
 
-def post(service: CountingService, body: Any, token: str | None = None, **options: Any) -> httpx.Response:
+def post(service, body, token=None, **options):
     return ask(service, lambda client: client.post("/v1/encode", json=body, **options), token)
 
 
-def test_an_answer_has_the_documented_shape() -> None:
+def test_an_answer_has_the_documented_shape():
     answer = post(CountingService(), {"queries": ["red mug", "a"]})
     assert models.EncodeResponse.model_validate(answer.json()).embeddings == [[7.0], [1.0]]
 
 
 @pytest.mark.parametrize(("query", "status"), [("bad", 422), ("missing", 404), ("busy", 429), ("down", 503)])
-def test_problems_of_the_core_become_statuses(query: str, status: int) -> None:
+def test_problems_of_the_core_become_statuses(query, status):
     answer = post(CountingService(), {"queries": [query]})
     assert (answer.status_code, answer.json()) == (status, {"error": query, "message": "say it otherwise"})
     assert ("retry-after" in answer.headers) == (status in (429, 503))
 
 
-def test_a_broken_part_shows_no_inside_to_the_caller_but_the_log_has_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_part_shows_no_inside_to_the_caller_but_the_log_has_it(caplog):
     answer = post(CountingService(), {"queries": ["boom"]}, headers={"x-request-id": "abc-1"})
     assert answer.status_code == 500
     assert REFERENCE not in answer.text and "Traceback" not in answer.text
@@ -82,15 +79,15 @@ def test_a_broken_part_shows_no_inside_to_the_caller_but_the_log_has_it(caplog: 
     [({"queries": ["a"], "querys": 1}, "querys"), ({"queries": []}, "queries"), ({"queries": [7]}, "queries.0"),
      ({}, "queries"), ([], "body"), ({"queries": [{"x": REFERENCE}]}, "queries.0")],
 )  # fmt: skip
-def test_a_bad_body_is_told_its_field_and_not_repeated(body: Any, field: str) -> None:
+def test_a_bad_body_is_told_its_field_and_not_repeated(body, field):
     answer = post(CountingService(), body)
     assert (answer.status_code, answer.json()["error"]) == (422, "invalid")
     assert field in answer.json()["message"] and REFERENCE not in answer.text
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_a_large_body_is_refused_by_its_declared_length_or_while_it_comes(declared: bool) -> None:
-    async def chunks() -> Any:
+def test_a_large_body_is_refused_by_its_declared_length_or_while_it_comes(declared):
+    async def chunks():
         for _ in range(10):
             yield b" " * 50
 
@@ -99,12 +96,12 @@ def test_a_large_body_is_refused_by_its_declared_length_or_while_it_comes(declar
     assert (answer.status_code, answer.json()["error"]) == (413, "too_large")
 
 
-def test_a_request_too_many_is_told_when_to_come_again_and_the_others_are_answered() -> None:
+def test_a_request_too_many_is_told_when_to_come_again_and_the_others_are_answered():
     service = CountingService(ServeLimits(max_concurrent_requests=2))
 
-    async def talk(client: httpx.AsyncClient) -> list[httpx.Response]:
+    async def talk(client):
         slow = [asyncio.create_task(client.post("/v1/encode", json={"queries": ["sleep"]})) for _ in range(2)]
-        while not any(task.done() for task in slow) and client._transport.app.in_flight < 2:  # type: ignore[attr-defined]
+        while not any(task.done() for task in slow) and client._transport.app.in_flight < 2:
             await asyncio.sleep(0)
         refused = await client.post("/v1/encode", json={"queries": ["late"]})
         healthy = await client.get("/healthz")
@@ -118,10 +115,10 @@ def test_a_request_too_many_is_told_when_to_come_again_and_the_others_are_answer
     assert [answer.status_code for answer in answered] == [200, 200, 200]
 
 
-def test_a_request_beyond_its_deadline_ends_and_leaves_room() -> None:
+def test_a_request_beyond_its_deadline_ends_and_leaves_room():
     service = CountingService(ServeLimits(max_concurrent_requests=1))
 
-    async def talk(client: httpx.AsyncClient) -> list[httpx.Response]:
+    async def talk(client):
         late = await client.post("/v1/encode", json={"queries": ["sleep"]}, headers={"x-deadline-ms": "10"})
         return [late, await client.post("/v1/encode", json={"queries": ["next"]})]
 
@@ -130,7 +127,7 @@ def test_a_request_beyond_its_deadline_ends_and_leaves_room() -> None:
 
 
 @pytest.mark.parametrize("asked", ["999999", "soon", "-5", "", "9" * 400])
-def test_a_caller_cannot_lengthen_the_deadline(asked: str) -> None:
+def test_a_caller_cannot_lengthen_the_deadline(asked):
     service = CountingService(ServeLimits(deadline_ms=10))
     answer = post(service, {"queries": ["sleep"]}, headers={"x-deadline-ms": asked})
     assert answer.json()["error"] == "deadline"
@@ -139,13 +136,13 @@ def test_a_caller_cannot_lengthen_the_deadline(asked: str) -> None:
 @pytest.mark.parametrize(
     "header", [None, "Bearer wrong", "Basic right", "Bearer ", "right", "Bearer right2", "bearer right"]
 )
-def test_without_the_token_nobody_gets_in(header: str | None) -> None:
+def test_without_the_token_nobody_gets_in(header):
     headers = {} if header is None else {"authorization": header}
     answer = post(CountingService(), {"queries": ["a"]}, token="right", headers=headers)
     assert answer.status_code == (200 if header == "bearer right" else 401)
 
 
-def test_strangers_learn_no_more_than_whether_it_is_ready() -> None:
+def test_strangers_learn_no_more_than_whether_it_is_ready():
     """The text names the storage, the release the student: a map for whoever looks for a way in."""
     service = CountingService()
     service.refused = {"release": "0123456789abcdef", "why": "/data/customer-acme/releases/CURRENT names no release"}
@@ -158,7 +155,7 @@ def test_strangers_learn_no_more_than_whether_it_is_ready() -> None:
     assert (answer.status_code, answer.json()) == (503, {"ready": False, "code": "not_ready"})
 
 
-def test_query_texts_and_tokens_stay_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_query_texts_and_tokens_stay_out_of_the_log(caplog):
     caplog.set_level(logging.DEBUG)
     headers = {"authorization": f"Bearer {REFERENCE}"}
     for query in (REFERENCE, "bad", "boom2"):
@@ -168,36 +165,36 @@ def test_query_texts_and_tokens_stay_out_of_the_log(caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("given", ["evil\x01id", "x" * 65, "a b"])
-def test_a_strange_request_id_is_replaced(given: str) -> None:
+def test_a_strange_request_id_is_replaced(given):
     answer = post(CountingService(), {"queries": ["a"]}, headers={"x-request-id": given.encode("latin-1").decode()})
     assert answer.headers["x-request-id"] != given
 
 
-def test_metrics_know_routes_not_paths() -> None:
+def test_metrics_know_routes_not_paths():
     """A label per pin id would make Prometheus grow without end."""
-    seen: list[tuple[str, int]] = []
+    seen = []
     ask(CountingService(), lambda c: c.get("/v1/related/some%2Fpin"), seen=seen)
     ask(CountingService(), lambda c: c.get("/nowhere"), seen=seen)
     assert seen == [("/v1/related/{pin_id:path}", 200), ("unknown", 404)]
 
 
 @pytest.mark.parametrize("name", ["../app.py", "%2e%2e/app.py", "secrets.txt"])
-def test_only_the_pages_own_files_are_served(name: str) -> None:
+def test_only_the_pages_own_files_are_served(name):
     assert ask(CountingService(), lambda c: c.get(f"/page/{name}")).status_code == 404
 
 
 class Listening(CountingService):
     """Remembers the locales that reach it."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
-        self.locales: list[str] = []
+        self.locales = []
 
-    async def search(self, query: str, locale: str, top_k: int) -> dict[str, Any]:
+    async def search(self, query, locale, top_k):
         self.locales.append(locale)
         return {}
 
-    async def rerank(self, query: str, locale: str, pin_ids: list[str], top_k: int | None) -> dict[str, Any]:
+    async def rerank(self, query, locale, pin_ids, top_k):
         self.locales.append(locale)
         return {}
 
@@ -206,10 +203,10 @@ class Listening(CountingService):
     ("said", "locale"),
     [({"locale": "en_us"}, "en-US"), ({"locale": "EN-US"}, "en-US"), ({"locale": "zh-hant-tw"}, "zh-Hant-TW"), ({}, "und")],
 )  # fmt: skip
-def test_a_locale_arrives_in_its_one_spelling_and_none_is_not_english(said: dict[str, str], locale: str) -> None:
+def test_a_locale_arrives_in_its_one_spelling_and_none_is_not_english(said, locale):
     service = Listening()
 
-    async def talk(client: httpx.AsyncClient) -> list[int]:
+    async def talk(client):
         search = await client.post("/v1/search", json={"query": "mug", **said})
         rerank = await client.post("/v1/rerank", json={"query": "mug", "pin_ids": ["a"], **said})
         return [search.status_code, rerank.status_code]
@@ -218,7 +215,7 @@ def test_a_locale_arrives_in_its_one_spelling_and_none_is_not_english(said: dict
     assert service.locales == [locale, locale]
 
 
-def test_what_is_no_locale_is_the_callers_mistake_and_not_repeated() -> None:
+def test_what_is_no_locale_is_the_callers_mistake_and_not_repeated():
     service = Listening()
     answer = ask(service, lambda client: client.post("/v1/search", json={"query": "mug", "locale": "english (US)"}))
     assert (answer.status_code, answer.json()["error"]) == (422, "invalid")
