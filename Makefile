@@ -5,8 +5,9 @@ PORT ?= 8000
 MINUTES ?= 10
 SEED ?= 1
 BIN := .venv/bin
+UNIT := tests/unit tests/properties tests/fuzz
 
-.PHONY: help install run experiments serve test fuzz check docs lock audit sbom fix bench demo-models fault-injection soak clean
+.PHONY: help install run experiments serve test test-fast fuzz check docs lock audit sbom fix bench demo-models fault-injection soak clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -35,7 +36,10 @@ serve: install  ## the search page over a finished run, at http://127.0.0.1:8000
 	$(BIN)/python -m serve.local --config $(CONFIG) --port $(PORT)
 
 test: install  ## all tests that need no GPU
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 $(UNIT); unit=$$?; $(BIN)/python -m pytest tests/ray tests/vllm && exit $$unit
+
+test-fast: install  ## the tests that start neither Ray nor vLLM
+	$(BIN)/python -m pytest -n 2 $(UNIT)
 
 fuzz: install  ## fuzz adapters, pictures and the HTTP API; MINUTES=10 each, one JSON line per target
 	$(BIN)/python tests/fuzz/fuzz_adapters.py --seconds $$(( 60 * $(MINUTES) ))
