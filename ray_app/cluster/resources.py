@@ -134,7 +134,9 @@ def local_environment(environ: Mapping[str, str]) -> dict[str, str]:
     mode = environ.get("RAY_AUTH_MODE", "token")
     given = mode != "token" or "RAY_AUTH_TOKEN" in environ or "RAY_AUTH_TOKEN_PATH" in environ
     token = {} if given else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    return {_LOOPBACK: "0", "RAY_AUTH_MODE": mode, **token}
+    # Nothing preempts this machine; Ray Train would start an actor for each training to look for it.
+    watcher = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")}
+    return {_LOOPBACK: "0", "RAY_AUTH_MODE": mode, **watcher, **token}
 
 
 def start_local(**options: Any) -> None:
