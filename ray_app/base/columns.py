@@ -22,12 +22,6 @@ def aligned(table: pa.Table, pin_ids: pa.ChunkedArray) -> pa.Table:
     return found.add_column(0, "pin_id", pin_ids)
 
 
-def nullable_vectors(values: np.ndarray, known: np.ndarray) -> pa.FixedSizeListArray:
-    """(N, dim) float32 as a vector column, null where `known` (N,) is False."""
-    numbers = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(numbers, values.shape[1], mask=pa.array(~np.asarray(known, bool)))
-
-
 def matrix_of(column: pa.ChunkedArray | pa.FixedSizeListArray) -> np.ndarray:
     """A fixed-size list column without nulls as a matrix, shape (N, list size), float32, writable."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
@@ -36,9 +30,11 @@ def matrix_of(column: pa.ChunkedArray | pa.FixedSizeListArray) -> np.ndarray:
     return np.array(array.flatten(), dtype=np.float32).reshape(len(array), array.type.list_size)
 
 
-def matrix_column(matrix: np.ndarray) -> pa.FixedSizeListArray:
-    """A matrix (N, width) as a fixed-size list column of float32."""
+def matrix_column(matrix: np.ndarray, known: np.ndarray | None = None) -> pa.FixedSizeListArray:
+    """A matrix (N, width) as a fixed-size list column of float32, null where `known` (N,) is False; None: without nulls."""
     width = matrix.shape[1]
     if width == 0:  # Arrow cannot tell how many empty lists an empty array makes
         return pa.array([[] for _ in range(len(matrix))], pa.list_(pa.float32(), 0))
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix, np.float32).reshape(-1)), width)
+    numbers = pa.array(np.ascontiguousarray(matrix, np.float32).reshape(-1))
+    nulls = None if known is None else pa.array(~np.asarray(known, bool))
+    return pa.FixedSizeListArray.from_arrays(numbers, width, mask=nulls)

@@ -102,25 +102,10 @@ class LoadedRelease:
 
     # --- what it is ---
 
-    @property
-    def dim(self) -> int:
-        """Numbers per vector."""
-        return self.release.dim
-
-    @property
-    def num_pins(self) -> int:
-        """Pins with a vector."""
-        return self.release.num_pins
-
-    @property
-    def student_id(self) -> str:
-        """Of the student that made the vectors."""
-        return self.release.student_id
-
     def about(self) -> dict[str, Any]:
         """See serve.models.About."""
         return {
-            "release": self.release.id, "student": self.student_id, "num_pins": self.num_pins, "dim": self.dim,
+            "release": self.release.id, "student": self.release.student_id, "num_pins": self.release.num_pins, "dim": self.release.dim,
             "backend": self.encoder.backend_name, "locales": self.locales, "examples": self.examples,
         }  # fmt: skip
 
@@ -145,7 +130,7 @@ class LoadedRelease:
         scores = expected_grade(probs)
         best = order(scores, found)[:top_k]
         return {
-            "release": self.release.id, "student": self.student_id,
+            "release": self.release.id, "student": self.release.student_id,
             "results": [relevance(found[i], scores[i], probs[i]) for i in best],
             "unknown_pin_ids": names[~known].tolist(),
         }  # fmt: skip
@@ -179,7 +164,7 @@ class LoadedRelease:
             for rank, (hit, row) in enumerate(hits[:top_k], 1)
         ]  # fmt: skip
         return {
-            "release": self.release.id, "student": self.student_id, "results": results,
+            "release": self.release.id, "student": self.release.student_id, "results": results,
             "num_candidates": len(candidates.rows),
             "query": {"text": query, "language": said.language, "corrections": said.corrections},
         }  # fmt: skip
@@ -201,14 +186,14 @@ class LoadedRelease:
         names = np.array(list(dict.fromkeys(pin_ids)), dtype=object)
         places = self._spread(names)
         found = await self.shards.ask("vectors", {i: (names[at].tolist(),) for i, at in places.items()})
-        known, vectors = _gathered(len(names), self.dim, places, found)
+        known, vectors = _gathered(len(names), self.release.dim, places, found)
         parts = [] if of_title is None else [of_title]
         if known.any():
             parts.append(_unit(vectors.mean(0)))
         if not parts:
             raise BadRequest("empty_board", "title, pin_ids: neither says anything that this release knows")
         return {
-            "student": self.student_id, "dim": self.dim, "embedding": _unit(np.mean(parts, 0)).tolist(),
+            "student": self.release.student_id, "dim": self.release.dim, "embedding": _unit(np.mean(parts, 0)).tolist(),
             "num_pins": int(known.sum()), "unknown_pin_ids": names[~known].tolist(),
         }  # fmt: skip
 
@@ -222,7 +207,7 @@ class LoadedRelease:
     # --- helpers ---
 
     def _asked(self, query: str, vector: np.ndarray | None, locale: str) -> QueryInput:
-        own = None if vector is None else vector[:, : self.dim]
+        own = None if vector is None else vector[:, : self.release.dim]
         return QueryInput(query, locale, own, self.encoder.zero_shot_part(vector))
 
     async def _ask_all(self, question: str, *args: Any) -> list[Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ray_app.base.hashing import hash_pin_ids
 from ray_app.base.storage import Storage
 from ray_app.online.pin_files import HashIds, Kind, MappedFiles, Shard, StoreKey, open_files
-from ray_app.tables.release import Release, require_student
+from ray_app.tables.release import Release
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,12 +24,7 @@ class PinStore:
     a vector and what comes back, measured on 19,406 Chorus pins of 384 numbers: float16 1 - 5e-8, int8 1 - 8e-5.
     """
 
-    release_id: str
-    student_id: str  # of the student whose queries may meet these vectors
-    dim: int
     num_pins: int  # in this shard
-    kind: Kind
-    shard: Shard | None  # None: all pins
     folder: Path
     _files: MappedFiles
     _hash_ids: HashIds
@@ -37,34 +32,28 @@ class PinStore:
     @classmethod
     def open(
         cls, store: Storage, release: Release, local_cache_dir: Path, vectors: Kind = "float16", *,
-        shard: Shard | None = None, student_id: str | None = None, verify: bool = False,
-        hash_ids: HashIds = hash_pin_ids,
+        shard: Shard | None = None, verify: bool = False, hash_ids: HashIds = hash_pin_ids,
     ) -> "PinStore":  # fmt: skip
         """Map the local copy of a release, after making it if it is not there or not whole.
 
         Args:
             vectors: How numbers are kept; `int8` takes half the memory of `float16`, and its errors are above.
             shard: (i, n) holds only the pins of which `shards_of` n shards says i; None: all.
-            student_id: Of the student that encodes the queries; None: not checked.
             verify: Also read every local file and compare its hash: seconds per GB. Otherwise sizes, types and shapes
                 are checked, which finds files that are cut short, but not flipped bits.
             hash_ids: Must be the same for all that share `local_cache_dir`.
 
         Raises:
-            UserError: the release is damaged, holds NaN, is not what it says, or is another student's (then nothing of
-                it is left behind); or `local_cache_dir` cannot be written.
+            UserError: the release is damaged, holds NaN or is not what it says (then nothing of it is left behind); or
+                `local_cache_dir` cannot be written.
             ValueError: a shard that cannot be.
         """
         if shard is not None and not 0 <= shard[0] < shard[1]:
             raise ValueError(f"shard {shard[0]} of {shard[1]}: shards are numbered from 0")
-        require_student(release, student_id)
         key = StoreKey.of(release, vectors, shard, hash_ids)
         folder = Path(local_cache_dir) / key.folder_name
         files = open_files(store, release, folder, key, hash_ids, verify)
-        return cls(
-            release_id=release.id, student_id=release.student_id, dim=release.dim, num_pins=files.num_pins, kind=vectors,
-            shard=shard, folder=folder, _files=files, _hash_ids=hash_ids,
-        )  # fmt: skip
+        return cls(num_pins=files.num_pins, folder=folder, _files=files, _hash_ids=hash_ids)
 
     @property
     def matrix(self) -> NDArray[Any]:

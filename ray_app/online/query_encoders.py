@@ -249,16 +249,13 @@ def _made(path: Path, write: Callable[[Path], None]) -> Path:
         with tempfile.TemporaryDirectory(dir=path.parent) as temp:
             made = Path(temp) / path.name
             write(made)
-            _keep(made, path)
+            with made.open("rb") as file:
+                os.fsync(file.fileno())
+            _write(
+                path.with_suffix(".sha256"), sha256_of(made).encode()
+            )  # first: a file without its hash is made again
+            made.replace(path)
     return path
-
-
-def _keep(temporary: Path, target: Path) -> None:
-    """Move a finished file to its place, its hash first: a file without a fitting hash is made again."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    _write(target.with_suffix(".sha256"), sha256_of(temporary).encode())
-    temporary.replace(target)
 
 
 def _intact(path: Path) -> bool:

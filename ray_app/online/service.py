@@ -166,7 +166,8 @@ class Service:
         else:
             self._served = served
         self._refused = None
-        logger.info("serving release %s: %d pins, student %s", served.release.id, served.num_pins, served.student_id)
+        made = served.release
+        logger.info("serving release %s: %d pins, student %s", made.id, made.num_pins, made.student_id)
 
     async def _poll(self) -> None:
         while True:
@@ -186,8 +187,8 @@ class Service:
             raise BadRequest("too_many", f"queries: at most {self.limits.max_queries} at once")
         texts = [self._text(query) for query in queries]
         served, cache = self._current()
-        own = np.ascontiguousarray((await cache.get(texts))[:, : served.dim])
-        return {"student": served.student_id, "dim": served.dim, "embeddings": own}
+        own = np.ascontiguousarray((await cache.get(texts))[:, : served.release.dim])
+        return {"student": served.release.student_id, "dim": served.release.dim, "embeddings": own}
 
     async def rerank(self, query: str, locale: str, pin_ids: Sequence[str], top_k: int | None) -> dict[str, Any]:
         """See serve.models.RerankResponse."""
@@ -225,7 +226,7 @@ class Service:
             raise BadRequest("too_long", f"title: at most {self.limits.max_query_chars} characters")
         if len(pin_ids) > self.limits.max_candidates:
             raise BadRequest("too_many", f"pin_ids: at most {self.limits.max_candidates}")
-        of_title = (await cache.get([title]))[0, : served.dim] if title else None
+        of_title = (await cache.get([title]))[0, : served.release.dim] if title else None
         return await self._rank(served.board, of_title, list(pin_ids))
 
     async def image(self, pin_id: str) -> bytes:
@@ -248,7 +249,11 @@ class Service:
         served = self._served
         if served is None:
             return {"ready": False, "refused": refused}
-        about = {"release": served.release.id, "student": served.student_id, "backend": served.encoder.backend_name}
+        about = {
+            "release": served.release.id,
+            "student": served.release.student_id,
+            "backend": served.encoder.backend_name,
+        }
         cache = {} if self._vectors is None else self._vectors.counts()
         return {"ready": True, "refused": refused, "cache": cache, "degraded": self.num_degraded} | about
 

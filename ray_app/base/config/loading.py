@@ -24,10 +24,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     tree = read_tree(Path(path))
     for text in overrides or []:
         _apply_override(tree, text)
-    try:
-        return Config.model_validate(_filled(tree, str(tree.get("output", ""))))
-    except ValidationError as error:
-        raise UserError(explain(error, str(path))) from None
+    return _validated(_filled(tree, str(tree.get("output", ""))), str(path))
 
 
 def with_overrides(cfg: Config, overrides: Mapping[str, Any]) -> Config:
@@ -39,10 +36,14 @@ def with_overrides(cfg: Config, overrides: Mapping[str, Any]) -> Config:
     tree = cfg.model_dump(mode="json")
     for key, value in overrides.items():
         _apply_override(tree, f"{key}={json.dumps(value)}")
+    return _validated(tree, "with " + ", ".join(overrides))
+
+
+def _validated(tree: dict[str, Any], where: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise UserError(explain(error, "with " + ", ".join(overrides))) from None
+        raise UserError(explain(error, where)) from None
 
 
 def section_hash(*sections: BaseModel | dict[str, Any] | str | int | float | None) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_app.base.columns import aligned, matrix_of, nullable_vectors
+from ray_app.base.columns import aligned, matrix_column, matrix_of
 from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
@@ -94,8 +94,8 @@ def _learn(run: StageRun, inputs: dict[str, Output], held_out: HeldOut) -> Stage
     table = pa.table(
         {
             "pin_id": pin_ids,
-            "engagement_embedding": nullable_vectors(found, known),
-            "rates": nullable_vectors(rates, shown),
+            "engagement_embedding": matrix_column(found, known),
+            "rates": matrix_column(rates, shown),
         }
     )
     run.write_table("engagement_pins", table)

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from ray_app.base.columns import aligned, matrix_of, nullable_vectors
+from ray_app.base.columns import aligned, matrix_column, matrix_of
 from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
@@ -75,7 +75,7 @@ def _learn(run: StageRun, pin_texts: Output, vectors: Output, saves: Output, enc
 
     found, known = np.zeros((len(pin_ids), cfg.graph.dim), np.float32), np.zeros(len(pin_ids), bool)
     found[on_board], known[on_board] = trained.pin_vectors, True
-    table = pa.table({"pin_id": pin_ids, "graph_embedding": nullable_vectors(found, known)})
+    table = pa.table({"pin_id": pin_ids, "graph_embedding": matrix_column(found, known)})
     run.write_table("graph_pins", table)
     every = np.ones(len(board_ids), bool)
     run.write_table(
@@ -83,7 +83,7 @@ def _learn(run: StageRun, pin_texts: Output, vectors: Output, saves: Output, enc
         pa.table(
             {
                 "board_id": pa.array(board_ids, pa.string()),
-                "graph_embedding": nullable_vectors(trained.board_vectors, every),
+                "graph_embedding": matrix_column(trained.board_vectors, every),
             }
         ),
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_app.base.columns import aligned, nullable_vectors
+from ray_app.base.columns import aligned, matrix_column
 from ray_app.base.storage import Storage
 from ray_app.features.query_tower import NAMES, QueryTower
 from ray_app.tables.manifest import Output, hash_files
@@ -51,7 +51,7 @@ def test_a_saved_tower_is_the_same(tmp_path):
 
 
 def test_new_pins_have_nulls_and_gone_pins_vanish():
-    vectors = nullable_vectors(np.arange(6).reshape(3, 2), np.array([True, False, True]))
+    vectors = matrix_column(np.arange(6).reshape(3, 2), np.array([True, False, True]))
     table = pa.table({"pin_id": ["a", "b", "c"], "v": vectors})
     found = aligned(table, pa.chunked_array([["c", "new"], ["b"]]))
     assert found["v"].to_pylist() == [[4.0, 5.0], None, None]

@@ -18,11 +18,9 @@ from ray_app.online.service import Service
 class Release:
     """Echoes what it was asked, with its own name."""
 
-    dim, num_pins = 1, 3
-
     def __init__(self, name, encoder):
-        self.release = SimpleNamespace(id=name)
-        self.student_id, self.encoder = "student", encoder
+        self.release = SimpleNamespace(id=name, dim=1, num_pins=3, student_id="student")
+        self.encoder = encoder
 
     async def rerank(self, text, vector, locale, pin_ids, top_k):
         return {"release": self.release.id, "vector": None if vector is None else float(vector[0, 0]), "text": text}

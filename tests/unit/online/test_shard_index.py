@@ -302,6 +302,13 @@ def test_a_shard_has_the_limits_of_todays_config_too(world):
     shard.close()
 
 
+def test_another_students_release_is_refused_even_if_its_copy_is_there(world):
+    """Queries of one student and pins of another give plausible nonsense."""
+    release = replace(world.release, student_id="6" * 16)
+    with pytest.raises(UserError, match=f"made by student {'6' * 16}, but names {'5' * 16}"):
+        ShardIndex.load(world.store, EVERYTHING, ImageLimits(), world.folder, release)
+
+
 def test_how_it_was_served_when_it_was_published_is_not_asked(world):
     """Such as with a password in `redis_url`, which is refused by now."""
     release = replace(world.release, config=world.release.config | {"serve": {"gone": "redis://:secret@host"}})

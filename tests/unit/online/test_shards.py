@@ -34,6 +34,10 @@ class OneShard:
         return self.name
 
 
+def release(name):
+    return SimpleNamespace(id=name, num_pins=2, student_id="student")
+
+
 class World:
     """Shards whose releases load at once, but for those that are `bad`."""
 
@@ -44,13 +48,11 @@ class World:
         self.encoder = SimpleNamespace(
             space="space", backend_name="fake", encode=lambda texts: np.ones((len(texts), 1))
         )
-        monkeypatch.setattr(shards_module, "find_release", lambda _, name: SimpleNamespace(id=name))
-        monkeypatch.setattr(shards_module, "read_current", lambda _: self.current and SimpleNamespace(id=self.current))
-        monkeypatch.setattr(service_module, "current_release", lambda _: SimpleNamespace(id=self.current))
+        monkeypatch.setattr(shards_module, "find_release", lambda _, name: release(name))
+        monkeypatch.setattr(shards_module, "read_current", lambda _: self.current and release(self.current))
+        monkeypatch.setattr(service_module, "current_release", lambda _: release(self.current))
         monkeypatch.setattr(service_module, "LoadedRelease", SimpleNamespace(load=self.served))
         monkeypatch.setattr(service_module, "_WAIT_SEC", 0.01)
-        monkeypatch.setattr(LoadedRelease, "num_pins", 2)
-        monkeypatch.setattr(LoadedRelease, "student_id", "student")
         self.shards = [self.shard(i) for i in range(2)]
 
     def shard(self, i):

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from types import SimpleNamespace
 
 import httpx
 import pyarrow as pa
@@ -115,11 +116,9 @@ def test_limits_under_which_no_request_could_be_answered_are_refused():
 class Release:
     """Two pins; the picture `gated` is read when the gate opens."""
 
-    dim, num_pins, student_id = 2, 2, "student"
-
     def __init__(self, encoder, pictures=None):
         self.encoder, self.pictures = encoder, pictures
-        self.release = type("R", (), {"id": "one"})()
+        self.release = SimpleNamespace(id="one", dim=2, num_pins=2, student_id="student")
         self.gate, self.making, self.most = threading.Event(), [], 0
         self._now, self._lock = 0, threading.Lock()
 
