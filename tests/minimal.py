@@ -1,6 +1,7 @@
 """What many tests begin with: the smallest valid config, graded pairs, a server on a free port, the text of a refusal."""
 
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +42,16 @@ def message(act: Callable[[], object], error: type[Exception] = UserError) -> st
         act()
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def peak_bytes(act: Callable[[], object]) -> int:
+    """Bytes of Python objects that were alive at once while `act` ran."""
+    tracemalloc.start()
+    try:
+        act()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 @contextmanager

@@ -25,27 +25,16 @@ DAY = 86_400
 
 @dataclass
 class Scene:
-    """Where a fault is injected.
+    """Where a fault is injected."""
 
-    Args:
-        rng: Of this case.
-        stage: That is disturbed.
-        cluster: It runs on.
-        run: Its output; a local folder.
-        proxy: In front of its output, where that is on S3.
-        driver: Its program; None before it is started.
-        requests_hit: Of S3, once it is repaired.
-        env: That the program will get.
-    """
-
-    rng: random.Random
-    stage: str
-    cluster: Cluster
-    run: Path
-    proxy: S3Proxy | None = None
-    driver: Driver | None = None
-    requests_hit: int = 0
-    env: dict[str, str] = field(default_factory=dict)
+    rng: random.Random  # of this case
+    stage: str  # that is disturbed
+    cluster: Cluster  # it runs on
+    run: Path  # its output; a local folder
+    proxy: S3Proxy | None = None  # in front of its output, where that is on S3
+    driver: Driver | None = None  # its program; None before it is started
+    requests_hit: int = 0  # of S3, once it is repaired
+    env: dict[str, str] = field(default_factory=dict)  # that the program will get
 
 
 class Fault:

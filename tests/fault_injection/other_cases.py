@@ -41,15 +41,10 @@ _BLOCK = 16
 
 @dataclass
 class Others:
-    """The app over a copy of the fault-free run, started when the first case needs it.
+    """The app over a copy of the fault-free run, started when the first case needs it."""
 
-    Args:
-        folder: For that copy.
-        world: With the fault-free run.
-    """
-
-    folder: Path
-    world: World
+    folder: Path  # for that copy
+    world: World  # with the fault-free run
 
     def __post_init__(self) -> None:
         self._stack = ExitStack()

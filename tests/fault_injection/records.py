@@ -11,25 +11,15 @@ HARNESS_FAILED = "the harness failed"  # as an outcome
 
 @dataclass
 class Record:
-    """One case.
+    """One case."""
 
-    Args:
-        number: In the seed's order.
-        fault: Its name.
-        stage: That was disturbed, or the app.
-        moment: When, in words.
-        target: What was hit; "": the stage had ended before, or there was nothing to hit.
-        outcome: How the disturbed run took it.
-        message: Its last line, if it stopped.
-    """
-
-    number: int
-    fault: str
-    stage: str
-    moment: str = ""
-    target: str = ""
-    outcome: str = ""
-    message: str = ""
+    number: int  # in the seed's order
+    fault: str  # its name
+    stage: str  # that was disturbed, or the app
+    moment: str = ""  # when, in words
+    target: str = ""  # what was hit; "": the stage had ended before, or there was nothing to hit
+    outcome: str = ""  # how the disturbed run took it
+    message: str = ""  # its last line, if it stopped
     verdict: Verdict = field(default_factory=Verdict)
     sec: float = 0.0
 

@@ -28,13 +28,9 @@ OLD_RELEASE = [f"embed.dtype={'float32' if stage_dtype(EmbedConfig()) == 'bfloat
 
 @dataclass
 class World:
-    """Config of the tiny run, its fault-free output, and what that holds.
+    """Config of the tiny run, its fault-free output, and what that holds."""
 
-    Args:
-        folder: Where all of it lies.
-    """
-
-    folder: Path
+    folder: Path  # where all of it lies
     manifests: dict[str, dict[str, Any]] = field(default_factory=dict)  # stage -> its manifest in the fault-free run
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> of its work; on a busy machine these change
     num_blocks: dict[str, int] = field(default_factory=dict)  # stage -> that its ledger gets

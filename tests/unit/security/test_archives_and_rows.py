@@ -3,13 +3,12 @@
 import bz2
 import gzip
 import io
-import tracemalloc
 import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from minimal import message
+from minimal import message, peak_bytes
 
 from ray_app.base.config import IngestLimits, TableSource, UbiSource
 from ray_app.base.errors import UserError, printable
@@ -57,16 +56,6 @@ def refused(path, match, read=load):
         read(path)
 
 
-def peak(work):
-    """Bytes of Python objects that were alive at once."""
-    tracemalloc.start()
-    try:
-        work()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
 def count_batches(monkeypatch):
     """Rows of each batch that is decoded from now on."""
     read, compute = [], parquet._spelled_out
@@ -103,7 +92,7 @@ def test_a_zip_bomb_of_products_is_not_unpacked_whole(tmp_path, small_limits):
 def test_a_zip_of_another_method_is_not_unpacked(tmp_path, method, name):
     """zipfile unpacks all that it read of those in one go: 706 bytes were 800 MB before the bound was looked at."""
     path = zipped(tmp_path / "a.jsonl.zip", bytes(30_000_000), method=method)
-    assert peak(lambda: refused(path, f"is packed with {name}; pack it with deflate")) < 3_000_000
+    assert peak_bytes(lambda: refused(path, f"is packed with {name}; pack it with deflate")) < 3_000_000
 
 
 def test_a_long_text_that_each_row_names_is_one_text(tmp_path):
@@ -117,7 +106,7 @@ def test_a_long_text_that_each_row_names_is_one_text(tmp_path):
         valid, quarantine = load(path)
         assert valid.num_rows == 0 and set(quarantine["reason"].to_pylist()) == {told}
 
-    assert peak(look) < 10_000_000
+    assert peak_bytes(look) < 10_000_000
 
 
 @pytest.mark.parametrize("store_schema", [True, False])
@@ -200,7 +189,7 @@ def test_a_line_of_commas_is_counted_and_not_spelled_out(tmp_path):
         assert quarantine["reason"][1].as_py() == "corrupt_row: 1,001 fields where the header has 2"
         assert max(map(len, quarantine["content"].to_pylist())) < 50
 
-    assert peak(look) < 20_000_000
+    assert peak_bytes(look) < 20_000_000
 
 
 def test_a_record_whose_quotes_never_end_is_given_up(tmp_path, monkeypatch):
