@@ -23,9 +23,8 @@ from typing import Any
 import numpy as np
 from _bench import finish, skip
 
-from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, rating_of_grade
 from ray_app.analysis.metrics.evaluation import evaluate_systems
-from ray_app.analysis.metrics.inputs import rating_of_grade
 from ray_app.analysis.metrics.protocol import METRICS
 from ray_app.analysis.metrics.systems import graded
 from ray_app.base.columns import matrix_or_zero

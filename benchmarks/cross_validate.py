@@ -18,9 +18,8 @@ import numpy as np
 from _bench import finish
 
 from ray_app.analysis.evaluate.render_text import render_table
-from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, rating_of_grade
 from ray_app.analysis.metrics.evaluation import evaluate_systems
-from ray_app.analysis.metrics.inputs import rating_of_grade
 from ray_app.analysis.metrics.protocol import SystemScores
 from ray_app.base.columns import matrix_of
 from ray_app.base.config import Config, load_config

@@ -28,7 +28,7 @@ from ray_app.analysis.measurement.paired_rankings import PairedRankings
 from ray_app.analysis.measurement.ranking_metrics import judge_by_grades, measure_ranking
 from ray_app.analysis.measurement.rankings import QueryKey, Ranking
 from ray_app.analysis.measurement.stage import RELEVANT_GRADE, trained_groups
-from ray_app.analysis.metrics.inputs import rating_of_grade
+from ray_app.analysis.metrics.bootstrap_result import rating_of_grade
 from ray_app.analysis.simulate.outcome import SHOWN
 from ray_app.analysis.simulate.policies import NOT_CHOSEN, ranked
 from ray_app.analysis.simulate.stage import known_candidates, score_candidates

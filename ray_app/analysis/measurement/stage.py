@@ -9,8 +9,7 @@ from ray_app.analysis.measurement.paired_rankings import PairedRankings
 from ray_app.analysis.measurement.ranking_metrics import Judgments, judge_by_grades, judge_by_probs
 from ray_app.analysis.measurement.rankings import QueryKey
 from ray_app.analysis.measurement.strata import name_strata
-from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
-from ray_app.analysis.metrics.inputs import rating_of_grade
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, rating_of_grade
 from ray_app.analysis.metrics.systems import teacher_probs
 from ray_app.base.config import Config
 from ray_app.base.errors import UserError

@@ -25,6 +25,18 @@ BASELINES = ("bm25", "embedding_cosine", "engagement_cosine", "graph_cosine", "f
 GRADE_AS_RATING = {1: 0, 2: 1, 3: 2, 4: 3, 5: 4}
 
 
+def rating_of_grade(grade_map: Mapping[int, int] | None) -> dict[int, int]:
+    """Ratings of nDCG from a source's grade_map (rating -> grade): its inverse; grades it never makes get the next lower.
+
+    Chorus's {0: 1, 1: 3, 2: 4, 3: 5} gives {1: 0, 2: 0, 3: 1, 4: 2, 5: 3}. None: grade - 1.
+    """
+    if grade_map is None:
+        return dict(GRADE_AS_RATING)
+    return {
+        grade: max((rating for rating, made in grade_map.items() if made <= grade), default=0) for grade in range(1, 6)
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
     """What decides the figures besides the pairs and scores."""

@@ -7,8 +7,7 @@ from pathlib import PurePosixPath
 
 import pyarrow as pa
 
-from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
-from ray_app.analysis.metrics.inputs import rating_of_grade
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, rating_of_grade
 from ray_app.analysis.metrics.seen import Seen, seen_in_training
 from ray_app.base.config import Config
 from ray_app.base.errors import UserError

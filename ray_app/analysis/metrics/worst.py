@@ -27,19 +27,23 @@ _MIN_GRADE = 3  # of AUROC 3+
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorstSlice:
-    """One slice whose figure lies below that of all pairs."""
-
+class _Candidate:
     columns: tuple[str, ...]
     values: tuple[str, ...]
-    metric: str
+    mask: np.ndarray  # (num_pairs of the whole,) bool
     num_queries: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstSlice(_Candidate):
+    """One slice whose metric lies below that of all pairs."""
+
+    metric: str
     num_pairs: int
     figure: Interval  # in the slice
     difference: Interval  # minus that of all pairs, of which the slice is a part
     p_adjusted: float | None
     significant: bool
-    mask: np.ndarray  # (num_pairs of the whole,) bool
 
     @property
     def gap(self) -> float:
@@ -63,14 +67,6 @@ class WorstSlices:
     num_tests: int  # figures among them that are defined
     samples: int
     slices: list[WorstSlice]  # by metric, lowest first
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Candidate:
-    columns: tuple[str, ...]
-    values: tuple[str, ...]
-    mask: np.ndarray
-    num_queries: int
 
 
 def worst_slices(

@@ -14,16 +14,10 @@ from ray_app.analysis.metrics.systems import graded
 from ray_app.base.columns import matrix_column
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import PIN_TEXTS, SPLITS
-from ray_app.base.storage import Storage
 from ray_app.stages.ingest.stage import run as ingest
 
 PINS = ["p1", "p2", "p3"]
 LABELS = "Red Shoe,p1,x,1\nRed Shoe,p1,y,1\nRed Shoe,p2,x,5\nboot,p1,x,5\nboot,p3,x,2\n"
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Storage(str(tmp_path / "out"))
 
 
 @pytest.fixture

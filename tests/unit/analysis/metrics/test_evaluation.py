@@ -8,9 +8,8 @@ import pyarrow as pa
 import pytest
 
 from ray_app.analysis.evaluate.render_text import render_table
-from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
+from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, rating_of_grade
 from ray_app.analysis.metrics.evaluation import evaluate_systems
-from ray_app.analysis.metrics.inputs import rating_of_grade
 from ray_app.analysis.metrics.protocol import METRICS
 
 FAST = EvaluationSettings(samples=50)

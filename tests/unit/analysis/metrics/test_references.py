@@ -26,29 +26,16 @@ def random_case(make_pairs, make_system):
     return judged, make_system(probs @ np.arange(1, 6), probs).take(order)
 
 
-def test_accuracy_equals_that_of_scikit_learn(random_case):
+def test_accuracy_log_loss_calibration_curve_and_confusion_equal_those_of_scikit_learn(random_case):
     judged, system = random_case
-    found = measure(judged, {"s": system}, EvaluationSettings(samples=2)).points["s"]["accuracy"]
-    assert found == pytest.approx(accuracy_score(judged.grade, system.grades))
-
-
-def test_log_loss_equals_that_of_scikit_learn(random_case):
-    judged, system = random_case
-    expected = log_loss(judged.grade, system.probs, labels=range(1, 6))
-    assert grading.log_loss(system.probs, judged.grade) == pytest.approx(expected)
-
-
-def test_calibration_curve_equals_that_of_scikit_learn(random_case):
-    judged, system = random_case
+    accuracy = measure(judged, {"s": system}, EvaluationSettings(samples=2)).points["s"]["accuracy"]
+    assert accuracy == pytest.approx(accuracy_score(judged.grade, system.grades))
+    expected_loss = log_loss(judged.grade, system.probs, labels=range(1, 6))
+    assert grading.log_loss(system.probs, judged.grade) == pytest.approx(expected_loss)
     found = grading.reliability_curve(system.probs, judged.grade, at_least=3)
-    chance = system.probs[:, 2:].sum(axis=1)
-    observed, predicted = calibration_curve(judged.grade >= 3, chance, n_bins=10)
+    observed, predicted = calibration_curve(judged.grade >= 3, system.probs[:, 2:].sum(axis=1), n_bins=10)
     np.testing.assert_allclose(found.observed, observed)
     np.testing.assert_allclose(found.predicted, predicted)
-
-
-def test_confusion_equals_that_of_scikit_learn(random_case):
-    judged, system = random_case
     expected = confusion_matrix(judged.grade, system.grades, labels=range(6))
     assert grading.confusion(system.grades, judged.grade).tolist() == expected[1:].tolist()
 
