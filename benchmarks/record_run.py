@@ -54,7 +54,7 @@ def main() -> None:
             for system, found in report["details"].items()
         },
         "experiments": report["experiments"],
-        "agreement": store.read_json(agreement.info["figures"])["tables"] if agreement else None,
+        "agreement": store.read_json(agreement.info["metrics"])["tables"] if agreement else None,
         "simulation": simulate.info["report"] if simulate else None,
         "protocol": report["protocol"],
         "versions": report["provenance"]["versions"],

@@ -124,7 +124,7 @@ def _made_with(store: Storage, name: str, models: Models) -> Manifest | None:
 def _agreement(store: Storage, made: Manifest | None) -> list[AgreementTable]:
     if made is None:
         return []
-    return [AgreementTable.from_json(table) for table in store.read_json(made.info["figures"])["tables"]]
+    return [AgreementTable.from_json(table) for table in store.read_json(made.info["metrics"])["tables"]]
 
 
 def _images(cfg: Config, store: Storage, pins: Output) -> Callable[[str], str | None]:

@@ -10,6 +10,7 @@ from tiny_config import finished_stage, tiny_config
 
 from ray_app.analysis.agreement import stage as agreement_stage
 from ray_app.analysis.agreement.stage import METRICS_FILE, SHEET
+from ray_app.analysis.evaluate.stage import _agreement as agreement_of_report
 from ray_app.analysis.metrics.systems import graded
 from ray_app.base.columns import matrix_column
 from ray_app.base.errors import UserError
@@ -65,6 +66,7 @@ def test_figures_and_a_sheet_that_names_pairs_as_the_raters_did_are_written_once
     manifest = agreement_stage.run(cfg, store)
     assert (manifest.counts["rows_in"], manifest.counts["pairs"], manifest.counts["sheet_rows"]) == (5, 4, 2)
     whole, *slices = store.read_json(METRICS_FILE)["tables"]
+    assert len(agreement_of_report(store, manifest)) == 3
     assert {row["subject"]: row["exact"] for row in whole["rows"]} == {"raters": 1.0, "teacher": 0.4, "student": 0.4}
     assert [(t["slice"], t["value"], t["num_pairs"]) for t in slices] == [("split", "test", 2), ("split", "train", 2)]
     assert [(row["query"], row["pin_id"], row["split"], row["caption"]) for row in sheet_rows(store)] == [
