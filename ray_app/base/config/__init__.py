@@ -1,7 +1,7 @@
-"""The whole configuration as one typed tree: YAML -> pydantic, unknown keys are errors.
+"""The complete configuration as one typed tree: YAML -> pydantic, unknown keys are errors.
 
-A config may say `extends: other.yaml` (relative to itself); `--set a.b=c` overrides a leaf, its value read as YAML;
-`{output}` in a text stands for the output folder.
+A config may contain `extends: other.yaml` (relative to itself); `--set a.b=c` overrides a leaf, its value read as YAML;
+`{output}` in a text is replaced by the output folder.
 The resolved tree is stored in every manifest.
 """
 

@@ -14,17 +14,17 @@ _AUTHORITY = re.compile(r"(?:^|(?<=:))//([^/?#]*)")
 _IPV6 = re.compile(r"^\[[^\]]*\]")
 _NAME_ALONE_IS_SECRET = ("http:", "https:", "redis:", "rediss:", "s3:")  # others' users are containers, or `anonymous`
 _WORDS_MEET = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_NO_SECRET = re.compile(r"(page|next|continuation)_?token")  # says where a listing goes on
-# Of a parameter's name in lower case, words parted by `_`.
+_NO_SECRET = re.compile(r"(page|next|continuation)_?token")  # page position of a listing
+# Matched against a parameter's name in lower case, words separated by `_`.
 _SECRET = re.compile(
     r"(passw(or)?d|passphrase|pwd|secret|token|credentials?|signature|authorization"
     r"|(api|access|account|shared|private|secret|signing)_?key(_?id)?)(?![a-z])|^(sig|auth|key)$"
 )
-_SWITCHES = ("", "0", "1", "true", "false", "yes", "no", "on", "off", "none")  # `auth=1` asks for it, and is none
+_SWITCHES = ("", "0", "1", "true", "false", "yes", "no", "on", "off", "none")  # `auth=1` is a switch, not a secret
 
 
 def secret_part(text: str) -> str | None:
-    """Where a URL in a text holds credentials, in words that do not show them; None: nowhere.
+    """Describe where a URL in a text holds credentials, without showing them; None: nowhere.
 
     What a password with an odd character in it leaves, which is another URL or none, counts too. Linear in the text's length
     but for URLs within URLs.
@@ -62,7 +62,7 @@ def keys_with_credentials(tree: Any, key: str = "") -> list[tuple[str, str]]:
 
 
 def read_secret(variable: str, key: str, min_chars: int = 1) -> str:
-    """A secret from the environment.
+    """Read a secret from the environment.
 
     Raises:
         UserError: the variable is not set, empty or too short.

@@ -12,7 +12,7 @@ class EmbedConfig(Section):
     """Batch inference of the student's pin tower."""
 
     truncate_dim: PositiveInt | None = None
-    """Cut the vectors to that length, one of distill.matryoshka_dims: a smaller index; None: distill.dim."""
+    """Truncate the embeddings to N dimensions, one of distill.matryoshka_dims: a smaller index; None: distill.dim."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     batch_size: PositiveInt = 64
     rows_per_block: PositiveInt = 2048
@@ -22,7 +22,7 @@ class EmbedConfig(Section):
     accelerator_type: str | None = None
     """Such as H100, as Ray calls it; None: any."""
     cpu_threads: PositiveInt | None = None
-    """Of one actor without a GPU; None: its share of the machine. Beside serving leave a core free, or requests stall."""
+    """Threads of an actor without a GPU; None: its share of the machine. Next to serving leave a core free, or requests stall."""
     nice: Annotated[int, Field(ge=0, le=19)] = 10
     """Niceness of the processes, 0 to 19: lower priority than serving replicas on the same cores."""
     max_error_rate: Fraction = 0.01
@@ -30,24 +30,24 @@ class EmbedConfig(Section):
 
 
 class FeatureConfig(Section):
-    """Pair features beside the language models."""
+    """Query-pin features other than the language models'."""
 
     bm25_fields: list[TextField] = ["title", "description", "link_text"]
     zero_shot_model: str
     """Bi-encoder whose cosine is the `embedding_cosine` baseline, a retrieval source for `sample`, and a feature."""
     zero_shot_revision: str | None = None
     zero_shot_pooling: EncoderPooling | None = None
-    """See distill.pooling; None: as the model's own files say."""
+    """See distill.pooling; None: as in the model's own files."""
     zero_shot_query_prompt: str | None = None
     """See distill.query_prompt."""
     zero_shot_pin_prompt: str | None = None
-    """Before a pin's title, and before its text."""
+    """Prompt before a pin's title, and before its text."""
     zero_shot_max_tokens: PositiveInt = 64
-    """The prompt's included."""
+    """Maximum tokens per text, the prompt's included."""
     zero_shot_fields: list[TextField] = ["title", "description"]
-    """Not engaged_queries: queries under evaluation are taken out of texts, and cannot be out of vectors."""
+    """Not engaged_queries: queries under evaluation are removed from texts, but cannot be removed from embeddings."""
     external_embeddings: dict[str, PositiveInt] = {}
-    """Vector columns of `pins` -> dimension; absent vectors are masked, never silently zero."""
+    """Embedding columns of `pins` -> dimension; missing embeddings are masked, never silently zero."""
 
     @field_validator("zero_shot_fields")
     @classmethod

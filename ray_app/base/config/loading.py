@@ -1,4 +1,4 @@
-"""From YAML files and overrides to the tree, and errors that name the key."""
+"""Loading of the config from YAML files and overrides, with errors that name the key."""
 
 import difflib
 import hashlib
@@ -53,7 +53,7 @@ def section_hash(*sections: BaseModel | dict[str, Any] | str | int | float | Non
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML lets the last of two equal keys win, so a second section of one name would silently undo the first."""
+    """YAML loader that refuses duplicate keys, where plain YAML silently keeps the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -90,7 +90,7 @@ def read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _problem(error: yaml.YAMLError) -> str:
-    """What is wrong and where, without the line itself, which may hold a secret."""
+    """Describe the problem and its place, without the line itself, which may hold a secret."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return type(error).__name__
     mark = error.problem_mark
@@ -98,7 +98,7 @@ def _problem(error: yaml.YAMLError) -> str:
 
 
 def _filled(value: Any, output: str) -> Any:
-    """The tree with `{output}` in its texts replaced, so that sources may lie beside what is made of them."""
+    """The tree with `{output}` in its texts replaced, so that sources may be stored next to the output."""
     if isinstance(value, dict):
         return {key: _filled(inner, output) for key, inner in value.items()}
     if isinstance(value, list):
@@ -137,14 +137,14 @@ def _apply_override(tree: dict[str, Any], text: str) -> None:
 
 
 def _shown(override: str) -> str:
-    """The key alone: a value may be a secret that does not belong there."""
+    """Return the key alone, as the value may be a secret."""
     key, equals, _ = override.partition("=")
     return repr(key.partition("://")[0] + equals)
 
 
 def explain(error: ValidationError, path: str, root: type[BaseModel] | None = None) -> str:
     """One line for the first problem, naming the key and, for an unknown one, its nearest neighbour."""
-    found = error.errors()  # a mistyped key is often missing too: what was written says more than what was not
+    found = error.errors()  # a mistyped key is often reported as missing too; the key in the file is more informative
     first = next((problem for problem in found if problem["type"] == "extra_forbidden"), found[0])
     # Union tags and pydantic's own markers are part of `loc`, but not of the YAML.
     keys = [str(k) for k in first["loc"] if k not in _sources_by_tag()]
@@ -161,7 +161,7 @@ def explain(error: ValidationError, path: str, root: type[BaseModel] | None = No
 
 
 def _known_keys(loc: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:
-    """Keys allowed beside the last one of `loc`, found by walking the tree of sections."""
+    """Keys allowed next to the last one of `loc`, found by walking the tree of sections."""
     by_tag = _sources_by_tag()
     model = root
     for part in loc[:-1]:

@@ -1,4 +1,4 @@
-"""Sections about the built-in world, and about measuring."""
+"""Config sections of the synthetic demo dataset and of evaluation."""
 
 from typing import Annotated, Literal
 
@@ -8,7 +8,7 @@ from ray_app.base.config.section import Fraction, PositiveInt, Section, TextFiel
 
 
 class DemoConfig(Section):
-    """The built-in world (docs/demo_world.md); written under `<output>/world`."""
+    """The synthetic demo dataset (docs/demo_world.md); written under `<output>/world`."""
 
     seed: int = 7
     num_pins: Annotated[int, Field(ge=200, le=10_000_000)] = 2_000
@@ -28,53 +28,53 @@ class DemoConfig(Section):
     image_size: Annotated[int, Field(ge=32, le=512)] = 128
     """Pixels per side."""
     pictures: Literal["files", "bytes"] = "files"
-    """A file per picture, or bytes in the pins table: better beyond some 100,000 pins."""
+    """One file per image, or bytes in the pins table: better beyond some 100,000 pins."""
 
 
 class EvaluateConfig(Section):
-    """What is measured, on which pairs."""
+    """Metrics and the pairs that they are computed on."""
 
     human_labels: str | None = None
     """A file of human labels to measure on; None: the test split of the run's own. A run whose config names a file keeps its
-    queries out of sample, engaged queries and engagement; the report counts those that training has met."""
+    queries out of sample, engaged queries and engagement; the report counts those used in training."""
     bm25_fields: list[TextField] | None = None
-    """What the BM25 baseline reads; None: what the zero-shot embedding reads."""
+    """Text fields of the BM25 baseline; None: those of the zero-shot embedding."""
     num_resamples: PositiveInt = 1000
     confidence_level: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
 
 class ClickbaitConfig(Section):
-    """Pins that draw clicks whatever they show: people of the simulation fall for them, those of the world's log do not."""
+    """Clickbait pins, clicked whatever they show: by users of the simulation, not by those of the demo dataset's log."""
 
     fraction: Fraction = 0.1
-    """Of the pins."""
+    """Fraction of the pins."""
     click_prob: Fraction = 0.35
-    """Chance that a person who looks at one clicks it for its looks alone."""
+    """Probability that a user who examines one clicks it regardless of relevance."""
 
 
 class SimulateConfig(Section):
     """The online experiment in simulation, on the demo world (docs/simulation.md)."""
 
     num_searches: PositiveInt = 30_000
-    """Each of them is shown to both arms."""
+    """Number of searches, each shown to both arms."""
     num_logged_searches: PositiveInt = 10_000
-    """Before the experiment: the engagement model learns from their clicks."""
+    """Searches before the experiment, whose clicks train the engagement model."""
     unseen_fraction: Fraction = 0.3
-    """Of the searches, for queries that neither log nor labels know."""
+    """Fraction of the searches with queries that are in neither log nor labels."""
     unseen_queries: PositiveInt = 2_000
-    """How many of those there are."""
+    """Number of such queries."""
     candidates: Annotated[int, Field(ge=20, le=1000)] = 150
-    """Pins per query at most that the upstream retrieval gives to every arm."""
+    """Maximum pins per query that the upstream retrieval gives to every arm."""
     seed: Annotated[int, Field(ge=0, lt=1_000_000)] = 0
-    """Of the people and their searches."""
+    """Seed of the users and their searches."""
     clickbait: ClickbaitConfig | None = ClickbaitConfig()
-    """Of pins in the trade-off; None: people act by relevance alone there too, as they do in the comparison of the arms."""
+    """Clickbait in the trade-off; None: users act by relevance alone there too, as in the comparison of the arms."""
     logging_policy_noise: Annotated[float, Field(ge=0)] = 0.5
-    """Gumbel noise, in grades, on the scores of the ranker that made the log: without it only its favourites are seen."""
+    """Gumbel noise, in grades, on the scores of the logging policy: without it only its top pins are shown."""
     min_scores: list[float] = [2.0, 3.0, 3.5, 4.0]
     """Use `filter`: expected grade below which a pin is dropped."""
     feature_scales: list[float] = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0]
-    """Use `feature`: factor on what the engagement model has learned of the relevance score; 1: as learned."""
+    """Use `feature`: factor on the engagement model's learned effect of the relevance score; 1: as learned."""
     loss_powers: list[float] = [0.5, 1.0, 2.0, 4.0]
     """Use `loss_weight`: a click counts ((score - 1) / 4) to this power."""
     boost_weights: list[float] = [0.15, 0.5, 1.0, 2.0, 4.0, 8.0]
@@ -82,14 +82,14 @@ class SimulateConfig(Section):
 
 
 class TransferConfig(Section):
-    """How the student's vectors are measured on what they were not trained for (docs/transfer.md)."""
+    """Transfer evaluation of the student's embeddings on tasks that they were not trained for (docs/transfer.md)."""
 
     holdout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    """Share of the boards that are measured; pin texts are made again without their titles."""
+    """Fraction of the boards held out for evaluation; pin texts are rebuilt without their titles."""
     max_boards: PositiveInt = 1000
-    """More boards than that are not held out."""
+    """Maximum number of held-out boards."""
     queries_per_board: PositiveInt = 10
-    """Of each task at most, drawn at random; the board's figure is their mean."""
+    """Maximum random queries per board and task; the board's value is their mean."""
     min_saves: Annotated[int, Field(ge=2)] = 5
     """Boards with fewer saves are never held out."""
     recall_at: PositiveInt = 10
@@ -99,5 +99,5 @@ class AdjudicationConfig(Section):
     """The sheet of labelled pairs to adjudicate, which pipelines/agreement.py writes (docs/agreement.md)."""
 
     rows: PositiveInt = 100
-    """Pairs at most."""
+    """Maximum number of pairs."""
     rows_per_query: PositiveInt = 5

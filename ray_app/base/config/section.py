@@ -1,4 +1,4 @@
-"""What every section of the configuration is."""
+"""Base class and field types of the config sections."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ TextField = Literal["title", "description", "caption", "link_text", "board_title
 
 
 def _without_remote_code(args: dict[str, Any]) -> dict[str, Any]:
-    """The arguments themselves, if nothing in them, however deep, runs code that comes with a model."""
+    """Return the arguments unchanged; refuse any, at any depth, that runs code that comes with a model."""
     waiting: list[Any] = [args]
     while waiting:
         value = waiting.pop()
@@ -46,7 +46,7 @@ def must_be_written_as_a_date(value: Any) -> Any:
 
 
 def in_utc(value: datetime | None) -> datetime | None:
-    """In UTC, which a time without a zone is."""
+    """Convert to UTC; a time without a zone is UTC already."""
     if value is None:
         return None
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

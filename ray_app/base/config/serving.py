@@ -1,4 +1,4 @@
-"""Sections about what answers requests."""
+"""Config sections of serving."""
 
 import re
 from typing import Annotated, Literal
@@ -12,19 +12,19 @@ _IMAGE_HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:\d{1,
 
 
 class CacheConfig(Section):
-    """Vectors of queries that were asked before."""
+    """Cache of query embeddings."""
 
     max_entries: Annotated[int, Field(ge=0)] = 100_000
-    """Per replica; 0 switches it off. A query of 384 numbers takes some 2 kB."""
+    """Maximum entries per replica; 0 disables it. A 384-dimensional query embedding takes some 2 kB."""
     ttl_sec: Annotated[float, Field(gt=0)] = 86_400.0
     redis_url: str | None = None
-    """`redis://host:6379/0`: a second level that replicas share; out of order, it is left out. Options of redis-py may follow:
+    """`redis://host:6379/0`: a second level that replicas share, skipped while unavailable. Options of redis-py may follow:
     `rediss://host:6379/0?ssl_ca_certs=/etc/ca.pem&username=app`."""
     redis_password_env: str | None = None
-    """Name of the environment variable with its password; None: it asks for none."""
+    """Name of the environment variable with its password; None: no password."""
     redis_key_env: str | None = None
     """Name of the environment variable with a secret, the same for all replicas, by which queries are hashed (HMAC) into keys,
-    so that who sees the keys cannot tell what was asked. Without one there is no second level."""
+    so that the keys do not reveal queries. Without one there is no second level."""
 
     @field_validator("redis_url")
     @classmethod
@@ -54,24 +54,24 @@ class CacheConfig(Section):
 
 
 class ServeLimits(Section):
-    """What a request may ask for, and what the app does when it is asked too much."""
+    """Request limits, admission control and load shedding."""
 
     max_query_chars: PositiveInt = 500
     max_queries: PositiveInt = 64
-    """Of one encode request."""
+    """Maximum queries per encode request."""
     max_candidates: PositiveInt = 1000
-    """Of one rerank request."""
+    """Maximum candidates per rerank request."""
     max_body_bytes: PositiveInt = 256_000
     max_concurrent_requests: PositiveInt = 64
-    """Requests in work per replica; beyond it the answer is 429 with Retry-After."""
+    """Maximum concurrent requests per replica; more are answered 429 with Retry-After."""
     max_concurrent_open_requests: PositiveInt = 16
-    """The same for what needs no token, the page and pictures: strangers take no places of `max_concurrent_requests`."""
+    """The same for the page and images, which need no token and do not count towards `max_concurrent_requests`."""
     max_waiting_queries: PositiveInt = 512
-    """Queries per replica that wait to be encoded; beyond it an encode request is answered 429 with Retry-After."""
+    """Maximum queries per replica that wait to be encoded; beyond it an encode request is answered 429 with Retry-After."""
     deadline_ms: PositiveInt = 1000
     """A request that takes longer is answered 503; header X-Deadline-Ms shortens it, to 50 at the least."""
     encoder_timeout_ms: PositiveInt = 200
-    """A query whose vector is not there by then is ranked by BM25 and features alone (`degraded` in the answer)."""
+    """Milliseconds to wait for a query embedding; after that the query is ranked by BM25 and features alone (`degraded` in the answer)."""
 
     @model_validator(mode="after")
     def _one_request_can_wait(self) -> "ServeLimits":
@@ -84,54 +84,54 @@ class ServeLimits(Section):
 
 
 class BlendConfig(Section):
-    """How relevance and engagement make one order."""
+    """Blending of relevance and engagement into one ranking."""
 
     engagement_weight: Annotated[float, Field(ge=0)] = 0.15
     """Grades that a pin with the best engagement gains over one with none; guessed, tune it by experiment."""
     min_score: Annotated[float, Field(ge=1, le=5)] = 1.0
-    """Results below that expected grade are left out."""
+    """Minimum expected grade of a result."""
 
 
 class ServeConfig(Section):
     """The online app."""
 
     query_encoder_backend: Literal["auto", "compiled_bf16", "onnx", "torch", "torch_bf16"] = "auto"
-    """What embeds queries; `auto`: the fastest on this machine among those within `min_backend_cosine` of float32."""
+    """Backend that embeds queries; `auto`: the fastest on this machine among those within `min_backend_cosine` of float32."""
     min_backend_cosine: Fraction = 0.995
     cpu_threads: PositiveInt = 1
-    """Per replica, of the query encoder."""
+    """Threads of the query encoder per replica."""
     shards: PositiveInt = 1
-    """Processes that the pins are spread over, for catalogues that do not fit into one; 1: each replica holds all of them."""
+    """Number of shards, one process each, for catalogues that do not fit into one; 1: each replica holds all pins."""
     max_batch_size: PositiveInt = 32
-    """Queries that wait together are encoded together, up to so many."""
+    """Maximum queries per encoder batch (dynamic batching)."""
     embedding_dtype: Literal["float16", "int8"] = "float16"
-    """Pin vectors in memory-mapped files."""
+    """Data type of pin embeddings in memory-mapped files."""
     local_cache_dir: str | None = None
-    """Where nodes keep what they make of a release (mapped vectors, indexes, native code); None: the user's cache folder.
-    Nobody else may be able to write there."""
+    """Folder for files built from a release (mapped embeddings, indexes, native code); None: the user's cache folder.
+    It must not be writable by other users."""
     poll_interval_sec: Annotated[float, Field(gt=0)] = 5.0
-    """How often a replica looks whether CURRENT names another release."""
+    """Seconds between two checks of CURRENT for another release."""
     bm25_top_k: PositiveInt = 200
     dense_top_k: PositiveInt = 200
     rerank_top_k: PositiveInt = 300
-    """Of both together, that are reranked."""
+    """Maximum candidates of both together that are reranked."""
     cache: CacheConfig = CacheConfig()
     limits: ServeLimits = ServeLimits()
     blend: BlendConfig = BlendConfig()
     auth_token_env: str | None = None
-    """Name of the environment variable with the bearer token that requests must carry; None: anyone may ask."""
+    """Name of the environment variable with the bearer token that requests must carry; None: no authentication."""
     allow_hosts: list[str] | None = None
-    """Names under which the app may be asked (header Host), without ports; health checks may use any. None: any name if
-    there is a token; else those of this machine (localhost, 127.0.0.1, ::1), since a page that somebody visits may give its own
+    """Host names that the app accepts (header Host), without ports; health checks may use any. None: any name if
+    there is a token; else those of this machine (localhost, 127.0.0.1, ::1), since a page that a user visits may give its own
     name this machine's address and read what needs no token."""
     image_hosts: list[str] = []
-    """Hosts from which the page may load pictures, `cdn.example.org` or `*.example.org`: they learn the address of everyone
-    who searches. Pictures that this app reads itself need none."""
+    """Hosts from which the page may load images, `cdn.example.org` or `*.example.org`: they see the address of every user
+    who searches. Images that this app reads itself need none."""
     log_queries: bool = False
     """Write query texts into the access log."""
 
     def answered_hosts(self) -> list[str] | None:
-        """Names under which requests are answered; None: any."""
+        """Host names that the app accepts; None: any."""
         if self.allow_hosts is None and self.auth_token_env is None:
             return ["localhost", "127.0.0.1", "::1"]
         return self.allow_hosts

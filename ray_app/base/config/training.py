@@ -1,4 +1,4 @@
-"""Sections about models: training, sampling, labels, student, embeddings."""
+"""Config sections of training: teacher, student, workers and retraining."""
 
 from typing import Annotated, Any, Literal
 
@@ -13,22 +13,22 @@ class TrainConfig(Section):
     """The training loop shared by train_teacher and distill."""
 
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    """ddp: each worker holds the whole model. fsdp: weights, gradients and moments are spread over the workers."""
+    """ddp: each worker holds the complete model. fsdp: parameters, gradients and optimiser states are sharded."""
     epochs: PositiveInt = 3
     batch_size: PositiveInt = 32
-    """Pairs per optimiser step over all workers, so that a run means the same on any number of workers."""
+    """Pairs per optimiser step over all workers, so that results do not depend on the number of workers."""
     micro_batch_tokens: PositiveInt | None = None
-    """A worker's share of a batch passes through the model in parts of at most that many tokens, padding included: less
-    memory and less padding, same gradients. None: in one part."""
+    """Maximum tokens per micro-batch, padding included: less memory and less padding, same gradients. Gradients are
+    accumulated; None disables it."""
     gradient_checkpointing: bool = False
-    """Compute each layer again for its gradients instead of keeping what it computed: slower, far less memory."""
+    """Recompute activations in the backward pass instead of keeping them: slower, far less memory."""
     loss: Literal["soft", "hard", "ordinal", "kl"] = "soft"
     """Cross-entropy against the distribution or its likeliest grade, cumulative cross-entropy, or KL with temperature
     (docs/training.md compares them)."""
     loss_temperature: Annotated[float, Field(gt=0)] = 2.0
-    """Of loss kl."""
+    """Temperature of loss kl."""
     margin_mse_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of margin-MSE between the pins of one query, beside the loss; batches then hold whole queries."""
+    """Weight of margin-MSE between the pins of one query, added to the loss; batches then hold complete queries."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     head_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -36,44 +36,44 @@ class TrainConfig(Section):
     train_top_layers: Annotated[int, Field(ge=0)] | None = None
     """Train only that many top transformer layers (0: only the head); None: all of them."""
     train_embeddings: bool = False
-    """Train the token embeddings too; needed for a base model that knows nothing yet."""
+    """Train the token embeddings too; needed for a randomly initialised base model."""
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Of matrix products; weights and gradients are float32. auto: bfloat16 on GPUs (`use_gpu`), else as label.dtype."""
+    """Data type of matrix products; parameters and gradients are float32. auto: bfloat16 on GPUs (`use_gpu`), else as label.dtype."""
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of weights that are not trained; bfloat16 halves the memory of a large model under adapters."""
+    """Data type of frozen parameters; bfloat16 halves the memory of a large model under adapters."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     lr_schedule: Literal["linear", "cosine"] = "linear"
-    """How the learning rate falls to 0 after the warm-up."""
+    """Decay of the learning rate to 0 after the warm-up."""
     warmup_ratio: Fraction = 0.1
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     early_stopping_patience: PositiveInt = 2
     """Epochs without a better validation loss before training stops; the best epoch is kept."""
     checkpoint_interval_sec: Annotated[float, Field(ge=0)] = 15.0
-    """Seconds of training between two checkpoints, at least; they are taken between two steps."""
+    """Minimum seconds of training between two checkpoints, which are taken between steps."""
     shuffle_window_rows: PositiveInt = 65_536
-    """More examples than that are streamed to the workers by Ray Data and shuffled within windows of that many."""
+    """Rows per shuffle window. Larger training sets are streamed by Ray Data and shuffled within windows of this size."""
     report_to: list[Literal["tensorboard", "mlflow"]] = []
-    """Where training curves go besides the log and history.json: `<output>/tracking`, and the server at MLFLOW_TRACKING_URI."""
+    """Trackers besides the log and history.json: `<output>/tracking`, and the server at MLFLOW_TRACKING_URI."""
     logging_steps: PositiveInt = 20
-    """Steps between two points of the curve."""
+    """Steps between two logged points."""
     seed: int | None = None
-    """Of new weights, the order of the examples and dropout; None: the run's. Splits and samples are always the run's."""
+    """Seed of new weights, example order and dropout; None: the run's. Splits and samples are always the run's."""
 
 
 class WorkersConfig(Section):
-    """The training workers of a stage. A run means the same on any number of them."""
+    """The training workers of a stage. Results do not depend on their number."""
 
     num_workers: PositiveInt = 1
     min_workers: PositiveInt | None = None
-    """Go on with as few workers when the cluster has no more, and with more when it grows; None: always num_workers."""
+    """Minimum workers of elastic training, which follows the size of the cluster; None: always num_workers."""
     use_gpu: bool | Literal["auto"] = "auto"
     """auto: if the cluster has as many GPUs as there are workers."""
     accelerator_type: str | None = None
     """Such as H100, as Ray calls it; None: any."""
     num_checkpoints_to_keep: PositiveInt = 2
-    """Of a training that runs; a finished one leaves its model alone."""
+    """Checkpoints kept during training; a finished training keeps only its model."""
     max_failures: int = 2
-    """Worker deaths that are survived by resuming from the last checkpoint."""
+    """Maximum worker failures, after which training resumes from the last checkpoint."""
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -88,26 +88,26 @@ class WorkersConfig(Section):
 
 
 class RetrainConfig(Section):
-    """When the models are made again although their settings are the same."""
+    """Retraining policy when the catalogue changes but the settings do not."""
 
     max_changed_fraction: Fraction = 0.02
-    """Teacher, sample, soft labels and student stand while at most that share of the pins is new or says something
-    else since they were made; captions and embeddings follow every change. 0: any change makes them again."""
+    """Fraction of new or changed pins up to which teacher, sample, soft labels and student remain valid; captions and
+    embeddings follow every change. 0: any change retrains them."""
 
 
 class PretrainConfig(Section):
-    """Pairs that the catalogue grades itself, for a teacher with few human labels (ray_app/stages/train_teacher/pretrain.py)."""
+    """Pretraining on pseudo-labels from the catalogue, for a teacher with few human labels (ray_app/stages/train_teacher/pretrain.py)."""
 
     train: TrainConfig
     min_pins: PositiveInt = 3
-    """Pins that must share a kind's phrase."""
+    """Minimum pins that share a product type's phrase."""
     positives: PositiveInt = 10
-    """Per phrase; and `negatives` from BM25 and from the zero-shot vectors each."""
+    """Positives per phrase; `negatives` are drawn from BM25 and from the zero-shot embeddings each."""
     negatives: PositiveInt = 8
     masked_fraction: Fraction = 0.5
-    """Share of the positives whose title loses the phrase."""
+    """Fraction of the positives whose title loses the phrase."""
     max_product_type_cosine: float = 0.7
-    """Kinds with nearer phrases are no negatives of each other."""
+    """Product types with a higher phrase cosine are no negatives of each other."""
 
 
 class TeacherConfig(WorkersConfig):
@@ -117,30 +117,30 @@ class TeacherConfig(WorkersConfig):
     """Hub id, local directory, or `package:NAME/PATH`."""
     revision: str | None = None
     num_layers: PositiveInt | None = None
-    """Keep only the lowest layers of the base model, which then costs less; None: all of them."""
+    """Number of lowest layers of the base model to keep, for lower cost; None: all."""
     pooling: Literal["cls", "mean", "last", "spans"] | None = None
     """`spans` compares the mean states of query and pin, so that a bi-encoder's weights are a useful start. None: `mean`
     of an encoder, `last` of a decoder, which takes nothing else."""
     max_tokens: PositiveInt = 128
     projection_dim: PositiveInt = 64
-    """Width that pooled states are projected to before the MLP."""
+    """Dimension that pooled states are projected to before the MLP."""
     hidden_dim: PositiveInt = 128
     feature_hidden_dim: PositiveInt = 32
     dropout: Fraction = 0.1
     use_features: bool = True
-    """Give the MLP the pair features (BM25, text match, zero-shot cosine) beside the LM's hidden state."""
+    """Give the MLP the query-pin features (lexical, zero-shot cosine) in addition to the LM's hidden state."""
     label_smoothing: Fraction = 0.05
-    """Share of each target that is spread evenly over the grades: raters err too."""
+    """Fraction of each target spread evenly over the grades, as raters err too."""
     lora_rank: PositiveInt | None = None
     """Train low-rank adapters instead of all weights; None: full fine-tuning."""
     quantize: Literal["4bit"] | None = None
-    """Hold the base model in 4 bits under the adapters (QLoRA); needs GPUs and the package bitsandbytes."""
+    """Quantise the base model to 4 bits under the adapters (QLoRA); needs GPUs and the package bitsandbytes."""
     class_weight_exponent: Fraction = 0.0
-    """Weight of a pair by its grade: (share of the grade) ** -class_weight_exponent; 0: pairs count alike, 1: grades do."""
+    """Weight of a pair by its grade: (share of the grade) ** -class_weight_exponent; 0: equal pairs, 1: equal grades."""
     test_fraction: Fraction = 0.2
     validation_fraction: Fraction = 0.1
     query_weight_exponent: Fraction = 0.5
-    """Weight of a pair: (pairs of its query) ** -query_weight_exponent; 0: pairs count alike, 1: queries do."""
+    """Weight of a pair: (pairs of its query) ** -query_weight_exponent; 0: equal pairs, 1: equal queries."""
     pretrain: PretrainConfig | None = None
     """None: the human labels are enough."""
     train: TrainConfig = TrainConfig()
@@ -158,34 +158,34 @@ class DistillConfig(WorkersConfig):
     base_model: str
     revision: str | None = None
     pooling: EncoderPooling | None = None
-    """How states become one: the first token's, their mean, the last token's. None: as the base model's own files say
+    """Pooling of token states: the first token's, their mean, the last token's. None: as in the base model's own files
     (docs/models.md), else `mean` of an encoder and `last` of a decoder."""
     query_prompt: str | None = None
-    """What is put before each query, such as `query: `; "": nothing; None: as the base model's own files say."""
+    """Prompt before each query, such as `query: `; "": none; None: as in the base model's own files."""
     pin_prompt: str | None = None
     """The same for pins, such as `passage: `."""
     max_query_tokens: PositiveInt = 32
-    """The prompt's included."""
+    """Maximum tokens per query, the prompt's included."""
     max_pin_tokens: PositiveInt = 96
     shared_towers: bool = True
-    """One language model for queries and pins; False: one each, which start alike."""
+    """One language model for queries and pins; False: one each, with equal initial weights."""
     dim: PositiveInt = 128
     matryoshka_dims: list[PositiveInt] = []
-    """Shorter lengths, all below `dim`, that a vector works at when it is cut (Matryoshka); see embed.truncate_dim."""
+    """Matryoshka dimensions, all below `dim`, that embeddings can be truncated to; see embed.truncate_dim."""
     projection_dim: PositiveInt = 48
-    """Width that vectors are projected to before they are compared element by element."""
+    """Dimension that embeddings are projected to before they are compared element by element."""
     hidden_dim: PositiveInt = 128
     feature_hidden_dim: PositiveInt = 64
     dropout: Fraction = 0.1
     interaction_dropout: Fraction = 0.5
-    """Of the compared vectors: a student that has seen few queries otherwise learns them by heart."""
+    """Dropout of the compared embeddings, against overfitting to few queries."""
     human_label_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the human-labelled training pairs beside the teacher's; 0: soft labels only."""
+    """Weight of the human-labelled training pairs next to the teacher's; 0: soft labels only."""
     soft_label_ratio: Annotated[float, Field(ge=0)] | None = None
-    """Learn from only so many times the human-labelled pairs of soft labels, in up to 8 times as many epochs, to see what
-    more labels are worth; 0: human labels alone, whatever their weight; None: all."""
+    """Ratio of soft labels to human-labelled pairs, trained in up to 8 times as many epochs, for label scaling curves;
+    0: human labels alone, whatever their weight; None: all soft labels."""
     feature_only_student: bool = True
-    """Train the feature-only student too, which serving falls back on; False: for an experiment with the student alone."""
+    """Train the feature-only student too, serving's fallback ranker; False: for an experiment with the student alone."""
     validation_fraction: Fraction = 0.05
     train: TrainConfig = TrainConfig()
     feature_train: TrainConfig = TrainConfig(

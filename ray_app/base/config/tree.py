@@ -22,7 +22,7 @@ from ray_app.base.config.training import DistillConfig, RetrainConfig, TeacherCo
 
 
 class RayConfig(Section):
-    """How the local cluster is started when no RAY_ADDRESS is given."""
+    """Resources of the local cluster that is started when no RAY_ADDRESS is given."""
 
     num_cpus: PositiveInt | None = None
     """Logical CPUs of a local cluster; None: max(6, the machine's cores). Fewer can hang a chain of Ray Data
@@ -31,7 +31,7 @@ class RayConfig(Section):
 
 
 class PriceConfig(Section):
-    """What an hour costs, for quotes; None: quotes give hours only."""
+    """Prices per hour for cost estimates; None: estimates in hours only."""
 
     gpu_hour: Annotated[float, Field(ge=0)] | None = None
     cpu_hour: Annotated[float, Field(ge=0)] | None = None
@@ -46,7 +46,7 @@ class Config(Section):
     seed: int = 17
     ray: RayConfig = RayConfig()
     demo: DemoConfig | None = None
-    """Generate the built-in world first; None: the sources are there already."""
+    """Generate the synthetic demo dataset first; None: the sources exist already."""
     ingest: IngestConfig
     caption: CaptionConfig = CaptionConfig()
     prices: PriceConfig = PriceConfig()
