@@ -1,8 +1,8 @@
-"""Which examples each step sees, and how they reach a worker.
+"""Batching: the examples of each step, and their delivery to workers.
 
 The order is a function of (seed, epoch) alone. A global batch is cut into one share per worker and a share into
 micro-batches, so one run on any number of workers takes the same steps, and a resumed one continues from its checkpoint. Beyond
-`train.shuffle_window_rows` examples, shuffling goes two ways: whole files among each other, and rows within a window of files.
+`train.shuffle_window_rows` examples, shuffling has two levels: complete files, and rows within a window of files.
 """
 
 import math
@@ -18,11 +18,11 @@ from ray_app.base.config import TrainConfig
 from ray_app.training.examples import Examples
 
 BUCKET_BATCHES = 20  # batches that are sorted by length together: guessed; more pads less and shuffles less
-_AHEAD = 4  # steps that are prepared before they are needed
+_AHEAD = 4  # steps prepared ahead
 
 
 class Preparer(Protocol):
-    """Makes a model's inputs; has no weights, so that it can be sent to where the data is."""
+    """Preparer of a model's inputs; has no weights, so that it can be sent to where the data is."""
 
     def lengths(self, queries: Sequence[str], pin_texts: Sequence[str]) -> np.ndarray:
         """Tokens of each pair, (B,) int64."""
@@ -33,7 +33,7 @@ class Preparer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which worker of how many."""
+    """Rank of a worker and number of workers."""
 
     rank: int = 0
     size: int = 1
@@ -41,11 +41,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """What passes through the model at once."""
+    """Inputs of one forward pass."""
 
     inputs: dict[str, Any]
     targets: Any  # (B, 5) float32
-    weights: Any  # (B,) float32; all 0: only there because another worker has one more
+    weights: Any  # (B,) float32; all 0: padding, as another worker has one micro-batch more
     groups: Any  # (B,) int64, equal for pairs of one query
     tokens: int
     padded_tokens: int
@@ -56,8 +56,8 @@ class Step:
     """One worker's share of a global batch."""
 
     epoch: int
-    index: int  # of the epoch; a stream of whole queries may leave out the last of a window
-    weight: float  # that the global batch is expected to have: its rows times the run's mean weight
+    index: int  # step in the epoch; a stream of complete queries may skip the last of a window
+    weight: float  # expected weight of the global batch: its rows times the run's mean weight
     micro_batches: list[MicroBatch]
 
 
@@ -83,10 +83,10 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
 
 
 def query_batches(groups: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Row numbers of each global batch of whole queries, for losses that compare the pins of a query.
+    """Row numbers of each global batch of complete queries, for losses that compare the pins of a query.
 
     A batch takes the queries that begin within its `batch_size` places, so it has about that many rows and fewer than
-    twice as many. A query of more than `batch_size` rows is cut into equal parts, others stay whole.
+    twice as many. A query of more than `batch_size` rows is cut into equal parts, others are not split.
 
     Args:
         groups: (N,) int64, equal for rows of one query.
@@ -105,7 +105,7 @@ def query_batches(groups: np.ndarray, batch_size: int, seed: int, epoch: int) ->
 
 
 def share_of(rows: np.ndarray, place: Place, groups: np.ndarray | None = None) -> np.ndarray:
-    """One worker's rows of a global batch: every size-th, or a run of whole queries. May be empty.
+    """One worker's rows of a global batch: every size-th, or a run of complete queries. May be empty.
 
     Args:
         groups: (N,) by row number, equal for rows of one query, which stay together; None: rows are independent.
@@ -189,7 +189,7 @@ def make_steps(
         together = groups if by_query else None
         shares = [share_of(rows, Place(rank, place.size), together) for rank in range(place.size)]
         runs = [cut_micro_batches(share, lengths, cfg.micro_batch_tokens, together) for share in shares]
-        # Sharded models gather their weights together: every worker must pass through as often as every other.
+        # Sharded models gather their weights collectively: all workers need the same number of forward passes.
         missing = max(map(len, runs)) - len(runs[place.rank])
         made = [_micro_batch(examples, lengths, groups, run, preparer) for run in runs[place.rank]]
         made += [_micro_batch(examples, lengths, groups, rows[-1:], preparer, idle=True)] * missing
@@ -214,7 +214,7 @@ def _micro_batch(
 
 
 def steps_in(num_rows: int, cfg: TrainConfig) -> int:
-    """Optimiser steps that so many examples make; batches of whole queries may make one less."""
+    """Optimiser steps for that many examples; batches of complete queries may make one less."""
     return math.ceil(num_rows / cfg.batch_size)
 
 
@@ -222,7 +222,7 @@ def steps_in(num_rows: int, cfg: TrainConfig) -> int:
 
 
 class Source(Protocol):
-    """Where a training loop gets its steps from."""
+    """Source of a training loop's steps."""
 
     preparer: Preparer
     weight: float  # summed over all examples
@@ -231,7 +231,7 @@ class Source(Protocol):
         """Optimiser steps."""
 
     def steps(self, cfg: TrainConfig, seed: int, place: Place, epoch: int, step: int) -> Generator[Step, None, None]:
-        """From that step of that epoch on, to the end of the last epoch."""
+        """Iterate from that step of that epoch to the end of the last epoch."""
 
 
 class InMemory:
@@ -247,7 +247,7 @@ class InMemory:
         return steps_in(self.num_rows, cfg)
 
     def steps(self, cfg: TrainConfig, seed: int, place: Place, epoch: int, step: int) -> Generator[Step, None, None]:
-        """From that step of that epoch on, to the end of the last epoch; prepared a little ahead, in a thread."""
+        """Iterate from that step of that epoch to the end of the last epoch; prefetched in a thread."""
 
         def all_steps() -> Iterator[Step]:
             for number in range(epoch, cfg.epochs):
@@ -261,7 +261,7 @@ class InMemory:
 
 
 def _ahead(steps: Iterator[Step]) -> Generator[Step, None, None]:
-    """The same, made in a thread while the last one is used."""
+    """Prefetch items in a thread while the last one is used."""
     ready: queue.Queue[Step | BaseException | None] = queue.Queue(maxsize=_AHEAD)
     stopped = threading.Event()
 

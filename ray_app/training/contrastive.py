@@ -1,4 +1,4 @@
-"""What the training of engagement and of graph share: where towers start, the loss, and recall.
+"""Contrastive training shared by engagement and graph: initialisation of towers, loss and recall.
 
 Shapes: B pairs of a batch, row i the query (or board) and column j the pin of pair j.
 """
@@ -10,7 +10,7 @@ import pandas as pd
 
 
 def svd_components(vectors: np.ndarray, dim: int) -> np.ndarray:
-    """The `dim` directions that keep most of the vectors' dot products; a tower starts as the projection on them.
+    """The `dim` directions that keep most of the embeddings' dot products; a tower starts as the projection on them.
 
     So an untrained tower gives about the zero-shot cosine, which training then improves: a small log cannot spoil much.
 
@@ -28,7 +28,7 @@ def svd_components(vectors: np.ndarray, dim: int) -> np.ndarray:
 
 
 def false_negative_mask(rows: np.ndarray, columns: np.ndarray, codes: np.ndarray, num_columns: int) -> np.ndarray:
-    """Which pairs (rows[i], columns[j]) are known to belong together, or share the column of pair i: no negatives.
+    """Mask of pairs (rows[i], columns[j]) that are known positives or share the column of pair i: no negatives.
 
     Args:
         rows, columns: (B,) numbers of queries and of pins.
@@ -43,7 +43,7 @@ def false_negative_mask(rows: np.ndarray, columns: np.ndarray, codes: np.ndarray
 
 
 def sampled_softmax_loss(cosines: Any, log_prob: Any, hits: Any, weights: Any, temperature: float) -> Any:
-    """Softmax over the pins of the batch, corrected for how often each gets into one.
+    """Softmax over in-batch negatives with logQ correction.
 
     Without the correction a frequent pin, which is a negative of everything, would be pushed away from its own queries.
 
@@ -67,7 +67,7 @@ def sampled_softmax_loss(cosines: Any, log_prob: Any, hits: Any, weights: Any, t
 
 
 def batches(num_pairs: int, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Positions of one epoch in random order, cut into batches; a rest of one is left out, having no negative."""
+    """Positions of one epoch in random order, cut into batches; a remainder of one is skipped, as it has no negative."""
     order = rng.permutation(num_pairs)
     return [order[at : at + batch_size] for at in range(0, num_pairs, batch_size) if num_pairs - at > 1]
 
@@ -87,7 +87,7 @@ def recall(
     Args:
         query_vectors, pin_vectors: (num_queries, dim) and (num_pins, dim).
         query, pin: (N,) rows of the pairs to find.
-        codes: Sorted `query * num_pins + pin` of pairs that were shown in training, left out of the ranking.
+        codes: Sorted `query * num_pins + pin` of pairs that were shown in training, excluded from the ranking.
 
     Returns:
         0..1; None if there are no pairs.

@@ -1,4 +1,4 @@
-"""What a model is trained on: pairs with features, a target distribution and a weight."""
+"""Training examples: pairs with features, a target distribution and a weight."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Examples:
     features: np.ndarray  # (N, num_features) float32, not standardised
     targets: np.ndarray  # (N, 5) float32, each row a distribution over grades
     weights: np.ndarray  # (N,) float32, >= 0
-    locales: Sequence[str] | None = None  # N locales that the queries were searched from; None: not known
+    locales: Sequence[str] | None = None  # N locales that the queries were searched from; None: unknown
 
     def __post_init__(self) -> None:
         n = len(self.queries)
@@ -42,7 +42,7 @@ class Examples:
 
     @classmethod
     def concatenate(cls, parts: Sequence["Examples"]) -> "Examples":
-        """The parts one after the other; without locales if one of them has none."""
+        """Concatenate the parts; without locales if one of them has none."""
         locales = [part.locales for part in parts if part.locales is not None]
         return cls(
             queries=[query for part in parts for query in part.queries],
@@ -54,14 +54,14 @@ class Examples:
         )
 
     def to_table(self) -> pa.Table:
-        """As an Arrow table, so that training workers can read it from storage."""
+        """Convert to an Arrow table that training workers can read from storage."""
         columns = {
             "query": pa.array(list(self.queries), pa.string()),
             "pin_text": pa.array(list(self.pin_texts), pa.string()),
             "target": matrix_column(self.targets),
             "weight": pa.array(self.weights.astype(np.float32)),
         }
-        if self.features.shape[1]:  # Parquet reads lists of no numbers as broken ones
+        if self.features.shape[1]:  # Parquet misreads lists of length 0
             columns["features"] = matrix_column(self.features)
         if self.locales is not None:
             columns["locale"] = pa.array(list(self.locales), pa.string())

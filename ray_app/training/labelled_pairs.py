@@ -1,4 +1,4 @@
-"""Human-labelled pairs, and what else a stage reads to give the models their inputs."""
+"""Human-labelled pairs with the model inputs of a stage."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from ray_app.training.targets import combine_raters
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledPairs:
-    """Human-labelled pairs with everything a model needs of them."""
+    """Human-labelled pairs with all that a model reads of them."""
 
     table: pa.Table  # query (normalised), locale, pin_id, grade, num_raters, target; one row per pair
     queries: list[str]  # distinct normalised queries

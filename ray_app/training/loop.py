@@ -61,7 +61,7 @@ def fit(
         model.before_training([*train.queries, *valid.queries], [*train.pin_texts, *valid.pin_texts], cfg)
         train = InMemory(train, model.preparer)
     device = next(model.parameters()).device
-    model.param_groups(cfg)  # freezes what is not trained, before the weights are spread over the workers
+    model.param_groups(cfg)  # freezes what is not trained, before the weights are sharded
     save_memory(model, cfg)
     wrapped = worker.wrap(model)
     optimizer = torch.optim.AdamW(model.param_groups(cfg), weight_decay=cfg.weight_decay)
@@ -158,7 +158,7 @@ def evaluate_loss(model: Any, examples: Examples, cfg: TrainConfig, worker: Work
     loss_sum, culprit = 0.0, ""
     with torch.inference_mode():
         for start in range(0, len(batches), worker.size):
-            # Sharded models need every worker in each pass; one that has no batch left repeats the last one.
+            # Sharded models need every worker in each forward pass; one without a batch left repeats the last one.
             mine = start + worker.rank < len(batches)
             part = examples.rows(batches[start + worker.rank if mine else -1])
             logits = _logits(model, model.prepare(part.queries, part.pin_texts, part.features), cfg, device)
@@ -178,7 +178,7 @@ def evaluate_loss(model: Any, examples: Examples, cfg: TrainConfig, worker: Work
 
 
 def predict(model: Any, examples: Examples, cfg: TrainConfig) -> np.ndarray:
-    """Probabilities of grades 1..5, (N, 5) float32, by a model that is whole in this process."""
+    """Probabilities of grades 1..5, (N, 5) float32, by a model that is not sharded."""
     import torch
 
     model.eval()
@@ -193,7 +193,7 @@ def predict(model: Any, examples: Examples, cfg: TrainConfig) -> np.ndarray:
 
 
 def _logits(model: Any, inputs: dict[str, Any], cfg: TrainConfig, device: Any) -> Any:
-    """Of a batch, float32."""
+    """Probabilities of a batch, float32."""
     with autocast(device.type, pick_dtype(cfg.dtype, device.type)):
         return model({name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}).float()
 
@@ -215,7 +215,7 @@ class _Run:
         self.cfg, self.worker, self.device = cfg, worker, device
         self.loss = loss_of(cfg)
         self.trained = [p for group in optimizer.param_groups for p in group["params"]]
-        self.untouched = list(range(len(optimizer.param_groups)))  # groups that have had no gradient yet
+        self.untouched = list(range(len(optimizer.param_groups)))  # parameter groups without a gradient so far
         self.num_steps = 0
         self.last_loss = math.nan  # mean of the last step over this worker's share
 
@@ -253,7 +253,7 @@ class _Run:
             self.refuse_untouched()
 
     def refuse_untouched(self) -> None:
-        """Refuse a training in which a part of the model that should train stays as it was, whatever the reason.
+        """Refuse a training in which a trainable part of the model stays unchanged, whatever the reason.
 
         Such a run ends well with a normal loss curve, since the other parts learn. A part is a parameter group: a layer,
         the embeddings, the head.
@@ -284,7 +284,7 @@ class _Run:
         return total / len(views)
 
     def _gradients_stay_here(self, yes: bool) -> AbstractContextManager[Any]:
-        """Until the last micro-batch the workers need not exchange gradients."""
+        """Synchronise gradients between workers only for the last micro-batch."""
         if hasattr(self.wrapped, "set_requires_gradient_sync"):  # FSDP2
             self.wrapped.set_requires_gradient_sync(not yes)
             return nullcontext()

@@ -1,4 +1,4 @@
-"""What is minimised: five logits against a distribution over grades, and how pins of one query compare.
+"""Losses: five logits against a distribution over grades, and margin-MSE between pins of one query.
 
 The head always gives a distribution over the five grades, so that whatever reads probabilities is the same for each.
 """
@@ -44,7 +44,7 @@ def kl_with_temperature(logits: Any, targets: Any, temperature: float) -> Any:
 
 
 def margin_mse(logits: Any, targets: Any, groups: Any) -> Any:
-    """How far the difference of two pins' scores is from the target's, squared, mean over the query's other pins.
+    """Margin-MSE: squared error of the difference of two pins' scores, mean over the query's other pins.
 
     Source: margin-MSE of Hofstätter et al. (2020), on expected grades.
 
@@ -64,7 +64,7 @@ def margin_mse(logits: Any, targets: Any, groups: Any) -> Any:
 
 
 def loss_of(cfg: TrainConfig) -> Loss:
-    """The loss that the config names, without its margin part."""
+    """Return the loss that the config names, without its margin part."""
     if cfg.loss == "kl":
         return lambda logits, targets: kl_with_temperature(logits, targets, cfg.loss_temperature)
     return {"soft": soft_cross_entropy, "hard": hard_cross_entropy, "ordinal": ordinal_cross_entropy}[cfg.loss]

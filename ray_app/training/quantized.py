@@ -19,7 +19,7 @@ FILE = "quantization.json"  # in the model's folder
 
 
 def labelling_form(model: Any, valid: Examples, cfg: TrainConfig) -> tuple[Any, dict[str, str]]:
-    """The model as labels will be made with it, for everything that is measured of it after training.
+    """Return the model as it is used for labelling, for all evaluation after training.
 
     Labels are made with adapters merged into full-precision weights, since no engine reads adapters over 4 bits. Measured
     on the model that was trained, calibration would be that of another model.
@@ -29,7 +29,7 @@ def labelling_form(model: Any, valid: Examples, cfg: TrainConfig) -> tuple[Any, 
         cfg: Of the training. With `frozen_dtype` bfloat16 the merged weights are held in it too.
 
     Returns:
-        The model itself, unless it was trained over 4 bits; and texts to save beside it: the loss in both forms, and how
+        The model itself, unless it was trained over 4 bits; and texts to save next to it: the loss in both forms, and how
         far the probabilities of a grade differ.
     """
     if getattr(getattr(model, "cfg", None), "quantize", None) is None:

@@ -1,4 +1,4 @@
-"""Which human-labelled queries train, choose and test: split by query, never by pair."""
+"""Train, validation and test splits of human-labelled queries: by query, never by pair."""
 
 from collections.abc import Collection, Sequence
 

@@ -13,13 +13,13 @@ from ray_app.training.batches import Place
 
 @dataclass
 class TrainState:
-    """What a resumed run needs besides the weights."""
+    """State of a resumed run besides the weights."""
 
     epoch: int = 0  # epochs finished
-    step: int = 0  # steps finished of the epoch that runs
+    step: int = 0  # steps finished in the current epoch
     total_steps: int = 0  # steps finished
-    loss_sum: float = 0.0  # of those `step` steps, over all workers
-    tokens: int = 0  # of the run, over all workers
+    loss_sum: float = 0.0  # sum over those `step` steps and all workers
+    tokens: int = 0  # processed by all workers
     padded_tokens: int = 0
     best_epoch: int = -1
     best_loss: float = math.inf
@@ -27,7 +27,7 @@ class TrainState:
     """One entry per epoch: epoch, train_loss, valid_loss (None: no validation pairs), padding_share."""
 
     def stopped(self, cfg: TrainConfig) -> bool:
-        """Whether training is over: all epochs done, or no better epoch for `early_stopping_patience` epochs."""
+        """Return True if training is over: all epochs done, or no better epoch for `early_stopping_patience` epochs."""
         return self.epoch >= cfg.epochs or (
             self.best_epoch >= 0 and self.epoch - 1 - self.best_epoch >= cfg.early_stopping_patience
         )
@@ -35,21 +35,21 @@ class TrainState:
 
 @dataclass
 class Worker:
-    """This process's place among the training workers, and what it does with checkpoints and figures."""
+    """Rank of this process among the training workers, and its handling of checkpoints and metrics."""
 
     rank: int = 0
     size: int = 1
     wrap: Callable[[Any], Any] = lambda model: model  # DistributedDataParallel or FSDP2 on a cluster
     report: Callable[[dict[str, float], Callable[[Path], None]], None] = lambda metrics, save: None
-    """Called by every worker equally often; `save(folder)` writes a resumable checkpoint, if this worker is to write one."""
+    """Called the same number of times by every worker; `save(folder)` writes a resumable checkpoint, if this worker is to write one."""
     is_due: Callable[[bool], bool] = lambda epoch_ended: epoch_ended
-    """Whether this step is worth a report, given whether it ended an epoch; the same on every worker."""
+    """Returns True if this step is to be reported, given whether it ended an epoch; the same on every worker."""
     total: Callable[[float], float] = lambda value: value  # sum over the workers
     track: Callable[[dict[str, float], int], None] = lambda metrics, step: None  # on the first worker only
 
     @property
     def place(self) -> Place:
-        """Of this worker."""
+        """Place of this worker among all."""
         return Place(self.rank, self.size)
 
 
@@ -59,14 +59,14 @@ class Worker:
 def _options(load: bool = False, spread: bool = False) -> Any:
     from torch.distributed.checkpoint.state_dict import StateDictOptions
 
-    # Frozen weights are those of the base model. When loading, the first worker has the whole and gives the others theirs.
+    # Frozen weights are those of the base model. When loading, the first worker has all weights and sends the others theirs.
     return StateDictOptions(
         full_state_dict=True, cpu_offload=not load, ignore_frozen_params=True, broadcast_from_rank0=spread, strict=False
     )
 
 
 def trained_weights(model: Any) -> dict[str, Any]:
-    """Trained weights on the CPU, whole; empty on all workers but the first if they are spread over several."""
+    """Complete trained weights on the CPU; empty on all workers but the first if the model is sharded."""
     from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
     found: dict[str, Any] = get_model_state_dict(model, options=_options())
@@ -74,7 +74,7 @@ def trained_weights(model: Any) -> dict[str, Any]:
 
 
 def set_weights(model: Any, weights: dict[str, Any], worker: Worker) -> None:
-    """Give the model these weights; each worker of a sharded one gets its share."""
+    """Load these weights into the model; each worker of a sharded one gets its shard."""
     from torch.distributed.checkpoint.state_dict import set_model_state_dict
 
     set_model_state_dict(model, weights, options=_options(load=True, spread=_is_sharded(model)))
@@ -87,7 +87,7 @@ def _is_sharded(model: Any) -> bool:
 def save_checkpoint(
     model: Any, optimizer: Any, state: TrainState, best: dict[str, Any], worker: Worker, folder: Path
 ) -> None:
-    """Every worker must call it if the model is sharded; the first one writes."""
+    """Write a checkpoint. Every worker must call it if the model is sharded; the first one writes."""
     import torch
     from torch.distributed.checkpoint.state_dict import get_state_dict
 

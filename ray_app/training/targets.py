@@ -1,4 +1,4 @@
-"""Several raters' grades of a pair -> one target distribution, and one grade."""
+"""Aggregation of several raters' grades of a pair to one target distribution and one grade."""
 
 from collections.abc import Sequence
 
@@ -55,7 +55,7 @@ def smooth_targets(targets: np.ndarray, smoothing: float) -> np.ndarray:
 
 
 def _one_grade(grades: Sequence[int], key: tuple[str, str, str]) -> int:
-    """The rounded mean; a half by a hash of the pair."""
+    """Rounded mean grade; halves are rounded by a hash of the pair."""
     low, rest = divmod(sum(grades), len(grades))
     if 2 * rest != len(grades):
         return low + (2 * rest > len(grades))
@@ -63,7 +63,7 @@ def _one_grade(grades: Sequence[int], key: tuple[str, str, str]) -> int:
 
 
 def query_weights(query_index: np.ndarray, balance: float) -> np.ndarray:
-    """Weight per pair, (num pairs of its query) ** -balance, with mean 1: a much judged query must not rule the rest.
+    """Weight per pair, (num pairs of its query) ** -balance, with mean 1, so that queries with many judgments do not dominate.
 
     Returns:
         (num_pairs,) float32.
@@ -74,7 +74,7 @@ def query_weights(query_index: np.ndarray, balance: float) -> np.ndarray:
 
 
 def grade_weights(targets: np.ndarray, balance: float) -> np.ndarray:
-    """Weight per pair, (share of its likeliest grade) ** -balance, with mean 1: a rare grade must be learned too.
+    """Weight per pair, (share of its likeliest grade) ** -balance, with mean 1, so that rare grades are learned too.
 
     Returns:
         (num_pairs,) float32.
@@ -86,7 +86,7 @@ def grade_weights(targets: np.ndarray, balance: float) -> np.ndarray:
 
 
 def balance_shift(targets: np.ndarray, balance: float) -> np.ndarray:
-    """What to add to the logits of a model that was trained with `grade_weights`, so that rare grades are rare again.
+    """Logit shift that undoes the grade prior of a model trained with `grade_weights`.
 
     Weights of share ** -balance make the model learn p(grade | pair) x share(grade) ** -balance, scaled to sum to 1. No
     temperature undoes that.

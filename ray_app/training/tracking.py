@@ -1,4 +1,4 @@
-"""Training curves in TensorBoard or MLflow, by a switch of the config; from the first worker."""
+"""Training curves in TensorBoard or MLflow, as configured; from the first worker."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ Track = Callable[[dict[str, float], int], None]
 
 
 def start_tracking(cfg: TrainConfig, store: Storage, run_name: str, model_folder: str) -> Track:
-    """A function that logs figures of a step wherever `train.report_to` says.
+    """Return a function that logs the metrics of a step to the trackers in `train.report_to`.
 
     TensorBoard's files go to `<output>/tracking/<model folder>`. MLflow's to the server at MLFLOW_TRACKING_URI; one
     MLflow run per model.
