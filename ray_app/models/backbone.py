@@ -1,4 +1,4 @@
-"""What training and saving need to know of a transformer body, for encoders (BERT-like) and decoders (Llama-like)."""
+"""Structure of transformer bodies for training and saving: encoders (BERT-like) and decoders (Llama-like)."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from ray_app.models.model_sources import load_backbone, open_tokenizer
 
 
 def is_decoder(backbone: Any) -> bool:
-    """Whether tokens only see what stands before them, so that the last token must be the one that is pooled."""
+    """Return True if tokens only attend to earlier ones, so that the last token must be pooled."""
     return is_decoder_config(backbone.config)
 
 
@@ -29,7 +29,7 @@ def is_decoder_config(config: Any) -> bool:
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
 
-    # Some encoders have a causal head too (ERNIE, BigBird), so the masked one tells.
+    # Some encoders have a causal head too (ERNIE, BigBird), so the masked one decides.
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return False
     if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
@@ -40,13 +40,13 @@ def is_decoder_config(config: Any) -> bool:
 
 
 def is_causal(config: Any) -> bool:
-    """Whether it is a decoder whose tokens see only what stands before them; some decoders were made to see all."""
+    """Return True for a decoder with causal attention; some decoders are converted to bidirectional attention."""
     sees_all = getattr(config, "use_bidirectional_attention", None) in (True, "all")
     return is_decoder_config(config) and not sees_all and getattr(config, "is_causal", None) is not False
 
 
 def with_pooling(cfg: TeacherConfig, config: Any) -> TeacherConfig:
-    """A copy that says how the teacher's states are pooled.
+    """Return a copy with the pooling of the teacher's states resolved.
 
     Raises:
         UserError: the pooling takes states of a decoder that have not read the whole pair.
@@ -81,7 +81,7 @@ def transformer_layers(backbone: Any) -> list[Any]:
 
 
 def backbone_groups(backbone: Any, cfg: TrainConfig) -> list[dict[str, Any]]:
-    """Optimiser groups of the body with layer-wise learning rates; what is not trained is frozen here.
+    """Optimiser groups of the body with layer-wise learning rates; other parameters are frozen here.
 
     The pooler of BERT-like models is always frozen: we never call it, and distributed training waits for the
     gradients of every trainable weight.
@@ -153,7 +153,7 @@ def load_saved_backbone(
     folder: Path, base_model: str, revision: str | None, num_layers: int | None = None,
     quantize: str | None = None, trainable: bool = False,
 ) -> tuple[Any, Any]:  # fmt: skip
-    """Body and tokenizer that a model of ours saved; adapters are put on their base model.
+    """Body and tokenizer saved by one of our models; adapters are put on their base model.
 
     Args:
         base_model: Under the adapters, if there are any; so are `revision`, `num_layers` and `quantize`.

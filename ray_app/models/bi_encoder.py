@@ -1,4 +1,4 @@
-"""The student: query tower and pin tower that never see each other, pair features, and a small interaction MLP.
+"""The student: bi-encoder of query tower and pin tower, with query-pin features and a small interaction MLP.
 
 Pins are embedded offline, queries online; scoring a candidate is then a few thousand multiplications. Source: the
 student of "Improving Pinterest Search Relevance Using LLMs" (2024).
@@ -31,14 +31,14 @@ _PROJECTIONS = ("projection.", "pin_projection.")
 
 
 class Tower(NamedTuple):
-    """Text -> vector: the language model, and the projection of its pooled states."""
+    """Text -> embedding: the language model, and the projection of its pooled states."""
 
     backbone: Any
     projection: Any  # nn.Linear without bias, hidden size -> dim
 
 
 class BiEncoder(nn.Module):
-    """Language models -> unit vectors of `cfg.dim` -> interaction MLP with pair features -> 5 logits.
+    """Language models -> unit embeddings of `cfg.dim` -> interaction MLP with query-pin features -> 5 logits.
 
     A vector's first `d` numbers, for each `d` of `cfg.matryoshka_dims`, are trained to do the whole vector's work (Matryoshka
     representation learning, Kusupati et al. 2022).
@@ -72,7 +72,7 @@ class BiEncoder(nn.Module):
         self._states: dict[tuple[str, str], Any] | None = None  # pooled states, while the language model is frozen
         self.head = build_head(interactions + num_features, cfg.hidden_dim, cfg.dropout)
         if backbone is not None:
-            # What cosine and features say alone; the compared vectors refine it. It holds for queries never seen.
+            # Logits from cosine and features alone, which generalise to unseen queries; the compared embeddings refine them.
             self.plain_head = build_head(num_features + 1, cfg.feature_hidden_dim, cfg.dropout)
             self.plain_linear = nn.Linear(num_features + 1, NUM_GRADES)
             with torch.no_grad():
@@ -81,7 +81,7 @@ class BiEncoder(nn.Module):
 
     @classmethod
     def from_base(cls, cfg: DistillConfig, scaler: FeatureScaler) -> "BiEncoder":
-        """Untrained head on the base model that `cfg` names, which is used as `with_usage` tells.
+        """Randomly initialised head on the base model that `cfg` names, with the usage of `with_usage`.
 
         Raises:
             UserError: it cannot be loaded or used so.
@@ -94,7 +94,7 @@ class BiEncoder(nn.Module):
 
     @classmethod
     def feature_only_student(cls, cfg: DistillConfig, scaler: FeatureScaler) -> "BiEncoder":
-        """The student without towers: what the pair features can do alone."""
+        """The student without towers: query-pin features only."""
         return cls(None, None, cfg, scaler)
 
     @property
@@ -112,7 +112,7 @@ class BiEncoder(nn.Module):
 
     @property
     def preparer(self) -> BiPreparer:
-        """What makes this model's inputs."""
+        """Preparer of this model's inputs."""
         return BiPreparer(self.tokenizer, self.cfg, self.scaler, self._states)
 
     def prepare(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class BiEncoder(nn.Module):
         return self.preparer.prepare(queries, pin_texts, features)
 
     def forward(self, batch: dict[str, Any]) -> Any:
-        """Logits of grades 1..5, (B, 5); while training, (1 + number of nested dims, B, 5), the whole vectors' first."""
+        """Logits of grades 1..5, (B, 5); while training, (1 + number of Matryoshka dims, B, 5), full embeddings first."""
         import torch
 
         if self.backbone is None:
@@ -142,17 +142,17 @@ class BiEncoder(nn.Module):
         return pool(hidden.float(), attention_mask, self.pooling)
 
     def vectors(self, tower: str, states: Any) -> Any:
-        """Unit vectors of pooled states, (B, dim) float32."""
+        """Unit embeddings of pooled states, (B, dim) float32."""
         from torch.nn.functional import normalize
 
         return normalize(self.tower(tower).projection(states).float(), dim=-1)
 
     def embed(self, tower: str, input_ids: Any, attention_mask: Any) -> Any:
-        """Unit vectors of tokenised texts, (B, dim) float32."""
+        """Unit embeddings of tokenised texts, (B, dim) float32."""
         return self.vectors(tower, self.states(tower, input_ids, attention_mask))
 
     def score(self, query: Any, pin: Any, features: Any) -> Any:
-        """Logits (B, 5) from vectors and standardised features.
+        """Logits (B, 5) from embeddings and standardised features.
 
         Args:
             query: (B, d) unit vectors, as `pin`, or (1, d) for one query's candidates; `d` is `dim` or one that is nested.
@@ -175,7 +175,7 @@ class BiEncoder(nn.Module):
         return self.states(name, batch[f"{name}_input_ids"], batch[f"{name}_attention_mask"])
 
     def before_training(self, queries: Sequence[str], pin_texts: Sequence[str], cfg: TrainConfig) -> None:
-        """While the language model is frozen, each text passes through it once and not once per epoch."""
+        """Cache pooled states while the language model is frozen: one forward pass per text, not one per epoch."""
         import torch
 
         if self.backbone is None or cfg.train_top_layers != 0 or cfg.train_embeddings:
@@ -197,7 +197,7 @@ class BiEncoder(nn.Module):
         """Optimiser groups: the language models' layers, and everything else at the head's learning rate."""
         if self.backbone is None:
             return [{"params": list(self.parameters()), "lr": cfg.head_learning_rate}]
-        # The projection is part of the tower: at the head's rate it would leave the base model's geometry at once.
+        # The projection is part of the tower: at the head's rate it would leave the base model's geometry immediately.
         groups = [group for backbone in self.backbones for group in backbone_groups(backbone, cfg)]
         projections = [p for name, p in self.named_parameters() if name.startswith(_PROJECTIONS)]
         ours = [p for name, p in self.named_parameters() if not name.startswith((*_BACKBONES, *_PROJECTIONS))]
@@ -238,14 +238,14 @@ class BiEncoder(nn.Module):
 
 
 def cut_vectors(vectors: Any, dim: int) -> Any:
-    """The first `dim` numbers of each vector, unit length again; (..., D) -> (..., dim), tensors."""
+    """Truncate embeddings to `dim` dimensions and normalise them; (..., D) -> (..., dim), tensors."""
     from torch.nn.functional import normalize
 
     return normalize(vectors[..., :dim], dim=-1)
 
 
 def _projection(width: int, dim: int) -> Any:
-    """Starts near the base model's own geometry, as far as `dim` has room for it."""
+    """Projection initialised near the base model's own geometry, as far as `dim` allows."""
     import torch
 
     layer = nn.Linear(width, dim, bias=False)

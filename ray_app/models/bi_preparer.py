@@ -20,7 +20,7 @@ def tower_limit(cfg: DistillConfig, tower: Role) -> int:
 
 
 def tower_prompt(cfg: DistillConfig, tower: Role) -> str:
-    """What a student puts before each text of a tower."""
+    """Prompt before each text of a student's tower."""
     return {"query": cfg.query_prompt, "pin": cfg.pin_prompt}[tower] or ""
 
 
@@ -31,11 +31,11 @@ def tower_rows(tokenizer: Any, cfg: DistillConfig, tower: Role, texts: Sequence[
 
 @dataclass(frozen=True)
 class BiPreparer:
-    """Makes a bi-encoder's inputs; has no weights, so that it can be sent to where the texts are."""
+    """Preparer of a bi-encoder's inputs; has no weights, so that it can be sent to where the texts are."""
 
-    tokenizer: Any  # of the language model; None: features are all that the model reads
+    tokenizer: Any  # of the language model; None: the model reads features only
     cfg: DistillConfig  # lengths and prompts
-    scaler: FeatureScaler  # of the pair features
+    scaler: FeatureScaler  # of the query-pin features
     states: Mapping[tuple[str, str], Any] | None = None
     """(tower, text) -> its pooled state, where they were computed once for all epochs."""
 
@@ -51,7 +51,7 @@ class BiPreparer:
         return total
 
     def prepare(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> dict[str, Any]:
-        """CPU tensors of a batch of B pairs; a text that stands in several pairs is encoded once.
+        """CPU tensors of a batch of B pairs; a text of several pairs is encoded once.
 
         Args:
             features: (B, num_features), not standardised.

@@ -24,14 +24,14 @@ HUMAN_GRADES, TEACHER = "human grades", "calibrated teacher"  # what temperature
 _BINS = 10
 _MIN_PROB = 1e-7
 _FOLDS = 10
-_MIN_GAIN = 2.0  # standard errors, clustered by query: a gain that is about as likely to be real as a 95% interval says
+_MIN_GAIN = 2.0  # standard errors, clustered by query: about the limit of a 95% CI
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Temperatures, and their effect on queries that they were not fitted on."""
 
-    temperatures: dict[str, float]  # locale, language or `*` -> temperature; 1: it is kept as it is
+    temperatures: dict[str, float]  # locale, language or `*` -> temperature; 1: unchanged
     pairs: dict[str, int]  # the same keys -> pairs that it was fitted on
     ece_before: float  # top-label expected calibration error, 0..1, without temperatures
     ece_after: float  # with them, cross-fitted by query
@@ -39,7 +39,7 @@ class Calibration:
     """Mean cross-entropy in nats, without temperatures; None: an older version did not record it."""
     log_loss_after: float | None = None  # with them, cross-fitted by query
     rejected: dict[str, float] = field(default_factory=dict)
-    """Keys -> temperatures that fitted best, but did not help queries that they were not fitted on."""
+    """Keys -> best-fitting temperatures that did not improve held-out queries."""
     fitted_to: str | None = None  # HUMAN_GRADES, or TEACHER where there are too few of them
     queries: int | None = None  # distinct queries that it was fitted on
 
@@ -50,14 +50,14 @@ class Calibration:
         return _tempered(probs, power[place]).astype(np.float32)
 
     def temperature(self, locale: str) -> float:
-        """Of a locale such as `de-AT`; else of its language; else of all."""
+        """Temperature of a locale such as `de-AT`; else of its language; else of all."""
         for key in (locale, language_of(locale)):
             if key in self.temperatures:
                 return self.temperatures[key]
         return self.temperatures[ALL]
 
     def to_json(self) -> str:
-        """For the model's folder."""
+        """JSON for the model's folder."""
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
@@ -110,7 +110,7 @@ def fit_calibration(
 
 
 def expected_calibration_error(probs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
-    """Mean distance between the likeliest grade's probability and how often it is right, over ten bins of the former.
+    """Top-label ECE: mean distance between the likeliest grade's probability and its accuracy, over ten bins of the former.
 
     Args:
         targets: (N, 5); a target that is spread counts as partly right.
@@ -143,7 +143,7 @@ def _folds(queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _helps(before: np.ndarray, after: np.ndarray, targets: np.ndarray, weights: np.ndarray, query: np.ndarray) -> bool:
-    """Whether cross-fitted probabilities have a clearly lower log loss, and no higher calibration error."""
+    """Return True if cross-fitted probabilities have a clearly lower log loss and no higher calibration error."""
     gain = weights * (_cross_entropy(before, targets) - _cross_entropy(after, targets))
     by_query = np.bincount(np.unique(query, return_inverse=True)[1], weights=gain)
     n = len(by_query)
@@ -155,7 +155,7 @@ def _helps(before: np.ndarray, after: np.ndarray, targets: np.ndarray, weights: 
 
 
 def _cross_entropy(probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """(N,) nats."""
+    """Cross-entropy of each pair, (N,) nats."""
     return -(targets * np.log(np.clip(probs, _MIN_PROB, None))).sum(1)
 
 

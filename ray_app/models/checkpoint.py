@@ -1,4 +1,4 @@
-"""Model folders in storage: what `transformers` reads, plus one small head file and `model.json`.
+"""Model folders in storage: `transformers` files, plus one small head file and `model.json`.
 
 `files.json` is written last: a folder without it was never finished and is not a model.
 """
@@ -67,7 +67,7 @@ def calibration_info(store: Storage, output: Output) -> dict[str, Any] | None:
 
 
 def local_folder(store: Storage, output: Output, weights: bool = True) -> Path:
-    """A folder of this machine with the model's files as they were written: the storage itself if it is local, else a copy.
+    """Local folder with the model's unchanged files: the storage itself if it is local, else a copy.
 
     All files are read once per process to compare their hashes (some 2 s per GB). A copy is made by the first process that needs
     it, beside its place, and renamed: nobody finds half of it, and files that are mapped are never written to.
@@ -116,7 +116,7 @@ def _download(store: Storage, wanted: dict[str, StoredFile], path: Path) -> None
 
 
 def _drop_unused(models: Path) -> None:
-    """Copies that nobody has asked for in a month: each night may bring a new student."""
+    """Delete copies unused for a month, as each night may bring a new student."""
     for path in models.iterdir():
         if path.is_dir() and path.stat().st_mtime < time.time() - _UNUSED_SEC:
             remove(path)
@@ -130,12 +130,12 @@ def _sha256(path: Path) -> str:
 
 @lru_cache(maxsize=1000)
 def _sha256_of(path: Path, *_: int) -> str:
-    """Once per process and state of the file: stages ask for the same folder for each block."""
+    """Check once per process and state of the file, as stages request the same folder for each block."""
     return sha256_of(path)
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What a model's folder says of itself: `model.json`."""
+    """Content of a model folder's `model.json`."""
     about: dict[str, Any] = json.loads((folder / "model.json").read_text())
     return about
 
@@ -146,7 +146,7 @@ def read_teacher_config(folder: Path) -> TeacherConfig:
 
 
 def reads_segments(folder: Path) -> bool:
-    """Whether a teacher was trained with token_type_ids; one of before there were any was not."""
+    """Return True if a teacher was trained with token_type_ids; teachers older than this setting were not."""
     return bool(read_about(folder).get("token_type_ids", False))
 
 

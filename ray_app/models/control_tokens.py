@@ -1,4 +1,4 @@
-"""Tokenizers that read texts as texts: what strangers write never becomes a control token of a model.
+"""Tokenizers that read texts as plain text: untrusted input never becomes a control token of a model.
 
 A tokenizer as published turns `[SEP]`, `</s>` or `<|im_start|>` within a text into the token that ends a segment or a turn,
 so a pin could forge a pair of its own and be graded by it. Three ways lead there: special tokens, which are matched in the raw
@@ -14,7 +14,7 @@ from typing import Any
 from ray_app.base.errors import UserError
 
 _MARKUP = re.compile(r"[<\[{|]")  # an added token of letters, blanks or other signs is vocabulary
-_BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # stands for a byte of a letter that the vocabulary lacks
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a byte of a letter that the vocabulary lacks
 _FIND_BY_SPELLING = ("Unigram", "WordLevel")  # models whose every piece is matched in the text
 _RARE = "\U0010ffff"  # assigned to nothing
 
@@ -27,7 +27,7 @@ def control_tokens(tokenizer: Any) -> dict[str, int]:
 
 
 def read_texts_only(tokenizer: Any, source: str) -> Any:
-    """The tokenizer itself, which from now on gives no text a control token; its template around texts still has them.
+    """Change the tokenizer in place so that no text yields a control token; its template around texts still has them.
 
     A text that spells none is encoded as before. The setting outlives pickling; loading a saved tokenizer needs it anew,
     since transformers builds some classes from the vocabulary alone.
@@ -36,7 +36,7 @@ def read_texts_only(tokenizer: Any, source: str) -> Any:
         UserError: some text would still become a control token.
     """
     tokenizer.split_special_tokens = True
-    tokenizer.init_kwargs["split_special_tokens"] = True  # is saved with it
+    tokenizer.init_kwargs["split_special_tokens"] = True  # saved with the tokenizer
     if tokenizer.is_fast:
         _close(tokenizer)
     if reached := _reached(tokenizer):
@@ -93,14 +93,14 @@ def _close(tokenizer: Any) -> None:
 
 
 def _reached(tokenizer: Any) -> list[str]:
-    """Control tokens that their spelling gives: alone, as a word, within one, or doubled."""
+    """Control tokens that their spelling yields: alone, as a word, within one, or doubled."""
     controls = control_tokens(tokenizer)
 
     def ids(texts: list[str]) -> list[list[int]]:
         rows: list[list[int]] = tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
         return rows
 
-    unknown = set(ids([_RARE])[0])  # the tokens of unknown letters: such texts have them rightly
+    unknown = set(ids([_RARE])[0])  # the tokens of unknown letters, valid in such texts
     names = [name for name, number in controls.items() if number not in unknown and not _BYTE.fullmatch(name)]
     probes = [text for name in names for text in (name, f"a {name} b", f"a{name}b", name * 2)]
     rows = ids(probes) if probes else []

@@ -1,4 +1,4 @@
-"""The teacher: a language model reads query and pin together, and an MLP turns what it saw into five grades.
+"""The teacher: a language model reads query and pin together, and an MLP maps its states to five grades.
 
 Source: "Improving Pinterest Search Relevance Using LLMs" (2024) for LLM -> MLP -> 5 logits. Ours adds two things that
 few labels need: the MLP may also see pair features (BM25, text match, zero-shot cosine), and with `spans` pooling the
@@ -32,11 +32,11 @@ from ray_app.models.tokens import PairIds, has_segments, pad_pairs, pair_ids
 
 @dataclass(frozen=True)
 class PairPreparer:
-    """Makes a cross-encoder's inputs; has no weights, so that it can be sent to where the texts are."""
+    """Preparer of a cross-encoder's inputs; has no weights, so that it can be sent to where the texts are."""
 
     tokenizer: Any  # of the language model
     cfg: TeacherConfig  # lengths
-    scaler: FeatureScaler  # of the pair features
+    scaler: FeatureScaler  # of the query-pin features
     query_last: bool  # see `pair_ids`
     segments: bool  # see `pad_pairs`
 
@@ -62,7 +62,7 @@ class PairPreparer:
 
 
 class CrossEncoder(nn.Module):
-    """LM over (query, pin text) -> pooled state, beside standardised pair features -> MLP -> 5 logits.
+    """LM over (query, pin text) -> pooled state, with standardised query-pin features -> MLP -> 5 logits.
 
     Args:
         cfg: Pooling, which is not None, and lengths.
@@ -88,7 +88,7 @@ class CrossEncoder(nn.Module):
 
     @classmethod
     def from_base(cls, cfg: TeacherConfig, scaler: FeatureScaler) -> "CrossEncoder":
-        """Untrained head on the base model that `cfg` names.
+        """Randomly initialised head on the base model that `cfg` names.
 
         Raises:
             UserError: it cannot be loaded, or not be pooled so.
@@ -110,7 +110,7 @@ class CrossEncoder(nn.Module):
 
     @property
     def preparer(self) -> PairPreparer:
-        """What makes this model's inputs."""
+        """Preparer of this model's inputs."""
         return PairPreparer(self.tokenizer, self.cfg, self.head.scaler, self.query_last, self.segments)
 
     def prepare(self, queries: Sequence[str], pin_texts: Sequence[str], features: np.ndarray) -> dict[str, Any]:
@@ -137,15 +137,15 @@ class CrossEncoder(nn.Module):
         self.head.shift_logits(by)
 
     def merge_adapters(self) -> None:
-        """Add low-rank adapters, if there are any, to the weights that they adapt: the same function, and faster."""
+        """Merge low-rank adapters, if there are any, into the weights: the same function, and faster."""
         if hasattr(self.backbone, "merge_and_unload"):
             self.backbone = self.backbone.merge_and_unload()
-            self.base = None  # its weights are in the model now
+            self.base = None  # its weights are merged
 
     # --- training and files ---
 
     def before_training(self, queries: Sequence[str], pin_texts: Sequence[str], cfg: TrainConfig) -> None:
-        """Nothing: a cross-encoder reads each pair anew."""
+        """Do nothing: a cross-encoder has no states to cache."""
 
     def param_groups(self, cfg: TrainConfig) -> list[dict[str, Any]]:
         """Optimiser groups: the language model's layers, and everything else at the head's learning rate."""

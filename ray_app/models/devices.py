@@ -16,7 +16,7 @@ def pick_device(cpu_threads: int = 0) -> str:
 
 
 def use_cpu_threads() -> None:
-    """Let the calling thread multiply with as many threads as torch was told to use.
+    """Let the calling thread use the number of threads set in torch.
 
     Call it where the model runs. Ray calls an actor's methods outside of its main thread, and there matrix products take
     one core until this is said in that very thread, whatever `get_num_threads` reports (measured: half the speed of 2).
@@ -27,7 +27,7 @@ def use_cpu_threads() -> None:
 
 
 def actor_threads(num_actors: int, num_cpus: float) -> int:
-    """Threads of one of `num_actors` model actors of this machine.
+    """Threads per model actor, with `num_actors` on this machine.
 
     Ray sets OMP_NUM_THREADS to an actor's logical CPUs. An actor that asks for 1, the default, means "a model actor"
     rather than "one core", so it gets its share of the machine.
@@ -36,7 +36,7 @@ def actor_threads(num_actors: int, num_cpus: float) -> int:
 
 
 def pick_dtype(dtype: str, device: str) -> str:
-    """Resolve `auto`: bfloat16 where this machine's hardware multiplies it, else float32."""
+    """Resolve `auto`: bfloat16 where this machine has it in hardware, else float32."""
     if dtype != "auto":
         return dtype
     if device == "cuda":

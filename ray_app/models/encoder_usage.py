@@ -1,4 +1,4 @@
-"""How a published encoder wants to be used: how its states are pooled, and what stands before a query and before a pin.
+"""Usage of a published encoder: pooling of its states, and prompts before queries and pins.
 
 The model's own files say it, in the layout of sentence-transformers: modules.json, the Pooling module's config.json and
 config_sentence_transformers.json. A wrong pooling or a missing prompt raises no error, it only gives other vectors
@@ -25,35 +25,35 @@ logger = logging.getLogger(__name__)
 
 Role = Literal["query", "pin"]
 
-# As encode_query and encode_document of sentence-transformers say that they look for them, in that order; and stella's.
+# In the documented order of encode_query and encode_document of sentence-transformers; and stella's.
 # (6.2 adds an empty "document" of its own and so never comes to "passage"; a model that has one was trained with it.)
 _PROMPT_NAMES: dict[Role, tuple[str, ...]] = {"query": ("query", "s2p_query"), "pin": ("document", "passage", "corpus")}
 # Names of Pooling's `pooling_mode`, and of the flags `pooling_mode_*` that older files have, to ours.
 _MODES = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean", "lasttoken": "last"}
 _E5 = re.compile(r"(?<![a-z])e5(?![a-z])", re.IGNORECASE)  # published without a file that names their prompts
-_MODULES = ("Transformer", "Pooling", "Normalize")  # our vectors always have length 1
+_MODULES = ("Transformer", "Pooling", "Normalize")  # our embeddings always have length 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderUsage:
-    """How texts become vectors, besides the weights: a part of recipes."""
+    """Pooling and prompts of an encoder: a part of recipes."""
 
     pooling: EncoderPooling  # `cls` (first token), `mean` or `last`, see `ray_app.models.pooling`
-    query_prompt: str = ""  # what is put before a query; may be empty
-    pin_prompt: str = ""  # what is put before a pin's title or text
+    query_prompt: str = ""  # before a query; may be empty
+    pin_prompt: str = ""  # before a pin's title or text
 
     def prompt(self, role: Role) -> str:
-        """Of queries or of pins."""
+        """Prompt of queries or of pins."""
         return {"query": self.query_prompt, "pin": self.pin_prompt}[role]
 
 
 def with_prompt(prompt: str, texts: Sequence[str]) -> list[str]:
-    """Texts as an encoder reads them: whatever tokenises a query or a pin for an encoder calls this."""
+    """Prepend the prompt: called by all code that tokenises queries or pins for an encoder."""
     return [prompt + text for text in texts]
 
 
 def check_prompt_fits(tokenizer: Any, prompt: str, max_tokens: int, keys: str) -> None:
-    """Refuse a prompt that leaves no room: every text would be cut away and all would get one vector; or control tokens.
+    """Refuse a prompt with control tokens, or one that fills all tokens, so that all texts would get the same embedding.
 
     Raises:
         UserError: it is as long as `max_tokens`; the message names `keys`. Or it spells a control token, which would be read
@@ -70,7 +70,7 @@ def check_prompt_fits(tokenizer: Any, prompt: str, max_tokens: int, keys: str) -
 
 
 def zero_shot_usage(cfg: FeatureConfig) -> EncoderUsage:
-    """Of `features.zero_shot_model`.
+    """Read the usage of `features.zero_shot_model`.
 
     Raises:
         UserError: see `read_usage`.
@@ -82,7 +82,7 @@ def zero_shot_usage(cfg: FeatureConfig) -> EncoderUsage:
 
 
 def with_usage(cfg: DistillConfig) -> DistillConfig:
-    """A copy that says how its base model is used, so that a student's files say all of it and nobody asks the base's.
+    """Return a copy with the base model's usage resolved, so that a student's files are complete without the base model's.
 
     Raises:
         UserError: see `read_usage`.
@@ -94,7 +94,7 @@ def with_usage(cfg: DistillConfig) -> DistillConfig:
 
 
 def default_pooling(config: Any) -> EncoderPooling:
-    """Of a bare language model: the last token of a decoder has read all, an encoder's tokens have all done so."""
+    """Pooling of a bare language model: `last` of a decoder, whose last token attends to all, else `mean`."""
     return "last" if is_decoder_config(config) else "mean"
 
 
@@ -102,7 +102,7 @@ def read_usage(
     source: str, revision: str | None, keys: str, pooling: EncoderPooling | None = None,
     query_prompt: str | None = None, pin_prompt: str | None = None,
 ) -> EncoderUsage:  # fmt: skip
-    """What the config says, else what the model's files say, else `default_pooling` and no prompts.
+    """Read the usage from the config, else from the model's files, else use `default_pooling` and no prompts.
 
     Args:
         keys: What the config's keys begin with, for error messages: `distill.` or `features.zero_shot_`.
@@ -134,7 +134,7 @@ def read_usage(
 
 @dataclass(frozen=True)
 class _Files:
-    """The small files beside a model's weights."""
+    """The small files next to a model's weights."""
 
     source: str
     revision: str | None
@@ -165,9 +165,9 @@ class _Files:
             known = try_to_load_from_cache(self.source, name, revision=self.revision) if not absent else None
             if isinstance(known, str):
                 return Path(known)
-            if absent or known is not None:  # the cache may know that there is no such file
+            if absent or known is not None:  # the cache may record that there is no such file
                 return None
-            # Without an answer it is not known whether there is such a file: a guess would be a silent one.
+            # Without an answer it is unknown whether the file exists: a guess would be silent.
             raise UserError(
                 f"model {self.source!r}: cannot tell how it is used, since neither the hub nor its cache says whether there is a "
                 f"{name} ({one_line(error)[:150]}); check the name, download the model whole, or set {self.keys}pooling, "
@@ -176,7 +176,7 @@ class _Files:
 
 
 def _own_pooling(files: _Files) -> EncoderPooling | None:
-    """How the model's files say that it is pooled; None if they do not."""
+    """Read the pooling from the model's files; None if they have none."""
     folder = "1_Pooling"
     for module in files.read("modules.json") or []:
         library, _, kind = module["type"].rpartition(".")

@@ -1,4 +1,4 @@
-"""The trained student in formats that others read: sentence-transformers folders, ONNX, one file with all weights.
+"""The trained student in common formats: sentence-transformers folders, ONNX, one file with all weights.
 
 A sentence-transformers folder is a transformers folder plus a few small JSON files, so they are written here, in the
 layout that its versions 2 to 6 share (tested with 6.2), and the package is not needed.
@@ -31,11 +31,11 @@ from ray_app.models.onnx_export import require_onnx, write_onnx
 
 logger = logging.getLogger(__name__)
 
-EXPORT_VERSION = 3  # raised when the same student is written otherwise than before
+EXPORT_VERSION = 3  # raised when the export of the same student changes
 ONNX_FILE = "query/onnx/model.onnx"
 _ST_POOLING = {"cls": "cls_token", "mean": "mean_tokens", "last": "lasttoken"}
 _ST_PROMPTS: dict[Role, str] = {"query": "query", "pin": "document"}
-# In several scripts: what exported tokenizers are compared on, beside the spellings of control tokens.
+# In several scripts: texts that exported tokenizers are compared on, in addition to the spellings of control tokens.
 _PROBES = ("red mug, 12 cm", "Für die Küche", "赤いマグカップ", "लाल मग", "ñandú  e\u0301 🏺", "")
 _MODULES = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("Normalize", "3_Normalize"))
 
@@ -169,7 +169,7 @@ def _finished(target: Storage, path: str, student: Output, onnx: bool) -> bool:
 
 
 def save_tokenizer(tokenizer: Any, limit: int, folder: Path) -> None:
-    """Write tokenizer.json, which cuts, pads and reads texts only by itself, and tokenizer_config.json for transformers.
+    """Write tokenizer.json, which truncates, pads and reads texts on its own, and tokenizer_config.json for transformers.
 
     Raises:
         UserError: `tokenizers` or transformers would read texts otherwise from these files than we do; see `text_only_backend`
@@ -210,7 +210,7 @@ def save_tokenizer(tokenizer: Any, limit: int, folder: Path) -> None:
 
 
 def backend_with_limit(tokenizer: Any, limit: int) -> Any:
-    """A copy of the student's tokenizer for `tokenizers` alone, which makes the ONNX file's inputs by itself."""
+    """A copy of the student's tokenizer for `tokenizers` alone, which makes the ONNX file's inputs on its own."""
     backend = text_only_backend(tokenizer)
     backend.enable_truncation(limit)
     backend.enable_padding(

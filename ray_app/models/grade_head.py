@@ -1,4 +1,4 @@
-"""The part of the teacher that we add to a language model: engines run the model, this runs after each of them."""
+"""Head of the teacher: runs after the language model, whatever backend ran that."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from ray_app.models.head import FeatureScaler, build_head
 
 
 class GradeHead(nn.Module):
-    """What follows the teacher's language model, whatever engine ran it: pooled states, pair features -> 5 logits.
+    """Head after the teacher's language model, for any backend: pooled states, query-pin features -> 5 logits.
 
     Args:
         scaler: Of the pair features; num_features = len(scaler.mean), may be 0.
@@ -32,7 +32,7 @@ class GradeHead(nn.Module):
         self.dropout = nn.Dropout(cfg.dropout)
         pooled = 2 * cfg.projection_dim if self.compares else cfg.projection_dim
         self.head = build_head(pooled + num_features, cfg.hidden_dim, cfg.dropout)
-        # What the features say alone; the language model learns the rest. It keeps few labels from being memorised.
+        # Logits from the features alone; the language model learns the rest. This limits memorisation of few labels.
         self.feature_head = build_head(num_features, cfg.feature_hidden_dim, cfg.dropout) if num_features else None
         self.feature_linear = nn.Linear(num_features, NUM_GRADES) if num_features else None
         with torch.no_grad():
@@ -63,7 +63,7 @@ class GradeHead(nn.Module):
         return logits
 
     def probs(self, states: np.ndarray, features: np.ndarray) -> np.ndarray:
-        """Probabilities of grades 1..5, (B, 5) float32, from (B, K, width) states and features as they are."""
+        """Probabilities of grades 1..5, (B, 5) float32, from (B, K, width) states and raw features."""
         import torch
 
         with torch.inference_mode():
@@ -71,7 +71,7 @@ class GradeHead(nn.Module):
         return logits.softmax(-1).numpy()
 
     def shift_logits(self, by: np.ndarray) -> None:
-        """Add (5,) to the logits, for good; wherever the head runs, the shift goes with it."""
+        """Add (5,) to the logits permanently; the shift is saved with the head."""
         import torch
 
         with torch.no_grad():
@@ -80,7 +80,7 @@ class GradeHead(nn.Module):
     # --- files ---
 
     def save(self, folder: Path, about: dict[str, Any]) -> None:
-        """Write `head.safetensors` and `model.json`, which says all that `load` needs, and `about`."""
+        """Write `head.safetensors` and `model.json` with all that `load` needs, and `about`."""
         from safetensors.torch import save_file
 
         save_file({k: v.contiguous().cpu() for k, v in self.state_dict().items()}, folder / "head.safetensors")

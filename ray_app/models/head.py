@@ -1,4 +1,4 @@
-"""The MLP from pooled states and pair features to five logits."""
+"""The MLP from pooled states and query-pin features to five logits."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def expected_grade(probs: np.ndarray) -> np.ndarray:
 
 
 class FeatureScaler:
-    """Standardises pair features with the training set's mean and deviation.
+    """Standardiser of query-pin features with the training set's mean and deviation.
 
     A feature that was constant in training becomes 0 whatever it is later: nothing has been learned of it, so its weights
     are the random ones that they began as. Without that, a shop of one locale would be scored by chance when a request
@@ -38,7 +38,7 @@ class FeatureScaler:
 
     @classmethod
     def fit(cls, features: np.ndarray) -> "FeatureScaler":
-        """Measure `features`, shape (N, num_features).
+        """Fit to `features`, shape (N, num_features).
 
         Raises:
             ValueError: a feature is not finite; training on it would make every weight NaN.
@@ -51,7 +51,7 @@ class FeatureScaler:
         return cls(features.mean(0), np.where(std < 1e-6, _NEVER_VARIED, std))
 
     def to_json(self) -> dict[str, list[float]]:
-        """For a model's `model.json`."""
+        """JSON for a model's `model.json`."""
         return {"feature_mean": self.mean.tolist(), "feature_std": self.std.tolist()}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""A teacher for engines that read plain language models: its adapters merged into the weights, once."""
+"""A teacher for backends that read plain language models: its adapters merged into the weights, once."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from ray_app.tables.model_files import model_files
 
 
 def merged_model(store: Storage, teacher: Output) -> Output:
-    """The model itself if it has no adapters, else a merged copy that is made when it is first asked for."""
+    """The model itself if it has no adapters, else a merged copy, created on first use."""
     if not any(Path(file).name == "adapter_config.json" for file in teacher.files):
         return teacher
     folder = f"models/{teacher.name}_merged/{teacher.content_hash}"

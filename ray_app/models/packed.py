@@ -31,7 +31,7 @@ class Packed:
 
     input_ids: list[int]  # N
     position_ids: list[int]  # N
-    last: list[int]  # B: where each pair's last token stands
+    last: list[int]  # B: position of each pair's last token
     trees: list["Tree"]
 
 
@@ -42,11 +42,11 @@ class Tree:
     start: int
     stop: int
     branch: list[int]  # of each token: 0 for the trunk, then 1, 2, ... for the pairs; one pair alone is all trunk
-    sees: list[int]  # tokens of the trunk that each token may see, if it stands before them
+    sees: list[int]  # tokens of the trunk that each token may see, if they precede it
 
 
 def group_pairs(pairs: Sequence[PairIds], max_pairs: int) -> list[list[PairIds]]:
-    """Runs of at most `max_pairs` neighbours whose prefixes start alike, so that the longest is a trunk for all."""
+    """Runs of at most `max_pairs` neighbours with a common prefix, so that the longest is a trunk for all."""
     groups: list[list[PairIds]] = []
     trunk: list[int] = []
     for pair in pairs:
@@ -63,7 +63,7 @@ def group_pairs(pairs: Sequence[PairIds], max_pairs: int) -> list[list[PairIds]]
 
 
 def pack(groups: Sequence[Sequence[PairIds]]) -> Packed:
-    """Pack groups of pairs; the pairs of a group share what stands before their queries."""
+    """Pack groups of pairs; the pairs of a group share the tokens before their queries."""
     ids: list[int] = []
     positions: list[int] = []
     last: list[int] = []
@@ -98,7 +98,7 @@ _ALIKE = 0.999  # cosine of a state packed and alone; guessed: rounding in bfloa
 
 
 def is_plain_causal(config: Any, max_tokens: int) -> bool:
-    """Whether a state depends on the tokens before it and their distances alone, up to `max_tokens`.
+    """Return True if a state depends only on earlier tokens and their distances, up to `max_tokens`.
 
     Then what pairs have in common can be computed once. The list of families is what we know, so a new family is read
     pair by pair until somebody has looked at it.
@@ -119,12 +119,12 @@ def is_plain_causal(config: Any, max_tokens: int) -> bool:
 
 
 def can_pack(backbone: Any, max_tokens: int) -> bool:
-    """Whether packed pairs get the states that they get alone, as far as the config tells; see `packs_alike`."""
+    """Return True if, by its config, the model gives packed pairs the same states as alone; see `packs_alike`."""
     return getattr(backbone, "_supports_attention_backend", False) and is_plain_causal(backbone.config, max_tokens)
 
 
 def packs_alike(backbone: Any, max_tokens: int, device: str) -> bool:
-    """Whether packed pairs do get the states that they get alone: two of one pin, as long as can be, and one beside them.
+    """Test that packed pairs get the same states as alone: two of one pin, of maximum length, and one next to them.
 
     A model that does not pass reads on with its own attention.
     """
@@ -172,7 +172,7 @@ def packed_states(backbone: Any, packed: Packed, device: str, flex: bool | None 
 
 
 def _use_packed_attention(backbone: Any) -> None:
-    """Let the model's layers call `_attend`; transformers hands them our masks as they are."""
+    """Let the model's layers call `_attend`; transformers passes them our masks unchanged."""
     from transformers import AttentionInterface
 
     if backbone.config._attn_implementation != ATTENTION:
@@ -243,7 +243,7 @@ def _flex(device: str) -> SimpleNamespace:
 
     if device != "cuda":
         return SimpleNamespace(create_block_mask=create_block_mask, flex_attention=flex_attention)
-    # Compiled code is loaded from there; torch's own default is a folder of /tmp that another user can make first.
+    # Compiled code is loaded from there; torch's own default is a folder of /tmp that another user can create first.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("torchinductor")))
     return SimpleNamespace(
         create_block_mask=torch.compile(create_block_mask, dynamic=True),

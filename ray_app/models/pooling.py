@@ -1,4 +1,4 @@
-"""Hidden states of a sequence -> one vector. Shapes: B batch, T tokens, D hidden size."""
+"""Pooling of a sequence's hidden states to one vector. Shapes: B batch, T tokens, D hidden size."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def pool(hidden_BTD: Any, mask_BT: Any, mode: str) -> Any:
     import torch
 
     if mode == "cls":
-        first = mask_BT.argmax(1)  # the first 1: padding may stand on the left
+        first = mask_BT.argmax(1)  # the first 1: padding may be on the left
         return hidden_BTD[torch.arange(hidden_BTD.shape[0], device=hidden_BTD.device), first]
     if mode == "mean":
         mask = mask_BT.unsqueeze(-1).to(hidden_BTD.dtype)

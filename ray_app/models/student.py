@@ -1,4 +1,4 @@
-"""The trained student as a scorer of pairs whose vectors are there already: hundreds of candidates in one call."""
+"""The trained student as a scorer of pairs with precomputed embeddings: hundreds of candidates in one call."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ class Student:
         self.calibration = load_calibration(store, output)
 
     def require_width(self, num_features: int) -> None:
-        """Raise UserError unless the student was trained on so many features."""
+        """Raise UserError unless the student was trained on that many features."""
         if num_features != len(self.model.scaler.mean):
             raise UserError(
                 f"the student was trained on {len(self.model.scaler.mean)} features of a pair, this version of the program "

@@ -1,4 +1,4 @@
-"""Texts -> unit vectors with a language model: prepare (CPU) -> forward (device) -> finish (CPU)."""
+"""Texts -> unit embeddings with a language model: prepare (CPU) -> forward (device) -> finish (CPU)."""
 
 import copy
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class TextEncoder:
         return other
 
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
-        """Vectors of shape (num_texts, dim), float32, unit length, row i for text i."""
+        """Embeddings of shape (num_texts, dim), float32, unit length, row i for text i."""
         prompted = with_prompt(self.usage.prompt(self.role), texts)
         return run_bucketed(token_rows(self.tokenizer, prompted, self.max_tokens), batch_size, self._encode_batch)
 
@@ -86,7 +86,7 @@ def run_bucketed(rows: Sequence[Any], batch_size: int, forward: Any) -> np.ndarr
 
 
 def stage_dtype(section: CaptionConfig | EmbedConfig | LabelConfig) -> str:
-    """The stage's `dtype` with `auto` resolved: call it on the driver, and hand what it says to recipe and workers.
+    """The stage's `dtype` with `auto` resolved: call it on the driver, and pass the result to recipe and workers.
 
     Else a result would hang on the machine that a row came to, and both kinds would stand under one key. Workers
     without such hardware compute bfloat16 slowly, but equally.

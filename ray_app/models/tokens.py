@@ -1,4 +1,4 @@
-"""Texts -> padded token tensors. The query is never cut to make room for the pin; the pin is cut to make room."""
+"""Texts -> padded token tensors. To fit, the pin is truncated, never the query."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,13 +30,13 @@ class PairIds:
     """One pair as the language model reads it."""
 
     ids: list[int]  # special tokens included
-    query: tuple[int, int]  # where the query's tokens begin and end
+    query: tuple[int, int]  # start and end of the query's tokens
     pin: tuple[int, int]
-    query_tokens: int  # before it was cut
+    query_tokens: int  # before truncation
 
     @property
     def prefix(self) -> int:
-        """Tokens before the query's part: equal for all queries of a pin that is cut alike."""
+        """Tokens before the query's part: equal for all queries of a pin truncated to the same length."""
         return min(self.pin[1], self.query[0])
 
 
@@ -71,7 +71,7 @@ def pair_ids(
 
 
 def has_segments(tokenizer: Any, config: Any) -> bool:
-    """Whether a model was trained to be told by token_type_ids which of two texts a token belongs to (BERT's family)."""
+    """Return True if a model was trained with token_type_ids that tell two texts apart (BERT's family)."""
     return "token_type_ids" in tokenizer.model_input_names and (getattr(config, "type_vocab_size", 0) or 0) >= 2
 
 
@@ -107,7 +107,7 @@ def max_query_tokens(tokenizer: Any, max_tokens: int, query_last: bool) -> int:
 
 
 def _plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    unique = list(dict.fromkeys(texts))  # a query stands in many pairs of a batch
+    unique = list(dict.fromkeys(texts))  # a query is in many pairs of a batch
     ids = tokenizer(unique, add_special_tokens=False, truncation=False, verbose=False)["input_ids"] if unique else []
     by_text = dict(zip(unique, ids, strict=True))
     return [by_text[text] for text in texts]

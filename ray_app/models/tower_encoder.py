@@ -33,7 +33,7 @@ class TowerEncoder:
         self._torch = torch
 
     def encode(self, texts: Sequence[str], batch_size: int) -> np.ndarray:
-        """Vectors (num_texts, dim), float32, unit length, row i for text i."""
+        """Embeddings (num_texts, dim), float32, unit length, row i for text i."""
         rows = tower_rows(self.student.tokenizer, self.student.cfg, self.tower, texts)
         return run_bucketed(rows, batch_size, self._encode_batch)
 

@@ -1,4 +1,4 @@
-"""How much of the pins' texts a model does not read, because they are longer than its `max_tokens`.
+"""Truncation statistics: the share of pin texts beyond a model's `max_tokens`.
 
 Texts are cut at their end, where the later fields of `pin_text.fields` stand: a field that is cut away adds nothing to a
 model, and nothing else would show it.
@@ -20,10 +20,10 @@ from ray_app.models.tokens import max_query_tokens
 
 logger = logging.getLogger(__name__)
 
-MAX_INPUTS = 5_000  # measured at most: of more a sample is, whose shares are right within .014
-WARN_ABOVE = 0.1  # share of inputs that are cut
+MAX_INPUTS = 5_000  # measured at most; a larger set is sampled, with shares right within .014
+WARN_ABOVE = 0.1  # share of truncated inputs
 _STEP = 8  # a suggested length is a multiple of it
-_BATCH = 1_000  # texts tokenised at once
+_BATCH = 1_000  # texts per tokeniser call
 
 Parts = Sequence[tuple[str, str, str]]  # see `pin_text_parts`
 
@@ -31,7 +31,7 @@ Parts = Sequence[tuple[str, str, str]]  # see `pin_text_parts`
 def teacher_truncation(
     cfg: Config, pin_texts: pa.Table, pin_index: np.ndarray, queries: Sequence[str]
 ) -> dict[str, Any]:
-    """Of pairs (queries[i], row pin_index[i] of `pin_texts`) that the teacher reads: see `measure`."""
+    """Truncation of pairs (queries[i], row pin_index[i] of `pin_texts`) that the teacher reads: see `measure`."""
     tokenizer, config = load_tokenizer(cfg.train_teacher.base_model, cfg.train_teacher.revision)
     chosen = _sample(len(pin_index), cfg.seed)
     asked = [queries[i] for i in chosen]
@@ -46,7 +46,7 @@ def teacher_truncation(
 
 
 def student_truncation(cfg: Config, pin_texts: pa.Table, pin_index: np.ndarray) -> dict[str, Any]:
-    """Of the pins in rows `pin_index` of `pin_texts` that the student's pin tower reads: see `measure`."""
+    """Truncation of the pins in rows `pin_index` of `pin_texts` in the student's pin tower: see `measure`."""
     distill = with_usage(cfg.distill)
     return _tower_truncation(
         distill.base_model, distill.revision, distill.pin_prompt or "", distill.max_pin_tokens, "distill.max_pin_tokens",
@@ -55,7 +55,7 @@ def student_truncation(cfg: Config, pin_texts: pa.Table, pin_index: np.ndarray) 
 
 
 def zero_shot_truncation(cfg: Config, pin_texts: pa.Table) -> dict[str, Any]:
-    """Of all pins, as the zero-shot encoder reads them: see `measure`."""
+    """Truncation of all pins in the zero-shot encoder: see `measure`."""
     features, text = cfg.features, cfg.pin_text.model_copy(update={"fields": cfg.features.zero_shot_fields})
     return _tower_truncation(
         features.zero_shot_model, features.zero_shot_revision, zero_shot_usage(features).pin_prompt,
@@ -67,7 +67,7 @@ def measure(
     tokenizer: Any, pins: Sequence[Parts], place: np.ndarray, taken: np.ndarray, max_tokens: int, key: str, inputs: str,
     positions: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """What is cut of inputs that hold a pin's text; logs it, as a warning if it is much.
+    """Measure the truncation of inputs with a pin's text and log it, as a warning above WARN_ABOVE.
 
     Args:
         tokenizer: Of the model; of one that is not fast, fields are left out.
@@ -113,7 +113,7 @@ def measure(
 
 
 def describe(found: Mapping[str, Any]) -> str:
-    """One line of what `measure` found."""
+    """One-line summary of the result of `measure`."""
     if not found["num_measured"]:
         return "no text was measured"
     parts = [f"{found['cut_share']:.0%} of the {found['inputs']} are cut at {found['max_tokens']} tokens"]
@@ -133,7 +133,7 @@ def _tower_truncation(
     chosen = rows[_sample(len(rows), seed)]
     taken = np.full(len(chosen), tokenizer.num_special_tokens_to_add(pair=False), np.int64)
     pins = [
-        # The prompt is what stands before the first field; a pin without text is not read at all.
+        # The prompt is the text before the first field; a pin without text is not read at all.
         [(name, glue if i else prompt, said) for i, (name, glue, said) in enumerate(parts)]
         for parts in _parts(pin_texts, chosen, text)
     ]
@@ -143,7 +143,7 @@ def _tower_truncation(
 
 
 def _lengths(tokenizer: Any, pins: Sequence[Parts]) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Tokens of each pin's whole text, (num_pins,); and by field the tokens before it and up to its end, -1: without it."""
+    """Tokens of each pin's complete text, (num_pins,); and by field the tokens before it and up to its end, -1: without it."""
     whole = np.zeros(len(pins), np.int64)
     names = dict.fromkeys(name for parts in pins for name, _, _ in parts) if tokenizer.is_fast else {}
     starts, ends = ({name: np.full(len(pins), -1, np.int64) for name in names} for _ in range(2))

@@ -1,4 +1,4 @@
-"""Preprocessing versions of the models: part of recipes. Raise one when equal inputs give other outputs than before.
+"""Preprocessing versions of the models: part of recipes. Raise one when the outputs for equal inputs change.
 
 They stand apart from the models so that planning a job does not load torch.
 """
