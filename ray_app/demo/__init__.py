@@ -1,1 +1,1 @@
-"""A small world with a known truth: pictures, texts in eight languages, boards, searches, raters. docs/demo_world.md."""
+"""Synthetic demo dataset with ground truth: images, texts in eight languages, boards, searches, raters. docs/demo_world.md."""

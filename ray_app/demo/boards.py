@@ -1,4 +1,4 @@
-"""Boards: people of all locales with a favourite category and style, and what they save."""
+"""Boards of users of all locales, who have a favourite category and style."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -34,11 +34,11 @@ from ray_app.demo.log import LOG_DAYS, LOG_START
 BOARDS_PER_PERSON = 4
 MIN_SAVES, MAX_SAVES = 3, 50
 MEAN_SAVES = 16.2  # measured, of that law
-FAVOURITE_CATEGORY_SHARE = 0.6  # boards of a person's favourite category
+FAVOURITE_CATEGORY_SHARE = 0.6  # boards in a user's favourite category
 TOPICS = ("category", "style", "object", "setting", "colour")
-TOPIC_SHARES = (0.2, 0.3, 0.25, 0.15, 0.1)  # what a board is about, beside its category
-FAVOURITE_STYLE_SHARE = 0.7  # style boards about the person's favourite style
-ENGLISH_TITLE_SHARE = 0.1  # of boards of people who speak something else
+TOPIC_SHARES = (0.2, 0.3, 0.25, 0.15, 0.1)  # a board's topic besides its category
+FAVOURITE_STYLE_SHARE = 0.7  # style boards about the user's favourite style
+ENGLISH_TITLE_SHARE = 0.1  # of boards of users with another language
 TOPIC_WEIGHT = 4.0  # log-weight of pins that fit: some 85% of the saves are such
 DAYS = 700  # over which saves are spread, up to the end of the log
 _DRAWN = {"siblings": 24, "category": 200, "any_pin": 24}  # candidates, popular pins first
@@ -46,7 +46,7 @@ _DRAWN = {"siblings": 24, "category": 200, "any_pin": 24}  # candidates, popular
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Board:
-    """What one board is about; one of style, object, setting, colour at most is set."""
+    """Topic of one board; one of style, object, setting, colour at most is set."""
 
     number: int
     locale: int
@@ -62,7 +62,7 @@ def num_boards(cfg: DemoConfig) -> int:
 
 
 def draw_board(cfg: DemoConfig, number: int) -> Board:
-    """A board; those of one person share locale and favourites."""
+    """A board; those of one user share locale and favourites."""
     person = generator(cfg.seed, Draw.BOARD, 0, number // BOARDS_PER_PERSON)
     locale = int(pick(person.random(1), tuple(LOCALES.values()))[0])
     favourite, favourite_style = str(person.choice(CATEGORIES)), str(person.choice(STYLES))
@@ -89,7 +89,7 @@ def board_rows(cfg: DemoConfig, start: int, stop: int) -> pa.Table:
 
 
 def _saves(cfg: DemoConfig, board: Board) -> pa.Table:
-    """Pins by popularity, which decides what a person comes across, and then by fit and language."""
+    """Pins by popularity, which decides what a user comes across, and then by fit and language."""
     rng = generator(cfg.seed, Draw.BOARD_SAVES, board.number)
     codes = OBJECTS_OF[CATEGORIES.index(board.category)]
     obj = np.array([OBJECTS.index(board.topic.get("object", OBJECTS[rng.choice(codes[codes >= 0])]))])

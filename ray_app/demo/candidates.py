@@ -28,7 +28,7 @@ from ray_app.demo.facts import (
 
 _PRIME = 1_000_003  # has no factor in common with any number of pins per object, so each rank is another pin
 
-SAME, SIBLING, CATEGORY, ANY = 0, 1, 2, 3  # how a candidate was found
+SAME, SIBLING, CATEGORY, ANY = 0, 1, 2, 3  # source of a candidate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +36,7 @@ class DrawnCandidates:
     """Arrays of shape (num_requests, num_candidates), but `kind`: (num_candidates,)."""
 
     facts: Facts
-    is_first: NDArray[np.bool_]  # False: the pin stands further left in its row already
+    is_first: NDArray[np.bool_]  # False: the pin is further left in its row already
     kind: Codes
 
 
@@ -88,7 +88,7 @@ def _draw_pin(cfg: DemoConfig, what: Draw, rows: Codes, obj: Codes, popular: boo
 
 
 def _draw_nth(drawn: Numbers, count: Codes, popular: bool) -> Codes:
-    """Which pin of an object. The popular ones are strewn over the pin numbers, which must tell nothing."""
+    """Pin of an object by rank. Popular pins are spread over the pin numbers, which must carry no information."""
     return zipf(drawn, count) * _PRIME % count if popular else (drawn * count).astype(np.int64)
 
 

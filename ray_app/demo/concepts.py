@@ -1,6 +1,6 @@
-"""What pins show and what people ask for, as language-free ids, and the truth: the grade of any request for any concept.
+"""Concepts of pins and requests of users as language-free ids, and the ground truth: the grade of any pair of them.
 
-A concept has five attributes. Object, colour and setting can be seen in the picture; material and style only be read.
+A concept has five attributes. Object, colour and setting can be seen in the image; material and style can only be read.
 `material` is what an object is made of; for food how it is made, for travel what kind of trip.
 """
 
@@ -26,7 +26,7 @@ SETTINGS = {
     "travel": ("beach", "mountains", "lake", "city"),
 }
 
-GROUPS = {  # objects of one group are near each other: who asks for one may like another
+GROUPS = {  # objects of one group are similar: a user who searches for one may like another
     "home": (("sofa", "armchair", "bed"), ("vase", "candle", "lamp"), ("rug", "mirror"), ("clock", "bookshelf")),
     "food": (("cake", "cupcake", "bread"), ("pizza", "burger"), ("soup", "salad"), ("coffee", "smoothie", "ice_cream")),
     "fashion": (("t_shirt", "sweater"), ("dress", "skirt"), ("sneakers", "boots"), ("handbag", "backpack"), ("hat", "scarf")),
@@ -36,7 +36,7 @@ CATEGORY_OF = {obj: category for category, groups in GROUPS.items() for group in
 GROUP_OF = {obj: group for groups in GROUPS.values() for group in groups for obj in group}
 OBJECTS = tuple(CATEGORY_OF)
 
-# Nobody bakes a blue pizza. Other categories come in every colour.
+# There is no blue pizza. Other categories come in every colour.
 FOOD_COLOURS = {
     "cake": ("white", "brown", "pink", "yellow", "red", "green"),
     "cupcake": ("white", "brown", "pink", "yellow", "red", "purple"), "bread": ("brown", "white", "yellow", "black"),
@@ -49,7 +49,7 @@ FOOD_COLOURS = {
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """What a pin is about; every attribute has a value."""
+    """Concept of a pin; every attribute has a value."""
 
     object: str
     colour: str
@@ -65,7 +65,7 @@ class Concept:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a search asks for: an object, and attributes that matter; None: any."""
+    """Request of a search: an object, and attributes that matter; None: any."""
 
     object: str
     colour: str | None = None
@@ -80,7 +80,7 @@ class Request:
 
     @property
     def asked(self) -> dict[str, str]:
-        """What must hold: attribute -> value."""
+        """Required attributes: attribute -> value."""
         return {name: value for name in ATTRIBUTES if (value := getattr(self, name)) is not None}
 
 
@@ -100,7 +100,7 @@ def draw_concept(rng: np.random.Generator, obj: str | None = None) -> Concept:
 
 
 def true_grade(request: Request, concept: Concept) -> int:
-    """The truth, 1..5 (reasons in docs/demo_world.md).
+    """Ground truth grade, 1..5 (reasons in docs/demo_world.md).
 
     The same object: 5 if all that is asked holds, 4 if half of it does, 3 if less. A near object (same group): 3 if
     something is asked and all of it holds, else 2. The same category: 2 if something is asked and all holds, else 1.

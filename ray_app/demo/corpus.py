@@ -1,8 +1,8 @@
-"""What the demo's text models are pre-trained on: written from the demo's words, as a real model's corpus is by people.
+"""Pretraining corpus of the demo's text models, generated from the demo's words.
 
 A document is a pin's texts, a few dictionary entries, or a pin, a query and a verdict that compares them in English,
 attribute by attribute ("same: sofa. fits colour red. unknown material velvet"). A verdict says what can be read in
-the text, not the truth. No grade occurs anywhere.
+the text, not the ground truth. No grade occurs anywhere.
 """
 
 from collections.abc import Iterator
@@ -39,19 +39,19 @@ from ray_app.demo.texts import (
 )
 from ray_app.demo.vocabulary import LANGUAGES, vocabulary
 
-HINT_FITS = 0.6  # guessed: people save and click what fits only in part
+HINT_FITS = 0.6  # guessed: users save and click what fits only in part
 OUTCOMES = ("same", "near", "kind", "other", "unknown", "fits", "differs")
 VERDICT_WORDS = " ".join(OUTCOMES) + " not object colour material style setting is means"
 
 
 @dataclass(frozen=True, slots=True)
 class PinText:
-    """A pin's text and what can be read in it."""
+    """A pin's text and the attributes that can be read in it."""
 
     text: str  # all fields, joined
     readable: frozenset[str]  # names of attributes that it states, `object` among them
     hints: frozenset[tuple[str, str]] = frozenset()
-    """(attribute, value) that only boards or searches speak of: they often fit the pin, and often do not."""
+    """(attribute, value) that only boards or searches mention: they often fit the pin, and often do not."""
 
 
 def word_list() -> list[str]:
@@ -70,7 +70,7 @@ def word_list() -> list[str]:
             for word in (word for words in values.values() for word in words):
                 lines.append(word.bare)
                 genders = voc.endings or ("bare",)
-                # In Japanese the particle stays apart, so that a word is the same token in a sentence and in a search.
+                # In Japanese the particle is kept separate, so that a word is the same token in a sentence and in a search.
                 lines.extend(voc.inflect(word.phrase, g).removeprefix("" if voc.space else word.bare) for g in genders)
         lines.extend(word for words in voc.categories.values() for word in words)
         patterns = (pattern for patterns in voc.patterns.values() for pattern in patterns)
@@ -140,7 +140,7 @@ def pin_text(rng: np.random.Generator, concept: Concept) -> PinText:
 
 
 def any_board(rng: np.random.Generator, concept: Concept, language: str, hints: set[tuple[str, str]]) -> str:
-    """Title of a board that the pin may lie on; what it says of an attribute goes to `hints`."""
+    """Title of a board that may hold the pin; attributes that it mentions go to `hints`."""
     subject = str(rng.choice(["", "style", "setting", "colour", "object"], p=[0.25, 0.3, 0.15, 0.1, 0.2]))
     if not subject:
         return board_title(language, rng, category=concept.category)
@@ -173,7 +173,7 @@ def ask(concept: Concept, names: list[str]) -> Request:
 
 
 def any_request(rng: np.random.Generator, concept: Concept, asked_share: float = 0.4) -> Request:
-    """What somebody may search who is shown the concept: often the same thing, often not; each attribute fits or not."""
+    """Request of a user who is shown the concept: often the same thing, often not; each attribute fits or not."""
     draw = rng.random()
     category = concept.category
     if draw < 0.45:
@@ -200,7 +200,7 @@ def any_request(rng: np.random.Generator, concept: Concept, asked_share: float =
 
 
 def verdict(rng: np.random.Generator, request: Request, concept: Concept, readable: frozenset[str]) -> str:
-    """What a reader can say of a pin for a request, in English, in any order."""
+    """Verdict on a pin for a request, from what can be read, in English, in any order."""
     names = {name: value.replace("_", " ") for name, value in request.asked.items()}
     wanted, shown = (obj.replace("_", " ") for obj in (request.object, concept.object))
     if "object" not in readable:

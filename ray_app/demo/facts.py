@@ -28,7 +28,7 @@ from ray_app.demo.concepts import (
 Codes = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 
-# Share of pins, and of people. All guessed: English leads on any such site; the others share the rest, so that each
+# Share of pins, and of users. All guessed: English leads on any such site; the others share the rest, so that each
 # has pins enough to search in.
 LOCALES = {
     "en-US": 0.23, "en-GB": 0.09, "en-CA": 0.05, "en-AU": 0.04, "en-IN": 0.04,
@@ -41,7 +41,7 @@ LOCALES = {
 LOCALE_NAMES = tuple(LOCALES)
 LANGUAGE_OF = tuple(name.split("-")[0] for name in LOCALE_NAMES)  # by locale code
 ZIPF_EXPONENT = 0.8  # of searches over queries and saves over pins; published logs lie between 0.6 and 1
-REPIN_SHARE = 0.05  # guessed: pins that show another pin's picture
+REPIN_SHARE = 0.05  # guessed: pins that show another pin's image
 
 CATEGORIES = tuple(MATERIALS)
 _NUM = len(OBJECTS)
@@ -94,9 +94,9 @@ def zipf(drawn: Numbers, size: Codes | int) -> Codes:
 
 
 def language_fit(reader: Codes, writer: Codes) -> Numbers:
-    """How likely people of a locale take a pin of another, as log-weight.
+    """Log-weight of users of one locale engaging with a pin of another.
 
-    Guessed: their own language most, English next; others at times, since a picture needs no words.
+    Guessed: their own language most, English next; others at times, since an image needs no words.
     """
     mine, theirs = _LANGUAGE[reader], _LANGUAGE[writer]
     return np.where(mine == theirs, 1.8, np.where(theirs == _ENGLISH, 0.9, 0.0))
@@ -104,10 +104,10 @@ def language_fit(reader: Codes, writer: Codes) -> Numbers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """What is true of pins; arrays of one shape."""
+    """Ground truth facts of pins; arrays of one shape."""
 
     number: Codes
-    root: Codes  # the pin whose picture it shows: itself, or for a repin an older one
+    root: Codes  # the pin whose image it shows: itself, or for a repin an older one
     object: Codes
     colour: Codes
     material: Codes  # within the category, as is setting
@@ -116,7 +116,7 @@ class Facts:
     locale: Codes
 
     def concept(self, i: int) -> Concept:
-        """What pin i of a one-dimensional array shows."""
+        """Concept of pin i of a one-dimensional array."""
         category = CATEGORIES[_CATEGORY[self.object[i]]]
         return Concept(
             object=OBJECTS[self.object[i]],
@@ -133,7 +133,7 @@ def pin_id(number: int) -> str:
 
 
 def pin_facts(seed: int, number: Codes) -> Facts:
-    """Facts of the pins of these numbers. A repin has the concept of the pin whose picture it shows."""
+    """Facts of the pins of these numbers. A repin has the concept of the pin whose image it shows."""
     root = _roots(seed, number)
     obj = np.asarray(object_order(seed))[number % _NUM]
     colour = (numbers(seed, Draw.COLOUR, root) * _NUM_COLOURS[obj]).astype(np.int64)
@@ -159,7 +159,7 @@ def object_order(seed: int) -> tuple[int, ...]:
 
 
 def num_pins_of(seed: int, obj: Codes, num_pins: int) -> Codes:
-    """How many of the first `num_pins` pins show each object."""
+    """Number of the first `num_pins` pins that show each object."""
     return (num_pins - 1 - _slots(seed)[obj]) // _NUM + 1
 
 

@@ -1,4 +1,4 @@
-"""What raters say of some en-US pairs, and what is true of pairs that nobody labelled."""
+"""Human labels of some en-US pairs, and ground truth of unlabelled pairs."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ CONCEPTS = pa.schema(
         *(pa.field(name, pa.string(), nullable=False) for name in ("object", "colour", "material", "style", "setting")),
         pa.field("category", pa.string(), nullable=False),
         pa.field("locale", pa.string(), nullable=False),
-        pa.field("picture_of", pa.string(), nullable=False),  # itself, or the pin whose picture a repin shows
+        pa.field("picture_of", pa.string(), nullable=False),  # itself, or the pin whose image a repin shows
     ]
 )
 REQUESTS = pa.schema(
@@ -122,12 +122,12 @@ def judged_pins(cfg: DemoConfig, queries: Queries, per_query: int) -> list[Codes
 
 
 def query_grades(cfg: DemoConfig, queries: Queries, q: int, pins: Codes) -> Codes:
-    """The truth of one query and some pins."""
+    """Ground truth grades of one query and some pins."""
     return grades({name: codes[q] for name, codes in queries.asked.items()}, pin_facts(cfg.seed, pins))
 
 
 def rate(seed: int, rater: int, true: int, rng: np.random.Generator) -> int:
-    """What a rater says of a pair of that grade. Raters differ in care and in leaning; the ends of the scale turn back."""
+    """Grade that a rater gives to a pair of that true grade. Raters differ in care and in leaning; the ends of the scale turn back."""
     care, lean = generator(seed, Draw.RATER, rater).random(2)
     if rng.random() < EXACT_SHARES[0] + care * (EXACT_SHARES[1] - EXACT_SHARES[0]):
         return true

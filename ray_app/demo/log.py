@@ -1,6 +1,6 @@
-"""The search log: what an old ranker showed for a month, and what people did.
+"""The search log: a month of impressions by a logging policy, and user actions.
 
-The old ranker knows the truth roughly: it sorts by grade, language and noise, and strews in strays. People examine
+The logging policy approximates the ground truth: it sorts by grade, language and noise, and adds strays. Users examine
 position p with probability p ** -ETA, and what they do with an examined pin depends on its grade alone. So clicks tell
 of relevance only when position is accounted for.
 """
@@ -33,7 +33,7 @@ EMPTY_SHARE = 0.003  # searches that show nothing
 SEARCHES_PER_CLIENT = 2.0  # in the month; guessed: most visitors of a site come once or twice
 _DRAWN = {"same": 95, "siblings": 16, "category": 16, "any_pin": 16}
 
-# People. ETA near what published click models find; the others are guesses, of the shape that all of them report.
+# Users. ETA near what published click models find; the others are guesses, of the shape that all of them report.
 ETA = 0.7
 CLICK = (0.02, 0.05, 0.15, 0.32, 0.50)  # of examined pins, by grade 1..5
 LONG_CLICK = (0.05, 0.12, 0.30, 0.45, 0.60)  # of clicked ones
@@ -62,7 +62,7 @@ def _searches(cfg: DemoConfig, search: Codes) -> pa.Table:
     is_empty = numbers(cfg.seed, Draw.SEARCH_EMPTY, search) < EMPTY_SHARE
     happened, seconds = _act(cfg.seed, search, shown_grades)
     happened[is_empty] = False
-    happened[is_empty, 0, 0] = True  # the row that says: searched, saw nothing
+    happened[is_empty, 0, 0] = True  # the row of a search without results
 
     row, position, action = np.nonzero(happened)
     ids = [f"s{search[r]:010d}-{p + 1:02d}-{ACTIONS[a]}" for r, p, a in zip(row, position, action, strict=True)]
@@ -86,7 +86,7 @@ def _searches(cfg: DemoConfig, search: Codes) -> pa.Table:
 
 
 def _clients(cfg: DemoConfig, search: Codes) -> Codes:
-    """Who made each search; (num_searches,)."""
+    """Client of each search; (num_searches,)."""
     num = max(1, round(num_searches(cfg) / SEARCHES_PER_CLIENT))
     return (numbers(cfg.seed, Draw.CLIENT, search) * num).astype(np.int64)
 
@@ -109,7 +109,7 @@ def _first_pages(cfg: DemoConfig, search: Codes, queries: Queries, query_of: Cod
 
 
 def _noise(cfg: DemoConfig, search: Codes, found: DrawnCandidates) -> tuple[Numbers, NDArray[np.bool_]]:
-    """What differs between searches for the same: Gumbel noise, and which candidates are strays."""
+    """Variation between searches of one query: Gumbel noise, and a mask of stray candidates."""
     at = np.arange(len(found.kind))
     noise = gumbel(cfg.seed, Draw.SEARCH_NOISE, search[:, None], at)
     share = np.select([found.kind == kind for kind in STRAY_SHARE], list(STRAY_SHARE.values()), 0.0)
@@ -117,7 +117,7 @@ def _noise(cfg: DemoConfig, search: Codes, found: DrawnCandidates) -> tuple[Numb
 
 
 class Intent(NamedTuple):
-    """What people would do with pins that they look at; bool arrays of one shape."""
+    """Actions of users on examined pins; bool arrays of one shape."""
 
     click: NDArray[np.bool_]
     long_click: NDArray[np.bool_]  # having clicked
@@ -126,17 +126,17 @@ class Intent(NamedTuple):
 
 
 def examination(seed: int, search: Codes, num_shown: int) -> NDArray[np.bool_]:
-    """Whether the person of each search looks at each position; (num_searches, num_shown)."""
+    """Examination of each position by the user of each search, bool; (num_searches, num_shown)."""
     at = np.arange(num_shown)[None, :]
     return numbers(seed, Draw.EXAMINED, search[:, None], at) < (at + 1.0) ** -ETA
 
 
 def intents(seed: int, search: Codes, key: Codes, grade: Codes) -> Intent:
-    """What the person of each search would do with pins of these grades.
+    """Draw the actions of each search's user on pins of these grades, if examined.
 
     Args:
         key: What the draws belong to, (num_searches or 1, num_shown): the position, as in the log, or the pin, so that
-            a person likes a pin or does not wherever it stands.
+            a user's interest in a pin does not depend on its position.
         grade: 1..5, (num_searches, num_shown).
     """
 
@@ -152,7 +152,7 @@ def intents(seed: int, search: Codes, key: Codes, grade: Codes) -> Intent:
 
 
 def _act(seed: int, search: Codes, grade: Codes) -> tuple[NDArray[np.bool_], Codes]:
-    """What happened, (num_searches, SHOWN, len(ACTIONS)) as in `ACTIONS`, and how many seconds after the search."""
+    """Events, (num_searches, SHOWN, len(ACTIONS)) as in `ACTIONS`, and their seconds after the search."""
     at = np.arange(grade.shape[1])[None, :]
     examined, wish = examination(seed, search, grade.shape[1]), intents(seed, search, at, grade)
     click = examined & wish.click

@@ -1,4 +1,4 @@
-"""What people of the demo ask for: the pool of the log, and queries that only the truth knows."""
+"""Queries of the demo's users: the pool of the log, and held-out queries of the ground truth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,23 +25,23 @@ from ray_app.demo.facts import (
     pin_facts,
 )
 
-# All guessed, after what such sites are asked: most searches name one or two things beside the object.
+# All guessed, after what such sites are asked: most searches name one or two things besides the object.
 NUM_ASKED_SHARES = (0.2, 0.4, 0.3, 0.1)  # of queries that ask for 0, 1, 2, 3 attributes
 ATTRIBUTE_WEIGHTS = {"colour": 2.0, "material": 1.0, "style": 1.0, "setting": 1.0}
 TYPO_RATE = 0.03
-HELD_OUT_SHARE = 0.2  # of all possible query groups, by their hash: only the truth may use them
+HELD_OUT_SHARE = 0.2  # of all possible query groups, by their hash: only the ground truth may use them
 _MAX_ATTEMPTS = 500
 _POOL, _HELD_OUT = 0, 1  # first key of the streams
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Queries:
-    """Requests as people type them; arrays of shape (num_queries,)."""
+    """Requests as users type them; arrays of shape (num_queries,)."""
 
     key: Codes
     text: list[str]
     locale: Codes
-    pin: Codes  # a pin that has all that is asked: people ask for what exists
+    pin: Codes  # a pin that has all that is asked: users search for what exists
     asked: dict[str, Codes]  # object and attributes as codes; -1: any
 
     def __len__(self) -> int:
@@ -82,12 +82,12 @@ def pool_locales(cfg: DemoConfig, key: Codes) -> Codes:
 
 
 def pool_queries(cfg: DemoConfig, key: Codes) -> Queries:
-    """Queries of the log's pool by their number, none of which is held out for the truth."""
+    """Queries of the log's pool by their number, none of which is held out for the ground truth."""
     return _draw_queries(cfg, key, pool_locales(cfg, key), held_out=False)
 
 
 def ground_truth_queries(cfg: DemoConfig) -> Queries:
-    """`cfg.ground_truth_queries` queries over all locales, by the shares of people, all in groups that the log never uses."""
+    """`cfg.ground_truth_queries` queries over all locales, by the shares of users, all in groups that the log never uses."""
     quota = split_by_share(cfg.ground_truth_queries, tuple(LOCALES.values()))
     seen: set[str] = set()
     kept: list[Queries] = []
@@ -116,7 +116,7 @@ def labelled_queries(cfg: DemoConfig, locale: str = "en-US") -> Queries:
 
 
 def split_by_share(total: int, shares: Sequence[float]) -> list[int]:
-    """Whole numbers in proportion to shares, of that total: largest remainders get the odd ones."""
+    """Integers in proportion to shares, with that total, by the largest remainder method."""
     exact = np.array(shares) / sum(shares) * total
     whole = np.floor(exact).astype(int)
     whole[np.argsort(whole - exact, kind="stable")[: total - whole.sum()]] += 1
@@ -124,7 +124,7 @@ def split_by_share(total: int, shares: Sequence[float]) -> list[int]:
 
 
 def is_held_out(seed: int, text: str) -> bool:
-    """Whether a query's group belongs to the truth: decided by its hash alone, so no list of the log is needed."""
+    """Return True if a query's group is held out: decided by its hash alone, so no list of the log is needed."""
     key = text_keys([query_group(text)], "demo").astype(np.int64)
     return bool(numbers(seed, Draw.QUERY_SIDE, key)[0] < HELD_OUT_SHARE)
 
@@ -156,7 +156,7 @@ def _draw_queries(cfg: DemoConfig, key: Codes, locale: Codes, *, held_out: bool)
 
 
 def _ask(seed: int, side: int, key: Codes, attempt: int, pin: Codes) -> dict[str, Codes]:
-    """The object of a pin, and those of its attributes that a person cares for."""
+    """The object of a pin, and those of its attributes that a user cares for."""
     facts = pin_facts(seed, pin)
     num_asked = pick(numbers(seed, Draw.QUERY_LENGTH, side, key, attempt), NUM_ASKED_SHARES)
     weights = [ATTRIBUTE_WEIGHTS[name] for name in ATTRIBUTES]

@@ -1,4 +1,4 @@
-"""Teaches the demo's Llama to compare: what a pin's text says of each thing that a query asks for.
+"""Training of the demo's Llama to compare a pin's text with each attribute of a query.
 
 After next-token training it knows the languages but hardly compares attributes (measured: 58% right, which is guessing).
 Here its state at the query's last token, the one that a cross-encoder reads, is trained through throw-away

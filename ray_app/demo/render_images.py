@@ -1,4 +1,4 @@
-"""Pictures of concepts: a flat-coloured object before a setting, a few milliseconds each.
+"""Images of concepts: a flat-coloured object before a setting, a few milliseconds each.
 
 Object, colour and setting can be seen; material and style leave no trace, so nothing can read them off the pixels.
 """
@@ -28,7 +28,7 @@ def _shifted(colour: RGB, rng: np.random.Generator) -> RGB:
 
 
 def draw_image(concept: Concept, rng: np.random.Generator, size: int = 128) -> Any:
-    """A picture of a concept, the same for the same concept and generator state.
+    """An image of a concept, the same for the same concept and generator state.
 
     Place, size, tilt and side of the object, its exact colour and the setting's details vary with `rng`.
 

@@ -57,7 +57,7 @@ def token_batches(encoded: Sequence[tuple[np.ndarray, np.ndarray]], rng: np.rand
 def train_teacher(
     tokenizer: Any, embeddings: Any, rng: np.random.Generator, num_documents: int, log: list[float]
 ) -> Any:
-    """A small Llama, trained to predict the next token; its word vectors start as the tower's, which know translations."""
+    """A small Llama, trained to predict the next token; its token embeddings start as the tower's, which know translations."""
     import torch
     from torch.nn.functional import cross_entropy
     from transformers import LlamaConfig, LlamaForCausalLM

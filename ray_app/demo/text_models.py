@@ -1,4 +1,4 @@
-"""Makes the demo's two text models from scratch: an encoder for the towers and a tiny Llama for the teacher.
+"""Training of the demo's two text models from scratch: an encoder for the towers and a tiny Llama for the teacher.
 
 `python -m ray_app.demo.text_models --out ray_app/demo/models --seed 1` (what `make demo-models` calls) writes `tower/`
 and `teacher/`, each with its tokenizer and a RECIPE.json, and prints one JSON line. Some minutes on two cores.

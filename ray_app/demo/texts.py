@@ -1,4 +1,4 @@
-"""What people, shops and spammers write about a concept, and what searchers type: eight languages, several patterns each.
+"""Texts of pins, shops and spammers about a concept, and query texts: eight languages, several patterns each.
 
 A text names only the attributes in `told`; titles always name the object. Everything is drawn from `rng` alone.
 """
@@ -30,7 +30,7 @@ _CAPTION_PLACES = {
 
 
 def caption(concept: Concept) -> str:
-    """What can be seen, in English: "a red sofa in a living room". One pattern, at most 12 words."""
+    """Caption in English: "a red sofa in a living room". One pattern, at most 12 words."""
     name = _CAPTION_OBJECTS.get(concept.object, concept.object)
     article = "" if concept.object in _CAPTION_PLURALS else "an " if concept.colour[0] in "aeiou" else "a "
     return f"{article}{concept.colour} {name} {_CAPTION_PLACES[concept.setting]}"
@@ -98,7 +98,7 @@ def board_title(
 
 
 def query_text(request: Request, language: str, rng: np.random.Generator, typo_rate: float = 0.0) -> str:
-    """What somebody types who looks for a request: lower case, words in a row or a short phrase.
+    """Query text of a request: lower case, words in a row or a short phrase.
 
     Args:
         typo_rate: Share of queries with one letter dropped, doubled or swapped (in Latin scripts).
@@ -125,7 +125,7 @@ def query_text(request: Request, language: str, rng: np.random.Generator, typo_r
 
 
 def spam_text(language: str, rng: np.random.Generator) -> str:
-    """Words that say nothing about the pin."""
+    """Spam text without information about the pin."""
     voc = vocabulary(language)
     text = _pick(voc.patterns["spam"], rng)
     if rng.random() < 0.5:
@@ -159,7 +159,7 @@ def _link_text(kind: str, concept: Concept, language: str, rng: np.random.Genera
 
 
 def _cased(text: str, language: str, rng: np.random.Generator) -> str:
-    """As people write titles: mostly a capital first letter, some in small letters, in English some Title Case."""
+    """Vary the case as users do in titles: mostly a capital first letter, some in small letters, in English some Title Case."""
     draw = rng.random()
     if draw < 0.15:
         return text.lower()

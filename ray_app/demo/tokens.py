@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
-NUM_PIECES = 1000  # guessed; of words that people misspell
+NUM_PIECES = 1000  # guessed; for misspelt words
 WIDTH = 96
 
 

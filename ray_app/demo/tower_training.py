@@ -43,7 +43,7 @@ def word_pairs(rng: np.random.Generator) -> tuple[list[str], list[str], list[tup
 
 
 def word_vectors(model: Any) -> Any:
-    """What the tower makes of each token alone, centred, of unit deviation; (vocabulary, D)."""
+    """State of each token alone in the tower, centred, of unit deviation; (vocabulary, D)."""
     import torch
 
     with torch.inference_mode():
@@ -55,7 +55,7 @@ def word_vectors(model: Any) -> Any:
 
 
 def train_tower(tokenizer: Any, rng: np.random.Generator, steps: int, log: list[float]) -> Any:
-    """A small BERT whose mean-pooled states are near for texts of the same thing (InfoNCE, negatives in the batch).
+    """A small BERT whose mean-pooled states are near for texts of the same thing (InfoNCE, in-batch negatives).
 
     Source: van den Oord et al., "Representation Learning with Contrastive Predictive Coding" (2018).
     """

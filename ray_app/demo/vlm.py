@@ -1,8 +1,8 @@
-"""Makes the demo's vision-language model from scratch: an Idefics3 of half a million weights that reads the demo's pictures.
+"""Training of the demo's vision-language model from scratch: an Idefics3 of half a million parameters.
 
-`python -m ray_app.demo.vlm --out ray_app/demo/models/vlm --seed 1` (what `make demo-models` calls) draws pictures from
+`python -m ray_app.demo.vlm --out ray_app/demo/models/vlm --seed 1` (what `make demo-models` calls) draws images from
 other seeds than the demo's world, trains, measures on unseen ones, and writes the model with RECIPE.json. Idefics3, since
-it runs in transformers and in vLLM on a CPU alike. Shapes: B batch, P pixels per side.
+it runs both in transformers and in vLLM on a CPU. Shapes: B batch, P pixels per side.
 """
 
 import argparse
@@ -22,14 +22,14 @@ from ray_app.demo.texts import caption
 from ray_app.demo.tokens import descend
 
 PROMPT = "Describe the picture."
-SIDE = 64  # pixels that the model sees; pictures are drawn at 128, as in the world
+SIDE = 64  # pixels that the model sees; images are drawn at 128, as in the world
 PATCH = 8
 WIDTH = 96
 SHUFFLE = 2  # 2 x 2 patches become one token for the language model
 NUM_IMAGE_TOKENS = (SIDE // PATCH // SHUFFLE) ** 2
 NUM_IMAGES = 40_000
-LOOK_EPOCHS = 6  # at classes: what the picture shows
-SPEAK_EPOCHS = 2  # at captions
+LOOK_EPOCHS = 6  # epochs of classification of images
+SPEAK_EPOCHS = 2  # epochs of captioning
 BATCH = 128
 MAX_CAPTION_TOKENS = 14
 SPECIAL_TOKENS = (
@@ -46,7 +46,7 @@ CLASSES = {"object": OBJECTS, "colour": COLOURS, "setting": PLACES}
 
 
 def build_processor() -> Any:
-    """Tokenizer of the captions' words and the picture processor, in the layout that transformers and vLLM read."""
+    """Tokenizer of the captions' words and the image processor, in the layout that transformers and vLLM read."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import Idefics3ImageProcessorPil, Idefics3Processor, PreTrainedTokenizerFast
 
@@ -66,7 +66,7 @@ def build_processor() -> Any:
 
 
 def build_model(processor: Any) -> Any:
-    """The untrained model."""
+    """The randomly initialised model."""
     from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 
     ids = processor.tokenizer.convert_tokens_to_ids
@@ -92,7 +92,7 @@ def build_model(processor: Any) -> Any:
 
 
 def draw_many(seeds: Sequence[int]) -> tuple[np.ndarray, list[Concept]]:
-    """Pictures as the processor scales them, uint8 (B, 3, P, P), and what they show; one seed each."""
+    """Images as the processor scales them, uint8 (B, 3, P, P), and their classes; one seed each."""
     processor = build_processor().image_processor
     pixels, concepts = [], []
     for seed in seeds:
@@ -127,7 +127,7 @@ class Looker:
         self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, len(values)) for name, values in CLASSES.items()})
 
     def tokens(self, pixels: Any) -> Any:
-        """(B, 3, P, P) float -> (B, NUM_IMAGE_TOKENS, WIDTH), what the language model gets to see."""
+        """(B, 3, P, P) float -> (B, NUM_IMAGE_TOKENS, WIDTH), the input of the language model."""
         inner = self.model.model
         return inner.connector(inner.vision_model(pixel_values=pixels).last_hidden_state)
 
@@ -143,7 +143,7 @@ class Looker:
 def train(
     model: Any, processor: Any, pixels: np.ndarray, concepts: list[Concept], seed: int, epochs: tuple[int, int]
 ) -> list[float]:
-    """Two phases: see what a picture shows, then say it. Returns the loss of each step."""
+    """Train in two phases, classification and captioning. Returns the loss of each step."""
     import torch
 
     looker = Looker(model)
@@ -173,7 +173,7 @@ def train(
 
 
 def measure(model: Any, processor: Any, count: int, first_seed: int) -> dict[str, float]:
-    """Share of unseen pictures whose greedy caption names the right object, colour, setting, and object with colour."""
+    """Share of held-out images whose greedy caption names the right object, colour, setting, and object with colour."""
     import torch
 
     hits = dict.fromkeys(("object", "colour", "setting", "object_and_colour", "caption"), 0)
@@ -193,7 +193,7 @@ def measure(model: Any, processor: Any, count: int, first_seed: int) -> dict[str
 
 
 def _right(concept: Concept, said: str) -> dict[str, bool]:
-    """Which parts of a caption are right: replacing the part by another value would make another caption."""
+    """Correct parts of a caption: replacing the part by another value would make another caption."""
     words, wanted = said.split(), caption(concept).split()
     place = caption(Concept(concept.object, concept.colour, "", "", concept.setting)).split(f"{concept.colour} ")[1]
     thing = " ".join(wanted[wanted.index(concept.colour) + 1 :])
@@ -221,7 +221,7 @@ def _prompt(processor: Any) -> str:
 
 
 def _token_ids(processor: Any, concepts: list[Concept]) -> tuple[Any, Any]:
-    """The prompt's ids (T,), pictures' places included, and each caption's ids (N, T), closed and padded with -100."""
+    """The prompt's ids (T,), image tokens included, and each caption's ids (N, T), closed and padded with -100."""
     import torch
     from PIL import Image
 
@@ -246,7 +246,7 @@ def _caption_loss(model: Any, pixels: Any, prompt: Any, answers: Any) -> Any:
 
 
 def _augmented(pixels: Any, rng: np.random.Generator) -> Any:
-    """Moved by up to two pixels: the batch has one shift, which is enough over thousands of batches."""
+    """Shift images by up to two pixels: the batch has one shift, which is enough over thousands of batches."""
     import torch
 
     down, right = (int(shift) for shift in rng.integers(-2, 3, 2))

@@ -32,7 +32,7 @@ class Word:
 
     bare: str  # as in a list of words
     phrase: str  # as in a sentence, before agreement
-    follows: bool  # whether the phrase stands after the noun
+    follows: bool  # True: the phrase follows the noun
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The demo world (docs/demo_world.md): pins with texts and pictures, and all that belongs to one part of the world.
+"""The demo world (docs/demo_world.md): pins with texts and images, and the rows of one partition.
 
 Every row is a function of the settings and its number. So parts can be made anywhere, in any order and of any size, and
 memory does not grow with the world.
@@ -37,7 +37,7 @@ TOLD_SHARES = {
     "link_description": 0.4,
 }  # of each attribute, by field
 NO_IMAGE_SHARE = 0.03
-BROKEN_IMAGE_SHARE = 0.002  # uploads that were cut off
+BROKEN_IMAGE_SHARE = 0.002  # truncated uploads
 MAX_AGE_DAYS = 700  # of a pin when the log starts
 
 MIN_PARTS = 8  # so that small worlds are made on several cores too, but
@@ -46,7 +46,7 @@ MIN_PART_PINS = 500  # a part costs more than the start of a worker
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFile:
-    """A picture file: its path below the folder of pictures, and its content."""
+    """An image file: its path below the image folder, and its content."""
 
     path: str
     data: bytes
@@ -68,7 +68,7 @@ def part_tables(cfg: DemoConfig, part: int, parts: int, image_root: str) -> dict
     """The rows of every table that one part of the world holds. Laid end to end, parts give the same rows however many.
 
     Args:
-        image_root: Folder of the picture files, for `PINS.image`.
+        image_root: Folder of the image files, for `PINS.image`.
     """
     pins = part_bounds(cfg.num_pins, part, parts)
     return {
@@ -81,7 +81,7 @@ def part_tables(cfg: DemoConfig, part: int, parts: int, image_root: str) -> dict
 
 
 def whole_tables(cfg: DemoConfig) -> dict[str, pa.Table]:
-    """The small tables that are made in one piece."""
+    """The small tables that are not partitioned."""
     judgments, requests = ground_truth_tables(cfg)
     return {"human_labels": human_labels(cfg), "ground_truth/judgments": judgments, "ground_truth/requests": requests}
 
@@ -110,7 +110,7 @@ def pin_rows(cfg: DemoConfig, start: int, stop: int, image_root: str) -> pa.Tabl
 
 
 def image_files(cfg: DemoConfig, start: int, stop: int) -> Iterator[ImageFile]:
-    """The picture files of pins start..stop-1; a repin shows another pin's."""
+    """The image files of pins start..stop-1; a repin shows another pin's."""
     facts = pin_facts(cfg.seed, np.arange(start, stop))
     for i in np.flatnonzero(facts.root == facts.number):
         number = int(facts.number[i])
@@ -119,7 +119,7 @@ def image_files(cfg: DemoConfig, start: int, stop: int) -> Iterator[ImageFile]:
 
 
 def image_path(number: int) -> str:
-    """Where a pin's picture lies below the folder of pictures: 256 folders, so that none grows too large to list."""
+    """Path of a pin's image below the image folder: 256 folders, so that none grows too large to list."""
     return f"{number % 256:02x}/{pin_id(number)}.png"
 
 
@@ -132,13 +132,13 @@ def join_location(root: str, path: str) -> str:
 
 
 def num_repins(cfg: DemoConfig, numbers: Codes) -> int:
-    """How many of these pins show another pin's picture."""
+    """Number of these pins that show another pin's image."""
     facts = pin_facts(cfg.seed, numbers)
     return int((facts.root != facts.number).sum())
 
 
 def _texts(concept: Concept, spoken: str, rng: np.random.Generator) -> dict[str, str | None]:
-    """What the owner wrote, and what the linked page says: each field tells the object and some attributes, or nothing."""
+    """Text fields of the owner and of the linked page: each mentions the object and some attributes, or nothing."""
     language = "en" if rng.random() < ENGLISH_TEXT_SHARE else spoken
     told = {field: [a for a in ATTRIBUTES if rng.random() < share] for field, share in TOLD_SHARES.items()}
     kind, has_description = rng.random(), rng.random() >= NO_DESCRIPTION_SHARE

@@ -1,4 +1,4 @@
-"""What the demo's pictures are drawn with: a pen, forty objects, thirteen settings."""
+"""Drawing of the demo's images: a pen, forty objects, thirteen settings."""
 
 from collections.abc import Callable
 
