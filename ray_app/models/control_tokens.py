@@ -29,7 +29,7 @@ def control_tokens(tokenizer: Any) -> dict[str, int]:
 def read_texts_only(tokenizer: Any, source: str) -> Any:
     """Change the tokenizer in place so that no text yields a control token; its template around texts still has them.
 
-    A text that spells none is encoded as before. The setting outlives pickling; loading a saved tokenizer needs it anew,
+    A text that spells none is encoded as before. The setting outlives pickling; loading a saved tokenizer needs it again,
     since transformers builds some classes from the vocabulary alone.
 
     Raises:

@@ -18,7 +18,7 @@ from ray_app.models.control_tokens import read_texts_only
 logger = logging.getLogger(__name__)
 
 # Of a model's folder these cannot change a result: weights in formats that are never loaded, code that is never run, and
-# what is written for people. Everything else counts, since tokenizers have files of many names.
+# documentation. Everything else counts, since tokenizers have files of many names.
 _NEVER_READ = frozenset(
     ".bin .ckpt .h5 .md .mlmodel .msgpack .onnx .onnx_data .ot .pb .pdf .png .jpg .jpeg .pt .pth .py .tflite".split()
 )

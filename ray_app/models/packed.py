@@ -101,7 +101,7 @@ def is_plain_causal(config: Any, max_tokens: int) -> bool:
     """Return True if a state depends only on earlier tokens and their distances, up to `max_tokens`.
 
     Then what pairs have in common can be computed once. The list of families is what we know, so a new family is read
-    pair by pair until somebody has looked at it.
+    pair by pair until it has been reviewed.
     """
     window = getattr(config, "sliding_window", None)
     # Without a list of layers a window is that of all.

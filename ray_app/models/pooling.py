@@ -20,7 +20,7 @@ def pool(hidden_BTD: Any, mask_BT: Any, mode: str) -> Any:
         # A row without any token gives zeros: 0 / 1 rather than 0 / 0.
         return (hidden_BTD * mask).sum(1) / mask.sum(1).clamp(min=1.0)
     if mode == "last":
-        # argmax over a position ramp finds the last 1 for left and right padding alike.
+        # argmax over a position ramp finds the last 1 for left and right padding.
         ramp = torch.arange(mask_BT.shape[1], device=mask_BT.device)
         last = (mask_BT * ramp).argmax(1)
         return hidden_BTD[torch.arange(hidden_BTD.shape[0], device=hidden_BTD.device), last]

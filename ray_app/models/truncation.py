@@ -70,7 +70,7 @@ def measure(
     """Measure the truncation of inputs with a pin's text and log it, as a warning above WARN_ABOVE.
 
     Args:
-        tokenizer: Of the model; of one that is not fast, fields are left out.
+        tokenizer: Of the model; of one that is not fast, fields are omitted.
         place: (num_inputs,) which pin each input holds.
         taken: (num_inputs,) tokens of the input that are not the pin's: special ones, and the query.
         inputs: What they are called: pins, or pairs.

@@ -162,12 +162,12 @@ class CaptionConfig(Section):
     """Deaths of an engine that are survived."""
     max_error_rate: Fraction = 0.05
     cost_sample_rows: PositiveInt = 64
-    """Pictures that `--estimate-cost` measures."""
+    """Number of images that `--estimate-cost` measures."""
     limits: ImageLimits = ImageLimits()
 
 
 class EnrichConfig(Section):
-    """What user actions add to a pin's text."""
+    """Text that user actions add to a pin: board titles and engaged queries."""
 
     top_boards: PositiveInt = 5
     top_queries: PositiveInt = 5
