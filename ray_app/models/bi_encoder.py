@@ -40,7 +40,7 @@ class Tower(NamedTuple):
 class BiEncoder(nn.Module):
     """Language models -> unit embeddings of `cfg.dim` -> interaction MLP with query-pin features -> 5 logits.
 
-    A vector's first `d` numbers, for each `d` of `cfg.matryoshka_dims`, are trained to do the whole vector's work (Matryoshka
+    An embedding's first `d` dimensions, for each `d` of `cfg.matryoshka_dims`, are trained to replace the full one (Matryoshka
     representation learning, Kusupati et al. 2022).
 
     Args:

@@ -70,7 +70,7 @@ def local_folder(store: Storage, output: Output, weights: bool = True) -> Path:
     """Local folder with the model's unchanged files: the storage itself if it is local, else a copy.
 
     All files are read once per process to compare their hashes (some 2 s per GB). A copy is made by the first process that needs
-    it, beside its place, and renamed: nobody finds half of it, and files that are mapped are never written to.
+    it, next to its place, and renamed: it is never seen incomplete, and mapped files are never written to.
 
     Args:
         weights: False: the language model's weights need not be there, only tokenizer, settings and head.

@@ -170,7 +170,7 @@ class CrossEncoder(nn.Module):
 
         Args:
             scaler: Replaces the saved one, to train further: then adapters can be trained, over a base model held as
-                `train_teacher.quantize` says. None: to be used as it is, with the base model in full precision.
+                `train_teacher.quantize` says. None: for inference, with the base model in full precision.
 
         Raises:
             UserError: the weights under its adapters are others than those that it was trained over.

@@ -37,7 +37,7 @@ class Packed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tree:
-    """Neighbouring tokens [start, stop) that see each other as `branch` and `sees` say."""
+    """Neighbouring tokens [start, stop) whose attention is defined by `branch` and `sees`."""
 
     start: int
     stop: int

@@ -88,7 +88,7 @@ def run_bucketed(rows: Sequence[Any], batch_size: int, forward: Any) -> np.ndarr
 def stage_dtype(section: CaptionConfig | EmbedConfig | LabelConfig) -> str:
     """The stage's `dtype` with `auto` resolved: call it on the driver, and pass the result to recipe and workers.
 
-    Else a result would hang on the machine that a row came to, and both kinds would stand under one key. Workers
+    Else a result would depend on the machine that processes a row, and both kinds would share one key. Workers
     without such hardware compute bfloat16 slowly, but equally.
     """
     return pick_dtype(section.dtype, "cuda" if section.num_gpus else "cpu")

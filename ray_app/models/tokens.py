@@ -43,7 +43,7 @@ class PairIds:
 def pair_ids(
     tokenizer: Any, queries: Sequence[str], pin_texts: Sequence[str], max_tokens: int, query_last: bool
 ) -> list[PairIds]:
-    """Tokens of query and pin read together: the one template of training and of all engines.
+    """Tokens of query and pin read together: the one template of training and of all backends.
 
     Args:
         queries: B queries; cut only if one alone does not fit.

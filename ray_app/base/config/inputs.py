@@ -159,7 +159,7 @@ class CaptionConfig(Section):
     engine_args: EngineArgs = {}
     """More arguments of the vllm engine, such as `max_model_len`."""
     max_restarts: Annotated[int, Field(ge=0)] = 2
-    """Deaths of an engine that are survived."""
+    """Maximum restarts of an actor."""
     max_error_rate: Fraction = 0.05
     cost_sample_rows: PositiveInt = 64
     """Number of images that `--estimate-cost` measures."""
@@ -203,7 +203,7 @@ class EngagementConfig(Section):
     holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Fraction of the queries held out for evaluation."""
     prior_impressions: Annotated[float, Field(gt=0)] = 20.0
-    """Weight of the whole log's rates in a pin's rates, in clients who were shown it."""
+    """Prior weight of the log's overall rates in a pin's rates, in clients who were shown it."""
 
 
 class GraphConfig(Section):

@@ -37,7 +37,7 @@ class SampleConfig(Section):
     pilot: str | None = None
     """Output of a finished earlier run, whose soft labels give those deviations; None: equal deviations."""
     since: datetime | None = None
-    """Sample only events from then on (ISO; UTC unless it says otherwise); None: from the first."""
+    """Sample only events from then on (ISO; UTC unless a zone is given); None: from the first."""
     until: datetime | None = None
     """Sample only events before then, and let nothing learn from later ones of the search log; None: to the last."""
     days: Annotated[int, Field(gt=0, le=36_500)] | None = None
@@ -108,7 +108,7 @@ class LabelConfig(Section):
     """Maximum restarts of an actor."""
     max_error_rate: Fraction = 0.01
     cost_sample_rows: PositiveInt = 2048
-    """Pairs that `--estimate-cost` measures, rounded up to whole blocks."""
+    """Pairs that `--estimate-cost` measures, rounded up to complete blocks."""
     progress_interval_sec: Annotated[float, Field(gt=0)] = 30.0
     """Minimum seconds between two progress lines."""
 
