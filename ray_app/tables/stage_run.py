@@ -91,7 +91,7 @@ class Stage:
     """A stage as its `stage.py` declares it.
 
     Args:
-        name: Of the stage and its manifest.
+        name: Of the stage and, without `manifest_name`, of its manifest.
         version: Of its code: raised when equal inputs give another output than before.
         inputs: Outputs of other stages; their content is part of the fingerprint.
         recipe: Everything else that decides the result: config sections, recipes of models, versions.
@@ -106,6 +106,7 @@ class Stage:
     inputs: Sequence[Output]
     recipe: Sequence[Setting]
     compute: "Callable[[StageRun], StageResult]"
+    manifest_name: str | None = None
     retrain_policy: RetrainPolicy | None = None
     adapt: "Callable[[StageRun, Manifest], Manifest] | None" = None
     still_valid: Callable[[Manifest], bool] = lambda _: True
@@ -143,7 +144,7 @@ class StageRun:
         """The run that a stage's declaration asks for now."""
         return cls(
             stage.name, cfg, store, stage.version, list(stage.recipe), list(stage.inputs),
-            retrain_policy=stage.retrain_policy,
+            name=stage.manifest_name, retrain_policy=stage.retrain_policy,
         )  # fmt: skip
 
     @property

@@ -1,6 +1,7 @@
 """Measure how teacher and student agree with the raters of `ingest.human_labels`, and write the sheet to adjudicate."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +17,12 @@ from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import normalize_query
 from ray_app.cluster.encoders import zero_shot_queries
-from ray_app.features.catalogue import load_catalogue
+from ray_app.features.catalogue import Catalogue, load_catalogue
 from ray_app.features.student import StudentFeatures, feature_inputs
 from ray_app.models.text_encoder import stage_dtype
 from ray_app.sources.sheets import num_filled
-from ray_app.tables.manifest import Manifest, read_output, require_output
-from ray_app.tables.stage_run import StageRun
+from ray_app.tables.manifest import Manifest, Output, read_output, require_output
+from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 from ray_app.training.labelled_pairs import LabelledPairs
 
 VERSION = 2
@@ -35,7 +36,7 @@ METRICS_FILE = f"{FOLDER}/agreement.json"
 def run(cfg: Config, store: Storage) -> Manifest:
     """Write `report/agreement.json` and `report/adjudicate.csv`.
 
-    The manifest's info holds `text` (the tables as text), `rows` (figures over all pairs), and both paths.
+    The manifest's info holds `text` (the tables as text), `rows` (metrics over all pairs), and both paths.
 
     Raises:
         UserError: a stage has not run, there are no labels, or the sheet that would be replaced has been filled in.
@@ -44,15 +45,20 @@ def run(cfg: Config, store: Storage) -> Manifest:
     splits = require_output(store, "train_teacher", "splits")
     models = Models.of(store)
     catalogue, read_from = load_catalogue(cfg, store)
-    run = StageRun(
-        "agreement", cfg, store, VERSION,
-        settings=[
+    stage = Stage(
+        name="agreement",
+        version=VERSION,
+        inputs=[*read_from, labels_output, splits, models.teacher, models.student, *feature_inputs(cfg, store)],
+        recipe=[
             cfg.evaluate.num_resamples, cfg.evaluate.confidence_level, cfg.seed, cfg.adjudication, stage_dtype(cfg.label), stage_dtype(cfg.embed),
         ],
-        inputs=[*read_from, labels_output, splits, models.teacher, models.student, *feature_inputs(cfg, store)],
+        compute=partial(_measure, labels_output=labels_output, splits=splits, models=models, catalogue=catalogue),
     )  # fmt: skip
-    if (finished := run.finished) is not None:
-        return finished
+    return run_stage(stage, cfg, store)
+
+
+def _measure(run: StageRun, labels_output: Output, splits: Output, models: Models, catalogue: Catalogue) -> StageResult:
+    cfg, store = run.cfg, run.store
     _keep_filled_sheet(store)
     labels = read_output(store, labels_output)
     counts = RaterCounts.of(labels)
@@ -88,7 +94,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
     ]  # fmt: skip
     run.add_output("agreement", FOLDER, files)
     seen = "note: the models have seen the grades of the train pairs, and were chosen by those of the valid pairs."
-    return run.finish(
+    return StageResult(
         counts={
             "rows_in": labels.num_rows, "rows_out": labels.num_rows, "pairs": len(counts.keys),
             "sheet_rows": len(issues),

@@ -1,7 +1,8 @@
 """Measure all systems on human labels, and write `metrics.json` and `report.html`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import PurePosixPath
 
 from ray_app.analysis.agreement.agreement_table import AgreementTable
@@ -22,7 +23,7 @@ from ray_app.features.student import StudentFeatures, feature_inputs
 from ray_app.stages.order import STAGES
 from ray_app.tables.manifest import Manifest, Output, read_manifest, read_output, require_output
 from ray_app.tables.provenance import git_commit, package_versions
-from ray_app.tables.stage_run import StageRun
+from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
 VERSION = 5
 GROUND_TRUTH = "ground_truth"  # rater of the synthetic demo dataset's own grades
@@ -38,21 +39,30 @@ def run(cfg: Config, store: Storage) -> Manifest:
     experiments = _experiments(cfg, store, models)
     beside = {name: made for name in ("agreement", "simulate") if (made := _made_with(store, name, models)) is not None}
     found = JudgedLabels.of(cfg, store)
-    labels, num_quarantined, name = found.labels, found.num_unusable, found.name
-    folder = "report" if name == "evaluate" else name
-    run = StageRun(
-        "evaluate", cfg, store, VERSION,
-        settings=[cfg.evaluate.model_copy(update={"human_labels": None}), cfg.ingest.human_labels, found.content],
+    stage = Stage(
+        name="evaluate",
+        version=VERSION,
         inputs=[
             *found.inputs, log_output, require_output(store, "label", "soft_labels"), models.teacher, models.student, models.feature_only_student,
             *(manifest.outputs[key] for key, manifest in experiments.items()), *feature_inputs(cfg, store),
             *(output for made in beside.values() for output in made.outputs.values()),
         ],
-        name=name,
+        recipe=[cfg.evaluate.model_copy(update={"human_labels": None}), cfg.ingest.human_labels, found.content],
+        compute=partial(
+            _measure, found=found, models=models, experiments=experiments, beside=beside, pins_output=pins_output,
+            log_output=log_output,
+        ),
+        manifest_name=found.name,
     )  # fmt: skip
-    if (finished := run.finished) is not None:
-        return finished
+    return run_stage(stage, cfg, store)
 
+
+def _measure(
+    run: StageRun, found: JudgedLabels, models: Models, experiments: Mapping[str, Manifest],
+    beside: Mapping[str, Manifest], pins_output: Output, log_output: Output,
+) -> StageResult:  # fmt: skip
+    cfg, store, labels, num_quarantined = run.cfg, run.store, found.labels, found.num_unusable
+    folder = "report" if found.name == "evaluate" else found.name
     catalogue = without_queries(found.catalogue, labels)
     judged = found.pairs(catalogue)
     features = StudentFeatures.load(catalogue, store, zero_shot_queries(cfg, store))
@@ -91,7 +101,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         store.write_table(f"{folder}/pairs.parquet", evaluation.pair_scores()),
     ]
     run.add_output("report", folder, files)
-    return run.finish(
+    return StageResult(
         counts={
             "rows_in": labels.num_rows + num_quarantined, "rows_out": labels.num_rows,
             "rows_quarantined": num_quarantined, "pairs": evaluation.num_pairs, "queries": evaluation.num_queries,
@@ -128,14 +138,14 @@ def _agreement(store: Storage, made: Manifest | None) -> list[AgreementTable]:
 
 
 def _images(cfg: Config, store: Storage, pins: Output) -> Callable[[str], str | None]:
-    """pin_id -> a small picture as a data URI; None: there is none that can be read, or the run reads no pictures."""
+    """pin_id -> a small image as a data URI; None: there is none that can be read, or the run reads no images."""
     if cfg.caption.model is None:
         return lambda pin_id: None
     table = read_output(store, pins, ["pin_id", "image", "image_bytes"])
     row_of = {pin_id: row for row, pin_id in enumerate(table["pin_id"].to_pylist())}
 
-    def picture(pin_id: str) -> str | None:
+    def image(pin_id: str) -> str | None:
         row = table.slice(row_of[pin_id], 1).to_pylist()[0]
         return thumbnail(row["image"], row["image_bytes"], cfg.caption.limits)
 
-    return picture
+    return image

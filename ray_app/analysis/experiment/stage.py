@@ -34,7 +34,7 @@ from ray_app.features.student import drifting_inputs, feature_inputs
 from ray_app.models.text_encoder import stage_dtype
 from ray_app.stages.order import load_stage
 from ray_app.tables.manifest import Manifest, Output, read_manifest, read_output, require_output
-from ray_app.tables.stage_run import RetrainPolicy, StageRun
+from ray_app.tables.stage_run import RetrainPolicy, Stage, StageResult, StageRun, run_stage
 
 logger = logging.getLogger(__name__)
 
@@ -63,13 +63,30 @@ def run(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, quick: bool
         for training in trainings
         if (model := _model(training, store)) is not None
     ]
-    run = StageRun(
-        "experiment", cfg, store, VERSION,
-        settings=[spec.model_dump(mode="json"), ",".join(t.variant for t in trainings), cfg.evaluate, judged.content],
-        inputs=[*judged.inputs, *own_models(store), *variants], name=name,
-    )  # fmt: skip
-    if (finished := run.finished) is not None:
-        return finished
+
+    def compute(run: StageRun) -> StageResult:
+        table, num_pairs = _compare(key, spec, cfg, store, trainings, judged)
+        run.add_output(key, folder, table_files(store, folder, table))
+        return StageResult(
+            counts={"rows_in": len(trainings), "rows_out": len(trainings), "pairs": num_pairs},
+            info={"table": table.to_json(), "seeds": [cfg.seed, *([] if quick else spec.seeds)]},
+        )
+
+    stage = Stage(
+        name="experiment",
+        version=VERSION,
+        inputs=[*judged.inputs, *own_models(store), *variants],
+        recipe=[spec.model_dump(mode="json"), ",".join(t.variant for t in trainings), cfg.evaluate, judged.content],
+        compute=compute,
+        manifest_name=name,
+    )
+    return run_stage(stage, cfg, store)
+
+
+def _compare(
+    key: str, spec: ExperimentSpec, cfg: Config, store: Storage, trainings: Sequence[Training], judged: JudgedLabels
+) -> tuple[ExperimentTable, int]:
+    """The table of all arms, and the number of judged pairs."""
     scored = _scores(trainings, cfg, store, judged)
     trained: dict[str, list[_Scored]] = {variant.name: [] for variant in spec.variants}
     for training, found in zip(trainings, scored, strict=True):
@@ -80,16 +97,11 @@ def run(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, quick: bool
     table = _table(key, spec, pairs, scores, judged, settings)
     if spec.compare_to != "languages":
         table = _with_costs(table, trainings, trained, pairs, settings, cfg, store)
-    run.add_output(key, folder, table_files(store, folder, table))
-    return run.finish(
-        counts={"rows_in": len(trainings), "rows_out": len(trainings), "pairs": pairs.num_rows},
-        info={"table": table.to_json(), "seeds": [cfg.seed, *([] if quick else spec.seeds)]},
-    )
+    return table, pairs.num_rows
 
 
 def _transfer(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, folder: str, name: str) -> Manifest:
-    """Vectors in other uses: those of the run's student beside its rivals, and those of other students, the arms."""
-    from ray_app.analysis.transfer.render_text import STUDENT
+    """Embeddings in other uses: those of the run's student beside its rivals, and those of other students, the arms."""
     from ray_app.analysis.transfer.stage import run as transfer
 
     trainings = trainings_of(key, spec, cfg, [])
@@ -97,12 +109,29 @@ def _transfer(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, folde
     measured = transfer(cfg, store)
     others = {training.name: transfer(training.cfg, Storage(store.uri, training.variant)) for training in trainings}
     fingerprints = ",".join(manifest.fingerprint for manifest in (measured, *others.values()))
-    run = StageRun(
-        "experiment", cfg, store, VERSION, settings=[spec.model_dump(mode="json"), fingerprints],
-        inputs=own_models(store), name=name,
-    )  # fmt: skip
-    if (finished := run.finished) is not None:
-        return finished
+
+    def compute(run: StageRun) -> StageResult:
+        table = _transfer_table(key, spec, measured, others)
+        run.add_output(key, folder, table_files(store, folder, table))
+        return StageResult(counts=measured.counts, info={"table": table.to_json()})
+
+    stage = Stage(
+        name="experiment",
+        version=VERSION,
+        inputs=own_models(store),
+        recipe=[spec.model_dump(mode="json"), fingerprints],
+        compute=compute,
+        manifest_name=name,
+    )
+    return run_stage(stage, cfg, store)
+
+
+def _transfer_table(
+    key: str, spec: ExperimentSpec, measured: Manifest, others: Mapping[str, Manifest]
+) -> ExperimentTable:
+    """The transfer table of the run, with a row of each arm's student after its own."""
+    from ray_app.analysis.transfer.render_text import STUDENT
+
     table = ExperimentTable.from_json(measured.info["table"] | {"key": key, "title": spec.title})
     rows, verdicts = list(table.rows), [table.verdict]
     place = next(i for i, row in enumerate(rows) if row.name == STUDENT) + 1
@@ -111,9 +140,7 @@ def _transfer(key: str, spec: ExperimentSpec, cfg: Config, store: Storage, folde
         rows.insert(place, replace(next(row for row in found.rows if row.name == STUDENT), name=variant))
         verdicts.append(f"{variant[:1].upper()}{variant[1:]}: {found.verdict.partition(': ')[2] or found.verdict}")
         place += 1
-    table = replace(table, rows=rows, verdict=" ".join(verdicts), about=f"{spec.about} {table.about}".strip())
-    run.add_output(key, folder, table_files(store, folder, table))
-    return run.finish(measured.counts, info={"table": table.to_json()})
+    return replace(table, rows=rows, verdict=" ".join(verdicts), about=f"{spec.about} {table.about}".strip())
 
 
 def _table(
@@ -175,7 +202,7 @@ def _model(training: Training, store: Storage) -> Output | None:
 
 
 class _Scored(NamedTuple):
-    """What an arm says of the judged pairs, and what saying it takes."""
+    """An arm's scores of the judged pairs, and its size and speed."""
 
     scores: SystemScores
     num_parameters: int
@@ -217,9 +244,7 @@ def _score_run(training: Training, store: Storage, judged: JudgedLabels) -> Stag
     beside, may_drift = (
         ([], []) if training.system == "teacher" else (feature_inputs(cfg, variant), drifting_inputs(cfg))
     )
-    retrain_policy = RetrainPolicy(
-        pin_texts=pin_texts, inputs=("pin_texts", *may_drift), max_changed_fraction=cfg.retrain.max_changed_fraction
-    )
+    retrain_policy = RetrainPolicy.of(cfg, pin_texts, "pin_texts", *may_drift)
     return StageRun(
         "scores", cfg, variant, SCORES_VERSION,
         settings=[judged.content, training.system, stage_dtype(cfg.label), stage_dtype(cfg.embed), cfg.embed.truncate_dim, cfg.pin_text, cfg.features],

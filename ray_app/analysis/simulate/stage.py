@@ -1,6 +1,7 @@
 """simulate: two students rank the same searches of the demo world, and people click -> simulate/ under the output."""
 
 import logging
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from ray_app.features.catalogue import Catalogue, load_catalogue
 from ray_app.features.student import STUDENT_FEATURES_VERSION, feature_inputs
 from ray_app.models.text_encoder import stage_dtype
 from ray_app.tables.manifest import Manifest, Output, read_manifest, read_output, require_output
-from ray_app.tables.stage_run import StageRun
+from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
 logger = logging.getLogger(__name__)
 
@@ -52,21 +53,28 @@ def run(cfg: Config, store: Storage) -> Manifest:
     control, treatment = (require_output(store, "distill", name) for name in ("feature_only_student", "student"))
     labels = require_output(store, "ingest", "human_labels")
     catalogue, read_from = load_catalogue(cfg, store)
-    simulate, measured = cfg.simulate, cfg.evaluate
-    settings = EvaluationSettings(
-        samples=measured.num_resamples, confidence_level=measured.confidence_level, seed=simulate.seed
-    )
-    run = StageRun(
-        "simulate", cfg, store, VERSION,
-        settings=[
-            simulate, demo, stage_dtype(cfg.embed), settings.samples, settings.confidence_level, TEXT_VERSION,
-            STUDENT_FEATURES_VERSION,
-        ],
+    stage = Stage(
+        name="simulate",
+        version=VERSION,
         inputs=[*read_from, labels, control, treatment, *feature_inputs(cfg, store)],
+        recipe=[
+            cfg.simulate, demo, stage_dtype(cfg.embed), cfg.evaluate.num_resamples, cfg.evaluate.confidence_level,
+            TEXT_VERSION, STUDENT_FEATURES_VERSION,
+        ],
+        compute=partial(
+            _simulate, demo=demo, labels=labels, control=control, treatment=treatment, catalogue=catalogue
+        ),
     )  # fmt: skip
-    if (finished := run.finished) is not None:
-        return finished
+    return run_stage(stage, cfg, store)
 
+
+def _simulate(
+    run: StageRun, demo: DemoConfig, labels: Output, control: Output, treatment: Output, catalogue: Catalogue
+) -> StageResult:
+    cfg, store, simulate = run.cfg, run.store, run.cfg.simulate
+    settings = EvaluationSettings(
+        samples=cfg.evaluate.num_resamples, confidence_level=cfg.evaluate.confidence_level, seed=simulate.seed
+    )
     before, traffic = draw_traffic(demo, simulate)
     found, rows = known_candidates(retrieve(demo, traffic.queries, simulate.candidates), catalogue, demo)
     scores = score_candidates(cfg, store, catalogue, traffic, found, rows, control, treatment)
@@ -108,11 +116,11 @@ def run(cfg: Config, store: Storage) -> Manifest:
         "tables": [texts["by_country.md"], texts["tradeoff.md"]], "all_searches": countries["as_in_the_log"][0],
         "report": report_section(main, settings, texts["tradeoff.svg"]),
     }  # fmt: skip
-    return run.finish(counts, info=info)
+    return StageResult(counts=counts, info=info)
 
 
 def _world(cfg: Config, store: Storage) -> DemoConfig:
-    """The world whose truth the people act by; UserError: there is none, or it is not the one that the run was made from."""
+    """The world whose ground truth the people act by; UserError: there is none, or it is not the one that the run was made from."""
     if cfg.demo is None:
         raise UserError(
             "simulate: the config has no section `demo`; people act by a known truth, which only the built-in world has: "

@@ -1,7 +1,8 @@
-"""transfer: measure the student's vectors on related pins, boards and next saves, on boards that nothing has read."""
+"""transfer: measure the student's embeddings on related pins, boards and next saves, on boards that nothing has read."""
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from ray_app.stages.enrich.board_titles import title_forms, titled_saves, top_bo
 from ray_app.stages.graph.edges import board_edges
 from ray_app.stages.graph.sage import Graph, train
 from ray_app.tables.manifest import Manifest, Output, read_manifest, read_output, require_output
-from ray_app.tables.stage_run import StageRun
+from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ ROLES: tuple[Role, Role] = ("pin", "query")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Material:
-    """What systems may read."""
+    """Tables that systems may read."""
 
     texts: pa.Table  # PIN_TEXTS without the titles of held-out boards, by pin_id
     boards: pa.Table  # BOARDS without the held-out ones
@@ -70,16 +71,21 @@ def run(cfg: Config, store: Storage) -> Manifest:
         *(zero_shot_tower(cfg, store, role) for role in ROLES),
     )  # fmt: skip
     engagement = _engagement(cfg, store)
-    run = StageRun(
-        "transfer", cfg, store, VERSION,
-        settings=[
+    stage = Stage(
+        name="transfer",
+        version=VERSION,
+        inputs=[student, pin_texts, boards, *engagement],
+        recipe=[
             cfg.transfer, cfg.enrich, cfg.pin_text, cfg.features, cfg.graph, cfg.seed, TEXT_VERSION,
             cfg.evaluate.num_resamples, cfg.evaluate.confidence_level, *(tower.recipe for tower in towers),
         ],
-        inputs=[student, pin_texts, boards, *engagement],
+        compute=partial(_measure, pin_texts=pin_texts, boards=boards, towers=towers, engagement=engagement),
     )  # fmt: skip
-    if (finished := run.finished) is not None:
-        return finished
+    return run_stage(stage, cfg, store)
+
+
+def _measure(run: StageRun, pin_texts: Output, boards: Output, towers: Towers, engagement: list[Output]) -> StageResult:
+    cfg, store = run.cfg, run.store
     all_texts, all_boards = read_output(store, pin_texts).sort_by("pin_id"), read_output(store, boards)
     saves = Saves.of(all_boards, all_texts["pin_id"].to_pylist())
     held_out = held_out_boards(saves, cfg.transfer, cfg.seed)
@@ -105,7 +111,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
         "saves": len(saves.board), "held_out_boards": len(held_out),
     }  # fmt: skip
     counts |= {f"{task.name.replace(' ', '_')}_queries": len(task) for task in tasks}
-    return run.finish(counts, {"table": transfer_table(results, names, BASE, STUDENT, cfg.transfer.recall_at, marks)})
+    told = transfer_table(results, names, BASE, STUDENT, cfg.transfer.recall_at, marks)
+    return StageResult(counts=counts, info={"table": told})
 
 
 def base_tower(cfg: Config, store: Storage, role: Role) -> CachedEncoder:
