@@ -83,7 +83,7 @@ def reliability_curve(probs: np.ndarray, grades: np.ndarray, at_least: int, bins
 
     Args:
         probs: (n, 5), rows of NaN count as uniform: a system that says nothing claims no knowledge.
-        grades: (n,) truth, 1..5.
+        grades: (n,) ground truth, 1..5.
         bins: Of equal width over 0..1.
     """
     chance, place = grade_chances(probs, at_least, bins)

@@ -1,4 +1,4 @@
-"""What a ranker is worth: the quality of its pages by the truth, and what people did with them."""
+"""Worth of a ranker: the quality of its pages by the ground truth, and what people did with them."""
 
 import numpy as np
 
@@ -38,17 +38,12 @@ def page_quality(shown: Codes, found: Codes) -> dict[str, Numbers]:
 
 
 def outcomes(scores: Numbers, traffic: Traffic, found: Retrieved, users: Users) -> dict[str, Numbers]:
-    """Figures of each search, (num_searches,), when pages are ranked by these scores: page quality, and what people did."""
+    """Metrics of each search, (num_searches,), when pages are ranked by these scores: page quality, and what people did."""
     chosen = ranked(scores, found.is_pin, SHOWN)
     pins, grades = page(found.pins, chosen, NO_PIN), page(found.grades, chosen, 0)
     rows = traffic.query_of
     user_actions = users.interact(traffic.search, pins[rows], grades[rows])
-    counts = {
-        CLICKS: user_actions.click,
-        LONG_CLICKS: user_actions.long_click,
-        SAVES: user_actions.save,
-        HIDES: user_actions.hide,
-    }
+    counts = dict(zip((CLICKS, LONG_CLICKS, SAVES, HIDES), user_actions, strict=True))
     return {
         **{name: values[rows] for name, values in page_quality(grades, found.grades).items()},
         FULFILLED: user_actions.fulfilled.astype(np.float64),

@@ -14,7 +14,6 @@ from ray_app.base.schemas import NUM_GRADES
 from ray_app.demo.facts import Codes, Numbers
 from ray_app.online.blend import blend
 
-CONTROL, TREATMENT = "control", "treatment"
 RELEVANCE, ENGAGEMENT = "relevance", "engagement"  # one score alone
 FILTER, FEATURE, LOSS_WEIGHT, BOOST = "filter", "feature", "loss_weight", "boost"
 USES = (FILTER, FEATURE, LOSS_WEIGHT, BOOST)

@@ -18,7 +18,7 @@ HEADLINE = ("auroc_3", NDCG)
 
 
 class KeyMetric(NamedTuple):
-    """One figure with its caption."""
+    """One metric with its caption."""
 
     value: str
     caption: str
@@ -66,25 +66,21 @@ def summarize(evaluation: Evaluation) -> list[str]:
 
 
 def key_metrics(evaluation: Evaluation) -> list[KeyMetric]:
-    """What stands in large type at the top."""
+    """Metrics that stand in large type at the top."""
     system = evaluation.primary_system
-    out = []
-    for metric in HEADLINE:
-        figure = evaluation.interval(system, metric)
-        if figure.value is not None:
-            out.append(KeyMetric(f"{figure.value:.3f}", f"{display_name(system)}, {LABELS[metric]}", _bounds(figure)))
+    shown = [(evaluation.interval(system, m), ".3f", f"{display_name(system)}, {LABELS[m]}") for m in HEADLINE]
     baseline = evaluation.best_baseline("auroc_3")
     if baseline is not None and system != baseline:
-        figure = evaluation.difference(system, baseline, "auroc_3")
-        if figure.value is not None:
-            caption = f"AUROC 3+ against the best baseline, {display_name(baseline)}"
-            out.append(KeyMetric(signed(figure.value), caption, _bounds(figure, with_sign=True)))
+        caption = f"AUROC 3+ against the best baseline, {display_name(baseline)}"
+        shown.append((evaluation.difference(system, baseline, "auroc_3"), "+.3f", caption))
     if {"teacher", "student"} <= set(evaluation.systems):
-        figure = evaluation.retention("student", "teacher", "auroc_3")
-        if figure.value is not None:
-            caption = "of the teacher's AUROC 3+ is kept by the student"
-            out.append(KeyMetric(f"{figure.value:.1%}", caption, _percent_bounds(figure)))
-    return out
+        caption = "of the teacher's AUROC 3+ is kept by the student"
+        shown.append((evaluation.retention("student", "teacher", "auroc_3"), ".1%", caption))
+    return [
+        KeyMetric(_written(found.value, form), caption, _bounds(found, form))
+        for found, form, caption in shown
+        if found.value is not None
+    ]
 
 
 def standings(evaluation: Evaluation) -> dict[str, dict[str, str]]:
@@ -116,7 +112,7 @@ def _against_baselines(evaluation: Evaluation, system: str) -> str:
         if gap.lo is not None and gap.hi is not None:
             sure = evaluation.significant(system, baseline, metric)
             verdict = "significant" if sure else "not significant"
-            text += f" ({_bounds(gap, with_sign=True)}, {verdict})"
+            text += f" ({_bounds(gap, '+.3f')}, {verdict})"
         parts.append(text)
     return f"Against the strongest baseline, the {system} is {' and '.join(parts)}." if parts else ""
 
@@ -125,7 +121,7 @@ def _kept(evaluation: Evaluation) -> str:
     ratios = {metric: evaluation.retention("student", "teacher", metric) for metric in HEADLINE}
     parts = [
         f"{kept.value:.1%} of the teacher's {LABELS[metric]}"
-        + (f" ({bounds})" if (bounds := _percent_bounds(kept)) else "")
+        + (f" ({bounds})" if (bounds := _bounds(kept, ".1%")) else "")
         for metric, kept in ratios.items()
         if kept.value is not None
     ]
@@ -137,17 +133,16 @@ def _figure(interval: Interval) -> str:
     return f"{interval.value:.3f}" + (f" ({bounds})" if bounds else "")
 
 
-def _bounds(interval: Interval, with_sign: bool = False) -> str:
+def _bounds(interval: Interval, form: str = ".3f") -> str:
     if interval.lo is None or interval.hi is None:
         return ""
-    lo, hi = (signed(interval.lo), signed(interval.hi)) if with_sign else (f"{interval.lo:.3f}", f"{interval.hi:.3f}")
-    return f"{lo} to {hi}"
+    return f"{_written(interval.lo, form)} to {_written(interval.hi, form)}"
 
 
-def _percent_bounds(interval: Interval) -> str:
-    return "" if interval.lo is None or interval.hi is None else f"{interval.lo:.1%} to {interval.hi:.1%}"
+def _written(value: float, form: str) -> str:
+    return f"{value:{form}}".replace("-", "\N{MINUS SIGN}")
 
 
 def signed(value: float) -> str:
     """Three decimals, always with a sign."""
-    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+    return _written(value, "+.3f")

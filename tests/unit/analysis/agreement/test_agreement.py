@@ -75,16 +75,6 @@ def test_shares_of_raters_with_each_other_by_hand():
     assert (row.metrics["exact"].value, row.metrics["within_one"].value) == (1 / 4, 2 / 4)
 
 
-# Grades 1 1 | 1 2 | 2 2. Both orders: (1,1) twice, (1,2), (2,1), (2,2) twice. Kappa: seen distance 2/6; by chance 1/2:
-# 1 - (1/3) / (1/2) = 1/3. Alpha: seen disagreement 2 of 6; by chance 2 * 3 * 3 of 6 * 5: 1 - (1/3) / (3/5) = 4/9.
-# There are two values, so ordinal distances are interval ones.
-@pytest.mark.parametrize(("name", "value"), [("kappa", 1 / 3), ("alpha_interval", 4 / 9), ("alpha_ordinal", 4 / 9)])
-def test_coefficients_of_raters_by_hand(name, value):
-    rows = [("q", pin, rater, grade) for pin, grades in zip("abc", ((1, 1), (1, 2), (2, 2)), strict=True)
-            for rater, grade in zip("xy", grades, strict=True)]  # fmt: skip
-    assert row_of(rows).metrics[name].value == pytest.approx(value)
-
-
 def test_a_system_is_compared_with_every_rater_of_a_pair():
     rows = [("q", "a", "x", 5), ("q", "a", "y", 3), ("q", "b", "x", 1)]
     row = row_of(rows, "teacher", [4, 1])
@@ -94,11 +84,6 @@ def test_a_system_is_compared_with_every_rater_of_a_pair():
 def test_a_missing_prediction_agrees_with_nobody_not_even_with_grade_1():
     row = row_of([("q", "a", "x", 1), ("q", "b", "x", 2)], "teacher", [0, 2])
     assert (row.num_missing, row.metrics["exact"].value, row.metrics["within_one"].value) == (1, 0.5, 0.5)
-
-
-def test_confusion_has_the_system_in_rows_and_raters_in_columns():
-    confusion = row_of([("q", "a", "x", 5), ("q", "a", "y", 3), ("q", "b", "x", 1)], "t", [4, 0]).confusion
-    assert (confusion[4], confusion[0], np.sum(confusion)) == ([0, 0, 1, 0, 1], [1, 0, 0, 0, 0], 3)
 
 
 # --- against libraries ---

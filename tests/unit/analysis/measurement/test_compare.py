@@ -1,4 +1,4 @@
-"""Two rankings and two sources of labels, with a known truth."""
+"""Two rankings and two sources of labels, with a known ground truth."""
 
 import json
 from dataclasses import dataclass, replace
@@ -73,15 +73,6 @@ def test_a_teacher_that_favours_the_treatment_is_corrected():
     assert line.teacher.interval.lo > 0.25 > made.true + 0.1
     assert line.prediction_powered.interval.lo < made.true < line.prediction_powered.interval.hi < 0.25
     assert line.prediction_powered.std_error < 0.8 * line.human_only.std_error
-
-
-def test_over_many_studies_the_intervals_hold_the_truth_of_the_traffic():
-    """The difference in P@2 is 0.1 in expectation, whatever the stratum; a teacher that sees 0.34 must not move that."""
-    inside = 0
-    for seed in range(40):
-        interval = world(seed, num=100, labelled=40).compare().line(P_2, DIFFERENCE).prediction_powered.interval
-        inside += interval.lo <= 0.1 <= interval.hi
-    assert 34 <= inside < 40
 
 
 @pytest.mark.parametrize("labelled", [0, 50])
@@ -186,6 +177,7 @@ def test_next_queries_are_new_and_a_second_round_goes_on_where_the_first_ended()
     )
     assert {name: [row["stratum"] for row in drawn].count(name) for name in counts} == counts
     assert draw_queries(found, 20, seed=4) != draw_queries(found, 20, seed=3)
+    assert len(draw_queries(found, 999, seed=3)) == 400 - 120  # all that are left
     fewer = {row["query"] for row in draw_queries(found, 20, seed=3)}
     assert fewer < {row["query"] for row in drawn}
 
@@ -197,10 +189,6 @@ def test_the_next_queries_make_all_labels_spread_as_neyman_says():
     assert counts.sum() == 60
     assert counts[1] > counts[0]
     assert next_counts(analysis, labelled, 1) is None  # not two in each stratum: a plain draw
-
-
-def test_more_queries_than_there_are_gives_all():
-    assert len(draw_queries(world(num=40, labelled=30).compare(), 99, seed=1)) == 10
 
 
 def test_pairs_to_grade_are_those_of_both_rankings_that_no_human_graded_and_in_no_order_of_theirs():

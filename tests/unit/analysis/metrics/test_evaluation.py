@@ -29,21 +29,12 @@ def test_auroc_is_pooled_over_queries(make_pairs, make_system):
     assert row["auroc_3"] == 0.75
 
 
-def test_accuracy_is_the_share_of_likeliest_grades_that_are_right(make_pairs, make_system, make_probs):
-    pairs = make_pairs([("q", "a", 5), ("q", "b", 1), ("r", "a", 4), ("r", "b", 1)])
-    row = evaluate_systems(pairs, {"s": make_system([4, 3, 2, 1], make_probs([5, 1, 5, 1]))}, FAST).rows()[0]
-    assert row["accuracy"] == 0.75
-
-
-def test_a_score_with_thresholds_has_an_accuracy(make_pairs, make_system):
+def test_a_score_has_an_accuracy_with_thresholds_only(make_pairs, make_system):
     pairs = make_pairs([("q", "a", 5), ("q", "b", 1)])
     scores = make_system([0.9, 0.1], thresholds=np.array([0.5, 0.5, 0.5, 0.5]))
-    assert evaluate_systems(pairs, {"s": scores}, FAST).rows()[0]["accuracy"] == 1.0
-
-
-def test_a_score_without_thresholds_has_none(synthetic):
-    row = evaluate_systems(*synthetic, FAST).rows()[0]
-    assert (row["accuracy"], row["accuracy_lo"], row["accuracy_hi"]) == (None, None, None)
+    cut, bare = evaluate_systems(pairs, {"s": scores, "bare": make_system([0.9, 0.1])}, FAST).rows()
+    assert cut["accuracy"] == 1.0
+    assert (bare["accuracy"], bare["accuracy_lo"], bare["accuracy_hi"]) == (None, None, None)
 
 
 def test_an_absent_grade_makes_its_auroc_null_and_says_so(make_pairs, make_system):

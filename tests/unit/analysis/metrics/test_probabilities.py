@@ -25,6 +25,12 @@ def test_figures_are_those_of_the_plain_functions(judged):
     assert found["ece_3"].value == grading.reliability_curve(student.probs, pairs.grade, 3).error
     assert found["kappa"].value == grading.linear_kappa(student.grades, pairs.grade)
     assert found["log_loss"].value == grading.log_loss(student.probs, pairs.grade)
+    points, plain = (
+        calibration_curve(pairs, student.probs, FAST),
+        grading.reliability_curve(student.probs, pairs.grade, 3),
+    )
+    assert [p.observed.value for p in points] == pytest.approx(plain.observed.tolist())
+    assert sum(p.num_pairs for p in points) == len(pairs.grade)
 
 
 def test_intervals_hold_their_figures(judged):
@@ -49,14 +55,6 @@ def test_intervals_are_those_of_recomputed_resamples(judged):
 def test_a_system_without_probabilities_has_none(judged):
     pairs, systems = judged
     assert detail_intervals(pairs, systems["bm25"], FAST) == dict.fromkeys(("ece_3", "log_loss", "kappa"), (None,) * 3)
-
-
-def test_the_curve_has_the_points_of_calibrate(judged):
-    pairs, systems = judged
-    probs = systems["teacher"].probs
-    points, plain = calibration_curve(pairs, probs, FAST), grading.reliability_curve(probs, pairs.grade, 3)
-    assert [p.observed.value for p in points] == pytest.approx(plain.observed.tolist())
-    assert sum(p.num_pairs for p in points) == len(pairs.grade)
 
 
 def test_locales_have_their_own_ece_and_small_ones_none(synthetic):

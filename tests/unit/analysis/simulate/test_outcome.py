@@ -14,19 +14,9 @@ from ray_app.analysis.simulate.traffic import NO_PIN, Retrieved, Traffic
 from ray_app.analysis.simulate.users import Users
 
 
-def test_ndcg_by_hand():
-    """Gains of grades 5, 1, 3 are 15, 0, 3; the best order of (5, 3, 1) has them at places 1 and 2."""
-    found = page_quality(np.array([[5, 1, 3]]), np.array([[1, 3, 5]]))
-    assert found[NDCG][0] == pytest.approx((15 + 3 / 2) / (15 + 3 / np.log2(3)))
-    assert found[PRECISION][0] == pytest.approx(1 / 8)
-
-
-def test_places_without_a_pin_gain_nothing():
+def test_places_without_a_pin_gain_nothing_and_nothing_to_find_is_undefined():
     found = page_quality(np.array([[3, 0, 0]]), np.array([[5, 3, 0]]))
     assert found[NDCG][0] == pytest.approx(3 / (15 + 3 / np.log2(3)))
-
-
-def test_nothing_to_find_is_undefined():
     assert np.isnan(page_quality(np.array([[1, 1]]), np.array([[1, 1]]))[NDCG][0])
 
 
