@@ -1,4 +1,4 @@
-"""Which labelled pairs to look at again: those that raters, teacher and student disagree on most, as a sheet.
+"""Labelled pairs to look at again: those that raters, teacher and student disagree on most, as a sheet.
 
 A pair's surprise is the sum of
 - how little the systems believe the grade that it counts with (`combine_raters`): the mean over the systems of -ln(the

@@ -1,4 +1,4 @@
-"""How far raters agree with each other, and teacher and student with raters, overall and in slices.
+"""Agreement of raters with each other, and teacher and student with raters, overall and in slices.
 
 tables = agreement_tables(labels, {"teacher": scores, "student": scores})
 tables[0].row("teacher").metrics["kappa"]               # Interval(value, lo, hi), over all pairs
@@ -37,7 +37,7 @@ _NUMBERS = ("num_pairs", "num_comparisons", "num_missing")
 
 
 class HasGrades(Protocol):
-    """What is needed of a system; `SystemScores` is one."""
+    """The part of a system that is needed here; `SystemScores` is one."""
 
     @property
     def grades(self) -> np.ndarray | None:
@@ -93,7 +93,7 @@ class AgreementTable:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "AgreementTable":
-        """What `to_json` gave."""
+        """Read back what `to_json` gave."""
         rows = []
         for row in found["rows"]:
             same = {name: row[name] for name in ("subject", *_NUMBERS, "undefined", "confusion")}

@@ -30,7 +30,7 @@ def agreement_metrics(tables: np.ndarray, coincidences: np.ndarray) -> dict[str,
 
 
 def both_orders(given: np.ndarray) -> np.ndarray:
-    """How often two raters of a pair said one and the other grade, in both orders.
+    """Count how often two raters of a pair said one and the other grade, in both orders.
 
     Args:
         given: (num_pairs, 5) how many raters gave each grade.

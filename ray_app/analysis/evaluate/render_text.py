@@ -56,7 +56,7 @@ def difference_lines(evaluation: Evaluation) -> list[str]:
 
 
 def retention_text(evaluation: Evaluation) -> str | None:
-    """How much of the teacher the student keeps; None: one of them is not there."""
+    """The share of the teacher that the student keeps, as text; None: one of them is not there."""
     if not {"teacher", "student"} <= set(evaluation.systems):
         return None
     parts = []

@@ -38,7 +38,7 @@ class StrataTable:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleSummary:
-    """What the report says about the sample; None or empty: a run from before the manifest had it."""
+    """The report's statements about the sample; None or empty: a run from before the manifest had it."""
 
     num_pairs: int
     num_queries: int | None

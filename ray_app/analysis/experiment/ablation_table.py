@@ -55,7 +55,7 @@ class ExperimentTable:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "ExperimentTable":
-        """What `to_json` gave."""
+        """Read back what `to_json` gave."""
         rows = [ExperimentRow(**row | {"cells": [Interval(*cell) for cell in row["cells"]]}) for row in found["rows"]]
         return cls(**dict(found) | {"rows": rows})
 
@@ -197,7 +197,7 @@ def _over_seeds(pairs: pa.Table, variants: Mapping[str, Trained], settings: Eval
 
 
 def _trained_once(names: Sequence[str], variants: Mapping[str, Trained]) -> str:
-    """What to say of arms whose intervals cannot cover the luck of a training; "": there are none."""
+    """Return the caution on arms whose intervals cannot cover the luck of a training; "": there are none."""
     once = [name for name in names if len(variants[name]) == 1]
     if not once:
         return ""
@@ -208,7 +208,7 @@ def _trained_once(names: Sequence[str], variants: Mapping[str, Trained]) -> str:
 
 
 def _verdict(steps: Sequence[tuple[str, Sequence[Interval]]]) -> str:
-    """Which steps are significant gains in each of GAINS."""
+    """Name the steps that are significant gains in each of GAINS."""
     weak = []
     for name, gains in steps:
         both = zip(GAINS, gains[: len(GAINS)], strict=True)
@@ -223,7 +223,7 @@ def _verdict(steps: Sequence[tuple[str, Sequence[Interval]]]) -> str:
 
 
 def _differences(steps: Sequence[tuple[str, Sequence[Interval]]]) -> str:
-    """Which arms differ significantly from the first in accuracy; several are compared, so one in twenty would by luck."""
+    """Name the arms that differ significantly from the first in accuracy; several are compared, so one in twenty would by luck."""
     found = []
     for name, gains in steps:
         gain = gains[0]

@@ -1,4 +1,4 @@
-"""An experiment's table as files: CSV, Markdown, a picture, JSON; and what an arm costs, in words."""
+"""An experiment's table as files: CSV, Markdown, an image, JSON; and what an arm costs, in words."""
 
 import io
 
@@ -62,7 +62,7 @@ def to_png(table: ExperimentTable) -> bytes:
 
 
 def cost_columns(prices: PriceConfig) -> list[str]:
-    """What `costs_of` tells."""
+    """Names of what `costs_of` tells."""
     priced = ["per million pairs"] if prices.cpu_hour is not None else []
     return ["parameters", "training pairs", "pairs/s scored here", *priced]
 

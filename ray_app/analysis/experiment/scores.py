@@ -1,4 +1,4 @@
-"""What an experiment's models are shown of the judged pairs, and what they say of them."""
+"""Inputs of an experiment's models on the judged pairs, and their scores."""
 
 import os
 import time
@@ -25,7 +25,7 @@ from ray_app.training.labelled_pairs import LabelledPairs
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringInput:
-    """What a model is shown of the judged pairs; texts, locales and features (num_pairs, ...) row by row.
+    """Input of a model on the judged pairs; texts, locales and features (num_pairs, ...) row by row.
 
     `dim`: length that the student's vectors are cut to; None: whole.
     """
@@ -40,7 +40,7 @@ class ScoringInput:
 
 
 class Inputs:
-    """What models are shown of the judged pairs; arms that read the same texts and features share them."""
+    """Inputs of models on the judged pairs; arms that read the same texts and features share them."""
 
     def __init__(self, judged: JudgedLabels) -> None:
         self.judged = judged

@@ -1,4 +1,4 @@
-"""What an experiment is: a YAML file that names a run's config and the arms that differ from it.
+"""Definition of an experiment: a YAML file that names a run's config and the arms that differ from it.
 
 base: ../demo.yaml
 title: What is each text of a pin worth?
@@ -29,7 +29,7 @@ class VariantSpec(Section):
 
     name: str = Field(min_length=1)
     system: System | None = None
-    """What of the arm is measured; None: as the experiment says."""
+    """System of the arm that is measured; None: as the experiment says."""
     set: dict[str, Any] = Field(default={})
     """`section.key` -> value, over the run's config. Empty: the run itself."""
 

@@ -28,11 +28,11 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings:
-    """What decides the figures besides rankings and labels."""
+    """Settings that decide the metrics besides rankings and labels."""
 
     metrics: tuple[Metric, ...] = DEFAULT_METRICS  # to measure; plans and the choice of queries follow the first
     max_unjudged: float = 0.1
-    """Of the top k of either ranking; a query with a larger share without labels is left out. Guessed: two of twenty."""
+    """Share of the top k of either ranking; a query with a larger share without labels is left out. Guessed: two of twenty."""
     confidence_level: float = 0.95
     mde: float = 0.01  # the least difference that the study should find, in the figures' unit
     power: float = 0.8  # chance to find it
@@ -51,7 +51,7 @@ class CompareSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One figure of one ranking, or of their difference, query by query (treatment - control)."""
+    """One metric of one ranking, or of their difference, query by query (treatment - control)."""
 
     metric: Metric  # such as nDCG@20
     of: str  # control, treatment or difference
@@ -65,7 +65,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What `compare` found."""
+    """Result of `compare`."""
 
     paired: PairedRankings  # the rankings
     settings: CompareSettings  # as given
@@ -123,7 +123,7 @@ def _metric_lines(
     metric: Metric, paired: PairedRankings, teacher: Judgments, human: Judgments, queries: list[QueryKey], stratum: np.ndarray,
     settings: CompareSettings,
 ) -> tuple[list[Line], QueryMetrics]:  # fmt: skip
-    """The lines of one figure, and the differences they rest on."""
+    """The lines of one metric, and the differences they rest on."""
     rankings = (paired.control, paired.treatment)
     by_teacher, by_humans = (
         [measure_ranking(metric, r, source, queries) for r in rankings] for source in (teacher, human)

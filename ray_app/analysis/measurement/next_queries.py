@@ -1,4 +1,4 @@
-"""Which queries humans should label next: at random within each stratum, as many of each as Neyman's rule says.
+"""Queries that humans should label next: at random within each stratum, as many of each as Neyman's rule says.
 
 Where labels do not suffice for MIN_PER_STRATUM in each, the draw is a plain one: `ppi_mean` takes strata with fewer together,
 as drawn at one rate, and with a plain draw they are.
@@ -54,7 +54,7 @@ def draw_queries(found: Comparison, number: int, seed: int) -> list[dict[str, st
 def pairs_to_grade(
     found: Comparison, chosen: Sequence[Mapping[str, str]], human: Judgments, seed: int
 ) -> list[dict[str, str]]:
-    """What is to be graded of the chosen queries: the top of both rankings without what humans have graded.
+    """List the pairs to grade of the chosen queries: the top of both rankings without what humans have graded.
 
     Returns:
         Rows with query, locale, pin_id; the pins of a query in random order, so that nobody sees whose they are.
@@ -71,7 +71,7 @@ def pairs_to_grade(
 
 
 def next_counts(analysis: PowerAnalysis, labelled: np.ndarray, number: int) -> np.ndarray | None:
-    """How many more queries of each stratum: what Neyman's rule gives to all, less what is there.
+    """Count the queries that each stratum still needs: what Neyman's rule gives to all, less what is there.
 
     Returns:
         (num_strata,) int64; None: they do not suffice for MIN_PER_STRATUM in each stratum.

@@ -17,7 +17,7 @@ from ray_app.analysis.measurement.study_design import StudyDesign, design_study,
 
 @dataclass(frozen=True, kw_only=True)
 class PowerAnalysis:
-    """How many queries humans must label to see `mde`; None: not even labels on all these queries would do."""
+    """Numbers of queries that humans must label to see `mde`; None: not even labels on all these queries would do."""
 
     metric: Metric  # of whose difference
     mde: float  # in the figure's unit

@@ -22,7 +22,7 @@ MIN_PER_STRATUM = 2  # human labels without which a stratum has no variance
 
 @dataclass(frozen=True, kw_only=True)
 class QueryMetrics:
-    """What is known of each query: a sample of the traffic, of which humans labelled a random part of each stratum.
+    """Metrics of each query by both sources: a sample of the traffic, of which humans labelled a random part of each stratum.
 
     Raises:
         ValueError: shapes differ, or a figure is not finite.
@@ -66,7 +66,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class StrataSummary:
-    """Of each stratum, (num_strata,): what estimates and plans are made of."""
+    """Statistics of each stratum, (num_strata,): what estimates and plans are made of."""
 
     share: np.ndarray  # of the traffic
     num_queries: np.ndarray
@@ -184,7 +184,7 @@ def sampling_lever(share: np.ndarray, num_labelled: np.ndarray, num_queries: np.
 
 
 def _weight_variance(strata: StrataSummary) -> float:
-    """Of the teacher's weight, which is not 0, as of any slope that is fitted by least squares."""
+    """Variance of the teacher's weight, which is not 0, as of any slope that is fitted by least squares."""
     lever = sampling_lever(strata.share, strata.num_labelled, strata.num_queries)
     spread = float(lever @ strata.teacher_variance)
     noise = strata.residual_deviation**2 * strata.teacher_variance / np.maximum(strata.num_labelled - 1, 1)

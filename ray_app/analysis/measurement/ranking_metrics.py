@@ -29,7 +29,7 @@ from ray_app.base.schemas import NUM_GRADES
 
 
 class PinJudgment(NamedTuple):
-    """What a source says of a pin."""
+    """A source's judgment of a pin."""
 
     gain: float  # 2^rating - 1, expected
     relevant: float  # probability of the relevant grade or better

@@ -32,7 +32,7 @@ _BATCH_ROWS = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """What a ranker shows."""
+    """Pins that a ranker shows."""
 
     name: str  # for messages and tables
     pins: dict[QueryKey, list[str]]  # query -> distinct pin ids, best first; an empty list: it found nothing

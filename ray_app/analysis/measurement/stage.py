@@ -1,4 +1,4 @@
-"""What a comparison takes from a run: the teacher's labels (missing ones are made), human labels, and strata of the log."""
+"""Inputs of a comparison that come from a run: the teacher's labels (missing ones are made), human labels, and strata of the log."""
 
 import logging
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ RELEVANT_GRADE = EvaluationSettings().relevant_grade
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonInputs:
-    """What is known of a contest's queries."""
+    """Judgments, strata and texts of a comparison's queries."""
 
     teacher: Judgments  # of the top pins of both rankings, calibrated
     human: Judgments  # of all that humans graded

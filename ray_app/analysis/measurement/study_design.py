@@ -1,4 +1,4 @@
-"""How many queries humans must label to see a change, and how to spread them over the strata."""
+"""The number of queries that humans must label to see a change, and their spread over the strata."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ _ROUNDING = 1e-6  # deviations below are those of a teacher that is always right
 
 @dataclass(frozen=True, kw_only=True)
 class StudyDesign:
-    """What a study of so many human-labelled queries can see."""
+    """Expected precision of a study of so many human-labelled queries."""
 
     num_labelled: int  # queries that humans label
     by_stratum: np.ndarray  # (num_strata,) int64, how they are spread
@@ -24,7 +24,7 @@ class StudyDesign:
 def design_study(
     pilot: StrataSummary, num_labelled: int, *, power: float = 0.8, confidence_level: float = 0.95
 ) -> StudyDesign:
-    """What is to be expected of `num_labelled` human-labelled queries, if the strata are as in the pilot.
+    """Predict what `num_labelled` human-labelled queries can show, if the strata are as in the pilot.
 
     Args:
         pilot: `summarize` of figures at hand; of the differences between two rankings to compare them.

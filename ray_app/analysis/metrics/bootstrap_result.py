@@ -39,7 +39,7 @@ def rating_of_grade(grade_map: Mapping[int, int] | None) -> dict[int, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """What decides the figures besides the pairs and scores."""
+    """Settings that decide the metrics besides the pairs and scores."""
 
     samples: int = 1000
     """Resamples at least; the whole is drawn more often where the correction for several comparisons needs it."""

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+MAX_RAISED = 10_000  # resamples that the correction may ask for, beyond what the settings say
+
 
 def bootstrap_p(samples: np.ndarray) -> float | None:
     """Two-sided p-value of "the difference is zero": twice the share of resamples on its other side, or at zero.
@@ -44,6 +46,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         highest = max(highest, min(1.0, (len(order) - place) * p))
         adjusted[i] = highest
     return adjusted
+
+
+def raised_samples(asked: int, comparisons: int, confidence_level: float, times: int = 1) -> int:
+    """The resamples asked for, or `times` what `enough_samples` says if that is more, up to MAX_RAISED."""
+    return max(asked, min(times * enough_samples(comparisons, confidence_level), MAX_RAISED))
 
 
 def enough_samples(comparisons: int, confidence_level: float) -> int:

@@ -16,7 +16,7 @@ Ints = NDArray[np.int64]
 
 
 def discounts(cutoff: int) -> Floats:
-    """What a gain at each of the first places counts, (cutoff,)."""
+    """Weight of a gain at each of the first places, (cutoff,)."""
     return np.asarray(1.0 / np.log2(np.arange(cutoff) + 2.0))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_app.analysis.metrics.bootstrap_result import BootstrapResult, EvaluationSettings, measure
-from ray_app.analysis.metrics.corrections import enough_samples, holm
+from ray_app.analysis.metrics.corrections import holm, raised_samples
 from ray_app.analysis.metrics.formatting import interval_fields, plain
 from ray_app.analysis.metrics.probabilities import calibration_by_locale, detail_intervals
 from ray_app.analysis.metrics.protocol import (
@@ -40,7 +40,6 @@ from ray_app.analysis.metrics.worst import WorstSlices, worst_slices
 logger = logging.getLogger(__name__)
 
 _MAX_SLICES = 50
-_MAX_RAISED = 10_000  # resamples that the correction may ask for, beyond what the settings say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +88,7 @@ class Evaluation(BootstrapResult):
         return list(self._comparisons.values())
 
     def significant(self, system_a: str, system_b: str, metric: str) -> bool:
-        """Whether two systems differ significantly, among all comparisons shown; False: not compared."""
+        """Return True if two systems differ significantly, among all comparisons shown; False: not compared."""
         row = self._comparisons.get((frozenset((system_a, system_b)), metric))
         return row is not None and row["significant"]
 
@@ -150,7 +149,7 @@ class Evaluation(BootstrapResult):
         }
 
     def pair_scores(self) -> pa.Table:
-        """What the figures were made of, pair by pair, so that another run can be compared with this one, query by query.
+        """The material of the metrics, pair by pair, so that another run can be compared with this one, query by query.
 
         query, locale, pin_id, grade, gain_rating; of each system `score/NAME` (null: none) and, if it predicts grades,
         `grade/NAME` (0: none).
@@ -202,8 +201,8 @@ def evaluate_systems(
             raise ValueError(f"system {name} has {len(scores.score)} scores for {len(order)} judged pairs")
     ordered = {name: scores.take(order) for name, scores in systems.items()}
     # Each metric compares a system with the highest, the best baseline, and (the student) with the teacher.
-    enough = enough_samples(len(METRICS) * 2 * len(ordered), settings.confidence_level)
-    whole = measure(judged, ordered, replace(settings, samples=max(settings.samples, min(enough, _MAX_RAISED))))
+    samples = raised_samples(settings.samples, len(METRICS) * 2 * len(ordered), settings.confidence_level)
+    whole = measure(judged, ordered, replace(settings, samples=samples))
     all_notes = [*notes, *_notes(judged, ordered, whole)]
     for note in all_notes:
         logger.info("evaluate: %s", note)

@@ -84,7 +84,7 @@ def without_queries(catalogue: Catalogue, labels: pa.Table) -> Catalogue:
 
 
 def evaluation_settings(cfg: Config) -> EvaluationSettings:
-    """How the run's figures are measured."""
+    """Settings that the run's metrics are measured with."""
     return EvaluationSettings(
         samples=cfg.evaluate.num_resamples,
         confidence_level=cfg.evaluate.confidence_level,

@@ -1,4 +1,4 @@
-"""What is measured on judged pairs: the protocol is decided here, once, for every system.
+"""Measurement on judged pairs: the protocol is decided here, once, for every system.
 
 - Only judged pairs are ranked, so judged@k is 1 for a system that scores them all. For one that ranks more, judged@k is
   measured on its own ranking (`judged_at`), and nDCG and P are those of its judged pins alone.
@@ -82,7 +82,7 @@ class SystemScores:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedPairs:
-    """The truth, sorted by query, locale, pin_id, so that nothing depends on the order of the rows."""
+    """The ground truth, sorted by query, locale, pin_id, so that nothing depends on the order of the rows."""
 
     table: pa.Table
     grade: np.ndarray  # (n,) int64, 1..5

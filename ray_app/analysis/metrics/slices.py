@@ -53,7 +53,7 @@ def slice_columns(judged: pa.Table, log: pa.Table, pins: pa.Table) -> pa.Table:
 
 
 def frequency_bands(queries: Sequence[str], log: pa.Table) -> list[str]:
-    """How often each query was searched, in all locales: `frequent`, `rare` or `not in the log`.
+    """Frequency of each query's searches, in all locales: `frequent`, `rare` or `not in the log`.
 
     Searches are counted as `ray_app.stages.sample.trending` does: rows would make a page of twelve pins twelve searches. Impressions
     are counted, where the log has any; a query that has other events only was searched too, but how often nobody knows.
@@ -104,7 +104,7 @@ def in_order(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def cuts_queries(values: np.ndarray, query_index: np.ndarray) -> bool:
-    """Whether a column has several values within one query, so that a slice holds parts of queries.
+    """Return True if a column has several values within one query, so that a slice holds parts of queries.
 
     Args:
         query_index: (n,) ascending.

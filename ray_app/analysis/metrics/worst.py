@@ -13,7 +13,7 @@ import numpy as np
 
 from ray_app.analysis.metrics.bootstrap import Interval, QueryAuroc, percentile_interval, ratio, resample_queries
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings
-from ray_app.analysis.metrics.corrections import bootstrap_p, enough_samples, holm
+from ray_app.analysis.metrics.corrections import bootstrap_p, holm, raised_samples
 from ray_app.analysis.metrics.formatting import interval_fields, plain
 from ray_app.analysis.metrics.protocol import JudgedPairs, SystemScores
 
@@ -22,7 +22,6 @@ MIN_QUERIES, MIN_PAIRS, MIN_OF_CLASS = 10, 50, 10  # guessed: below, an interval
 CROSSED_QUERIES, CROSSED_PAIRS = 20, 200  # of two columns crossed, of which there are many more
 MAX_SLICES = 60  # looked at, the largest: each look makes the correction stricter
 MAX_SHOWN = 4  # of each metric
-_MAX_SAMPLES = 10_000
 _MIN_GRADE = 3  # of AUROC 3+
 
 
@@ -86,7 +85,7 @@ def worst_slices(
         return None
     tests = len(found) * len(METRICS)
     # Four times what is enough, so that a verdict does not hang on one resample.
-    samples = max(settings.samples, min(4 * enough_samples(tests, settings.confidence_level), _MAX_SAMPLES))
+    samples = raised_samples(settings.samples, tests, settings.confidence_level, times=4)
     num_queries = len(judged.queries)
     whole = _SliceMetrics(judged, scores, np.ones(len(judged.grade), dtype=bool))
     parts = [_SliceMetrics(judged, scores, candidate.mask) for candidate in found]
@@ -126,7 +125,7 @@ def worst_slices(
 
 
 def _says_more(row: WorstSlice, gaps: dict[tuple[tuple[str, ...], tuple[str, ...]], float]) -> bool:
-    """Whether two columns crossed are lower than each alone; else the one alone is what is shown."""
+    """Return True if two columns crossed are lower than each alone; else the one alone is what is shown."""
     if len(row.columns) == 1:
         return True
     alone = [gaps.get(((c,), (v,))) for c, v in zip(row.columns, row.values, strict=True)]

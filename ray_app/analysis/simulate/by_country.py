@@ -32,7 +32,7 @@ class Gain(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSlice:
-    """What the treatment gains in a part of the searches."""
+    """Gains of the treatment in a part of the searches."""
 
     name: str
     is_country: bool

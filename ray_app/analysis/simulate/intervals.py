@@ -1,4 +1,4 @@
-"""What one arm gains over the other, with intervals and a test over queries.
+"""Gains of one arm over the other, with intervals and a test over queries.
 
 Searches of one query see the same page, so queries are resampled, with all of their searches.
 """
@@ -72,7 +72,7 @@ class Resamples:
         return self._draw(self.settings.seed + 1)
 
     def _draw(self, seed: int) -> NDArray[np.float64]:
-        """How often each query occurs in each resample, (samples, num_queries)."""
+        """Draw the number of times that each query occurs in each resample, (samples, num_queries)."""
         size = self.num_queries
         return np.concatenate(list(resample_queries(size, self.settings.samples, seed, row_cells=size)))
 

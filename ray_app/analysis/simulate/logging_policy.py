@@ -26,7 +26,7 @@ _NEWTON_STEPS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Logged:
-    """What the log tells of each pair (query, candidate), and of each pin."""
+    """The log's evidence on each pair (query, candidate), and of each pin."""
 
     impressions: Numbers  # (num_queries, num_candidates) times shown
     clicks: Numbers  # likewise, each click counted 1 / propensity

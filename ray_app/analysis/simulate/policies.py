@@ -54,7 +54,7 @@ def page(values: Codes, chosen: Codes, absent: int) -> Codes:
 
 
 def click_weight(relevance: Numbers, power: float) -> Numbers:
-    """What a click on a pin of that expected grade counts when the loss is weighed: 1 for grade 5, 0 for grade 1."""
+    """Weight of a click on a pin of that expected grade when the loss is weighed: 1 for grade 5, 0 for grade 1."""
     return np.asarray(((relevance - 1.0) / (NUM_GRADES - 1.0)) ** power)
 
 

@@ -38,7 +38,7 @@ class ScoringRequest:
 
 
 class Scored(NamedTuple):
-    """What is known of pairs before anybody sees them, row by row."""
+    """The facts on pairs that are known before anybody sees them, row by row."""
 
     control: np.ndarray  # (num_pairs,) expected grade by the feature-only student
     treatment: np.ndarray  # (num_pairs,) by the student

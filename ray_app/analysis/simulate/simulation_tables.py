@@ -108,7 +108,7 @@ def trade_markdown(points: Sequence[TradeOff], settings: EvaluationSettings, has
 
 
 def report_section(slices: Sequence[SearchSlice], settings: EvaluationSettings, picture: str) -> dict[str, Any]:
-    """What the report shows of the experiment, all searches first; gains are relative. `picture`: SVG of the trade-off."""
+    """Make the report's section on the experiment, all searches first; gains are relative. `picture`: SVG of the trade-off."""
     columns = ["", "human labels", "searches", "queries"]
     columns += [name for m in COMPARED for name in (f"{LABELS[m]}, control", f"{LABELS[m]}, relative gain")]
     rows: list[list[Any]] = []

@@ -1,4 +1,4 @@
-"""What four uses of a relevance score beside an engagement score trade for what."""
+"""The trade-offs of four uses of a relevance score beside an engagement score."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ TRADED = (NDCG, PRECISION, CLICKS, LONG_CLICKS, FULFILLED)
 
 
 class TradeOff(NamedTuple):
-    """What one use of the score gives at one strength."""
+    """Metrics and gains of one use of the score at one strength."""
 
     use: str
     strength: float | None
@@ -32,7 +32,7 @@ class TradeOff(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RankerScores:
-    """What the rankers know; (num_queries, num_candidates) but `features`, where there is a pin."""
+    """Scores and features of the rankers; (num_queries, num_candidates) but `features`, where there is a pin."""
 
     control: Numbers  # expected grades by the feature-only student
     treatment: Numbers  # by the student

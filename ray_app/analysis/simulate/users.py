@@ -1,4 +1,4 @@
-"""What people do with a page: the user model of the world's log, the same person before every arm.
+"""Actions of people on a page: the user model of the world's log, the same person before every arm.
 
 Two things differ from the log (`ray_app.demo.log`), whose constants and draws are used:
 - Whether a person likes a pin belongs to person and pin, not to person and position. How likely each action is stays
@@ -23,7 +23,7 @@ Flags = NDArray[np.bool_]
 
 
 class UserActions(NamedTuple):
-    """What happened at each position, bool arrays of shape (num_searches, num_shown)."""
+    """Actions at each position, bool arrays of shape (num_searches, num_shown)."""
 
     click: Flags
     long_click: Flags
@@ -44,7 +44,7 @@ class Users:
     click_prob: Numbers  # (num_pins,) chance that a pin that is looked at is clicked for its appeal alone
 
     def interact(self, search: Codes, pins: Codes, grade: Codes) -> UserActions:
-        """What the people of these searches do with these pages.
+        """Simulate what the people of these searches do with these pages.
 
         Args:
             pins: (num_searches, num_shown) pin numbers, best first; NO_PIN: the page is shorter.

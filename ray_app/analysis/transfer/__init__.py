@@ -1,1 +1,1 @@
-"""What the student's vectors are worth for related pins, boards and the home feed, beside the encoder they come from."""
+"""Worth of the student's embeddings for related pins, boards and the home feed, beside the encoder they come from."""

@@ -1,4 +1,4 @@
-"""What is compared: anything whose score of a pin is linear in what is asked by.
+"""The systems that are compared: anything whose score of a pin is linear in what is asked by.
 
 A score is a dot product of a query's row with the pin's. Asking by several pins is asking by the mean of their rows,
 for vectors (the mean of their vectors) as for BM25 (the mean of their scores).
@@ -87,7 +87,7 @@ def random_vectors(name: str, num_pins: int, num_titles: int, seed: int) -> Syst
 
 
 def _counts(terms: QueryTerms, width: int) -> csr_array:
-    """How often each text says each known term, (num_texts, width)."""
+    """Count how often each text says each known term, (num_texts, width)."""
     text = np.repeat(np.arange(len(terms.start) - 1), np.diff(terms.start))
     known = terms.term >= 0
     shape = (len(terms.start) - 1, width)

@@ -73,7 +73,7 @@ class Task:
 
     name: str  # for people
     asks_by: Literal["pins", "titles"]
-    """What the columns of `asks` are: pins of the catalogue, or titles of the held-out boards."""
+    """Meaning of the columns of `asks`: pins of the catalogue, or titles of the held-out boards."""
     board: np.ndarray  # (num_queries,) int64, which of the held-out boards
     asks: csr_array  # (num_queries, pins or titles) float32 weights that sum to 1 in each row
     wanted: csr_array  # (num_queries, num_pins), 1 where a pin is right; never empty in a row

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_app.analysis.metrics.bootstrap_result import GRADE_AS_RATING, BootstrapResult, EvaluationSettings, measure
-from ray_app.analysis.metrics.corrections import enough_samples, holm
+from ray_app.analysis.metrics.corrections import holm, raised_samples
 from ray_app.analysis.metrics.evaluation import judged_hash
 from ray_app.analysis.metrics.formatting import interval_fields, plain
 from ray_app.analysis.metrics.protocol import METRICS, JudgedPairs, SystemScores, validate_judgments
@@ -26,7 +26,6 @@ from ray_app.base.storage import Storage
 
 METRICS_FILE, PAIRS_FILE = "metrics.json", "pairs.parquet"
 DETAILS = (EvaluationSettings().ece, "kappa", "log_loss")
-_MAX_SAMPLES = 10_000
 _ABSENT = "(not there)"
 
 
@@ -108,7 +107,7 @@ def read_report(path: str, folders: Sequence[str] = ("report",)) -> Report:
 
 
 def compare_reports(before: Report, after: Report) -> ReportDiff:
-    """What changed from one report to another."""
+    """Compare one report with another."""
     names_before = [row["system"] for row in before.metrics["rows"]]
     names_after = [row["system"] for row in after.metrics["rows"]]
     both = [name for name in names_after if name in names_before]
@@ -179,9 +178,9 @@ def _same(a: SystemScores, b: SystemScores) -> bool:
 def _settings(protocol: Mapping[str, Any], num_systems: int) -> EvaluationSettings:
     """Those of the later report, with resamples enough for the correction."""
     confidence_level = protocol.get("confidence_level", 0.95)
-    enough = min(enough_samples(len(METRICS) * max(num_systems, 1), confidence_level), _MAX_SAMPLES)
+    comparisons = len(METRICS) * max(num_systems, 1)
     return EvaluationSettings(
-        samples=max(protocol.get("num_resamples", 0), enough),
+        samples=raised_samples(protocol.get("num_resamples", 0), comparisons, confidence_level),
         confidence_level=confidence_level,
         seed=protocol.get("seed", 17),
         relevant_grade=protocol.get("relevant_grade", 4),
@@ -218,7 +217,7 @@ def _rows(
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[Change]]:
-    """What differs in config, code, data and protocol, key by key."""
+    """List the differences in config, code, data and protocol, key by key."""
     old, new = before.get("provenance", {}), after.get("provenance", {})
     kept = [side.get("data", {}) for side in (old, new)]
     # A run from before reports kept this differs in everything, which says nothing.

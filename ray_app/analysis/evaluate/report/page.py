@@ -1,4 +1,4 @@
-"""What the report's and the comparison's HTML share: the template environment, and how figures are written."""
+"""Parts that the report's and the comparison's HTML share: the template environment, and the writing of metrics."""
 
 import json
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def cell(interval: Sequence[float | None], with_sign: bool = False) -> dict[str, Any]:
-    """What a table's cell shows of (value, lo, hi): the figure, its bounds, and whether they lie above zero."""
+    """Make the content of a table's cell from (value, lo, hi): the value, its bounds, and whether they lie above zero."""
     value, lo, hi = interval
     write = summary.signed if with_sign else number
     if value is None:

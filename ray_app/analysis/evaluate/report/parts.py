@@ -1,4 +1,4 @@
-"""What the report's template is filled with: plots, tables and pairs to read, made from an evaluation."""
+"""Content of the report's template: plots, tables and pairs to read, made from an evaluation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
