@@ -19,9 +19,11 @@ def judged(synthetic):
     return found, {name: scores.take(order) for name, scores in systems.items()}
 
 
-def test_figures_are_those_of_the_plain_functions(judged):
+def test_figures_are_those_of_the_plain_functions_and_undefined_without_probabilities(judged):
     pairs, systems = judged
     found, student = detail_intervals(pairs, systems["student"], FAST), systems["student"]
+    bare = detail_intervals(pairs, systems["bm25"], FAST)
+    assert bare == dict.fromkeys(("ece_3", "log_loss", "kappa"), (None,) * 3)
     assert found["ece_3"].value == grading.reliability_curve(student.probs, pairs.grade, 3).error
     assert found["kappa"].value == grading.linear_kappa(student.grades, pairs.grade)
     assert found["log_loss"].value == grading.log_loss(student.probs, pairs.grade)
@@ -50,11 +52,6 @@ def test_intervals_are_those_of_recomputed_resamples(judged):
         drawn.append(grading.linear_kappa(grades[rows], pairs.grade[rows]))
     found = detail_intervals(pairs, systems["student"], EvaluationSettings(samples=2000))["kappa"]
     assert [found.lo, found.hi] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
-
-
-def test_a_system_without_probabilities_has_none(judged):
-    pairs, systems = judged
-    assert detail_intervals(pairs, systems["bm25"], FAST) == dict.fromkeys(("ece_3", "log_loss", "kappa"), (None,) * 3)
 
 
 def test_locales_have_their_own_ece_and_small_ones_none(synthetic):
