@@ -1,4 +1,4 @@
-"""How far raters, teacher and student agree, and a sheet of labelled pairs to adjudicate; the last line is one JSON document.
+"""Agreement of raters, teacher and student, and a sheet of labelled pairs to adjudicate; the last line is one JSON document.
 
 python pipelines/agreement.py --config configs/demo.yaml
 """

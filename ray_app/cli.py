@@ -1,4 +1,4 @@
-"""What all entry points share: arguments, logging, Ray, one JSON line at the end, one line for what the user can fix."""
+"""Shared parts of the entry points: arguments, logging, Ray, one JSON line at the end, one line per user error."""
 
 import argparse
 import json

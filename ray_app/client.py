@@ -101,11 +101,11 @@ class RelevanceClient:
         return np.array(answer["embedding"], np.float32)
 
     def about(self) -> dict[str, Any]:
-        """What is served."""
+        """Description of the served release."""
         return self._ask("GET", "/v1/about")
 
     def ready(self) -> bool:
-        """Whether the app can answer now."""
+        """Return True if the app is ready to answer."""
         try:
             return self._http.get("/readyz").status_code == 200
         except httpx.TransportError:

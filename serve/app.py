@@ -154,7 +154,7 @@ class _RemoteShard:
 
 
 async def _returned(answer: Awaitable[Any]) -> Any:
-    """What a shard answers, or what is wrong with the question: raised, Ray would wrap and log it."""
+    """Answer of a shard, or the error of the request: if it were raised, Ray would wrap and log it."""
     try:
         return await answer
     except (RequestError, UserError) as problem:
@@ -208,7 +208,7 @@ def _set_up(cfg: Config) -> None:
 
 
 def local_cache_dir(cfg: Config, store: Storage) -> Path:
-    """Where this machine keeps what it makes of the run's releases; native code is loaded from there.
+    """Local cache folder of files built from the run's releases; native code is loaded from there.
 
     Raises:
         UserError: others can write there.

@@ -118,7 +118,7 @@ def _add_api(app: FastAPI, service: "Service") -> None:
 
     @app.get("/v1/about", response_model=About, responses=problems, tags=["page"])
     async def about() -> Response:
-        """What is served."""
+        """Description of the served release."""
         return _json(service.about())
 
     @app.get("/v1/pins/{pin_id:path}/image", responses=problems, tags=["page"])
@@ -157,7 +157,7 @@ def _json(value: Any, status: int = 200) -> Response:
 
 
 def _explained(error: RequestValidationError) -> str:
-    """Which field is wrong and how, without repeating what was sent."""
+    """Name the invalid field and its problem, without repeating the input."""
     parts = []
     for problem in error.errors()[:5]:
         place = ".".join(str(part)[:_SHOWN_CHARS] for part in problem["loc"] if part != "body") or "body"

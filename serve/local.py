@@ -137,7 +137,7 @@ def host(path: str, shards: int) -> None:
 
 
 def environment(temp: Path) -> dict[str, str]:
-    """Of the cluster's processes: HAProxy before the replicas (4 to 5 times less latency), files apart from other clusters'."""
+    """Environment of the cluster's processes: HAProxy before the replicas (4 to 5 times less latency), files apart from other clusters'."""
     root = str(Path(__file__).parent.parent)
     replicas = free_port()  # the first one's
     mine = {

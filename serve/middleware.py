@@ -1,4 +1,4 @@
-"""What stands before the routes: host, token, body size, requests at once, deadline, access log, headers.
+"""Admission middleware: host, token, body size, requests at once, deadline, access log, headers.
 
 Plain ASGI, so that a refusal costs next to nothing: that is what keeps an overloaded replica alive.
 """
@@ -40,7 +40,7 @@ Observe = Callable[[str, int, float], None]  # (route, status, seconds) of an an
 
 
 class AdmissionMiddleware:
-    """What stands before the routes.
+    """Checks and limits before the routes.
 
     Args:
         app: The routes.
@@ -156,7 +156,7 @@ def route_path(scope: Scope) -> str:
 
 
 def _host_name(host: str) -> str:
-    """Of a header Host or a name in the config: no port, no brackets, no dot at the end."""
+    """Host name of a Host header or a name in the config: no port, no brackets, no dot at the end."""
     if host.startswith("["):
         host = host[1:].partition("]")[0]
     elif host.count(":") == 1:

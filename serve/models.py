@@ -48,7 +48,7 @@ class RerankRequest(Body):
 
 
 class PairRelevance(BaseModel):
-    """What the student says of one pin."""
+    """Student scores of one pin."""
 
     pin_id: str
     score: float = Field(description="Expected grade, 1 to 5.")
@@ -76,7 +76,7 @@ class SearchRequest(Body):
 
 
 class Understanding(BaseModel):
-    """What was made of the user's words."""
+    """Interpretation of the query."""
 
     text: str = Field(description="Normalised.")
     language: str | None = Field(description="Of the words, by their looks; null: cannot say.")
@@ -146,7 +146,7 @@ class BoardResponse(BaseModel):
 
 
 class About(BaseModel):
-    """What is served; for the page."""
+    """Description of the served release, for the page."""
 
     release: str
     student: str

@@ -131,7 +131,7 @@ def _not_ours(path: Path, part: Path, what: str, remedy: str) -> UserError:
 
 
 def lock_path(folder: Path) -> Path:
-    """Of the file that `one_at_a_time` locks."""
+    """Path of the file that `one_at_a_time` locks."""
     return folder.with_name(f".lock-{folder.name}")
 
 
@@ -153,7 +153,7 @@ def one_at_a_time(folder: Path) -> Iterator[bool]:
 
 
 def found_or_made(folder: Path, find: Callable[[], T | None], make: Callable[[], None]) -> T | None:
-    """What is found in a folder, after making it if there is nothing; one process does, the others wait for it."""
+    """Load from a folder, or create its content first if it is missing: one process creates it while the others wait."""
     found = find()
     if found is None:
         folder.parent.mkdir(parents=True, exist_ok=True)

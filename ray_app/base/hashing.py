@@ -50,7 +50,7 @@ def hash_pin_ids(pin_ids: Sequence[str | None]) -> Keys:
 
 
 def shards_of(pin_ids: Sequence[str], num_shards: int) -> NDArray[np.int64]:
-    """Which of so many shards holds each pin. Shape (num_ids,)."""
+    """Shard index of each pin. Shape (num_ids,)."""
     if num_shards < 1:
         raise ValueError(f"pins are spread over at least one shard, not {num_shards}")
     return (hash_pin_ids(pin_ids) % np.uint64(num_shards)).astype(np.int64)

@@ -54,7 +54,7 @@ class Storage:
 
     @property
     def is_local(self) -> bool:
-        """Whether the root is a folder of this machine."""
+        """Return True if the root is a local folder."""
         return isinstance(self.fs, pafs.LocalFileSystem)
 
     @property
@@ -107,7 +107,7 @@ class Storage:
             return file.read()
 
     def exists(self, path: str) -> bool:
-        """Whether a file or folder of that name is there."""
+        """Return True if a file or folder of that name exists."""
         with explained(f"cannot look up {self.shown}/{path}"):
             return self.fs.get_file_info(self.full_path(path)).type != pafs.FileType.NotFound
 
@@ -184,12 +184,12 @@ class Storage:
 
 
 def is_plain(path: Any) -> bool:
-    """Whether a path is one name or more, each plain, so that it stays below the folder that it is put to."""
+    """Return True if every part of a path is a plain name, so that the path stays below the folder that it is joined to."""
     return isinstance(path, str) and "\0" not in path and not {"", ".", ".."} & set(path.split("/"))
 
 
 def is_below(path: Any, folder: str) -> bool:
-    """Whether a path is plain and lies in a folder."""
+    """Return True if a path is plain and below a folder."""
     return is_plain(path) and path.startswith(f"{folder}/")
 
 

@@ -84,7 +84,7 @@ def render_pin_text(row: Mapping[str, Any], cfg: PinTextConfig) -> str:
 
 
 def pin_text_parts(row: Mapping[str, Any], cfg: PinTextConfig) -> list[tuple[str, str, str]]:
-    """What `render_pin_text` puts together: (field, what separates it from the one before, its text)."""
+    """Parts of `render_pin_text`: (field, separator from the previous part, text)."""
     parts: list[tuple[str, str, str]] = []
     for name in cfg.fields:
         text = cut_text(field_text(row.get(name)), cfg.max_field_chars.get(name, cfg.default_max_chars))
@@ -141,6 +141,6 @@ def _singular(token: str) -> str:
 
 
 def _starts_with(earlier: str, text: str) -> bool:
-    """Whether `earlier` starts with all of `text`, at a word boundary."""
+    """Return True if `earlier` starts with all of `text`, at a word boundary."""
     a, b = earlier.casefold(), text.casefold()
     return a.startswith(b) and (len(a) == len(b) or not a[len(b)].isalnum())

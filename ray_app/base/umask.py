@@ -1,4 +1,4 @@
-"""Who else may read what we write: nobody, unless the operator says so.
+"""File permissions of our output: readable by its owner only, unless RELEVANCE_UMASK says otherwise.
 
 A run holds what people searched for, in logs, quarantine and reports. `RELEVANCE_UMASK=027` lets the group read, 007 lets it
 write too, as a cluster needs whose nodes run under different users; set it on every node and wherever programs start.

@@ -16,7 +16,7 @@ UNKNOWN = 0.5  # the mean of `engagement_scores` over all pins that have one
 def engagement_scores(
     rates: NDArray[np.floating], known: NDArray[np.bool_], among: NDArray[np.floating] | None = None
 ) -> NDArray[np.float32]:
-    """How engaging each pin is among those that people have met: 0 the least, 1 the most, 0.5 the middle.
+    """Engagement rank of each pin among those with impressions: 0 the lowest, 1 the highest, 0.5 the median.
 
     A percentile, so that it means the same in any catalogue, and one viral pin does not flatten all others. The rates
     are drawn towards the log's mean (`engagement_rates`), so a pin with one lucky impression is near the middle.
@@ -39,7 +39,7 @@ def engagement_scores(
 
 
 def _engaged(rates: NDArray[np.floating]) -> NDArray[np.float64]:
-    """How much people did with each pin; (num_pins,). Summed pin by pin: a product's rounding depends on the row."""
+    """Engagement score of each pin; (num_pins,). Summed pin by pin: a product's rounding depends on the row."""
     weights = np.array([_RATE_WEIGHTS.get(name, 0.0) for name in RATE_NAMES])
     return np.asarray((np.asarray(rates, np.float64) * weights).sum(axis=1))
 

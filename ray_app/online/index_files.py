@@ -40,7 +40,7 @@ _ADD_ROWS = 65_536  # vectors in memory at a time
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexKey:
-    """What a folder is made from. Kept in meta.json, so that files of something else are never taken for it."""
+    """Identity of a folder's content, stored in meta.json, so that files built from other inputs are never used."""
 
     format_version: int
     text_version: int

@@ -233,7 +233,7 @@ class LoadedRelease:
 def _gathered(
     num_pins: int, width: int, places: Mapping[int, np.ndarray], parts: Mapping[int, tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What slices say of the pins at `places`: which are known, (num_pins,) bool, and these ones' rows, float32."""
+    """Rows of the pins at `places`, gathered from the shards: a mask of the known pins, (num_pins,) bool, and their rows, float32."""
     known, rows = np.zeros(num_pins, bool), np.zeros((num_pins, width), np.float32)
     for i, (here, of_shard) in parts.items():
         known[places[i]] = here

@@ -1,4 +1,4 @@
-"""Which of the user's words a pin says, for the page."""
+"""Query terms that a pin's text contains, for the page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

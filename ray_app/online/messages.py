@@ -1,4 +1,4 @@
-"""What a replica and a shard tell each other."""
+"""Messages between a replica and its shards."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ class Neighbor(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardStats:
-    """What is known of all pins only when all slices have said theirs."""
+    """Statistics of one shard; those of the complete catalogue are merged from all shards."""
 
     num_pins: int  # with a vector
     locales: Counter[str | None]  # pins by locale; None: without one
@@ -54,7 +54,7 @@ class ShardStats:
 
     @classmethod
     def merged(cls, parts: Sequence["ShardStats"]) -> "ShardStats":
-        """Of all slices together."""
+        """Merge the statistics of all shards."""
         locales: Counter[str | None] = Counter()
         words: Counter[str] = Counter()
         for part in parts:

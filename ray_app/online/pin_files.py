@@ -46,7 +46,7 @@ _CHUNK_ROWS = 16_384  # 25 MB of 384 float32: what is converted at a time
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreKey:
-    """What a folder is made from. Kept in meta.json, so that files of something else are never taken for it."""
+    """Identity of a folder's content, stored in meta.json, so that files built from other inputs are never used."""
 
     format_version: int
     release: str
@@ -67,7 +67,7 @@ class StoreKey:
 
     @property
     def folder_name(self) -> str:
-        """Of its folder in the local one."""
+        """Name of its folder in the local cache."""
         suffix = f"-shard{self.shard[0]}of{self.shard[1]}" if self.shard else ""
         return f"{self.release}-{self.kind}-v{self.format_version}{suffix}"
 

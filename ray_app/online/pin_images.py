@@ -26,7 +26,7 @@ _FAILURE_SEC = 300.0  # what could not be read is tried again then: storage may 
 
 
 class PinImages:
-    """Where pictures are, and small copies of those that were looked at. Any number of threads may ask.
+    """Locations of pin images, and cached thumbnails. Thread-safe.
 
     Args:
         pins: Columns image and image_bytes, as `schemas.PINS` has them.
@@ -41,7 +41,7 @@ class PinImages:
         self._failed: TTLCache[int, str] = TTLCache(_FAILURES_KEPT, _FAILURE_SEC)  # why
 
     def url(self, pin_id: str, row: int) -> str | None:
-        """What a browser loads: the web's own URL, or a path of this app; None: no picture, or a URL that is a secret."""
+        """Address for the browser: the public URL, or a path of this app; None: no image, or a URL that contains a secret."""
         location = self._pins["image"][row].as_py()
         if self._pins["image_bytes"][row].is_valid or (location and not is_url(location)):
             return f"/v1/pins/{quote(pin_id, safe='')}/image"
@@ -111,7 +111,7 @@ class ImageJobs:
         self._jobs: dict[Hashable, _ImageJob] = {}
 
     async def get(self, key: Hashable, make: Callable[[], bytes | None]) -> bytes | None:
-        """What `make` gives.
+        """Result of `make`, shared by concurrent callers.
 
         Raises:
             Overloaded: too many others wait.

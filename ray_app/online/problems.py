@@ -1,4 +1,4 @@
-"""What can go wrong with a request, as the core says it; the HTTP layer maps each class to a status."""
+"""Errors of requests, independent of HTTP; the HTTP layer maps each class to a status."""
 
 
 class RequestError(Exception):
@@ -22,7 +22,7 @@ class BadRequest(RequestError):
 
 
 class NotFound(RequestError):
-    """What the request names is not in this release."""
+    """The requested item is not in this release."""
 
 
 class Overloaded(RequestError):

@@ -1,4 +1,4 @@
-"""What can run the student's query tower, and which of them is the fastest on this machine that is still exact enough."""
+"""Backends of the student's query tower, and the choice of the fastest one on this machine that is exact enough."""
 
 import json
 import logging

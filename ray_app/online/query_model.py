@@ -1,4 +1,4 @@
-"""What queries are embedded with: the student's query tower and, where features need it, the zero-shot encoder beside it."""
+"""Query encoders: the student's query tower and, where features need it, the zero-shot encoder."""
 
 import logging
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ class QueryModel:
 
     @property
     def backend_name(self) -> str:
-        """Of the engine that was chosen."""
+        """Name of the chosen backend."""
         return self.backend.name
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:

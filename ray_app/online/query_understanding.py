@@ -1,4 +1,4 @@
-"""What a user's words mean to retrieval: their language, and known words near to those that no pin says.
+"""Query understanding: language detection, and spelling correction of terms that no pin contains.
 
 Nothing here changes what the student reads: it gets the user's own words.
 """
@@ -80,7 +80,7 @@ class SpellingDictionary:
         )
 
     def contains(self, word: str) -> bool:
-        """Whether a pin says it, in singular or plural."""
+        """Return True if a pin contains the word, in singular or plural."""
         stems = stem_tokens(word)
         return not stems or all(stem in self.stems for stem in stems)
 
@@ -120,7 +120,7 @@ class SpellingDictionary:
 
 
 def count_words(texts: Iterable[str]) -> Counter[str]:
-    """How many of the texts have each word."""
+    """Document frequency of each word."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(set(tokenize(text)))
@@ -169,7 +169,7 @@ def _identifier() -> Any:
 
 
 def _is_plain(word: str) -> bool:
-    """Whether a word is of letters alone, of a script where one edit may be a slip."""
+    """Return True for a word of letters alone, of a script in which one edit may be a typo."""
     return all(
         not char.isnumeric() and (char < _NO_ALPHABET or "\u1e00" <= char < "\u2000")  # the latter: Vietnamese, Greek
         for char in word
@@ -177,7 +177,7 @@ def _is_plain(word: str) -> bool:
 
 
 def _letters(word: str) -> int:
-    """Which of 64 classes of letters a word has, as bits. Neighbours in the alphabet are in different ones."""
+    """Bit mask of the 64 letter classes in a word. Neighbors in the alphabet are in different classes."""
     mask = 0
     for char in word:
         mask |= 1 << (ord(char) & 63)

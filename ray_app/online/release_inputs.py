@@ -1,4 +1,4 @@
-"""What a release was made from: which tables and models, and which rows of them a shard needs."""
+"""Inputs of a release: its tables and models, and the rows of them that a shard needs."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -56,7 +56,7 @@ def config_of(release: Release, serve: ServeConfig) -> Config:
 
 
 def is_in(shard: Shard) -> Keep:
-    """Whether pins are in a shard."""
+    """Return a mask of the pins that belong to the shard."""
     return lambda pin_ids: shards_of(pin_ids, shard[1]) == shard[0]
 
 
@@ -67,6 +67,6 @@ def read_rows(keep: Keep, store: Storage, output: Output, columns: list[str] | N
 
 
 def other_rows(keep: Keep, store: Storage, output: Output) -> Iterator[pa.Table]:
-    """What `read_rows` leaves out, file by file."""
+    """Rows that `read_rows` omits, file by file."""
     for part in read_output_files(store, output):
         yield part.filter(pa.array(~keep(part["pin_id"].to_pylist())))

@@ -64,12 +64,12 @@ class Service:
 
     @property
     def limits(self) -> ServeLimits:
-        """What requests may ask for."""
+        """Limits of requests."""
         return self.cfg.limits
 
     @property
     def log_queries(self) -> bool:
-        """Whether query texts may be logged."""
+        """True if query texts may be logged."""
         return self.cfg.log_queries
 
     # --- life ---
@@ -244,7 +244,7 @@ class Service:
         return self._current()[0].about()
 
     def readiness(self) -> dict[str, Any]:
-        """Whether requests can be answered, by what, and which newer release was refused; for this process, not for callers."""
+        """Readiness: the served release, and a newer release that was rejected; for this process, not for callers."""
         refused = None if self._refused is None else {"release": self._refused[0], "why": self._refused[1]}
         served = self._served
         if served is None:
@@ -259,7 +259,7 @@ class Service:
 
     @property
     def cache(self) -> QueryEmbeddingCache | None:
-        """Of the query vectors; for metrics."""
+        """Query embedding cache, for metrics."""
         return self._vectors
 
     # --- helpers ---

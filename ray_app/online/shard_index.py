@@ -1,4 +1,4 @@
-"""What one shard holds of a release: some of its pins with all that finding, scoring and showing them takes."""
+"""One shard of a release: some of its pins, with everything needed to retrieve, score and show them."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -122,7 +122,7 @@ class ShardIndex:
     # --- questions; each is CPU work of one thread, but for `image` ---
 
     def match(self, query: str) -> CatalogueMatch:
-        """How well the titles here match a query; what `grade` and `rank` need of the whole catalogue."""
+        """Title match statistics of this shard for a query; `grade` and `rank` need those of the complete catalogue."""
         return self.features.catalogue.pairs.catalogue_match([query])
 
     def find(self, asked: QueryInput, stems: Sequence[str]) -> ShardCandidates:
@@ -164,7 +164,7 @@ class ShardIndex:
         return rows >= 0, self._score(asked, rows[rows >= 0], match)
 
     def vectors(self, pin_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Which pins are here, (num_pins,) bool, and the vectors of these, float32."""
+        """Mask of the pins in this shard, (num_pins,) bool, and their embeddings, float32."""
         rows = self.pins.rows(pin_ids)
         return rows >= 0, self.pins.vectors(rows[rows >= 0])
 

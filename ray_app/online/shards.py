@@ -1,4 +1,4 @@
-"""Where slices are: in this process, or each in a process of its own, which holds slices of the last releases."""
+"""Access to shards: in this process, or each in its own process, which holds its shard of the last releases."""
 
 import asyncio
 import logging

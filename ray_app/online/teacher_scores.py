@@ -1,4 +1,4 @@
-"""What the teacher said of pairs, looked up by hash: 10 bytes a pair, so that millions fit beside the models."""
+"""Teacher scores of pairs by hash: 10 bytes per pair, so that millions fit next to the models."""
 
 import logging
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Who did what in the search log: a hash of the client's id, so that distinct clients can be counted and nobody be named.
+"""Client ids of the search log, hashed: distinct clients can be counted, but not identified.
 
 An id is what the log says. Where browsers write the log themselves (UBI), whoever forges events forges ids too: a site that
 wants the count of clients to mean something has its collector set the id, from an account, a signed cookie or an address.

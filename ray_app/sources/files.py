@@ -53,12 +53,12 @@ class SourceFile:
 
     @property
     def section(self) -> str:
-        """Of the config: the source that the file belongs to."""
+        """Config key of the source that the file belongs to."""
         return self.key.removesuffix(".path")
 
     @property
     def most_bytes(self) -> int:
-        """What its content may come to: more is a bomb."""
+        """Maximum decompressed size in bytes; more is rejected as a decompression bomb."""
         return max(FREE_BYTES, MAX_RATIO * self.size_bytes)
 
     def refuse_bomb(self) -> NoReturn:

@@ -1,4 +1,4 @@
-"""What a run may not learn from: the queries that it will be measured on, and events after its `sample.until`.
+"""Data held out from training: the queries that a run is evaluated on, and events after its `sample.until`.
 
 One place for the stages that learn from the log: enrich (engaged queries), engagement (rates, two-tower) and sample.
 """
@@ -19,7 +19,7 @@ _KEY = "evaluate.human_labels"
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """What is held out beside the human labels of ingest."""
+    """Held-out queries and events, in addition to the human labels of ingest."""
 
     queries: frozenset[str] = frozenset()
     """Normalised queries of `evaluate.human_labels`; whoever leaves them out leaves out their near-duplicates

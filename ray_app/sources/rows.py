@@ -89,7 +89,7 @@ def content_of(row: Mapping[str, Any]) -> str:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text of a `RawBatch` was UTF-8 in its source."""
+    """Return True if a text of a `RawBatch` was valid UTF-8 in its source."""
     try:
         return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:

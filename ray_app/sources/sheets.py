@@ -37,7 +37,7 @@ _FORMULA = re.compile(r"'*(?:[\t\r\n]|\s*[=+\-@＝＋－＠])")
 
 
 def is_adjudicator(rater_id: str) -> bool:
-    """Whether a label is a verdict that took the place of raters' grades."""
+    """Return True if a label is a verdict that replaced the raters' grades."""
     return rater_id == RATER or rater_id.startswith(f"{RATER}:")
 
 
@@ -52,7 +52,7 @@ def restore(cell: str) -> str:
 
 
 def shown_texts(pin_texts: pa.Table, pin_ids: Iterable[str]) -> dict[str, dict[str, str]]:
-    """What a sheet shows of pins: pin_id -> SHOWN; pins that PIN_TEXTS does not have are absent."""
+    """Columns of pins on a sheet: pin_id -> SHOWN; pins without a row in PIN_TEXTS are absent."""
     wanted = pc.is_in(pin_texts["pin_id"], value_set=pa.array(sorted(set(pin_ids)), pa.string()))
     rows_ = pin_texts.select(["pin_id", *SHOWN]).filter(wanted).to_pylist()
     return {row["pin_id"]: {name: normalize_text(row[name]) for name in SHOWN} for row in rows_}
@@ -97,7 +97,7 @@ def read_sheet(file: SourceFile, rules: TableRules) -> tuple[pa.Table, int]:
 
 
 def is_grading_sheet(file: SourceFile) -> bool:
-    """Whether it is a sheet of first grades, as `write_sheet(TO_GRADE, ...)` makes them."""
+    """Return True for a sheet of first grades, as written by `write_sheet(TO_GRADE, ...)`."""
     return _header(file)[: len(TO_GRADE)] == list(TO_GRADE)
 
 

@@ -31,7 +31,7 @@ LABELS_FILE = "a file of human labels"
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """How one adapter reads one table; `source` is the adapter's config. Exactly one of the three functions is set."""
+    """Functions of one adapter for one table; `source` is the adapter's config. Exactly one of the three functions is set."""
 
     find: Callable[[str, str], list[SourceFile]] = find_files  # (path, config key) -> the table's files
     read: Callable[[SourceFile, Any, TableRules], Iterable[RawBatch]] | None = None  # (file, source, rules)
@@ -90,7 +90,7 @@ class SourceTable:
 
     @property
     def size_bytes(self) -> int:
-        """Of all its files."""
+        """Total size of its files, in bytes."""
         return sum(file.size_bytes for file in self.files)
 
     @property
@@ -99,12 +99,12 @@ class SourceTable:
 
     @property
     def is_log_of_documents(self) -> bool:
-        """Whether its files hold queries and events that must be joined first."""
+        """Return True if its files hold queries and events that must be joined first."""
         return self._reader.as_ubi is not None
 
     @property
     def reads_files_together(self) -> bool:
-        """Whether its files say something only all together: they are few and small."""
+        """Return True if its files can only be read together: they are few and small."""
         return self._reader.read_together is not None
 
     def read(self, file: SourceFile) -> pa.Table:

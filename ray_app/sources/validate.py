@@ -40,7 +40,7 @@ _PROVENANCE = [
 
 @dataclass(frozen=True, kw_only=True)
 class TableRules:
-    """What rows of one table must be like; picklable."""
+    """Validation rules of one table's rows; picklable."""
 
     table: str  # one of KEYS
     schema: pa.Schema
@@ -120,11 +120,11 @@ class PinIds:
 
     @classmethod
     def of(cls, pin_ids: pa.Array | pa.ChunkedArray) -> "PinIds":
-        """Of a column of ids."""
+        """Build the set from a column of ids."""
         return cls(hash_pin_ids(pin_ids.to_pylist()))
 
     def known(self, pin_ids: pa.ChunkedArray) -> pa.Array:
-        """Whether each id is one of them; null where there is none. One in 10^9 other ids passes among 10^10 pins."""
+        """Mask of the ids that are in the set; null for a null id. One in 10^9 other ids passes among 10^10 pins."""
         found = np.zeros(len(pin_ids), bool)
         if len(self._hashes):
             wanted = hash_pin_ids(pin_ids.to_pylist())

@@ -1,4 +1,4 @@
-"""How many differences would look real by chance: p-values from paired resamples, corrected for their number.
+"""Multiple-comparison corrections: p-values from paired resamples, adjusted for their number.
 
 A 95% interval misses one time in twenty, so of twenty comparisons between equal systems one is expected to look like
 a difference. Words such as "significant" are therefore decided by Holm's adjusted p-values over all comparisons

@@ -1,4 +1,4 @@
-"""Which judged queries the models have met in training, near-duplicates included, and the sentences that say so."""
+"""Judged queries that the models were trained on, near duplicates included, and the notes about them."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ class Seen:
 def seen_in_training(
     cfg: Config, store: Storage, judged: Collection[str], splits: pa.Table, pin_texts: pa.Table
 ) -> Seen:
-    """What a finished run has met of the judged queries.
+    """Overlap of a finished run's training data with the judged queries.
 
     Args:
         pin_texts: As trained on, before judged queries were taken out of the engaged ones.

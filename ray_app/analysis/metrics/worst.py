@@ -1,4 +1,4 @@
-"""Where a system is worst: slices of the judged pairs that lie below the whole, with pairs to read.
+"""Worst slices of a system: slices of the judged pairs below its overall value, with example pairs.
 
 Looked at are the values of each slice column, and two columns crossed where there are pairs enough. That is many looks
 at one set of pairs, of which some are low by chance: Holm's correction counts them all, also those not shown.

@@ -1,4 +1,4 @@
-"""Who gains how much in which country when the treatment takes the control's place."""
+"""Treatment effect by country and user group."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

@@ -68,7 +68,7 @@ class Retrieved:
 
     @property
     def is_pin(self) -> NDArray[np.bool_]:
-        """Where there is a pin."""
+        """Mask of the positions that hold a pin."""
         return self.pins != NO_PIN
 
     def only(self, known: NDArray[np.bool_]) -> "Retrieved":

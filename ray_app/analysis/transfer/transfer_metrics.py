@@ -31,7 +31,7 @@ _MAX_SCORES = 8_000_000  # of a block of queries with all pins: 32 MB
 
 
 def ranks_of_wanted(task: Task, system: System) -> tuple[np.ndarray, np.ndarray]:
-    """Where the wanted pins are in each query's order; ties are broken by the pin's place in the catalogue.
+    """Ranks of the relevant pins in each query's order; ties are broken by the pin's place in the catalogue.
 
     Returns:
         (query, rank), each (num_wanted,) int64, query after query; rank 1 is the top, NOT_FOUND: not in the order.

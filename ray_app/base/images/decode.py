@@ -141,7 +141,7 @@ def _finish(image: "Image.Image", limits: ImageLimits) -> "Image.Image":
 
 
 def _small_rgb(image: "Image.Image", max_side: int) -> "Image.Image":
-    """What `thumbnail` with a reducing gap of 2 makes of the picture as RGB, without a second one of full size in memory."""
+    """RGB thumbnail, equal to `thumbnail` with a reducing gap of 2, without a second full-size image in memory."""
     from PIL import Image
 
     width, height = image.size
@@ -179,7 +179,7 @@ def _strips(image: "Image.Image", multiple: int) -> "Iterator[tuple[int, Image.I
 
 
 def _orientation(image: "Image.Image") -> "Image.Transpose | None":
-    """What turns the picture upright, by its EXIF; damaged EXIF says nothing."""
+    """Transposition that turns the image upright according to its EXIF; corrupt EXIF is ignored."""
     from PIL.Image import Transpose
 
     try:

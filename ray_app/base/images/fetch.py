@@ -28,7 +28,7 @@ def normalize_location(image: str) -> str:
 
 
 def is_url(location: str) -> bool:
-    """Whether it is read over http(s), and taken as immutable."""
+    """Return True for an http(s) location; such images are taken as immutable."""
     return location[:8].casefold().startswith(("http://", "https://"))
 
 

@@ -144,7 +144,7 @@ def allowed_addresses(host: str, port: int, allow_hosts: list[str]) -> list[tupl
 
 
 def _is_ours(family: int, address: str) -> bool:
-    """Whether this machine has an address, which may be a public one: only an own address can be bound to.
+    """Return True if an address, maybe a public one, belongs to this machine: only an own address can be bound to.
 
     Where any can be (net.ipv4.ip_nonlocal_bind, as on load balancers), an own one is what the machine speaks from to itself.
     That finds the first address of each of its networks, not further ones. Nothing is sent.
@@ -170,7 +170,7 @@ def _can_bind(family: int, address: str) -> bool:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address, and each IPv4 address that it wraps, is one of the public internet."""
+    """Return True if an address, and each IPv4 address that it wraps, is a public internet address."""
     wrapped: list[Address | None] = []
     if isinstance(address, ipaddress.IPv6Address):
         wrapped = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]

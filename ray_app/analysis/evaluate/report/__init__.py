@@ -1,1 +1,1 @@
-"""What people look at: report.html, its parts, and two reports side by side."""
+"""HTML reports: report.html, its parts, and the comparison of two reports."""
