@@ -138,7 +138,7 @@ class AdmissionMiddleware:
             else (self.in_flight, limits.max_concurrent_requests)
         )
         if number >= most:
-            return error_response(429, "overloaded", f"more than {most} requests at once; try again")
+            return error_response(429, "overloaded", f"too many concurrent requests (limit {most}); retry later")
         return None
 
     def _deadline(self, headers: dict[bytes, bytes]) -> float:

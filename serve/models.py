@@ -88,7 +88,7 @@ class SearchResult(PairRelevance):
 
     rank: int
     blended_score: float = Field(description="What results are ordered by: score and engagement.")
-    engagement: float | None = Field(description="0..1; null: nobody has met this pin yet.")
+    engagement: float | None = Field(description="0..1; null: no impressions yet.")
     title: str
     text: str = Field(description="Start of what the pin says.")
     image_url: str | None

@@ -101,7 +101,7 @@ def require_ours(path: Path) -> None:
 
 
 _OTHERWISE = (
-    "or keep it elsewhere: set serve.local_cache_dir, XDG_CACHE_HOME or, in a container where nobody else is, "
+    "or keep it elsewhere: set serve.local_cache_dir, XDG_CACHE_HOME or, in a container without other users, "
     f"{CACHE_ROOT} (docs/serving.md)"
 )
 
@@ -146,7 +146,7 @@ def one_at_a_time(folder: Path) -> Iterator[bool]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when this process dies
         except OSError as error:
-            logger.warning("%s: no locks here (%s), several replicas may work at once", folder, one_line(error))
+            logger.warning("%s: no locks here (%s), several replicas may do the same work", folder, one_line(error))
             yield False
         else:
             yield True

@@ -119,7 +119,7 @@ def render_cost_estimate(estimate: CostEstimate) -> str:
     if not estimate.rows_per_sec:
         return f"none of the sampled {noun} reached the engine ({estimate.failed} failed): no quote for {estimate.remaining:,}"
     cost = estimate.cost
-    money = f"{cost.money:,.2f} {cost.currency}" if cost.money is not None else "set `prices` to have it quoted"
+    money = f"{cost.money:,.2f} {cost.currency}" if cost.money is not None else "set `prices` to include it"
     lines = [
         f"measured        {estimate.measured:,} random {noun} ({estimate.failed} failed); their results are kept",
         f"steady rate     {estimate.rows_per_sec:,.1f} {noun}/s, limited by {estimate.limited_by}",

@@ -218,7 +218,7 @@ class ModelWork:
         if estimate is not None and estimate["remaining"] == took.rows:
             info["cost_estimate"] = estimate
             told = estimate["wall_sec"], took.rows, self.noun, took.wall_sec
-            logger.info("%s: quoted %.0f s for %d %s, took %.0f s", self.pool.section, *told)
+            logger.info("%s: estimated %.0f s for %d %s, took %.0f s", self.pool.section, *told)
         return info
 
 

@@ -69,6 +69,6 @@ def shuffle(
         raise
     except ray.exceptions.RayError as error:
         raise UserError(
-            "a task that reads or joins a part of the tables died again and again, most often for lack of memory: lower "
-            f"ingest.partition_bytes, or run fewer tasks at once, and run again ({' '.join(str(error).split())[:300]})"
+            "a task that reads or joins a part of the tables died repeatedly, usually for lack of memory: lower "
+            f"ingest.partition_bytes, or run fewer tasks concurrently, and run again ({' '.join(str(error).split())[:300]})"
         ) from error

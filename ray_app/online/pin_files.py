@@ -125,7 +125,7 @@ def map_files(folder: Path, key: StoreKey, verify: bool) -> MappedFiles | None:
         mapped = {name: _map_array(folder / name, *kind) for name, kind in arrays.items()}
         pin_ids = _map_ids(folder / "pin_ids.arrow", num_pins)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException) as error:  # all damage
-        logger.warning("%s is not used, and made again: %s", folder, one_line(error))
+        logger.warning("%s is not used and will be rebuilt: %s", folder, one_line(error))
         return None
     return MappedFiles(
         num_pins=num_pins, vectors=mapped["vectors.npy"], scales=mapped.get("scales.npy"), pin_ids=pin_ids,

@@ -133,7 +133,7 @@ class Retriever:
         try:
             return cls.open(folder, key)
         except ValueError as error:
-            logger.warning("%s; it is made again", error)
+            logger.warning("%s; it is rebuilt", error)
             return None
 
     # --- search ---

@@ -179,7 +179,7 @@ def _action(value: Any) -> str | None:
         return None
     if isinstance(value, str) and value in ACTIONS:
         return value
-    raise CellError(rows.UNKNOWN_ACTION, f"{str(value)[:80]!r} is none of {', '.join(ACTIONS)}")
+    raise CellError(rows.UNKNOWN_ACTION, f"{str(value)[:80]!r} is not one of {', '.join(ACTIONS)}")
 
 
 def _timestamp(name: str, latest_ms: int | None) -> Check:
@@ -191,7 +191,7 @@ def _timestamp(name: str, latest_ms: int | None) -> Check:
         try:
             number = _epoch_ms(value)
         except (ValueError, OverflowError):
-            raise CellError(rows.BAD_TIMESTAMP, f"{name} {str(value)[:80]!r} is no time") from None
+            raise CellError(rows.BAD_TIMESTAMP, f"{name} {str(value)[:80]!r} is not a valid timestamp") from None
         if not _FIRST_MS <= number < _LAST_MS:
             raise CellError(rows.BAD_TIMESTAMP, f"{name} {str(value)[:80]!r} is not between 1900 and 2200")
         if latest_ms is not None and number > latest_ms:

@@ -34,7 +34,7 @@ def promote(store: Storage, release_id: str) -> Release:
     if gone := missing_files(store, release):
         more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
         raise UserError(
-            f"release {release.id} cannot be served, files of its sources are gone: {gone[0]}{more}; "
+            f"release {release.id} cannot be served, files of its sources are missing: {gone[0]}{more}; "
             "promote another one, or run the stages and embed again"
         )
     move_current(store, release.id)
@@ -86,7 +86,7 @@ def current_release(store: Storage) -> Release | None:
     release = read_release(store, now.id)
     if release is None:
         raise UserError(
-            f"{store.shown}/{CURRENT} names release {now.id}, which is not there or of another version of this code; "
+            f"{store.shown}/{CURRENT} names release {now.id}, which does not exist or was written by another version of this code; "
             "run embed again"
         )
     return release

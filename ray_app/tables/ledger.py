@@ -178,7 +178,7 @@ class Ledger:
     def _warn_of(self, corrupt: list[str]) -> None:
         if corrupt:
             logger.warning(
-                "%s: ignoring %d torn or damaged files (%s), their rows are computed again",
+                "%s: ignoring %d corrupt files (%s), their rows are recomputed",
                 self.folder, len(corrupt), ", ".join(path.rpartition("/")[2] for path in corrupt[:3]),
             )  # fmt: skip
 

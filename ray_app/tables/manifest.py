@@ -111,14 +111,14 @@ def read_manifest_file(store: Storage, path: str, stage: str) -> Manifest | None
     raw = store.read_json(path)
     made_with = raw.get("schema_version") if isinstance(raw, dict) else None
     if made_with != SCHEMA_VERSION:
-        logger.warning("%s was made with schema version %s; it will be made again", stage, made_with)
+        logger.warning("%s was written with schema version %s; it will be recomputed", stage, made_with)
         return None
     try:
         outputs = {name: Output.from_json(out) for name, out in raw.pop("outputs").items()}
         return Manifest(outputs=outputs, **raw)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         told = printable(str(error))
-        logger.warning("%s has a manifest of another version of this code (%s); it will be made again", stage, told)
+        logger.warning("%s has a manifest of another version of this code (%s); it will be recomputed", stage, told)
         return None
 
 
@@ -130,7 +130,7 @@ def require_output(store: Storage, stage: str, name: str) -> Output:
     """
     manifest = read_manifest(store, stage)
     if manifest is None or name not in manifest.outputs:
-        raise UserError(f"{name} is not there yet: run `python pipelines/{stage}.py --config ...` first")
+        raise UserError(f"{name} has not been computed yet: run `python pipelines/{stage}.py --config ...` first")
     return manifest.outputs[name]
 
 

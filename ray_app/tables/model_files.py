@@ -24,7 +24,7 @@ def model_files(store: Storage, folder: str) -> list[StoredFile] | None:
         files = []
     if not files or not all(is_below(file.path, folder) and is_hash(file.sha256) for file in files):
         raise CorruptFileError(
-            f"{store.shown}/{path} is no list of that model's files; delete {folder} and train it again"
+            f"{store.shown}/{path} is not a valid list of that model's files; delete {folder} and train it again"
         )
     return files
 

@@ -144,7 +144,7 @@ def describe_releases(store: Storage) -> str:
 def read_release(store: Storage, release_id: str) -> Release | None:
     """A release by its id; None if it is none of ours, absent or incomplete."""
     if not is_hash(release_id):  # it becomes the name of folders, here and on the machines that serve it
-        logger.warning("ignoring a release with the id %r: it is none of ours", release_id)
+        logger.warning("ignoring a release with the invalid id %r", release_id)
         return None
     path = f"releases/{release_id}/release.json"
     if not store.exists(path):

@@ -199,7 +199,7 @@ class StageRun:
                 return False
         gone = [f for out in manifest.outputs.values() for f in out.files if not self.store.exists(f)]
         if gone:
-            logger.warning("%s: %d output files are gone (%s ...); making them again", self.stage, len(gone), gone[0])
+            logger.warning("%s: %d output files are missing (%s ...); recomputing", self.stage, len(gone), gone[0])
         return not gone
 
     def table_folder(self, name: str) -> str:

@@ -23,7 +23,7 @@ def render_agreement(tables: Iterable[AgreementTable]) -> str:
             block += [f"note: {row.subject}: {why}" for why in dict.fromkeys(row.undefined.values())]
             if row.num_missing:
                 block.append(
-                    f"note: {row.subject} has no grade for {row.num_missing:,} pairs; it agrees with nobody there"
+                    f"note: {row.subject} has no grade for {row.num_missing:,} pairs; they count as disagreement"
                 )
         blocks.append("\n".join([*block, *(f"note: {note}" for note in table.notes)]))
         if table.column is None:

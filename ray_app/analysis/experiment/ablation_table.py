@@ -121,7 +121,7 @@ def by_language(
     unlabelled = ~np.isin(languages, [*known, UNKNOWN])
     masks = {name: languages == name for name in found}
     if unlabelled.any():
-        masks["all that nobody labelled"] = unlabelled
+        masks["all without labels"] = unlabelled
     rows, steps = [], []
     both: dict[str, Trained] = {"human": human_only, "distilled": distilled}
     for name, mask in masks.items():

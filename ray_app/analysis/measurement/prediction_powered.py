@@ -38,7 +38,9 @@ class QueryMetrics:
         if not self.teacher.shape == self.human.shape == self.stratum.shape or self.teacher.ndim != 1:
             raise ValueError("teacher, human and stratum must be (num_queries,) each")
         if not np.isfinite(self.teacher).all() or np.isinf(self.human).any():
-            raise ValueError("the teacher's figures must be finite, and the humans' too or NaN where there is none")
+            raise ValueError(
+                "the teacher's values must be finite, and the human values finite or NaN for unlabelled queries"
+            )
 
     @property
     def labelled(self) -> np.ndarray:

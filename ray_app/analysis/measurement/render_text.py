@@ -12,9 +12,9 @@ from ray_app.analysis.metrics.formatting import aligned, plain, with_bounds
 FEW_LABELS = 30  # below, the intervals are known to be too narrow (see `ppi_mean`)
 ASSUMPTIONS = (
     "the files' queries are a random sample of the traffic (each counts once)",
-    "humans labelled a random part of each stratum: labels do not show that, and if somebody picked them the figures are wrong",
+    "humans labelled a random sample of each stratum: labels do not show that, and results are wrong if they were picked by hand",
     "nDCG0 is 0 for a query without a relevant pin, in both rankings; the nDCG of evaluate's reports leaves such queries out",
-    "humans graded what both rankings show, not one of them; what nobody graded brings no gain",
+    "humans graded the results of both rankings, not of one; ungraded results contribute no gain",
     "the teacher was not trained on the queries whose human labels are used",
 )
 

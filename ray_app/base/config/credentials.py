@@ -38,7 +38,7 @@ def secret_part(text: str) -> str | None:
         # The second: `user:12/34@host` is the host `user` and its port 12 to whoever reads URLs.
         is_password = ":" in user or (":" in _IPV6.sub("", url[1]) and url.end() <= last_at)
         if is_password or (at and user and name_is_secret):
-            return "what stands before @"
+            return "the user info before @"
     options = re.split("[?#&;]+", text[found[0].end() :])[1:] if found else []
     for name, _, value in (option.partition("=") for option in options):
         words = _NO_SECRET.sub("", _WORDS_MEET.sub("_", unquote_plus(name)).lower()).strip("_")

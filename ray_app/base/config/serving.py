@@ -35,7 +35,7 @@ class CacheConfig(Section):
             raise ValueError(
                 "write it as redis://HOST:PORT/DB or rediss://HOST:PORT/DB, with ?username=NAME if there is a user"
             )
-        part = "what stands before @" if "@" in url.partition("?")[0] else secret_part(url)
+        part = "the user info before @" if "@" in url.partition("?")[0] else secret_part(url)
         if part is not None:
             raise ValueError(
                 f"credentials ({part}) do not belong in it: set redis_password_env to the name of an environment variable, and "

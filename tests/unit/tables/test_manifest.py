@@ -102,7 +102,7 @@ def test_a_torn_output_is_one_line_naming_the_file(store, ingest):
 
 
 def test_a_stage_that_never_ran_is_named_with_its_command(store):
-    with pytest.raises(UserError, match=r"pin_texts is not there yet: run `python pipelines/enrich\.py"):
+    with pytest.raises(UserError, match=r"pin_texts has not been computed yet: run `python pipelines/enrich\.py"):
         require_output(store, "enrich", "pin_texts")
 
 

@@ -128,7 +128,7 @@ def test_repeated_pins_are_refused(store, ledger):
 
 def test_current_naming_a_release_that_is_gone_is_one_line(store, ledger):
     store.delete(publish(store, ledger, a="k1").folder)
-    assert "which is not there" in message(lambda: current_release(store))
+    assert "which does not exist" in message(lambda: current_release(store))
 
 
 # --- sources ---

@@ -217,7 +217,7 @@ def test_the_text_says_who_is_better_what_it_rests_on_and_the_json_says_the_same
     assert "400 queries judged by the teacher, 120 of them by humans too" in text
     assert "P@2: treatment is better, by +" in text
     assert "CAUTION: a note" in text
-    assert "humans labelled a random part of each stratum" in text
+    assert "humans labelled a random sample of each stratum" in text
     value = line["metrics"][2]["prediction_powered"]["value"]
     assert f"{value:+.4f}" in text
     assert (
