@@ -36,10 +36,10 @@ serve: install  ## the search page over a finished run, at http://127.0.0.1:8000
 	$(BIN)/python -m serve.local --config $(CONFIG) --port $(PORT)
 
 test: install  ## all tests that need no GPU
-	$(BIN)/python -m pytest -n 2 $(UNIT); unit=$$?; $(BIN)/python -m pytest tests/ray tests/vllm && exit $$unit
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(UNIT); unit=$$?; $(BIN)/python -m pytest tests/ray tests/vllm && exit $$unit
 
 test-fast: install  ## the tests that start neither Ray nor vLLM
-	$(BIN)/python -m pytest -n 2 $(UNIT)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(UNIT)
 
 fuzz: install  ## fuzz adapters, pictures and the HTTP API; MINUTES=10 each, one JSON line per target
 	$(BIN)/python tests/fuzz/fuzz_adapters.py --seconds $$(( 60 * $(MINUTES) ))

@@ -7,6 +7,7 @@ closer to float32.
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,9 @@ def compile_tower(folder: Path, path: Path, threads: int) -> None:
     Raises:
         UserError: there is no C++ compiler, or the model or CPU cannot be compiled for.
     """
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch chooses
+    if shutil.which(compiler) is None:
+        raise UserError(f"the query tower cannot be compiled here: there is no C++ compiler {compiler!r}")
     command = [sys.executable, "-m", "ray_app.online.compiled_tower", str(folder), str(path), str(threads)]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
     # torch would put what it compiles and loads into folders of /tmp whose names can be guessed.
@@ -43,7 +47,7 @@ def compile_tower(folder: Path, path: Path, threads: int) -> None:
         raise UserError(f"compiling the query tower took over {_LIMIT_SEC} s") from None
     if done.returncode != 0 or not path.exists():
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise UserError(f"the query tower cannot be compiled here, which takes a C++ compiler: {said[-1][:300]}")
+        raise UserError(f"the query tower cannot be compiled here: {said[-1][:300]}")
 
 
 class CompiledTower:

@@ -1,5 +1,7 @@
 """Engines of the query tower: the same vectors as the tower, and only whole files of it."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -51,8 +53,8 @@ def test_every_engine_gives_the_towers_vectors(folder, cache_dir, name, close, d
 
 
 def test_auto_takes_an_engine_that_is_exact_enough_and_the_next_replica_need_not_measure(folder, cache_dir):
-    first = choose_backend(folder, config("auto", min_backend_cosine=0.99999), "auto", cache_dir)
-    again = choose_backend(folder, config("auto", min_backend_cosine=0.99999), "auto", cache_dir)
+    first = choose_backend(folder, config("auto", min_backend_cosine=0.99999), "student", cache_dir)
+    again = choose_backend(folder, config("auto", min_backend_cosine=0.99999), "student", cache_dir)
     assert first.name in ("torch", "onnx")
     assert {"torch", "torch_bf16", "onnx", "compiled_bf16"} == set(first.report)
     assert again.report == first.report  # timings are never equal twice
@@ -64,15 +66,16 @@ def test_a_named_engine_that_is_not_exact_enough_is_refused(folder, cache_dir):
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
-def test_a_damaged_file_is_made_again_and_never_served(folder, tmp_path, damage):
-    wanted = choose_backend(folder, config("onnx"), "student", tmp_path).encode(TEXTS)
-    (path,) = tmp_path.glob("*/model.onnx")
+def test_a_damaged_file_is_made_again_and_never_served(folder, cache_dir, tmp_path, damage):
+    wanted = choose_backend(folder, config("onnx"), "student", cache_dir).encode(TEXTS)
+    kept = shutil.copytree(cache_dir, tmp_path / "kept")
+    (path,) = kept.glob("*/model.onnx")
     data = path.read_bytes()
     if damage == "gone":
         path.unlink()
     else:
         path.write_bytes(data[:-50] if damage == "cut" else data[:-50] + bytes(50))
-    found = choose_backend(folder, config("onnx"), "student", tmp_path).encode(TEXTS)
+    found = choose_backend(folder, config("onnx"), "student", kept).encode(TEXTS)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
