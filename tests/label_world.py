@@ -220,7 +220,7 @@ class Killer(threading.Thread):
         self.start()
 
     def run(self):
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + 400
         while num_blocks(self.maker) < self.num_blocks:
             if time.monotonic() > deadline:
                 return

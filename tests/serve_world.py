@@ -175,7 +175,7 @@ def browse(url: str, folder: Path, *more: str) -> str:
         "--disable-component-update", "--disable-sync", f"--user-data-dir={folder / 'profile'}",
         "--virtual-time-budget=8000", *more, "--dump-dom", url,
     ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
 
 
 def drive(world: World, folder: Path, script: str, start: str = "/") -> list[str]:

@@ -5,14 +5,11 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
 from pipeline_world import COLOURS, THINGS, write_csv
 
 from pipelines.compare import build_parser, main
 from ray_app.base.storage import Storage
 from ray_app.tables.manifest import read_manifest, read_output
-
-pytestmark = pytest.mark.timeout(900)  # the first test pays for the whole pipeline
 
 TOP = 10
 

@@ -14,7 +14,6 @@ from ray_app.stages.order import load_stage
 from ray_app.tables.manifest import Manifest, read_manifest, read_output, require_output
 
 Finished = tuple[Config, dict[str, Manifest]]
-pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).parents[2]
 STAGES = (

@@ -20,8 +20,6 @@ from label_world import (
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 
-pytestmark = pytest.mark.timeout(180)
-
 ROWS = pairs(16, 5)
 MANY = pairs(240, 5)
 KILLED = {"rows_per_block": 8, "num_actors": 2}
@@ -106,7 +104,7 @@ def test_kill_9_of_the_whole_job_again_and_again(fault_free, tmp_path, tiny_deco
         goal = num_blocks(maker) + rng.randint(1, 30)
         job = start_job(tmp_path / f"killed{kill}", 2, MANY, maker)
         try:
-            deadline = time.monotonic() + 100
+            deadline = time.monotonic() + 400
             while num_blocks(maker) < goal:
                 assert time.monotonic() < deadline, job.log[-2000:]
                 assert job.process.poll() is None, "the job ended by itself"

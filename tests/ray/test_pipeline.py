@@ -32,7 +32,6 @@ from ray_app.tables.manifest import Manifest, read_manifest, read_output
 from ray_app.tables.release import open_release
 
 Finished = tuple[Config, dict[str, Manifest]]
-pytestmark = pytest.mark.timeout(900)  # the first test pays for the whole pipeline
 
 ROOT = Path(__file__).parents[2]
 SYSTEMS = [
@@ -55,7 +54,7 @@ def kill_when(stage: str, source: Path, overrides: list[str], reached: Callable[
     env.pop("RAY_ADDRESS", None)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **quiet)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while process.poll() is None and not reached() and time.monotonic() < deadline:
         time.sleep(0.02)
     killed_in_time = process.poll() is None
@@ -287,5 +286,5 @@ def test_the_command_prints_one_json_line_last(finished: Finished, source: Path)
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     env.pop("RAY_ADDRESS", None)
     command = [sys.executable, "pipelines/evaluate.py", "--config", str(source / "config.yaml")]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240, check=True)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600, check=True)
     assert len(json.loads(done.stdout.strip().splitlines()[-1])["rows"]) == len(SYSTEMS)

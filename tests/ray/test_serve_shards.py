@@ -29,8 +29,6 @@ from ray_app.tables.current import current_release
 from ray_app.tables.release import open_release
 from serve import local
 
-pytestmark = pytest.mark.timeout(420)
-
 SHARD = "ServeReplica:relevance:Shard1"
 
 

@@ -53,7 +53,7 @@ class Head:
         return env | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": path, "HOME": str(self.folder)}
 
     def run(self, *command: str, token: str | None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, env=self.env(token), capture_output=True, text=True, timeout=200, check=False)
+        return subprocess.run(command, env=self.env(token), capture_output=True, text=True, timeout=600, check=False)
 
     def status(self, path: str, token: str | None, body: bytes | None = None) -> int:
         """Of an HTTP request to the dashboard; waits until that is there."""

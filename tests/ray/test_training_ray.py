@@ -94,7 +94,7 @@ class KillOne(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 400
         while time.monotonic() < deadline and self.killed is None:
             time.sleep(0.02)
             if len(list(self.folder.glob("training/*/checkpoint_*"))) < 2:

@@ -13,8 +13,6 @@ from ray_app.base.storage import Storage
 from ray_app.stages.caption.stage import run
 from ray_app.tables.manifest import read_manifest, read_output
 
-pytestmark = pytest.mark.timeout(400)
-
 
 @pytest.fixture(scope="module")
 def vlm(tmp_path_factory):

@@ -17,8 +17,6 @@ from ray_app.base.columns import matrix_column, matrix_of
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 
-pytestmark = pytest.mark.timeout(900)
-
 ODD = ["\x00", "\u202egum", "👩\u200d🚀", "\u0301\u0301", "\ufffd\U0010ffff"]
 UNSCORABLE = [("", "red mug"), (" \u3000", "red mug"), ("cup", ""), ("cup " * 47, "red mug")]
 # The second of each pair says the same to one who reads letters: the tiny vocabulary knows none of them.
