@@ -249,11 +249,8 @@ class Service:
         served = self._served
         if served is None:
             return {"ready": False, "refused": refused}
-        about = {
-            "release": served.release.id,
-            "student": served.release.student_id,
-            "backend": served.encoder.backend_name,
-        }
+        release = served.release
+        about = {"release": release.id, "student": release.student_id, "backend": served.encoder.backend_name}
         cache = {} if self._vectors is None else self._vectors.counts()
         return {"ready": True, "refused": refused, "cache": cache, "degraded": self.num_degraded} | about
 
