@@ -76,4 +76,4 @@ def ingested_by_an_older_version(cfg, store, *columns):
 
 def without_ray(monkeypatch, stage):
     """Let a stage call its training instead of sending it to Ray."""
-    monkeypatch.setattr(stage, "run_task", lambda function, *args: function(*args))
+    monkeypatch.setattr(stage, "run_task", lambda function, *args, torch_threads: function(*args))

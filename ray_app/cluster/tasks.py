@@ -1,4 +1,4 @@
-"""Pure functions as Ray tasks of one CPU and one thread, with their errors as the driver should see them."""
+"""Pure functions as Ray tasks of one CPU, with their errors as the driver should see them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,31 +9,35 @@ from ray_app.cluster.resources import connect
 Reference = Any  # ray.ObjectRef of a value
 
 
-def start_task(function: Callable[..., Any], *args: Any) -> Reference:
-    """Start `function(*args)` on some machine of the cluster, with one thread of torch; `results_of` waits for it.
+def start_task(function: Callable[..., Any], *args: Any, torch_threads: int | None = None) -> Reference:
+    """Start `function(*args)` on some machine of the cluster; `results_of` waits for it.
 
-    References among the arguments reach the function as their values.
+    Args:
+        function: Its name is the title of the process while it runs.
+        args: References among them reach the function as their values.
+        torch_threads: Threads of torch; None: torch is not imported for it.
     """
     import ray
 
     connect()
 
-    def on_one_thread(*args: Any) -> Any:
-        import torch
+    def call(*args: Any) -> Any:
+        if torch_threads is not None:
+            import torch
 
-        torch.set_num_threads(1)
+            torch.set_num_threads(torch_threads)
         return function(*args)
 
-    return ray.remote(num_cpus=1)(on_one_thread).options(name=function.__name__).remote(*args)
+    return ray.remote(num_cpus=1)(call).options(name=function.__name__).remote(*args)
 
 
-def run_task(function: Callable[..., Any], *args: Any) -> Any:
-    """The result of `function(*args)`, computed by a Ray task.
+def run_task(function: Callable[..., Any], *args: Any, torch_threads: int | None = None) -> Any:
+    """The result of `start_task`.
 
     Raises:
         UserError: of the function.
     """
-    return results_of([start_task(function, *args)])[0]
+    return results_of([start_task(function, *args, torch_threads=torch_threads)])[0]
 
 
 def shared(value: Any) -> Reference:

@@ -19,7 +19,7 @@ def use_cpu_threads() -> None:
     """Let the calling thread use the number of threads set in torch.
 
     Call it where the model runs. Ray calls an actor's methods outside of its main thread, and there matrix products take
-    one core until this is set in that very thread, whatever `get_num_threads` reports (measured: half the speed of 2).
+    one core until this is set in that very thread, regardless of what `get_num_threads` reports (measured: half the speed of 2).
     """
     import torch
 

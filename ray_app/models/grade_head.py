@@ -1,4 +1,4 @@
-"""Head of the teacher: runs after the language model, whatever backend ran that."""
+"""Head of the teacher: reads the pooled states of the language model, of any backend."""
 
 import json
 from pathlib import Path

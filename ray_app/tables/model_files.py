@@ -1,11 +1,15 @@
 """Files of a model folder, checked against the hashes that were stored with them."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 
+import pyarrow as pa
+
+from ray_app.base.columns import aligned
 from ray_app.base.errors import UserError
 from ray_app.base.storage import CorruptFileError, Storage, StoredFile, is_below
-from ray_app.tables.manifest import Manifest, Output, check_output, is_hash
+from ray_app.tables.manifest import Manifest, Output, check_output, is_hash, read_output
 from ray_app.tables.stage_run import StageRun
 
 
@@ -69,20 +73,34 @@ def changed_error(store: Storage, file: StoredFile) -> CorruptFileError:
     return CorruptFileError(f"{store.shown}/{file.path} was changed; delete {folder} and run its stage again")
 
 
-def keep_model(run: StageRun, finished: Manifest, name: str, counts: dict[str, int]) -> Manifest:
-    """Finish a run of which few pins have changed with the model of the earlier one.
+def add_model(run: StageRun, name: str, folder: str) -> Output:
+    """Register a finished model folder as an output of the run."""
+    files = model_files(run.store, folder)
+    assert files is not None, f"{folder} has no list of its files: the model was never finished"
+    return run.add_output(name, folder, files)
+
+
+def keep_model(
+    run: StageRun, finished: Manifest, *, model: str, pins: str, others: str, counts: Callable[[pa.Table], dict[str, int]]
+) -> Manifest:  # fmt: skip
+    """Finish a run of which few pins have changed with the model and the tables of the earlier one (`Stage.adapt`).
 
     The next change is measured from the pins that the model was trained on, so small changes add up.
 
     Args:
         finished: The earlier run, as `run.finished` tolerates it.
+        model: Name of the model output, which is kept.
+        pins: Name of the table by pin_id, which gets the present pins' rows; new pins have nulls.
+        others: Name of the table that is copied unchanged.
+        counts: Table of pins -> counts of the manifest.
     """
-    assert run.retrain_policy is not None
-    folder = finished.output(name).path
-    files = model_files(run.store, folder)
-    assert files is not None  # `run.finished` has looked
-    run.add_output(name, folder, files)
-    run.retrain_policy = replace(
-        run.retrain_policy, pin_texts=replace(run.retrain_policy.pin_texts, files=finished.pin_texts)
+    store, policy = run.store, run.retrain_policy
+    assert policy is not None
+    table = aligned(
+        read_output(store, finished.output(pins)), read_output(store, policy.pin_texts, ["pin_id"])["pin_id"]
     )
-    return run.finish(counts, info={"kept": finished.fingerprint} | finished.info)
+    run.write_table(pins, table)
+    run.write_table(others, read_output(store, finished.output(others)))
+    add_model(run, model, finished.output(model).path)
+    run.retrain_policy = replace(policy, pin_texts=replace(policy.pin_texts, files=finished.pin_texts))
+    return run.finish(counts(table), info={"kept": finished.fingerprint} | finished.info)

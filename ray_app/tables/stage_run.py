@@ -91,7 +91,7 @@ class Stage:
     """A stage as its `stage.py` declares it.
 
     Args:
-        name: Of the stage and, without `manifest_name`, of its manifest.
+        name: Name of the stage, and of its manifest unless `manifest_name` is given.
         version: Of its code: raised when equal inputs give another output than before.
         inputs: Outputs of other stages; their content is part of the fingerprint.
         recipe: Everything else that decides the result: config sections, recipes of models, versions.

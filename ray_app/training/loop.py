@@ -253,7 +253,7 @@ class _Run:
             self.refuse_untouched()
 
     def refuse_untouched(self) -> None:
-        """Refuse a training in which a trainable part of the model stays unchanged, whatever the reason.
+        """Refuse a training in which a trainable part of the model stays unchanged, for any reason.
 
         Such a run ends well with a normal loss curve, since the other parts learn. A part is a parameter group: a layer,
         the embeddings, the head.

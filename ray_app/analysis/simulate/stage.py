@@ -160,7 +160,9 @@ def score_candidates(
         return Arms.load(cfg, store, control, treatment, vectors).score(part)
 
     starts = range(0, len(texts), _QUERIES_PER_TASK)
-    tasks = [start_task(score, request.of_queries(at, at + _QUERIES_PER_TASK), pin_vectors) for at in starts]
+    tasks = [
+        start_task(score, request.of_queries(at, at + _QUERIES_PER_TASK), pin_vectors, torch_threads=1) for at in starts
+    ]
     parts: list[Scored] = results_of(tasks)
     grids = np.zeros((2, *found.pins.shape))
     for grid, name in zip(grids, ("control", "treatment"), strict=True):

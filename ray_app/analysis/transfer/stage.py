@@ -147,7 +147,7 @@ def _systems(
     if cfg.graph is not None:  # trains while the towers work
         _, board_titles, board, pin = board_edges(material.boards, pin_ids.to_pylist())
         known = towers.zero_shot_query.encode(board_titles)
-        graph = start_task(train, board, pin, known, zero_shot, cfg.graph, cfg.seed)
+        graph = start_task(train, board, pin, known, zero_shot, cfg.graph, cfg.seed, torch_threads=1)
     base, base_titles = towers.base_pin.encode(full), towers.base_query.encode(titles)
     num_saves = np.bincount(
         pc.index_in(material.boards["pin_id"], value_set=pin_ids).drop_null().to_numpy(), minlength=len(pin_ids)

@@ -147,7 +147,8 @@ def explain(error: ValidationError, path: str, root: type[BaseModel] | None = No
     found = error.errors()  # a mistyped key is often reported as missing too; the key in the file is more informative
     first = next((problem for problem in found if problem["type"] == "extra_forbidden"), found[0])
     # Union tags and pydantic's own markers are part of `loc`, but not of the YAML.
-    keys = [str(k) for k in first["loc"] if k not in _sources_by_tag()]
+    tags = _sources_by_tag()
+    keys = [str(k) for k in first["loc"] if k not in tags]
     where = ".".join(keys)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":

@@ -44,7 +44,7 @@ class EvaluateConfig(Section):
 
 
 class ClickbaitConfig(Section):
-    """Clickbait pins, clicked whatever they show: by users of the simulation, not by those of the demo dataset's log."""
+    """Clickbait pins, clicked regardless of what they show: by users of the simulation, not by those of the demo dataset's log."""
 
     fraction: Fraction = 0.1
     """Fraction of the pins."""

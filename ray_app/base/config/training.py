@@ -183,7 +183,7 @@ class DistillConfig(WorkersConfig):
     """Weight of the human-labelled training pairs next to the teacher's; 0: soft labels only."""
     soft_label_ratio: Annotated[float, Field(ge=0)] | None = None
     """Ratio of soft labels to human-labelled pairs, trained in up to 8 times as many epochs, for label scaling curves;
-    0: human labels alone, whatever their weight; None: all soft labels."""
+    0: human labels alone, regardless of their weight; None: all soft labels."""
     feature_only_student: bool = True
     """Train the feature-only student too, serving's fallback ranker; False: for an experiment with the student alone."""
     validation_fraction: Fraction = 0.05

@@ -32,7 +32,7 @@ from ray_app.models.model_sources import model_identity
 from ray_app.models.truncation import student_truncation
 from ray_app.stages.distill.examples import human_examples, soft_examples, split_by_query
 from ray_app.tables.manifest import Manifest, read_output, require_output
-from ray_app.tables.model_files import model_files
+from ray_app.tables.model_files import add_model
 from ray_app.tables.stage_run import RetrainPolicy, Stage, StageResult, StageRun, run_stage
 from ray_app.training.examples import Examples
 
@@ -86,9 +86,7 @@ class _Distilling:
         train_on_ray(f"distill-{run.fingerprint}", list(jobs.values()), self.cfg.seed, self.store, self.cfg.distill)
         history, calibration = {}, {}
         for name, job in jobs.items():
-            files = model_files(self.store, job.model_folder)
-            assert files is not None
-            calibration[name] = calibration_info(self.store, run.add_output(name, job.model_folder, files))
+            calibration[name] = calibration_info(self.store, add_model(run, name, job.model_folder))
             history[name] = self.store.read_json(f"{job.model_folder}/history.json")
         return StageResult(counts=counts, info={"history": history, "calibration": calibration, **info})
 

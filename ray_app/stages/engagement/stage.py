@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_app.base.columns import aligned, matrix_column, matrix_of
+from ray_app.base.columns import matrix_column, matrix_of
 from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
@@ -43,8 +43,9 @@ def run(cfg: Config, store: Storage) -> Manifest:
         "zero_shot_pins": "zero_shot",
         "zero_shot_queries": "zero_shot",
         "search_log": "ingest",
+        "human_labels": "ingest",
     }
-    inputs = {name: require_output(store, stage, name) for name, stage in (needed | {"human_labels": "ingest"}).items()}
+    inputs = {name: require_output(store, stage, name) for name, stage in needed.items()}
     held_out = HeldOut.of(cfg)
     stage = Stage(
         name="engagement",
@@ -53,17 +54,11 @@ def run(cfg: Config, store: Storage) -> Manifest:
         recipe=[cfg.engagement, cfg.enrich, cfg.seed, TEXT_VERSION, *held_out.settings],
         compute=partial(_learn, inputs=inputs, held_out=held_out),
         retrain_policy=RetrainPolicy.of(cfg, inputs["pin_texts"], "pin_texts", "zero_shot_pins"),
-        adapt=partial(_adapt, pin_texts=inputs["pin_texts"]),
+        adapt=partial(
+            keep_model, model="engagement_model", pins="engagement_pins", others="engagement_queries", counts=_counts
+        ),
     )
     return run_stage(stage, cfg, store)
-
-
-def _adapt(run: StageRun, finished: Manifest, pin_texts: Output) -> Manifest:
-    pin_ids = read_output(run.store, pin_texts, ["pin_id"])["pin_id"]
-    table = aligned(read_output(run.store, finished.output("engagement_pins")), pin_ids)
-    run.write_table("engagement_pins", table)
-    run.write_table("engagement_queries", read_output(run.store, finished.output("engagement_queries")))
-    return keep_model(run, finished, "engagement_model", _counts(table))
 
 
 def _learn(run: StageRun, inputs: dict[str, Output], held_out: HeldOut) -> StageResult:
@@ -85,7 +80,7 @@ def _learn(run: StageRun, inputs: dict[str, Output], held_out: HeldOut) -> Stage
         pairs.pin_ids, read_output(store, inputs["zero_shot_pins"], ["pin_id", "text_embedding"]), "pin_id"
     )
     query_rows = _rows(pairs.queries, read_output(store, inputs["zero_shot_queries"]), "query")
-    trained = run_task(train, pairs, query_rows, pin_rows, cfg.engagement, cfg.seed)
+    trained = run_task(train, pairs, query_rows, pin_rows, cfg.engagement, cfg.seed, torch_threads=1)
 
     place = pc.index_in(pa.array(pairs.pin_ids, pa.string()), value_set=pin_ids).to_numpy(zero_copy_only=False)
     found, known = np.zeros((len(pin_ids), cfg.engagement.dim), np.float32), np.zeros(len(pin_ids), bool)

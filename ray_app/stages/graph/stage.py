@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from ray_app.base.columns import aligned, matrix_column, matrix_of
+from ray_app.base.columns import matrix_column, matrix_of
 from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
@@ -46,17 +46,9 @@ def run(cfg: Config, store: Storage) -> Manifest:
         recipe=[cfg.graph, cfg.seed, encoder.recipe, TEXT_VERSION],
         compute=partial(_learn, pin_texts=pin_texts, vectors=vectors, saves=saves, encoder=encoder),
         retrain_policy=RetrainPolicy.of(cfg, pin_texts, "pin_texts", "zero_shot_pins"),
-        adapt=partial(_adapt, pin_texts=pin_texts),
+        adapt=partial(keep_model, model="graph_model", pins="graph_pins", others="graph_boards", counts=_counts),
     )
     return run_stage(stage, cfg, store)
-
-
-def _adapt(run: StageRun, finished: Manifest, pin_texts: Output) -> Manifest:
-    pin_ids = read_output(run.store, pin_texts, ["pin_id"])["pin_id"]
-    table = aligned(read_output(run.store, finished.output("graph_pins")), pin_ids)
-    run.write_table("graph_pins", table)
-    run.write_table("graph_boards", read_output(run.store, finished.output("graph_boards")))
-    return keep_model(run, finished, "graph_model", _counts(table))
 
 
 def _learn(run: StageRun, pin_texts: Output, vectors: Output, saves: Output, encoder: CachedEncoder) -> StageResult:
@@ -71,7 +63,7 @@ def _learn(run: StageRun, pin_texts: Output, vectors: Output, saves: Output, enc
         logger.warning("graph: no pin is on a board, so no pin gets a vector")
     on_board, pin = np.unique(pin_row, return_inverse=True)  # the model sees no other pins
     texts = matrix_of(zero_shot["text_embedding"])[on_board]
-    trained = run_task(train, board, pin, encoder.encode(titles), texts, cfg.graph, cfg.seed)
+    trained = run_task(train, board, pin, encoder.encode(titles), texts, cfg.graph, cfg.seed, torch_threads=1)
 
     found, known = np.zeros((len(pin_ids), cfg.graph.dim), np.float32), np.zeros(len(pin_ids), bool)
     found[on_board], known[on_board] = trained.pin_vectors, True

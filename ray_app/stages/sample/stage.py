@@ -69,10 +69,8 @@ def _sample(
 ) -> StageResult:
     cfg, store = run.cfg, run.store
     log_table = read_output(store, inputs["search_log"], SEARCH_LOG.names)
-    pins, labels = (
-        read_output(store, inputs["pin_texts"]),
-        read_output(store, inputs["human_labels"], ["query", "locale"]),
-    )
+    pins = read_output(store, inputs["pin_texts"])
+    labels = read_output(store, inputs["human_labels"], ["query", "locale"])
     public = public_queries(judged.past(log_table), cfg.enrich)  # from the complete past log: one day has few clients
     shown = set(public["query"].to_pylist())
     log_table, trending, seed, info = _daily(cfg, log_table, _present(store), shown)

@@ -30,7 +30,7 @@ from ray_app.models.model_sources import load_config, model_identity
 from ray_app.models.truncation import teacher_truncation
 from ray_app.stages.train_teacher.pretrain import pseudo_labels
 from ray_app.tables.manifest import Manifest, Output, read_output, require_output
-from ray_app.tables.model_files import model_files
+from ray_app.tables.model_files import add_model, model_files
 from ray_app.tables.stage_run import RetrainPolicy, Stage, StageResult, StageRun, run_stage
 from ray_app.training.examples import Examples
 from ray_app.training.labelled_pairs import LabelledPairs
@@ -95,7 +95,7 @@ class _TeacherTraining:
             retrain_policy=RetrainPolicy.of(cfg, self.pin_texts, "labelled_pins"),
         )  # fmt: skip
 
-    @property
+    @cached_property
     def splits(self) -> pa.Table:
         return split_queries(
             self.pairs.queries,
@@ -125,9 +125,7 @@ class _TeacherTraining:
         run.write_table("splits", splits)
         if jobs := self.jobs(run):
             train_on_ray(f"train_teacher-{run.fingerprint}", jobs, cfg.seed, store, cfg.train_teacher)
-        files = model_files(store, folder)
-        assert files is not None
-        teacher = run.add_output("teacher", folder, files)
+        teacher = add_model(run, "teacher", folder)
         split_of = dict(zip(splits["query"].to_pylist(), splits["split"].to_pylist(), strict=True))
         splits_of_pairs = [split_of[pairs.queries[i]] for i in pairs.query_index]
         return StageResult(

@@ -101,7 +101,7 @@ def test_the_graph_is_trained_on_the_other_boards_only(world, embedded, monkeypa
         return SimpleNamespace(pin_vectors=pins, tower=tower)
 
     monkeypatch.setattr(stage, "train", train)
-    monkeypatch.setattr(stage, "start_task", lambda function, *args: function(*args))
+    monkeypatch.setattr(stage, "start_task", lambda function, *args, torch_threads: function(*args))
     monkeypatch.setattr(stage, "results_of", list)
     manifest = stage.run(world[0].model_copy(update={"graph": GraphConfig(dim=4)}), world[1])
     left = 20 - manifest.counts["held_out_boards"]
