@@ -102,6 +102,6 @@ def test_current_cannot_point_out_of_the_releases(tmp_path, name, caplog):
     for folder in (tmp_path / "elsewhere", tmp_path / "run" / "releases" / "a" / "b"):
         folder.mkdir(parents=True)
         (folder / "release.json").write_text("{}")
-    with pytest.raises(UserError, match="not there"):
+    with pytest.raises(UserError, match="does not exist"):
         current_release(store)
-    assert "none of ours" in caplog.text
+    assert "invalid id" in caplog.text
