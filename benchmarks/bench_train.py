@@ -33,7 +33,7 @@ from ray_app.base.config import TeacherConfig
 from ray_app.base.storage import Storage
 from ray_app.cluster.resources import start_local
 from ray_app.cluster.train import train_on_ray
-from ray_app.cluster.train_worker import TrainJob
+from ray_app.cluster.train_job import TrainJob
 from ray_app.models.head import FeatureScaler
 from ray_app.stages.train_teacher.stage import build_teacher
 from ray_app.training.examples import Examples

@@ -7,7 +7,11 @@ from typing import Any
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"README.md": "overview.md", "deploy/README.md": "cluster.md"}  # outside docs/, but documentation
+PAGES = {
+    "README.md": "overview.md",
+    "CHANGELOG.md": "changelog.md",
+    "deploy/README.md": "cluster.md",
+}  # outside docs/, but documentation
 _LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)]*)?\)")
 
 

@@ -4,15 +4,19 @@ python pipelines/agreement.py --config configs/demo.yaml
 """
 
 import json
+from typing import TYPE_CHECKING
 
-from ray_app.analysis.agreement.stage import run
-from ray_app.base.config import Config
-from ray_app.base.storage import Storage
 from ray_app.cli import run_program
 
+if TYPE_CHECKING:
+    from ray_app.base.config import Config
+    from ray_app.base.storage import Storage
 
-def main(cfg: Config, store: Storage) -> None:
+
+def main(cfg: "Config", store: "Storage") -> None:
     """Run the stage, then print the tables and the JSON line."""
+    from ray_app.analysis.agreement.stage import run
+
     manifest = run(cfg, store)
     print(manifest.info["text"])
     print(f"\nfigures: {store.shown}/{manifest.info['metrics']}")

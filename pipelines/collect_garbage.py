@@ -5,15 +5,19 @@ python pipelines/collect_garbage.py --config configs/chorus.yaml
 
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from ray_app.base.config import Config
-from ray_app.base.storage import Storage
 from ray_app.cli import run_program
-from ray_app.tables.garbage import collect_all
+
+if TYPE_CHECKING:
+    from ray_app.base.config import Config
+    from ray_app.base.storage import Storage
 
 
-def main(_: Config, store: Storage) -> None:
+def main(_: "Config", store: "Storage") -> None:
     """Collect, and print one JSON line with what was deleted."""
+    from ray_app.tables.garbage import collect_all
+
     print(json.dumps(asdict(collect_all(store))))
 
 

@@ -9,25 +9,20 @@ Columns of a ranked file: query, pin_id, rank or score, maybe locale; or a TREC 
 import argparse
 import json
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ray_app.analysis.measurement.compare import DEFAULT_METRICS, CompareSettings, Comparison, compare
-from ray_app.analysis.measurement.next_queries import NEXT_QUERIES, draw_queries, pairs_to_grade
-from ray_app.analysis.measurement.paired_rankings import PairedRankings
-from ray_app.analysis.measurement.ranking_metrics import Metric
-from ray_app.analysis.measurement.rankings import read_ranking, read_topics
-from ray_app.analysis.measurement.render_text import comparison_json, render_comparison
-from ray_app.analysis.measurement.stage import ComparisonInputs, gather, trained_groups
-from ray_app.base.config import Config
-from ray_app.base.errors import UserError
-from ray_app.base.storage import Storage
 from ray_app.cli import program_parser, run_parsed
-from ray_app.sources.sheets import TO_GRADE, write_sheet
+
+if TYPE_CHECKING:
+    from ray_app.analysis.measurement.compare import Comparison
+    from ray_app.analysis.measurement.stage import ComparisonInputs
+    from ray_app.base.config import Config
+    from ray_app.base.storage import Storage
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The program's arguments."""
-    parser = program_parser(__doc__ or "")
+    parser = program_parser(__doc__)
     parser.add_argument("--control", required=True, metavar="FILE", help="ranked results as they are")
     parser.add_argument("--treatment", required=True, metavar="FILE", help="ranked results as they could be")
     parser.add_argument(
@@ -55,8 +50,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(cfg: Config, store: Storage, args: argparse.Namespace) -> None:
+def main(cfg: "Config", store: "Storage", args: argparse.Namespace) -> None:
     """Print the comparison for people, then as one JSON line."""
+    from ray_app.analysis.measurement.compare import DEFAULT_METRICS, CompareSettings, compare
+    from ray_app.analysis.measurement.paired_rankings import PairedRankings
+    from ray_app.analysis.measurement.ranking_metrics import Metric
+    from ray_app.analysis.measurement.rankings import read_ranking, read_topics
+    from ray_app.analysis.measurement.render_text import comparison_json, render_comparison
+    from ray_app.analysis.measurement.stage import gather, trained_groups
+    from ray_app.base.errors import UserError
+
     if args.k is not None and args.k < 1:
         raise UserError(f"--k must be at least 1, got {args.k}")
     more = () if args.k is None else (Metric(kind="ndcg", k=args.k), Metric(kind="p", k=args.k))
@@ -86,7 +89,12 @@ def main(cfg: Config, store: Storage, args: argparse.Namespace) -> None:
     print(json.dumps(line))
 
 
-def _write_next(store: Storage, found: Comparison, inputs: ComparisonInputs, number: int, seed: int) -> dict[str, Any]:
+def _write_next(
+    store: "Storage", found: "Comparison", inputs: "ComparisonInputs", number: int, seed: int
+) -> dict[str, Any]:
+    from ray_app.analysis.measurement.next_queries import NEXT_QUERIES, draw_queries, pairs_to_grade
+    from ray_app.sources.sheets import TO_GRADE, write_sheet
+
     chosen = draw_queries(found, number, seed)
     pairs = pairs_to_grade(found, chosen, inputs.human, seed)
     rows = [pair | inputs.texts_of.get(pair["pin_id"], {}) for pair in pairs]

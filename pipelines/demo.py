@@ -4,7 +4,6 @@ python pipelines/demo.py --config configs/demo.yaml --set demo.num_pins=100000 -
 """
 
 from ray_app.cli import run_stage
-from ray_app.stages.demo.stage import run
 
 if __name__ == "__main__":
-    run_stage(run, __doc__)
+    run_stage("demo", __doc__)

@@ -4,7 +4,6 @@ python pipelines/distill.py --config configs/chorus.yaml
 """
 
 from ray_app.cli import run_stage
-from ray_app.stages.distill.stage import run
 
 if __name__ == "__main__":
-    run_stage(run, __doc__)
+    run_stage("distill", __doc__)

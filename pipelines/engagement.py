@@ -4,7 +4,6 @@ python pipelines/engagement.py --config configs/demo.yaml --set engagement={}
 """
 
 from ray_app.cli import run_stage
-from ray_app.stages.engagement.stage import run
 
 if __name__ == "__main__":
-    run_stage(run, __doc__)
+    run_stage("engagement", __doc__)

@@ -4,7 +4,6 @@ python pipelines/enrich.py --config configs/chorus.yaml
 """
 
 from ray_app.cli import run_stage
-from ray_app.stages.enrich.stage import run
 
 if __name__ == "__main__":
-    run_stage(run, __doc__)
+    run_stage("enrich", __doc__)

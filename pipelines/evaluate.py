@@ -4,15 +4,19 @@ python pipelines/evaluate.py --config configs/chorus.yaml --set evaluate.human_l
 """
 
 import json
+from typing import TYPE_CHECKING
 
-from ray_app.analysis.evaluate.stage import run
-from ray_app.base.config import Config
-from ray_app.base.storage import Storage
 from ray_app.cli import run_program
 
+if TYPE_CHECKING:
+    from ray_app.base.config import Config
+    from ray_app.base.storage import Storage
 
-def main(cfg: Config, store: Storage) -> None:
+
+def main(cfg: "Config", store: "Storage") -> None:
     """Run the stage, then print the table and the JSON line."""
+    from ray_app.analysis.evaluate.stage import run
+
     manifest = run(cfg, store)
     print(manifest.info["table"])
     print(f"report: {cfg.output}/{manifest.info['report']}")

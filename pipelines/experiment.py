@@ -7,14 +7,13 @@ The run that the files name as `base` must be finished (`make run`). Tables are 
 
 import json
 import time
+from typing import TYPE_CHECKING
 
-from ray_app.analysis.experiment.ablation_table import ExperimentTable, table_text
-from ray_app.analysis.experiment.spec import load_experiment
-from ray_app.analysis.experiment.stage import run
-from ray_app.base.config import Config
-from ray_app.base.errors import UserError
-from ray_app.base.storage import Storage
 from ray_app.cli import errors_in_one_line, program_parser, run_parsed
+
+if TYPE_CHECKING:
+    from ray_app.base.config import Config
+    from ray_app.base.storage import Storage
 
 
 def main() -> None:
@@ -23,6 +22,9 @@ def main() -> None:
     parser.add_argument("more", nargs="*", help="more experiments of the same run")
     parser.add_argument("--quick", action="store_true", help="one training of each arm, with the run's seed")
     args = parser.parse_args()
+    from ray_app.analysis.experiment.spec import load_experiment
+    from ray_app.base.errors import UserError
+
     with errors_in_one_line():
         experiments = [load_experiment(path) for path in (args.config, *args.more)]
         bases = {base.resolve() for _, _, base in experiments}
@@ -32,7 +34,10 @@ def main() -> None:
             )
     args.config = bases.pop()
 
-    def body(cfg: Config, store: Storage) -> None:
+    def body(cfg: "Config", store: "Storage") -> None:
+        from ray_app.analysis.experiment.ablation_table import ExperimentTable, table_text
+        from ray_app.analysis.experiment.stage import run
+
         lines = {}
         for key, spec, _ in experiments:
             started = time.monotonic()

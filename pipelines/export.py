@@ -7,41 +7,33 @@ python pipelines/export.py --config configs/chorus.yaml --to /tmp/exports --no-o
 import argparse
 import json
 import logging
-import sys
+from functools import partial
+from typing import TYPE_CHECKING
 
-from ray_app.base.config import load_config
-from ray_app.base.errors import UserError
-from ray_app.base.storage import Storage
-from ray_app.base.umask import keep_private
-from ray_app.cli import leave_copy
-from ray_app.models.exports import export_student
-from ray_app.tables.manifest import require_output
+from ray_app.cli import program_parser, run_parsed
+
+if TYPE_CHECKING:
+    from ray_app.base.config import Config
+    from ray_app.base.storage import Storage
 
 
-def main() -> None:
+def main(_: "Config", store: "Storage", args: argparse.Namespace) -> None:
     """Export, and print one JSON line that says where. Needs no Ray."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="YAML file of the run")
-    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key; repeatable")
-    parser.add_argument("--to", metavar="DIR", help="folder or URI to write under; default: <output>/exports")
-    parser.add_argument("--no-onnx", action="store_true", help="leave the ONNX file out; then no extra is needed")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    from ray_app.base.storage import Storage
+    from ray_app.models.exports import export_student
+    from ray_app.tables.manifest import require_output
+
     for name in ("onnx_ir", "onnxscript"):  # they log every rewrite of the graph
         logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        keep_private()
-        cfg = load_config(args.config, args.set)
-        leave_copy()
-        store = Storage(cfg.output)
-        student = require_output(store, "distill", "student")
-        target, folder = (Storage(args.to), "") if args.to else (store, "exports")
-        path = export_student(store, student, target, folder, onnx=not args.no_onnx)
-        print(json.dumps({"stage": "export", "outputs": {"student": f"{target.shown}/{path}"}}))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    student = require_output(store, "distill", "student")
+    target, folder = (Storage(args.to), "") if args.to else (store, "exports")
+    path = export_student(store, student, target, folder, onnx=not args.no_onnx)
+    print(json.dumps({"stage": "export", "outputs": {"student": f"{target.shown}/{path}"}}))
 
 
 if __name__ == "__main__":
-    main()
+    parser = program_parser(__doc__)
+    parser.add_argument("--to", metavar="DIR", help="folder or URI to write under; default: <output>/exports")
+    parser.add_argument("--no-onnx", action="store_true", help="leave the ONNX file out; then no extra is needed")
+    arguments = parser.parse_args()
+    run_parsed(arguments, partial(main, args=arguments))

@@ -4,7 +4,6 @@ python pipelines/graph.py --config configs/demo.yaml --set graph={}
 """
 
 from ray_app.cli import run_stage
-from ray_app.stages.graph.stage import run
 
 if __name__ == "__main__":
-    run_stage(run, __doc__)
+    run_stage("graph", __doc__)

@@ -4,22 +4,26 @@ python pipelines/report.py --config configs/demo.yaml --baseline OTHER_OUTPUT_FO
 """
 
 import json
+from typing import TYPE_CHECKING
 
-from ray_app.analysis.evaluate.report.diff import compare_reports, read_report
-from ray_app.analysis.evaluate.report.diff_page import diff_text, render_diff
-from ray_app.analysis.evaluate.stage import run
-from ray_app.base.config import Config
-from ray_app.base.storage import Storage
 from ray_app.cli import program_parser, run_parsed
+
+if TYPE_CHECKING:
+    from ray_app.base.config import Config
+    from ray_app.base.storage import Storage
 
 
 def main() -> None:
     """Print the report's table and path, or the comparison, which is written beside the report."""
-    parser = program_parser(__doc__ or "")
+    parser = program_parser(__doc__)
     parser.add_argument("--baseline", metavar="PATH", help="another run's output folder, or its metrics.json")
     args = parser.parse_args()
 
-    def body(cfg: Config, store: Storage) -> None:
+    def body(cfg: "Config", store: "Storage") -> None:
+        from ray_app.analysis.evaluate.report.diff import compare_reports, read_report
+        from ray_app.analysis.evaluate.report.diff_page import diff_text, render_diff
+        from ray_app.analysis.evaluate.stage import run
+
         manifest = run(cfg, store)
         report = manifest.info["report"]
         folder = report.rpartition("/")[0]

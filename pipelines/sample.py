@@ -4,7 +4,6 @@ python pipelines/sample.py --config configs/chorus.yaml
 """
 
 from ray_app.cli import run_stage
-from ray_app.stages.sample.stage import run
 
 if __name__ == "__main__":
-    run_stage(run, __doc__)
+    run_stage("sample", __doc__)

@@ -4,15 +4,19 @@ python pipelines/simulate.py --config configs/demo.yaml
 """
 
 import json
+from typing import TYPE_CHECKING
 
-from ray_app.analysis.simulate.stage import run
-from ray_app.base.config import Config
-from ray_app.base.storage import Storage
 from ray_app.cli import run_program
 
+if TYPE_CHECKING:
+    from ray_app.base.config import Config
+    from ray_app.base.storage import Storage
 
-def main(cfg: Config, store: Storage) -> None:
+
+def main(cfg: "Config", store: "Storage") -> None:
     """Run the stage, then print both tables and the JSON line."""
+    from ray_app.analysis.simulate.stage import run
+
     manifest = run(cfg, store)
     print("\n".join(manifest.info["tables"]))
     folder = manifest.outputs["simulation"].path

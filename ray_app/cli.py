@@ -1,4 +1,7 @@
-"""Shared parts of the entry points: arguments, logging, Ray, one JSON line at the end, one line per user error."""
+"""Shared parts of the entry points: arguments, console and log file, one JSON line at the end, one line per user error.
+
+Everything heavy is imported when the arguments are known, so that `--help` and a wrong argument answer at once.
+"""
 
 import argparse
 import json
@@ -9,42 +12,43 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ray_app.base.config import Config, load_config
-from ray_app.base.errors import UserError
-from ray_app.base.storage import Storage
-from ray_app.base.umask import keep_private
-from ray_app.cluster import resources
-from ray_app.cluster.cost_estimate import render_cost_estimate
-from ray_app.stages.order import load_stage
-from ray_app.tables.manifest import Manifest
+if TYPE_CHECKING:
+    from ray_app.base.config import Config
+    from ray_app.base.storage import Storage
 
-StageFn = Callable[[Config, Storage], Manifest]
-Body = Callable[[Config, Storage], None]
+Body = Callable[["Config", "Storage"], None]
 
 
-def run_stage(stage: StageFn, description: str, flags: Mapping[str, tuple[Body, str]] | None = None) -> None:
+def run_stage(name: str, description: str | None, flags: Mapping[str, tuple[Body, str]] | None = None) -> None:
     """Run one stage as a program: `--config FILE [--set a.b=c ...]`, exit code 2 on a problem the user can fix."""
 
-    def body(cfg: Config, store: Storage) -> None:
-        manifest = stage(cfg, store)
+    def body(cfg: "Config", store: "Storage") -> None:
+        from ray_app.stages.order import load_stage
+
+        manifest = load_stage(name).run(cfg, store)
         line = {"stage": manifest.stage, "wall_sec": manifest.wall_sec, "counts": manifest.counts}
         print(json.dumps(line | {"outputs": {name: out.path for name, out in manifest.outputs.items()}}))
 
     run_program(body, description, flags)
 
 
-def run_model_stage(name: str, description: str) -> None:
+def run_model_stage(name: str, description: str | None) -> None:
     """Run a stage with model work as a program: as `run_stage`, with `--estimate-cost` and `--retry-errors`."""
-    stage = load_stage(name)
 
-    def show_cost_estimate(cfg: Config, store: Storage) -> None:
-        estimate = stage.estimate_cost(cfg, store)
+    def show_cost_estimate(cfg: "Config", store: "Storage") -> None:
+        from ray_app.cluster.cost_estimate import render_cost_estimate
+        from ray_app.stages.order import load_stage
+
+        estimate = load_stage(name).estimate_cost(cfg, store)
         print(render_cost_estimate(estimate))
         print(json.dumps({"stage": name, "cost_estimate": asdict(estimate)}))
 
-    def show_cleared_errors(cfg: Config, store: Storage) -> None:
-        print(json.dumps({"stage": name, "errors_cleared": stage.retry_errors(cfg, store)}))
+    def show_cleared_errors(cfg: "Config", store: "Storage") -> None:
+        from ray_app.stages.order import load_stage
+
+        print(json.dumps({"stage": name, "errors_cleared": load_stage(name).retry_errors(cfg, store)}))
 
     flags = {
         "estimate-cost": (
@@ -53,11 +57,11 @@ def run_model_stage(name: str, description: str) -> None:
         ),
         "retry-errors": (show_cleared_errors, "clear the rows that failed, so that the next run computes them again"),
     }
-    run_stage(stage.run, description, flags)
+    run_stage(name, description, flags)
 
 
-def run_program(body: Body, description: str, flags: Mapping[str, tuple[Body, str]] | None = None) -> None:
-    """Parse the arguments, connect to Ray, and run `body`; a `UserError` becomes one line on stderr.
+def run_program(body: Body, description: str | None, flags: Mapping[str, tuple[Body, str]] | None = None) -> None:
+    """Parse the arguments and run `body`; a `UserError` becomes one line on stderr.
 
     Args:
         body: What to do.
@@ -72,38 +76,56 @@ def run_program(body: Body, description: str, flags: Mapping[str, tuple[Body, st
     run_parsed(args, args.body)
 
 
-def program_parser(description: str) -> argparse.ArgumentParser:
-    """The arguments of every program, `--config` and `--set`; a program with more adds them, and calls `run_parsed`."""
+def program_parser(description: str | None) -> argparse.ArgumentParser:
+    """Parser with the arguments of every program; a program with more adds them, and calls `run_parsed`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="YAML file, such as configs/chorus.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key; repeatable")
+    add_shared_arguments(parser)
     return parser
 
 
+def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--config`, `--set` and `--verbose`."""
+    parser.add_argument("--config", required=True, help="YAML file, such as configs/chorus.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key; repeatable")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="show all messages here instead of writing them to a log file"
+    )
+
+
 def run_parsed(args: argparse.Namespace, body: Body) -> None:
-    """Connect to Ray, and run `body`; a `UserError` becomes one line on stderr, and exit code 2."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    """Load the config and run `body`.
+
+    A `UserError` becomes one line on stderr and exit code 2, an interrupt one line and exit code 130. Ray is started or
+    joined by the first code that needs it, as the config's `ray` says.
+    """
+    from ray_app.base.config import load_config
+    from ray_app.base.storage import Storage
+    from ray_app.base.umask import keep_private
+    from ray_app.console import quiet_console
+
     with errors_in_one_line():
         keep_private()
         cfg = load_config(args.config, args.set)
         leave_copy()
         store = Storage(cfg.output)
-        connect(cfg)
-        import ray
-
-        if store.is_local and len(ray.nodes()) > 1:
-            logging.warning("output is the local folder %s: every node of the cluster must see it", store.full_path(""))
-        body(cfg, store)
+        prepare_ray(cfg, store)
+        with quiet_console(store, Path(sys.argv[0]).stem, args.verbose):
+            body(cfg, store)
 
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """A `UserError` becomes one line on stderr, and exit code 2."""
+    """A `UserError` becomes one line on stderr and exit code 2, an interrupt (Ctrl-C) one line and exit code 130."""
+    from ray_app.base.errors import UserError
+
     try:
         yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to resume", file=sys.stderr)
+        sys.exit(130)
 
 
 def leave_copy() -> None:
@@ -112,6 +134,8 @@ def leave_copy() -> None:
     `ray job submit --working-dir .` runs in a copy of the folder that Ray throws away, with all that is written there.
     Paths are taken from RELEVANCE_ROOT instead, or from the folder in which the head was started.
     """
+    from ray_app.base.errors import UserError
+
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     if not job.get("runtime_env", {}).get("working_dir"):
         return
@@ -124,15 +148,25 @@ def leave_copy() -> None:
     logging.info("relative paths are taken from %s", root)
 
 
-def connect(cfg: Config) -> None:
-    """Join the cluster that RAY_ADDRESS names (as in `ray job submit`), or start one on this machine."""
-    resources.connect(
+def prepare_ray(cfg: "Config", store: "Storage") -> None:
+    """Say how Ray is to be started, if it is needed: see `ray_app.cluster.resources.connect`."""
+    from ray_app.cluster import resources
+
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # ours show rows and the remaining time
+
+    def check_nodes() -> None:
+        import ray
+
+        for name in ("ray.data", "ray.data._internal.progress.logging_progress"):  # a page a second
+            logging.getLogger(name).setLevel(logging.WARNING)
+        if store.is_local and len(ray.nodes()) > 1:
+            logging.warning("output is the local folder %s: every node of the cluster must see it", store.full_path(""))
+
+    resources.on_connect(
+        check_nodes,
         # Logical CPUs: stages of one Ray Data chain hold some while they wait for each other, so two would hang.
         num_cpus=cfg.ray.num_cpus or max(6, os.cpu_count() or 1),
         object_store_memory=cfg.ray.object_store_bytes,
         include_dashboard=True,  # Ray Train asks its State API whether the run still lives
         logging_level=logging.WARNING,
     )
-    if not sys.stdout.isatty():  # on a terminal Ray Data draws progress bars; elsewhere it would log a page a second
-        for name in ("ray.data", "ray.data._internal.progress.logging_progress"):
-            logging.getLogger(name).setLevel(logging.WARNING)

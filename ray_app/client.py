@@ -12,7 +12,10 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+try:
+    import httpx
+except ImportError as error:
+    raise ImportError("ray_app.client needs httpx: pip install httpx, or 'ray-app-relevance[serve]'") from error
 import numpy as np
 
 from ray_app.base.locales import UNKNOWN

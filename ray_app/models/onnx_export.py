@@ -1,6 +1,5 @@
 """The query tower as an ONNX file, compared with the torch model."""
 
-import importlib.util
 import logging
 import warnings
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ray_app.base.errors import UserError, one_line
+from ray_app.base.extras import require_extra
 
 if TYPE_CHECKING:
     from ray_app.models.bi_encoder import BiEncoder
@@ -18,7 +18,6 @@ logger = logging.getLogger(__name__)
 # torch's exporter names an inner value `embedding` and then writes a corrupt file for an output of that name.
 ONNX_OUTPUT = "sentence_embedding"
 MAX_ONNX_DIFFERENCE = 1e-4  # between unit embeddings; measured: 2e-6 for MiniLM
-_ONNX_PACKAGES = ("onnxscript", "onnxruntime")
 _ONE_FILE_BYTES = 1_500_000_000  # an ONNX file cannot pass 2 GiB; larger weights are stored next to it
 
 
@@ -43,7 +42,7 @@ def write_onnx(student: "BiEncoder", path: Path) -> None:
     Raises:
         UserError: a package is missing, the model cannot be traced, or onnxruntime computes other vectors.
     """
-    require_onnx()
+    require_extra("export", "ONNX", "or export without it: --no-onnx")
     import torch
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,13 +98,3 @@ def token_batch(student: "BiEncoder", batch: int, tokens: int) -> tuple[Any, Any
     ids = torch.randint(0, student.backbone.config.vocab_size, (batch, tokens), generator=generator)
     lengths = (tokens - torch.arange(batch)).clamp(min=1)
     return ids, (torch.arange(tokens) < lengths.unsqueeze(1)).long()
-
-
-def require_onnx() -> None:
-    """Raises: UserError: the packages of the extra `export` are missing."""
-    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"ONNX needs the package {missing[0]}: pip install 'ray-app-relevance[export]' (in a checkout: "
-            "pip install -e '.[export]'), or export without it: --no-onnx"
-        )

@@ -15,6 +15,7 @@ import numpy as np
 from ray_app.base.cache_folder import one_at_a_time, private_folder
 from ray_app.base.config import ServeConfig, section_hash
 from ray_app.base.errors import UserError
+from ray_app.base.extras import require_extra
 from ray_app.base.hashing import sha256_of
 from ray_app.models.checkpoint import read_distill_config
 from ray_app.models.encoder_usage import with_prompt
@@ -172,7 +173,8 @@ def _tried(name: str, build: Build) -> Backend:
         backend = build()
         backend.encode(PROBES)
     except ImportError as error:
-        raise UserError(f"serve.query_encoder_backend: {name} needs {error.name}: pip install -e '.[serve]'") from None
+        require_extra("serve", f"serve.query_encoder_backend: {name}")
+        raise UserError(f"serve.query_encoder_backend: {name}: {error}") from None
     except UserError as error:
         raise UserError(f"serve.query_encoder_backend: {name} does not work here: {error}") from None
     return backend

@@ -5,7 +5,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = ("ray", "torch", "transformers", "pyarrow", "numpy")
+_ROOT = Path(__file__).parents[2]
+_PACKAGES = ("ray-app-relevance", "ray", "torch", "transformers", "pyarrow", "numpy")
 
 
 def package_versions() -> dict[str, str]:
@@ -20,12 +21,13 @@ def package_versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout that this code runs from; None outside a checkout."""
+    """Commit of the checkout that this code runs from; None outside a checkout, in a repository of others too."""
     try:
         out = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],
+            ["git", "rev-parse", "--show-toplevel", "--short=12", "HEAD"],
             cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return out.stdout.strip() or None
+    top, _, commit = out.stdout.strip().partition("\n")
+    return commit if Path(top) == _ROOT else None

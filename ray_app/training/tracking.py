@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from ray_app.base.config import TrainConfig
 from ray_app.base.errors import UserError
+from ray_app.base.extras import require_extra
 from ray_app.base.storage import Storage
 
 Track = Callable[[dict[str, float], int], None]
@@ -50,12 +51,9 @@ def _tensorboard(cfg: TrainConfig, store: Storage, run_name: str, model_folder: 
 def _mlflow(cfg: TrainConfig, store: Storage, run_name: str, model_folder: str) -> Track:
     import os
 
-    try:
-        import mlflow
-    except ImportError:
-        raise UserError(
-            "train.report_to has mlflow, but the package is not installed: pip install -e '.[mlflow]', or remove it"
-        ) from None
+    require_extra("mlflow", "train.report_to: mlflow", "or remove it")
+    import mlflow
+
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         raise UserError("train.report_to has mlflow: set MLFLOW_TRACKING_URI to the address of the tracking server")
     client = mlflow.MlflowClient()

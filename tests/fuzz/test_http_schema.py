@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: pip install -e '.[fuzz]'")
+schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: pip install -e '.[dev]'")
 
 import hypothesis
 import serve_world

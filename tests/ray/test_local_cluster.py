@@ -19,8 +19,9 @@ Finished = tuple[Config, dict[str, Manifest]]
 ROOT = Path(__file__).parents[2]
 CLUSTER = """
 import ray, sys
-from ray_app.cluster.resources import connect
-connect(num_cpus=2, include_dashboard=True, object_store_memory=100_000_000, log_to_driver=False)
+from ray_app.cluster.resources import connect, on_connect
+on_connect(lambda: None, num_cpus=2, include_dashboard=True, object_store_memory=100_000_000, log_to_driver=False)
+connect()
 print(ray.get_runtime_context().gcs_address, ray.get(ray.remote(lambda: 6 * 7).remote()), flush=True)
 sys.stdin.read()
 """

@@ -234,7 +234,7 @@ def test_the_image_installs_what_is_locked(device):
     extras = project["project"]["optional-dependencies"]
     engine = extras["vllm"] if device == "gpu" else []
     wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"], *engine]
-    wanted += [line for extra in ("serve", "export", "redis", "mlflow") for line in extras[extra]]
+    wanted += [line for extra in ("serve", "export", "mlflow") for line in extras[extra]]
     for text in wanted:
         requirement = Requirement(text)
         version_of = locked[canonicalize_name(requirement.name)]

@@ -1,6 +1,7 @@
 """The documentation: every link, anchor and file that it names is there, and the page of pages names every page."""
 
 import re
+import runpy
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,12 @@ from ray_app.base.storage import Storage
 from ray_app.stages.ingest.stage import run as ingest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "deploy" / "README.md"]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "deploy" / "README.md",
+    ROOT / "CHANGELOG.md",
+]
 _CODE = re.compile(r"^(```|~~~).*?^\1", re.M | re.S)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -67,6 +73,11 @@ def test_the_check_finds_what_is_broken(tmp_path):
 def test_the_index_names_every_page():
     linked = {(ROOT / "docs" / target).resolve() for target in _LINK.findall((ROOT / "docs" / "index.md").read_text())}
     assert set(PAGES) - {ROOT / "docs" / "index.md"} <= linked
+
+
+def test_the_config_reference_is_that_of_the_code():
+    generated = runpy.run_path(str(ROOT / ".ci" / "config_reference.py"))["page"]()
+    assert generated == (ROOT / "docs" / "config.md").read_text(), "run: python .ci/config_reference.py"
 
 
 # Names that stand for a file of the reader's.

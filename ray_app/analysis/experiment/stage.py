@@ -29,7 +29,7 @@ from ray_app.base.config import Config, section_hash
 from ray_app.base.storage import Storage
 from ray_app.cluster.tasks import run_task
 from ray_app.cluster.train import train_on_ray
-from ray_app.cluster.train_worker import TrainJob
+from ray_app.cluster.train_job import TrainJob
 from ray_app.features.student import drifting_inputs, feature_inputs
 from ray_app.models.text_encoder import stage_dtype
 from ray_app.stages.order import load_stage

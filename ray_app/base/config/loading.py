@@ -3,7 +3,8 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+import sysconfig
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,17 +15,37 @@ from ray_app.base.config.inputs import Source
 from ray_app.base.config.tree import Config
 from ray_app.base.errors import UserError
 
+# A checkout has them beside the package, a wheel brings them as data files.
+_CONFIGS = (Path(__file__).parents[3] / "configs", Path(sysconfig.get_path("data")) / "share/ray-app-relevance/configs")
 
-def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+
+def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | None = None) -> Config:
     """Read a YAML config, apply `extends` and `a.b=c` overrides, and validate.
+
+    Args:
+        source: A file; or the name of a config that comes with the package, such as `demo.yaml`; or the tree itself, as YAML
+            would give it.
+        overrides: Such as `label.num_actors=8`, the value read as YAML.
 
     Raises:
         UserError: names the file or key, and for an unknown key the nearest known one.
     """
-    tree = read_tree(Path(path))
+    if isinstance(source, Mapping):
+        tree, where = _extended(dict(source), Path(), ()), "of this program"
+    else:
+        tree, where = read_tree(Path(source)), str(source)
     for text in overrides or []:
         _apply_override(tree, text)
-    return _validated(_filled(tree, str(tree.get("output", ""))), str(path))
+    return _validated(_filled(tree, str(tree.get("output", ""))), where)
+
+
+def find_config(path: Path) -> Path:
+    """The file, or that of the same name among the configs that come with the package, if `path` is `NAME` or `configs/NAME`."""
+    if not path.exists() and path.parent.name in {"", "configs"}:
+        for folder in _CONFIGS:
+            if (folder / path.name).exists():
+                return folder / path.name
+    return path
 
 
 def with_overrides(cfg: Config, overrides: Mapping[str, Any]) -> Config:
@@ -69,12 +90,13 @@ def read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, or is no mapping.
     """
+    path = find_config(path)
     if path.resolve() in seen:
         raise UserError(f"{path}: `extends` goes in a circle; remove one of them")
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)  # a SafeLoader
     except FileNotFoundError:
-        raise UserError(f"config {path} does not exist; the ones that come with the project are in configs/") from None
+        raise UserError(f"config {path} does not exist; the ones that come with the package: {_names()}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"config {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
@@ -83,10 +105,20 @@ def read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"config {path} must be a mapping of keys, found {type(tree).__name__}")
     if isinstance(tree.get("experiments"), list):
         tree["experiments"] = [str((path.parent / str(name)).resolve()) for name in tree["experiments"]]
+    return _extended(tree, path.parent, (*seen, path.resolve()))
+
+
+def _extended(tree: dict[str, Any], folder: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """The tree over the one that it extends: a file in `folder`, or a config that comes with the package."""
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
-    return _merge(read_tree(path.parent / str(parent), (*seen, path.resolve())), tree)
+    path = folder / str(parent)
+    return _merge(read_tree(path if path.exists() else find_config(Path(str(parent))), seen), tree)
+
+
+def _names() -> str:
+    return ", ".join(sorted({path.name for folder in _CONFIGS for path in folder.glob("*.yaml")})) or "none"
 
 
 def _problem(error: yaml.YAMLError) -> str:

@@ -13,7 +13,7 @@ from ray_app.base.config import Config, DistillConfig, TrainConfig
 from ray_app.base.storage import Storage
 from ray_app.cluster.encoders import zero_shot_queries
 from ray_app.cluster.train import resolved, train_on_ray
-from ray_app.cluster.train_worker import CalibrationPairs, TrainJob
+from ray_app.cluster.train_job import CalibrationPairs, TrainJob
 from ray_app.features.catalogue import load_catalogue
 from ray_app.features.lexical import FEATURES_VERSION
 from ray_app.features.student import (

@@ -16,7 +16,7 @@ from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.cluster.encoders import zero_shot_tower
 from ray_app.cluster.train import resolved, train_on_ray
-from ray_app.cluster.train_worker import CalibrationPairs, TrainJob
+from ray_app.cluster.train_job import CalibrationPairs, TrainJob
 from ray_app.features.catalogue import Catalogue, load_catalogue
 from ray_app.features.cosine import COSINE_NAMES
 from ray_app.features.lexical import FEATURES_VERSION

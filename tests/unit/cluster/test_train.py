@@ -8,7 +8,7 @@ from ray_app.base.config import DistillConfig, TeacherConfig
 from ray_app.cluster import train as stage
 from ray_app.cluster import train_worker
 from ray_app.cluster.train import resolved
-from ray_app.cluster.train_worker import CalibrationPairs, TrainJob
+from ray_app.cluster.train_job import CalibrationPairs, TrainJob
 from ray_app.models.bi_encoder import BiEncoder
 from ray_app.models.head import FeatureScaler
 from ray_app.training.examples import Examples
@@ -24,7 +24,7 @@ def gpus(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
 
     def set_to(number):
-        monkeypatch.setattr(stage.ray, "cluster_resources", lambda: {"GPU": number})
+        monkeypatch.setattr(stage, "total_gpus", lambda: number)
 
     return set_to
 
@@ -53,7 +53,7 @@ def test_auto_is_what_the_training_workers_have(gpus, tiny_encoder, use_gpu, num
 
 
 def test_a_dtype_that_is_given_asks_no_cluster(monkeypatch, tiny_encoder):
-    monkeypatch.setattr(stage.ray, "cluster_resources", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(stage, "total_gpus", lambda: pytest.fail("asked"))
     cfg = DistillConfig(base_model=tiny_encoder)
     assert resolved(cfg) == cfg
 

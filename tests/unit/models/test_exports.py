@@ -12,6 +12,7 @@ import torch
 
 from ray_app.base.config import DistillConfig
 from ray_app.base.errors import UserError
+from ray_app.base.extras import EXTRAS
 from ray_app.base.storage import Storage
 from ray_app.models import exports, onnx_export
 from ray_app.models.bi_encoder import BiEncoder
@@ -25,7 +26,7 @@ FEATURES = np.arange(10, dtype=np.float32).reshape(5, 2)
 FOLDER = "models/student/abc"
 
 needs_onnx = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("onnxscript", "onnxruntime")),
+    any(importlib.util.find_spec(name) is None for name in EXTRAS["export"]),
     reason="needs the extra `export`: pip install -e '.[export]'",
 )
 

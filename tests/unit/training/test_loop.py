@@ -12,7 +12,7 @@ from torch import nn
 
 from ray_app.base.config import TrainConfig
 from ray_app.cluster.train import _shuffled_files
-from ray_app.cluster.train_worker import TrainJob
+from ray_app.cluster.train_job import TrainJob
 from ray_app.training.batches import (
     InMemory,
     Place,

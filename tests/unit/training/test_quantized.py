@@ -15,6 +15,7 @@ from minimal import make_examples
 from ray_app.base.config import TeacherConfig, TrainConfig
 from ray_app.base.storage import Storage
 from ray_app.cluster import train_worker as stage
+from ray_app.cluster.train_job import CalibrationPairs, ExampleFiles, TrainJob
 from ray_app.models import model_sources as sources
 from ray_app.models.cross_encoder import CrossEncoder
 from ray_app.models.head import FeatureScaler
@@ -78,12 +79,12 @@ def test_a_training_over_4_bits_calibrates_the_model_that_labels(tiny_decoder, t
     monkeypatch.setattr(stage.ray.train, "get_context", lambda: context)
     monkeypatch.setattr(stage.ray.train, "get_checkpoint", lambda: None)
     store, none, file = Storage(str(tmp_path)), EXAMPLES.rows(np.arange(0)), "train.parquet"
-    job = stage.TrainJob(
+    job = TrainJob(
         build=lambda: build(tiny_decoder, "4bit"), train=none, valid=none, cfg=CFG, model_folder="models/teacher/x",
-        calibrate_on=stage.CalibrationPairs(examples=none, fitted_to="human grades"),
+        calibrate_on=CalibrationPairs(examples=none, fitted_to="human grades"),
     )  # fmt: skip
     store.write_table(file, EXAMPLES.to_table())
-    where = stage.ExampleFiles(train=[file], train_rows=[4], train_weight=4.0, valid=file, calibrate_on=file)
+    where = ExampleFiles(train=[file], train_rows=[4], train_weight=4.0, valid=file, calibrate_on=file)
     stage._train_job(
         job, where, {"name": "train_teacher-x", "seed": 0, "store": store, "rescued": None}, torch.device("cpu")
     )

@@ -1,0 +1,197 @@
+"""Output of a program: results and warnings on the console, everything else in a log file.
+
+with quiet_console(store, "label", verbose=False):
+    print("a result")                      # console and log file
+    logging.info("a detail")               # log file
+    logging.warning("something to know")   # console and log file
+
+Ray, its workers, transformers and others write to stdout and stderr as they like. Their lines go to the log file; those that
+report a warning or an error reach the console too, unless they are known to be harmless (`_NOISE`).
+"""
+
+import io
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from ray_app.base.storage import Storage
+from ray_app.base.umask import make_folders
+
+_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_FROM_WORKER = re.compile(r"^\((raylet|autoscaler|.*?\bpid=\d+[^)]*)\)")
+_ALARM = re.compile(
+    r"\b(WARN|WARNING|ERROR|CRITICAL|FATAL|Error|Exception|Traceback)\b|\b[EF] \d+ \d+\] |OutOfMemory|out of memory"
+)
+# Written by libraries in runs in which nothing is wrong.
+_NOISE = re.compile(
+    "|".join(
+        (
+            "Actor with class name: .* has constructor arguments in the object store",
+            "Lineage reconstruction is not supported",
+            "FutureWarning|DeprecationWarning|UserWarning|ResourceWarning",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO",
+            "metrics exporter agent|metrics_agent|event_aggregator|dashboard_agent",
+            "Tip: ",
+        )
+    )
+)
+
+
+class _Log:
+    """The log file, and whether it has lines that the console has not."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file, self.has_more = file, False
+
+    def write_line(self, line: str, shown: bool) -> None:
+        self.has_more |= not shown
+        if not self._file.closed:  # a thread of Ray's may be late
+            self._file.write(line + "\n")
+            self._file.flush()
+
+
+class _Status:
+    """The line of a terminal that shows how far the present stage is, until the next line is written over it."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self._terminal, self._shown = terminal, False
+        self.is_possible = terminal.isatty()
+
+    def show(self, text: str) -> None:
+        width = shutil.get_terminal_size().columns - 1
+        self._terminal.write(f"\r\x1b[K{text[:width]}")
+        self._terminal.flush()
+        self._shown = True
+
+    def clear(self) -> None:
+        if self._shown:
+            self._terminal.write("\r\x1b[K")
+            self._terminal.flush()
+            self._shown = False
+
+
+class _Stream(io.TextIOBase):
+    """In place of stdout or stderr: whole lines to the log, and those that `_shows` chooses to the console."""
+
+    def __init__(self, console: TextIO, log: _Log, status: _Status, is_stdout: bool) -> None:
+        self._console, self._log, self._status, self._is_stdout = console, log, status, is_stdout
+        self._rest, self._lock = "", threading.Lock()  # Ray prints what workers write from a thread of its own
+
+    def fileno(self) -> int:
+        return self._console.fileno()
+
+    def isatty(self) -> bool:
+        return False  # no progress bars of libraries
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        with self._lock:
+            *lines, self._rest = (self._rest + text.replace("\r\n", "\n")).split("\n")
+            for line in lines:
+                self._write_line(line)
+        return len(text)
+
+    def _write_line(self, line: str) -> None:
+        plain = _ANSI.sub("", line).rpartition("\r")[2]
+        shown = self._shows(plain)
+        self._log.write_line(plain, shown)
+        if shown:
+            self._status.clear()
+            self._console.write(line + "\n")
+            self._console.flush()
+
+    def _shows(self, line: str) -> bool:
+        if self._is_stdout and not _FROM_WORKER.match(line):
+            return True
+        return bool(_ALARM.search(line)) and not _NOISE.search(line)
+
+    def flush(self) -> None:
+        self._console.flush()
+
+    def finish(self) -> None:
+        """Write the last line, if it has no end."""
+        if self._rest:
+            self.write("\n")
+
+
+class _Handler(logging.Handler):
+    """All records to the log. Warnings to the console, and records with `extra={"progress": True}`.
+
+    On a terminal progress is a line that the next one replaces; `"terminal"` instead of True is for a terminal only.
+    """
+
+    def __init__(self, console: TextIO, log: _Log, status: _Status) -> None:
+        super().__init__()
+        self._console, self._log, self._status = console, log, status
+        self.setFormatter(logging.Formatter(_FORMAT))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        progress = getattr(record, "progress", None)
+        shown = record.levelno >= logging.WARNING and not self._is_of_a_library(record)
+        if progress and self._status.is_possible:
+            self._status.show(record.getMessage())
+        elif progress is True or shown:
+            self._status.clear()
+            self._console.write(record.getMessage() + "\n")
+            self._console.flush()
+        self._log.write_line(self.format(record), shown or bool(progress))
+
+    @staticmethod
+    def _is_of_a_library(record: logging.LogRecord) -> bool:
+        return record.name == "py.warnings" and "ray_app" not in record.getMessage().partition("\n")[0]
+
+
+@contextmanager
+def quiet_console(store: Storage, program: str, verbose: bool) -> Iterator[None]:
+    """Redirect stdout, stderr and logging of this process until the block ends.
+
+    The last line names the log file, which is deleted if the console has all of it.
+
+    Args:
+        store: Of the run: the log file is in `logs/` of its folder, or in the temporary folder if the run is not on a local disk.
+        program: Name in the file's name.
+        verbose: Show everything on the console, and write no file.
+    """
+    root = logging.getLogger()
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+        yield
+        return
+    folder = Path(store.full_path("logs")) if store.is_local else Path(tempfile.gettempdir()) / f"ray_app-{os.getuid()}"
+    make_folders(folder)
+    path = folder / f"{program}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    stdout, stderr, level = sys.stdout, sys.stderr, root.level
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        log, status = _Log(file), _Status(stderr)
+        handler = _Handler(stderr, log, status)
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        logging.captureWarnings(True)
+        streams = [_Stream(stdout, log, status, is_stdout=True), _Stream(stderr, log, status, is_stdout=False)]
+        sys.stdout, sys.stderr = streams
+        try:
+            yield
+        finally:
+            for stream in streams:
+                stream.finish()
+            status.clear()
+            sys.stdout, sys.stderr = stdout, stderr
+            logging.captureWarnings(False)
+            root.removeHandler(handler)
+            root.setLevel(level)
+            if log.has_more:
+                print(f"log: {path}", file=stderr)
+            else:
+                path.unlink()
