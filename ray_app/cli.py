@@ -167,6 +167,6 @@ def prepare_ray(cfg: "Config", store: "Storage") -> None:
         # Logical CPUs: stages of one Ray Data chain hold some while they wait for each other, so two would hang.
         num_cpus=cfg.ray.num_cpus or max(6, os.cpu_count() or 1),
         object_store_memory=cfg.ray.object_store_bytes,
-        include_dashboard=True,  # Ray Train asks its State API whether the run still lives
+        include_dashboard=False,
         logging_level=logging.WARNING,
     )

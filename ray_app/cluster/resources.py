@@ -138,8 +138,12 @@ def local_environment(environ: Mapping[str, str]) -> dict[str, str]:
     given = mode != "token" or "RAY_AUTH_TOKEN" in environ or "RAY_AUTH_TOKEN_PATH" in environ
     token = {} if given else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
     # Nothing preempts this machine; Ray Train would start an actor for each training to look for it.
-    watcher = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")}
-    return {_LOOPBACK: "0", "RAY_AUTH_MODE": mode, **watcher, **token}
+    train = {
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # 2 by default: so long would each checkpoint of a small model wait
+    }
+    kept = {name: environ.get(name, value) for name, value in train.items()}
+    return {_LOOPBACK: "0", "RAY_AUTH_MODE": mode, **kept, **token}
 
 
 def start_local(**options: Any) -> None:
@@ -157,8 +161,18 @@ def start_local(**options: Any) -> None:
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()
     ray.init(address="local", **options)
+    global _owned_session
+    _owned_session = ray.get_runtime_context().get_session_name()
 
 
+def owns_cluster() -> bool:
+    """Return True if this process has started the cluster that it is connected to, which ends with it."""
+    import ray
+
+    return ray.is_initialized() and ray.get_runtime_context().get_session_name() == _owned_session
+
+
+_owned_session: str | None = None
 _local_options: dict[str, Any] = {}
 _after_connect: list[Callable[[], None]] = []
 

@@ -20,7 +20,7 @@ from ray_app.tables.model_files import model_files
 from ray_app.training.batches import query_batches
 
 if TYPE_CHECKING:
-    from ray.train.torch import TorchTrainer
+    from ray_app.cluster.train_worker import LeanTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -106,17 +106,16 @@ def train_on_ray(
 
 def _trainer(
     name: str, sent: list[tuple["ExampleFiles", TrainJob]], seed: int, store: Storage, cfg: WorkersConfig
-) -> "TorchTrainer":
+) -> "LeanTrainer":
     """Ray Train run configuration; a run of the same name resumes from its last checkpoint."""
     import ray.train
-    from ray.train.torch import TorchTrainer
 
-    from ray_app.cluster.train_worker import LonelyTorchConfig, train_worker
+    from ray_app.cluster.train_worker import LeanTrainer, LonelyTorchConfig, train_worker
 
     rescued = _rescue(f"training/{name}", store)
     use_gpu = _use_gpu(cfg)
     num_workers: Any = cfg.num_workers if cfg.min_workers is None else (cfg.min_workers, cfg.num_workers)
-    return TorchTrainer(
+    return LeanTrainer(
         train_worker,
         train_loop_config={"jobs": sent, "seed": seed, "store": store, "name": name, "rescued": rescued},
         torch_config=LonelyTorchConfig(backend="nccl" if use_gpu else "gloo"),

@@ -19,8 +19,6 @@ os.environ.update(local_environment(os.environ))  # one token for this cluster a
 paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-# How often Ray Train looks at its workers. They wait for it between two checkpoints, which tests take in quick succession.
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 
 
 @pytest.fixture(scope="session")
