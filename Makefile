@@ -7,7 +7,7 @@ SEED ?= 1
 BIN := .venv/bin
 UNIT := tests/unit tests/properties tests/fuzz
 
-.PHONY: help install run experiments serve test test-fast fuzz check docs screenshots lock audit sbom fix bench demo-models fault-injection soak clean
+.PHONY: help install run experiments experiments-all serve test test-fast fuzz check docs screenshots lock audit sbom fix bench demo-models fault-injection soak clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -41,10 +41,14 @@ install: .venv/all  ## make .venv with everything in it, as the tests need it; `
 run: $(NEEDED)  ## the whole pipeline on the demo dataset; real data: make run CONFIG=configs/chorus.yaml
 	$(BIN)/python pipelines/run_all.py --config $(CONFIG)
 
-experiments: $(NEEDED)  ## the lessons as tables, over several seeds, after `make run`; also CONFIG=configs/chorus.yaml
-	$(BIN)/python pipelines/experiment.py $$(grep -l '^base: .*/$(notdir $(CONFIG))$$' configs/experiments/*.yaml | sed '1s/^/--config /')
+experiments: $(NEEDED) .venv/serve  ## the lessons as tables, each variant trained once; then agreement, simulation, report
+	$(BIN)/python pipelines/run_all.py --config $(CONFIG) --experiments
 	$(BIN)/python pipelines/agreement.py --config $(CONFIG)
 	if grep -q '^demo:' $(CONFIG); then $(BIN)/python pipelines/simulate.py --config $(CONFIG); fi
+	$(BIN)/python pipelines/evaluate.py --config $(CONFIG)
+
+experiments-all: $(NEEDED)  ## all experiments of CONFIG, over several seeds (an hour or more), after `make run`
+	$(BIN)/python pipelines/experiment.py $$(grep -l '^base: .*/$(notdir $(CONFIG))$$' configs/experiments/*.yaml | sed '1s/^/--config /')
 	$(BIN)/python pipelines/evaluate.py --config $(CONFIG)
 
 serve: $(NEEDED) .venv/serve  ## the search page over a finished run, at http://127.0.0.1:8000; also CONFIG=..., PORT=...

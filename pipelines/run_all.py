@@ -1,14 +1,16 @@
 """Run every stage in order, skip what is up to date, and end with the table of results.
 
 python pipelines/run_all.py --config configs/demo.yaml
+python pipelines/run_all.py --config configs/demo.yaml --experiments      # and the experiments that the config names
 """
 
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ray_app.cli import run_program
+from ray_app.cli import program_parser, run_parsed
 
 if TYPE_CHECKING:
     from ray_app.base.config import Config
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 _SHOWN_COUNTS = ("rows_in", "rows_out", "rows_quarantined", "computed", "errors")
 
 
-def stages_of(cfg: "Config") -> "dict[str, Callable[[Config, Storage], Manifest]]":
+def stages_of(cfg: "Config", with_experiments: bool) -> "dict[str, Callable[[Config, Storage], Manifest]]":
     """The stages that a config asks for, in order, with their code."""
     from ray_app.stages.order import enabled_stages, load_stage
 
@@ -26,7 +28,11 @@ def stages_of(cfg: "Config") -> "dict[str, Callable[[Config, Storage], Manifest]
         return lambda cfg, store: load_stage(name).run(cfg, store)
 
     stages = {name: stage(name) for name in enabled_stages(cfg)}
-    return stages | ({"experiments": _experiments} if cfg.experiments else {}) | {"evaluate": stage("evaluate")}
+    return (
+        stages
+        | ({"experiments": _experiments} if with_experiments and cfg.experiments else {})
+        | {"evaluate": stage("evaluate")}
+    )
 
 
 def _experiments(cfg: "Config", store: "Storage") -> "Manifest":
@@ -37,10 +43,10 @@ def _experiments(cfg: "Config", store: "Storage") -> "Manifest":
     return [run(*load_experiment(path)[:2], cfg, store, quick=True) for path in cfg.experiments][-1]
 
 
-def main(cfg: "Config", store: "Storage") -> None:
+def main(cfg: "Config", store: "Storage", with_experiments: bool) -> None:
     """One line per stage as it ends, then the tables."""
     started = time.monotonic()
-    stages = stages_of(cfg)
+    stages = stages_of(cfg, with_experiments)
     for number, (name, stage) in enumerate(stages.items(), 1):
         label, before = f"[{number}/{len(stages)}] {name}", time.time()
         logging.info("%s ...", label, extra={"progress": "terminal"})
@@ -56,4 +62,9 @@ def main(cfg: "Config", store: "Storage") -> None:
 
 
 if __name__ == "__main__":
-    run_program(main, __doc__)
+    parser = program_parser(__doc__)
+    parser.add_argument(
+        "--experiments", action="store_true", help="train each variant of the config's experiments once"
+    )
+    args = parser.parse_args()
+    run_parsed(args, partial(main, with_experiments=args.experiments))

@@ -126,6 +126,9 @@ def errors_in_one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever reads our stdout, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
 
 
 def leave_copy() -> None:

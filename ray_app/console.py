@@ -36,8 +36,7 @@ _ALARM = re.compile(
 _NOISE = re.compile(
     "|".join(
         (
-            "Actor with class name: .* has constructor arguments in the object store",
-            "Lineage reconstruction is not supported",
+            "Progress bars disabled",
             "FutureWarning|DeprecationWarning|UserWarning|ResourceWarning",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO",
             "metrics exporter agent|metrics_agent|event_aggregator|dashboard_agent",
@@ -48,35 +47,40 @@ _NOISE = re.compile(
 
 
 class _Log:
-    """The log file, and whether it has lines that the console has not."""
+    """The log file."""
 
     def __init__(self, file: TextIO) -> None:
-        self._file, self.has_more = file, False
+        self._file, self._shown_bytes = file, 0
 
     def write_line(self, line: str, shown: bool) -> None:
-        self.has_more |= not shown
         if not self._file.closed:  # a thread of Ray's may be late
             self._file.write(line + "\n")
             self._file.flush()
+            self._shown_bytes += shown * len(f"{line}\n".encode(errors="backslashreplace"))
+
+    @property
+    def has_more(self) -> bool:
+        """True if it has lines that the console has not, such as those that native code writes into it."""
+        return os.fstat(self._file.fileno()).st_size > self._shown_bytes
 
 
 class _Status:
     """The line of a terminal that shows how far the present stage is, until the next line is written over it."""
 
     def __init__(self, terminal: TextIO) -> None:
-        self._terminal, self._shown = terminal, False
+        self.terminal, self._shown = terminal, False
         self.is_possible = terminal.isatty()
 
     def show(self, text: str) -> None:
         width = shutil.get_terminal_size().columns - 1
-        self._terminal.write(f"\r\x1b[K{text[:width]}")
-        self._terminal.flush()
+        self.terminal.write(f"\r\x1b[K{text[:width]}")
+        self.terminal.flush()
         self._shown = True
 
     def clear(self) -> None:
         if self._shown:
-            self._terminal.write("\r\x1b[K")
-            self._terminal.flush()
+            self.terminal.write("\r\x1b[K")
+            self.terminal.flush()
             self._shown = False
 
 
@@ -84,11 +88,11 @@ class _Stream(io.TextIOBase):
     """In place of stdout or stderr: whole lines to the log, and those that `_shows` chooses to the console."""
 
     def __init__(self, console: TextIO, log: _Log, status: _Status, is_stdout: bool) -> None:
-        self._console, self._log, self._status, self._is_stdout = console, log, status, is_stdout
+        self.console, self._log, self._status, self._is_stdout = console, log, status, is_stdout
         self._rest, self._lock = "", threading.Lock()  # Ray prints what workers write from a thread of its own
 
     def fileno(self) -> int:
-        return self._console.fileno()
+        return self.console.fileno()
 
     def isatty(self) -> bool:
         return False  # no progress bars of libraries
@@ -109,8 +113,8 @@ class _Stream(io.TextIOBase):
         self._log.write_line(plain, shown)
         if shown:
             self._status.clear()
-            self._console.write(line + "\n")
-            self._console.flush()
+            self.console.write(line + "\n")
+            self.console.flush()
 
     def _shows(self, line: str) -> bool:
         if self._is_stdout and not _FROM_WORKER.match(line):
@@ -118,7 +122,7 @@ class _Stream(io.TextIOBase):
         return bool(_ALARM.search(line)) and not _NOISE.search(line)
 
     def flush(self) -> None:
-        self._console.flush()
+        self.console.flush()
 
     def finish(self) -> None:
         """Write the last line, if it has no end."""
@@ -134,7 +138,7 @@ class _Handler(logging.Handler):
 
     def __init__(self, console: TextIO, log: _Log, status: _Status) -> None:
         super().__init__()
-        self._console, self._log, self._status = console, log, status
+        self.console, self._log, self._status = console, log, status
         self.setFormatter(logging.Formatter(_FORMAT))
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -144,13 +148,32 @@ class _Handler(logging.Handler):
             self._status.show(record.getMessage())
         elif progress is True or shown:
             self._status.clear()
-            self._console.write(record.getMessage() + "\n")
-            self._console.flush()
+            self.console.write(record.getMessage() + "\n")
+            self.console.flush()
         self._log.write_line(self.format(record), shown or bool(progress))
 
     @staticmethod
     def _is_of_a_library(record: logging.LogRecord) -> bool:
         return record.name == "py.warnings" and "ray_app" not in record.getMessage().partition("\n")[0]
+
+
+@contextmanager
+def _native_stderr_in(file: TextIO, stderr: TextIO) -> Iterator[TextIO]:
+    """Let native code, such as Ray's core, write its stderr into the file; gives another stream of the console."""
+    try:
+        descriptor = stderr.fileno()
+    except (OSError, ValueError):  # a notebook, or a test that captures
+        yield stderr
+        return
+    stderr.flush()
+    kept = os.dup(descriptor)
+    os.dup2(file.fileno(), descriptor)
+    try:
+        with os.fdopen(os.dup(kept), "w", buffering=1, encoding=stderr.encoding, errors="backslashreplace") as console:
+            yield console
+    finally:
+        os.dup2(kept, descriptor)
+        os.close(kept)
 
 
 @contextmanager
@@ -182,8 +205,11 @@ def quiet_console(store: Storage, program: str, verbose: bool) -> Iterator[None]
         streams = [_Stream(stdout, log, status, is_stdout=True), _Stream(stderr, log, status, is_stdout=False)]
         sys.stdout, sys.stderr = streams
         try:
-            yield
+            with _native_stderr_in(file, stderr) as console:
+                handler.console = streams[1].console = status.terminal = console
+                yield
         finally:
+            handler.console = streams[1].console = status.terminal = stderr
             for stream in streams:
                 stream.finish()
             status.clear()

@@ -4,6 +4,7 @@ One class for train_teacher, distill, evaluate and serve, so that a model never 
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -24,6 +25,14 @@ _MIN_COMPACT_CHARS = 6  # a shorter query is found by chance inside other words 
 Floats = NDArray[np.float32]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Indexes:
+    stems: dict[str, list[str]]  # of each field's texts
+    of_fields: dict[str, Bm25Index]
+    of_all: Bm25Index  # of whole texts
+    of_grams: Bm25Index  # of the titles' character n-grams
+
+
 class LexicalFeatures:
     """Features of (query, pin) pairs over one catalogue. Build once; `compute` is vectorised over pairs.
 
@@ -34,29 +43,25 @@ class LexicalFeatures:
     """
 
     def __init__(
-        self, pin_texts: pa.Table, features: FeatureConfig, pin_text: PinTextConfig, others: Iterable[pa.Table] = ()
+        self,
+        pin_texts: pa.Table,
+        features: FeatureConfig,
+        pin_text: PinTextConfig,
+        others: Iterable[pa.Table] | None = None,
     ) -> None:
         """Index the catalogue.
 
         Args:
             pin_texts: One row per pin (schema PIN_TEXTS); row numbers are the `pin_index` of `compute`.
-            others: The catalogue's other pins, in tables of any size; they count in the statistics, and none is kept.
+            others: The catalogue's other pins, in tables of any size; they count in the statistics, and none is kept. None:
+                there are none, and the catalogue is indexed when features are first computed.
         """
         self.fields: list[str] = list(features.bm25_fields)
         self._pin_text = pin_text
-        texts = self._read(pin_texts)
-        of_fields = {name: CorpusCounts(tokenizer=stem_tokens) for name in self._stems}
-        of_all, of_grams = CorpusCounts(tokenizer=stem_tokens), CorpusCounts(tokenizer=char_grams)
-        for table in others:
-            for name, counts in of_fields.items():
-                counts.add(_field_texts(table, name))
-            of_all.add(render_pin_texts(table, pin_text))
-            of_grams.add(_field_texts(table, "title"))
-        self._field_index = {
-            name: Bm25Index.build(texts[name], tokenizer=stem_tokens, others=of_fields[name]) for name in self._stems
-        }
-        self._all_index = Bm25Index.build(self.rendered, tokenizer=stem_tokens, others=of_all)
-        self._title_grams = Bm25Index.build(texts["title"], tokenizer=char_grams, others=of_grams)
+        self._unread = self._read(pin_texts)
+        if others is not None:
+            self._indexes = self._build(self._unread, others)
+            self._unread = {}
 
     def of_texts(self, pin_texts: pa.Table) -> "LexicalFeatures":
         """Features of other texts by this catalogue's statistics, in which they do not count.
@@ -66,18 +71,41 @@ class LexicalFeatures:
         other = object.__new__(type(self))
         other.fields, other._pin_text = self.fields, self._pin_text
         texts = other._read(pin_texts)
-        other._field_index = {name: index.of_texts(texts[name]) for name, index in self._field_index.items()}
-        other._all_index = self._all_index.of_texts(other.rendered)
-        other._title_grams = self._title_grams.of_texts(texts["title"])
+        other._indexes = _Indexes(
+            stems=_stems(texts),
+            of_fields={name: index.of_texts(texts[name]) for name, index in self._indexes.of_fields.items()},
+            of_all=self._indexes.of_all.of_texts(other.rendered),
+            of_grams=self._indexes.of_grams.of_texts(texts["title"]),
+        )
         return other
 
     def _read(self, pin_texts: pa.Table) -> dict[str, list[str]]:
         """Keep what pairs are compared with, and return the texts by field."""
         self.pin_ids: list[str] = pin_texts.column("pin_id").to_pylist()
         self.rendered = render_pin_texts(pin_texts, self._pin_text)
-        texts = {name: _field_texts(pin_texts, name) for name in {*self.fields, "title"}}
-        self._stems = {name: [_padded(text) for text in texts[name]] for name in (*self.fields, "title")}
-        return texts
+        return {name: _field_texts(pin_texts, name) for name in (*self.fields, "title")}
+
+    @cached_property
+    def _indexes(self) -> _Indexes:
+        texts, self._unread = self._unread, {}
+        return self._build(texts, ())
+
+    def _build(self, texts: dict[str, list[str]], others: Iterable[pa.Table]) -> _Indexes:
+        of_fields = {name: CorpusCounts(tokenizer=stem_tokens) for name in texts}
+        of_all, of_grams = CorpusCounts(tokenizer=stem_tokens), CorpusCounts(tokenizer=char_grams)
+        for table in others:
+            for name, counts in of_fields.items():
+                counts.add(_field_texts(table, name))
+            of_all.add(render_pin_texts(table, self._pin_text))
+            of_grams.add(_field_texts(table, "title"))
+        return _Indexes(
+            stems=_stems(texts),
+            of_fields={
+                name: Bm25Index.build(texts[name], tokenizer=stem_tokens, others=of_fields[name]) for name in texts
+            },
+            of_all=Bm25Index.build(self.rendered, tokenizer=stem_tokens, others=of_all),
+            of_grams=Bm25Index.build(texts["title"], tokenizer=char_grams, others=of_grams),
+        )
 
     @property
     def names(self) -> list[str]:
@@ -104,7 +132,7 @@ class LexicalFeatures:
 
     def catalogue_match(self, queries: Sequence[str]) -> CatalogueMatch:
         """Title match statistics for each query."""
-        return self._field_index["title"].catalogue_match([query[:MAX_QUERY_CHARS] for query in queries])
+        return self._indexes.of_fields["title"].catalogue_match([query[:MAX_QUERY_CHARS] for query in queries])
 
     def compute(
         self, queries: Sequence[str], query_index: NDArray, pin_index: NDArray, match: CatalogueMatch | None = None
@@ -126,20 +154,20 @@ class LexicalFeatures:
         query_index, pin_index = np.asarray(query_index, np.int64), np.asarray(pin_index, np.int64)
         queries = [query[:MAX_QUERY_CHARS] for query in queries]
         pairs = _Pairs(queries, query_index, pin_index)
-        whole = _Match(self._all_index, pairs)
+        whole = _Match(self._indexes.of_all, pairs)
         token_weight = whole.idf()
         columns: list[NDArray] = []
-        matches = {name: _Match(self._field_index[name], pairs) for name in self._stems}
+        matches = {name: _Match(self._indexes.of_fields[name], pairs) for name in self._indexes.stems}
         stems = [_padded(query) for query in queries]
         for field in self.fields:
             own = matches[field]
             columns += [own.bm25(), own.coverage(), own.coverage(own.idf())]
-            columns += [self._phrase(field, stems, pairs), self._field_index[field].doc_length[pin_index] > 0]
+            columns += [self._phrase(field, stems, pairs), self._indexes.of_fields[field].doc_length[pin_index] > 0]
         raw = whole.raw()
         columns += [whole.bm25(), np.sign(raw) * np.log1p(np.abs(raw)), whole.coverage(), whole.coverage(token_weight)]
         best, num_full = self.catalogue_match(queries) if match is None else match
         columns.append(_ratio(matches["title"].raw(), best[query_index]))
-        grams = _Match(self._title_grams, pairs)
+        grams = _Match(self._indexes.of_grams, pairs)
         has_grams = grams.num_terms[query_index] > 0
         columns.append(np.where(has_grams, grams.coverage(), matches["title"].coverage(matches["title"].idf())))
         columns += self._title_places(stems, pairs)
@@ -151,7 +179,7 @@ class LexicalFeatures:
             np.log10(1.0 + num_full),
         ]
         columns += [values[query_index] for values in per_query]
-        columns.append(np.log1p(self._all_index.doc_length[pin_index]) / 5.0)
+        columns.append(np.log1p(self._indexes.of_all.doc_length[pin_index]) / 5.0)
         return np.stack(columns, axis=1).astype(np.float32)
 
     @cached_property
@@ -160,7 +188,7 @@ class LexicalFeatures:
 
     def _phrase(self, field: str, stems: list[str], pairs: "_Pairs") -> Floats:
         """1 where the field says the query's words in a row, be they written together or apart; (num_pairs,)."""
-        texts, compact = self._stems[field], [stem.replace(" ", "") for stem in stems]
+        texts, compact = self._indexes.stems[field], [stem.replace(" ", "") for stem in stems]
         found = np.zeros(pairs.num_pairs, np.float32)
         for i, (q, p) in enumerate(zip(pairs.query_index.tolist(), pairs.pin_index.tolist(), strict=True)):
             text, query = texts[p], stems[q]
@@ -176,7 +204,7 @@ class LexicalFeatures:
         - 1 if the query's last word (its head: what is wanted) is in the title;
         - where in the title that word ends, 0..1: names of things end with the thing.
         """
-        titles = self._stems["title"]
+        titles = self._indexes.stems["title"]
         words = [query.split() for query in stems]
         first = [f" {w[0]} " if w else "" for w in words]
         last = [f" {w[-1]} " if w else "" for w in words]
@@ -233,6 +261,10 @@ class _Match:
         hit = (self.found.posting > 0) * weight[self.found.query_term]
         covered = np.bincount(self.found.pair, weights=hit, minlength=self.pairs.num_pairs)
         return _ratio(covered, _sum_by_query(self.terms, weight)[self.pairs.query_index])
+
+
+def _stems(texts: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {name: [_padded(text) for text in values] for name, values in texts.items()}
 
 
 def _field_texts(pin_texts: pa.Table, name: str) -> list[str]:

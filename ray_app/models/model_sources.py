@@ -5,11 +5,13 @@ Only safetensors are loaded (and GGUF from a package, de-quantised); remote code
 
 import hashlib
 import importlib.util
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePath
+from types import SimpleNamespace
 from typing import Any
 
 from ray_app.base.errors import UserError, one_line
@@ -124,6 +126,21 @@ def load_config(source: str, revision: str | None = None) -> Any:
     path, where = _where(source, revision)
     with _explained(source):
         return AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
+
+
+def peek_config(source: str, revision: str | None = None) -> Any:
+    """`load_config`, but for the common encoders on disk the plain content of config.json: transformers takes seconds to import.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    try:
+        tree = json.loads((Path(resolve(source)) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return load_config(source, revision)
+    if tree.get("model_type") in {"bert", "mpnet", "roberta", "xlm-roberta"} and "hidden_size" in tree:
+        return SimpleNamespace(**tree)
+    return load_config(source, revision)
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -101,3 +102,23 @@ def test_an_interrupt_is_one_line(capsys):
         raise KeyboardInterrupt
     assert stop.value.code == 130
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+NATIVE = """
+import os, sys
+from ray_app.base.storage import Storage
+from ray_app.console import quiet_console
+with quiet_console(Storage(sys.argv[1]), "label", verbose=False):
+    os.write(2, b"core_worker.cc: a note\\n")
+    print("a warning: WARNING", file=sys.stderr)
+    os.write(2, b"core_worker.cc: another\\n")
+os.write(2, b"after\\n")
+"""
+
+
+def test_native_codes_stderr_is_in_the_log(tmp_path):
+    done = subprocess.run([sys.executable, "-c", NATIVE, str(tmp_path)], capture_output=True, text=True, check=True)
+    shown, path, after = done.stderr.splitlines()
+    assert (shown, after) == ("a warning: WARNING", "after")
+    log = Path(path.removeprefix("log: ")).read_text().splitlines()
+    assert log == ["core_worker.cc: a note", "a warning: WARNING", "core_worker.cc: another"]
