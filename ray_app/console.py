@@ -23,8 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.umask import make_folders
+
+logger = logging.getLogger(__name__)
 
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -208,6 +211,10 @@ def quiet_console(store: Storage, program: str, verbose: bool) -> Iterator[None]
             with _native_stderr_in(file, stderr) as console:
                 handler.console = streams[1].console = status.terminal = console
                 yield
+        except Exception as error:
+            if not isinstance(error, UserError):
+                logger.info("the program ended early", exc_info=True)
+            raise
         finally:
             handler.console = streams[1].console = status.terminal = stderr
             for stream in streams:

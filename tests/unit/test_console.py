@@ -86,7 +86,9 @@ def test_an_error_leaves_the_streams_as_they_were(store, capsys):
         print("half a line", end="")
         raise RuntimeError
     assert before == (sys.stdout, sys.stderr, logging.getLogger().level, list(logging.getLogger().handlers))
-    assert capsys.readouterr().out == "half a line\n"
+    out, err = capsys.readouterr()
+    assert out == "half a line\n"
+    assert "RuntimeError" in log_of(err)
 
 
 def test_verbose_shows_all_and_writes_no_file(store, monkeypatch, tmp_path):

@@ -16,6 +16,8 @@ from ray_app.tables.ledger import Ledger
 from ray_app.tables.publish import publish_release
 from ray_app.tables.release import open_release
 
+pytestmark = pytest.mark.slow
+
 SECRET = "testing-secret-value"
 
 

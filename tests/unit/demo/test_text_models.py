@@ -10,6 +10,8 @@ from ray_app.demo.corpus import documents, verdict, word_list
 from ray_app.demo.texts import query_text
 from ray_app.demo.vocabulary import LANGUAGES
 
+pytestmark = pytest.mark.slow
+
 MODELS = Path(__file__).parents[3] / "ray_app" / "demo" / "models"
 MAX_BYTES = 6_000_000
 

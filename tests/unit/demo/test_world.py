@@ -17,6 +17,8 @@ from ray_app.demo.facts import LANGUAGE_OF, LOCALE_NAMES, Draw, generator, grade
 from ray_app.demo.log import ETA, LOG_DAYS, LOG_START
 from ray_app.demo.queries import pool_queries, split_by_share
 
+pytestmark = pytest.mark.slow
+
 SCHEMAS = {
     "pins": PINS,
     "boards": BOARDS,

@@ -21,6 +21,8 @@ from ray_app.models.head import FeatureScaler
 from ray_app.models.tower_encoder import TowerEncoder
 from ray_app.tables.manifest import Output
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["red cup", "usb hub", "a", "a small red cup for the laptop", "shoe " * 30]
 FEATURES = np.arange(10, dtype=np.float32).reshape(5, 2)
 FOLDER = "models/student/abc"
@@ -144,7 +146,6 @@ def test_a_feature_only_student_is_refused(tmp_path) -> None:
 
 def test_without_the_packages_onnx_names_its_extra(monkeypatch, tmp_path) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr(onnx_export.importlib.util, "find_spec", lambda name: None)
     output = Output(name="student", path=FOLDER, files=[], rows=0, content_hash="x")
     with pytest.raises(UserError, match=r"\[export\]"):
         exports.export_student(Storage(str(tmp_path)), output, Storage(str(tmp_path)), "exports")

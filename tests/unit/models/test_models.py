@@ -25,6 +25,8 @@ from ray_app.models.tower_encoder import TowerEncoder
 from ray_app.training.loop import fit
 from ray_app.training.state import Worker
 
+pytestmark = pytest.mark.slow
+
 QUERIES = ["red cup", "usb hub", "laptop", "a small red cup for the laptop"]
 PINS = ["red mug", "black usb hub cable", "", "shoe " * 30]
 FEATURES = np.arange(8, dtype=np.float32).reshape(4, 2)

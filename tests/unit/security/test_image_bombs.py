@@ -13,6 +13,8 @@ from PIL import Image, WebPImagePlugin
 from ray_app.base.config import ImageLimits
 from ray_app.base.images.decode import MAX_SCANS, ImageError, decode, num_scans
 
+pytestmark = pytest.mark.slow
+
 LIMITS = ImageLimits()
 SIDE = 7056  # squared: 49.8 million pixels, below limits.max_pixels
 

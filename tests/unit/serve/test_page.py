@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from serve_world import CHROMIUM, Service, browse, running
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
 
 
 @pytest.fixture(scope="module")

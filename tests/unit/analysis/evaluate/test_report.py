@@ -20,6 +20,8 @@ from ray_app.analysis.metrics.evaluation import evaluate_systems
 from ray_app.base.config import PriceConfig
 from ray_app.tables.manifest import Output
 
+pytestmark = pytest.mark.slow
+
 FAST = EvaluationSettings(samples=50)
 EVIL = "<script>alert(1)</script>"
 

@@ -15,6 +15,8 @@ from ray_app.stages.sample.pair_sources import query_budgets
 from ray_app.stages.sample.pilot import Deviations, stratum_deviations
 from ray_app.stages.sample.population import build_population
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
 COLOURS, THINGS = ["red", "blue", "green", "black", "white"], ["laptop", "bag", "desk", "lamp", "phone", "chair"]
 TEXTS = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
