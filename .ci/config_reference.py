@@ -22,6 +22,10 @@ PAGE = ROOT / "docs" / "config.md"
 
 ALL = "all stages"
 NOTHING = "nothing"
+ZERO_SHOT = [
+    f"features.zero_shot_{name}"
+    for name in ("model", "revision", "pooling", "query_prompt", "pin_prompt", "max_tokens")
+]
 # Section or key -> what a change of it recomputes; the longest entry that fits decides. Later stages follow if results differ.
 RECOMPUTES = {
     "": NOTHING,
@@ -30,18 +34,24 @@ RECOMPUTES = {
     "ingest": "ingest",
     "caption": "caption",
     "caption.limits": "caption, images whose result they decide",
+    "caption.num_gpus": "caption, if `dtype` is auto",
     "enrich": "enrich, engagement",
+    "enrich.min_clients": "enrich, engagement, sample",
+    "enrich.count_events_without_client": "enrich, engagement, sample",
     "engagement": "engagement",
     "graph": "graph",
     "pin_text": "zero_shot, train_teacher, sample, label, distill, embed",
     "features": "zero_shot, train_teacher, distill",
-    "train_teacher": "train_teacher, label",
-    "sample": "sample, label (new pairs only)",
+    **dict.fromkeys(ZERO_SHOT, "zero_shot, graph, train_teacher, distill"),
+    "train_teacher": "train_teacher",
+    "sample": "sample",
     "sample.pilot": NOTHING,
     "label.dtype": "label",
-    "distill": "distill, embed",
+    "label.num_gpus": "label, if `dtype` is auto",
+    "distill": "distill",
     "embed.truncate_dim": "embed",
-    "embed.dtype": "embed",
+    "embed.dtype": "zero_shot, graph, train_teacher, embed",
+    "embed.num_gpus": "zero_shot, graph, train_teacher, embed, if `dtype` is auto",
     "evaluate": "evaluate",
     "adjudication": "agreement",
     "transfer": "transfer",
@@ -56,6 +66,7 @@ RESOURCES = {
 WORKERS = {
     "num_workers", "min_workers", "use_gpu", "accelerator_type", "num_checkpoints_to_keep", "max_failures",
 }  # fmt: skip
+LOGS = {"checkpoint_interval_sec", "logging_steps", "report_to"}  # of a training
 UNITS = {
     "sec": "seconds", "ms": "milliseconds", "bytes": "bytes", "days": "days", "chars": "characters", "tokens": "tokens",
     "hour": "per hour", "pixels": "pixels", "side": "pixels", "size": "", "rows": "rows", "epochs": "epochs", "steps": "steps",
@@ -127,9 +138,11 @@ def recomputes(key: str) -> str:
     """What a change of the key recomputes."""
     section, _, name = key.partition(".")
     leaf = key.rpartition(".")[2]
+    if key in RECOMPUTES:
+        return RECOMPUTES[key]
     if section in {"caption", "label", "embed"} and leaf in RESOURCES:
         return NOTHING
-    if section in {"train_teacher", "distill"} and name in WORKERS:
+    if section in {"train_teacher", "distill"} and (name in WORKERS or leaf in LOGS):
         return NOTHING
     fits = [start for start in RECOMPUTES if not start or key == start or key.startswith(start + ".")]
     return RECOMPUTES[max(fits, key=len)]

@@ -11,14 +11,14 @@ cfg = ray_app.load_config(
         "extends": "base.yaml",
         "output": "runs/shop",
         "ingest": {
-            "pins": {"path": products, "columns": {"pin_id": "sku", "title": "name", "description": "text"}, "constants": locale},
+            "pins": {"adapter": "table", "path": products, "columns": {"pin_id": "sku", "title": "name", "description": "text"}, "constants": locale},
             "search_log": {
-                "path": searches, "constants": locale,
+                "adapter": "table", "path": searches, "constants": locale,
                 "columns": {"event_id": "id", "timestamp": "at", "query": "q", "pin_id": "sku", "position": "rank", "action": "what",
                             "client_id": "who"},
             },
             "human_labels": {
-                "path": grades, "constants": locale, "columns": {"pin_id": "sku", "rater_id": "rater", "grade": "rating"},
+                "adapter": "table", "path": grades, "constants": locale, "columns": {"pin_id": "sku", "rater_id": "rater", "grade": "rating"},
                 "grade_map": {0: 1, 1: 3, 2: 4, 3: 5},
             },
         },

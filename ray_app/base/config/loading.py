@@ -190,6 +190,8 @@ def explain(error: ValidationError, path: str, root: type[BaseModel] | None = No
     if first["type"] == "missing":
         return f"config {path}: {where!r} is missing; add it{more}"
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "union_tag_not_found":
+        message = f"'adapter' is missing; it says how the source is read: {', '.join(map(str, sorted(tags, key=str)))}"
     return f"config {path}: {where!r}: {message}{more}" if where else f"config {path}: {message}{more}"
 
 

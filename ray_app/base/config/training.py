@@ -60,6 +60,16 @@ class TrainConfig(Section):
     """Seed of new weights, example order and dropout; None: the run's. Splits and samples are always the run's."""
 
 
+def _without_logs(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree without the settings of `TrainConfig` that decide no model."""
+    left = {
+        key: value
+        for key, value in tree.items()
+        if key not in {"checkpoint_interval_sec", "logging_steps", "report_to"}
+    }
+    return {key: _without_logs(value) if isinstance(value, dict) else value for key, value in left.items()}
+
+
 class WorkersConfig(Section):
     """The training workers of a stage. Results do not depend on their number."""
 
@@ -77,8 +87,8 @@ class WorkersConfig(Section):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """All settings that decide the model: not the workers."""
-        return self.model_dump(mode="json", exclude=set(WorkersConfig.model_fields))
+        """All settings that decide the model: not the workers, checkpoints and logs."""
+        return _without_logs(self.model_dump(mode="json", exclude=set(WorkersConfig.model_fields)))
 
     @model_validator(mode="after")
     def _least_is_less_than_most(self) -> "WorkersConfig":
