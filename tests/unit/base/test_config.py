@@ -6,6 +6,7 @@ import pytest
 from minimal import message as refusal
 
 from ray_app.base.config import TeacherConfig, load_config, section_hash
+from ray_app.base.errors import UserError
 
 MINIMAL = """
 output: runs/x
@@ -164,6 +165,34 @@ def test_the_number_of_training_workers_is_no_part_of_a_models_recipe() -> None:
     one = TeacherConfig(base_model="x")
     assert one.recipe == one.model_copy(update={"num_workers": 8, "min_workers": 2, "use_gpu": True}).recipe
     assert one.recipe != one.model_copy(update={"dropout": 0.5}).recipe
+
+
+def test_logs_and_checkpoints_are_no_part_of_a_models_recipe() -> None:
+    logs = {"logging_steps": 3, "checkpoint_interval_sec": 1, "report_to": ["tensorboard"]}
+    pretrain = {"train": {"epochs": 1}}
+    one = TeacherConfig.model_validate({"base_model": "x", "pretrain": pretrain})
+    other = {"base_model": "x", "train": logs, "pretrain": {"train": {"epochs": 1} | logs}}
+    assert one.recipe == TeacherConfig.model_validate(other).recipe
+    assert one.recipe != TeacherConfig.model_validate(other | {"train": {"epochs": 9}}).recipe
+
+
+def test_a_source_without_an_adapter_is_told_which_there_are(write):
+    path = write("a.yaml", MINIMAL.replace("adapter: table, ", "", 1))
+    with pytest.raises(UserError, match=r"'ingest.pins': 'adapter' is missing.*: chorus, table, ubi"):
+        load_config(path)
+
+
+def test_a_config_that_comes_with_the_package_is_found_by_its_name(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("demo.yaml").demo is not None
+    assert load_config("configs/demo.yaml", ["output=x"]).output == "x"
+    mine = write("mine.yaml", "extends: base.yaml\noutput: run\ningest: {pins: {adapter: table, path: p.csv}}\n")
+    tree = {"extends": "base.yaml", "output": "run", "ingest": {"pins": {"adapter": "table", "path": "p.csv"}}}
+    assert load_config(mine) == load_config(tree) and "extends" in tree
+    write("base.yaml", "seed: 5\nextends: demo.yaml\n")
+    assert load_config(mine).seed == 5, "a file beside it goes first"
+    with pytest.raises(UserError, match=r"configs/absent.yaml does not exist; .*base.yaml.*demo.yaml"):
+        load_config("configs/absent.yaml")
 
 
 @pytest.mark.parametrize("adapter", ["ubi", "chorus"])
