@@ -49,6 +49,7 @@ RECOMPUTES = {
     "label.dtype": "label",
     "label.num_gpus": "label, if `dtype` is auto",
     "distill": "distill",
+    "distill.dim": "distill, embed",
     "embed.truncate_dim": "embed",
     "embed.dtype": "zero_shot, graph, train_teacher, embed",
     "embed.num_gpus": "zero_shot, graph, train_teacher, embed, if `dtype` is auto",

@@ -48,7 +48,7 @@ def another(kind: Any, value: Any) -> Any:
     """A value that differs; None: there is none that is surely valid."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
-        return next((part for part in parts if part not in (value, "auto")), None)
+        return next((part for part in reversed(parts) if part not in (value, "auto")), None)
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
