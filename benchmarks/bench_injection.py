@@ -2,7 +2,7 @@
 
     python benchmarks/bench_injection.py [--config configs/demo.yaml] [--pairs 240] [--only control] [--name bench_injection]
 
-Reads a finished run and changes nothing in it. Pairs that do not fit, each with another pin (in the built-in world those
+Reads a finished run and changes nothing in it. Pairs that do not fit, each with another pin (in the demo dataset those
 whose true grade is 1 or 2, elsewhere labelled queries with random pins), are graded by the run's teacher and student three
 times: as they are, with the attack put in front of a field, and with a control of the same length and language that says
 nothing. What any added text does is thereby apart from what the attack does: figures are attack minus control, with 95%

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_manipulation.py [--config configs/demo.yaml] [--pairs 60]
 
-Reads a finished run of the built-in world and changes nothing in it. Pairs of a query and a pin whose true grade is 1 or 2 are
+Reads a finished run of the demo dataset and changes nothing in it. Pairs of a query and a pin whose true grade is 1 or 2 are
 attacked: forged visitors search the query and click, hold and save the pin, at the end of the log. From the log with their events
 the pins' engaged queries and rates are made again by the functions of the stages `enrich` and `engagement`, and the run's student
 grades the pairs and ranks each pin among the whole catalogue for its query. Three ways, one at a time, and all at once:
@@ -302,7 +302,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     cfg = load_config(args.config, args.set)
     if not (Path(cfg.output) / "world" / "ground_truth" / "judgments").exists():
-        skip("bench_manipulation", f"there is no finished run of the built-in world in {cfg.output}: make run")
+        skip("bench_manipulation", f"there is no finished run of the demo dataset in {cfg.output}: make run")
         return
     world = World(cfg, args.pairs, args.seed)
     found = run(world, args.ways)

@@ -4,7 +4,7 @@
 
 results/bench_query_engines_8bit.json also has onnxruntime with 8-bit products, which is gone (see compare_query_encoders.py).
 
-What limits it: matrix products of a few rows, so mostly reading weights. Queries are those of the built-in world's log,
+What limits it: matrix products of a few rows, so mostly reading weights. Queries are those of the demo dataset's log,
 in eight languages, and of Chorus where it is there; none is cached. Cosine is with torch in float32, over queries alone
 and in batches.
 The peer is sentence_transformers' `encode`, one query a call.

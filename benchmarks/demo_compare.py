@@ -1,4 +1,4 @@
-"""pipelines/compare.py on the built-in world, where the truth is known: what it says, and whether its intervals hold it.
+"""pipelines/compare.py on the demo dataset, where the truth is known: what it says, and whether its intervals hold it.
 
     python benchmarks/demo_compare.py --config configs/demo.yaml [--set output=COPY]
 
@@ -104,7 +104,7 @@ def run_compare(cfg: Config, store: Storage, *arguments: str) -> tuple[str, dict
 def rank_all(cfg: Config, store: Storage) -> tuple[dict[str, Ranking], Grades]:
     """What both students show of the simulation's candidates of each distinct query, and the candidates' true grades."""
     if cfg.demo is None:
-        raise UserError("the config has no section `demo`: only the built-in world has a known truth")
+        raise UserError("the config has no section `demo`: only the demo dataset has a known truth")
     control, treatment = (require_output(store, "distill", name) for name in ("feature_only_student", "student"))
     catalogue, _ = load_catalogue(cfg, store)
     _, traffic = draw_traffic(cfg.demo, cfg.simulate)

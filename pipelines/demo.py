@@ -1,4 +1,4 @@
-"""Generate the built-in world under `<output>/world` (docs/demo_world.md).
+"""Generate the demo dataset under `<output>/world` (docs/demo_world.md).
 
 python pipelines/demo.py --config configs/demo.yaml --set demo.num_pins=100000 --set demo.pictures=bytes
 """

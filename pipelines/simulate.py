@@ -1,4 +1,4 @@
-"""The online experiment in simulation, on the built-in world: both students before the same people (docs/simulation.md).
+"""The online experiment in simulation, on the demo dataset: both students before the same people (docs/simulation.md).
 
 python pipelines/simulate.py --config configs/demo.yaml
 """

@@ -1,4 +1,4 @@
-"""The built-in world end to end, as `make run` does it, only smaller: real pictures, real captions, real models."""
+"""The demo dataset end to end, as `make run` does it, only smaller: real pictures, real captions, real models."""
 
 from pathlib import Path
 

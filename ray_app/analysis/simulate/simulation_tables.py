@@ -118,7 +118,7 @@ def report_section(slices: Sequence[SearchSlice], settings: EvaluationSettings, 
             rows[-1] += [plain(found.control), [plain(value) for value in found.gain]]
     return {
         "title": "What would an online experiment show?",
-        "about": "A simulation: people of the built-in world search, and click as its log was made. Control reranks by the "
+        "about": "A simulation: people of the demo dataset search, and click as its log was made. Control reranks by the "
         "feature-only student, treatment by the student; the same people meet both.",
         "caption": f"Gains of the treatment by country, with {settings.confidence_level:.0%} intervals of each row alone",
         "columns": columns,

@@ -123,7 +123,7 @@ def _world(cfg: Config, store: Storage) -> DemoConfig:
     """The world whose ground truth the people act by; UserError: there is none, or it is not the one that the run was made from."""
     if cfg.demo is None:
         raise UserError(
-            "simulate: the config has no section `demo`; people act by a known truth, which only the built-in world has: "
+            "simulate: the config has no section `demo`; people act by a known truth, which only the demo dataset has: "
             "use configs/demo.yaml"
         )
     made = read_manifest(store, "demo")

@@ -1,4 +1,4 @@
-"""demo: the built-in world under `<output>/world`, as sources for ingest, and the truth for evaluate."""
+"""demo: the demo dataset under `<output>/world`, as sources for ingest, and the truth for evaluate."""
 
 import logging
 from collections import Counter
