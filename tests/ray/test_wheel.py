@@ -1,6 +1,7 @@
 """The wheel works without the checkout: programs, configs, the page, and the demo's words and models are in it."""
 
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -29,8 +30,15 @@ def python(tmp_path_factory):
     """Python of an environment with the wheel, and with what this one has but for the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    tree = (
+        folder / "tree"
+    )  # setuptools would leave its files in the checkout, and take old ones from there into the next wheel
+    for name in ("ray_app", "serve", "pipelines", "configs"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree / name)
     subprocess.run(
-        [*pip, "wheel", "--no-deps", "--wheel-dir", folder, ROOT], check=True, capture_output=True, text=True
+        [*pip, "wheel", "--no-deps", "--wheel-dir", folder, tree], check=True, capture_output=True, text=True
     )
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True)
     python = folder / "env/bin/python"
