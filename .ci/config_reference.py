@@ -5,7 +5,6 @@ python .ci/config_reference.py            # tests/unit/test_docs.py fails while 
 
 import ast
 import inspect
-import sys
 import types
 import typing
 from collections.abc import Iterator
@@ -17,10 +16,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from ray_app.base.config import ChorusSource, Config, TableSource, UbiSource
+from ray_app.base.config.training import NOT_IN_RECIPE, WorkersConfig
+
 ROOT = Path(__file__).parents[1]
+
+
 PAGE = ROOT / "docs" / "config.md"
 
-ALL = "all stages"
 NOTHING = "nothing"
 ZERO_SHOT = [
     f"features.zero_shot_{name}"
@@ -64,10 +67,6 @@ RESOURCES = {
     "rows_per_block", "cost_sample_rows", "progress_interval_sec", "num_decode_tasks", "tensor_parallel", "pipeline_parallel",
     "engine_args", "backend", "prefix_sharing", "cpu_threads", "nice", "num_releases_to_keep",
 }  # fmt: skip
-WORKERS = {
-    "num_workers", "min_workers", "use_gpu", "accelerator_type", "num_checkpoints_to_keep", "max_failures",
-}  # fmt: skip
-LOGS = {"checkpoint_interval_sec", "logging_steps", "report_to"}  # of a training
 UNITS = {
     "sec": "seconds", "ms": "milliseconds", "bytes": "bytes", "days": "days", "chars": "characters", "tokens": "tokens",
     "hour": "per hour", "pixels": "pixels", "side": "pixels", "size": "", "rows": "rows", "epochs": "epochs", "steps": "steps",
@@ -143,7 +142,7 @@ def recomputes(key: str) -> str:
         return RECOMPUTES[key]
     if section in {"caption", "label", "embed"} and leaf in RESOURCES:
         return NOTHING
-    if section in {"train_teacher", "distill"} and (name in WORKERS or leaf in LOGS):
+    if section in {"train_teacher", "distill"} and (name in WorkersConfig.model_fields or leaf in NOT_IN_RECIPE):
         return NOTHING
     fits = [start for start in RECOMPUTES if not start or key == start or key.startswith(start + ".")]
     return RECOMPUTES[max(fits, key=len)]
@@ -201,8 +200,6 @@ def table(rows: list[tuple[str, FieldInfo, str, Any]]) -> list[str]:
 
 def page() -> str:
     """The whole page."""
-    from ray_app.base.config import ChorusSource, Config, TableSource, UbiSource
-
     lines = [
         "# Configuration reference", "",
         "<!-- Written by .ci/config_reference.py from ray_app/base/config. -->", "",
@@ -232,6 +229,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     PAGE.write_text(page(), encoding="utf-8")
     print(f"{PAGE.relative_to(ROOT)}: {page().count('| `')} keys")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.parse
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from PIL import Image
 
@@ -36,7 +36,8 @@ def main() -> None:
     """Serve the run, and take both pictures."""
     from ray_app.base.config import load_config
     from ray_app.base.storage import Storage
-    from ray_app.tables.manifest import read_manifest
+    from ray_app.cli import errors_in_one_line
+    from ray_app.stages.order import load_stage
     from serve.local import free_port, serving
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -45,12 +46,10 @@ def main() -> None:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         sys.exit("error: no chromium on PATH")
-    store = Storage(load_config(args.config).output)
-    names = [PurePath(path).stem for path in store.list_files("manifests", ".json") if path.count("/") == 1]
-    reports = [read_manifest(store, name) for name in names if name.startswith("evaluate")]
-    made = max((manifest for manifest in reports if manifest), key=lambda manifest: manifest.created_at, default=None)
-    if made is None:
-        sys.exit("error: no finished run: `make run` first")
+    cfg = load_config(args.config)
+    store = Storage(cfg.output)
+    with errors_in_one_line():
+        made = load_stage("evaluate").run(cfg, store)  # up to date after `make run`
     IMAGES.mkdir(exist_ok=True)
     report = Path(store.full_path(made.info["report"])).absolute()
     shoot(browser, report.as_uri(), "report.png", (1200, 900))

@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_app.base.config import Config
 from ray_app.base.errors import UserError
-from ray_app.base.storage import Storage
-from ray_app.base.umask import keep_private
-from ray_app.cli import prepare_ray
+from ray_app.cli import open_run
 from ray_app.stages.order import enabled_stages, load_stage
 from ray_app.tables.manifest import Manifest
 
@@ -44,9 +42,7 @@ def run(config: Config, stages: Sequence[str] | None = None) -> dict[str, Manife
     enabled = enabled_stages(config)
     if unknown := [name for name in stages or () if name not in enabled]:
         raise UserError(f"stages: {unknown[0]!r} is none of this config's stages: {', '.join(enabled)}")
-    keep_private()
-    store = Storage(config.output)
-    prepare_ray(config, store)
+    store = open_run(config)
     return {name: load_stage(name).run(config, store) for name in enabled if stages is None or name in stages}
 
 
@@ -62,9 +58,7 @@ def evaluate(config: Config) -> list[dict[str, Any]]:
     Raises:
         UserError: a stage has not run, or there is nothing to evaluate on.
     """
-    keep_private()
-    store = Storage(config.output)
-    prepare_ray(config, store)
+    store = open_run(config)
     rows: list[dict[str, Any]] = load_stage("evaluate").run(config, store).info["rows"]
     return rows
 

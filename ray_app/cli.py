@@ -99,16 +99,14 @@ def run_parsed(args: argparse.Namespace, body: Body) -> None:
     joined by the first code that needs it, as the config's `ray` says.
     """
     from ray_app.base.config import load_config
-    from ray_app.base.storage import Storage
     from ray_app.base.umask import keep_private
     from ray_app.console import quiet_console
 
     with errors_in_one_line():
-        keep_private()
+        keep_private()  # before anything can be written
         cfg = load_config(args.config, args.set)
         leave_copy()
-        store = Storage(cfg.output)
-        prepare_ray(cfg, store)
+        store = open_run(cfg)
         with quiet_console(store, Path(sys.argv[0]).stem, args.verbose):
             body(cfg, store)
 
@@ -151,13 +149,20 @@ def leave_copy() -> None:
     logging.info("relative paths are taken from %s", root)
 
 
-def prepare_ray(cfg: "Config", store: "Storage") -> None:
-    """Say how Ray is to be started, if it is needed: see `ray_app.cluster.resources.connect`."""
+def open_run(cfg: "Config") -> "Storage":
+    """Prepare this process for the run of a config, and return the run's storage.
+
+    Files that it writes are private, and Ray is started as the config says, if it is needed (`ray_app.cluster.resources.connect`).
+    """
+    from ray_app.base.storage import Storage
+    from ray_app.base.umask import keep_private
     from ray_app.cluster import resources
 
+    keep_private()
+    store = Storage(cfg.output)
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # ours show rows and the remaining time
 
-    def check_nodes() -> None:
+    def after_connect() -> None:
         import ray
 
         for name in ("ray.data", "ray.data._internal.progress.logging_progress"):  # a page a second
@@ -166,10 +171,11 @@ def prepare_ray(cfg: "Config", store: "Storage") -> None:
             logging.warning("output is the local folder %s: every node of the cluster must see it", store.full_path(""))
 
     resources.on_connect(
-        check_nodes,
+        after_connect,
         # Logical CPUs: stages of one Ray Data chain hold some while they wait for each other, so two would hang.
         num_cpus=cfg.ray.num_cpus or max(6, os.cpu_count() or 1),
         object_store_memory=cfg.ray.object_store_bytes,
         include_dashboard=False,
         logging_level=logging.WARNING,
     )
+    return store

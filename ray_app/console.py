@@ -71,19 +71,19 @@ class _Status:
     """The line of a terminal that shows how far the present stage is, until the next line is written over it."""
 
     def __init__(self, terminal: TextIO) -> None:
-        self.terminal, self._shown = terminal, False
+        self._terminal, self._shown = terminal, False
         self.is_possible = terminal.isatty()
 
     def show(self, text: str) -> None:
         width = shutil.get_terminal_size().columns - 1
-        self.terminal.write(f"\r\x1b[K{text[:width]}")
-        self.terminal.flush()
+        self._terminal.write(f"\r\x1b[K{text[:width]}")
+        self._terminal.flush()
         self._shown = True
 
     def clear(self) -> None:
         if self._shown:
-            self.terminal.write("\r\x1b[K")
-            self.terminal.flush()
+            self._terminal.write("\r\x1b[K")
+            self._terminal.flush()
             self._shown = False
 
 
@@ -199,32 +199,33 @@ def quiet_console(store: Storage, program: str, verbose: bool) -> Iterator[None]
     make_folders(folder)
     path = folder / f"{program}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     stdout, stderr, level = sys.stdout, sys.stderr, root.level
-    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-        log, status = _Log(file), _Status(stderr)
-        handler = _Handler(stderr, log, status)
+    with (
+        path.open("a", encoding="utf-8", errors="backslashreplace") as file,
+        _native_stderr_in(file, stderr) as console,
+    ):
+        log, status = _Log(file), _Status(console)
+        handler = _Handler(console, log, status)
         root.addHandler(handler)
         root.setLevel(logging.INFO)
         logging.captureWarnings(True)
-        streams = [_Stream(stdout, log, status, is_stdout=True), _Stream(stderr, log, status, is_stdout=False)]
-        sys.stdout, sys.stderr = streams
+        sys.stdout = _Stream(stdout, log, status, is_stdout=True)
+        sys.stderr = errors = _Stream(console, log, status, is_stdout=False)
         try:
-            with _native_stderr_in(file, stderr) as console:
-                handler.console = streams[1].console = status.terminal = console
-                yield
+            yield
         except Exception as error:
             if not isinstance(error, UserError):
                 logger.info("the program ended early", exc_info=True)
             raise
         finally:
-            handler.console = streams[1].console = status.terminal = stderr
-            for stream in streams:
-                stream.finish()
+            sys.stdout.finish()
+            errors.finish()
             status.clear()
             sys.stdout, sys.stderr = stdout, stderr
+            errors.console = stderr  # Ray keeps the stream, and writes to it when the process ends
             logging.captureWarnings(False)
             root.removeHandler(handler)
             root.setLevel(level)
             if log.has_more:
-                print(f"log: {path}", file=stderr)
+                print(f"log: {path}", file=console)
             else:
                 path.unlink()

@@ -23,7 +23,7 @@ from ray_app.models import versions
 from ray_app.models.checkpoint import local_folder
 from ray_app.models.devices import actor_threads
 from ray_app.models.encoder_usage import Role, zero_shot_usage
-from ray_app.models.model_sources import model_identity, peek_config, pinned_revision
+from ray_app.models.model_sources import model_identity, peek_model_config, pinned_revision
 from ray_app.models.text_encoder import build_zero_shot, stage_dtype
 from ray_app.tables.ledger import Ledger
 from ray_app.tables.manifest import Output
@@ -150,7 +150,7 @@ def zero_shot_tower(cfg: Config, store: Storage, role: Role) -> CachedEncoder:
     )
     return CachedEncoder(
         cfg=cfg, store=store, table="text_embeddings", recipe=recipe,
-        dim=peek_config(features.zero_shot_model, features.zero_shot_revision).hidden_size,
+        dim=peek_model_config(features.zero_shot_model, features.zero_shot_revision).hidden_size,
         build=partial(
             build_zero_shot, features, usage, role, dtype, embed_threads(cfg)
         ),

@@ -20,7 +20,7 @@ from ray_app.tables.model_files import model_files
 from ray_app.training.batches import query_batches
 
 if TYPE_CHECKING:
-    from ray_app.cluster.train_worker import LeanTrainer
+    from ray_app.cluster.trainer import LeanTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,8 @@ def _trainer(
     """Ray Train run configuration; a run of the same name resumes from its last checkpoint."""
     import ray.train
 
-    from ray_app.cluster.train_worker import LeanTrainer, LonelyTorchConfig, train_worker
+    from ray_app.cluster.train_worker import train_worker
+    from ray_app.cluster.trainer import LeanTrainer, LonelyTorchConfig
 
     rescued = _rescue(f"training/{name}", store)
     use_gpu = _use_gpu(cfg)

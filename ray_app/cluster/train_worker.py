@@ -13,10 +13,8 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from ray_app.base.storage import Storage
-from ray_app.cluster.resources import owns_cluster
 from ray_app.cluster.streaming import Streamed
 from ray_app.cluster.train_job import JOB_FILE, ExampleFiles, TrainJob
 from ray_app.models.backbone import transformer_layers
@@ -30,33 +28,6 @@ from ray_app.training.loop import fit, predict
 from ray_app.training.quantized import labelling_form
 from ray_app.training.state import Worker, trained_weights
 from ray_app.training.tracking import start_tracking
-
-
-class LeanTrainer(TorchTrainer):
-    """Ray's, without two processes that our trainings have no use for, each of which imports torch.
-
-    One hands out datasets, which are not given to this trainer. The other removes placement groups after the death of the
-    controller; on a cluster of this driver's own they end with the cluster.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        unused = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if owns_cluster() else set())
-        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-        return [callback for callback in callbacks if type(callback).__name__ not in unused]
-
-
-class _TorchBackend(TorchConfig().backend_cls):  # type: ignore[misc]
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        if len(worker_group) > 1:
-            super().on_start(worker_group, backend_config)
-
-
-class LonelyTorchConfig(TorchConfig):
-    """Ray's, but a worker alone joins no process group: torch's store would listen on all interfaces, without a token."""
-
-    @property
-    def backend_cls(self) -> type:  # noqa: D102
-        return _TorchBackend
 
 
 def train_worker(config: dict[str, Any]) -> None:

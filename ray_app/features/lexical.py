@@ -58,10 +58,9 @@ class LexicalFeatures:
         """
         self.fields: list[str] = list(features.bm25_fields)
         self._pin_text = pin_text
-        self._unread = self._read(pin_texts)
+        self._read(pin_texts)
         if others is not None:
-            self._indexes = self._build(self._unread, others)
-            self._unread = {}
+            self._indexes = self._build(others)
 
     def of_texts(self, pin_texts: pa.Table) -> "LexicalFeatures":
         """Features of other texts by this catalogue's statistics, in which they do not count.
@@ -70,7 +69,8 @@ class LexicalFeatures:
         """
         other = object.__new__(type(self))
         other.fields, other._pin_text = self.fields, self._pin_text
-        texts = other._read(pin_texts)
+        other._read(pin_texts)
+        texts = other._texts()
         other._indexes = _Indexes(
             stems=_stems(texts),
             of_fields={name: index.of_texts(texts[name]) for name, index in self._indexes.of_fields.items()},
@@ -79,18 +79,21 @@ class LexicalFeatures:
         )
         return other
 
-    def _read(self, pin_texts: pa.Table) -> dict[str, list[str]]:
-        """Keep what pairs are compared with, and return the texts by field."""
+    def _read(self, pin_texts: pa.Table) -> None:
+        self._pin_texts = pin_texts
         self.pin_ids: list[str] = pin_texts.column("pin_id").to_pylist()
         self.rendered = render_pin_texts(pin_texts, self._pin_text)
-        return {name: _field_texts(pin_texts, name) for name in (*self.fields, "title")}
+
+    def _texts(self) -> dict[str, list[str]]:
+        """Texts by field."""
+        return {name: _field_texts(self._pin_texts, name) for name in (*self.fields, "title")}
 
     @cached_property
     def _indexes(self) -> _Indexes:
-        texts, self._unread = self._unread, {}
-        return self._build(texts, ())
+        return self._build(())
 
-    def _build(self, texts: dict[str, list[str]], others: Iterable[pa.Table]) -> _Indexes:
+    def _build(self, others: Iterable[pa.Table]) -> _Indexes:
+        texts = self._texts()
         of_fields = {name: CorpusCounts(tokenizer=stem_tokens) for name in texts}
         of_all, of_grams = CorpusCounts(tokenizer=stem_tokens), CorpusCounts(tokenizer=char_grams)
         for table in others:

@@ -18,7 +18,7 @@ from ray_app.base.config.training import EncoderPooling
 from ray_app.base.errors import UserError, one_line
 from ray_app.models.backbone import is_causal, is_decoder_config
 from ray_app.models.control_tokens import control_tokens
-from ray_app.models.model_sources import peek_config, resolve
+from ray_app.models.model_sources import peek_model_config, resolve
 from ray_app.models.tokens import token_rows
 
 logger = logging.getLogger(__name__)
@@ -113,8 +113,8 @@ def read_usage(
     """
     files = _Files(source, revision, keys)
     if pooling is None:
-        pooling = _own_pooling(files) or default_pooling(peek_config(source, revision))
-    elif pooling == "cls" and is_causal(peek_config(source, revision)):
+        pooling = _own_pooling(files) or default_pooling(peek_model_config(source, revision))
+    elif pooling == "cls" and is_causal(peek_model_config(source, revision)):
         raise UserError(
             f"{keys}pooling is cls, but {source!r} is a decoder: its first token has read nothing, and all texts would "
             f"get one vector; set {keys}pooling to last, or leave it out"

@@ -115,7 +115,7 @@ def pinned_revision(source: str, revision: str | None = None) -> str | None:
     return Path(found).parent.name  # .../snapshots/<commit>/config.json
 
 
-def load_config(source: str, revision: str | None = None) -> Any:
+def load_model_config(source: str, revision: str | None = None) -> Any:
     """The config of a language model, as transformers has it.
 
     Raises:
@@ -128,19 +128,23 @@ def load_config(source: str, revision: str | None = None) -> Any:
         return AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
 
 
-def peek_config(source: str, revision: str | None = None) -> Any:
-    """`load_config`, but for the common encoders on disk the plain content of config.json: transformers takes seconds to import.
+def peek_model_config(source: str, revision: str | None = None) -> Any:
+    """`load_model_config`, but for the common encoders on disk the plain content of config.json: transformers takes seconds to import.
 
     Raises:
-        UserError: as `load_config`.
+        UserError: as `load_model_config`.
     """
     try:
         tree = json.loads((Path(resolve(source)) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return load_config(source, revision)
-    if tree.get("model_type") in {"bert", "mpnet", "roberta", "xlm-roberta"} and "hidden_size" in tree:
+        return load_model_config(source, revision)
+    if (
+        isinstance(tree, dict)
+        and tree.get("model_type") in {"bert", "mpnet", "roberta", "xlm-roberta"}
+        and "hidden_size" in tree
+    ):
         return SimpleNamespace(**tree)
-    return load_config(source, revision)
+    return load_model_config(source, revision)
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> tuple[Any, Any]:
@@ -149,7 +153,7 @@ def load_tokenizer(source: str, revision: str | None = None) -> tuple[Any, Any]:
     Raises:
         UserError: the source cannot be loaded; the message says which one.
     """
-    config = load_config(source, revision)
+    config = load_model_config(source, revision)
     path, where = _where(source, revision)
     with _explained(source):
         return open_tokenizer(path, **where), config

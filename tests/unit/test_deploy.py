@@ -28,6 +28,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from ray_app.base.config import Config, ServeLimits, load_config
+from ray_app.base.extras import EXTRAS
 from ray_app.cluster import progress
 from ray_app.cluster.resources import PoolRequest, allocate_pool
 from ray_app.stages.order import STAGES
@@ -492,3 +493,10 @@ def test_serve_admits_as_many_requests_as_the_app_has_places_for():
         app["deployments"][0]["max_ongoing_requests"]
         > limits.max_concurrent_requests + limits.max_concurrent_open_requests
     )
+
+
+def test_the_extras_that_messages_name_bring_the_packages_that_are_asked_for():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extra, packages in EXTRAS.items():
+        brought = {canonicalize_name(Requirement(line).name).removesuffix("-skinny") for line in extras[extra]}
+        assert set(packages) <= brought, extra

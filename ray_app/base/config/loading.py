@@ -114,7 +114,7 @@ def _extended(tree: dict[str, Any], folder: Path, seen: tuple[Path, ...]) -> dic
     if parent is None:
         return tree
     path = folder / str(parent)
-    return _merge(read_tree(path if path.exists() else find_config(Path(str(parent))), seen), tree)
+    return _merge(read_tree(path if path.exists() else Path(str(parent)), seen), tree)
 
 
 def _names() -> str:

@@ -60,8 +60,12 @@ class TrainConfig(Section):
     """Seed of new weights, example order and dropout; None: the run's. Splits and samples are always the run's."""
 
 
+NOT_IN_RECIPE = frozenset({"checkpoint_interval_sec", "logging_steps", "report_to"})
+"""Settings of `TrainConfig` that decide no model."""
+
+
 def _without_logs(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree without the settings of `TrainConfig` that decide no model."""
+    """The tree without the keys `NOT_IN_RECIPE`, at any depth."""
     left = {
         key: value
         for key, value in tree.items()

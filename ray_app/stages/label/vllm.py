@@ -25,7 +25,7 @@ from ray_app.cluster.resources import PoolAllocation
 from ray_app.cluster.vllm_engine import INFERENCE_ERROR, vllm_processor
 from ray_app.models.backbone import is_decoder_config
 from ray_app.models.checkpoint import local_folder, read_teacher_config, reads_segments
-from ray_app.models.model_sources import load_config, open_tokenizer
+from ray_app.models.model_sources import load_model_config, open_tokenizer
 from ray_app.models.packed import is_plain_causal
 from ray_app.models.tokens import max_query_tokens, pair_ids
 from ray_app.stages.label.batch import soft_label_results, with_tokens
@@ -113,7 +113,7 @@ def shares_prefixes(folder: Path) -> bool:
     vllm only warns if it is told to keep one for a model of which that is not true, such as a bidirectional decoder.
     """
     about = read_teacher_config(folder)
-    return about.pooling == "last" and is_plain_causal(load_config(str(folder / "lm")), about.max_tokens)
+    return about.pooling == "last" and is_plain_causal(load_model_config(str(folder / "lm")), about.max_tokens)
 
 
 def prepare_block(block: pa.Table, store: Storage, teacher: Output) -> pa.Table:
@@ -201,7 +201,7 @@ def _reader(folder: Path) -> tuple[Any, Any, bool]:
     tokenizer = open_tokenizer(lm)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer, cfg, is_decoder_config(load_config(str(lm)))
+    return tokenizer, cfg, is_decoder_config(load_model_config(str(lm)))
 
 
 @lru_cache(maxsize=4)

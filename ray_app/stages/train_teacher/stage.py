@@ -26,7 +26,7 @@ from ray_app.models.calibration import HUMAN_GRADES
 from ray_app.models.checkpoint import calibration_info, finished_model, local_folder
 from ray_app.models.head import FeatureScaler
 from ray_app.models.model_card import model_card
-from ray_app.models.model_sources import load_config, model_identity
+from ray_app.models.model_sources import load_model_config, model_identity
 from ray_app.models.truncation import teacher_truncation
 from ray_app.stages.train_teacher.pretrain import pseudo_labels
 from ray_app.tables.manifest import Manifest, Output, read_output, require_output
@@ -116,7 +116,7 @@ class _TeacherTraining:
             return []
         train_teacher = self.cfg.train_teacher
         with_pooling(
-            train_teacher, load_config(train_teacher.base_model, train_teacher.revision)
+            train_teacher, load_model_config(train_teacher.base_model, train_teacher.revision)
         )  # refuse before workers start
         return teacher_jobs(self.cfg, self.store, self.catalogue, self.pairs, self.splits, folder, self.truncation)
 

@@ -132,7 +132,9 @@ def test_a_hub_that_does_not_answer_is_no_hub_without_the_file(monkeypatch, tiny
         raise error
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(encoder_usage, "peek_config", lambda source, revision: type("Bert", (), {"model_type": "bert"}))
+    monkeypatch.setattr(
+        encoder_usage, "peek_model_config", lambda source, revision: type("Bert", (), {"model_type": "bert"})
+    )
     error = LocalEntryNotFoundError("offline")
     with pytest.raises(UserError, match=r"some/model.*modules\.json.*set distill\.pooling, distill\.query_prompt"):
         read_usage("some/model", "v1", "distill.")

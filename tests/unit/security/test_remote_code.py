@@ -11,7 +11,7 @@ from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.models.backbone import load_saved_backbone
 from ray_app.models.checkpoint import local_folder
-from ray_app.models.model_sources import load_backbone, load_config, load_tokenizer
+from ray_app.models.model_sources import load_backbone, load_model_config, load_tokenizer
 from ray_app.stages.caption.engine import load_processor
 from ray_app.stages.label.vllm import _reader, shares_prefixes
 
@@ -42,7 +42,7 @@ def with_code(tiny_encoder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "load",
     [
-        load_config, load_tokenizer, load_backbone,
+        load_model_config, load_tokenizer, load_backbone,
         lambda folder: load_processor(CaptionConfig(model=folder)),
     ],
     ids=["config", "tokenizer", "backbone", "processor"],
