@@ -57,7 +57,9 @@ serve: $(NEEDED) .venv/serve  ## the search page over a finished run, at http://
 	$(BIN)/python -m serve.local --config $(CONFIG) --port $(PORT)
 
 test: install  ## all tests that need no GPU
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(UNIT); unit=$$?; $(BIN)/python -m pytest tests/ray tests/vllm && exit $$unit
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(UNIT); unit=$$?; \
+		$(BIN)/python -m pytest -n 2 --dist loadfile tests/ray; ray=$$?; \
+		$(BIN)/python -m pytest tests/vllm; exit $$(( unit + ray + $$? ))
 
 test-fast: install  ## unit tests of less than a second each, in a minute or two
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not gpu and not slow' tests/unit

@@ -109,7 +109,7 @@ def _write_inputs(cfg: Config, num_pins: int) -> None:
     pins.write_table("pins", pa.table({"pin_id": ["p"]}))
     pins.finish({})
     texts = StageRun("enrich", cfg, store, 1, [], [])
-    rows = cfg.ingest.rows_per_file
+    rows = cfg.tables.rows_per_file
     folder = f"tables/pin_texts/{texts.fingerprint}"
     files = []
     for start in range(0, num_pins, rows):

@@ -8,7 +8,7 @@
 Rows: each stage at each size in a process of its own, after a small run that loads what it loads lazily. Memory is what
 the process has allocated (RssAnon of Linux), asked for from outside 20 times a second; "base_mb" is before the stage
 begins. "worker_mb" is the same of the largest Ray worker, of stages that put large tables together in parts (ingest,
-enrich; from one part of `ingest.partition_bytes` up); their processor time counts.
+enrich; from one bucket of `tables.bucket_bytes` up); their processor time counts.
 
     ingest     rows of a search log and a tenth as many pins: read, check, settle, write
     enrich     pins, saves and events, one each of three rows: rank titles and queries, write
@@ -46,11 +46,13 @@ from _bench import ROOT, finish
 
 from ray_app.base.config import Config, load_config
 from ray_app.base.content_key import content_keys
+from ray_app.base.hashing import bucket_of
 from ray_app.base.schemas import HUMAN_LABELS, PIN_TEXTS, SOFT_LABEL_RESULTS, embedding_results
 from ray_app.base.storage import Storage
 from ray_app.cluster.resources import start_local
+from ray_app.sources.validate import KEYS
+from ray_app.tables.buckets import bucketed_output, choose_num_buckets, split_rows, write_bucket
 from ray_app.tables.ledger import Ledger
-from ray_app.tables.partitions import num_partitions
 
 STAGES = ("ingest", "enrich", "sample", "sample_catalogue", "plan", "release")
 ACTORS = (1, 4, 16, 64)
@@ -297,13 +299,23 @@ def _write_ingested(cfg: Config, num_pins: int, num_boards: int, num_events: int
         "boards": (BOARDS, _boards, num_boards, (num_pins,)),
         "search_log": (SEARCH_LOG, _log, num_events, (num_pins, num_queries)),
     }
+    store, row_bytes = Storage(cfg.output), 60  # of a row on disk
+    num_buckets = choose_num_buckets(row_bytes * max(num_pins, num_boards, num_events), cfg.tables.bucket_bytes)
     for name, (schema, make, num, more) in made.items():
-        ingest.write_table(name, [_filled(make(*chunk, *more), schema) for chunk in _chunks(num)])  # type: ignore[operator]
+        parts: list[list[pa.Table]] = [[schema.empty_table()] for _ in range(num_buckets)]
+        for chunk in _chunks(num):
+            rows = _filled(make(*chunk, *more), schema)  # type: ignore[operator]
+            cut = split_rows(rows, bucket_of(rows["pin_id"].to_pylist(), num_buckets), num_buckets)
+            for part, some in zip(parts, cut, strict=True):
+                part.append(some)
+        folder = ingest.table_folder(name)
+        buckets = [
+            write_bucket(store, folder, number, pa.concat_tables(part).sort_by(KEYS[name][0]), cfg.tables.rows_per_file)
+            for number, part in enumerate(parts)
+        ]
+        ingest.add_table(bucketed_output(name, folder, buckets))
     ingest.write_table("human_labels", _labels())
-    store = Storage(cfg.output)
-    sizes = (sum(len(store.read_bytes(path)) for path in store.list_files(f"tables/{name}")) for name in made)
-    parts = {name: num_partitions(size, cfg.ingest.partition_bytes) for name, size in zip(made, sizes, strict=True)}
-    ingest.finish({}, info={"parts": parts, "present": "2024-01-01T00:00:00+00:00"})
+    ingest.finish({}, info={"num_buckets": num_buckets, "present": "2024-01-01T00:00:00+00:00"})
 
 
 def _filled(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -425,7 +437,7 @@ def run_release(folder: Path, rows: int) -> Callable[[], object]:
             pa.table({"pin_id": ids, "content_key": content_keys("recipe", list(range(rows)))}), folder / "pins.parquet"
         )
     pins = pq.read_table(folder / "pins.parquet")
-    return lambda: publish_release(store, pins, ledger, dim=DIM, student_id="bench", sources={}, config={})
+    return lambda: publish_release(store, lambda _: pins, ledger, dim=DIM, student_id="bench", sources={}, config={})
 
 
 RUNS: dict[str, Callable[[Path, int], Callable[[], object]]] = {

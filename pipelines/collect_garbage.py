@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from ray_app.base.storage import Storage
 
 
-def main(_: "Config", store: "Storage") -> None:
+def main(cfg: "Config", store: "Storage") -> None:
     """Collect, and print one JSON line with what was deleted."""
     from ray_app.tables.garbage import collect_all
 
-    print(json.dumps(asdict(collect_all(store))))
+    print(json.dumps(asdict(collect_all(store, cfg.tables.keep_days))))
 
 
 if __name__ == "__main__":

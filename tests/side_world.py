@@ -38,13 +38,20 @@ def build(folder, pins=PINS, log=LOG, boards=BOARDS, labelled=("zebra",), rows_p
     for name, text in texts.items():
         (folder / f"{name}.csv").write_text(text)
     sources = {name: {"adapter": "table", "path": str(folder / f"{name}.csv")} for name in texts}
-    sources["rows_per_file"] = rows_per_file
     models = {
         "train_teacher": {"base_model": "m"},
         "distill": {"base_model": "m"},
         "features": {"zero_shot_model": "m"},
     }
-    cfg = Config.model_validate({"output": str(folder / "out"), "ingest": sources, **models, **sections})
+    cfg = Config.model_validate(
+        {
+            "output": str(folder / "out"),
+            "ingest": sources,
+            "tables": {"rows_per_file": rows_per_file},
+            **models,
+            **sections,
+        }
+    )
     store = Storage(cfg.output)
     ingest(cfg, store)
     enrich(cfg, store)

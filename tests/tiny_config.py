@@ -30,7 +30,7 @@ def tiny_manifest(stage: str, **fields) -> Manifest:
     """With nothing in it but `fields`."""
     empty = {
         "fingerprint": "f", "schema_version": 1, "outputs": {}, "counts": {}, "info": {}, "config": {}, "settings": "s",
-        "inputs": {}, "pin_texts": [], "wall_sec": 1.0, "device_sec": 0.0, "rows_per_sec": 1.0, "created_at": 0.0,
+        "inputs": {}, "pin_texts": None, "wall_sec": 1.0, "device_sec": 0.0, "rows_per_sec": 1.0, "created_at": 0.0,
         "versions": {}, "git_commit": None,
     }  # fmt: skip
     return Manifest(stage=stage, **empty | fields)

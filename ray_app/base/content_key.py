@@ -4,8 +4,12 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 
+import numpy as np
 import pyarrow as pa
 
+from ray_app.base.hashing import hash_pin_ids
+
+_PIN_DIGITS = 5  # hex digits: enough for 2^20 buckets
 _ROWS = 65_536  # that are Python objects at a time
 
 Part = str | bytes | bool | int | float | None | Sequence["Part"]
@@ -45,6 +49,21 @@ def content_keys(recipe: str, *columns: Sequence[Part] | pa.Array | pa.ChunkedAr
     while some := [content_key(recipe, *row) for row in islice(rows, _ROWS)]:
         parts.append(pa.array(some, pa.string()))
     return pa.concat_arrays(parts)
+
+
+def pin_keys(keys: pa.Array, pin_ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Content keys that begin with the leading bits of the pin's hash, so that they are in the pin's bucket.
+
+    The same content of two pins has two keys then: that is the price of a join without a shuffle.
+
+    Args:
+        keys: 32 hex digits each, of the content.
+        pin_ids: Of each key.
+    """
+    ids = pin_ids.to_pylist() if isinstance(pin_ids, pa.Array | pa.ChunkedArray) else pin_ids
+    bits = hash_pin_ids(ids) >> np.uint64(64 - 4 * _PIN_DIGITS)
+    pairs = zip(keys.to_pylist(), bits.tolist(), strict=True)
+    return pa.array([f"{number:0{_PIN_DIGITS}x}{key[_PIN_DIGITS:]}" for key, number in pairs], pa.string())
 
 
 def _values(column: Sequence[Part] | pa.Array | pa.ChunkedArray) -> Iterable[Part]:

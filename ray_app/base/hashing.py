@@ -54,3 +54,23 @@ def shards_of(pin_ids: Sequence[str], num_shards: int) -> NDArray[np.int64]:
     if num_shards < 1:
         raise ValueError(f"pins are spread over at least one shard, not {num_shards}")
     return (hash_pin_ids(pin_ids) % np.uint64(num_shards)).astype(np.int64)
+
+
+def bucket_of(pin_ids: Sequence[str | None], num_buckets: int) -> NDArray[np.int64]:
+    """Bucket of each pin, 0 .. num_buckets - 1; a row without a pin is in that of "". Shape (num_ids,), int64."""
+    if num_buckets == 1:
+        return np.zeros(len(pin_ids), np.int64)
+    return buckets_of_hashes(hash_pin_ids(pin_ids), num_buckets)
+
+
+def buckets_of_hashes(hashes: NDArray[np.uint64], num_buckets: int) -> NDArray[np.int64]:
+    """Bucket of each hash: its leading bits. Shape (num_hashes,), int64.
+
+    Raises:
+        ValueError: the number of buckets is no power of two.
+    """
+    if num_buckets < 1 or num_buckets & (num_buckets - 1):
+        raise ValueError(f"the number of buckets is a power of two, not {num_buckets}")
+    if num_buckets == 1:
+        return np.zeros(len(hashes), np.int64)
+    return (hashes >> np.uint64(64 - (num_buckets.bit_length() - 1))).astype(np.int64)

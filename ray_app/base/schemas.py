@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from ray_app.base.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 NUM_GRADES = 5
 
 PROBS = pa.list_(pa.float32(), NUM_GRADES)  # probability of grade 1..5, sums to 1

@@ -111,14 +111,37 @@ class Storage:
         with explained(f"cannot look up {self.shown}/{path}"):
             return self.fs.get_file_info(self.full_path(path)).type != pafs.FileType.NotFound
 
-    def list_files(self, path: str, suffix: str = "") -> list[str]:
-        """Paths (under the root, sorted) of all files below a folder; none if there is no such folder."""
-        with explained(f"cannot list {self.shown}/{path}"):
-            selector = pafs.FileSelector(self.full_path(path), recursive=True, allow_not_found=True)
-            infos = self.fs.get_file_info(selector)
+    def list_files(
+        self, path: str, suffix: str = "", max_bytes: int | None = None, modified_before: float | None = None
+    ) -> list[str]:
+        """Paths (under the root, sorted) of all files below a folder; none if there is no such folder.
+
+        Args:
+            path: Of the folder.
+            suffix: Only files whose name ends so.
+            max_bytes: Only files that are not larger; None: of any size.
+            modified_before: Only files whose last change is not later (Unix seconds); None: whenever it was.
+        """
+        infos = self._list(path, recursive=True)
         skip = len(self._fs_and_root[1]) + 1
-        names = [info.path[skip:] for info in infos if info.type == pafs.FileType.File]
+        wanted = (
+            info
+            for info in infos
+            if (max_bytes is None or (info.size or 0) <= max_bytes)
+            and (modified_before is None or (info.mtime_ns or 0) <= 1e9 * modified_before)
+        )
+        names = [info.path[skip:] for info in wanted if info.type == pafs.FileType.File]
         return sorted(n for n in names if n.endswith(suffix) and not n.rsplit("/", 1)[-1].startswith(TEMP_PREFIX))
+
+    def list_folders(self, path: str) -> list[str]:
+        """Names of the folders directly in a folder, sorted; none if there is no such folder."""
+        return sorted(info.base_name for info in self._list(path) if info.type == pafs.FileType.Directory)
+
+    def _list(self, path: str, recursive: bool = False) -> list[pafs.FileInfo]:
+        with explained(f"cannot list {self.shown}/{path}"):
+            selector = pafs.FileSelector(self.full_path(path), recursive=recursive, allow_not_found=True)
+            found: list[pafs.FileInfo] = self.fs.get_file_info(selector)
+            return found
 
     def delete(self, path: str) -> None:
         """Remove a file or folder; nothing happens if it is gone already."""

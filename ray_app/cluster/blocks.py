@@ -17,10 +17,13 @@ BlockFn = Callable[[pa.Table], pa.Table]
 TOKENS = "tokens"  # optional columns of results: tokens of the row by itself,
 COMPUTED_TOKENS = "computed_tokens"  # and those that the model computed; together over the block;
 TRANSIENT = "transient"  # whether an error may be gone next time
-BLOCK_ROWS = "__block_rows__"  # internal column: how many rows the block had when it was cut
+BLOCK = (
+    "block"  # the only column of a dataset of encoded blocks: one row is one block, which Ray Data cannot cut or merge
+)
 
-Chain = Callable[[Any, Ledger, PoolAllocation, int], Any]
-"""(dataset of blocks, ledger, plan, rows per block) -> dataset of rows of STATS, from `commit_block`."""
+Chain = Callable[[Any, Ledger, PoolAllocation], Any]
+"""(dataset of encoded blocks, ledger, plan) -> dataset of rows of STATS, from `commit_block`. Its first step takes one row at a
+time, and calls `decode_block`."""
 
 STATS = pa.schema(
     [
@@ -47,10 +50,9 @@ def actor_chain(udf_class: Callable[..., BlockFn], udf_kwargs: dict[str, Any]) -
         udf_kwargs: Of its constructor.
     """
 
-    def chain(blocks: Any, ledger: Ledger, allocation: PoolAllocation, rows_per_block: int) -> Any:
+    def chain(blocks: Any, ledger: Ledger, allocation: PoolAllocation) -> Any:
         kwargs = {"ledger": ledger, "udf_class": udf_class, "udf_kwargs": udf_kwargs}
-        # A block is a batch; None would mean the same, but is refused with GPUs.
-        return actors(blocks, CommitBlockUDF, allocation, rows_per_block, kwargs)
+        return actors(blocks, CommitBlockUDF, allocation, 1, kwargs)
 
     return chain
 
@@ -118,9 +120,9 @@ class CommitBlockUDF:
             raise BlockFailedError(fatal_line(ledger.table, error)) from error
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Args: one whole block. Returns: a table of schema STATS, one row."""
+        """Args: one encoded block. Returns: a table of schema STATS, one row."""
         try:
-            block = whole_block(block)
+            block = decode_block(block)
             self.ledger.claim(block.num_rows)
             started = time.time()
             results = self.compute(block)
@@ -129,10 +131,18 @@ class CommitBlockUDF:
             raise BlockFailedError(fatal_line(self.ledger.table, error)) from error
 
 
-def whole_block(block: pa.Table) -> pa.Table:
-    """The block as it was cut: another size would mean other batches, and other rounding."""
-    assert pc.all(pc.equal(block[BLOCK_ROWS], block.num_rows)).as_py(), "Ray Data merged or split a block"
-    return block.drop_columns([BLOCK_ROWS])
+def encode_block(block: pa.Table) -> bytes:
+    """A block as bytes: it is computed as it was cut, for another size would mean other batches, and other rounding."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, block.schema) as writer:
+        writer.write_table(block.combine_chunks())
+    return sink.getvalue().to_pybytes()
+
+
+def decode_block(row: pa.Table) -> pa.Table:
+    """The block of a dataset's row."""
+    (data,) = row[BLOCK]
+    return pa.ipc.open_stream(data.as_buffer()).read_all()
 
 
 def commit_block(

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_app.base.content_key import content_keys
+from ray_app.base.content_key import content_keys, pin_keys
 from ray_app.base.schemas import cast_to, embedding_results
 
 NO_TEXT = "no_text: there is nothing to embed"
@@ -62,29 +62,29 @@ class EmbedUDF:
         build: Makes the encoder; picklable.
         batch_size: Texts per forward pass.
         nice: Steps that the process goes back in the operating system's order, 0..19.
-        with_texts: Fetches the texts of a block that comes without them, such as `PinTextFiles.with_texts`.
     """
 
-    def __init__(
-        self,
-        build: Callable[[], Encoder],
-        batch_size: int,
-        nice: int = 0,
-        with_texts: Callable[[pa.Table], pa.Table] | None = None,
-    ) -> None:
+    def __init__(self, build: Callable[[], Encoder], batch_size: int, nice: int = 0) -> None:
         os.nice(nice)  # before the model's threads start, which inherit it
         self.encoder = build()
         self.batch_size = batch_size
-        self.with_texts = with_texts
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Embed one block."""
-        return embed_batch(self.with_texts(table) if self.with_texts else table, self.encoder, self.batch_size)
+        return embed_batch(table, self.encoder, self.batch_size)
 
 
-def wanted_texts(recipe: str, texts: Sequence[str]) -> pa.Table:
-    """The table of `texts` keyed for the ledger: content_key, text; one row per input, repeats kept."""
-    return pa.table({"content_key": content_keys(recipe, list(texts)), "text": pa.array(list(texts), pa.string())})
+def wanted_texts(recipe: str, texts: Sequence[str], pin_ids: Sequence[str] | None = None) -> pa.Table:
+    """The table of `texts` keyed for the ledger: content_key, text; one row per input, repeats kept.
+
+    Args:
+        recipe: Of the vectors.
+        texts: To be embedded.
+        pin_ids: Whose they are; None: nobody's, such as queries.
+    """
+    keys = content_keys(recipe, list(texts))
+    keys = keys if pin_ids is None else pin_keys(keys, pin_ids)
+    return pa.table({"content_key": keys, "text": pa.array(list(texts), pa.string())})
 
 
 def longest_first(keyed: pa.Table) -> pa.Array:

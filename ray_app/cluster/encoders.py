@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.base.columns import matrix_or_zero
-from ray_app.base.config import Config
+from ray_app.base.config import Config, PinTextConfig
 from ray_app.base.content_key import recipe_id
 from ray_app.base.schemas import embedding_results
 from ray_app.base.storage import Storage
@@ -17,8 +17,8 @@ from ray_app.base.text import TEXT_VERSION, render_pin_texts
 from ray_app.cluster.blocks import actor_chain
 from ray_app.cluster.embedding import EmbedUDF, Encoder, longest_first, wanted_texts
 from ray_app.cluster.executor import LedgerCounts, ModelWork
+from ray_app.cluster.pin_texts import PinTexts
 from ray_app.cluster.resources import PoolRequest
-from ray_app.cluster.text_files import PinTextFiles
 from ray_app.models import versions
 from ray_app.models.checkpoint import local_folder
 from ray_app.models.devices import actor_threads
@@ -54,20 +54,14 @@ class CachedEncoder:
         """Ledger of the embeddings."""
         return Ledger(self.store, self.table, self.recipe, embedding_results(self.dim))
 
-    def pin_texts(self, pin_texts: Output) -> PinTextFiles:
-        """The texts of all pins, which the actors read themselves."""
-        return PinTextFiles(self.store, pin_texts, self.cfg.pin_text, self.recipe)
+    def pin_texts(self, pin_texts: Output, configs: Sequence[PinTextConfig] = ()) -> PinTexts:
+        """The texts of all pins; of each one per config, or that of the run."""
+        return PinTexts(self.store, pin_texts, tuple(configs) or (self.cfg.pin_text,), self.recipe)
 
-    def work(self, with_texts: Callable[[pa.Table], pa.Table] | None = None) -> ModelWork:
-        """Model work of embedding texts. Empty texts are error rows in the ledger, not failures.
-
-        Args:
-            with_texts: Reads the texts of a block that comes without them, such as `PinTextFiles.with_texts`.
-        """
+    def work(self) -> ModelWork:
+        """Model work of embedding texts. Empty texts are error rows in the ledger, not failures."""
         embed = self.cfg.embed
-        settings = {
-            "build": self.build, "batch_size": embed.batch_size, "nice": embed.nice, "with_texts": with_texts
-        }  # fmt: skip
+        settings = {"build": self.build, "batch_size": embed.batch_size, "nice": embed.nice}
         return ModelWork(
             noun="texts",
             ledger=self.ledger,
@@ -82,13 +76,20 @@ class CachedEncoder:
             rows_per_block=embed.rows_per_block,
         )
 
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors (num_texts, dim) float32, zeros for empty texts; known texts cost nothing."""
-        return self.encode_counted(texts)[0]
+    def encode(self, texts: Sequence[str], pin_ids: Sequence[str] | None = None) -> np.ndarray:
+        """Vectors (num_texts, dim) float32, zeros for empty texts; known texts cost nothing.
 
-    def encode_counted(self, texts: Sequence[str]) -> tuple[np.ndarray, LedgerCounts]:
+        Args:
+            texts: Few enough for this process.
+            pin_ids: Whose texts they are, so that those are known that the stages have embedded; None: nobody's.
+        """
+        return self.encode_counted(texts, pin_ids)[0]
+
+    def encode_counted(
+        self, texts: Sequence[str], pin_ids: Sequence[str] | None = None
+    ) -> tuple[np.ndarray, LedgerCounts]:
         """`encode`, and what was computed for it."""
-        wanted = wanted_texts(self.recipe, texts)
+        wanted = wanted_texts(self.recipe, texts, pin_ids)
         order = longest_first(wanted.append_column("length", pc.utf8_length(wanted["text"])))
         counts = self.work().compute(wanted.take(order))
         return matrix_or_zero(self.ledger.lookup(wanted["content_key"])["embedding"]), counts
@@ -164,6 +165,11 @@ def zero_shot_queries(cfg: Config, store: Storage) -> Callable[[Sequence[str]], 
 
 def title_and_text(cfg: Config, pin_texts: pa.Table) -> tuple[list[str], list[str]]:
     """Two texts per pin: its title, and its zero-shot fields joined."""
-    title = cfg.pin_text.model_copy(update={"fields": ["title"]})
-    text = cfg.pin_text.model_copy(update={"fields": cfg.features.zero_shot_fields})
+    title, text = title_and_text_configs(cfg)
     return render_pin_texts(pin_texts, title), render_pin_texts(pin_texts, text)
+
+
+def title_and_text_configs(cfg: Config) -> tuple[PinTextConfig, PinTextConfig]:
+    """Of the texts of `title_and_text`."""
+    title = cfg.pin_text.model_copy(update={"fields": ["title"]})
+    return title, cfg.pin_text.model_copy(update={"fields": cfg.features.zero_shot_fields})

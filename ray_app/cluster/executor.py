@@ -12,17 +12,19 @@ of a second run are those that the first would have computed: equal batches, equ
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from ray_app.base.config import PriceConfig
 from ray_app.base.errors import UserError
-from ray_app.cluster.blocks import BLOCK_ROWS, Chain
+from ray_app.cluster.blocks import BLOCK, Chain, encode_block
+from ray_app.cluster.buckets import map_buckets
 from ray_app.cluster.cost_estimate import CostEstimate, ReservedResources, Timing, cost_of, estimate_cost, timing
-from ray_app.cluster.failures import explain_failure, line
+from ray_app.cluster.failures import BlockFailedError, explain_failure, fatal_line, line
 from ray_app.cluster.progress import Progress
 from ray_app.cluster.resources import PoolAllocation, PoolRequest, allocate_pool, cluster_nodes, connect
 from ray_app.tables.keys import KeySet, key_numbers
@@ -68,6 +70,42 @@ class LedgerCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Rows that a stage wants to have, bucket by bucket. Picklable: tasks call it, and the driver sees counts.
+
+    Args:
+        num_buckets: Of the table that the rows are of, and of the ledger that they are looked for in.
+        keyed: Bucket -> table of `content_key` and what `columns` reads, in the order that blocks are to be cut from. Must be
+            the same in each run, or so are not the results.
+        columns: (bucket, rows of `keyed` that are missing) -> the same rows with all columns that the chain reads.
+    """
+
+    num_buckets: int
+    keyed: Callable[[int], pa.Table]
+    columns: Callable[[int, pa.Table], pa.Table]
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> "Wanted":
+        """Few rows, with all that the chain reads."""
+        return cls(num_buckets=1, keyed=lambda _: rows, columns=lambda _, missing: missing)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _BucketPlan:
+    """What a bucket lacks."""
+
+    bucket: int
+    wanted: int
+    unique: int
+    missing: int
+    present: int  # keys in the ledger's bucket
+    errors: int
+    first_error: str | None
+    corrupt_files: int
+    rows: pa.Table | None  # missing rows of `Wanted.keyed`; None: they are in the file of the plan
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelWork:
     """Rows that a model computes, each content key once, as a stage declares them.
 
@@ -77,7 +115,6 @@ class ModelWork:
         pool: What the workers ask for.
         chain: Makes what computes and commits blocks, such as `actor_chain`; called if something is missing.
         rows_per_block: Rows that are computed and committed together: what a crash can cost.
-        columns: Rows of `wanted` that are missing -> the same with all columns that the chain reads; None: as they are.
         cut: Missing rows -> blocks, where their size is not all that matters; None: `rows_per_block` each.
         max_error_rate: Of the rows done so far (at least 1,000, or all): over it the job stops.
         progress_interval_sec: Between two lines of progress.
@@ -89,54 +126,88 @@ class ModelWork:
     pool: PoolRequest
     chain: Callable[[], Chain]
     rows_per_block: int
-    columns: Callable[[pa.Table], pa.Table] | None = None
     cut: Callable[[pa.Table], list[pa.Table]] | None = None
     max_error_rate: float = 1.0
     progress_interval_sec: float = 30.0
     prefix_hits: Callable[[], Callable[[], float | None]] | None = None
 
-    def compute(self, wanted: pa.Table) -> LedgerCounts:
-        """Compute and commit the rows of `wanted` that the ledger lacks. Ray is not touched when none is missing.
+    def compute(self, wanted: Wanted | pa.Table, max_rows: int | None = None) -> LedgerCounts:
+        """Compute and commit the rows of `wanted` that the ledger lacks. Of one bucket, Ray is not touched when none is missing.
 
-        The missing rows pass through the driver, and the keys present are read by it: 16 bytes each.
+        Each bucket is compared with that of the ledger by one task, which notes what is missing; another one reads these rows
+        and cuts them into blocks for the workers. One bucket is done in this process, but for the workers.
 
         Args:
-            wanted: `content_key` and what `columns` or the chain read, in the order that blocks are to be cut from. Must be
-                the same in each run, or so are not the results.
+            wanted: Buckets, or a few rows with all that the chain reads.
+            max_rows: Only so many, from the first buckets; None: all.
 
         Raises:
             UserError: the cluster is too small, a worker failed or died too often, or too many rows failed; one line.
                 Finished blocks are kept.
         """
+        if isinstance(wanted, pa.Table):
+            wanted = Wanted.of(wanted)
+        try:
+            plans = map_buckets(partial(self._plan, wanted), range(wanted.num_buckets))
+            return self._compute(wanted, plans, max_rows)
+        finally:
+            if wanted.num_buckets > 1:
+                self.ledger.store.delete(self._plan_folder)
+
+    @property
+    def _plan_folder(self) -> str:
+        return f"tmp/missing/{self.ledger.table}-{self.ledger.recipe}"
+
+    def _plan_file(self, bucket: int) -> str:
+        return f"{self._plan_folder}/bucket={bucket:04d}.parquet"
+
+    def _plan(self, wanted: Wanted, bucket: int) -> _BucketPlan:
         table = self.ledger.table
-        if wanted["content_key"].null_count:
-            raise ValueError(f"{table}: {wanted['content_key'].null_count} wanted rows have no content key")
-        before = self.ledger.keys()
-        todo, unique = missing_rows(wanted, before.keys)
-        logger.info(
-            "%s: %d rows, %d distinct; %d have a result, %d to compute",
-            table, wanted.num_rows, unique, unique - todo.num_rows, todo.num_rows,
-        )  # fmt: skip
+        ledger = replace(self.ledger, num_buckets=wanted.num_buckets)
+        rows = wanted.keyed(bucket)
+        if rows["content_key"].null_count:
+            raise ValueError(f"{table}: {rows['content_key'].null_count} wanted rows have no content key")
+        before = ledger.keys(bucket)
+        todo, unique = missing_rows(rows, before.keys)
         old = before.errors["error"]
         if len(old):
-            asked = KeySet(key_numbers(wanted["content_key"]))
+            asked = KeySet(key_numbers(rows["content_key"]))
             old = old.filter(pa.array(asked.contains(key_numbers(before.errors["content_key"]))))
-        counts = LedgerCounts(
-            wanted=wanted.num_rows, unique=unique, already_present=unique - todo.num_rows, computed=0, errors=len(old),
-            corrupt_files=len(before.corrupt_files), first_error=old[0].as_py() if len(old) else None,
+        if wanted.num_buckets > 1 and todo.num_rows:
+            ledger.store.write_table(self._plan_file(bucket), todo)
+        return _BucketPlan(
+            bucket=bucket, wanted=rows.num_rows, unique=unique, missing=todo.num_rows, present=len(before.keys),
+            errors=len(old), first_error=old[0].as_py() if len(old) else None, corrupt_files=len(before.corrupt_files),
+            rows=todo if wanted.num_buckets == 1 else None,
         )  # fmt: skip
-        return self._compute(todo, counts, len(before.keys)) if todo.num_rows else counts
 
-    def _compute(self, todo: pa.Table, before: LedgerCounts, num_present: int) -> LedgerCounts:
+    def _compute(self, wanted: Wanted, plans: Sequence[_BucketPlan], max_rows: int | None) -> LedgerCounts:
+        table = self.ledger.table
+        unique, missing = sum(plan.unique for plan in plans), sum(plan.missing for plan in plans)
+        before = LedgerCounts(
+            wanted=sum(plan.wanted for plan in plans), unique=unique, already_present=unique - missing, computed=0,
+            errors=sum(plan.errors for plan in plans), corrupt_files=sum(plan.corrupt_files for plan in plans),
+            first_error=next((plan.first_error for plan in plans if plan.first_error), None),
+        )  # fmt: skip
+        logger.info(
+            "%s: %d rows, %d distinct; %d have a result, %d to compute",
+            table, before.wanted, unique, unique - missing, missing,
+        )  # fmt: skip
+        todo = _first_rows(plans, max_rows)
+        if not todo:
+            return before
+        num_present, num_rows = sum(plan.present for plan in plans), sum(rows for _, rows in todo)
         began = ended = time.time()
         chain, meter = self.chain(), self.prefix_hits() if self.prefix_hits else None
-        blocks = self._blocks(self.columns(todo) if self.columns else todo)
-        allocation = _connect_and_allocate(self.pool, len(blocks))
-        logger.info("%s: %d blocks, plan: %s", self.ledger.table, len(blocks), allocation)
-        self.ledger.begin_attempts(num_present)
-        progress = Progress(self.ledger.table, todo.num_rows, self.progress_interval_sec, meter)
+        blocks, num_blocks = self._dataset(wanted, todo)
+        feeds = max(self.pool.upstream_tasks, int(wanted.num_buckets > 1))  # a task that reads buckets needs a CPU too
+        allocation = _connect_and_allocate(replace(self.pool, upstream_tasks=feeds), num_blocks)
+        logger.info("%s: %d blocks, plan: %s", table, num_blocks, allocation)
+        ledger = replace(self.ledger, num_buckets=wanted.num_buckets)
+        ledger.begin_attempts(num_present)
+        progress = Progress(table, num_rows, self.progress_interval_sec, meter)
         spans, first_errors, transient, counters = [], [before.first_error], dict[str, str](), Counter[str]()
-        for row in _run_chain(chain, blocks, self.ledger, allocation, min(self.rows_per_block, todo.num_rows)):
+        for row in _run_chain(chain, blocks, ledger, allocation):
             ended = time.time()  # the shutdown of Ray's workers is not model work
             progress.add(row["rows"], row["errors"], row["tokens"], row["computed_tokens"], row["started"] or ended)
             self._give_up_over_error_rate(progress, row["first_error"])
@@ -144,13 +215,14 @@ class ModelWork:
             first_errors.append(row["first_error"])
             transient |= dict(row["transient"])
             counters.update(dict(row["counters"]))
-        logger.info("%s: done: %s", self.ledger.table, progress)
+        logger.info("%s: done: %s", table, progress)
+        map_buckets(ledger.compact, [plan.bucket for plan, _ in todo])
         computed = progress.rows - len(transient)
         return replace(
             before,
             computed=computed,
             errors=before.errors + progress.errors,
-            recomputed_rows=self.ledger.count_recomputed(num_present + computed),
+            recomputed_rows=ledger.count_recomputed(num_present + computed),
             first_error=next(filter(None, first_errors), None),
             transient=transient,
             counters=dict(counters),
@@ -160,6 +232,31 @@ class ModelWork:
             timing=timing(progress.rows, spans, began, ended),
             allocation=allocation,
         )
+
+    def _dataset(self, wanted: Wanted, todo: Sequence[tuple[_BucketPlan, int]]) -> tuple[Callable[[float], Any], int]:
+        """What makes the dataset of encoded blocks, given the logical CPUs of a task that feeds workers, and how many they are."""
+        if wanted.num_buckets == 1:
+            ((plan, num_rows),) = todo
+            assert plan.rows is not None
+            blocks = [encode_block(block) for block in self._blocks(wanted.columns(0, plan.rows.slice(0, num_rows)))]
+            return lambda _: _rows_as_blocks([{BLOCK: block} for block in blocks]), len(blocks)
+        some = [{"bucket": plan.bucket, "num_rows": num_rows} for plan, num_rows in todo]
+
+        def load(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+            try:
+                for bucket, num_rows in zip(batch["bucket"].tolist(), batch["num_rows"].tolist(), strict=True):
+                    rows = self.ledger.store.read_table(self._plan_file(bucket)).slice(0, num_rows)
+                    for block in self._blocks(wanted.columns(bucket, rows)):
+                        yield {BLOCK: [encode_block(block)]}
+            except Exception as error:
+                raise BlockFailedError(fatal_line(self.ledger.table, error)) from error
+
+        def dataset(task_cpus: float) -> Any:
+            # A row is a block of Ray's too, so that workers share them evenly and a dead one's are few.
+            blocks = _rows_as_blocks(some).map_batches(load, batch_size=1, num_cpus=task_cpus)
+            return blocks.repartition(target_num_rows_per_block=1)
+
+        return dataset, sum(-(-num_rows // self.rows_per_block) for _, num_rows in todo)
 
     def _blocks(self, todo: pa.Table) -> list[pa.Table]:
         if self.cut is not None:
@@ -178,7 +275,7 @@ class ModelWork:
     # --- cost ---
 
     def estimate_cost(
-        self, wanted: pa.Table, sample_rows: int, prices: PriceConfig,
+        self, wanted: Wanted | pa.Table, sample_rows: int, prices: PriceConfig,
         feeder: Callable[[LedgerCounts], tuple[str, float]] | None = None,
     ) -> tuple[CostEstimate, LedgerCounts]:  # fmt: skip
         """Compute the first missing rows, and estimate what the rest would take. Their results are kept.
@@ -189,9 +286,8 @@ class ModelWork:
             prices: Per hour.
             feeder: See `estimate_cost`, from what the sample's chain counted.
         """
-        missing = self.ledger.missing(wanted)
-        counts = self.compute(missing.slice(0, sample_rows))
-        remaining = max(missing.num_rows - sample_rows, 0)
+        counts = self.compute(wanted, max_rows=sample_rows)
+        remaining = counts.unique - counts.already_present - min(sample_rows, counts.unique - counts.already_present)
         told = {"feeder": feeder(counts)} if feeder and counts.allocation else {}
         estimate = estimate_cost(self.noun, counts.timing, counts.errors, remaining, counts.reserved, prices, **told)
         if estimate.remaining and estimate.measured:
@@ -246,19 +342,31 @@ def _connect_and_allocate(pool: PoolRequest, num_blocks: int) -> PoolAllocation:
     return allocate_pool(pool, *cluster_nodes())
 
 
+def _first_rows(plans: Sequence[_BucketPlan], max_rows: int | None) -> list[tuple[_BucketPlan, int]]:
+    """Buckets that lack something, with how many of their missing rows are to be computed, at most `max_rows` together."""
+    left, found = max_rows, []
+    for plan in plans:
+        num_rows = plan.missing if left is None else min(plan.missing, left)
+        if num_rows:
+            found.append((plan, num_rows))
+        left = None if left is None else left - num_rows
+    return found
+
+
+def _rows_as_blocks(rows: list[dict[str, Any]]) -> Any:
+    """A dataset in which each row is one of Ray's blocks."""
+    import ray.data
+
+    return ray.data.from_items(rows, override_num_blocks=len(rows))
+
+
 def _run_chain(
-    chain: Chain, blocks: list[pa.Table], ledger: Ledger, allocation: PoolAllocation, rows_per_block: int
+    chain: Chain, blocks: Callable[[float], Any], ledger: Ledger, allocation: PoolAllocation
 ) -> Iterator[dict[str, Any]]:
     """Rows of STATS as blocks are committed."""
     import ray
-    import ray.data
 
-    # Put one by one: a list of tables would be in memory twice.
-    refs: Any = [
-        ray.put(b.combine_chunks().append_column(BLOCK_ROWS, pa.array([b.num_rows] * b.num_rows, pa.int64())))
-        for b in blocks
-    ]
-    dataset = chain(ray.data.from_arrow_refs(refs), ledger, allocation, rows_per_block)
+    dataset = chain(blocks(allocation.task_cpus), ledger, allocation)
     dataset.set_name(ledger.table)
     try:
         # Without read-ahead: what a worker has finished is to be counted now.

@@ -160,7 +160,14 @@ def start_local(**options: Any) -> None:
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()
-    ray.init(address="local", **options)
+    try:
+        ray.init(address="local", **options)
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        # Ray waits 30 s for its own processes, which a machine with other work may need longer to start.
+        logging.getLogger(__name__).warning("Ray took more than 30 s to start; trying once more")
+        ray.init(address="local", **options)
     global _owned_session
     _owned_session = ray.get_runtime_context().get_session_name()
 

@@ -294,11 +294,17 @@ def _matrix(found: _Counts, num_texts: int, num_terms: int) -> "csr_array":
     from scipy.sparse import csr_array
 
     start = np.concatenate([[0], np.cumsum(np.bincount(found.doc, minlength=num_texts))])
-    values = np.arange(1, len(found.doc) + 1, dtype=np.int32)
-    columns = (values, found.term.astype(np.int32), start.astype(np.int32))
+    index = index_type(len(found.doc) + 1)
+    values = np.arange(1, len(found.doc) + 1, dtype=index)
+    columns = (values, found.term.astype(index), start.astype(index))
     matrix = csr_array(columns, shape=(num_texts, max(num_terms, 1)))
     matrix.has_canonical_format = True
     return matrix
+
+
+def index_type(largest: int) -> type[np.int32] | type[np.int64]:
+    """The smaller of two types that holds the numbers up to `largest`: postings may be more than 2^31."""
+    return np.int32 if largest <= np.iinfo(np.int32).max else np.int64
 
 
 def positive_idf(terms: QueryTerms, num_docs: int) -> Floats:

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from ray_app.base.config import ChorusSource, Config, Source, TableSource, UbiSource
 from ray_app.base.errors import UserError
+from ray_app.base.hashing import buckets_of_hashes, text_keys
 from ray_app.sources.adapters import chorus
 from ray_app.sources.adapters.table import read_table_file
-from ray_app.sources.adapters.ubi import join_ubi, read_ubi_file
+from ray_app.sources.adapters.ubi import UBI_RECORDS, join_ubi, read_ubi_file
 from ray_app.sources.client_ids import client_key
 from ray_app.sources.files import SourceFile, find_files
 from ray_app.sources.rows import RawBatch
 from ray_app.sources.sheets import SHEET, first_grades, is_grading_sheet
 from ray_app.sources.validate import TABLES, TableRules, check_batch, table_rules
-from ray_app.tables.partitions import partition_of
 
 FUTURE = timedelta(days=1)  # that an event may be ahead of the present: clocks and time zones are often wrong by hours
 
@@ -119,13 +119,18 @@ class SourceTable:
         assert reader.read is not None
         return _check(reader.read(file, self.source, self.rules), self.rules)
 
+    @property
+    def read_schema(self) -> pa.Schema:
+        """Schema of what `read` gives."""
+        return UBI_RECORDS if self.is_log_of_documents else self.rules.checked_schema
+
     def partition_of(self, read: pa.Table, num_parts: int) -> NDArray[np.int64]:
         """Part of each row of `read`: rows of one key, or queries and events that belong together, meet in one."""
         if self.is_log_of_documents:
-            return partition_of(read["group"].to_pylist(), num_parts)
+            return buckets_of_hashes(text_keys(read["group"].to_pylist(), "key"), num_parts)
         key = (read[name].to_pylist() for name in self.rules.key)
         whole = ["\0".join(map(str, values)) for values in zip(*key, strict=True)]
-        parts = partition_of(whole, num_parts)
+        parts = buckets_of_hashes(text_keys(whole, "key"), num_parts)
         refused = pc.is_valid(read["_reason"]).to_numpy(zero_copy_only=False)
         return np.where(refused, read["_row"].to_numpy() % num_parts, parts)  # their keys may all be null
 

@@ -146,24 +146,52 @@ def settle(checked: Sequence[pa.Table], rules: TableRules, pin_ids: PinIds | Non
     Returns:
         Valid rows under `rules.schema`, and quarantined rows under QUARANTINE; together as many as came in.
     """
+    rows_ = in_source_order(checked, rules)
+    if pin_ids is not None:
+        rows_ = refuse_unknown_pins(rows_, pin_ids, rules)
+    return valid_and_quarantine(refuse_repeated_keys(rows_, rules), rules)
+
+
+def in_source_order(checked: Sequence[pa.Table], rules: TableRules) -> pa.Table:
+    """All rows of a part, in the order of their sources' names and of their rows there."""
     rows_ = pa.concat_tables([rules.checked_schema.empty_table(), *checked])
     # Stable: rows of one line of a log (its impressions) keep their order.
-    rows_ = rows_.take(pc.sort_indices(rows_, sort_keys=[("_source", "ascending"), ("_row", "ascending")]))
-    refused = rows_.filter(pc.is_valid(rows_["_reason"]))
-    rows_ = rows_.filter(pc.is_null(rows_["_reason"]))
-    quarantined = [_as_quarantine(refused, rules)]
-    if pin_ids is not None and "pin_id" in rules.schema.names:
-        known = pc.fill_null(pin_ids.known(rows_["pin_id"]), True)
-        lost = refuse(rows_.filter(pc.invert(known)), f"{rows.UNKNOWN_PIN}: pin_id is not in pins")
-        quarantined.append(_as_quarantine(lost, rules))
-        rows_ = rows_.filter(known)
-    repeated = pa.array(rows_.select(rules.key).to_pandas().duplicated(keep="first").to_numpy(), pa.bool_())
-    again = refuse(rows_.filter(repeated), f"{rows.DUPLICATE_KEY}: {', '.join(rules.key)} came before")
-    quarantined.append(_as_quarantine(again, rules))
-    valid = rows_.filter(pc.invert(repeated)).sort_by([(name, "ascending") for name in rules.key])
-    quarantine = pa.concat_tables(quarantined)
+    return rows_.take(pc.sort_indices(rows_, sort_keys=[("_source", "ascending"), ("_row", "ascending")]))
+
+
+def refuse_unknown_pins(checked: pa.Table, pin_ids: PinIds, rules: TableRules) -> pa.Table:
+    """The same rows; those of pins that are not in the catalogue are refused."""
+    if "pin_id" not in rules.schema.names:
+        return checked
+    known = pc.fill_null(pin_ids.known(checked["pin_id"]), True)
+    return _refuse_some(checked, pc.invert(known), f"{rows.UNKNOWN_PIN}: pin_id is not in pins")
+
+
+def refuse_repeated_keys(checked: pa.Table, rules: TableRules) -> pa.Table:
+    """The same rows; those whose key a row before them has, which is not refused itself, are refused."""
+    good = np.flatnonzero(pc.is_null(checked["_reason"]).to_numpy())
+    again = np.zeros(checked.num_rows, bool)
+    again[good] = checked.select(rules.key).take(pa.array(good)).to_pandas().duplicated(keep="first").to_numpy()
+    return _refuse_some(checked, pa.array(again), f"{rows.DUPLICATE_KEY}: {', '.join(rules.key)} came before")
+
+
+def valid_and_quarantine(checked: pa.Table, rules: TableRules) -> tuple[pa.Table, pa.Table]:
+    """Valid rows under `rules.schema` in the order of their key, and refused ones under QUARANTINE in that of their source."""
+    valid = checked.filter(pc.is_null(checked["_reason"])).sort_by([(name, "ascending") for name in rules.key])
+    quarantine = _as_quarantine(checked.filter(pc.is_valid(checked["_reason"])), rules)
     order = pc.sort_indices(quarantine, sort_keys=[("source", "ascending"), ("row", "ascending")])
     return valid.select(rules.schema.names).cast(rules.schema).combine_chunks(), quarantine.take(order)
+
+
+def _refuse_some(checked: pa.Table, lost: pa.Array | pa.ChunkedArray, reason: str) -> pa.Table:
+    """The same rows; `lost` ones that were not refused before now are."""
+    places = np.flatnonzero(pc.and_(lost, pc.is_null(checked["_reason"])).to_numpy(zero_copy_only=False))
+    if not len(places):
+        return checked
+    refused = refuse(checked.take(pa.array(places)), reason)
+    kept = np.setdiff1d(np.arange(checked.num_rows), places)
+    both = pa.concat_tables([checked.take(pa.array(kept)), refused])
+    return both.take(pa.array(np.argsort(np.concatenate([kept, places]), kind="stable")))
 
 
 def _check_column(

@@ -1,16 +1,14 @@
 """Delete what nothing refers to: old table and model versions, ledger rows of no release, left-over temporary files."""
 
 import logging
+import time
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from ray_app.base.schemas import SOFT_LABEL_RESULTS, embedding_results
 from ray_app.base.storage import Storage
 from ray_app.tables.current import read_current
+from ray_app.tables.keys import KeySet
 from ray_app.tables.ledger import Ledger
-from ray_app.tables.manifest import manifest_path, read_manifest, read_output
+from ray_app.tables.manifest import manifest_path, read_manifest, read_output_files
 from ray_app.tables.release import list_releases, read_parts
 
 logger = logging.getLogger(__name__)
@@ -25,12 +23,16 @@ class GarbageCounts:
     temporary_files: int
 
 
-def collect_all(store: Storage) -> GarbageCounts:
+def collect_all(store: Storage, keep_days: float = 0.0) -> GarbageCounts:
     """Delete unreferenced data under a run's root. Must not run beside a job that writes there.
 
     Kept are: every file that a manifest or a release names, those of experiments included (delete `manifests/variants/NAME`
     to let go of one), ledger rows that a release or a `soft_labels` table holds, and the zero-shot vectors, which any later stage may look up again. Whatever else is needed later is computed
     again.
+
+    Args:
+        store: Of the run.
+        keep_days: Ledger files written in the last so many days stay as they are: other days' samples may need their labels.
     """
     names = [path.removeprefix("manifests/").removesuffix(".json") for path in store.list_files("manifests", ".json")]
     manifests = [manifest for name in names if (manifest := read_manifest(store, name)) is not None]
@@ -42,15 +44,14 @@ def collect_all(store: Storage) -> GarbageCounts:
     for folder in dropped:
         store.delete(folder)
 
-    rows = 0
-    released = referenced_keys(store)
-    for release in releases[:1]:
-        rows += _collect(store, "pin_embeddings", embedding_results(release.dim), released)
+    rows, before = 0, time.time() - 86_400 * keep_days
+    if releases:
+        rows += _collect(store, "pin_embeddings", referenced_keys(store), before)
     labels = {made.content_hash: made for m in manifests if (made := m.outputs.get("soft_labels")) is not None}
     if labels:
-        keys = [read_output(store, made, ["content_key"])["content_key"] for made in labels.values()]
-        kept = pa.chunked_array([chunk for column in keys for chunk in column.chunks], pa.string())
-        rows += _collect(store, "soft_labels", SOFT_LABEL_RESULTS, pc.unique(kept))
+        tables = (read_output_files(store, made, ["content_key"]) for made in labels.values())
+        kept = KeySet.of(table["content_key"] for some in tables for table in some)
+        rows += _collect(store, "soft_labels", kept, before)
     counts = GarbageCounts(folders=len(dropped), ledger_rows=rows, temporary_files=store.delete_temporary_files())
     logger.info("garbage: %s (manifests kept: %s)", counts, [manifest_path(m.stage) for m in manifests])
     return counts
@@ -76,10 +77,10 @@ def collect_releases(store: Storage, keep: int) -> list[str]:
     return dropped
 
 
-def referenced_keys(store: Storage) -> pa.Array:
+def referenced_keys(store: Storage) -> KeySet:
     """Content keys that some release holds: what `Ledger.collect_garbage` must keep."""
     parts = (part for release in list_releases(store) for part in read_parts(store, release))
-    return pc.unique(pa.chunked_array([chunk for part in parts for chunk in part["content_key"].chunks], pa.string()))
+    return KeySet.of(part["content_key"] for part in parts)
 
 
 def _version(path: str) -> str:
@@ -87,6 +88,7 @@ def _version(path: str) -> str:
     return "/".join(path.split("/")[:3])
 
 
-def _collect(store: Storage, table: str, schema: pa.Schema, keys: pa.Array | pa.ChunkedArray) -> int:
-    recipes = {path.split("/")[2] for path in store.list_files(f"ledger/{table}")}
-    return sum(Ledger(store, table, recipe, schema).collect_garbage(keys) for recipe in sorted(recipes))
+def _collect(store: Storage, table: str, keys: KeySet, before: float) -> int:
+    """Rows dropped from the ledgers of all recipes, each of which has a schema of its own, such as vectors of another dimension."""
+    ledgers = (Ledger.found(store, table, recipe) for recipe in store.list_folders(f"ledger/{table}"))
+    return sum(ledger.collect_garbage(keys, before) for ledger in ledgers if ledger is not None)

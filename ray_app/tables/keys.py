@@ -1,6 +1,7 @@
 """Content keys as numbers: 16 bytes each, sorted, so that what a ledger holds and lacks is known in little memory."""
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +43,12 @@ class KeySet:
         order, new = _sorted(numbers)
         self._high, self._low = numbers[order[new]].T.copy()
 
+    @classmethod
+    def of(cls, columns: Iterable[pa.Array | pa.ChunkedArray]) -> "KeySet":
+        """The keys of all columns, one of which is in memory at a time as text."""
+        numbers = [key_numbers(column) for column in columns]
+        return cls(np.concatenate(numbers) if numbers else np.zeros((0, 2), np.uint64))
+
     def __len__(self) -> int:
         return len(self._high)
 
@@ -54,29 +61,6 @@ class KeySet:
             found[rows] = self._low[place[rows]] == low[rows]
             place[rows] += 1
         return found
-
-
-class KeyIndex:
-    """Rows by their key; several rows may have one."""
-
-    def __init__(self, numbers: Numbers) -> None:
-        self._order, _ = _sorted(numbers)
-        self._high, self._low = numbers[self._order].T.copy()
-
-    def rows_of(self, numbers: Numbers) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Each match of a key that is looked for with a row that has it.
-
-        Returns:
-            Place among `numbers` and row, both (num_matches,) int64.
-        """
-        asked = np.argsort(numbers[:, 0])  # in order: a search through memory from its start to its end
-        high, low = numbers[asked].T
-        first = np.searchsorted(self._high, high, "left")
-        count = np.searchsorted(self._high, high, "right") - first
-        which = np.repeat(np.arange(len(asked)), count)
-        place = np.arange(len(which)) + np.repeat(first - (np.cumsum(count) - count), count)
-        same = self._low[place] == low[which]  # two keys may share 64 bits
-        return asked[which[same]], self._order[place[same]]
 
 
 def _numbers(keys: pa.Array | pa.ChunkedArray) -> Numbers:

@@ -1,8 +1,15 @@
 """Immutable, content-addressed results: what is left to do is an anti-join of wanted keys with keys present.
 
-A ledger is a folder of Parquet files per recipe, `ledger/<table>/<recipe>/<hash of the file's bytes>.parquet`. A file is
-one committed block: written whole, never changed. Rows are keyed by content, so a row can never be stale, two jobs that
-compute the same row write the same thing, and the only maintenance is dropping keys that nothing refers to.
+A ledger is a folder of Parquet files per recipe, `ledger/<table>/<recipe>/bucket=07-of-16/<hash of the file's bytes>.parquet`. A
+file is one committed block: written whole, never changed. Rows are keyed by content, so a row can never be stale, two jobs
+that compute the same row write the same thing, and the only maintenance is dropping keys that nothing refers to.
+
+A key's bucket is its leading bits. Keys of what belongs to a pin begin with the bits of the pin (`pin_keys`), so that a bucket of
+a table and the results for it are in buckets of one number. A ledger may hold folders of several numbers of buckets: that
+number may change from run to run, and a reader of a bucket opens each folder that can hold keys of it.
+
+Commits append. `compact` merges small files, so that a year of daily runs leaves no more files than a month: readers find a key
+in the old files or in the merged one, which is written first.
 
 The file's name is the check that it is whole: a torn or damaged file does not match its name, counts as absent, and is
 overwritten when its block is computed again, since equal results give equal bytes.
@@ -10,6 +17,7 @@ overwritten when its block is computed again, since equal results give equal byt
 
 import hashlib
 import logging
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_app.base.errors import UserError, one_line
+from ray_app.base.hashing import buckets_of_hashes
 from ray_app.base.schemas import cast_to
 from ray_app.base.storage import CorruptFileError, Storage, decode_table, encode_table
 from ray_app.tables.keys import KeySet, first_rows, key_numbers, split_by_presence
@@ -26,6 +35,9 @@ from ray_app.tables.keys import KeySet, first_rows, key_numbers, split_by_presen
 logger = logging.getLogger(__name__)
 
 _PRESENT, _BEGUN = "present", "begun"  # internal: names of claims
+_BUCKET_FOLDER = re.compile(r"bucket=(\d+)-of-(\d+)")
+_MAX_SMALL_FILES = 16  # of a bucket, before they are merged
+_MERGED_BYTES = 64_000_000  # a file of that size is not merged any more
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +69,7 @@ class Ledger:
     table: str  # name of the ledger, such as `soft_labels`
     recipe: str  # recipe id, 16 hex digits
     schema: pa.Schema  # must have `content_key` (string) and `error` (nullable string)
+    num_buckets: int = 1  # into which commits are cut, and of which one can be read alone
 
     @property
     def folder(self) -> str:
@@ -67,8 +80,8 @@ class Ledger:
     def _claims(self) -> str:
         return f"claims/{self.table}/{self.recipe}"
 
-    def commit(self, block: pa.Table) -> str:
-        """Write one block and return its path. Committing the same rows again is a no-op in effect.
+    def commit(self, block: pa.Table) -> list[str]:
+        """Write one block, a file per bucket, and return the paths. Committing the same rows again is a no-op in effect.
 
         Raises:
             ValueError: the block repeats a key or has a null one, which would make "no row twice" a lie.
@@ -77,8 +90,39 @@ class Ledger:
         keys = block["content_key"].to_pylist()
         if None in keys or len(set(keys)) != len(keys):
             raise ValueError(f"ledger {self.table}: a block must have unique, non-null content keys")
-        data = encode_table(cast_to(block, self.schema, f"ledger {self.table}"))
-        return self.store.write_bytes(f"{self.folder}/{_file_name(data)}", data).path
+        block = cast_to(block, self.schema, f"ledger {self.table}")
+        return [self._write(bucket, rows) for bucket, rows in self._by_bucket(block)]
+
+    def _by_bucket(self, block: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+        if self.num_buckets == 1:
+            yield 0, block
+            return
+        buckets = buckets_of_hashes(key_numbers(block["content_key"])[:, 0], self.num_buckets)
+        for bucket in np.unique(buckets).tolist():
+            yield bucket, block.filter(pa.array(buckets == bucket))
+
+    def _write(self, bucket: int, rows: pa.Table) -> str:
+        data = encode_table(rows)
+        return self.store.write_bytes(f"{self._bucket_folder(bucket)}/{_file_name(data)}", data).path
+
+    def _bucket_folder(self, bucket: int) -> str:
+        digits = len(str(self.num_buckets))
+        return f"{self.folder}/bucket={bucket:0{digits}d}-of-{self.num_buckets}"
+
+    def files(self, bucket: int | None = None) -> list[str]:
+        """Paths of all files that can hold keys of a bucket; None: of the ledger."""
+        if bucket is None or self.num_buckets == 1:
+            return self.store.list_files(self.folder, ".parquet")
+        folders = [name for name in self.store.list_folders(self.folder) if self._may_hold(name, bucket)]
+        return [path for name in folders for path in self.store.list_files(f"{self.folder}/{name}", ".parquet")]
+
+    def _may_hold(self, folder: str, bucket: int) -> bool:
+        found = _BUCKET_FOLDER.fullmatch(folder)
+        if not found:
+            return False
+        number, of = int(found[1]), int(found[2])
+        coarse = min(of, self.num_buckets)
+        return number * coarse // of == bucket * coarse // self.num_buckets
 
     def begin_attempts(self, rows_present: int) -> None:
         """Begin to count what is begun; goes on with the count of a run that did not come to its end."""
@@ -104,27 +148,43 @@ class Ledger:
         self._warn_of(corrupt)
         return LedgerScan(table=table.take(first_rows(key_numbers(table["content_key"]))), corrupt_files=corrupt)
 
-    def blocks(self, columns: list[str] | None = None, corrupt: list[str] | None = None) -> Iterator[pa.Table]:
+    def blocks(
+        self, columns: list[str] | None = None, corrupt: list[str] | None = None, bucket: int | None = None
+    ) -> Iterator[pa.Table]:
         """Committed results, block by block in the order of file names, one at a time in memory.
 
-        Of a key with several results the first one counts.
+        Of a key with several results the first one counts. If files are merged meanwhile, rows may come twice.
 
         Args:
             columns: Of the schema; None: all.
             corrupt: Paths of torn files, which are left out, are added to it.
+            bucket: Only this one, with whatever keys of others its files hold; None: all.
         """
-        for path in self.store.list_files(self.folder, ".parquet"):
-            block = self._read_file(path, columns or self.schema.names)
+        waiting, seen = self.files(bucket), set[str]()
+        while waiting:
+            path = waiting.pop(0)
+            seen.add(path)
+            try:
+                block = self._read_file(path, columns or self.schema.names)
+            except UserError:
+                if self.store.exists(path):
+                    raise
+                waiting = [other for other in self.files(bucket) if other not in seen]  # merged into another one
+                continue
             if block is not None:
                 yield block
             elif corrupt is not None:
                 corrupt.append(path)
 
-    def keys(self) -> LedgerKeys:
-        """Keys that have a result. Corrupt files are skipped, listed, and warned about."""
+    def keys(self, bucket: int | None = None) -> LedgerKeys:
+        """Keys that have a result. Corrupt files are skipped, listed, and warned about.
+
+        Args:
+            bucket: Only this one, with whatever keys of others its files hold; None: all.
+        """
         corrupt: list[str] = []
         numbers, errors, rows, num_rows = [], [], [], 0
-        for block in self.blocks(["content_key", "error"], corrupt):
+        for block in self.blocks(["content_key", "error"], corrupt, bucket):
             numbers.append(key_numbers(block["content_key"]))
             failed = np.flatnonzero(pc.is_valid(block["error"]).to_numpy())
             errors.append(block.take(failed))
@@ -146,14 +206,18 @@ class Ledger:
         """Rows of `wanted` (needs `content_key`) that have no result yet, one per key, in the order given."""
         return missing_rows(wanted, self.keys().keys)[0]
 
-    def lookup(self, keys: pa.Array | pa.ChunkedArray) -> pa.Table:
+    def lookup(self, keys: pa.Array | pa.ChunkedArray, bucket: int | None = None) -> pa.Table:
         """Results for `keys`, row i for key i.
+
+        Args:
+            keys: Content keys.
+            bucket: In which all of them are; None: anywhere.
 
         Raises:
             KeyError: a key has no result.
         """
         asked, corrupt = KeySet(key_numbers(keys)), list[str]()
-        blocks = self.blocks(corrupt=corrupt)
+        blocks = self.blocks(corrupt=corrupt, bucket=bucket)
         kept = [block.filter(pa.array(asked.contains(key_numbers(block["content_key"])))) for block in blocks]
         self._warn_of(corrupt)
         found = pa.concat_tables([self.schema.empty_table(), *kept])
@@ -162,18 +226,59 @@ class Ledger:
             raise KeyError(f"ledger {self.table}/{self.recipe}: {index.null_count} of {len(keys)} keys have no result")
         return found.take(index)
 
-    def collect_garbage(self, referenced: pa.Array | pa.ChunkedArray) -> int:
-        """Drop rows whose key is not `referenced`, and torn files; returns the number of rows dropped."""
-        keys = pa.array(referenced.to_pylist(), pa.string())
-        dropped = self._keep(lambda block: pc.is_in(block["content_key"], value_set=keys))
-        for path in self.store.list_files(self.folder, ".parquet"):
+    @classmethod
+    def found(cls, store: Storage, table: str, recipe: str) -> "Ledger | None":
+        """A ledger as its files say what it is; None without one whole file."""
+        for path in store.list_files(f"ledger/{table}/{recipe}", ".parquet"):
+            data = store.read_bytes(path)
+            if _file_name(data) == path.rpartition("/")[2]:
+                return cls(store, table, recipe, decode_table(data, path).schema)
+        return None
+
+    def collect_garbage(self, referenced: KeySet, before: float | None = None) -> int:
+        """Drop rows whose key is not `referenced`, and torn files; returns the number of rows dropped.
+
+        Args:
+            referenced: Keys that stay.
+            before: Files written later stay as they are (Unix seconds); None: none.
+        """
+        dropped = self._keep(lambda block: pa.array(referenced.contains(key_numbers(block["content_key"]))), before)
+        for path in self.files():
             if self._read_file(path, ["content_key"]) is None:
                 self.store.delete(path)
         return dropped
 
+    def compact(self, bucket: int) -> int:
+        """Merge the small files of a bucket, if there are many; returns how many were merged.
+
+        The merged file is written before the others are deleted: a kill in between, or a reader who has listed the old files,
+        loses nothing. Two may merge at the same time: equal rows give equal files.
+        """
+        folder = self._bucket_folder(bucket)
+        small = self.store.list_files(folder, ".parquet", max_bytes=_MERGED_BYTES)
+        if len(small) < _MAX_SMALL_FILES:
+            return 0
+        blocks, merged, num_bytes = [], [], 0
+        for path in small:
+            data = self.store.read_bytes(path)
+            if _file_name(data) != path.rpartition("/")[2]:
+                continue  # torn: who computes its rows again replaces it
+            blocks.append(decode_table(data, path, self.schema.names))
+            merged.append(path)
+            num_bytes += len(data)
+            if num_bytes > _MERGED_BYTES:
+                break
+        rows = pa.concat_tables(blocks)
+        rows = rows.take(first_rows(key_numbers(rows["content_key"]))).sort_by("content_key")
+        written = self._write(bucket, cast_to(rows, self.schema, f"ledger {self.table}"))
+        for path in merged:
+            if path != written:
+                self.store.delete(path)
+        return len(merged)
+
     def drop_errors(self) -> int:
         """Forget failed rows, so that the next run tries them again; returns how many."""
-        return self._keep(lambda block: pc.is_null(block["error"]))
+        return self._keep(lambda block: pc.is_null(block["error"]), None)
 
     def _warn_of(self, corrupt: list[str]) -> None:
         if corrupt:
@@ -182,13 +287,13 @@ class Ledger:
                 self.folder, len(corrupt), ", ".join(path.rpartition("/")[2] for path in corrupt[:3]),
             )  # fmt: skip
 
-    def _keep(self, wanted_rows: Callable[[pa.Table], pa.ChunkedArray]) -> int:
+    def _keep(self, wanted_rows: Callable[[pa.Table], pa.Array | pa.ChunkedArray], before: float | None) -> int:
         """Rewrite the files that hold other rows too; returns the number of rows dropped.
 
         Kept rows are committed anew before their old file goes, so a crash in between loses nothing.
         """
         dropped = 0
-        for path in self.store.list_files(self.folder, ".parquet"):
+        for path in self.store.list_files(self.folder, ".parquet", modified_before=before):
             block = self._read_file(path, self.schema.names)
             if block is None:
                 continue
@@ -197,7 +302,8 @@ class Ledger:
                 continue
             dropped += block.num_rows - keep.num_rows
             if keep.num_rows:
-                self.commit(keep)
+                data = encode_table(keep)
+                self.store.write_bytes(f"{path.rpartition('/')[0]}/{_file_name(data)}", data)
             self.store.delete(path)
         return dropped
 

@@ -13,7 +13,7 @@ settings change few pins would be compared with itself.
 import logging
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +27,16 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Bucket:
+    """One bucket of a table (`ray_app.tables.buckets`)."""
+
+    files: list[str]  # paths under the storage root, at least one
+    rows: int
+    num_bytes: int
+    content_hash: str  # of its files
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
     """A table or a model that a stage wrote."""
 
@@ -34,7 +44,18 @@ class Output:
     path: str  # folder under the storage root
     files: list[str]  # paths under the storage root; a reader opens these and nothing else
     rows: int  # 0 for models
-    content_hash: str
+    content_hash: str  # of a table in buckets, that of its buckets' hashes
+    buckets: list[Bucket] = field(default_factory=list)  # a power of two; none: all files are one bucket, or a model
+
+    @property
+    def num_buckets(self) -> int:
+        """Number of buckets; 1 for a table without."""
+        return max(1, len(self.buckets))
+
+    @property
+    def bucket_hashes(self) -> list[str]:
+        """Content hash of each bucket."""
+        return [bucket.content_hash for bucket in self.buckets] or [self.content_hash]
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "Output":
@@ -44,7 +65,10 @@ class Output:
             TypeError: other fields than these.
             ValueError: its files lie outside of its folder, or its hash is none.
         """
-        out = cls(**raw)
+        raw = dict(raw)
+        out = cls(**{**raw, "buckets": [Bucket(**one) for one in raw.get("buckets", [])]})
+        if out.buckets and [path for bucket in out.buckets for path in bucket.files] != out.files:
+            raise ValueError(f"output {out.name!r} has other files than its buckets")
         for path in out.files:
             if not is_plain(out.path) or not is_below(path, out.path):
                 raise ValueError(f"output {out.name!r} names {path!r}, which is not in its folder")
@@ -74,7 +98,7 @@ class Manifest:
     config: dict[str, Any]  # resolved
     settings: str  # hash of the stage's settings and versions
     inputs: dict[str, str]  # name -> content hash
-    pin_texts: list[str]  # files of the pin texts that a `RetrainPolicy` is measured from; empty for other stages
+    pin_texts: Output | None  # that a `RetrainPolicy` measures changes from; None for other stages
     wall_sec: float
     device_sec: float  # seconds of model work, summed over the workers
     rows_per_sec: float
@@ -115,7 +139,8 @@ def read_manifest_file(store: Storage, path: str, stage: str) -> Manifest | None
         return None
     try:
         outputs = {name: Output.from_json(out) for name, out in raw.pop("outputs").items()}
-        return Manifest(outputs=outputs, **raw)
+        pin_texts = Output.from_json(seen) if (seen := raw.pop("pin_texts")) is not None else None
+        return Manifest(outputs=outputs, pin_texts=pin_texts, **raw)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         told = printable(str(error))
         logger.warning("%s has a manifest of another version of this code (%s); it will be recomputed", stage, told)
@@ -165,7 +190,12 @@ def check_output(store: Storage, output: Output, sha256_by_path: dict[str, str])
     Raises:
         CorruptFileError: a file is another one.
     """
-    if hash_files(output.path, sha256_by_path) != output.content_hash:
+    if output.buckets:
+        found = [hash_files(output.path, {f: sha256_by_path[f] for f in bucket.files}) for bucket in output.buckets]
+        unchanged = found == output.bucket_hashes
+    else:
+        unchanged = hash_files(output.path, sha256_by_path) == output.content_hash
+    if not unchanged:
         where = f"{store.shown}/{output.path}"
         raise CorruptFileError(f"{where} was changed after it was written; delete that folder and run its stage again")
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 
 import pyarrow as pa
 
@@ -95,12 +94,12 @@ def keep_model(
         counts: Table of pins -> counts of the manifest.
     """
     store, policy = run.store, run.retrain_policy
-    assert policy is not None
+    assert policy is not None and finished.pin_texts is not None
     table = aligned(
         read_output(store, finished.output(pins)), read_output(store, policy.pin_texts, ["pin_id"])["pin_id"]
     )
     run.write_table(pins, table)
     run.write_table(others, read_output(store, finished.output(others)))
     add_model(run, model, finished.output(model).path)
-    run.retrain_policy = replace(policy, pin_texts=replace(policy.pin_texts, files=finished.pin_texts))
-    return run.finish(counts(table), info={"kept": finished.fingerprint} | finished.info)
+    info = {"kept": finished.fingerprint} | finished.info
+    return run.finish(counts(table), info=info, pin_texts=finished.pin_texts)

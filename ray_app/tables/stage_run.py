@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 from pydantic import BaseModel
@@ -29,7 +29,6 @@ from ray_app.tables.manifest import (
     hash_files,
     manifest_path,
     read_manifest_file,
-    read_output,
 )
 from ray_app.tables.provenance import git_commit, package_versions
 
@@ -38,37 +37,15 @@ logger = logging.getLogger(__name__)
 Setting = BaseModel | dict[str, Any] | str | int | float | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RetrainPolicy:
-    """Keeps models and samples valid while few pins have changed since (`retrain` in the config).
+class RetrainRule(Protocol):
+    """Decides whether an earlier result may stand although the catalogue has changed (`ray_app.cluster.retrain`)."""
 
-    Measured from the pins that the stage saw, so small changes add up. A deleted pin is never tolerated: the
-    outputs may still name it.
-    """
-
-    pin_texts: Output
-    inputs: tuple[str, ...]  # names of the stage's inputs that follow from the pins' texts
-    max_changed_fraction: float  # of pins that are new or whose text differs
-
-    @classmethod
-    def of(cls, cfg: Config, pin_texts: Output, *inputs: str) -> "RetrainPolicy":
-        """The policy of the config, for a stage of which these inputs follow from `pin_texts`."""
-        return cls(pin_texts=pin_texts, inputs=inputs, max_changed_fraction=cfg.retrain.max_changed_fraction)
+    @property
+    def pin_texts(self) -> Output:
+        """That changes are measured from."""
 
     def tolerates(self, store: Storage, manifest: Manifest, inputs: dict[str, str]) -> bool:
         """Return True if few pins have changed since an earlier run, and nothing else."""
-        steady = {name: content for name, content in inputs.items() if name not in self.inputs}
-        before = {name: content for name, content in manifest.inputs.items() if name not in self.inputs}
-        if steady != before or not all(map(store.exists, manifest.pin_texts)) or not manifest.pin_texts:
-            return False
-        old = {row["pin_id"]: row for path in manifest.pin_texts for row in store.read_table(path).to_pylist()}
-        new = {row["pin_id"]: row for row in read_output(store, self.pin_texts).to_pylist()}
-        changed = sum(old.get(pin_id) != row for pin_id, row in new.items())
-        kept = not old.keys() - new.keys() and changed <= self.max_changed_fraction * len(new)
-        logger.info(
-            "%s: %d of %d pins changed since: %s", manifest.stage, changed, len(new), "kept" if kept else "again"
-        )
-        return kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +84,7 @@ class Stage:
     recipe: Sequence[Setting]
     compute: "Callable[[StageRun], StageResult]"
     manifest_name: str | None = None
-    retrain_policy: RetrainPolicy | None = None
+    retrain_policy: RetrainRule | None = None
     adapt: "Callable[[StageRun, Manifest], Manifest] | None" = None
     still_valid: Callable[[Manifest], bool] = lambda _: True
 
@@ -135,7 +112,7 @@ class StageRun:
     settings: list[Setting]
     inputs: list[Output]
     name: str | None = None  # of the manifest, if not the stage's
-    retrain_policy: RetrainPolicy | None = None
+    retrain_policy: RetrainRule | None = None
     _outputs: dict[str, Output] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
 
@@ -221,13 +198,33 @@ class StageRun:
         self._outputs[name] = out
         return out
 
-    def finish(self, counts: dict[str, int], info: dict[str, Any] | None = None, device_sec: float = 0.0) -> Manifest:
-        """Write the manifest. Call it last: from then on the outputs are official."""
+    def add_table(self, output: Output) -> Output:
+        """Register a table in buckets that tasks wrote (`ray_app.tables.buckets.bucketed_output`)."""
+        self._outputs[output.name] = output
+        return output
+
+    def finish(
+        self,
+        counts: dict[str, int],
+        info: dict[str, Any] | None = None,
+        device_sec: float = 0.0,
+        pin_texts: Output | None = None,
+    ) -> Manifest:
+        """Write the manifest. Call it last: from then on the outputs are official.
+
+        Args:
+            counts: See `StageResult`, as the next two.
+            info: Notes.
+            device_sec: Of model work.
+            pin_texts: From which the next changes are measured; None: those that the stage has seen now.
+        """
+        if pin_texts is None and self.retrain_policy is not None:
+            pin_texts = self.retrain_policy.pin_texts
         wall = time.monotonic() - self._started
         manifest = Manifest(
             stage=self.stage, fingerprint=self.fingerprint, schema_version=SCHEMA_VERSION, outputs=self._outputs,
             counts=counts, info=info or {}, config=self.cfg.model_dump(mode="json"), settings=self.settings_hash,
-            inputs=self.input_hashes, pin_texts=self.retrain_policy.pin_texts.files if self.retrain_policy else [],
+            inputs=self.input_hashes, pin_texts=pin_texts,
             wall_sec=round(wall, 3), device_sec=round(device_sec, 3),
             rows_per_sec=round(counts.get("rows_out", 0) / max(wall, 1e-9), 2), created_at=time.time(),
             versions=package_versions(), git_commit=git_commit(),

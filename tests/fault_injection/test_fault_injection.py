@@ -84,7 +84,7 @@ def test_a_release_that_is_published_half_is_seen(tmp_path):
     ledger = Ledger(store, "pin_embeddings", "r" * 16, embedding_results(1))
     ledger.commit(pa.table({"content_key": ["k"], "embedding": [[1.0]], "error": [None]}))
     pins = pa.table({"pin_id": ["p"], "content_key": ["k"]})
-    release = publish_release(store, pins, ledger, 1, "5" * 16, sources={}, config={})
+    release = publish_release(store, lambda _: pins, ledger, 1, "5" * 16, sources={}, config={})
     assert published_half(store, "embed") == []
     store.delete(next(iter(release.files)))
     assert published_half(store, "embed")

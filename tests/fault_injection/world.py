@@ -109,7 +109,7 @@ def _make_longer(folder: Path) -> None:
     ]
     write_csv(folder / "pins.csv", [*pins, *more])
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["ingest"]["partition_bytes"] = 4_000  # so that rows are exchanged between tasks
+    config["tables"] = {"num_buckets": 4, "bucket_bytes": 4_000}  # so that rows are shuffled between tasks
     config["sample"]["num_pairs"] = 300
     config["label"] |= {"rows_per_block": ROWS_PER_BLOCK, "batch_size": 4}
     config["embed"] |= {"rows_per_block": ROWS_PER_BLOCK}

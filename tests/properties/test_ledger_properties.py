@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from ray_app.base.storage import Storage
+from ray_app.tables.keys import KeySet
 from ray_app.tables.ledger import Ledger
 
 SCHEMA = pa.schema({"content_key": pa.string(), "value": pa.int64(), "error": pa.string()})
@@ -63,8 +64,8 @@ class LedgerMachine(RuleBasedStateMachine):
             {"content_key": list(rows), "value": [None if bad else value_of(key) for key, bad in rows.items()],
              "error": ["failed" if bad else None for bad in rows.values()]}, schema=SCHEMA,
         )  # fmt: skip
-        path = self.ledger.commit(table)
-        assert self.ledger.commit(table) == path, "the same block again is the same file"
+        (path,) = self.ledger.commit(table)
+        assert self.ledger.commit(table) == [path], "the same block again is the same file"
         self.blocks[path] = rows
         return path
 
@@ -96,7 +97,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(referenced=SETS)
     def collect_garbage(self, referenced):
-        dropped = self.ledger.collect_garbage(pa.array(sorted(referenced), pa.string()))
+        dropped = self.ledger.collect_garbage(KeySet.of([pa.array(sorted(referenced), pa.string())]))
         assert dropped == sum(key not in referenced for block in self.blocks.values() for key in block)
         self._reread([{k: bad for k, bad in block.items() if k in referenced} for block in self.blocks.values()])
         assert set(self.store.list_files(self.ledger.folder, ".parquet")) == set(self.blocks), "torn files are gone"

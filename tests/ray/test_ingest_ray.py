@@ -1,16 +1,21 @@
-"""Files read by Ray tasks must give what one process gives: same tables, same order, same errors."""
+"""Tables in buckets, written by tasks of Ray Data, must hold what one process writes: same rows, same errors."""
 
 import json
+import os
+import signal
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import ray
 from tiny_config import tiny_config
 
 from ray_app.base.errors import UserError
+from ray_app.base.hashing import bucket_of
 from ray_app.base.storage import Storage
-from ray_app.cluster.shuffle import shuffle
+from ray_app.cluster.buckets import map_buckets, shuffle
 from ray_app.stages.ingest import stage
+from ray_app.tables.buckets import read_bucket
 from ray_app.tables.manifest import read_output
 
 FILES = {
@@ -20,11 +25,16 @@ FILES = {
 }
 
 
-def config(folder, output, log=None, **ingest):
+ONE = {"num_buckets": 1, "bucket_bytes": 10**9}
+MANY = {"num_buckets": 8, "bucket_bytes": 100}
+
+
+def config(folder, output, log=None, tables=ONE, **ingest):
     pins = {"adapter": "table", "path": str(folder)}
     if log:
         ingest["search_log"] = {"adapter": "table", "path": str(log)}
-    return tiny_config(output, ingest={"pins": pins, "limits": {"max_error_rate": 0.5}, **ingest})
+    ingest = {"pins": pins, "limits": {"max_error_rate": 0.5}, **ingest}
+    return tiny_config(output, ingest=ingest, tables=tables)
 
 
 @pytest.fixture
@@ -42,15 +52,7 @@ def run(sources, output, **ingest):
     return stage.run(config(sources, output, **ingest), store), store
 
 
-def test_files_on_ray_give_the_tables_of_one_process(ray_cluster, sources, tmp_path, monkeypatch):
-    on_ray, _ = run(sources, tmp_path / "ray")
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    here, _ = run(sources, tmp_path / "here")
-    hashes = [{name: out.content_hash for name, out in m.outputs.items()} for m in (on_ray, here)]
-    assert hashes[0] == hashes[1]
-
-
-def test_parts_hold_the_rows_of_the_whole_and_find_what_is_compared_across_files(ray_cluster, sources, tmp_path):
+def test_buckets_hold_the_rows_of_the_whole_and_find_what_is_compared_across_files(ray_cluster, sources, tmp_path):
     """Duplicates of other files, unknown pins, broken rows: as in one part, row by row."""
     (tmp_path / "log.csv").write_text(
         "event_id,timestamp,query,locale,pin_id,position,action\n"
@@ -58,43 +60,76 @@ def test_parts_hold_the_rows_of_the_whole_and_find_what_is_compared_across_files
         + ",,,,,,\nonly,two\n"
     )
     found = {}
-    for name, size in (("one", 10**9), ("many", 10)):
-        manifest, store = run(sources, tmp_path / name, log=tmp_path / "log.csv", partition_bytes=size)
-        tables = {table: read_output(store, manifest.output(table)) for table in ("pins", "search_log", "quarantine")}
+    for name, tables in (("one", ONE), ("many", MANY)):
+        manifest, store = run(sources, tmp_path / name, log=tmp_path / "log.csv", tables=tables)
+        read = {table: read_output(store, manifest.output(table)) for table in ("pins", "search_log", "quarantine")}
         keys = {"pins": "pin_id", "search_log": "event_id"}
-        found[name] = manifest.counts, {t: rows.sort_by(keys[t]) if t in keys else rows for t, rows in tables.items()}
-        assert (manifest.info["parts"]["search_log"] > 10) == (name == "many")
+        found[name] = manifest.counts, {t: rows.sort_by(keys[t]) if t in keys else rows for t, rows in read.items()}
+        assert [manifest.output(table).num_buckets for table in keys] == [tables["num_buckets"]] * 2
+        assert not store.list_files("tmp")
     assert found["many"][0] == found["one"][0]
     assert found["one"][0]["search_log_quarantined"] == 20  # 10 repeated, 8 of the unknown p0, 2 broken
     for table, rows in found["one"][1].items():
         assert sorted(map(str, found["many"][1][table].to_pylist())) == sorted(map(str, rows.to_pylist()))
 
 
+def test_rows_are_in_the_bucket_of_their_pin_in_order(ray_cluster, sources, tmp_path):
+    manifest, store = run(sources, tmp_path / "out", tables=MANY)
+    pins = manifest.output("pins")
+    found = [read_bucket(store, pins, number)["pin_id"].to_pylist() for number in range(8)]
+    assert sorted(id_ for ids in found for id_ in ids) == ["p1", "p2", "p3", "p4"]
+    for number, ids in enumerate(found):
+        assert bucket_of(ids, 8).tolist() == [number] * len(ids) and ids == sorted(ids)
+    folders = {path.split("/")[-2] for path in pins.files}
+    assert folders == {f"bucket={number:04d}" for number in range(8)}
+
+
 def test_a_duplicate_in_another_file_is_found(ray_cluster, sources, tmp_path):
-    counts = run(sources, tmp_path / "out")[0].counts
+    counts = run(sources, tmp_path / "out", tables=MANY)[0].counts
     assert (counts["pins_out"], counts["pins_quarantined"]) == (4, 2)
 
 
-def test_a_file_is_read_and_a_part_joined_in_a_ray_task(ray_cluster):
+def test_parts_are_computed_in_ray_tasks_and_those_without_rows_too(ray_cluster):
     """Else the tests above compare one process with itself."""
-
-    def task(*_):
-        return ray.get_runtime_context().get_task_id()
+    schema = pa.schema([("worker", pa.string())])
 
     def split(item):
-        return [pa.table({"task": [task()]})] * 2
+        worker = ray.get_runtime_context().get_worker_id()
+        return pa.table({"worker": [worker, worker]}, schema), np.array([0, 2])
 
-    def join(number, tables, shared):
-        return {task(), *(t["task"][0].as_py() for t in tables)}
+    def reduce(number, rows):
+        return number, ray.get_runtime_context().get_worker_id(), rows["worker"].to_pylist()
 
-    tasks = shuffle(["a", "b"], split, join, 2)
-    assert len(tasks[0] | tasks[1]) == 4 and None not in tasks[0]
+    here = ray.get_runtime_context().get_worker_id()
+    found = shuffle(["a", "b"], split, reduce, 4, schema)
+    assert [number for number, _, _ in found] == [0, 1, 2, 3]
+    assert [len(workers) for _, _, workers in found] == [2, 0, 2, 0]
+    assert here not in {found[0][1], found[2][1], *found[0][2]}
+    assert here not in map_buckets(lambda _: ray.get_runtime_context().get_worker_id(), [3, 5])
 
 
-def test_a_corrupt_file_is_a_one_line_user_error(ray_cluster, sources, tmp_path):
+def test_the_error_of_a_task_is_one_line_and_a_dead_task_is_repeated(ray_cluster, tmp_path):
+    def fail(number):
+        raise UserError(f"bucket {number} is damaged; run ingest again")
+
+    with pytest.raises(UserError, match=r"^bucket [12] is damaged; run ingest again$"):
+        map_buckets(fail, [1, 2])
+
+    def die_once(number):
+        mark = tmp_path / str(number)
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    assert map_buckets(die_once, [1, 2]) == [1, 2]
+
+
+@pytest.mark.parametrize("tables", [ONE, MANY], ids=["one", "many"])
+def test_a_corrupt_file_is_a_one_line_user_error(ray_cluster, sources, tmp_path, tables):
     (sources / "d.parquet").write_bytes(b"not parquet")
     with pytest.raises(UserError, match=r"^ingest.pins.path: .*d.parquet is corrupt[^\n]*$"):
-        run(sources, tmp_path / "out")
+        run(sources, tmp_path / "out", tables=tables)
 
 
 def test_queries_and_events_of_different_files_meet_in_a_part(ray_cluster, sources, tmp_path):
@@ -113,9 +148,9 @@ def test_queries_and_events_of_different_files_meet_in_a_part(ray_cluster, sourc
     (folder / "a.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in queries))
     (folder / "b.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in events))
     found = []
-    for name, size in (("one", 10**9), ("many", 500)):
+    for name, tables in (("one", ONE), ("many", MANY)):
         ubi = {"adapter": "ubi", "path": str(folder), "actions": {"click": "click"}}
-        manifest, store = run(sources, tmp_path / name, partition_bytes=size, search_log=ubi)
+        manifest, store = run(sources, tmp_path / name, tables=tables, search_log=ubi)
         log = read_output(store, manifest.output("search_log")).sort_by("event_id").to_pylist()
         found.append((manifest.counts, log))
     assert found[0] == found[1]

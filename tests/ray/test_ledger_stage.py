@@ -6,16 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import ray
 
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.cluster.blocks import actor_chain
-from ray_app.cluster.executor import ModelWork, check_error_rate
+from ray_app.cluster.executor import ModelWork, Wanted, check_error_rate
 from ray_app.cluster.resources import PoolRequest, start_local
 from ray_app.tables.ledger import Ledger
 
@@ -75,7 +77,7 @@ def logged(log):
     return [key for line in log.read_text().splitlines() for key in line.split()]
 
 
-def run(ledger, log, numbers, rows_per_block=10, num_actors=2, num_cpus=1.0, num_gpus=0.0, max_error_rate=1.0, **udf):
+def job(ledger, log, rows_per_block=10, num_actors=2, num_cpus=1.0, num_gpus=0.0, max_error_rate=1.0, **udf):
     return ModelWork(
         noun="rows",
         ledger=ledger,
@@ -83,7 +85,11 @@ def run(ledger, log, numbers, rows_per_block=10, num_actors=2, num_cpus=1.0, num
         chain=partial(actor_chain, MeanUDF, {"log": log, **udf}),
         rows_per_block=rows_per_block,
         max_error_rate=max_error_rate,
-    ).compute(wanted(numbers))
+    )
+
+
+def run(ledger, log, numbers, rows_per_block=10, **more):
+    return job(ledger, log, rows_per_block, **more).compute(wanted(numbers))
 
 
 def message(act):
@@ -141,6 +147,36 @@ class TestOnACluster:
         assert found == [4.5] * 10 + [14.5] * 10 + [24.5] * 10 + [32.0] * 5
         assert (counts.computed, counts.errors) == (35, 0)
         assert len(ledger.store.list_files(ledger.folder)) == 4
+
+    def test_buckets_are_compared_and_read_by_tasks_and_end_like_one(self, ledger, log):
+        """Blocks of a bucket are its own, whatever others lack; the program holds none of the rows."""
+        numbers = {bucket: list(range(100 * bucket, 100 * bucket + size)) for bucket, size in enumerate((25, 0, 10, 7))}
+        here, tasks = ray.get_runtime_context().get_worker_id(), log.parent / "tasks"
+        tasks.mkdir()
+
+        def of_bucket(bucket, numbers):
+            """Keys in the range of the bucket: its number is their leading bits."""
+            keys = pa.array([f"{4 * bucket:x}{number:031x}" for number in numbers], pa.string())
+            return wanted(numbers).set_column(0, "content_key", keys)
+
+        def keyed(bucket):
+            (tasks / ray.get_runtime_context().get_worker_id()).touch()
+            return of_bucket(bucket, numbers[bucket])
+
+        rows = Wanted(num_buckets=4, keyed=keyed, columns=lambda _, missing: missing)
+        counts = job(ledger, log).compute(rows)
+        assert (counts.wanted, counts.unique, counts.computed, counts.errors) == (42, 42, 42, 0)
+        assert not (tasks / here).exists() and any(tasks.iterdir())
+        cut = replace(ledger, num_buckets=4)
+        for bucket, some in numbers.items():
+            found = cut.lookup(of_bucket(bucket, some)["content_key"], bucket)["mean"].to_pylist()
+            blocks = [some[start : start + 10] for start in range(0, len(some), 10)]
+            assert found == [sum(block) / len(block) for block in blocks for _ in block]
+        assert not ledger.store.list_files("tmp"), "plans are deleted"
+        numbers[1] = [150]
+        again = job(ledger, log).compute(rows)
+        assert (again.unique, again.already_present, again.computed) == (43, 42, 1)
+        assert job(ledger, log).compute(rows).computed == 0
 
     def test_only_what_is_missing_is_computed(self, ledger, log):
         run(ledger, log, range(10))

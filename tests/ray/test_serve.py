@@ -279,7 +279,7 @@ def publish(app: SimpleNamespace, num_pins: int) -> str:
     table = open_release(app.store, release).select(["pin_id", "content_key"]).slice(0, num_pins)
     ledger = Ledger(app.store, "pin_embeddings", release.info["recipe"], embedding_results(release.dim))
     return publish_release(
-        app.store, table, ledger, release.dim, release.student_id, release.info, sources=release.sources,
+        app.store, lambda _: table, ledger, release.dim, release.student_id, release.info, sources=release.sources,
         config=release.config,
     ).id  # fmt: skip
 

@@ -35,7 +35,10 @@ def releases(store):
     keys = ["k0", "k1", "k2"]
     ledger.commit(pa.table({"content_key": keys, "embedding": [[0.0], [1.0], [2.0]], "error": pa.nulls(3)}))
     pins = [pa.table({"pin_id": ["p"], "content_key": [key]}) for key in keys]
-    return [publish_release(store, table, ledger, 1, "5111111111111111", sources={}, config={}) for table in pins]
+    return [
+        publish_release(store, lambda _, table=table: table, ledger, 1, "5111111111111111", sources={}, config={})
+        for table in pins
+    ]
 
 
 @pytest.fixture

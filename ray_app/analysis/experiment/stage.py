@@ -27,6 +27,7 @@ from ray_app.analysis.metrics.systems import graded
 from ray_app.base.columns import matrix_column, matrix_of
 from ray_app.base.config import Config, section_hash
 from ray_app.base.storage import Storage
+from ray_app.cluster.retrain import RetrainPolicy
 from ray_app.cluster.tasks import run_task
 from ray_app.cluster.train import train_on_ray
 from ray_app.cluster.train_job import TrainJob
@@ -34,7 +35,7 @@ from ray_app.features.student import drifting_inputs, feature_inputs
 from ray_app.models.text_encoder import stage_dtype
 from ray_app.stages.order import load_stage
 from ray_app.tables.manifest import Manifest, Output, read_manifest, read_output, require_output
-from ray_app.tables.stage_run import RetrainPolicy, Stage, StageResult, StageRun, run_stage
+from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
 logger = logging.getLogger(__name__)
 

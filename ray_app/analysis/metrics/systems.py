@@ -69,7 +69,8 @@ def score_systems(
     systems["teacher"] = graded(probs)
 
     rows, place = np.unique(judged.pin_index, return_inverse=True)
-    pin_vectors = student_tower(cfg, store, models.student, "pin").encode([catalogue.pairs.rendered[r] for r in rows])
+    texts, ids = ([column[row] for row in rows] for column in (catalogue.pairs.rendered, catalogue.pairs.pin_ids))
+    pin_vectors = student_tower(cfg, store, models.student, "pin").encode(texts, ids)
     query_vectors = student_tower(cfg, store, models.student, "query").encode(judged.queries)
     student = Student(store, models.student)
     systems["student"] = graded(student.score(query_vectors[judged.query_index], pin_vectors[place], computed, locales))

@@ -154,7 +154,9 @@ def score_candidates(
         pin_index=rows[found.pins[query, column]],
     )  # fmt: skip
     # Most pins have their vectors since `embed`; a pin that has none gets it here.
-    pin_vectors = shared(student_tower(cfg, store, treatment, "pin").encode(catalogue.pairs.rendered))
+    pin_vectors = shared(
+        student_tower(cfg, store, treatment, "pin").encode(catalogue.pairs.rendered, catalogue.pairs.pin_ids)
+    )
 
     def score(part: ScoringRequest, vectors: Any) -> Scored:
         return Arms.load(cfg, store, control, treatment, vectors).score(part)

@@ -142,13 +142,14 @@ def _systems(
     pin_ids, titles = material.texts["pin_id"], material.titles
     full = render_pin_texts(material.texts, cfg.pin_text)
     short = title_and_text(cfg, material.texts)[1]
-    zero_shot, zero_shot_titles = towers.zero_shot_pin.encode(short), towers.zero_shot_query.encode(titles)
+    ids = pin_ids.to_pylist()
+    zero_shot, zero_shot_titles = towers.zero_shot_pin.encode(short, ids), towers.zero_shot_query.encode(titles)
     graph = None
     if cfg.graph is not None:  # trains while the towers work
-        _, board_titles, board, pin = board_edges(material.boards, pin_ids.to_pylist())
+        _, board_titles, board, pin = board_edges(material.boards, ids)
         known = towers.zero_shot_query.encode(board_titles)
         graph = start_task(train, board, pin, known, zero_shot, cfg.graph, cfg.seed, torch_threads=1)
-    base, base_titles = towers.base_pin.encode(full), towers.base_query.encode(titles)
+    base, base_titles = towers.base_pin.encode(full, ids), towers.base_query.encode(titles)
     num_saves = np.bincount(
         pc.index_in(material.boards["pin_id"], value_set=pin_ids).drop_null().to_numpy(), minlength=len(pin_ids)
     )
@@ -158,7 +159,7 @@ def _systems(
         bm25("BM25", full, titles),
         vectors(f"zero-shot encoder on {', '.join(cfg.features.zero_shot_fields)}", zero_shot, zero_shot_titles),
         vectors(BASE, base, base_titles),
-        vectors(STUDENT, towers.pin.encode(full), towers.query.encode(titles)),
+        vectors(STUDENT, towers.pin.encode(full, ids), towers.query.encode(titles)),
     ]
     marks: dict[str, str] = {}
     if engagement:

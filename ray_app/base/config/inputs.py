@@ -106,9 +106,6 @@ class IngestConfig(Section):
     adjudicated: str | None = None
     """Filled sheets of pipelines/agreement.py (file, folder or glob), whose grades replace the raters'; None: none."""
     limits: IngestLimits = IngestLimits()
-    rows_per_file: PositiveInt = 100_000
-    partition_bytes: PositiveInt = 32_000_000
-    """Bytes per partition: larger sources are ingested in partitions of about this size, one Ray task each."""
 
     _until_is_a_date = field_validator("until", mode="before")(must_be_written_as_a_date)
     _until_is_in_utc = field_validator("until")(in_utc)

@@ -1,8 +1,8 @@
 """The tree of all sections."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ray_app.base.config.credentials import keys_with_credentials
 from ray_app.base.config.embedding import EmbedConfig, FeatureConfig
@@ -30,6 +30,25 @@ class RayConfig(Section):
     object_store_bytes: PositiveInt = 500_000_000
 
 
+class TablesConfig(Section):
+    """Tables keyed by pin are written in buckets by a hash of the pin; one process holds one bucket at a time."""
+
+    num_buckets: Literal["auto"] | Annotated[int, Field(gt=0, le=2**20)] = "auto"
+    """A power of two; auto: chosen at ingest, so that no bucket is larger than about `bucket_bytes`."""
+    bucket_bytes: PositiveInt = 64_000_000
+    """Of the source files, per bucket. A process needs some 20 times as much memory for the columns of texts."""
+    rows_per_file: PositiveInt = 100_000
+    keep_days: Annotated[float, Field(ge=0)] = 30.0
+    """Days for which pipelines/collect_garbage.py keeps results that no table names, such as labels of an earlier day's sample."""
+
+    @field_validator("num_buckets")
+    @classmethod
+    def _is_a_power_of_two(cls, value: str | int) -> str | int:
+        if isinstance(value, int) and value & (value - 1):
+            raise ValueError("must be a power of two, so that a bucket can be split without reading another")
+        return value
+
+
 class PriceConfig(Section):
     """Prices per hour for cost estimates; None: estimates in hours only."""
 
@@ -45,6 +64,7 @@ class Config(Section):
     """Folder or pyarrow.fs URI that everything is written under."""
     seed: int = 17
     ray: RayConfig = RayConfig()
+    tables: TablesConfig = TablesConfig()
     demo: DemoConfig | None = None
     """Generate the synthetic demo dataset first; None: the sources exist already."""
     ingest: IngestConfig

@@ -4,6 +4,7 @@ Decoding runs ahead of the engines as far as the object store allows; a task tha
 so that the ledger's files are no smaller than that.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 
 from ray_app.base.config import CaptionConfig
 from ray_app.base.storage import Storage
-from ray_app.cluster.blocks import Chain, actors, tasks
+from ray_app.cluster.blocks import Chain, actors, decode_block, tasks
 from ray_app.cluster.resources import PoolAllocation, PoolRequest
 from ray_app.cluster.vllm_engine import require_vllm, vllm_processor
 from ray_app.models.devices import actor_threads
@@ -39,9 +40,11 @@ def caption_chain(
         chosen = {"dtype": stage_dtype(cfg), "revision": pinned_revision(cfg.model, cfg.revision)}
         cfg = cfg.model_copy(update=chosen)
 
-    def chain(blocks: Any, ledger: Ledger, allocation: PoolAllocation, _: int) -> Any:
-        where = {"store": store, "limits": cfg.limits, "batch_size": cfg.batch_size}
-        decoded = tasks(blocks, load, allocation, size=allocation.pool.upstream_tasks, fn_kwargs=where)
+    def chain(blocks: Any, ledger: Ledger, allocation: PoolAllocation) -> Any:
+        where = {"load": load, "store": store, "limits": cfg.limits, "batch_size": cfg.batch_size}
+        decoded = tasks(
+            blocks, _load_block, allocation, batch_size=1, size=allocation.pool.upstream_tasks, fn_kwargs=where
+        )
         if cfg.backend == "vllm":
             answers = _vllm(cfg, allocation)(decoded).map(tidy_answer, num_cpus=allocation.task_cpus)
         else:
@@ -52,6 +55,11 @@ def caption_chain(
         return tasks(answers, commit_answers, allocation, batch_size=cfg.rows_per_block, fn_kwargs=commit)
 
     return chain
+
+
+def _load_block(block: pa.Table, load: Any, **where: Any) -> Iterator[pa.Table]:
+    """A Ray Data task: one encoded block of SOURCES -> what `load` makes of it."""
+    yield from load(decode_block(block), **where)
 
 
 def _vllm(cfg: CaptionConfig, allocation: PoolAllocation) -> Any:

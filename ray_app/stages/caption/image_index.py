@@ -21,6 +21,7 @@ from ray_app.base.storage import Storage
 from ray_app.cluster.blocks import actor_chain
 from ray_app.cluster.executor import ModelWork
 from ray_app.cluster.resources import PoolRequest
+from ray_app.tables.keys import KeySet
 from ray_app.tables.ledger import Ledger
 from ray_app.tables.manifest import Output
 
@@ -178,4 +179,6 @@ def _hash_files(
 def forget_hashes(hashes: Ledger, keys: Sequence[str]) -> None:
     """Read these again next time: they turned out to be another picture."""
     present = hashes.present_keys()
-    hashes.collect_garbage(present.filter(pc.invert(pc.is_in(present, value_set=pa.array(keys, pa.string())))))
+    hashes.collect_garbage(
+        KeySet.of([present.filter(pc.invert(pc.is_in(present, value_set=pa.array(keys, pa.string()))))])
+    )

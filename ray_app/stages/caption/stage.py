@@ -7,8 +7,10 @@ import pyarrow.compute as pc
 
 from ray_app.base.config import CaptionConfig, Config
 from ray_app.base.errors import UserError
+from ray_app.base.hashing import bucket_of
 from ray_app.base.schemas import CAPTION_RESULTS, CAPTIONS
 from ray_app.base.storage import Storage
+from ray_app.cluster.buckets import map_buckets
 from ray_app.cluster.cost_estimate import CostEstimate
 from ray_app.cluster.executor import LedgerCounts, ModelWork, check_error_rate
 from ray_app.stages.caption.chain import caption_chain, caption_pool, cut_jobs
@@ -16,8 +18,9 @@ from ray_app.stages.caption.clean import STEPS
 from ray_app.stages.caption.engine import caption_recipe
 from ray_app.stages.caption.image_index import ImageIndex, find_images, forget_hashes, stat_fingerprint
 from ray_app.stages.caption.results import join_captions
+from ray_app.tables.buckets import bucketed_output, read_bucket, split_rows, write_bucket
 from ray_app.tables.ledger import Ledger
-from ray_app.tables.manifest import Manifest, Output, read_output, require_output
+from ray_app.tables.manifest import Bucket, Manifest, Output, read_output, require_output
 from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
 VERSION = 1
@@ -94,7 +97,10 @@ def _caption(run: StageRun, pins: Output) -> StageResult:
     captions, num_failed, first_error = join_captions(pictures, work.ledger.scan().table, counts)
     unique = pictures.sources.num_rows + pictures.num_unreadable
     check_error_rate(num_failed, unique, first_error, cfg.caption.max_error_rate, "captions")
-    run.write_table("captions", captions)
+    folder, num_buckets = run.table_folder("captions"), pins.num_buckets
+    parts = split_rows(captions, bucket_of(captions["pin_id"].to_pylist(), num_buckets), num_buckets)
+    buckets = [write_bucket(store, folder, i, part, cfg.tables.rows_per_file) for i, part in enumerate(parts)]
+    run.add_table(bucketed_output("captions", folder, buckets))
     return StageResult(
         counts={
             "rows_in": pins.rows,
@@ -120,13 +126,18 @@ def _forget_changed_urls(pictures: ImageIndex, counts: LedgerCounts) -> None:
 
 def _without_model(run: StageRun, pins: Output) -> StageResult:
     """The same table with nothing in it, so that later stages need not know."""
-    parts = []
-    for part in pins.files:
-        table = run.store.read_table(part, ["pin_id", "image", "image_bytes"])
+    store, folder, rows_per_file = run.store, run.table_folder("captions"), run.cfg.tables.rows_per_file
+
+    def write(number: int) -> Bucket:
+        table = read_bucket(store, pins, number, ["pin_id", "image", "image_bytes"])
         ids = table.filter(pc.or_(pc.is_valid(table["image"]), pc.is_valid(table["image_bytes"])))["pin_id"]
         nothing = pa.nulls(len(ids), pa.string())
-        parts.append(pa.table([ids, nothing, nothing, nothing], schema=CAPTIONS))
-    rows = run.write_table("captions", pa.concat_tables(parts)).rows
+        return write_bucket(
+            store, folder, number, pa.table([ids, nothing, nothing, nothing], schema=CAPTIONS), rows_per_file
+        )
+
+    buckets = map_buckets(write, range(pins.num_buckets))
+    rows = run.add_table(bucketed_output("captions", folder, buckets)).rows
     counts = {
         "rows_in": pins.rows,
         "rows_out": rows,

@@ -12,6 +12,7 @@ import pyarrow as pa
 from ray_app.base.config import Config, DistillConfig, TrainConfig
 from ray_app.base.storage import Storage
 from ray_app.cluster.encoders import zero_shot_queries
+from ray_app.cluster.retrain import RetrainPolicy
 from ray_app.cluster.train import resolved, train_on_ray
 from ray_app.cluster.train_job import CalibrationPairs, TrainJob
 from ray_app.features.catalogue import load_catalogue
@@ -33,7 +34,7 @@ from ray_app.models.truncation import student_truncation
 from ray_app.stages.distill.examples import human_examples, soft_examples, split_by_query
 from ray_app.tables.manifest import Manifest, read_output, require_output
 from ray_app.tables.model_files import add_model
-from ray_app.tables.stage_run import RetrainPolicy, Stage, StageResult, StageRun, run_stage
+from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 from ray_app.training.examples import Examples
 
 logger = logging.getLogger(__name__)

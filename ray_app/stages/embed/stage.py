@@ -1,9 +1,11 @@
 """embed: pin texts -> pin embeddings by the student's pin tower, those whose text is new, and a release of all."""
 
+from dataclasses import replace
 from functools import partial
 
 from ray_app.base.config import Config
 from ray_app.base.storage import Storage
+from ray_app.cluster.buckets import map_buckets
 from ray_app.cluster.cost_estimate import CostEstimate
 from ray_app.cluster.encoders import CachedEncoder, student_tower
 from ray_app.cluster.executor import check_error_rate
@@ -15,7 +17,7 @@ from ray_app.tables.publish import publish_release
 from ray_app.tables.release import is_complete
 from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
-VERSION = 2
+VERSION = 3
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
@@ -35,8 +37,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
 def estimate_cost(cfg: Config, store: Storage) -> CostEstimate:
     """Embed the first block of each kind that is missing, and estimate the cost of the rest. Its embeddings are kept."""
     tower = _tower(cfg, store)
-    files = tower.pin_texts(require_output(store, "enrich", "pin_texts"))
-    return tower.work(files.with_texts).estimate_cost(files.keyed(), cfg.embed.rows_per_block, cfg.prices)[0]
+    texts = tower.pin_texts(require_output(store, "enrich", "pin_texts"))
+    return tower.work().estimate_cost(texts.wanted, cfg.embed.rows_per_block, cfg.prices)[0]
 
 
 def retry_errors(cfg: Config, store: Storage) -> int:
@@ -64,27 +66,27 @@ def _tower(cfg: Config, store: Storage) -> CachedEncoder:
 
 
 def _embed(run: StageRun, tower: CachedEncoder, sources: dict[str, Output]) -> StageResult:
-    cfg, files = run.cfg, tower.pin_texts(sources["pin_texts"])
-    pins, work = files.keyed(), tower.work(files.with_texts)
-    counts = work.compute(pins.drop_columns(["pin_id"]))
+    cfg, texts, work = run.cfg, tower.pin_texts(sources["pin_texts"]), tower.work()
+    counts = work.compute(texts.wanted)
     check_error_rate(counts.errors, counts.unique, counts.first_error, cfg.embed.max_error_rate, "pin embeddings")
     # Whoever serves the release encodes queries with the zero-shot model that the pins' features were made with.
     source, revision = cfg.features.zero_shot_model, cfg.features.zero_shot_revision
     features = cfg.features.model_copy(update={"zero_shot_revision": pinned_revision(source, revision)})
     release = publish_release(
         run.store,
-        pins,
-        tower.ledger,
+        texts.keyed,
+        replace(tower.ledger, num_buckets=texts.output.num_buckets),
         dim=tower.dim,
         student_id=sources["student"].content_hash,
         info={"recipe": tower.recipe},
         sources=sources,
         config=cfg.model_copy(update={"features": features}).model_dump(mode="json"),
+        map_buckets=map_buckets,
     )
     collect_releases(run.store, cfg.embed.num_releases_to_keep)
     return StageResult(
         counts={
-            "rows_in": pins.num_rows, "rows_out": release.num_pins, "without_vector": release.num_missing,
+            "rows_in": texts.output.rows, "rows_out": release.num_pins, "without_vector": release.num_missing,
             "computed": counts.computed, "errors": counts.errors,
         },
         info={"release": release.id} | work.describe(counts, cfg.prices),

@@ -12,6 +12,7 @@ from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION
+from ray_app.cluster.retrain import RetrainPolicy
 from ray_app.cluster.tasks import run_task
 from ray_app.features.engagement_rates import RATE_NAMES, engagement_rates
 from ray_app.sources.held_out import HeldOut
@@ -19,7 +20,7 @@ from ray_app.stages.engagement.events import allowed_events, engaged_pairs, once
 from ray_app.stages.engagement.two_tower import train
 from ray_app.tables.manifest import Manifest, Output, read_output, require_output
 from ray_app.tables.model_files import keep_model
-from ray_app.tables.stage_run import RetrainPolicy, Stage, StageResult, StageRun, run_stage
+from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
 logger = logging.getLogger(__name__)
 

@@ -4,24 +4,31 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from ray_app.base.config import Config
+from ray_app.base.hashing import buckets_of_hashes, text_keys
 from ray_app.base.schemas import BOARDS, CAPTIONS, SEARCH_LOG
-from ray_app.base.storage import Storage, StoredFile
+from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION
-from ray_app.cluster.shuffle import shuffle
+from ray_app.cluster.buckets import map_buckets, shuffle
 from ray_app.sources.held_out import HeldOut
 from ray_app.stages.enrich.board_titles import TITLED_SAVES, title_forms, titled_saves
 from ray_app.stages.enrich.pin_texts import PIN_COLUMNS, build_pin_texts, num_without_text
-from ray_app.tables.manifest import Manifest, Output, check_output, read_manifest, read_output, require_output
-from ray_app.tables.partitions import partition_of, partition_rows, write_part
+from ray_app.tables.buckets import (
+    bucketed_output,
+    common_num_buckets,
+    read_bucket,
+    write_bucket,
+)
+from ray_app.tables.manifest import Bucket, Manifest, Output, read_output, require_output
 from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
 VERSION = 2
 _SCHEMAS = {"pins": PIN_COLUMNS, "boards": BOARDS, "search_log": SEARCH_LOG, "captions": CAPTIONS}
-_JOINED = {"boards": TITLED_SAVES}  # schema of the rows that meet, where it is not the table's own
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
@@ -29,8 +36,8 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
     So do the queries of `evaluate.human_labels`; and with `sample.until` no later event of the search log is read.
 
-    It is group-bys over columns, by pin: of tables that ingest cut into parts, in as many parts, each by its own Ray task;
-    else here. In a part pins are in the order of their ids.
+    Pins, captions, saves and events of a bucket are joined by one task, without a shuffle. Only how a board title is mostly
+    written needs all saves under that title together.
 
     Raises:
         UserError: ingest has not run, or the caption stage, if there is a model for captions.
@@ -51,101 +58,69 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
 
 def _enrich(run: StageRun, tables: dict[str, Output], human: Output, held_out: HeldOut) -> StageResult:
-    store = run.store
+    store, num_buckets = run.store, common_num_buckets(tables.values())
     excluded = held_out.queries | set(pc.unique(read_output(store, human, columns=["query"])["query"]).to_pylist())
-    num_parts = _num_parts(store)
     job = _EnrichJob(
-        cfg=run.cfg, store=store, folder=run.table_folder("pin_texts"), num_parts=num_parts, tables=tables,
-        excluded=excluded, held_out=held_out,
+        cfg=run.cfg, store=store, folder=run.table_folder("pin_texts"), tables=tables, excluded=excluded, held_out=held_out,
+        forms=_title_forms(store, tables["boards"]) if num_buckets > 1 else None,
     )  # fmt: skip
-    items = [(name, path) for name, output in tables.items() for path in output.files]
-    if num_parts == 1:
-        built = [job.build(0, [job.split_by_pin(item)[0] for item in items], None)]
-    else:
-        titles = shuffle(tables["boards"].files, job.split_by_title, _forms, num_parts)
-        forms = {title: form for part in titles for title, form in part.items()}
-        built = shuffle(items, job.split_by_pin, job.build, num_parts, forms)
-    for output in tables.values():
-        check_output(store, output, {path: sha for path, sha in built[0].read.items() if path in output.files})
-    rows = sum(part.counts["rows_out"] for part in built)
-    run.add_output("pin_texts", job.folder, [file for part in built for file in part.files], rows=rows)
+    built = map_buckets(job.build, range(num_buckets))
+    run.add_table(bucketed_output("pin_texts", job.folder, (bucket for bucket, _ in built)))
     counts: Counter[str] = Counter()
-    for part in built:
-        counts.update(part.counts)
+    for _, some in built:
+        counts.update(some)
     return StageResult(counts={**counts, "excluded_queries": len(excluded)})
 
 
-def _num_parts(store: Storage) -> int:
-    """One, if each of the tables is of one part; else as many as all together, since all of them meet."""
-    ingest = read_manifest(store, "ingest")
-    parts = ingest.info.get("parts", {}).values() if ingest else []
-    return sum(parts) if max(parts, default=1) > 1 else 1
+def _title_forms(store: Storage, boards: Output) -> dict[str, str]:
+    """See `title_forms`; all saves under one title meet in a task."""
 
+    def split(number: int) -> tuple[pa.Table, NDArray[np.int64]]:
+        saves = titled_saves(read_bucket(store, boards, number))
+        return saves, buckets_of_hashes(text_keys(saves["title"].to_pylist(), "title"), boards.num_buckets)
 
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """Result of one part."""
+    def forms(_: int, saves: pa.Table) -> dict[str, str]:
+        return title_forms(saves)
 
-    files: list[StoredFile]
-    counts: dict[str, int]
-    read: dict[str, str]  # SHA-256 of each file that rows were taken from
+    found = shuffle(range(boards.num_buckets), split, forms, boards.num_buckets, TITLED_SAVES)
+    return {title: form for some in found for title, form in some.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class _EnrichJob:
-    """Arguments that all tasks share."""
+    """What the tasks share."""
 
     cfg: Config
     store: Storage
     folder: str
-    num_parts: int
     tables: dict[str, Output]
     excluded: frozenset[str]
     held_out: HeldOut
+    forms: dict[str, str] | None  # None: there is one bucket
 
-    def split_by_title(self, path: str) -> list[pa.Table]:
-        """A file of saves, cut so that all saves under a title meet."""
-        saves = titled_saves(self.store.read_table(path))
-        return partition_rows(saves, partition_of(saves["title"].to_pylist(), self.num_parts), self.num_parts)
-
-    def split_by_pin(self, item: tuple[str, str]) -> list[pa.Table]:
-        """A file of one of the tables, cut so that all rows of a pin meet; the tables carry their name and the file's hash."""
-        name, path = item
-        rows, sha = self.store.read_table_and_hash(path, _SCHEMAS[name].names)
-        if name == "search_log":
-            rows = self.held_out.past(rows)
-        # Of the log some rows name no pin: searches that showed nothing.
-        rows = titled_saves(rows) if name == "boards" else rows.filter(pc.is_valid(rows["pin_id"]))
-        parts = partition_rows(rows, partition_of(rows["pin_id"].to_pylist(), self.num_parts), self.num_parts)
-        return [part.replace_schema_metadata({"table": name, "path": path, "sha256": sha}) for part in parts]
-
-    def build(self, number: int, read: list[pa.Table], forms: dict[str, str] | None) -> _Part:
-        """The texts of one part's pins."""
-        hashes, rows_of = {}, {name: [_JOINED.get(name, _SCHEMAS[name]).empty_table()] for name in self.tables}
-        for rows in read:
-            mark = {key.decode(): value.decode() for key, value in rows.schema.metadata.items()}
-            hashes[mark["path"]] = mark["sha256"]
-            rows_of[mark["table"]].append(rows.replace_schema_metadata())
-        found = {name: pa.concat_tables(rows, promote_options="permissive") for name, rows in rows_of.items()}
-        pins = found["pins"] if self.num_parts == 1 else found["pins"].sort_by("pin_id")
+    def build(self, number: int) -> tuple[Bucket, dict[str, int]]:
+        """Write the texts of one bucket's pins, and count them."""
+        read = {
+            name: read_bucket(self.store, output, number, _SCHEMAS[name].names) for name, output in self.tables.items()
+        }
+        log = self.held_out.past(read["search_log"])
+        pins = read["pins"]
         texts = build_pin_texts(
-            pins, found["boards"], found["search_log"], self.excluded, self.cfg.enrich, found.get("captions"), forms
+            pins,
+            titled_saves(read["boards"]),
+            log.filter(pc.is_valid(log["pin_id"])),  # some rows name no pin: searches that showed nothing
+            self.excluded,
+            self.cfg.enrich,
+            read.get("captions"),
+            self.forms,
         )
-        part = number if self.num_parts > 1 else None
-        return _Part(
-            files=write_part(self.store, self.folder, part, texts, self.cfg.ingest.rows_per_file),
-            counts={
-                "rows_in": pins.num_rows,
-                "rows_out": texts.num_rows,
-                "rows_quarantined": 0,
-                "pins_without_text": num_without_text(texts),
-                "pins_with_caption": texts.num_rows - texts["caption"].null_count,
-                "pins_with_board_titles": texts.num_rows - texts["board_titles"].null_count,
-                "pins_with_engaged_queries": texts.num_rows - texts["engaged_queries"].null_count,
-            },
-            read=hashes,
-        )
-
-
-def _forms(number: int, saves: list[pa.Table], shared: None) -> dict[str, str]:
-    return title_forms(pa.concat_tables(saves))
+        bucket = write_bucket(self.store, self.folder, number, texts, self.cfg.tables.rows_per_file)
+        return bucket, {
+            "rows_in": pins.num_rows,
+            "rows_out": texts.num_rows,
+            "rows_quarantined": 0,
+            "pins_without_text": num_without_text(texts),
+            "pins_with_caption": texts.num_rows - texts["caption"].null_count,
+            "pins_with_board_titles": texts.num_rows - texts["board_titles"].null_count,
+            "pins_with_engaged_queries": texts.num_rows - texts["engaged_queries"].null_count,
+        }

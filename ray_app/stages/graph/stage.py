@@ -12,12 +12,13 @@ from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION
 from ray_app.cluster.encoders import CachedEncoder, zero_shot_tower
+from ray_app.cluster.retrain import RetrainPolicy
 from ray_app.cluster.tasks import run_task
 from ray_app.stages.graph.edges import board_edges
 from ray_app.stages.graph.sage import train
 from ray_app.tables.manifest import Manifest, Output, read_output, require_output
 from ray_app.tables.model_files import keep_model
-from ray_app.tables.stage_run import RetrainPolicy, Stage, StageResult, StageRun, run_stage
+from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
 logger = logging.getLogger(__name__)
 

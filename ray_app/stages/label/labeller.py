@@ -8,13 +8,13 @@ import pyarrow as pa
 
 from ray_app.base.columns import matrix_column
 from ray_app.base.config import Config
-from ray_app.base.content_key import content_keys, recipe_id
+from ray_app.base.content_key import content_keys, pin_keys, recipe_id
 from ray_app.base.schemas import SOFT_LABEL_RESULTS
 from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION
 from ray_app.cluster.blocks import Chain, actor_chain
 from ray_app.cluster.encoders import zero_shot_tower
-from ray_app.cluster.executor import LedgerCounts, ModelWork
+from ray_app.cluster.executor import LedgerCounts, ModelWork, Wanted
 from ray_app.cluster.resources import PoolRequest
 from ray_app.cluster.vllm_engine import prefix_hit_meter, require_vllm
 from ray_app.features.catalogue import Catalogue
@@ -66,12 +66,22 @@ class Labeller:
             Table of schema SOFT_LABEL_RESULTS, row i for pair i, and what was computed.
         """
         pairs = ShownPairs.of(catalogue, queries, query_index, pin_index)
-        wanted = self.wanted(pairs)
-        counts = self.work(pairs).compute(wanted)
-        found, place = self.ledger.lookup(wanted["content_key"]), np.argsort(wanted["pair"].to_numpy())
+        keyed = self.keyed(pairs)
+        counts = self.work().compute(self.wanted(pairs, keyed))
+        found, place = self.ledger.lookup(keyed["content_key"]), np.argsort(keyed["pair"].to_numpy())
         return found.take(pa.array(place)), counts
 
-    def wanted(self, pairs: ShownPairs) -> pa.Table:
+    def wanted(self, pairs: ShownPairs, keyed: pa.Table | None = None) -> Wanted:
+        """Pairs as rows of `ModelWork.compute`.
+
+        Args:
+            pairs: With what the teacher reads of them.
+            keyed: Of these pairs; None: made here.
+        """
+        rows = self.keyed(pairs) if keyed is None else keyed
+        return Wanted(num_buckets=1, keyed=lambda _: rows, columns=lambda _, missing: self._columns(pairs, missing))
+
+    def keyed(self, pairs: ShownPairs) -> pa.Table:
         """Content keys of pairs, and the number of each pair, in the order to label them in.
 
         By the hash of what the pin says, then by query: pairs that share a pin's text stand together, and whatever
@@ -80,15 +90,12 @@ class Labeller:
         by_pair = pairs.pin_keys
         pair_queries = [pairs.queries[i] for i in pairs.query_index]
         order = np.lexsort((_ranks(pairs.queries)[pairs.query_index], _ranks(by_pair)))
-        keys = content_keys(self.recipe, pair_queries, by_pair).take(pa.array(order))
+        pin_ids = pairs.catalogue.pin_texts["pin_id"].take(pa.array(pairs.pin_index))
+        keys = pin_keys(content_keys(self.recipe, pair_queries, by_pair), pin_ids).take(pa.array(order))
         return pa.table({"content_key": keys, "pair": pa.array(order, pa.int64())})
 
-    def work(self, pairs: ShownPairs | None = None) -> ModelWork:
-        """Model work of labelling: ledger, workers, blocks.
-
-        Args:
-            pairs: Of the table of `wanted`; None: the rows come with query, pin_text and features.
-        """
+    def work(self) -> ModelWork:
+        """Model work of labelling: ledger, workers, blocks. Its rows have content_key, query, pin_text and features."""
         label = self.cfg.label
         return ModelWork(
             noun="pairs",
@@ -106,14 +113,13 @@ class Labeller:
             ),
             chain=self._chain,
             rows_per_block=label.rows_per_block,
-            columns=None if pairs is None else partial(self._columns, pairs),
             max_error_rate=label.max_error_rate,
             progress_interval_sec=label.progress_interval_sec,
             prefix_hits=prefix_hit_meter if label.backend == "vllm" else None,  # the engine counts them itself
         )
 
     def _columns(self, pairs: ShownPairs, missing: pa.Table) -> pa.Table:
-        """Rows of `wanted` -> content_key, query, pin_text, features."""
+        """Rows of `keyed` -> content_key, query, pin_text, features."""
         shown = pairs.take(missing["pair"].to_numpy())
         return pa.table(
             {

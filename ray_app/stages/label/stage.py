@@ -10,11 +10,12 @@ from ray_app.base.schemas import SOFT_LABEL_RESULTS, SOFT_LABELS, cast_to
 from ray_app.base.storage import Storage
 from ray_app.cluster.cost_estimate import CostEstimate
 from ray_app.cluster.executor import check_error_rate
+from ray_app.cluster.retrain import RetrainPolicy
 from ray_app.features.catalogue import Catalogue, index_queries, load_catalogue
 from ray_app.features.shown_pairs import ShownPairs
 from ray_app.stages.label.labeller import Labeller
 from ray_app.tables.manifest import Manifest, Output, read_output, require_output
-from ray_app.tables.stage_run import RetrainPolicy, Stage, StageResult, StageRun, run_stage
+from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
 VERSION = 3
 
@@ -39,7 +40,7 @@ def estimate_cost(cfg: Config, store: Storage) -> CostEstimate:
     labeller, label = _labeller(cfg, store), cfg.label
     shown = ShownPairs.of(*_indexed(cfg, store, read_output(store, require_output(store, "sample", "pairs"))))
     sample = -(-label.cost_sample_rows // label.rows_per_block) * label.rows_per_block  # whole blocks, as in the run
-    return labeller.work(shown).estimate_cost(labeller.wanted(shown), sample, cfg.prices)[0]
+    return labeller.work().estimate_cost(labeller.wanted(shown), sample, cfg.prices)[0]
 
 
 def retry_errors(cfg: Config, store: Storage) -> int:

@@ -19,7 +19,7 @@ from ray_app.base.config import LabelConfig
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import NUM_GRADES
 from ray_app.base.storage import Storage
-from ray_app.cluster.blocks import Chain, commit_block, tasks, whole_block
+from ray_app.cluster.blocks import Chain, commit_block, decode_block, tasks
 from ray_app.cluster.failures import BlockFailedError, fatal_line
 from ray_app.cluster.resources import PoolAllocation
 from ray_app.cluster.vllm_engine import INFERENCE_ERROR, vllm_processor
@@ -78,7 +78,7 @@ def vllm_chain(store: Storage, teacher: Output, merged: Output, cfg: LabelConfig
 
     prefix_sharing = cfg.prefix_sharing and shares_prefixes(local_folder(store, merged, weights=False))
 
-    def chain(blocks: Any, ledger: Ledger, allocation: PoolAllocation, rows_per_block: int) -> Any:
+    def chain(blocks: Any, ledger: Ledger, allocation: PoolAllocation) -> Any:
         engine = {
             "max_model_len": about.max_tokens,
             "pooler_config": {"pooling_type": pooling_type, "use_activation": False},
@@ -100,7 +100,7 @@ def vllm_chain(store: Storage, teacher: Output, merged: Output, cfg: LabelConfig
             on_batch=ledger.claim,
         )
         where = {"store": store, "teacher": merged}  # the folder of a model with adapters has no config of the whole
-        prepared = tasks(blocks, prepare_block, allocation, batch_size=rows_per_block, fn_kwargs=where)
+        prepared = tasks(blocks, prepare_block, allocation, batch_size=1, fn_kwargs=where)
         states = processor(prepared).map(keep_state, num_cpus=allocation.task_cpus)
         return tasks(states, finish_block, allocation, fn_kwargs={**where, "ledger": ledger})
 
@@ -117,10 +117,9 @@ def shares_prefixes(folder: Path) -> bool:
 
 
 def prepare_block(block: pa.Table, store: Storage, teacher: Output) -> pa.Table:
-    """One block of pairs -> PREPARED."""
+    """One encoded block of pairs -> PREPARED."""
     try:
-        block = whole_block(block)
-        return prepare(block, local_folder(store, teacher, weights=False))
+        return prepare(decode_block(block), local_folder(store, teacher, weights=False))
     except Exception as error:
         raise BlockFailedError(fatal_line("soft_labels", error)) from error
 

@@ -18,6 +18,7 @@ from ray_app.base.schemas import SEARCH_LOG
 from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION, normalize_query, render_pin_texts, stem_tokens
 from ray_app.cluster.encoders import zero_shot_tower
+from ray_app.cluster.retrain import RetrainPolicy
 from ray_app.features.bm25 import Bm25Index
 from ray_app.features.neighbors import top_neighbors
 from ray_app.features.product_types import find_product_types
@@ -31,7 +32,7 @@ from ray_app.stages.sample.public_queries import public_queries
 from ray_app.stages.sample.trending import Trending, find_trending
 from ray_app.stages.sample.window import Window
 from ray_app.tables.manifest import Manifest, Output, read_manifest, read_output, require_output
-from ray_app.tables.stage_run import RetrainPolicy, Stage, StageResult, StageRun, run_stage
+from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
 VERSION = 3
 _MOST_TRENDING = 20  # listed in the manifest

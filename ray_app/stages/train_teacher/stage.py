@@ -15,6 +15,7 @@ from ray_app.base.content_key import content_key
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.cluster.encoders import zero_shot_tower
+from ray_app.cluster.retrain import RetrainPolicy
 from ray_app.cluster.train import resolved, train_on_ray
 from ray_app.cluster.train_job import CalibrationPairs, TrainJob
 from ray_app.features.catalogue import Catalogue, load_catalogue
@@ -31,7 +32,7 @@ from ray_app.models.truncation import teacher_truncation
 from ray_app.stages.train_teacher.pretrain import pseudo_labels
 from ray_app.tables.manifest import Manifest, Output, read_output, require_output
 from ray_app.tables.model_files import add_model, model_files
-from ray_app.tables.stage_run import RetrainPolicy, Stage, StageResult, StageRun, run_stage
+from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 from ray_app.training.examples import Examples
 from ray_app.training.labelled_pairs import LabelledPairs
 from ray_app.training.splits import queries_of, split_queries

@@ -1,21 +1,24 @@
 """zero_shot: pin texts and queries -> embeddings of a pretrained bi-encoder that is not fine-tuned."""
 
+from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from ray_app.base.columns import matrix_column
+from ray_app.base.columns import matrix_column, matrix_or_zero
 from ray_app.base.config import Config
 from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION, normalize_query
-from ray_app.cluster.encoders import CachedEncoder, title_and_text, zero_shot_tower
+from ray_app.cluster.buckets import map_buckets
+from ray_app.cluster.encoders import CachedEncoder, title_and_text_configs, zero_shot_tower
+from ray_app.cluster.pin_texts import PinTexts
 from ray_app.models.truncation import zero_shot_truncation
-from ray_app.tables.manifest import Manifest, Output, read_output, require_output
+from ray_app.tables.buckets import bucketed_output, read_bucket, write_bucket
+from ray_app.tables.ledger import Ledger
+from ray_app.tables.manifest import Bucket, Manifest, Output, require_output
 from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
-VERSION = 2
+VERSION = 3
 
 
 def run(cfg: Config, store: Storage) -> Manifest:
@@ -38,28 +41,23 @@ def _embed(
     run: StageRun, pin_texts: Output, asked: list[Output], pin_tower: CachedEncoder, query_tower: CachedEncoder
 ) -> StageResult:
     cfg, store = run.cfg, run.store
-    pins = read_output(store, pin_texts)
-    titles, texts = title_and_text(cfg, pins)
-    known = pc.unique(pa.concat_tables([read_output(store, t, ["query"]) for t in asked])["query"])
-    queries = sorted({normalize_query(query) for query in known.to_pylist()} - {""})
-    pin_vectors, pin_counts = pin_tower.encode_counted([*titles, *texts])
-    query_vectors, query_counts = query_tower.encode_counted(queries)
-    title_vectors, text_vectors = np.split(pin_vectors, [len(titles)])
-    run.write_table(
-        "zero_shot_pins",
-        pa.table(
-            {
-                "pin_id": pins["pin_id"],
-                "title_embedding": matrix_column(title_vectors),
-                "text_embedding": matrix_column(text_vectors),
-            }
-        ),
+    texts = pin_tower.pin_texts(pin_texts, title_and_text_configs(cfg))
+    pin_counts = pin_tower.work().compute(texts.wanted)
+    write = partial(
+        _write_bucket, store, run.table_folder("zero_shot_pins"), texts, pin_tower.ledger, cfg.tables.rows_per_file
     )
+    run.add_table(
+        bucketed_output(
+            "zero_shot_pins", run.table_folder("zero_shot_pins"), map_buckets(write, range(pin_texts.num_buckets))
+        )
+    )
+    queries = sorted({query for table in asked for query in _queries(store, table)} - {""})
+    query_vectors, query_counts = query_tower.encode_counted(queries)
     run.write_table(
         "zero_shot_queries",
         pa.table({"query": pa.array(queries, pa.string()), "embedding": matrix_column(query_vectors)}),
     )
-    rows = len(pin_vectors) + len(query_vectors)
+    rows = pin_counts.wanted + len(query_vectors)
     return StageResult(
         counts={
             "rows_in": rows,
@@ -70,7 +68,35 @@ def _embed(
         info={
             "recipe": pin_tower.recipe,
             "query_recipe": query_tower.recipe,
-            "truncation": zero_shot_truncation(cfg, pins),
+            "truncation": zero_shot_truncation(cfg, read_bucket(store, pin_texts, 0)),  # of many, a random sample
         },
         device_sec=pin_counts.device_sec + query_counts.device_sec,
     )
+
+
+def _write_bucket(
+    store: Storage, folder: str, texts: PinTexts, ledger: Ledger, rows_per_file: int, number: int
+) -> Bucket:
+    """Vectors of one bucket's pins; a text that is empty or failed has zeros."""
+    keyed = texts.keyed(number)
+    ledger = replace(ledger, num_buckets=texts.output.num_buckets)
+    found = ledger.lookup(keyed["content_key"], number)["embedding"]
+    half = keyed.num_rows // 2
+    vectors = pa.table(
+        {
+            "pin_id": keyed["pin_id"][:half],
+            "title_embedding": matrix_column(matrix_or_zero(found[:half])),
+            "text_embedding": matrix_column(matrix_or_zero(found[half:])),
+        }
+    )
+    return write_bucket(store, folder, number, vectors, rows_per_file)
+
+
+def _queries(store: Storage, table: Output) -> set[str]:
+    """Distinct normalised queries of a table."""
+
+    def distinct(number: int) -> set[str]:
+        raw = read_bucket(store, table, number, ["query"])["query"].unique()
+        return {normalize_query(query) for query in raw.to_pylist()}
+
+    return set().union(*map_buckets(distinct, range(table.num_buckets)))

@@ -57,7 +57,7 @@ def test_ledger_and_release_work_on_s3(store):
     results = {"content_key": ["k1", "k2"], "embedding": [[1.0, 0.0], [0.0, 1.0]], "error": [None, None]}
     ledger.commit(pa.table(results))
     pins = pa.table({"pin_id": ["p1", "p2", "p3"], "content_key": ["k1", "k2", "k1"]})
-    publish_release(store, pins, ledger, 2, "5" * 16, sources={}, config={})
+    publish_release(store, lambda _: pins, ledger, 2, "5" * 16, sources={}, config={})
     table = open_release(store, current_release(store))
     assert table["embedding"].to_pylist() == [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
 
@@ -90,5 +90,5 @@ def test_an_unreachable_ledger_is_not_taken_for_a_torn_one(store, monkeypatch):
     path = store.list_files("")[0]
     monkeypatch.setattr(Storage, "list_files", lambda self, folder, suffix="": [path])
     broken = Ledger(Storage(uri("http://127.0.0.1:1", "bucket")), ledger.table, ledger.recipe, ledger.schema)
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match=r"cannot (read|look up)"):
         broken.present_keys()

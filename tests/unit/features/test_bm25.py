@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
 from ray_app.base.text import tokenize
-from ray_app.features.bm25 import Bm25Index, CatalogueMatch, CorpusCounts
+from ray_app.features.bm25 import Bm25Index, CatalogueMatch, CorpusCounts, index_type
 
 WORDS = ["red", "blue", "laptop", "bag", "the", "hp", "15"]
 TEXTS = ["the red laptop", "the blue laptop laptop bag", "the bag", "", "the HP 15 laptop: the best", "desk"]
@@ -106,3 +106,8 @@ def test_another_text_is_scored_by_the_corpus_statistics_by_hand():
     idf = np.log(3.5) - np.log(1.5)
     assert found == pytest.approx([idf * 2 * 2.5 / (2 + 1.5 * (0.25 + 0.75 * 3 / 2.25)), 0.0])
     assert index.score_pairs(["red"], np.array([0]), np.array([0]))[0] > 0
+
+
+@pytest.mark.parametrize(("largest", "size"), [(2**31 - 1, 4), (2**31, 8), (2**40, 8)])
+def test_more_postings_than_32_bits_count_get_64(largest, size):
+    assert index_type(largest)(largest) == largest and index_type(largest)(0).itemsize == size

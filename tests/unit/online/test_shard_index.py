@@ -127,7 +127,7 @@ class World:
         ledger.commit(pa.table(columns))
         table = pa.table({"pin_id": self.pins, "content_key": self.pins})
         self.release = publish_release(
-            self.store, table, ledger, DIM, "5" * 16, sources=sources, config=self.cfg.model_dump(mode="json")
+            self.store, lambda _: table, ledger, DIM, "5" * 16, sources=sources, config=self.cfg.model_dump(mode="json")
         )
         self.folder = folder / "local"
         self.shards = {num: [self.slice(i, num) for i in range(num)] for num in (1, 3, MANY)}

@@ -1,5 +1,8 @@
 """Garbage collection deletes what nothing names, and nothing else."""
 
+import os
+import time
+
 import pyarrow as pa
 from minimal import make_config
 
@@ -46,7 +49,7 @@ def test_what_a_release_is_served_with_stays_as_long_as_the_release(store):
         path = f"tables/pin_texts/{version}"
         texts = Output(name="pin_texts", path=path, files=[file.path], rows=1, content_hash=content)
         pins = pa.table({"pin_id": ["p"], "content_key": ["k"]})
-        publish_release(store, pins, ledger, 1, "5" * 16, sources={"pin_texts": texts}, config={})
+        publish_release(store, lambda _, pins=pins: pins, ledger, 1, "5" * 16, sources={"pin_texts": texts}, config={})
     assert collect_all(store).folders == 0
     collect_releases(store, keep=1)  # v3 is served, v2 was before
     assert collect_all(store).folders == 1
@@ -71,3 +74,32 @@ def test_what_experiments_made_stays(store):
     assert (counts.folders, counts.ledger_rows) == (1, 1)
     assert store.list_files("models") == ["models/teacher/v2/weights"]
     assert sorted(ledger.present_keys().to_pylist()) == ["of the arm", "of the run"]
+
+
+def test_embeddings_of_two_dimensions_may_lie_side_by_side(store):
+    """Another student is another recipe, and its vectors may be longer: this ended in an ArrowTypeError."""
+    for recipe, dim in (("r1", 1), ("r2", 3)):
+        ledger = Ledger(store, "pin_embeddings", recipe, embedding_results(dim))
+        keys = [f"{recipe} {name}" for name in ("kept", "dropped")]
+        ledger.commit(pa.table({"content_key": keys, "embedding": [[1.0] * dim] * 2, "error": pa.nulls(2)}))
+        pins = pa.table({"pin_id": ["p"], "content_key": keys[:1]})
+        publish_release(store, lambda _, pins=pins: pins, ledger, dim, "5" * 16, sources={}, config={})
+    assert collect_all(store).ledger_rows == 2
+    for recipe, dim in (("r1", 1), ("r2", 3)):
+        ledger = Ledger(store, "pin_embeddings", recipe, embedding_results(dim))
+        assert ledger.present_keys().to_pylist() == [f"{recipe} kept"]
+
+
+def test_labels_of_another_days_sample_are_kept_for_some_days(store):
+    ledger = Ledger(store, "soft_labels", "r1", SOFT_LABEL_RESULTS)
+    ledger.commit(labels("of yesterday"))
+    (path,) = ledger.files()
+    ledger.commit(labels("of today", "of an hour ago"))
+    run = StageRun("label", make_config(store.uri), store, 1, [], [])
+    run.write_table("soft_labels", labels("of today"))
+    run.finish({"rows_out": 1})
+    os.utime(store.full_path(path), (time.time() - 86_400,) * 2)
+    assert collect_all(store, keep_days=2).ledger_rows == 0
+    assert collect_all(store, keep_days=0.5).ledger_rows == 1
+    assert sorted(ledger.present_keys().to_pylist()) == ["of an hour ago", "of today"]
+    assert collect_all(store).ledger_rows == 1

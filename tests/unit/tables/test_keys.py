@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_app.base.content_key import content_keys
-from ray_app.tables.keys import KeyIndex, KeySet, first_rows, key_numbers
+from ray_app.tables.keys import KeySet, first_rows, key_numbers
 
 KEYS = st.lists(
     st.one_of(st.sampled_from(["0" * 32, "f" * 32, "F" * 32, "é" * 16, "", "a"]), st.text(max_size=40)), max_size=30
@@ -39,10 +39,3 @@ def test_a_set_holds_what_python_says_and_the_first_of_equal_keys_counts(present
 def test_keys_that_share_their_first_half_are_told_apart(low):
     held = KeySet(np.array([[7, n] for n in low], np.uint64))
     assert held.contains(np.array([[7, 1], [7, 3], [7, 4], [8, 1]], np.uint64)).tolist() == [True, True, False, False]
-
-
-@given(KEYS, KEYS)
-def test_an_index_names_each_row_that_has_a_key(rows, wanted):
-    place, row = KeyIndex(key_numbers(pa.array(rows, pa.string()))).rows_of(key_numbers(pa.array(wanted, pa.string())))
-    pairs = [(i, j) for i, key in enumerate(wanted) for j, other in enumerate(rows) if key == other]
-    assert sorted(zip(place.tolist(), row.tolist(), strict=True)) == pairs

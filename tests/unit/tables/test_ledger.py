@@ -1,13 +1,17 @@
 """The ledger: nothing paid for is lost, nothing is computed twice, nothing torn is served."""
 
 import logging
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 
+from ray_app.base.content_key import content_keys, pin_keys
 from ray_app.base.errors import UserError
+from ray_app.base.hashing import bucket_of, buckets_of_hashes
 from ray_app.base.storage import Storage
-from ray_app.tables.ledger import Ledger
+from ray_app.tables.keys import KeySet, key_numbers
+from ray_app.tables.ledger import Ledger, missing_rows
 
 SCHEMA = pa.schema(
     [pa.field("content_key", pa.string(), nullable=False), ("length", pa.int64()), ("error", pa.string())]
@@ -167,14 +171,14 @@ def test_garbage_collection_keeps_what_is_referenced_with_its_values(ledger):
     ledger.commit(results("a", "b", "ccc"))
     ledger.commit(results("d", "e"))
     ledger.commit(results("f"))
-    assert ledger.collect_garbage(pa.array(["a", "ccc", "f", "never seen"])) == 3
+    assert ledger.collect_garbage(KeySet.of([pa.array(["a", "ccc", "f", "never seen"])])) == 3
     assert keys(ledger) == ["a", "ccc", "f"]
     assert ledger.lookup(pa.array(["ccc"]))["length"].to_pylist() == [3]
 
 
 def test_garbage_collection_deletes_torn_files(ledger):
     ledger.store.write_bytes(f"{ledger.folder}/torn.parquet", b"PAR1")
-    ledger.collect_garbage(pa.array([], pa.string()))
+    ledger.collect_garbage(KeySet.of([pa.array([], pa.string())]))
     assert ledger.store.list_files(ledger.folder) == []
 
 
@@ -187,9 +191,9 @@ def test_a_crash_between_commit_and_delete_loses_nothing(ledger, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "delete", crash)
         with pytest.raises(KeyboardInterrupt):
-            ledger.collect_garbage(pa.array(["a"]))
+            ledger.collect_garbage(KeySet.of([pa.array(["a"])]))
     assert keys(ledger) == ["a", "b"]
-    ledger.collect_garbage(pa.array(["a"]))
+    ledger.collect_garbage(KeySet.of([pa.array(["a"])]))
     assert keys(ledger) == ["a"]
 
 
@@ -198,3 +202,77 @@ def test_dropped_errors_are_missing_again(ledger):
     ledger.commit(pa.concat_tables([results("a"), results("b", error="timeout")]))
     assert ledger.drop_errors() == 1
     assert ledger.missing(wanted("a", "b"))["content_key"].to_pylist() == ["b"]
+
+
+# --- buckets ---
+
+
+def keyed(numbers, pins=None):
+    """Results whose keys are spread over all buckets, as hashes are; of pins, in the buckets of the pins."""
+    keys = content_keys("r", [f"content {i}" for i in numbers])
+    keys = keys if pins is None else pin_keys(keys, pins)
+    return pa.table({"content_key": keys, "length": [*numbers], "error": pa.nulls(len(keys), pa.string())}, SCHEMA)
+
+
+@pytest.mark.parametrize("written", [1, 2, 16, 64])
+@pytest.mark.parametrize("read", [1, 2, 16, 64])
+def test_each_bucket_holds_its_keys_whatever_number_of_buckets_they_were_written_in(ledger, written, read):
+    rows = keyed(range(300))
+    replace(ledger, num_buckets=written).commit(rows)
+    reader = replace(ledger, num_buckets=read)
+    buckets = buckets_of_hashes(key_numbers(rows["content_key"])[:, 0], read)
+    for bucket in range(read):
+        own = rows.filter(pa.array(buckets == bucket))
+        assert missing_rows(own, reader.keys(bucket).keys)[0].num_rows == 0
+        assert reader.lookup(own["content_key"], bucket)["length"].equals(own["length"])
+    if read >= 16 and written >= 16:
+        files = [len(reader.files(bucket)) for bucket in range(read)]
+        assert max(files) <= max(1, written // read) and sum(files) <= max(written, read), (
+            "others' files are not opened"
+        )
+
+
+def test_results_of_a_pin_are_in_the_bucket_of_the_pin(ledger):
+    pins = [f"pin {i}" for i in range(200)]
+    rows = keyed(range(200), pins)
+    assert len(set(rows["content_key"].to_pylist())) == 200
+    numbers = key_numbers(rows["content_key"])[:, 0]
+    for num_buckets in (1, 8, 2**20):
+        assert (buckets_of_hashes(numbers, num_buckets) == bucket_of(pins, num_buckets)).all()
+
+
+def test_small_files_are_merged_and_a_year_of_days_leaves_no_more_than_a_month(ledger):
+    ledger = replace(ledger, num_buckets=2)
+    num_files = []
+    for day in range(100):
+        ledger.commit(keyed(range(20 * day, 20 * day + 20)))
+        for bucket in range(2):
+            ledger.compact(bucket)
+        num_files.append(len(ledger.files()))
+    assert max(num_files[30:]) <= max(num_files[:30]) <= 2 * 16
+    assert sorted(ledger.scan().table["length"].to_pylist()) == list(range(2000))
+
+
+def test_merging_disturbs_no_reader_and_a_kill_in_its_middle_loses_nothing(ledger, monkeypatch):
+    for i in range(20):
+        ledger.commit(keyed([i]))
+    blocks = ledger.blocks()
+    first = next(blocks)  # the files are listed
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "delete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ledger.compact(0)
+    assert sorted(ledger.scan().table["length"].to_pylist()) == list(range(20)), "merged and old files are there"
+    assert ledger.compact(0) == 21
+    assert len(ledger.files()) == 1
+    assert {n for block in (first, *blocks) for n in block["length"].to_pylist()} == set(range(20))
+
+
+def test_a_torn_file_is_not_merged_and_its_rows_are_not_taken_for_there(ledger):
+    for i in range(20):
+        ledger.commit(keyed([i]))
+    torn = ledger.files()[3]
+    ledger.store.write_bytes(torn, b"PAR1")
+    ledger.compact(0)
+    scan = ledger.scan()
+    assert scan.corrupt_files == [torn] and scan.table.num_rows == 19

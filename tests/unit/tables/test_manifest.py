@@ -9,8 +9,9 @@ from minimal import make_config
 from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import CorruptFileError, Storage
+from ray_app.cluster.retrain import RetrainPolicy
 from ray_app.tables.manifest import Output, read_manifest, read_output, require_output
-from ray_app.tables.stage_run import RetrainPolicy, StageRun
+from ray_app.tables.stage_run import StageRun
 
 TABLE = pa.table({"pin_id": ["a", "b"]})
 

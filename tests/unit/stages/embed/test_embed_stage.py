@@ -7,8 +7,6 @@ from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import PIN_TEXTS
 from ray_app.base.storage import Storage
-from ray_app.base.text import render_pin_texts
-from ray_app.cluster.embedding import wanted_texts
 from ray_app.cluster.encoders import student_tower
 from ray_app.stages.embed.stage import run as embed
 from ray_app.tables.current import current_release, rollback
@@ -51,8 +49,7 @@ def write_texts(cfg, store, title):
 def fill_ledger(cfg, store):
     """So that embed has no model work to do, and needs no Ray."""
     tower = student_tower(cfg, store, require_output(store, "distill", "student"), "pin")
-    table = store.read_table(require_output(store, "enrich", "pin_texts").files[0])
-    keys = wanted_texts(tower.recipe, render_pin_texts(table, cfg.pin_text))["content_key"]
+    keys = tower.pin_texts(require_output(store, "enrich", "pin_texts")).keyed(0)["content_key"]
     tower.ledger.commit(pa.table({"content_key": keys, "embedding": [[0.6, 0.8]], "error": pa.nulls(1)}))
 
 

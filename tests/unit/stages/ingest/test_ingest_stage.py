@@ -14,7 +14,7 @@ from ray_app.tables.manifest import read_manifest, read_output
 PINS = "pin_id,title\np1,shoe\np2,boot\np3,sock\n"
 
 
-def config(folder, pins=PINS, labels=None, **ingest_section):
+def config(folder, pins=PINS, labels=None, tables=None, **ingest_section):
     (folder / "pins.csv").write_text(pins)
     section = {"pins": {"adapter": "table", "path": str(folder / "pins.csv")}, **ingest_section}
     if labels is not None:
@@ -25,6 +25,7 @@ def config(folder, pins=PINS, labels=None, **ingest_section):
         {
             "output": str(folder / "out"),
             "ingest": section,
+            "tables": tables or {},
             "features": {"zero_shot_model": "m"},
             "train_teacher": {"base_model": "m"},
             "distill": {"base_model": "m"},
@@ -72,7 +73,7 @@ def test_the_order_of_rows_does_not_change_the_tables(tmp_path, store):
 
 
 def test_tables_are_cut_into_files(tmp_path, store):
-    assert len(ingest(config(tmp_path, rows_per_file=2), store).output("pins").files) == 2
+    assert len(ingest(config(tmp_path, tables={"rows_per_file": 2}), store).output("pins").files) == 2
 
 
 def test_too_many_bad_rows_fail_with_counts_reason_and_place(tmp_path, store):

@@ -8,9 +8,11 @@ from tiny_models import published
 from ray_app.base.columns import matrix_of
 from ray_app.base.config import FeatureConfig
 from ray_app.cluster.embedding import embed_batch, wanted_texts
+from ray_app.cluster.encoders import title_and_text_configs
 from ray_app.models.text_encoder import TextEncoder
 from ray_app.stages.zero_shot import stage
-from ray_app.tables.manifest import read_output
+from ray_app.tables.keys import first_rows, key_numbers
+from ray_app.tables.manifest import read_output, require_output
 
 PINS = {"p1": "red mug", "p2": "usb hub"}
 LOG = [("red mug", "p1", "click"), ("shoe", "p2", "impression")]  # the first query is a title too
@@ -22,9 +24,9 @@ def world(folder, source):
     return cfg.model_copy(update={"features": features}), store
 
 
-def fill_ledger(tower, texts):
+def fill_ledger(tower, rows):
     """So that the stage has no model work to do, and needs no Ray."""
-    tower.ledger.commit(embed_batch(wanted_texts(tower.recipe, sorted(set(texts))), tower.build(), 8))
+    tower.ledger.commit(embed_batch(rows, tower.build(), 8))
 
 
 @pytest.fixture
@@ -38,8 +40,11 @@ def test_a_text_that_is_query_and_title_gets_two_vectors(prompted):
     """With one key for both, whichever came first would be the other's vector too."""
     cfg, store, source = prompted
     pin, query = (stage.zero_shot_tower(cfg, store, role) for role in ("pin", "query"))
-    fill_ledger(pin, ["red mug", "usb hub", ""])
-    fill_ledger(query, ["red mug", "shoe", "cup"])
+    wanted = pin.pin_texts(require_output(store, "enrich", "pin_texts"), title_and_text_configs(cfg)).wanted
+    keyed = wanted.keyed(0)
+    fill_ledger(pin, wanted.columns(0, keyed.take(first_rows(key_numbers(keyed["content_key"])))))
+    fill_ledger(pin, wanted_texts(pin.recipe, [""]))
+    fill_ledger(query, wanted_texts(query.recipe, ["red mug", "shoe", "cup"]))
     manifest = stage.run(cfg, store)
     pins = read_output(store, manifest.output("zero_shot_pins"))
     queries = read_output(store, manifest.output("zero_shot_queries"))

@@ -1,0 +1,103 @@
+"""Tables in buckets as others read them, and who reads how much of them."""
+
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import duckdb
+import polars
+import pytest
+import yaml
+from tiny_config import config_tree
+
+from ray_app.base.config import load_config
+from ray_app.base.storage import Storage
+from ray_app.tables.manifest import read_manifest, read_output
+
+NUM_BUCKETS, NUM_PINS = 64, 400
+BY_PIN = {"ingest": ("pins", "boards", "search_log"), "caption": ("captions",), "enrich": ("pin_texts",)}
+BY_PIN |= {"zero_shot": ("zero_shot_pins",)}
+
+
+def write_sources(folder):
+    rows = range(NUM_PINS)
+    tables = {
+        "pins": ["pin_id,title", *(f"p{i},thing {i % 50}" for i in rows)],
+        "boards": ["board_id,pin_id,board_title", *(f"b{i % 20},p{i},Board {i % 3}" for i in rows)],
+        "search_log": [
+            "event_id,timestamp,query,locale,pin_id,action,client_id",
+            *(f"e{i},2026-01-01,query {i % 7},en-US,p{i % NUM_PINS},click,c{i}" for i in range(3 * NUM_PINS)),
+        ],
+        "human_labels": ["query,locale,pin_id,rater_id,grade", "query 1,en-US,p3,r,4"],
+    }
+    for name, lines in tables.items():
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    return {name: {"adapter": "table", "path": str(folder / f"{name}.csv")} for name in tables}
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory, tiny_encoder):
+    """(store, [(task, path of a file that it has read)]) of a run with many buckets."""
+    folder = tmp_path_factory.mktemp("recorded")
+    tree = config_tree(
+        folder / "out", ingest=write_sources(folder), features={"zero_shot_model": tiny_encoder},
+        tables={"num_buckets": NUM_BUCKETS, "bucket_bytes": 1000},
+    )  # fmt: skip
+    (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+    (folder / "notes").mkdir()
+    program = Path(__file__).with_name("recorded_reads.py")
+    path = os.pathsep.join([str(program.parents[2]), str(program.parent), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(
+        [sys.executable, program, folder / "config.yaml", folder / "notes"], check=True, timeout=900,
+        env=os.environ | {"PYTHONPATH": path},
+    )  # fmt: skip
+    reads = [line.split() for notes in (folder / "notes").iterdir() for line in notes.read_text().splitlines()]
+    return Storage(load_config(folder / "config.yaml").output), [(task, path) for task, path in reads]
+
+
+def test_no_process_holds_a_table(recorded):
+    """A loop over all rows in one process, on the driver above all, would work in every other test and end at 25 million pins."""
+    store, reads = recorded
+    bucketed = {
+        path: (table, number)
+        for stage, tables in BY_PIN.items()
+        for table in tables
+        for number, bucket in enumerate(read_manifest(store, stage).output(table).buckets)
+        for path in bucket.files
+    }
+    assert len(bucketed) == 6 * NUM_BUCKETS
+    read_by = defaultdict(set)
+    for task, path in reads:
+        if path in bucketed:
+            read_by[task, bucketed[path][0]].add(bucketed[path][1])
+    assert {table for _, table in read_by} >= {"pins", "boards", "search_log", "pin_texts"}, "the reads are noted"
+    driver = {table: len(numbers) for (task, table), numbers in read_by.items() if task == "driver"}
+    assert max(driver.values(), default=0) <= 1, "one for the pins of few labels, one of texts to measure truncation on"
+    too_many = {key: len(numbers) for key, numbers in read_by.items() if len(numbers) > 2}
+    assert not too_many
+
+
+def test_rows_of_all_buckets_are_there(recorded):
+    store, _ = recorded
+    for stage, tables in BY_PIN.items():
+        for table in tables:
+            output = read_manifest(store, stage).output(table)
+            assert output.num_buckets == NUM_BUCKETS
+            assert read_output(store, output).num_rows == output.rows == sum(bucket.rows for bucket in output.buckets)
+    assert read_manifest(store, "zero_shot").output("zero_shot_pins").rows == NUM_PINS
+
+
+def test_duckdb_and_polars_read_a_table_with_one_line(recorded):
+    store, _ = recorded
+    output = read_manifest(store, "enrich").output("pin_texts")
+    folder = store.full_path(output.path)
+    by_bucket = {number: bucket.rows for number, bucket in enumerate(output.buckets) if bucket.rows}
+    found = duckdb.sql(
+        f"select bucket, count(*) from read_parquet('{folder}/**/*.parquet', hive_partitioning=true) group by 1"
+    ).fetchall()
+    assert dict(found) == by_bucket
+    frame = polars.scan_parquet(f"{folder}/**/*.parquet", hive_partitioning=True).collect()
+    assert dict(frame.group_by("bucket").len().iter_rows()) == by_bucket
+    assert sorted(frame["pin_id"].to_list()) == sorted(f"p{i}" for i in range(NUM_PINS))
