@@ -142,7 +142,9 @@ def local_environment(environ: Mapping[str, str]) -> dict[str, str]:
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # 2 by default: so long would each checkpoint of a small model wait
     }
-    kept = {name: environ.get(name, value) for name, value in train.items()}
+    # After 1 s by default, idle workers above the number of CPUs end, and a second later new ones import torch.
+    workers = {"RAY_idle_worker_killing_time_threshold_ms": "10000"}
+    kept = {name: environ.get(name, value) for name, value in (train | workers).items()}
     return {_LOOPBACK: "0", "RAY_AUTH_MODE": mode, **kept, **token}
 
 

@@ -39,11 +39,11 @@ def run(folder, name, num_buckets=1):
 
 def test_parts_say_of_each_pin_what_one_process_says(ray_cluster, tmp_path):
     _, store, whole = run(tmp_path, "one")
-    _, other, parts = run(tmp_path, "many", num_buckets=16)
+    _, other, parts = run(tmp_path, "many", num_buckets=4)
     tables = [read_output(s, m.output("pin_texts")).sort_by("pin_id") for s, m in ((store, whole), (other, parts))]
     assert tables[0].equals(tables[1])
     assert parts.counts == whole.counts
-    assert parts.output("pin_texts").num_buckets == 16
+    assert parts.output("pin_texts").num_buckets == 4
     forms = {title for titles in tables[0]["board_titles"].to_pylist() for title in titles}
     assert len(forms & {"Red Mugs", "red mugs", "RED mugs"}) == 1, "the most frequent form over all pins is shown"
 

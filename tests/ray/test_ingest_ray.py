@@ -26,7 +26,7 @@ FILES = {
 
 
 ONE = {"num_buckets": 1, "bucket_bytes": 10**9}
-MANY = {"num_buckets": 8, "bucket_bytes": 100}
+MANY = {"num_buckets": 4, "bucket_bytes": 100}
 
 
 def config(folder, output, log=None, tables=ONE, **ingest):
@@ -76,12 +76,12 @@ def test_buckets_hold_the_rows_of_the_whole_and_find_what_is_compared_across_fil
 def test_rows_are_in_the_bucket_of_their_pin_in_order(ray_cluster, sources, tmp_path):
     manifest, store = run(sources, tmp_path / "out", tables=MANY)
     pins = manifest.output("pins")
-    found = [read_bucket(store, pins, number)["pin_id"].to_pylist() for number in range(8)]
+    found = [read_bucket(store, pins, number)["pin_id"].to_pylist() for number in range(4)]
     assert sorted(id_ for ids in found for id_ in ids) == ["p1", "p2", "p3", "p4"]
     for number, ids in enumerate(found):
-        assert bucket_of(ids, 8).tolist() == [number] * len(ids) and ids == sorted(ids)
+        assert bucket_of(ids, 4).tolist() == [number] * len(ids) and ids == sorted(ids)
     folders = {path.split("/")[-2] for path in pins.files}
-    assert folders == {f"bucket={number:04d}" for number in range(8)}
+    assert folders == {f"bucket={number:04d}" for number in range(4)}
 
 
 def test_a_duplicate_in_another_file_is_found(ray_cluster, sources, tmp_path):
