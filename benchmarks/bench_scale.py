@@ -7,15 +7,15 @@
 
 Rows: each stage at each size in a process of its own, after a small run that loads what it loads lazily. Memory is what
 the process has allocated (RssAnon of Linux), asked for from outside 20 times a second; "base_mb" is before the stage
-begins. "worker_mb" is the same of the largest Ray worker, of stages that put large tables together in parts (ingest,
-enrich; from one bucket of `tables.bucket_bytes` up); their processor time counts.
+begins. "worker_mb" is the same of the largest Ray worker, of stages that work bucket by bucket (all but sample; from two
+buckets up); the processor time of workers counts.
 
     ingest     rows of a search log and a tenth as many pins: read, check, settle, write
     enrich     pins, saves and events, one each of three rows: rank titles and queries, write
     sample     events, over a catalogue of 10,000 pins and 1,000 queries at most: draw 20,000 pairs
     sample_catalogue   pins, with 20,000 events and 200 queries at most: the same
-    plan       pairs whose labels are all there: keys, the ledger's keys, what is missing (`ModelWork.compute`)
-    release    pins of 64 numbers: gather, write, publish
+    plan       pairs whose labels are all there, in buckets: keys, the ledger's keys, what is missing (`ModelWork.compute`)
+    release    pins of 64 numbers, in buckets: look up, write, publish
 
 Actors: `ModelWork.compute`, the path of labels and embeddings, over engines that sleep as one would compute (3 s a block, 10%
 more or less, 12 blocks per actor), on a local cluster with logical CPUs. Two efficiencies:
@@ -45,7 +45,7 @@ import pyarrow.parquet as pq
 from _bench import ROOT, finish
 
 from ray_app.base.config import Config, load_config
-from ray_app.base.content_key import content_keys
+from ray_app.base.content_key import content_keys, pin_keys
 from ray_app.base.hashing import bucket_of
 from ray_app.base.schemas import HUMAN_LABELS, PIN_TEXTS, SOFT_LABEL_RESULTS, embedding_results
 from ray_app.base.storage import Storage
@@ -385,34 +385,72 @@ def _vectors(seed: int, num: int) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1)), DIM)
 
 
-def _pairs(rows: int) -> tuple[list[str], list[str]]:
-    queries = [f"{WORDS[i % 4999]} {i // 5000}" for i in range(rows)]
-    return queries, [f"pin {i % 997} {WORDS[i % 30_011]} and what else it says, field by field" for i in range(rows)]
+BUCKET_ROWS = 250_000  # of pairs, or of pins with vectors
+
+
+def _num_buckets(rows: int) -> int:
+    return choose_num_buckets(rows, BUCKET_ROWS)
+
+
+def _write_buckets(folder: Path, num_rows: int, make: Callable[[int, int], pa.Table]) -> None:
+    """Files BUCKET.parquet of rows with a pin_id each, made in chunks (first row, how many)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = _num_buckets(num_rows)
+    writers: dict[int, pq.ParquetWriter] = {}
+    for chunk in _chunks(num_rows):
+        rows = make(*chunk)
+        cut = split_rows(rows, bucket_of(rows["pin_id"].to_pylist(), number), number)
+        for bucket, some in enumerate(cut):
+            if bucket not in writers:
+                writers[bucket] = pq.ParquetWriter(folder / f"{bucket}.parquet", rows.schema)
+            writers[bucket].write_table(some)
+    for writer in writers.values():
+        writer.close()
+
+
+def _pairs(start: int, num: int) -> pa.Table:
+    rows = range(start, start + num)
+    return pa.table(
+        {
+            "pin_id": [f"pin{i // 4:09d}" for i in rows],
+            "query": [f"{WORDS[i % 4999]} {i // 5000}" for i in rows],
+            "text": [f"pin {i % 997} {WORDS[i % 30_011]} and what else it says, field by field" for i in rows],
+        }
+    )
 
 
 def run_plan(folder: Path, rows: int) -> Callable[[], object]:
-    from ray_app.cluster.executor import ModelWork
+    from ray_app.cluster.executor import ModelWork, Wanted
     from ray_app.cluster.resources import PoolRequest
 
-    ledger = Ledger(Storage(str(folder / "run")), "soft_labels", "0" * 16, SOFT_LABEL_RESULTS)
+    store, source = Storage(str(folder / "run")), folder / "pairs"
+
+    def keyed(bucket: int) -> pa.Table:
+        pairs = pq.read_table(source / f"{bucket}.parquet")
+        keys = pin_keys(content_keys("recipe", pairs["query"], pairs["text"]), pairs["pin_id"])
+        return pairs.append_column("content_key", keys)
+
     if rows:
-        keys = content_keys("recipe", *_pairs(rows))
+        _write_buckets(source, rows, _pairs)
+        ledger = Ledger(store, "soft_labels", "0" * 16, SOFT_LABEL_RESULTS, _num_buckets(rows))
         probs = pa.FixedSizeListArray.from_arrays(pa.array(np.full(5 * 8192, 0.2, np.float32)), 5)
-        for start in range(0, rows, 8192):
-            some = keys[start : start + 8192]
-            ledger.commit(
-                pa.table({"content_key": some, "probs": probs[: len(some)], "error": pa.nulls(len(some), pa.string())})
-            )
-        (folder / "rows").write_text(str(rows))
-    rows = int((folder / "rows").read_text())
-    queries, texts = _pairs(rows)
+        for bucket in range(ledger.num_buckets):
+            keys = keyed(bucket)["content_key"].combine_chunks()
+            for start in range(0, len(keys), 8192):
+                some = keys[start : start + 8192]
+                nothing = pa.nulls(len(some), pa.string())
+                ledger.commit(pa.table({"content_key": some, "probs": probs[: len(some)], "error": nothing}))
+            ledger.compact(bucket)
+    number = len(list(source.iterdir()))
+    ledger = Ledger(store, "soft_labels", "0" * 16, SOFT_LABEL_RESULTS, number)
 
     def plan() -> None:
-        wanted = pa.table({"content_key": content_keys("recipe", queries, texts), "query": queries, "text": texts})
-        counts = ModelWork(
+        wanted = Wanted(num_buckets=number, keyed=keyed, columns=lambda _, missing: missing)
+        work = ModelWork(
             noun="pairs", ledger=ledger, pool=PoolRequest(section="label"), chain=_no_chain, rows_per_block=8192
-        ).compute(wanted)
-        assert counts.already_present == rows
+        )
+        counts = work.compute(wanted)
+        assert counts.already_present == counts.unique > 0
 
     return plan
 
@@ -422,22 +460,32 @@ def _no_chain() -> Any:
 
 
 def run_release(folder: Path, rows: int) -> Callable[[], object]:
+    from ray_app.cluster.buckets import map_buckets
     from ray_app.tables.publish import publish_release
 
-    store = Storage(str(folder / "run"))
-    ledger = Ledger(store, "pin_embeddings", "0" * 16, embedding_results(DIM))
+    store, source = Storage(str(folder / "run")), folder / "pins"
+
+    def make(start: int, num: int) -> pa.Table:
+        ids = [f"pin{i * 2654435761 % 2**32:010d}" for i in range(start, start + num)]  # in no order
+        keys = content_keys("recipe", list(range(start, start + num)))
+        return pa.table({"pin_id": ids, "content_key": pin_keys(keys, ids)})
+
+    def keyed(bucket: int) -> pa.Table:
+        return pq.read_table(source / f"{bucket}.parquet")
+
     if rows:
-        for start in range(0, rows, 8192):
-            num = min(8192, rows - start)
-            keys = content_keys("recipe", list(range(start, start + num)))
-            table = {"content_key": keys, "embedding": _vectors(start, num), "error": pa.nulls(num, pa.string())}
-            ledger.commit(pa.table(table))
-        ids = pa.array([f"pin{i * 2654435761 % 2**32:010d}" for i in range(rows)])  # in no order
-        pq.write_table(
-            pa.table({"pin_id": ids, "content_key": content_keys("recipe", list(range(rows)))}), folder / "pins.parquet"
-        )
-    pins = pq.read_table(folder / "pins.parquet")
-    return lambda: publish_release(store, lambda _: pins, ledger, dim=DIM, student_id="bench", sources={}, config={})
+        _write_buckets(source, rows, make)
+        ledger = Ledger(store, "pin_embeddings", "0" * 16, embedding_results(DIM), _num_buckets(rows))
+        for bucket in range(ledger.num_buckets):
+            keys = keyed(bucket)["content_key"].combine_chunks()
+            for start in range(0, len(keys), 8192):
+                some = keys[start : start + 8192]
+                vectors, nothing = _vectors(start, len(some)), pa.nulls(len(some), pa.string())
+                ledger.commit(pa.table({"content_key": some, "embedding": vectors, "error": nothing}))
+    ledger = Ledger(store, "pin_embeddings", "0" * 16, embedding_results(DIM), len(list(source.iterdir())))
+    return lambda: publish_release(
+        store, keyed, ledger, dim=DIM, student_id="5" * 16, sources={}, config={}, map_buckets=map_buckets
+    )
 
 
 RUNS: dict[str, Callable[[Path, int], Callable[[], object]]] = {

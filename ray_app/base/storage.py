@@ -111,25 +111,17 @@ class Storage:
         with explained(f"cannot look up {self.shown}/{path}"):
             return self.fs.get_file_info(self.full_path(path)).type != pafs.FileType.NotFound
 
-    def list_files(
-        self, path: str, suffix: str = "", max_bytes: int | None = None, modified_before: float | None = None
-    ) -> list[str]:
+    def list_files(self, path: str, suffix: str = "", max_bytes: int | None = None) -> list[str]:
         """Paths (under the root, sorted) of all files below a folder; none if there is no such folder.
 
         Args:
             path: Of the folder.
             suffix: Only files whose name ends so.
             max_bytes: Only files that are not larger; None: of any size.
-            modified_before: Only files whose last change is not later (Unix seconds); None: whenever it was.
         """
         infos = self._list(path, recursive=True)
         skip = len(self._fs_and_root[1]) + 1
-        wanted = (
-            info
-            for info in infos
-            if (max_bytes is None or (info.size or 0) <= max_bytes)
-            and (modified_before is None or (info.mtime_ns or 0) <= 1e9 * modified_before)
-        )
+        wanted = (info for info in infos if max_bytes is None or (info.size or 0) <= max_bytes)
         names = [info.path[skip:] for info in wanted if info.type == pafs.FileType.File]
         return sorted(n for n in names if n.endswith(suffix) and not n.rsplit("/", 1)[-1].startswith(TEMP_PREFIX))
 

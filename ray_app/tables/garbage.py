@@ -1,13 +1,13 @@
 """Delete what nothing refers to: old table and model versions, ledger rows of no release, left-over temporary files."""
 
 import logging
-import time
 from dataclasses import dataclass
+from datetime import date, timedelta
 
 from ray_app.base.storage import Storage
 from ray_app.tables.current import read_current
 from ray_app.tables.keys import KeySet
-from ray_app.tables.ledger import Ledger
+from ray_app.tables.ledger import Ledger, today
 from ray_app.tables.manifest import manifest_path, read_manifest, read_output_files
 from ray_app.tables.release import list_releases, read_parts
 
@@ -23,7 +23,7 @@ class GarbageCounts:
     temporary_files: int
 
 
-def collect_all(store: Storage, keep_days: float = 0.0) -> GarbageCounts:
+def collect_all(store: Storage, keep_days: int = 0) -> GarbageCounts:
     """Delete unreferenced data under a run's root. Must not run beside a job that writes there.
 
     Kept are: every file that a manifest or a release names, those of experiments included (delete `manifests/variants/NAME`
@@ -32,7 +32,7 @@ def collect_all(store: Storage, keep_days: float = 0.0) -> GarbageCounts:
 
     Args:
         store: Of the run.
-        keep_days: Ledger files written in the last so many days stay as they are: other days' samples may need their labels.
+        keep_days: Results of today and the days before it, so many in all, stay: other days' samples may need their labels.
     """
     names = [path.removeprefix("manifests/").removesuffix(".json") for path in store.list_files("manifests", ".json")]
     manifests = [manifest for name in names if (manifest := read_manifest(store, name)) is not None]
@@ -44,14 +44,14 @@ def collect_all(store: Storage, keep_days: float = 0.0) -> GarbageCounts:
     for folder in dropped:
         store.delete(folder)
 
-    rows, before = 0, time.time() - 86_400 * keep_days
+    rows, since = 0, today() - timedelta(days=keep_days - 1) if keep_days else None
     if releases:
-        rows += _collect(store, "pin_embeddings", referenced_keys(store), before)
+        rows += _collect(store, "pin_embeddings", referenced_keys(store), since)
     labels = {made.content_hash: made for m in manifests if (made := m.outputs.get("soft_labels")) is not None}
     if labels:
         tables = (read_output_files(store, made, ["content_key"]) for made in labels.values())
         kept = KeySet.of(table["content_key"] for some in tables for table in some)
-        rows += _collect(store, "soft_labels", kept, before)
+        rows += _collect(store, "soft_labels", kept, since)
     counts = GarbageCounts(folders=len(dropped), ledger_rows=rows, temporary_files=store.delete_temporary_files())
     logger.info("garbage: %s (manifests kept: %s)", counts, [manifest_path(m.stage) for m in manifests])
     return counts
@@ -88,7 +88,7 @@ def _version(path: str) -> str:
     return "/".join(path.split("/")[:3])
 
 
-def _collect(store: Storage, table: str, keys: KeySet, before: float) -> int:
+def _collect(store: Storage, table: str, keys: KeySet, since: date | None) -> int:
     """Rows dropped from the ledgers of all recipes, each of which has a schema of its own, such as vectors of another dimension."""
     ledgers = (Ledger.found(store, table, recipe) for recipe in store.list_folders(f"ledger/{table}"))
-    return sum(ledger.collect_garbage(keys, before) for ledger in ledgers if ledger is not None)
+    return sum(ledger.collect_garbage(keys, since) for ledger in ledgers if ledger is not None)

@@ -21,6 +21,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +36,7 @@ from ray_app.tables.keys import KeySet, first_rows, key_numbers, split_by_presen
 logger = logging.getLogger(__name__)
 
 _PRESENT, _BEGUN = "present", "begun"  # internal: names of claims
+_COMMITTED = pa.field("committed", pa.date32())  # day (UTC) of a row's commit: garbage collection keeps young rows
 _BUCKET_FOLDER = re.compile(r"bucket=(\d+)-of-(\d+)")
 _MAX_SMALL_FILES = 16  # of a bucket, before they are merged
 _MERGED_BYTES = 64_000_000  # a file of that size is not merged any more
@@ -91,6 +93,7 @@ class Ledger:
         if None in keys or len(set(keys)) != len(keys):
             raise ValueError(f"ledger {self.table}: a block must have unique, non-null content keys")
         block = cast_to(block, self.schema, f"ledger {self.table}")
+        block = block.append_column(_COMMITTED, pa.array([today()] * block.num_rows, _COMMITTED.type))
         return [self._write(bucket, rows) for bucket, rows in self._by_bucket(block)]
 
     def _by_bucket(self, block: pa.Table) -> Iterator[tuple[int, pa.Table]]:
@@ -232,17 +235,23 @@ class Ledger:
         for path in store.list_files(f"ledger/{table}/{recipe}", ".parquet"):
             data = store.read_bytes(path)
             if _file_name(data) == path.rpartition("/")[2]:
-                return cls(store, table, recipe, decode_table(data, path).schema)
+                schema = decode_table(data, path).schema
+                return cls(store, table, recipe, schema.remove(schema.get_field_index(_COMMITTED.name)))
         return None
 
-    def collect_garbage(self, referenced: KeySet, before: float | None = None) -> int:
+    def collect_garbage(self, referenced: KeySet, since: date | None = None) -> int:
         """Drop rows whose key is not `referenced`, and torn files; returns the number of rows dropped.
 
         Args:
             referenced: Keys that stay.
-            before: Files written later stay as they are (Unix seconds); None: none.
+            since: Rows committed on that day (UTC) or later stay too; None: none for that reason.
         """
-        dropped = self._keep(lambda block: pa.array(referenced.contains(key_numbers(block["content_key"]))), before)
+
+        def wanted(block: pa.Table) -> pa.Array | pa.ChunkedArray:
+            named = pa.array(referenced.contains(key_numbers(block["content_key"])))
+            return named if since is None else pc.or_(named, pc.greater_equal(block[_COMMITTED.name], pa.scalar(since)))
+
+        dropped = self._keep(wanted)
         for path in self.files():
             if self._read_file(path, ["content_key"]) is None:
                 self.store.delete(path)
@@ -263,14 +272,14 @@ class Ledger:
             data = self.store.read_bytes(path)
             if _file_name(data) != path.rpartition("/")[2]:
                 continue  # torn: who computes its rows again replaces it
-            blocks.append(decode_table(data, path, self.schema.names))
+            blocks.append(decode_table(data, path))
             merged.append(path)
             num_bytes += len(data)
             if num_bytes > _MERGED_BYTES:
                 break
         rows = pa.concat_tables(blocks)
         rows = rows.take(first_rows(key_numbers(rows["content_key"]))).sort_by("content_key")
-        written = self._write(bucket, cast_to(rows, self.schema, f"ledger {self.table}"))
+        written = self._write(bucket, rows)
         for path in merged:
             if path != written:
                 self.store.delete(path)
@@ -278,7 +287,7 @@ class Ledger:
 
     def drop_errors(self) -> int:
         """Forget failed rows, so that the next run tries them again; returns how many."""
-        return self._keep(lambda block: pc.is_null(block["error"]), None)
+        return self._keep(lambda block: pc.is_null(block["error"]))
 
     def _warn_of(self, corrupt: list[str]) -> None:
         if corrupt:
@@ -287,14 +296,14 @@ class Ledger:
                 self.folder, len(corrupt), ", ".join(path.rpartition("/")[2] for path in corrupt[:3]),
             )  # fmt: skip
 
-    def _keep(self, wanted_rows: Callable[[pa.Table], pa.Array | pa.ChunkedArray], before: float | None) -> int:
+    def _keep(self, wanted_rows: Callable[[pa.Table], pa.Array | pa.ChunkedArray]) -> int:
         """Rewrite the files that hold other rows too; returns the number of rows dropped.
 
         Kept rows are committed anew before their old file goes, so a crash in between loses nothing.
         """
         dropped = 0
-        for path in self.store.list_files(self.folder, ".parquet", modified_before=before):
-            block = self._read_file(path, self.schema.names)
+        for path in self.files():
+            block = self._read_file(path, [*self.schema.names, _COMMITTED.name])
             if block is None:
                 continue
             keep = block.filter(wanted_rows(block))
@@ -314,7 +323,8 @@ class Ledger:
             return None
         try:
             # A whole file may still be of another schema, written by other code under the same recipe.
-            schema = pa.schema([self.schema.field(name) for name in columns])
+            fields = self.schema.append(_COMMITTED)
+            schema = pa.schema([fields.field(name) for name in columns])
             return cast_to(decode_table(data, path, columns), schema, path)
         except CorruptFileError:
             return None
@@ -322,6 +332,11 @@ class Ledger:
             raise UserError(
                 f"{self.store.shown}/{self.folder} holds results of another schema ({one_line(error)}); delete that folder"
             ) from None
+
+
+def today() -> date:
+    """The day, UTC."""
+    return datetime.now(UTC).date()
 
 
 def missing_rows(wanted: pa.Table, present: KeySet) -> tuple[pa.Table, int]:

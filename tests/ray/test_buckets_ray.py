@@ -1,5 +1,6 @@
 """Tables in buckets as others read them, and who reads how much of them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from ray_app.tables.manifest import read_manifest, read_output
 NUM_BUCKETS, NUM_PINS = 64, 400
 BY_PIN = {"ingest": ("pins", "boards", "search_log"), "caption": ("captions",), "enrich": ("pin_texts",)}
 BY_PIN |= {"zero_shot": ("zero_shot_pins",)}
+STAGES = list(BY_PIN)
 
 
 def write_sources(folder):
@@ -32,29 +34,44 @@ def write_sources(folder):
         ],
         "human_labels": ["query,locale,pin_id,rater_id,grade", "query 1,en-US,p3,r,4"],
     }
-    for name, lines in tables.items():
-        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
-    return {name: {"adapter": "table", "path": str(folder / f"{name}.csv")} for name in tables}
+    for name, (header, *lines) in tables.items():
+        (folder / name).mkdir()
+        for i in range(min(3, len(lines))):
+            (folder / name / f"{i}.csv").write_text("\n".join([header, *lines[i::3]]) + "\n")
+    return {name: {"adapter": "table", "path": str(folder / name)} for name in tables}
+
+
+def write_config(folder, encoder, num_buckets):
+    """Of sources of a few files each."""
+    tree = config_tree(
+        folder / "out", ingest=write_sources(folder), features={"zero_shot_model": encoder},
+        tables={"num_buckets": num_buckets, "bucket_bytes": 2000}, enrich={"min_clients": 1},
+    )  # fmt: skip
+    (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+    return folder / "config.yaml"
+
+
+def program(name, *args):
+    """Its last line."""
+    path = Path(__file__).with_name(name)
+    paths = os.pathsep.join([str(path.parents[2]), str(path.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, path, *map(str, args)], capture_output=True, text=True, timeout=900,
+        env=os.environ | {"PYTHONPATH": paths},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip().rpartition("\n")[2]
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory, tiny_encoder):
     """(store, [(task, path of a file that it has read)]) of a run with many buckets."""
     folder = tmp_path_factory.mktemp("recorded")
-    tree = config_tree(
-        folder / "out", ingest=write_sources(folder), features={"zero_shot_model": tiny_encoder},
-        tables={"num_buckets": NUM_BUCKETS, "bucket_bytes": 1000},
-    )  # fmt: skip
-    (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+    config = write_config(folder, tiny_encoder, NUM_BUCKETS)
     (folder / "notes").mkdir()
-    program = Path(__file__).with_name("recorded_reads.py")
-    path = os.pathsep.join([str(program.parents[2]), str(program.parent), os.environ.get("PYTHONPATH", "")])
-    subprocess.run(
-        [sys.executable, program, folder / "config.yaml", folder / "notes"], check=True, timeout=900,
-        env=os.environ | {"PYTHONPATH": path},
-    )  # fmt: skip
+    program("recorded_reads.py", config, folder / "notes")
     reads = [line.split() for notes in (folder / "notes").iterdir() for line in notes.read_text().splitlines()]
-    return Storage(load_config(folder / "config.yaml").output), [(task, path) for task, path in reads]
+    return Storage(load_config(config).output), [(task, path) for task, path in reads]
 
 
 def test_no_process_holds_a_table(recorded):
@@ -104,3 +121,21 @@ def test_duckdb_and_polars_read_a_table_with_one_line(recorded):
     frame = polars.scan_parquet(f"{folder}/**/*.parquet", hive_partitioning=True).collect()
     assert {int(bucket): rows for bucket, rows in frame.group_by("bucket").len().iter_rows()} == by_bucket
     assert sorted(frame["pin_id"].to_list()) == sorted(f"p{i}" for i in range(NUM_PINS))
+
+
+@pytest.fixture(scope="module")
+def on_one_node(tmp_path_factory, tiny_encoder):
+    config = write_config(tmp_path_factory.mktemp("one"), tiny_encoder, 4)
+    return json.loads(program("stages_on_nodes.py", config, 1, *STAGES))
+
+
+@pytest.mark.parametrize(
+    ("num_nodes", "kill"),
+    [(2, None), (3, "tmp/ingest"), (2, "tables/pin_texts"), (2, "tmp/missing")],
+    ids=["two nodes", "one of three dies in ingest", "one of two dies in enrich", "one of two dies in zero_shot"],
+)
+def test_the_number_of_nodes_and_the_death_of_one_change_no_byte(tmp_path, tiny_encoder, on_one_node, num_nodes, kill):
+    """Rows come in another order then, and tasks are run again. The object stores are small, 256 MB each."""
+    config = write_config(tmp_path, tiny_encoder, 4)
+    killing = ["--kill", kill] if kill else []
+    assert json.loads(program("stages_on_nodes.py", config, num_nodes, *STAGES, *killing)) == on_one_node

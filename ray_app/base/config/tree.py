@@ -38,7 +38,7 @@ class TablesConfig(Section):
     bucket_bytes: PositiveInt = 64_000_000
     """Of the source files, per bucket. A process needs some 20 times as much memory for the columns of texts."""
     rows_per_file: PositiveInt = 100_000
-    keep_days: Annotated[float, Field(ge=0)] = 30.0
+    keep_days: Annotated[int, Field(ge=0)] = 30
     """Days for which pipelines/collect_garbage.py keeps results that no table names, such as labels of an earlier day's sample."""
 
     @field_validator("num_buckets")

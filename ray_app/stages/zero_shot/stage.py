@@ -4,12 +4,14 @@ from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_app.base.columns import matrix_column, matrix_or_zero
 from ray_app.base.config import Config
 from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION, normalize_query
 from ray_app.cluster.buckets import map_buckets
+from ray_app.cluster.embedding import NO_TEXT
 from ray_app.cluster.encoders import CachedEncoder, title_and_text_configs, zero_shot_tower
 from ray_app.cluster.pin_texts import PinTexts
 from ray_app.models.truncation import zero_shot_truncation
@@ -43,14 +45,11 @@ def _embed(
     cfg, store = run.cfg, run.store
     texts = pin_tower.pin_texts(pin_texts, title_and_text_configs(cfg))
     pin_counts = pin_tower.work().compute(texts.wanted)
-    write = partial(
-        _write_bucket, store, run.table_folder("zero_shot_pins"), texts, pin_tower.ledger, cfg.tables.rows_per_file
-    )
-    run.add_table(
-        bucketed_output(
-            "zero_shot_pins", run.table_folder("zero_shot_pins"), map_buckets(write, range(pin_texts.num_buckets))
-        )
-    )
+    folder = run.table_folder("zero_shot_pins")
+    write = partial(_write_bucket, store, folder, texts, pin_tower.ledger, cfg.tables.rows_per_file)
+    written = map_buckets(write, range(pin_texts.num_buckets))
+    run.add_table(bucketed_output("zero_shot_pins", folder, (bucket for bucket, _ in written)))
+    num_empty = sum(empty for _, empty in written)
     queries = sorted({query for table in asked for query in _queries(store, table)} - {""})
     query_vectors, query_counts = query_tower.encode_counted(queries)
     run.write_table(
@@ -63,7 +62,8 @@ def _embed(
             "rows_in": rows,
             "rows_out": rows,
             "computed": pin_counts.computed + query_counts.computed,
-            "errors": pin_counts.errors + query_counts.errors,
+            "errors": pin_counts.errors - num_empty + query_counts.errors,
+            "empty_texts": num_empty,
         },
         info={
             "recipe": pin_tower.recipe,
@@ -76,11 +76,12 @@ def _embed(
 
 def _write_bucket(
     store: Storage, folder: str, texts: PinTexts, ledger: Ledger, rows_per_file: int, number: int
-) -> Bucket:
-    """Vectors of one bucket's pins; a text that is empty or failed has zeros."""
+) -> tuple[Bucket, int]:
+    """Write vectors of one bucket's pins, and count the empty texts; an empty text and one that failed have zeros."""
     keyed = texts.keyed(number)
     ledger = replace(ledger, num_buckets=texts.output.num_buckets)
-    found = ledger.lookup(keyed["content_key"], number)["embedding"]
+    results = ledger.lookup(keyed["content_key"], number)
+    found, num_empty = results["embedding"], pc.sum(pc.equal(results["error"], NO_TEXT)).as_py() or 0
     half = keyed.num_rows // 2
     vectors = pa.table(
         {
@@ -89,7 +90,7 @@ def _write_bucket(
             "text_embedding": matrix_column(matrix_or_zero(found[half:])),
         }
     )
-    return write_bucket(store, folder, number, vectors, rows_per_file)
+    return write_bucket(store, folder, number, vectors, rows_per_file), num_empty
 
 
 def _queries(store: Storage, table: Output) -> set[str]:

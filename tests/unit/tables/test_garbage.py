@@ -1,13 +1,14 @@
 """Garbage collection deletes what nothing names, and nothing else."""
 
-import os
-import time
+from datetime import date, timedelta
 
 import pyarrow as pa
 from minimal import make_config
 
 from ray_app.base.schemas import SOFT_LABEL_RESULTS, embedding_results
 from ray_app.base.storage import Storage
+from ray_app.tables import garbage
+from ray_app.tables import ledger as tables_ledger
 from ray_app.tables.garbage import collect_all, collect_releases
 from ray_app.tables.ledger import Ledger
 from ray_app.tables.manifest import Output, hash_files, read_manifest, read_output
@@ -90,16 +91,21 @@ def test_embeddings_of_two_dimensions_may_lie_side_by_side(store):
         assert ledger.present_keys().to_pylist() == [f"{recipe} kept"]
 
 
-def test_labels_of_another_days_sample_are_kept_for_some_days(store):
+def test_labels_of_another_days_sample_are_kept_for_some_days_though_files_are_merged(store, monkeypatch):
+    """A merged file is young, and its rows may be old."""
+    first = date(2026, 3, 1)
     ledger = Ledger(store, "soft_labels", "r1", SOFT_LABEL_RESULTS)
-    ledger.commit(labels("of yesterday"))
-    (path,) = ledger.files()
-    ledger.commit(labels("of today", "of an hour ago"))
+    for day in range(40):
+        monkeypatch.setattr(tables_ledger, "today", lambda day=day: first + timedelta(days=day))
+        ledger.commit(labels(f"day {day}"))
+        ledger.compact(0)
+    assert len(ledger.files()) <= 16
     run = StageRun("label", make_config(store.uri), store, 1, [], [])
-    run.write_table("soft_labels", labels("of today"))
+    run.write_table("soft_labels", labels("day 3"))
     run.finish({"rows_out": 1})
-    os.utime(store.full_path(path), (time.time() - 86_400,) * 2)
-    assert collect_all(store, keep_days=2).ledger_rows == 0
-    assert collect_all(store, keep_days=0.5).ledger_rows == 1
-    assert sorted(ledger.present_keys().to_pylist()) == ["of an hour ago", "of today"]
-    assert collect_all(store).ledger_rows == 1
+    monkeypatch.setattr(garbage, "today", lambda: first + timedelta(days=39))
+    assert collect_all(store, keep_days=30).ledger_rows == 9
+    left = ["day 3", *(f"day {day}" for day in range(10, 40))]
+    assert sorted(ledger.present_keys().to_pylist()) == sorted(left)
+    assert collect_all(store, keep_days=30).ledger_rows == 0
+    assert collect_all(store).ledger_rows == 30
