@@ -1,8 +1,8 @@
 """Releases: complete snapshots of pin embeddings, and the CURRENT pointer that is moved last.
 
-    releases/<id>/part-00000.parquet   pin_id, content_key, embedding
-    releases/<id>/release.json         written when the parts are whole: without it the folder is no release
-    releases/CURRENT                   JSON with the id of the release that is served, and of the one served before
+    releases/<id>/bucket=0007/part-00000.parquet   pin_id, content_key, embedding
+    releases/<id>/release.json                     written when the parts are whole: without it the folder is no release
+    releases/CURRENT                               JSON with the id of the release that is served, and of the one served before
 
 A reader goes CURRENT -> release.json -> parts, so it sees the old release or the new one, never half of one. A release
 names all that serving it needs (models, texts, features), so it can be served, or rolled back to, after later training.

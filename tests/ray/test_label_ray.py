@@ -47,7 +47,8 @@ def fault_free(ray_cluster, tmp_path_factory, tiny_decoder):
     """Labels of MANY by a job that nobody kills."""
     maker = maker_of(tmp_path_factory.mktemp("fault-free"), tiny_decoder, **KILLED)
     counts = maker.work().compute(MANY)
-    assert (counts.computed, num_blocks(maker), counts.recomputed_rows) == (len(MANY), NUM_BLOCKS, 0)
+    assert (counts.computed, counts.recomputed_rows) == (len(MANY), 0)
+    assert num_blocks(maker) < 16, "small files are merged when the job has ended"
     return probs_of(maker, MANY)[0]
 
 

@@ -299,7 +299,7 @@ def test_a_new_release_and_a_rollback_drop_no_request(app: SimpleNamespace) -> N
 def test_a_damaged_release_is_refused_and_the_old_one_goes_on(app: SimpleNamespace) -> None:
     broken = publish(app, len(app.pins) - 3)
     promote(app.store, app.release.id)
-    part = next(Path(app.cfg.output).glob(f"releases/{broken}/part-*.parquet"))
+    part = next(Path(app.cfg.output).glob(f"releases/{broken}/bucket=*/part-*.parquet"))
     part.write_bytes(part.read_bytes()[:-10])
     shutil.rmtree(Path(app.cfg.serve.local_cache_dir), ignore_errors=True)  # what the machine kept of it
     (Path(app.cfg.output) / "releases/CURRENT").write_text(json.dumps({"id": broken, "previous": app.release.id}))
