@@ -239,9 +239,12 @@ def _log(run: StageRun, source: SourceTable | None, num_buckets: int, pins: Outp
         """Rows of schema `schema`, and counts of a part."""
         checked, ignored = reader.check([read], pin_id_of)
         rows = refuse_repeated_keys(in_source_order(checked, rules), rules)
+        if not reader.is_log_of_documents:  # a line is a row
+            return rows.append_column(_LINE_ROWS, pa.array(np.ones(rows.num_rows, np.int64))), _Ingested(
+                ignored=ignored
+            )
         num_lines, line_rows = _lines(rows)
-        lines = (num_lines, 0.0) if reader.is_log_of_documents else None
-        return rows.append_column(_LINE_ROWS, line_rows), _Ingested(ignored=ignored, lines=lines)
+        return rows.append_column(_LINE_ROWS, line_rows), _Ingested(ignored=ignored, lines=(num_lines, 0.0))
 
     def by_event(number: int, read: pa.Table) -> tuple[str, _Ingested]:
         rows, counted = unrepeated(read)
