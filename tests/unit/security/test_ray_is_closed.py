@@ -13,7 +13,7 @@ TEXTS = [
 ]
 TEXTS += [ROOT / "README.md", ROOT / "Makefile", ROOT / "serve/config.yaml", ROOT / "deploy/Dockerfile"]
 # `ray.init` with an address, of a cluster whose token is known.
-JOINING = {"ray_app/cluster/resources.py", "benchmarks/node_failure.py"}
+JOINING = {"ray_app/cluster/resources.py", "benchmarks/node_failure.py", "tests/ray/stages_on_nodes.py"}
 
 
 def starts_ray(path: Path) -> bool:
