@@ -81,7 +81,9 @@ def _write_bucket(
     keyed = texts.keyed(number)
     ledger = replace(ledger, num_buckets=texts.output.num_buckets)
     results = ledger.lookup(keyed["content_key"], number)
-    found, num_empty = results["embedding"], pc.sum(pc.equal(results["error"], NO_TEXT)).as_py() or 0
+    # Distinct, as results are counted: title and text of a pin without either are one.
+    empty = results["content_key"].filter(pc.fill_null(pc.equal(results["error"], NO_TEXT), False))
+    found, num_empty = results["embedding"], len(empty.unique())
     half = keyed.num_rows // 2
     vectors = pa.table(
         {

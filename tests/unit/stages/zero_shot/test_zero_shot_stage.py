@@ -1,17 +1,23 @@
 """Queries and pins are read by their own prompts, and each finds its own results."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import side_world
 from tiny_models import published
 
 from ray_app.base.columns import matrix_of
-from ray_app.base.config import FeatureConfig
-from ray_app.cluster.embedding import embed_batch, wanted_texts
+from ray_app.base.config import FeatureConfig, PinTextConfig
+from ray_app.base.schemas import PIN_TEXTS, embedding_results
+from ray_app.base.storage import Storage
+from ray_app.cluster.embedding import NO_TEXT, embed_batch, wanted_texts
 from ray_app.cluster.encoders import title_and_text_configs
+from ray_app.cluster.pin_texts import PinTexts
 from ray_app.models.text_encoder import TextEncoder
 from ray_app.stages.zero_shot import stage
+from ray_app.tables.buckets import bucketed_output, write_bucket
 from ray_app.tables.keys import first_rows, key_numbers
+from ray_app.tables.ledger import Ledger
 from ray_app.tables.manifest import read_output, require_output
 
 PINS = {"p1": "red mug", "p2": "usb hub"}
@@ -72,3 +78,20 @@ def test_prompts_and_pooling_are_in_the_recipe(prompted, tiny_encoder):
     assert not {query, pin} & set(recipes(zero_shot_pooling="cls"))
     without = recipes(zero_shot_query_prompt="", zero_shot_pin_prompt="")
     assert without[0] == without[1]  # one text, one vector, computed once
+
+
+def test_a_pin_without_texts_has_zeros_and_is_counted_once(tmp_path):
+    """Its title and its text are one result of the ledger."""
+    store = Storage(str(tmp_path))
+    rows = [{"pin_id": "p1", "title": "mug"}, {"pin_id": "p2", "title": None}]
+    pins = pa.Table.from_pylist(rows, schema=PIN_TEXTS)
+    output = bucketed_output("pin_texts", "t", [write_bucket(store, "t", 0, pins, 10)])
+    title = PinTextConfig(fields=["title"])
+    texts = PinTexts(store, output, (title, title), "r")
+    keys = texts.keyed(0)["content_key"].unique()
+    ledger = Ledger(store, "text_embeddings", "r", embedding_results(1))
+    ledger.commit(pa.table({"content_key": keys, "embedding": [[1.0], None], "error": [None, NO_TEXT]}))
+    bucket, num_empty = stage._write_bucket(store, "out", texts, ledger, 10, 0)
+    assert num_empty == 1
+    assert store.read_table(bucket.files[0])["text_embedding"].to_pylist()[0] == [1.0]
+    assert store.read_table(bucket.files[0])["title_embedding"].to_pylist()[1] in ([0.0], None)
