@@ -34,16 +34,18 @@ from _bench import finish, skip
 
 from ray_app.base.config import Config, load_config
 from ray_app.base.storage import Storage
+from ray_app.cluster.catalogue import load_catalogue
 from ray_app.cluster.encoders import title_and_text
-from ray_app.features.catalogue import index_queries, load_catalogue
+from ray_app.features.catalogue import index_queries
 from ray_app.features.cosine import load_cosine_features
 from ray_app.features.student import StudentFeatures
-from ray_app.models.checkpoint import load_calibration, local_folder
+from ray_app.models.checkpoint import load_calibration
 from ray_app.models.encoder_usage import zero_shot_usage
 from ray_app.models.head import expected_grade
 from ray_app.models.student import Student
 from ray_app.models.text_encoder import build_zero_shot
 from ray_app.stages.label.teacher import Teacher
+from ray_app.tables.local_folder import local_folder
 from ray_app.tables.manifest import read_output, require_output
 
 FIELDS = ("title", "description", "caption")

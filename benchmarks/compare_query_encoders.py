@@ -30,10 +30,9 @@ from ray_app.analysis.metrics.systems import graded
 from ray_app.base.columns import matrix_or_zero
 from ray_app.base.config import Config, load_config
 from ray_app.base.storage import Storage
+from ray_app.cluster.catalogue import load_catalogue
 from ray_app.cluster.encoders import zero_shot_queries
-from ray_app.features.catalogue import load_catalogue
 from ray_app.features.student import StudentFeatures
-from ray_app.models.checkpoint import local_folder
 from ray_app.models.student import Student
 from ray_app.online.pin_files import Kind
 from ray_app.online.pin_store import PinStore
@@ -41,6 +40,7 @@ from ray_app.online.query_encoders import choose_backend
 from ray_app.online.release_inputs import ReleaseInputs
 from ray_app.sources.human_labels import load_human_labels
 from ray_app.tables.current import current_release
+from ray_app.tables.local_folder import local_folder
 from ray_app.tables.manifest import read_output, require_output
 from ray_app.tables.release import Release, open_release
 from ray_app.training.labelled_pairs import LabelledPairs

@@ -26,9 +26,11 @@ from ray_app.base.config import Config, load_config
 from ray_app.base.content_key import content_key
 from ray_app.base.storage import Storage
 from ray_app.base.text import query_group
+from ray_app.cluster.catalogue import load_catalogue
 from ray_app.cluster.encoders import title_and_text
 from ray_app.features.bm25 import Bm25Index
-from ray_app.features.catalogue import Catalogue, index_queries, load_catalogue
+from ray_app.features.catalogue import Catalogue, index_queries
+from ray_app.features.cosine import CosineFeatures
 from ray_app.features.product_types import find_product_types
 from ray_app.features.student import StudentFeatures
 from ray_app.models.bi_encoder import BiEncoder
@@ -66,7 +68,7 @@ def main() -> None:
     pairs = LabelledPairs.of(catalogue, labels, cfg.train_teacher.label_smoothing)
     encoder = build_zero_shot(cfg.features, zero_shot_usage(cfg.features), "query", cfg.embed.dtype, 0)
     vectors = encoder.encode(pairs.queries)
-    cosine = catalogue.cosine_features()
+    cosine = CosineFeatures.of(catalogue.title_vectors, catalogue.text_vectors)
     examples = Examples(
         queries=pairs.table["query"].to_pylist(),
         pin_texts=[catalogue.pairs.rendered[row] for row in pairs.pin_index],
@@ -122,7 +124,11 @@ class _Pool:
         self.pin_index = catalogue.pairs.pin_rows(table["pin_id"].to_pylist())
         vectors = encoder.encode(self.queries)
         self.teacher_features = catalogue.teacher_features(
-            catalogue.cosine_features(), self.queries, vectors, self.query_index, self.pin_index
+            CosineFeatures.of(catalogue.title_vectors, catalogue.text_vectors),
+            self.queries,
+            vectors,
+            self.query_index,
+            self.pin_index,
         )
         self.features = self.beside.compute(self.queries, self.query_index, self.pin_index, self.locales)
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 from ray_app.base.columns import matrix_column
 from ray_app.base.config import Config
 from ray_app.base.storage import Storage
+from ray_app.stages.corpus_statistics.stage import run as count_corpus
 from ray_app.stages.enrich.stage import run as enrich
 from ray_app.stages.ingest.stage import run as ingest
 from ray_app.tables.manifest import read_manifest, read_output, require_output
@@ -56,6 +57,7 @@ def build(folder, pins=PINS, log=LOG, boards=BOARDS, labelled=("zebra",), rows_p
     ingest(cfg, store)
     enrich(cfg, store)
     zero_shot(cfg, store, {query for query, _, _ in log} | set(labelled))
+    count_corpus(cfg, store)
     return cfg, store
 
 
@@ -65,7 +67,9 @@ def zero_shot(cfg, store, queries):
     rows, queries = read_output(store, pin_texts), sorted(query.lower() for query in queries)
     texts = matrix_column(np.stack([vector(title) for title in rows["title"].to_pylist()]))
     run = StageRun("zero_shot", cfg, store, 1, settings=[], inputs=[pin_texts])
-    run.write_table("zero_shot_pins", pa.table({"pin_id": rows["pin_id"], "text_embedding": texts}))
+    run.write_table(
+        "zero_shot_pins", pa.table({"pin_id": rows["pin_id"], "title_embedding": texts, "text_embedding": texts})
+    )
     vectors = matrix_column(np.stack([vector(query) for query in queries]))
     run.write_table("zero_shot_queries", pa.table({"query": pa.array(queries, pa.string()), "embedding": vectors}))
     run.finish({"rows_out": rows.num_rows})

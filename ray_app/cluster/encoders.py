@@ -16,16 +16,17 @@ from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION, render_pin_texts
 from ray_app.cluster.blocks import actor_chain
 from ray_app.cluster.embedding import EmbedUDF, Encoder, longest_first, wanted_texts
-from ray_app.cluster.executor import LedgerCounts, ModelWork
+from ray_app.cluster.executor import LedgerCounts, ModelWork, look_up
 from ray_app.cluster.pin_texts import PinTexts
 from ray_app.cluster.resources import PoolRequest
 from ray_app.models import versions
-from ray_app.models.checkpoint import local_folder
 from ray_app.models.devices import actor_threads
 from ray_app.models.encoder_usage import Role, zero_shot_usage
 from ray_app.models.model_sources import model_identity, peek_model_config, pinned_revision
 from ray_app.models.text_encoder import build_zero_shot, stage_dtype
+from ray_app.tables.buckets import num_buckets_of_run
 from ray_app.tables.ledger import Ledger
+from ray_app.tables.local_folder import local_folder
 from ray_app.tables.manifest import Output
 
 
@@ -52,7 +53,8 @@ class CachedEncoder:
     @property
     def ledger(self) -> Ledger:
         """Ledger of the embeddings."""
-        return Ledger(self.store, self.table, self.recipe, embedding_results(self.dim))
+        schema = embedding_results(self.dim)
+        return Ledger(self.store, self.table, self.recipe, schema, num_buckets_of_run(self.store))
 
     def pin_texts(self, pin_texts: Output, configs: Sequence[PinTextConfig] = ()) -> PinTexts:
         """The texts of all pins; of each one per config, or that of the run."""
@@ -92,7 +94,7 @@ class CachedEncoder:
         wanted = wanted_texts(self.recipe, texts, pin_ids)
         order = longest_first(wanted.append_column("length", pc.utf8_length(wanted["text"])))
         counts = self.work().compute(wanted.take(order))
-        return matrix_or_zero(self.ledger.lookup(wanted["content_key"])["embedding"]), counts
+        return matrix_or_zero(look_up(self.ledger, wanted["content_key"])["embedding"]), counts
 
 
 def embed_threads(cfg: Config) -> int:

@@ -32,6 +32,7 @@ from ray_app.tables.ledger import Ledger, missing_rows
 
 logger = logging.getLogger(__name__)
 
+_PLACE = "__place__"  # internal column
 _LEAST_ROWS = 1000  # before a job gives up for its share of errors
 
 
@@ -84,10 +85,18 @@ class Wanted:
     keyed: Callable[[int], pa.Table]
     columns: Callable[[int, pa.Table], pa.Table]
 
-    @classmethod
-    def of(cls, rows: pa.Table) -> "Wanted":
-        """Few rows, with all that the chain reads."""
-        return cls(num_buckets=1, keyed=lambda _: rows, columns=lambda _, missing: missing)
+
+@dataclass(frozen=True, kw_only=True)
+class FewRows:
+    """Rows that fit into this process, whatever buckets of the ledger they are of.
+
+    Args:
+        keyed: As `Wanted.keyed` of all of them.
+        columns: As `Wanted.columns`; called here.
+    """
+
+    keyed: pa.Table
+    columns: Callable[[pa.Table], pa.Table]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,14 +140,14 @@ class ModelWork:
     progress_interval_sec: float = 30.0
     prefix_hits: Callable[[], Callable[[], float | None]] | None = None
 
-    def compute(self, wanted: Wanted | pa.Table, max_rows: int | None = None) -> LedgerCounts:
+    def compute(self, wanted: Wanted | FewRows | pa.Table, max_rows: int | None = None) -> LedgerCounts:
         """Compute and commit the rows of `wanted` that the ledger lacks. Of one bucket, Ray is not touched when none is missing.
 
         Each bucket is compared with that of the ledger by one task, which notes what is missing; another one reads these rows
         and cuts them into blocks for the workers. One bucket is done in this process, but for the workers.
 
         Args:
-            wanted: Buckets, or a few rows with all that the chain reads.
+            wanted: Buckets; or few rows, as a table if it has all that the chain reads.
             max_rows: Only so many, from the first buckets; None: all.
 
         Raises:
@@ -146,13 +155,27 @@ class ModelWork:
                 Finished blocks are kept.
         """
         if isinstance(wanted, pa.Table):
-            wanted = Wanted.of(wanted)
+            wanted = FewRows(keyed=wanted, columns=lambda missing: missing)
+        if isinstance(wanted, FewRows):
+            return self._compute_few(wanted, max_rows)
         try:
             plans = map_buckets(partial(self._plan, wanted), range(wanted.num_buckets))
-            return self._compute(wanted, plans, max_rows)
+            return self._compute(wanted, plans, max_rows, plans[0].rows)
         finally:
             if wanted.num_buckets > 1:
                 self.ledger.store.delete(self._plan_folder)
+
+    def _compute_few(self, few: FewRows, max_rows: int | None) -> LedgerCounts:
+        """Buckets of the ledger are read by tasks; what is missing is cut into blocks here, whatever bucket it is of."""
+        _require_keys(self.ledger.table, few.keyed)
+        rows = few.keyed.append_column(_PLACE, pa.array(range(few.keyed.num_rows), pa.int64()))
+        parts = dict(self.ledger.by_bucket(rows)) or {0: rows}
+        num_buckets = self.ledger.num_buckets
+        wanted = Wanted(num_buckets=num_buckets, keyed=parts.__getitem__, columns=lambda _, missing: missing)
+        plans = map_buckets(partial(self._plan, wanted, keep=True), sorted(parts))
+        missing = pa.concat_tables([plan.rows for plan in plans if plan.rows is not None]).sort_by(_PLACE)
+        with_columns = replace(wanted, columns=lambda _, missing: few.columns(missing))
+        return self._compute(with_columns, plans, max_rows, missing.drop_columns([_PLACE]))
 
     @property
     def _plan_folder(self) -> str:
@@ -161,27 +184,34 @@ class ModelWork:
     def _plan_file(self, bucket: int) -> str:
         return f"{self._plan_folder}/bucket={bucket:04d}.parquet"
 
-    def _plan(self, wanted: Wanted, bucket: int) -> _BucketPlan:
-        table = self.ledger.table
+    def _plan(self, wanted: Wanted, bucket: int, keep: bool = False) -> _BucketPlan:
+        """What a bucket lacks.
+
+        Args:
+            keep: Return the missing rows; else they are in a file if there are several buckets.
+        """
+        keep = keep or wanted.num_buckets == 1
         ledger = replace(self.ledger, num_buckets=wanted.num_buckets)
         rows = wanted.keyed(bucket)
-        if rows["content_key"].null_count:
-            raise ValueError(f"{table}: {rows['content_key'].null_count} wanted rows have no content key")
+        _require_keys(self.ledger.table, rows)
         before = ledger.keys(bucket)
         todo, unique = missing_rows(rows, before.keys)
         old = before.errors["error"]
         if len(old):
             asked = KeySet(key_numbers(rows["content_key"]))
             old = old.filter(pa.array(asked.contains(key_numbers(before.errors["content_key"]))))
-        if wanted.num_buckets > 1 and todo.num_rows:
+        if not keep and todo.num_rows:
             ledger.store.write_table(self._plan_file(bucket), todo)
         return _BucketPlan(
             bucket=bucket, wanted=rows.num_rows, unique=unique, missing=todo.num_rows, present=len(before.keys),
             errors=len(old), first_error=old[0].as_py() if len(old) else None, corrupt_files=len(before.corrupt_files),
-            rows=todo if wanted.num_buckets == 1 else None,
+            rows=todo if keep else None,
         )  # fmt: skip
 
-    def _compute(self, wanted: Wanted, plans: Sequence[_BucketPlan], max_rows: int | None) -> LedgerCounts:
+    def _compute(
+        self, wanted: Wanted, plans: Sequence[_BucketPlan], max_rows: int | None, missing_rows: pa.Table | None
+    ) -> LedgerCounts:
+        """`missing_rows`: of `Wanted.keyed`; None: they are in the files of the plans."""
         table = self.ledger.table
         unique, missing = sum(plan.unique for plan in plans), sum(plan.missing for plan in plans)
         before = LedgerCounts(
@@ -199,8 +229,8 @@ class ModelWork:
         num_present, num_rows = sum(plan.present for plan in plans), sum(rows for _, rows in todo)
         began = ended = time.time()
         chain, meter = self.chain(), self.prefix_hits() if self.prefix_hits else None
-        blocks, num_blocks = self._dataset(wanted, todo)
-        feeds = max(self.pool.upstream_tasks, int(wanted.num_buckets > 1))  # a task that reads buckets needs a CPU too
+        blocks, num_blocks = self._dataset(wanted, todo, missing_rows)
+        feeds = max(self.pool.upstream_tasks, int(missing_rows is None))  # a task that reads buckets needs a CPU too
         allocation = _connect_and_allocate(replace(self.pool, upstream_tasks=feeds), num_blocks)
         logger.info("%s: %d blocks, plan: %s", table, num_blocks, allocation)
         ledger = replace(self.ledger, num_buckets=wanted.num_buckets)
@@ -233,12 +263,13 @@ class ModelWork:
             allocation=allocation,
         )
 
-    def _dataset(self, wanted: Wanted, todo: Sequence[tuple[_BucketPlan, int]]) -> tuple[Callable[[float], Any], int]:
+    def _dataset(
+        self, wanted: Wanted, todo: Sequence[tuple[_BucketPlan, int]], missing_rows: pa.Table | None
+    ) -> tuple[Callable[[float], Any], int]:
         """What makes the dataset of encoded blocks, given the logical CPUs of a task that feeds workers, and how many they are."""
-        if wanted.num_buckets == 1:
-            ((plan, num_rows),) = todo
-            assert plan.rows is not None
-            blocks = [encode_block(block) for block in self._blocks(wanted.columns(0, plan.rows.slice(0, num_rows)))]
+        if missing_rows is not None:
+            rows = wanted.columns(0, missing_rows.slice(0, sum(num_rows for _, num_rows in todo)))
+            blocks = [encode_block(block) for block in self._blocks(rows)]
             return lambda _: _rows_as_blocks([{BLOCK: block} for block in blocks]), len(blocks)
         some = [{"bucket": plan.bucket, "num_rows": num_rows} for plan, num_rows in todo]
 
@@ -275,7 +306,7 @@ class ModelWork:
     # --- cost ---
 
     def estimate_cost(
-        self, wanted: Wanted | pa.Table, sample_rows: int, prices: PriceConfig,
+        self, wanted: Wanted | FewRows | pa.Table, sample_rows: int, prices: PriceConfig,
         feeder: Callable[[LedgerCounts], tuple[str, float]] | None = None,
     ) -> tuple[CostEstimate, LedgerCounts]:  # fmt: skip
         """Compute the first missing rows, and estimate what the rest would take. Their results are kept.
@@ -316,6 +347,27 @@ class ModelWork:
             told = estimate["wall_sec"], took.rows, self.noun, took.wall_sec
             logger.info("%s: estimated %.0f s for %d %s, took %.0f s", self.pool.section, *told)
         return info
+
+
+def _require_keys(table: str, rows: pa.Table) -> None:
+    if rows["content_key"].null_count:
+        raise ValueError(f"{table}: {rows['content_key'].null_count} wanted rows have no content key")
+
+
+def look_up(ledger: Ledger, keys: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Results for keys, row i for key i; few enough for this process. Their buckets are read by tasks.
+
+    Raises:
+        KeyError: a key has no result.
+    """
+    asked = pa.table({"content_key": keys, _PLACE: pa.array(range(len(keys)), pa.int64())})
+    parts = dict(ledger.by_bucket(asked)) or {0: asked}
+
+    def found(bucket: int) -> pa.Table:
+        part = parts[bucket]
+        return ledger.lookup(part["content_key"], bucket).append_column(_PLACE, part[_PLACE])
+
+    return pa.concat_tables(map_buckets(found, sorted(parts))).sort_by(_PLACE).drop_columns([_PLACE])
 
 
 def check_error_rate(num_errors: int, num_rows: int, first_error: str | None, max_rate: float, what: str) -> None:

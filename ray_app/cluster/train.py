@@ -12,12 +12,14 @@ import pyarrow as pa
 from ray_app.base.config import DistillConfig, PretrainConfig, TeacherConfig, TrainConfig, WorkersConfig
 from ray_app.base.errors import UserError
 from ray_app.base.storage import CorruptFileError, Storage
+from ray_app.cluster.example_files import ROWS_PER_FILE, with_calibration
 from ray_app.cluster.resources import connect, total_gpus
 from ray_app.cluster.train_job import JOB_FILE, ExampleFiles, TrainJob
 from ray_app.models.devices import pick_dtype
 from ray_app.models.model_sources import pinned_revision
 from ray_app.tables.model_files import model_files
 from ray_app.training.batches import query_batches
+from ray_app.training.examples import Examples
 
 if TYPE_CHECKING:
     from ray_app.cluster.trainer import LeanTrainer
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of the checkpoints
-_ROWS_PER_FILE = 8192  # of examples that are streamed: windows are made of such files
 
 
 _Trained = TypeVar("_Trained", TeacherConfig, DistillConfig)
@@ -81,10 +82,10 @@ def train_on_ray(
     cfg = workers or WorkersConfig()
     sent = []
     for job in jobs:
-        examples = _write_examples(job, f"training/{name}/examples/{job.model_folder}", job.seed_of(seed), store)
-        nothing = job.train.rows(np.arange(0))
-        pairs = job.calibrate_on and replace(job.calibrate_on, examples=nothing)
-        sent.append((examples, replace(job, train=nothing, valid=nothing, calibrate_on=pairs)))
+        folder = f"training/{name}/examples/{job.model_folder}"
+        files = job.files or _write_examples(job, folder, job.seed_of(seed), store)
+        pairs = job.calibrate_on and replace(job.calibrate_on, examples=None)
+        sent.append((files, replace(job, train=None, valid=None, calibrate_on=pairs, files=None)))
     for deaths in itertools.count():
         trainer = _trainer(name, sent, seed, store, cfg)
         try:
@@ -163,31 +164,29 @@ def _rescue(folder: str, store: Storage) -> str | None:
 
 def _write_examples(job: TrainJob, folder: str, seed: int, store: Storage) -> ExampleFiles:
     """In one file, or shuffled into many if they are to be streamed."""
+    assert job.train is not None and job.valid is not None, "a job has its examples, or files of them"
     table = job.train.to_table()
     parts = [table]
     if len(job.train) > job.cfg.shuffle_window_rows:
-        per_file = min(_ROWS_PER_FILE, job.cfg.shuffle_window_rows)
-        parts = [table.take(pa.array(rows)) for rows in _shuffled_files(job, per_file, seed)]
+        per_file = min(ROWS_PER_FILE, job.cfg.shuffle_window_rows)
+        parts = [table.take(pa.array(rows)) for rows in _shuffled_files(job.train, job.cfg, per_file, seed)]
     paths = [f"{folder}/train-{i:05d}.parquet" for i in range(len(parts))]
     for path, part in zip(paths, parts, strict=True):
         store.write_table(path, part)
     store.write_table(f"{folder}/valid.parquet", job.valid.to_table())
-    pairs = None
-    if job.calibrate_on is not None:
-        pairs = f"{folder}/calibrate_on.parquet"
-        store.write_table(pairs, job.calibrate_on.examples.to_table())
-    return ExampleFiles(
+    files = ExampleFiles(
         train=paths, train_rows=[part.num_rows for part in parts], train_weight=float(job.train.weights.sum()),
-        valid=f"{folder}/valid.parquet", calibrate_on=pairs,
+        valid=[f"{folder}/valid.parquet"], calibrate_on=[],
     )  # fmt: skip
+    return files if job.calibrate_on is None else with_calibration(store, folder, files, job.calibrate_on.examples)
 
 
-def _shuffled_files(job: TrainJob, per_file: int, seed: int) -> list[np.ndarray]:
+def _shuffled_files(train: Examples, cfg: TrainConfig, per_file: int, seed: int) -> list[np.ndarray]:
     """Row numbers of each file; a query is in one file if the loss compares its pins, which meet within a window only."""
-    if job.cfg.margin_mse_weight > 0:
-        groups = np.unique(np.array(job.train.queries, dtype=object), return_inverse=True)[1]
+    if cfg.margin_mse_weight > 0:
+        groups = np.unique(np.array(train.queries, dtype=object), return_inverse=True)[1]
         return query_batches(groups, per_file, seed, epoch=0)
-    order = np.random.default_rng(seed).permutation(len(job.train))
+    order = np.random.default_rng(seed).permutation(len(train))
     return [order[start : start + per_file] for start in range(0, len(order), per_file)]
 
 

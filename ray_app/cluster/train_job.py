@@ -17,11 +17,12 @@ class CalibrationPairs:
     """Pairs that temperatures are fitted on.
 
     Args:
-        examples: Not trained on, with locales; targets without label smoothing, and weights that balance no grade.
+        examples: Not trained on, with locales; targets without label smoothing, and weights that balance no grade. None: they
+            are in the job's files.
         fitted_to: What the targets are, for the model card: see `ray_app.models.calibration`.
     """
 
-    examples: Examples
+    examples: Examples | None
     fitted_to: str
 
 
@@ -31,23 +32,25 @@ class TrainJob:
 
     Args:
         build: Makes the untrained model in the worker; must be picklable and cheap to send.
-        train: Examples that are trained on.
-        valid: Examples that choose the best epoch; may be empty.
+        train: Examples that are trained on; None: they are in `files`.
+        valid: Examples that choose the best epoch; may be empty. None: they are in `files`.
         cfg: The loop's settings.
         model_folder: Of the finished model under the storage root; a job whose folder is finished is skipped.
         extra_files: name -> text, saved beside the model.
         card: Makes the model card from the keywords `history` and `calibration`; None: no card.
         calibrate_on: What temperatures are fitted on; None: the model is not calibrated.
+        files: Examples that have been written; None: those given here are to be.
     """
 
     build: Callable[[], Any]
-    train: Examples
-    valid: Examples
     cfg: TrainConfig
     model_folder: str
+    train: Examples | None = None
+    valid: Examples | None = None
     extra_files: dict[str, str] = field(default_factory=dict)
     card: Callable[..., str] | None = None
     calibrate_on: "CalibrationPairs | None" = None
+    files: "ExampleFiles | None" = None
     logit_shift: np.ndarray | None = None
     """(5,) float, added to the trained model's logits, which must then have `shift_logits`; None: nothing."""
 
@@ -63,5 +66,5 @@ class ExampleFiles:
     train: list[str]
     train_rows: list[int]
     train_weight: float
-    valid: str
-    calibrate_on: str | None
+    valid: list[str]
+    calibrate_on: list[str]  # none: the model is not calibrated

@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -52,10 +52,10 @@ def _train_job(job: TrainJob, where: ExampleFiles, config: dict[str, Any], devic
     torch.manual_seed(seed)  # the head starts the same on every worker
     model = job.build().to(device)
     peer = _Peer(job, device)
-    valid = Examples.from_table(store.read_table(where.valid))
+    valid = _read(store, where.valid)
     train: Examples | Source
     if len(where.train) == 1:
-        train = Examples.from_table(store.read_table(where.train[0]))
+        train = _read(store, where.train)
     else:
         train = Streamed(store, where.train, where.train_rows, where.train_weight, model.preparer)
     worker = Worker(
@@ -73,12 +73,16 @@ def _train_job(job: TrainJob, where: ExampleFiles, config: dict[str, Any], devic
     if peer.rank == 0:
         if job.logit_shift is not None:
             model.shift_logits(job.logit_shift)
-        pairs = where.calibrate_on and Examples.from_table(store.read_table(where.calibrate_on))
+        pairs = _read(store, where.calibrate_on) if where.calibrate_on else None
         labels_with, about = labelling_form(model, valid, job.cfg)
-        files = job.extra_files | about | _describe(job, labels_with, pairs or None, state.history)
+        files = job.extra_files | about | _describe(job, labels_with, pairs, state.history)
         save_model(model, store, job.model_folder, state.history, files)
     if peer.size > 1:
         dist.barrier()
+
+
+def _read(store: Storage, files: Sequence[str]) -> Examples:
+    return Examples.concatenate([Examples.from_table(store.read_table(file)) for file in files])
 
 
 def _describe(

@@ -7,9 +7,8 @@ Longer than 300 lines: statistics, look-up of pairs and search read the same arr
 """
 
 from array import array
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_app.base.text import tokenize
+from ray_app.features.corpus import TermStatistics, Tokenizer, term_hashes
 from ray_app.features.neighbors import best_k
 
 if TYPE_CHECKING:
@@ -25,21 +25,20 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Tokenizer = Callable[[str], list[str]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueryTerms:
     """Distinct terms of a list of queries, flat, query by query.
 
-    Terms that no document has are kept, with `term` = -1: a query of unknown words is not an empty query.
+    Terms that no document has are kept: a query of unknown words is not an empty query.
     """
 
     start: Ints  # (num_queries + 1,): query i has the terms start[i]:start[i + 1]
-    term: Ints  # (num_terms,) index in the vocabulary; -1: in no document
+    term: Ints  # (num_terms,) index in the vocabulary; -1: in no document here
     count: Floats  # (num_terms,) times the query says it
     idf: Floats  # (num_terms,) as in the score; 0 for unknown terms, and never below 0 but in tiny corpora
-    doc_frequency: Ints  # (num_terms,) documents that have it
+    doc_frequency: Ints  # (num_terms,) documents of the corpus that have it; 0: unknown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,24 +63,6 @@ class CatalogueMatch(NamedTuple):
         return cls(best, np.sum([part.num_full for part in parts], axis=0))
 
 
-@dataclass(kw_only=True)
-class CorpusCounts:
-    """Statistics of documents outside an index; a few bytes per term, none per document."""
-
-    tokenizer: Tokenizer
-    num_docs: int = 0
-    num_tokens: int = 0
-    doc_frequency: Counter[str] = field(default_factory=Counter)
-
-    def add(self, texts: Iterable[str]) -> None:
-        """Count some more documents."""
-        for text in texts:
-            tokens = self.tokenizer(text)
-            self.num_docs += 1
-            self.num_tokens += len(tokens)
-            self.doc_frequency.update(set(tokens))
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bm25Index:
     """Okapi BM25 over a list of documents. Build it with `Bm25Index.build`.
@@ -91,61 +72,53 @@ class Bm25Index:
     """
 
     tokenizer: Tokenizer
-    vocabulary: dict[str, int]
-    idf: Floats  # (num_terms,)
-    doc_frequency: Ints  # (num_terms,) documents of the corpus that have the term
-    num_docs: int  # of the corpus, empty ones included
+    corpus: TermStatistics  # of all documents that words are weighed by
+    vocabulary: dict[str, int]  # terms of the documents here
     doc_length: Ints  # (num_texts,) tokens, repeats counted
     postings: "csr_array"  # (num_texts, num_terms); a value is 1 + its index, so that 0 means absent
     weight: Floats  # (1 + num_postings,) share of the score; [0] is for absent terms
-    mean_length: float  # tokens of a document of the corpus
     k1: float
     b: float
+    epsilon: float
 
     @classmethod
     def build(
         cls, texts: Sequence[str], k1: float = 1.5, b: float = 0.75, epsilon: float = 0.25,
-        tokenizer: Tokenizer = tokenize, others: CorpusCounts | None = None,
+        tokenizer: Tokenizer = tokenize, corpus: TermStatistics | None = None,
     ) -> "Bm25Index":  # fmt: skip
         """Index `texts`; no text at all is a valid, always-zero index.
 
         Args:
             texts: One per document; empty ones count in the statistics.
             epsilon: Terms in over half of the documents get this share of the mean idf.
-            others: The rest of the corpus, counted with the same tokeniser; None: `texts` is all of it.
+            corpus: Statistics by the same tokeniser of the corpus that words are weighed by, be `texts` a part of it or not.
+                Words that it does not have count in a document's length alone. None: `texts` is all of it.
         """
         vocabulary: dict[str, int] = {}
         term_ids, doc_length = _tokens(texts, tokenizer, lambda token: vocabulary.setdefault(token, len(vocabulary)))
-        others = others or CorpusCounts(tokenizer=tokenizer)
-        of_others = np.array(
-            [vocabulary.setdefault(token, len(vocabulary)) for token in others.doc_frequency], np.int64
-        )
-        num_docs, num_terms = len(texts) + others.num_docs, len(vocabulary)
-        found = _count(term_ids, doc_length, num_terms)
-        doc_frequency = np.bincount(found.term, minlength=num_terms)
-        doc_frequency[of_others] += np.fromiter(others.doc_frequency.values(), np.int64)
-        idf = _okapi_idf(doc_frequency, num_docs, epsilon)
-        num_tokens = int(doc_length.sum()) + others.num_tokens
-        mean_length = num_tokens / num_docs if num_tokens else 1.0
+        found = _count(term_ids, doc_length, len(vocabulary))
+        if corpus is None:
+            doc_frequency = np.bincount(found.term, minlength=len(vocabulary))
+            hashes = term_hashes(list(vocabulary))
+            corpus = TermStatistics.of(hashes, doc_frequency, len(texts), int(doc_length.sum()))
+        else:
+            doc_frequency = corpus.doc_frequency_of(list(vocabulary))
+            known = doc_frequency[found.term] > 0
+            found = _Counts(found.doc[known], found.term[known], found.times[known])
+        weight = _weights(found, doc_length, corpus.idf(doc_frequency, epsilon), corpus.mean_length, k1, b)
         return cls(
-            tokenizer=tokenizer, vocabulary=vocabulary, idf=idf, doc_frequency=doc_frequency, num_docs=num_docs,
-            mean_length=mean_length, k1=k1, b=b, doc_length=doc_length, postings=_matrix(found, len(texts), num_terms),
-            weight=_weights(found, doc_length, idf, mean_length, k1, b),
+            tokenizer=tokenizer, corpus=corpus, vocabulary=vocabulary, doc_length=doc_length, weight=weight,
+            postings=_matrix(found, len(texts), len(vocabulary)), k1=k1, b=b, epsilon=epsilon,
         )  # fmt: skip
 
-    def of_texts(self, texts: Sequence[str]) -> "Bm25Index":
-        """An index of other documents, which are weighed as in this corpus and not counted in it.
+    @property
+    def num_docs(self) -> int:
+        """Documents of the corpus, empty ones included."""
+        return self.corpus.num_docs
 
-        Words that no document of the corpus has count in a document's length alone.
-        """
-        term_ids, doc_length = _tokens(texts, self.tokenizer, lambda token: self.vocabulary.get(token, -1))
-        found = _count(term_ids, doc_length, len(self.vocabulary))
-        return replace(
-            self,
-            doc_length=doc_length,
-            postings=_matrix(found, len(texts), len(self.vocabulary)),
-            weight=_weights(found, doc_length, self.idf, self.mean_length, self.k1, self.b),
-        )
+    def of_texts(self, texts: Sequence[str]) -> "Bm25Index":
+        """An index of other documents, which are weighed as in this corpus and not counted in it."""
+        return self.build(texts, self.k1, self.b, self.epsilon, self.tokenizer, self.corpus)
 
     def score_pairs(self, queries: Sequence[str], query_index: NDArray, doc_index: NDArray) -> Floats:
         """BM25 of pair i = (queries[query_index[i]], document doc_index[i]).
@@ -175,7 +148,7 @@ class Bm25Index:
         return _sum_by(pairs.pair, self.weight[pairs.posting] * terms.count[pairs.query_term], num_pairs)
 
     def query_terms(self, queries: Sequence[str]) -> QueryTerms:
-        """Tokenise queries and find their distinct terms in the vocabulary."""
+        """Tokenise queries, and find their distinct terms in the vocabulary and in the corpus."""
         said = [self.tokenizer(query) for query in queries]
         distinct = [dict.fromkeys(tokens) for tokens in said]
         start = np.concatenate([[0], np.cumsum([len(tokens) for tokens in distinct], dtype=np.int64)])
@@ -184,10 +157,11 @@ class Bm25Index:
         for i, tokens in enumerate(said):
             if len(tokens) > len(distinct[i]):
                 count[start[i] : start[i + 1]] = [tokens.count(token) for token in distinct[i]]
-        # Index -1 is the appended 0.
-        idf = np.append(self.idf, 0.0)[terms]
-        doc_frequency = np.append(self.doc_frequency, 0)[terms]
-        return QueryTerms(start=start, term=terms, count=count, idf=idf, doc_frequency=doc_frequency)
+        known = {token: i for i, token in enumerate(dict.fromkeys(chain.from_iterable(distinct)))}
+        place = np.fromiter(map(known.__getitem__, chain.from_iterable(distinct)), np.int64)
+        doc_frequency = self.corpus.doc_frequency_of(list(known))
+        idf = self.corpus.idf(doc_frequency, self.epsilon)
+        return QueryTerms(start=start, term=terms, count=count, idf=idf[place], doc_frequency=doc_frequency[place])
 
     def pair_terms(self, terms: QueryTerms, query_index: NDArray, doc_index: NDArray) -> PairTerms:
         """Look up every query term of every pair in the pair's document."""
@@ -310,14 +284,6 @@ def index_type(largest: int) -> type[np.int32] | type[np.int64]:
 def positive_idf(terms: QueryTerms, num_docs: int) -> Floats:
     """Lucene's idf, for weighing a query's words: positive for every term, highest for those in no document; (num_terms,)."""
     return np.log1p((num_docs - terms.doc_frequency + 0.5) / (terms.doc_frequency + 0.5))
-
-
-def _okapi_idf(doc_frequency: NDArray, num_docs: int, epsilon: float) -> Floats:
-    """Inverse document frequency; a term in more than half of the documents gets `epsilon` times the mean idf, as in rank-bm25."""
-    if not len(doc_frequency):
-        return np.zeros(0)
-    idf = np.log(num_docs - doc_frequency + 0.5) - np.log(doc_frequency + 0.5)
-    return np.where(idf < 0, epsilon * idf.mean(), idf)
 
 
 def _sum_by(group: Ints, values: Floats, num_groups: int) -> Floats:

@@ -1,6 +1,6 @@
-"""The catalogue as the teacher sees it: texts, lexical features and zero-shot vectors, row by row for the same pins."""
+"""Pins as the teacher sees them: texts, lexical features and zero-shot vectors, row by row for the same pins."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,17 +10,16 @@ from ray_app.base.columns import matrix_or_zero
 from ray_app.base.config import Config
 from ray_app.base.content_key import content_key
 from ray_app.base.errors import UserError
-from ray_app.base.storage import Storage
 from ray_app.base.text import field_text, normalize_query
 from ray_app.features.bm25 import CatalogueMatch
-from ray_app.features.cosine import CosineBackground, CosineFeatures
-from ray_app.features.lexical import LexicalFeatures
-from ray_app.tables.manifest import Output, read_output, require_output
+from ray_app.features.corpus import CorpusStatistics
+from ray_app.features.cosine import CosineFeatures
+from ray_app.features.lexical import LexicalFeatures, MatchOf
 
 
 @dataclass(frozen=True, kw_only=True)
 class Catalogue:
-    """All pins, with everything that the teacher reads of a pair."""
+    """Some pins or all, with everything that the teacher reads of a pair."""
 
     cfg: Config  # the run's
     pin_texts: pa.Table  # schema PIN_TEXTS
@@ -29,8 +28,15 @@ class Catalogue:
     text_vectors: np.ndarray  # (num_pins, dim) float32
 
     @classmethod
-    def of(cls, cfg: Config, pin_texts: pa.Table, zero_shot_pins: pa.Table) -> "Catalogue":
+    def of(
+        cls, cfg: Config, pin_texts: pa.Table, zero_shot_pins: pa.Table, corpus: CorpusStatistics | None = None,
+        match_of: MatchOf | None = None,
+    ) -> "Catalogue":  # fmt: skip
         """Put the tables side by side.
+
+        Args:
+            corpus: See `LexicalFeatures`, as the next one. None: these are all pins.
+            match_of: Of the whole catalogue.
 
         Raises:
             UserError: the tables are of different catalogues.
@@ -42,33 +48,23 @@ class Catalogue:
         return cls(
             cfg=cfg,
             pin_texts=pin_texts,
-            pairs=LexicalFeatures(pin_texts, cfg.features, cfg.pin_text),
+            pairs=LexicalFeatures(pin_texts, cfg.features, cfg.pin_text, corpus, match_of),
             title_vectors=matrix_or_zero(zero_shot_pins["title_embedding"]),
             text_vectors=matrix_or_zero(zero_shot_pins["text_embedding"]),
         )
 
     @classmethod
-    def of_texts(cls, cfg: Config, pin_texts: pa.Table, others: Iterable[pa.Table] = ()) -> "Catalogue":
-        """Without zero-shot vectors, for the student, which reads none of pins.
-
-        Args:
-            others: The texts of the other pins; see `LexicalFeatures`.
-        """
+    def of_texts(
+        cls, cfg: Config, pin_texts: pa.Table, corpus: CorpusStatistics | None = None, match_of: MatchOf | None = None
+    ) -> "Catalogue":
+        """Without zero-shot vectors, for the student, which reads none of pins. Arguments as of `of`."""
         nothing = np.zeros((pin_texts.num_rows, 0), np.float32)
-        pairs = LexicalFeatures(pin_texts, cfg.features, cfg.pin_text, others)
+        pairs = LexicalFeatures(pin_texts, cfg.features, cfg.pin_text, corpus, match_of)
         return cls(cfg=cfg, pin_texts=pin_texts, pairs=pairs, title_vectors=nothing, text_vectors=nothing)
 
     def with_texts(self, pin_texts: pa.Table) -> "Catalogue":
-        """The same pins with other user-made texts (engaged queries, boards); zero-shot vectors stay."""
-        return replace(
-            self, pin_texts=pin_texts, pairs=LexicalFeatures(pin_texts, self.cfg.features, self.cfg.pin_text)
-        )
-
-    def cosine_features(self) -> CosineFeatures:
-        """Backgrounds measured on these pins."""
-        return CosineFeatures(
-            title=CosineBackground.of(self.title_vectors), text=CosineBackground.of(self.text_vectors)
-        )
+        """The same pins with other user-made texts (engaged queries, boards); zero-shot vectors and statistics stay."""
+        return replace(self, pin_texts=pin_texts, pairs=self.pairs.of_texts(pin_texts))
 
     def teacher_features(
         self, cosine: CosineFeatures, queries: list[str], query_vectors: np.ndarray, query_index: np.ndarray,
@@ -107,10 +103,3 @@ def index_queries(raw: Sequence[str]) -> tuple[list[str], np.ndarray]:
     distinct = sorted(set(normalized))
     place = {query: i for i, query in enumerate(distinct)}
     return distinct, np.array([place[query] for query in normalized], np.int64)
-
-
-def load_catalogue(cfg: Config, store: Storage) -> tuple[Catalogue, list[Output]]:
-    """The catalogue of a run, and the outputs that it was read from."""
-    pin_texts = require_output(store, "enrich", "pin_texts")
-    zero_shot = require_output(store, "zero_shot", "zero_shot_pins")
-    return Catalogue.of(cfg, read_output(store, pin_texts), read_output(store, zero_shot)), [pin_texts, zero_shot]

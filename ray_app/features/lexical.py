@@ -3,7 +3,7 @@
 One class for train_teacher, distill, evaluate and serve, so that a model never sees a feature computed in two ways.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -15,14 +15,18 @@ from numpy.typing import NDArray
 from ray_app.base.config import FeatureConfig, PinTextConfig
 from ray_app.base.errors import UserError
 from ray_app.base.text import char_grams, field_text, render_pin_texts, stem_tokens
-from ray_app.features.bm25 import Bm25Index, CatalogueMatch, CorpusCounts, PairTerms, QueryTerms, positive_idf
+from ray_app.features.bm25 import Bm25Index, CatalogueMatch, PairTerms, QueryTerms, positive_idf
+from ray_app.features.corpus import CorpusStatistics, Tokenizer
 
-FEATURES_VERSION = 1  # raised when equal inputs give other features: part of every recipe that has them
+FEATURES_VERSION = 2  # raised when equal inputs give other features: part of every recipe that has them
 
 MAX_QUERY_CHARS = 500  # longer queries are truncated, which bounds their cost; the default of the ingest limit
 _MIN_COMPACT_CHARS = 6  # a shorter query is found by chance inside other words ("art" in "smart")
 
+TEXT, GRAMS = "whole text", "title n-grams"  # of `lexical_texts`, beside the fields
+
 Floats = NDArray[np.float32]
+MatchOf = Callable[[Sequence[str]], CatalogueMatch]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +42,8 @@ class LexicalFeatures:
 
     A pin without text has zeros and its presence flags are 0. Everything is finite, and 0..about 3 in size.
 
-    It may hold a part of the catalogue's pins, with the whole catalogue's statistics: then a pair's features are the same
-    as from the whole, if `compute` is told how well the whole catalogue matches the queries.
+    It may hold a part of the catalogue's pins: then words are weighed by the whole catalogue's statistics, and a pair's
+    features are the same as from the whole, if it is told how well the whole catalogue matches the queries.
     """
 
     def __init__(
@@ -47,68 +51,46 @@ class LexicalFeatures:
         pin_texts: pa.Table,
         features: FeatureConfig,
         pin_text: PinTextConfig,
-        others: Iterable[pa.Table] | None = None,
+        corpus: CorpusStatistics | None = None,
+        match_of: MatchOf | None = None,
     ) -> None:
-        """Index the catalogue.
+        """Index pins.
 
         Args:
             pin_texts: One row per pin (schema PIN_TEXTS); row numbers are the `pin_index` of `compute`.
-            others: The catalogue's other pins, in tables of any size; they count in the statistics, and none is kept. None:
-                there are none, and the catalogue is indexed when features are first computed.
+            corpus: Statistics of the whole catalogue (`lexical_texts`). None: all of it is here, and it is indexed when
+                features are first computed.
+            match_of: Gives the whole catalogue's `catalogue_match`; None: all of it is here, or `compute` is told.
         """
         self.fields: list[str] = list(features.bm25_fields)
-        self._pin_text = pin_text
-        self._read(pin_texts)
-        if others is not None:
-            self._indexes = self._build(others)
-
-    def of_texts(self, pin_texts: pa.Table) -> "LexicalFeatures":
-        """Features of other texts by this catalogue's statistics, in which they do not count.
-
-        `compute` must be given this catalogue's `catalogue_match`.
-        """
-        other = object.__new__(type(self))
-        other.fields, other._pin_text = self.fields, self._pin_text
-        other._read(pin_texts)
-        texts = other._texts()
-        other._indexes = _Indexes(
-            stems=_stems(texts),
-            of_fields={name: index.of_texts(texts[name]) for name, index in self._indexes.of_fields.items()},
-            of_all=self._indexes.of_all.of_texts(other.rendered),
-            of_grams=self._indexes.of_grams.of_texts(texts["title"]),
-        )
-        return other
-
-    def _read(self, pin_texts: pa.Table) -> None:
+        self._features, self._pin_text = features, pin_text
+        self._corpus, self._match_of = corpus, match_of
+        self._is_whole = corpus is None
         self._pin_texts = pin_texts
         self.pin_ids: list[str] = pin_texts.column("pin_id").to_pylist()
-        self.rendered = render_pin_texts(pin_texts, self._pin_text)
+        self.rendered = render_pin_texts(pin_texts, pin_text)
 
-    def _texts(self) -> dict[str, list[str]]:
-        """Texts by field."""
-        return {name: _field_texts(self._pin_texts, name) for name in (*self.fields, "title")}
+    def of_texts(self, pin_texts: pa.Table) -> "LexicalFeatures":
+        """Features of other texts by this catalogue's statistics, in which they do not count, and with its `catalogue_match`."""
+        corpus = self._corpus
+        if corpus is None:
+            indexes = self._indexes
+            of_fields = {name: index.corpus for name, index in indexes.of_fields.items()}
+            corpus = CorpusStatistics(of_fields | {TEXT: indexes.of_all.corpus, GRAMS: indexes.of_grams.corpus})
+        return LexicalFeatures(pin_texts, self._features, self._pin_text, corpus, self.catalogue_match)
 
     @cached_property
     def _indexes(self) -> _Indexes:
-        return self._build(())
-
-    def _build(self, others: Iterable[pa.Table]) -> _Indexes:
-        texts = self._texts()
-        of_fields = {name: CorpusCounts(tokenizer=stem_tokens) for name in texts}
-        of_all, of_grams = CorpusCounts(tokenizer=stem_tokens), CorpusCounts(tokenizer=char_grams)
-        for table in others:
-            for name, counts in of_fields.items():
-                counts.add(_field_texts(table, name))
-            of_all.add(render_pin_texts(table, self._pin_text))
-            of_grams.add(_field_texts(table, "title"))
-        return _Indexes(
-            stems=_stems(texts),
-            of_fields={
-                name: Bm25Index.build(texts[name], tokenizer=stem_tokens, others=of_fields[name]) for name in texts
-            },
-            of_all=Bm25Index.build(self.rendered, tokenizer=stem_tokens, others=of_all),
-            of_grams=Bm25Index.build(texts["title"], tokenizer=char_grams, others=of_grams),
-        )
+        texts = lexical_texts(self._pin_texts, self._features, self._pin_text, self.rendered)
+        indexes = {
+            name: Bm25Index.build(
+                some, tokenizer=tokenizer, corpus=None if self._corpus is None else self._corpus[name]
+            )
+            for name, (some, tokenizer) in texts.items()
+        }
+        of_all, of_grams = indexes.pop(TEXT), indexes.pop(GRAMS)
+        stems = {name: [_padded(text) for text in texts[name][0]] for name in indexes}
+        return _Indexes(stems=stems, of_fields=indexes, of_all=of_all, of_grams=of_grams)
 
     @property
     def names(self) -> list[str]:
@@ -134,8 +116,20 @@ class LexicalFeatures:
             raise UserError(f"pin {error.args[0]!r} is not in the catalogue (table pin_texts); leave it out") from None
 
     def catalogue_match(self, queries: Sequence[str]) -> CatalogueMatch:
-        """Title match statistics for each query."""
-        return self._indexes.of_fields["title"].catalogue_match([query[:MAX_QUERY_CHARS] for query in queries])
+        """Title match statistics of the whole catalogue for each query.
+
+        Raises:
+            ValueError: only a part of it is here, and nobody said.
+        """
+        if self._match_of is not None:
+            return self._match_of(queries)
+        if not self._is_whole:
+            raise ValueError("a part of a catalogue cannot tell how well all of it matches a query; pass `match`")
+        return self.match_here(queries)
+
+    def match_here(self, queries: Sequence[str]) -> CatalogueMatch:
+        """Title match statistics of the pins here, of which `CatalogueMatch.merged` makes those of the whole catalogue."""
+        return title_match(self._indexes.of_fields["title"], queries)
 
     def compute(
         self, queries: Sequence[str], query_index: NDArray, pin_index: NDArray, match: CatalogueMatch | None = None
@@ -146,7 +140,7 @@ class LexicalFeatures:
             queries: Distinct query texts; pass only those that are used.
             query_index: (num_pairs,) into `queries`.
             pin_index: (num_pairs,) rows of the pin_texts table.
-            match: `catalogue_match` of the whole catalogue; None: all of it is here.
+            match: Of the whole catalogue; None: `catalogue_match`.
 
         Returns:
             (num_pairs, num_features) float32, columns as in `names`.
@@ -178,7 +172,7 @@ class LexicalFeatures:
         per_query = [
             np.log1p(num_tokens),
             _ratio(_sum_by_query(whole.terms, token_weight), num_tokens) / 10.0,
-            _ratio(_sum_by_query(whole.terms, (whole.terms.term < 0).astype(float)), num_tokens),
+            _ratio(_sum_by_query(whole.terms, (whole.terms.doc_frequency == 0).astype(float)), num_tokens),
             np.log10(1.0 + num_full),
         ]
         columns += [values[query_index] for values in per_query]
@@ -266,8 +260,28 @@ class _Match:
         return _ratio(covered, _sum_by_query(self.terms, weight)[self.pairs.query_index])
 
 
-def _stems(texts: dict[str, list[str]]) -> dict[str, list[str]]:
-    return {name: [_padded(text) for text in values] for name, values in texts.items()}
+def lexical_texts(
+    pin_texts: pa.Table, features: FeatureConfig, pin_text: PinTextConfig, rendered: list[str] | None = None
+) -> dict[str, tuple[list[str], Tokenizer]]:
+    """The texts whose words are counted, each with its tokeniser: fields by name, whole texts, and titles' n-grams.
+
+    Args:
+        rendered: The whole texts, where they are known.
+    """
+    texts = {name: _field_texts(pin_texts, name) for name in features.bm25_fields} | {"title": title_texts(pin_texts)}
+    whole = render_pin_texts(pin_texts, pin_text) if rendered is None else rendered
+    stems: dict[str, tuple[list[str], Tokenizer]] = {name: (some, stem_tokens) for name, some in texts.items()}
+    return stems | {TEXT: (whole, stem_tokens), GRAMS: (texts["title"], char_grams)}
+
+
+def title_texts(pin_texts: pa.Table) -> list[str]:
+    """Titles, as `lexical_texts` has them."""
+    return _field_texts(pin_texts, "title")
+
+
+def title_match(titles: Bm25Index, queries: Sequence[str]) -> CatalogueMatch:
+    """Match statistics of an index of titles' stems, as features are made of them."""
+    return titles.catalogue_match([query[:MAX_QUERY_CHARS] for query in queries])
 
 
 def _field_texts(pin_texts: pa.Table, name: str) -> list[str]:

@@ -17,12 +17,12 @@ from ray_app.base.errors import UserError
 from ray_app.base.extras import require_extra
 from ray_app.base.storage import Storage
 from ray_app.models.calibration import FILE as CALIBRATION_FILE
-from ray_app.models.checkpoint import local_folder
 from ray_app.models.control_tokens import control_tokens, text_only_backend
 from ray_app.models.encoder_usage import Role
 from ray_app.models.head import FeatureScaler
 from ray_app.models.model_card import public_source, tower_card
 from ray_app.models.model_sources import open_tokenizer
+from ray_app.tables.local_folder import local_folder
 from ray_app.tables.manifest import Output
 from ray_app.tables.model_files import model_files, read_model_file
 

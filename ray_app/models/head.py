@@ -43,12 +43,24 @@ class FeatureScaler:
         Raises:
             ValueError: a feature is not finite; training on it would make every weight NaN.
         """
-        if not np.isfinite(features).all():
+        values = features.astype(np.float64)
+        return cls.of_sums(len(values), values.sum(0), (values**2).sum(0))
+
+    @classmethod
+    def of_sums(cls, num: int, total: np.ndarray, squares: np.ndarray) -> "FeatureScaler":
+        """Fit to features of which the sums are known. Errors as of `fit`.
+
+        Args:
+            num: Number of pairs.
+            total, squares: (num_features,) float64, sums of the values and of their squares.
+        """
+        if not np.isfinite(squares).all():
             raise ValueError("pair features contain NaN or infinity; training on them would spoil every weight")
-        if len(features) == 0:
-            return cls(np.zeros(features.shape[1]), np.ones(features.shape[1]))
-        std = features.std(0)
-        return cls(features.mean(0), np.where(std < 1e-6, _NEVER_VARIED, std))
+        if num == 0:
+            return cls(np.zeros(len(total)), np.ones(len(total)))
+        mean = total / num
+        std = np.sqrt(np.maximum(squares / num - mean**2, 0.0))
+        return cls(mean, np.where(std < 1e-6 * np.maximum(1.0, np.abs(mean)), _NEVER_VARIED, std))
 
     def to_json(self) -> dict[str, list[float]]:
         """JSON for a model's `model.json`."""

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from ray_app.base.storage import Storage
-from ray_app.models.checkpoint import finished_model, local_folder, save_model
+from ray_app.models.checkpoint import finished_model, save_model
+from ray_app.tables.local_folder import local_folder
 from ray_app.tables.manifest import Output
 from ray_app.tables.model_files import model_files
 

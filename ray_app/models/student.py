@@ -6,7 +6,8 @@ import numpy as np
 
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
-from ray_app.models.checkpoint import load_calibration, local_folder
+from ray_app.models.checkpoint import load_calibration
+from ray_app.tables.local_folder import local_folder
 from ray_app.tables.manifest import Output
 
 

@@ -11,11 +11,11 @@ from ray_app.base.config import Config, section_hash
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.features.student import aux_stages
-from ray_app.models.checkpoint import local_folder
 from ray_app.models.encoder_usage import zero_shot_usage
 from ray_app.models.model_sources import model_identity
 from ray_app.models.text_encoder import TextEncoder, build_zero_shot
 from ray_app.online.query_encoders import Backend, choose_backend
+from ray_app.tables.local_folder import local_folder
 from ray_app.tables.manifest import Output
 from ray_app.tables.release import Release
 

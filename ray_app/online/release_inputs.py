@@ -1,7 +1,7 @@
 """Inputs of a release: its tables and models, and the rows of them that a shard needs."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,9 +64,3 @@ def read_rows(keep: Keep, store: Storage, output: Output, columns: list[str] | N
     """`read_output` of some pins; columns must have pin_id."""
     parts = read_output_files(store, output, columns)
     return pa.concat_tables([part.filter(pa.array(keep(part["pin_id"].to_pylist()))) for part in parts])
-
-
-def other_rows(keep: Keep, store: Storage, output: Output) -> Iterator[pa.Table]:
-    """Rows that `read_rows` omits, file by file."""
-    for part in read_output_files(store, output):
-        yield part.filter(pa.array(~keep(part["pin_id"].to_pylist())))

@@ -1,14 +1,13 @@
 """One shard of a release: some of its pins, with everything needed to retrieve, score and show them."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-import pyarrow as pa
 
 from ray_app.base.columns import matrix_or_zero
 from ray_app.base.config import Config, ImageLimits, ServeConfig
@@ -16,6 +15,7 @@ from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import field_text
 from ray_app.features.bm25 import CatalogueMatch
+from ray_app.features.corpus import CorpusStatistics
 from ray_app.features.student import ReadTable, StudentFeatures
 from ray_app.models.head import expected_grade
 from ray_app.models.student import Student
@@ -26,8 +26,9 @@ from ray_app.online.pin_files import Shard
 from ray_app.online.pin_images import PinImages
 from ray_app.online.pin_store import PinStore
 from ray_app.online.query_understanding import count_words
-from ray_app.online.release_inputs import ReleaseInputs, config_of, is_in, other_rows, read_rows
+from ray_app.online.release_inputs import ReleaseInputs, config_of, is_in, read_rows
 from ray_app.online.retrieval import Ranked, Retriever
+from ray_app.tables.local_folder import local_folder
 from ray_app.tables.manifest import Output, read_output
 from ray_app.tables.release import Release
 
@@ -60,9 +61,9 @@ class ShardIndex:
     ) -> "ShardIndex":  # fmt: skip
         """Load a release, all of it checked, or raise.
 
-        A shard reads tables file by file and keeps its own rows. What does not get less with more shards is the time to
-        read the catalogue's texts, since each counts the words of all; and the peak of memory holds one whole file of each
-        table, of which `engagement` and `graph` write only one.
+        A shard reads tables file by file and keeps its own rows. Words are weighed by the statistics of all pins, which the
+        release names. What does not get less with more shards is the time to read the tables, and the peak of memory, which
+        holds one whole file of each.
 
         Args:
             limits: Of pictures that are read: those of the operator's config of today. The release's own are left alone, since
@@ -85,11 +86,11 @@ class ShardIndex:
         pins = PinStore.open(store, release, local_cache_dir, serve.embedding_dtype, shard=shard)
         texts, suffix = find("enrich", "pin_texts"), ""
         read: ReadTable = read_output
-        others: Iterator[pa.Table] = iter(())
         if shard is not None:
-            read, others = partial(read_rows, is_in(shard)), other_rows(is_in(shard), store, texts)
+            read = partial(read_rows, is_in(shard))
             suffix = f"-shard{shard[0]}of{shard[1]}"
-        catalogue = Catalogue.of_texts(cfg, read(store, texts, None), others)
+        corpus = CorpusStatistics.open(local_folder(store, find("corpus_statistics", "corpus_statistics")))
+        catalogue = Catalogue.of_texts(cfg, read(store, texts, None), corpus)
         features = StudentFeatures.load(catalogue, store, _not_encoded_here, find, read)
         student = Student(store, student_output)
         if student.model.cfg.dim != release.dim and release.dim not in student.model.cfg.matryoshka_dims:
@@ -123,7 +124,7 @@ class ShardIndex:
 
     def match(self, query: str) -> CatalogueMatch:
         """Title match statistics of this shard for a query; `grade` and `rank` need those of the complete catalogue."""
-        return self.features.catalogue.pairs.catalogue_match([query])
+        return self.features.catalogue.pairs.match_here([query])
 
     def find(self, asked: QueryInput, stems: Sequence[str]) -> ShardCandidates:
         """Candidates by words and by vector."""

@@ -1,5 +1,7 @@
 """Human labels from a file outside of `ingest`, checked against the catalogue."""
 
+from collections.abc import Callable
+
 import pyarrow as pa
 
 from ray_app.base.config import Config
@@ -8,12 +10,16 @@ from ray_app.sources.validate import PinIds, settle
 
 
 def load_human_labels(
-    cfg: Config, path: str, pin_ids: pa.Array | pa.ChunkedArray, key: str = "evaluate.human_labels"
+    cfg: Config,
+    path: str,
+    known_pins: Callable[[list[str | None]], pa.ChunkedArray],
+    key: str = "evaluate.human_labels",
 ) -> tuple[pa.Table, pa.Table]:
     """Human labels of another file, read and checked like those of `ingest.human_labels`.
 
     Args:
         cfg: Its adapter settings apply: a Chorus file has the columns query, docid, rating; a table its column map.
+        known_pins: Ids that the labels name -> those that a pin of the catalogue has.
 
     Returns:
         Valid rows (HUMAN_LABELS) and the others (QUARANTINE).
@@ -22,4 +28,5 @@ def load_human_labels(
         UserError: there is no such file, or it lacks a column.
     """
     opened = open_human_labels(cfg, path, key)
-    return settle([read_human_labels(opened)], opened.rules, PinIds.of(pin_ids))
+    labels = read_human_labels(opened)
+    return settle([labels], opened.rules, PinIds.of(known_pins(labels["pin_id"].to_pylist())))

@@ -6,7 +6,7 @@ from typing import Any
 from ray_app.base.config import Config
 
 STAGES = (
-    "demo", "ingest", "caption", "enrich", "zero_shot", "engagement", "graph",
+    "demo", "ingest", "caption", "enrich", "zero_shot", "corpus_statistics", "engagement", "graph",
     "train_teacher", "sample", "label", "distill", "embed",
 )  # fmt: skip
 

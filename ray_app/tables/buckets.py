@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ray_app.base.config import section_hash
 from ray_app.base.errors import UserError
 from ray_app.base.storage import CorruptFileError, Storage
-from ray_app.tables.manifest import Bucket, Output, hash_files
+from ray_app.tables.manifest import Bucket, Output, hash_files, read_manifest
 
 BUCKET = "bucket"  # the column that readers of Hive-style folders see
 
@@ -89,6 +89,12 @@ def read_bucket(store: Storage, output: Output, number: int, columns: list[str] 
         where = f"{store.shown}/{output.path}"
         raise CorruptFileError(f"{where} was changed after it was written; delete that folder and run its stage again")
     return pa.concat_tables(tables)
+
+
+def num_buckets_of_run(store: Storage) -> int:
+    """Number of buckets of the run's tables by pin; 1 before there are any."""
+    made = read_manifest(store, "ingest")
+    return made.outputs["pins"].num_buckets if made is not None and "pins" in made.outputs else 1
 
 
 def common_num_buckets(outputs: Iterable[Output]) -> int:

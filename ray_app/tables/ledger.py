@@ -26,6 +26,7 @@ from datetime import UTC, date, datetime
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from ray_app.base.errors import UserError, one_line
 from ray_app.base.hashing import buckets_of_hashes
@@ -94,15 +95,20 @@ class Ledger:
             raise ValueError(f"ledger {self.table}: a block must have unique, non-null content keys")
         block = cast_to(block, self.schema, f"ledger {self.table}")
         block = block.append_column(_COMMITTED, pa.array([today()] * block.num_rows, _COMMITTED.type))
-        return [self._write(bucket, rows) for bucket, rows in self._by_bucket(block)]
+        return [self._write(bucket, rows) for bucket, rows in self.by_bucket(block)]
 
-    def _by_bucket(self, block: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    def by_bucket(self, block: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+        """The rows of each bucket that has some, in the order given."""
         if self.num_buckets == 1:
             yield 0, block
             return
-        buckets = buckets_of_hashes(key_numbers(block["content_key"])[:, 0], self.num_buckets)
+        buckets = self.buckets_of(block["content_key"])
         for bucket in np.unique(buckets).tolist():
             yield bucket, block.filter(pa.array(buckets == bucket))
+
+    def buckets_of(self, keys: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+        """Bucket of each key. Shape (num_keys,)."""
+        return buckets_of_hashes(key_numbers(keys)[:, 0], self.num_buckets)
 
     def _write(self, bucket: int, rows: pa.Table) -> str:
         data = encode_table(rows)

@@ -10,7 +10,7 @@ from ray_app.base.storage import Storage
 from ray_app.tables.manifest import Manifest
 
 STAGES = (
-    "ingest", "enrich", "zero_shot", "engagement", "graph", "train_teacher", "sample", "label", "distill", "embed", "evaluate",
+    "ingest", "enrich", "zero_shot", "corpus_statistics", "engagement", "graph", "train_teacher", "sample", "label", "distill", "embed", "evaluate",
 )  # fmt: skip
 THINGS = ("cup", "mug", "shoe", "laptop", "hub", "cable")
 COLOURS = ("red", "green", "blue", "black", "small", "large")

@@ -43,7 +43,7 @@ def main() -> None:
     )  # fmt: skip
     note_reads()
     store = Storage(cfg.output)
-    for name in ("ingest", "caption", "enrich", "zero_shot"):
+    for name in ("ingest", "caption", "enrich", "zero_shot", "corpus_statistics"):
         load_stage(name).run(cfg, store)
 
 

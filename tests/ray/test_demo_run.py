@@ -17,7 +17,7 @@ Finished = tuple[Config, dict[str, Manifest]]
 
 ROOT = Path(__file__).parents[2]
 STAGES = (
-    "demo", "ingest", "caption", "enrich", "zero_shot", "engagement", "graph", "train_teacher", "sample", "label", "distill",
+    "demo", "ingest", "caption", "enrich", "zero_shot", "corpus_statistics", "engagement", "graph", "train_teacher", "sample", "label", "distill",
     "embed",
 )  # fmt: skip
 SMALL = [

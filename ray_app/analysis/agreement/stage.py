@@ -16,9 +16,9 @@ from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import normalize_query
+from ray_app.cluster.catalogue import CatalogueTables
 from ray_app.cluster.encoders import zero_shot_queries
-from ray_app.features.catalogue import Catalogue, load_catalogue
-from ray_app.features.student import StudentFeatures, feature_inputs
+from ray_app.features.student import feature_inputs
 from ray_app.models.text_encoder import stage_dtype
 from ray_app.sources.sheets import num_filled
 from ray_app.tables.manifest import Manifest, Output, read_output, require_output
@@ -44,28 +44,30 @@ def run(cfg: Config, store: Storage) -> Manifest:
     labels_output = require_output(store, "ingest", "human_labels")
     splits = require_output(store, "train_teacher", "splits")
     models = Models.of(store)
-    catalogue, read_from = load_catalogue(cfg, store)
+    tables = CatalogueTables.of(cfg, store)
     stage = Stage(
         name="agreement",
         version=VERSION,
-        inputs=[*read_from, labels_output, splits, models.teacher, models.student, *feature_inputs(cfg, store)],
+        inputs=[*tables.outputs, labels_output, splits, models.teacher, models.student, *feature_inputs(cfg, store)],
         recipe=[
             cfg.evaluate.num_resamples, cfg.evaluate.confidence_level, cfg.seed, cfg.adjudication, stage_dtype(cfg.label), stage_dtype(cfg.embed),
         ],
-        compute=partial(_measure, labels_output=labels_output, splits=splits, models=models, catalogue=catalogue),
+        compute=partial(_measure, labels_output=labels_output, splits=splits, models=models, catalogue_tables=tables),
     )  # fmt: skip
     return run_stage(stage, cfg, store)
 
 
-def _measure(run: StageRun, labels_output: Output, splits: Output, models: Models, catalogue: Catalogue) -> StageResult:
+def _measure(
+    run: StageRun, labels_output: Output, splits: Output, models: Models, catalogue_tables: CatalogueTables
+) -> StageResult:
     cfg, store = run.cfg, run.store
     _keep_filled_sheet(store)
     labels = read_output(store, labels_output)
     counts = RaterCounts.of(labels)
 
-    catalogue = without_queries(catalogue, labels)
+    catalogue = without_queries(catalogue_tables.pins(labels["pin_id"].unique().to_pylist()), labels)
     pairs = LabelledPairs.of(catalogue, labels, smoothing=0.0)
-    features = StudentFeatures.load(catalogue, store, zero_shot_queries(cfg, store))
+    features = catalogue_tables.student_features(catalogue, zero_shot_queries(cfg, store))
     scored = score_systems(cfg, store, features, models, pairs, calibration=pairs)
     systems = {name: scored[name] for name in SYSTEMS}
 

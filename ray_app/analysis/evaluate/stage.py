@@ -5,6 +5,8 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import PurePosixPath
 
+import pyarrow as pa
+
 from ray_app.analysis.agreement.agreement_table import AgreementTable
 from ray_app.analysis.evaluate.render_text import render_table
 from ray_app.analysis.evaluate.report.render import lineage, render_report, stage_row
@@ -12,14 +14,14 @@ from ray_app.analysis.evaluate.sampling import summarize_sample
 from ray_app.analysis.experiment.ablation_table import ExperimentTable, table_text
 from ray_app.analysis.experiment.spec import experiments_run, manifest_name
 from ray_app.analysis.metrics.evaluation import evaluate_systems
-from ray_app.analysis.metrics.judgments import JudgedLabels, evaluation_settings, without_queries
+from ray_app.analysis.metrics.judgments import JudgedLabels, evaluation_settings
 from ray_app.analysis.metrics.slices import slice_columns
 from ray_app.analysis.metrics.systems import Models, score_systems
 from ray_app.base.config import Config
 from ray_app.base.images.thumbnails import thumbnail
 from ray_app.base.storage import Storage
 from ray_app.cluster.encoders import zero_shot_queries
-from ray_app.features.student import StudentFeatures, feature_inputs
+from ray_app.features.student import feature_inputs
 from ray_app.stages.order import STAGES
 from ray_app.tables.manifest import Manifest, Output, read_manifest, read_output, require_output
 from ray_app.tables.provenance import git_commit, package_versions
@@ -63,9 +65,9 @@ def _measure(
 ) -> StageResult:  # fmt: skip
     cfg, store, labels, num_quarantined = run.cfg, run.store, found.labels, found.num_unusable
     folder = "report" if found.name == "evaluate" else found.name
-    catalogue = without_queries(found.catalogue, labels)
+    catalogue = found.catalogue(found.tables)
     judged = found.pairs(catalogue)
-    features = StudentFeatures.load(catalogue, store, zero_shot_queries(cfg, store))
+    features = found.tables.student_features(catalogue, zero_shot_queries(cfg, store))
     systems = score_systems(cfg, store, features, models, judged, found.calibration(catalogue))
 
     seen = found.seen_in_training(cfg, store)
@@ -75,7 +77,9 @@ def _measure(
             'The grades are the known ground truth of the synthetic demo dataset; where the report says "human", read "ground truth".'
         )
     log = read_output(store, log_output, ["query", "locale", "timestamp", "action"])
-    pairs = slice_columns(judged.table, log, read_output(store, pins_output, ["pin_id", "created_at"]))
+    pairs = slice_columns(
+        judged.table, log, found.tables.rows(pins_output, catalogue.pairs.pin_ids, ["pin_id", "created_at"])
+    )
     evaluation = evaluate_systems(pairs, systems, evaluation_settings(cfg), notes=notes)
     tables = [ExperimentTable.from_json(manifest.info["table"]) for manifest in experiments.values()]
     table = "\n\n".join([render_table(evaluation), *map(table_text, tables)])
@@ -89,7 +93,7 @@ def _measure(
     titles = {pin_id: title or caption for pin_id, title, caption in zip(*said, strict=True)}
     html = render_report(
         evaluation, titles={pin_id: title for pin_id, title in titles.items() if title}, experiments=tables,
-        image_of=_images(cfg, store, pins_output), agreement=_agreement(store, beside.get("agreement")),
+        image_of=_images(cfg, found.tables.rows(pins_output, catalogue.pairs.pin_ids, ["pin_id", "image", "image_bytes"])), agreement=_agreement(store, beside.get("agreement")),
         simulation=beside["simulate"].info["report"] if "simulate" in beside else None,
         sample=next((summarize_sample(m) for m in manifests if m.stage == "sample"), None),
         stages=[stage_row(manifest, cfg.prices) for manifest in manifests], provenance=provenance,
@@ -137,15 +141,15 @@ def _agreement(store: Storage, made: Manifest | None) -> list[AgreementTable]:
     return [AgreementTable.from_json(table) for table in store.read_json(made.info["metrics"])["tables"]]
 
 
-def _images(cfg: Config, store: Storage, pins: Output) -> Callable[[str], str | None]:
+def _images(cfg: Config, pins: pa.Table) -> Callable[[str], str | None]:
     """pin_id -> a small image as a data URI; None: there is none that can be read, or the run reads no images."""
     if cfg.caption.model is None:
         return lambda pin_id: None
-    table = read_output(store, pins, ["pin_id", "image", "image_bytes"])
-    row_of = {pin_id: row for row, pin_id in enumerate(table["pin_id"].to_pylist())}
+
+    row_of = {pin_id: row for row, pin_id in enumerate(pins["pin_id"].to_pylist())}
 
     def image(pin_id: str) -> str | None:
-        row = table.slice(row_of[pin_id], 1).to_pylist()[0]
+        row = pins.slice(row_of[pin_id], 1).to_pylist()[0]
         return thumbnail(row["image"], row["image_bytes"], cfg.caption.limits)
 
     return image

@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 
 from ray_app.analysis.experiment.variants import TRAINED_BY, Training
-from ray_app.analysis.metrics.judgments import JudgedLabels, without_queries
+from ray_app.analysis.metrics.judgments import JudgedLabels
 from ray_app.analysis.metrics.protocol import SystemScores
 from ray_app.analysis.metrics.systems import score_baselines
 from ray_app.base.config import Config, section_hash
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
+from ray_app.cluster.catalogue import CatalogueTables
 from ray_app.cluster.encoders import zero_shot_queries, zero_shot_tower
-from ray_app.features.catalogue import Catalogue, load_catalogue
+from ray_app.features.catalogue import Catalogue
 from ray_app.features.cosine import load_cosine_features
 from ray_app.features.student import StudentFeatures, feature_inputs
-from ray_app.models.checkpoint import load_calibration, local_folder
+from ray_app.models.checkpoint import load_calibration
+from ray_app.tables.local_folder import local_folder
 from ray_app.tables.manifest import Output, require_output
 from ray_app.training.labelled_pairs import LabelledPairs
 
@@ -73,8 +75,9 @@ class Inputs:
         read = [out.content_hash for out in (*texts, *feature_inputs(cfg, variant))]
         key = section_hash(cfg.features, cfg.pin_text, cfg.engagement, cfg.graph, *read)
         if key not in self._made:
-            catalogue = without_queries(load_catalogue(cfg, variant)[0], self.judged.labels)
-            features = StudentFeatures.load(catalogue, variant, zero_shot_queries(catalogue.cfg, variant))
+            tables = CatalogueTables.of(cfg, variant)
+            catalogue = self.judged.catalogue(tables)
+            features = tables.student_features(catalogue, zero_shot_queries(cfg, variant))
             pairs = self.judged.pairs(catalogue)
             locales = pairs.table["locale"].to_pylist()
             computed = features.compute(pairs.queries, pairs.query_index, pairs.pin_index, locales)

@@ -93,7 +93,7 @@ def _compare(
     for training, found in zip(trainings, scored, strict=True):
         trained[training.name].append(found)
     settings = evaluation_settings(cfg)
-    pairs = judged.pairs(judged.catalogue).table
+    pairs = judged.pairs(judged.catalogue(judged.tables)).table
     scores = {variant: [s.scores for s in found] for variant, found in trained.items()}
     table = _table(key, spec, pairs, scores, judged, settings)
     if spec.compare_to != "languages":

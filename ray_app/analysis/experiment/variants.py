@@ -18,7 +18,7 @@ _LOOP_OF = {
 }
 CHAIN = STAGES[STAGES.index("caption") : STAGES.index("embed")]  # that a variant may run again
 # Config section -> the first stage that it decides; sections that are not here change no model.
-_DECIDES = {name: name for name in CHAIN} | {"features": "zero_shot", "pin_text": "train_teacher"}
+_DECIDES = {name: name for name in CHAIN} | {"features": "zero_shot", "pin_text": "corpus_statistics"}
 _WITHOUT_EFFECT = ("output", "ray", "prices", "embed", "serve", "experiments", "evaluate")
 
 

@@ -15,7 +15,8 @@ from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import query_group
-from ray_app.features.catalogue import Catalogue, index_queries, load_catalogue
+from ray_app.cluster.catalogue import CatalogueTables
+from ray_app.features.catalogue import Catalogue, index_queries
 from ray_app.sources.human_labels import load_human_labels
 from ray_app.sources.sheets import shown_texts
 from ray_app.stages.label.labeller import Labeller
@@ -57,10 +58,11 @@ def gather(cfg: Config, store: Storage, paired: PairedRankings, depth: int, huma
     Raises:
         UserError: the run has no teacher yet, or no pin of the rankings is in its catalogue.
     """
-    catalogue, _ = load_catalogue(cfg, store)
-    human, notes = _human(cfg, store, catalogue, human_path)
+    tables = CatalogueTables.of(cfg, store)
+    human, notes = _human(cfg, store, tables, human_path)
     pairs = paired.pairs(depth)
-    known = set(catalogue.pin_texts["pin_id"].to_pylist())
+    catalogue = tables.pins({pin for _, pin in pairs})
+    known = set(catalogue.pairs.pin_ids)
     unknown = sorted({pin for _, pin in pairs} - known)
     kept = [(query, pin) for query, pin in pairs if pin in known]
     if not kept:
@@ -93,12 +95,12 @@ def _teacher(
     return judge_by_probs([query for query, _ in pairs], pin_ids, probs, _ratings(cfg), RELEVANT_GRADE), num_now
 
 
-def _human(cfg: Config, store: Storage, catalogue: Catalogue, path: str | None) -> tuple[Judgments, list[str]]:
+def _human(cfg: Config, store: Storage, tables: CatalogueTables, path: str | None) -> tuple[Judgments, list[str]]:
     notes = []
     if path is None:
         labels = read_output(store, require_output(store, "ingest", "human_labels"))
     else:
-        labels, refused = load_human_labels(cfg, path, catalogue.pin_texts["pin_id"], key="--human-labels")
+        labels, refused = load_human_labels(cfg, path, tables.known, key="--human-labels")
         if refused.num_rows:
             reason = refused["reason"][0].as_py()
             notes.append(f"{refused.num_rows:,} rows of {path} cannot be used, the first because of {reason}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_app.analysis.metrics.bootstrap_result import EvaluationSettings, rating_of_grade
 from ray_app.analysis.metrics.seen import Seen, seen_in_training
@@ -13,7 +14,8 @@ from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import normalize_query
-from ray_app.features.catalogue import Catalogue, load_catalogue
+from ray_app.cluster.catalogue import CatalogueTables
+from ray_app.features.catalogue import Catalogue
 from ray_app.sources.human_labels import load_human_labels
 from ray_app.stages.enrich.engaged_queries import drop_engaged_queries
 from ray_app.tables.manifest import Output, read_output, require_output
@@ -29,7 +31,7 @@ class JudgedLabels:
     num_unusable: int  # rows of the file that were no labels
     name: str  # of what is written about them
     content: str  # hash of the labels
-    catalogue: Catalogue  # the run's, in whose texts the judged queries may occur
+    tables: CatalogueTables  # of the run, in whose texts the judged queries may occur
     all_labels: pa.Table  # of the run, for training too
     splits: pa.Table  # which of the run's queries train, choose and test
     inputs: list[Output]  # what all this was read from
@@ -45,22 +47,27 @@ class JudgedLabels:
             require_output(store, "ingest", "human_labels"),
             require_output(store, "train_teacher", "splits"),
         )
-        catalogue, read_from = load_catalogue(cfg, store)
+        tables = CatalogueTables.of(cfg, store)
         split_table, all_labels = read_output(store, splits), read_output(store, labels_output)
         name, num_unusable, path = "evaluate", 0, cfg.evaluate.human_labels
         if path is None:
             labels = of_queries(all_labels, queries_of(split_table, "test"))
         else:
-            labels, quarantine = load_human_labels(cfg, path, catalogue.pin_texts["pin_id"])
+            labels, quarantine = load_human_labels(cfg, path, tables.known)
             num_unusable, name = quarantine.num_rows, f"evaluate-{PurePosixPath(path).stem}"
         if labels.num_rows == 0:
             where = path or "the test split (train_teacher.test_fraction)"
             raise UserError(f"evaluate.human_labels: {where} has no usable label ({num_unusable} rows are unusable)")
         content = hashlib.sha256(json.dumps(labels.to_pylist(), sort_keys=True, default=str).encode()).hexdigest()
         return cls(
-            labels=labels, num_unusable=num_unusable, name=name, content=content, catalogue=catalogue,
-            all_labels=all_labels, splits=split_table, inputs=[*read_from, labels_output, splits],
+            labels=labels, num_unusable=num_unusable, name=name, content=content, tables=tables,
+            all_labels=all_labels, splits=split_table, inputs=[*tables.outputs, labels_output, splits],
         )  # fmt: skip
+
+    def catalogue(self, tables: CatalogueTables) -> Catalogue:
+        """The labelled pins, with texts that hold none of the judged queries."""
+        pin_ids = pa.chunked_array([*self.labels["pin_id"].chunks, *self.all_labels["pin_id"].chunks], pa.string())
+        return without_queries(tables.pins(pc.unique(pin_ids).to_pylist()), self.labels)
 
     def pairs(self, catalogue: Catalogue) -> LabelledPairs:
         """The judged pairs."""
@@ -74,7 +81,7 @@ class JudgedLabels:
     def seen_in_training(self, cfg: Config, store: Storage) -> Seen:
         """Judged queries that the run has met in training, near-duplicates included."""
         queries = {normalize_query(query) for query in self.labels["query"].to_pylist()}
-        return seen_in_training(cfg, store, queries, self.splits, self.catalogue.pin_texts)
+        return seen_in_training(cfg, store, queries, self.splits, self.tables.pin_texts)
 
 
 def without_queries(catalogue: Catalogue, labels: pa.Table) -> Catalogue:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,7 +10,9 @@ import pyarrow.compute as pc
 from ray_app.base.config import Config
 from ray_app.base.storage import Storage
 from ray_app.base.text import query_group
-from ray_app.tables.manifest import read_manifest, read_output
+from ray_app.cluster.buckets import map_buckets
+from ray_app.tables.buckets import read_bucket
+from ray_app.tables.manifest import Output, read_manifest, read_output
 from ray_app.training.splits import queries_of
 
 CAUTION = "CAUTION: "  # notes that start so are a report's first lines
@@ -67,9 +70,7 @@ class Seen:
         ]
 
 
-def seen_in_training(
-    cfg: Config, store: Storage, judged: Collection[str], splits: pa.Table, pin_texts: pa.Table
-) -> Seen:
+def seen_in_training(cfg: Config, store: Storage, judged: Collection[str], splits: pa.Table, pin_texts: Output) -> Seen:
     """Overlap of a finished run's training data with the judged queries.
 
     Args:
@@ -80,9 +81,17 @@ def seen_in_training(
     learned = _read(store, "engagement", "engagement_queries", ["query"]) if cfg.engagement else None
     engaged = []
     if "engaged_queries" in {*cfg.pin_text.fields, *cfg.features.bm25_fields}:
-        engaged = pc.unique(pc.list_flatten(pin_texts["engaged_queries"])).drop_null().to_pylist()
+        groups = frozenset(map(query_group, judged))
+        found = map_buckets(partial(_engaged, store, pin_texts, groups), range(pin_texts.num_buckets))
+        engaged = sorted(set().union(*found))
     known = None if learned is None else learned["query"].to_pylist()
     return Seen.of(judged, queries_of(splits, "train", "valid"), good, engaged, known)
+
+
+def _engaged(store: Storage, pin_texts: Output, groups: frozenset[str], number: int) -> set[str]:
+    """Engaged queries of a bucket's pins that are in one of the groups."""
+    queries = pc.list_flatten(read_bucket(store, pin_texts, number, ["engaged_queries"])["engaged_queries"])
+    return {query for query in queries.unique().drop_null().to_pylist() if query_group(query) in groups}
 
 
 def _read(store: Storage, stage: str, name: str, columns: list[str]) -> pa.Table | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +12,12 @@ from ray_app.analysis.metrics.protocol import SystemScores
 from ray_app.base.columns import matrix_or_zero
 from ray_app.base.config import Config
 from ray_app.base.storage import Storage
-from ray_app.base.text import render_pin_texts
-from ray_app.cluster.encoders import student_tower, title_and_text, zero_shot_tower
+from ray_app.base.text import render_pin_texts, tokenize
+from ray_app.cluster.corpus import count_corpus
+from ray_app.cluster.encoders import student_tower, zero_shot_tower
 from ray_app.features.bm25 import Bm25Index
 from ray_app.features.catalogue import Catalogue
+from ray_app.features.corpus import Tokenizer
 from ray_app.features.student import StudentFeatures
 from ray_app.models.checkpoint import load_calibration
 from ray_app.models.head import expected_grade
@@ -22,6 +25,8 @@ from ray_app.models.student import Student
 from ray_app.stages.label.labeller import Labeller
 from ray_app.tables.manifest import Output, require_output
 from ray_app.training.labelled_pairs import LabelledPairs
+
+_BM25 = "bm25"  # the text's name among those that are counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +92,10 @@ def score_baselines(
     Arguments as of `score_systems`.
     """
     catalogue, zero_shot = features.catalogue, zero_shot_tower(cfg, store, "query")
-    bm25 = Bm25Index.build(_bm25_texts(cfg, catalogue.pin_texts))
+    texts_of = partial(_bm25_texts, cfg)
+    pin_texts = require_output(store, "enrich", "pin_texts")
+    (corpus,) = count_corpus(store, pin_texts, texts_of, cfg.features.max_terms).terms.values()
+    bm25 = Bm25Index.build(texts_of(catalogue.pin_texts)[_BM25][0], corpus=corpus)
 
     def score(pairs: LabelledPairs) -> dict[str, np.ndarray]:
         vectors = zero_shot.encode(pairs.queries)
@@ -104,11 +112,9 @@ def score_baselines(
     }
 
 
-def _bm25_texts(cfg: Config, pin_texts: pa.Table) -> list[str]:
-    fields = cfg.evaluate.bm25_fields
-    if fields is None:
-        return title_and_text(cfg, pin_texts)[1]
-    return render_pin_texts(pin_texts, cfg.pin_text.model_copy(update={"fields": fields}))
+def _bm25_texts(cfg: Config, pin_texts: pa.Table) -> dict[str, tuple[list[str], Tokenizer]]:
+    fields = cfg.evaluate.bm25_fields or cfg.features.zero_shot_fields
+    return {_BM25: (render_pin_texts(pin_texts, cfg.pin_text.model_copy(update={"fields": fields})), tokenize)}
 
 
 def teacher_probs(

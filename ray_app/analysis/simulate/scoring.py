@@ -7,9 +7,10 @@ import numpy as np
 
 from ray_app.base.config import Config
 from ray_app.base.storage import Storage
+from ray_app.cluster.catalogue import load_catalogue
 from ray_app.cluster.encoders import zero_shot_queries
 from ray_app.demo.facts import Codes
-from ray_app.features.catalogue import index_queries, load_catalogue
+from ray_app.features.catalogue import index_queries
 from ray_app.features.student import StudentFeatures
 from ray_app.models.head import expected_grade
 from ray_app.models.student import Student

@@ -25,10 +25,11 @@ from ray_app.base.config import Config, DemoConfig
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION
+from ray_app.cluster.catalogue import load_catalogue
 from ray_app.cluster.encoders import student_tower, zero_shot_tower
 from ray_app.cluster.tasks import results_of, shared, start_task
 from ray_app.demo.facts import pin_id
-from ray_app.features.catalogue import Catalogue, load_catalogue
+from ray_app.features.catalogue import Catalogue
 from ray_app.features.student import STUDENT_FEATURES_VERSION, feature_inputs
 from ray_app.models.text_encoder import stage_dtype
 from ray_app.tables.manifest import Manifest, Output, read_manifest, read_output, require_output

@@ -33,6 +33,8 @@ class FeatureConfig(Section):
     """Query-pin features other than the language models'."""
 
     bm25_fields: list[TextField] = ["title", "description", "link_text"]
+    max_terms: PositiveInt = 4_194_304
+    """Words of each text that are counted one by one, the most frequent; rarer ones are taken to be equally rare."""
     zero_shot_model: str
     """Bi-encoder whose cosine is the `embedding_cosine` baseline, a retrieval source for `sample`, and a feature."""
     zero_shot_revision: str | None = None

@@ -6,24 +6,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from ray_app.base.config import Config, DistillConfig, TrainConfig
+from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
+from ray_app.cluster.catalogue import CatalogueTables
 from ray_app.cluster.encoders import zero_shot_queries
+from ray_app.cluster.example_files import Placed, WrittenExamples, num_files, with_calibration, write_examples
 from ray_app.cluster.retrain import RetrainPolicy
 from ray_app.cluster.train import resolved, train_on_ray
 from ray_app.cluster.train_job import CalibrationPairs, TrainJob
-from ray_app.features.catalogue import load_catalogue
 from ray_app.features.lexical import FEATURES_VERSION
-from ray_app.features.student import (
-    QUERY_LOCALE_NAMES,
-    STUDENT_FEATURES_VERSION,
-    StudentFeatures,
-    drifting_inputs,
-    feature_inputs,
-)
+from ray_app.features.student import STUDENT_FEATURES_VERSION, drifting_inputs, feature_inputs
 from ray_app.models.calibration import HUMAN_GRADES, MIN_PAIRS, TEACHER
 from ray_app.models.checkpoint import calibration_info, load_calibration
 from ray_app.models.encoder_usage import with_usage
@@ -31,16 +24,15 @@ from ray_app.models.head import FeatureScaler
 from ray_app.models.model_card import Kind, model_card
 from ray_app.models.model_sources import model_identity
 from ray_app.models.truncation import student_truncation
-from ray_app.stages.distill.examples import human_examples, soft_examples, split_by_query
-from ray_app.tables.manifest import Manifest, read_output, require_output
+from ray_app.stages.distill.examples import SoftExamples, ValidQueries, human_examples, some_without_locale
+from ray_app.tables.manifest import Manifest, read_manifest, read_output, require_output
 from ray_app.tables.model_files import add_model
 from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 from ray_app.training.examples import Examples
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3
-_UNKNOWN_LOCALE_SHARE = 0.05  # guessed
+VERSION = 4
 
 
 def build_student(cfg: DistillConfig, scaler: FeatureScaler, towers: bool) -> object:
@@ -85,6 +77,7 @@ class _Distilling:
     def train(self, run: StageRun) -> StageResult:
         jobs, counts, info = self.jobs(run)
         train_on_ray(f"distill-{run.fingerprint}", list(jobs.values()), self.cfg.seed, self.store, self.cfg.distill)
+        self.store.delete(_examples_folder(run))
         history, calibration = {}, {}
         for name, job in jobs.items():
             calibration[name] = calibration_info(self.store, add_model(run, name, job.model_folder))
@@ -92,39 +85,84 @@ class _Distilling:
         return StageResult(counts=counts, info={"history": history, "calibration": calibration, **info})
 
     def jobs(self, run: StageRun) -> tuple[dict[str, TrainJob], dict[str, int], dict[str, Any]]:
-        """The training of both students, and counts and info for the manifest."""
-        cfg, store = self.cfg, self.store
-        features = StudentFeatures.load(load_catalogue(cfg, store)[0], store, zero_shot_queries(cfg, store))
-        # Soft labels are raw: the teacher's temperatures are fitted anew without any label being computed again.
-        calibration = load_calibration(store, require_output(store, "train_teacher", "teacher"))
-        soft = read_output(store, require_output(store, "label", "soft_labels"))
-        taught, skipped = soft_examples(features, soft, calibration)
-        catalogue = features.catalogue
-        rows = catalogue.pairs.pin_rows(soft["pin_id"].unique().to_pylist())
-        truncation = student_truncation(cfg, catalogue.pin_texts, rows)
+        """The training of both students, and counts and info for the manifest. Writes the examples."""
+        cfg, store, tables = self.cfg, self.store, CatalogueTables.of(self.cfg, self.store)
         labels = read_output(store, require_output(store, "ingest", "human_labels"))
         splits = read_output(store, require_output(store, "train_teacher", "splits"))
-        human, multiple = human_examples(features, labels, splits), cfg.distill.soft_label_ratio
-        num_soft_labels = len(taught)
-        if multiple is not None:
+        labelled = tables.pins(labels["pin_id"].unique().to_pylist())
+        features = tables.student_features(labelled, zero_shot_queries(cfg, store))
+        human, num_good, num_failed = human_examples(features, labels, splits), *self._count_soft_labels()
+        is_valid, share = ValidQueries(cfg.distill.validation_fraction, cfg.seed, splits), 1.0
+        buckets = list(range(require_output(store, "label", "soft_labels").num_buckets))
+        if (multiple := cfg.distill.soft_label_ratio) is not None:
             alone = human_examples(features, labels, splits, weight=1.0)
-            order = np.random.default_rng(cfg.seed).permutation(len(taught))  # smaller sets are parts of larger ones
-            taught = taught.rows(np.sort(order[: round(multiple * len(alone))]))
-            human = human if multiple else alone
-        jobs, num_train, num_valid = student_jobs(
-            cfg, features.names, taught, human, f"models/{{name}}/{run.fingerprint}", splits,
-            held_out=human_examples(features, labels, splits, weight=1.0, split="valid", smoothing=0.0),
-            num_soft_labels=num_soft_labels, truncation=truncation,
+            share = min(1.0, multiple * len(alone.order) / num_good)
+            if not multiple:
+                human, buckets = _choosing(alone, ValidQueries(0.1, cfg.seed)), []
+        soft = SoftExamples(
+            tables=tables, soft_labels=require_output(store, "label", "soft_labels"), is_valid=is_valid, share=share,
+            queries=require_output(store, "sample", "queries"),
+            # Soft labels are raw: the teacher's temperatures are fitted anew without any label being computed again.
+            calibration=load_calibration(store, require_output(store, "train_teacher", "teacher")),
         )  # fmt: skip
-        used = num_train + num_valid
+        loops = cfg.distill.train, cfg.distill.feature_train
+        written = write_examples(
+            store,
+            _examples_folder(run),
+            [*buckets, some_without_locale(human, features.names)],
+            partial(_placed, soft),
+            num_files(round(share * num_good) + len(human.order), loops),
+            loops,
+            len(features.names),
+        )
+        if not written.num_valid:
+            logger.warning(
+                "distill: no query is left for validation (distill.validation_fraction): the last epoch is kept"
+            )
+        held_out = human_examples(features, labels, splits, weight=1.0, split="valid", smoothing=0.0).examples
+        truncation = student_truncation(cfg, *soft.some_pins()) if buckets else None
+        jobs = student_jobs(
+            cfg, store, features.names, written, f"models/{{name}}/{run.fingerprint}", _examples_folder(run),
+            held_out if len(held_out) >= MIN_PAIRS or not buckets else None, num_good, truncation,
+        )  # fmt: skip
+        used = written.num_train + written.num_valid
         counts = {
-            "rows_in": used + skipped,
+            "rows_in": used + num_failed,
             "rows_out": used,
-            "train_pairs": num_train,
-            "valid_pairs": num_valid,
-            "error_rows": skipped,
+            "train_pairs": written.num_train,
+            "valid_pairs": written.num_valid,
+            "error_rows": num_failed,
         }
         return jobs, counts, {"features": features.names, "truncation": truncation}
+
+    def _count_soft_labels(self) -> tuple[int, int]:
+        """Soft labels, and those that are errors.
+
+        Raises:
+            UserError: all are.
+        """
+        made = read_manifest(self.store, "label")
+        assert made is not None, "its output is an input"
+        num_failed = made.counts["errors"]
+        num_good = made.counts["rows_out"] - num_failed
+        if not num_good:
+            raise UserError(
+                "label: no pair has a soft label, so there is nothing to distill; see the column `error` of soft_labels"
+            )
+        return num_good, num_failed
+
+
+def _examples_folder(run: StageRun) -> str:
+    return f"tmp/examples/distill-{run.fingerprint}"
+
+
+def _placed(soft: SoftExamples, item: int | Placed) -> Placed:
+    return item if isinstance(item, Placed) else soft.placed(item)
+
+
+def _choosing(human: Placed, is_valid: ValidQueries) -> Placed:
+    """The same with a part that chooses the epoch."""
+    return replace(human, is_valid=is_valid.mask(human.examples.queries))
 
 
 def pending_jobs(cfg: Config, store: Storage) -> list[TrainJob]:
@@ -141,81 +179,52 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
 
 def student_jobs(
-    cfg: Config, features: Sequence[str], taught: Examples, human: Examples, folder: str, splits: pa.Table,
-    held_out: Examples, names: Sequence[Kind] | None = None, num_soft_labels: int = 0,
-    truncation: dict[str, Any] | None = None,
-) -> tuple[dict[str, TrainJob], int, int]:  # fmt: skip
+    cfg: Config, store: Storage, features: Sequence[str], written: WrittenExamples, folder: str, examples_folder: str,
+    held_out: Examples | None, num_soft_labels: int = 0, truncation: dict[str, Any] | None = None,
+) -> dict[str, TrainJob]:  # fmt: skip
     """The training of a student, and of the feature-only student, the baseline without towers, on the same pairs.
 
     Args:
         cfg: The run's.
+        store: Where the examples are.
         features: Their names.
-        taught: Soft-labelled pairs; a share of their queries chooses the best epoch. May be empty: then a share of the
-            human-labelled queries does.
-        human: Human-labelled pairs of training queries, trained on too.
+        written: The examples.
         folder: Of the models, with `{name}` in it.
-        splits: Which human-labelled queries train and choose: their soft labels are on the same side.
-        held_out: Human-labelled pairs of validation queries, with the grades as they were given: if there are enough,
-            probabilities are calibrated to them, else to the calibrated teacher's.
-        names: Which of the two; None: as `distill.feature_only_student` says.
+        examples_folder: Of the examples.
+        held_out: Human-labelled pairs of validation queries, with the grades as they were given, which probabilities are
+            calibrated to; None: to the calibrated teacher's, of the validation pairs.
         num_soft_labels: That there are, if `soft_label_ratio` leaves some out.
         truncation: For the student's card, see `student_truncation`.
 
     Returns:
-        name -> job, and the numbers of training and validation pairs.
+        name -> job.
     """
     distill = cfg.distill
-    if len(taught):
-        train, valid = split_by_query(taught, distill.validation_fraction, cfg.seed, splits)
-        train = Examples.concatenate([train, human])
-    else:
-        train, valid = split_by_query(human, 0.1, cfg.seed)
-    calibrate_on = CalibrationPairs(examples=held_out, fitted_to=HUMAN_GRADES)
-    if len(held_out) < MIN_PAIRS and len(taught):
-        calibrate_on = CalibrationPairs(examples=valid, fitted_to=TEACHER)
-    if not len(valid):
-        logger.warning("distill: no query is left for validation (distill.validation_fraction): the last epoch is kept")
-    train = _some_without_locale(train, features, cfg.seed)
-    names = names or (("student", "feature_only_student") if distill.feature_only_student else ("student",))
-    scaler = FeatureScaler.fit(train.features)
+    names: tuple[Kind, ...] = ("student", "feature_only_student") if distill.feature_only_student else ("student",)
+    files = with_calibration(store, examples_folder, written.files, held_out)
     loops = {"student": distill.train, "feature_only_student": distill.feature_train}
     if distill.soft_label_ratio is not None:
-        loops["student"] = _longer(distill.train, num_soft_labels // max(len(train), 1))
-    jobs: dict[str, TrainJob] = {
+        loops["student"] = _longer(distill.train, num_soft_labels // max(written.num_train, 1))
+    return {
         name: TrainJob(
-            build=partial(build_student, distill, scaler, name == "student"),
-            train=train,
-            valid=valid,
+            build=partial(build_student, distill, written.scaler, name == "student"),
+            files=files,
             cfg=loops[name],
             model_folder=folder.format(name=name),
-            calibrate_on=calibrate_on,
+            calibrate_on=CalibrationPairs(examples=None, fitted_to=TEACHER if held_out is None else HUMAN_GRADES),
             card=partial(
                 model_card,
                 kind=name,
                 cfg=cfg,
-                num_train=len(train),
-                num_valid=len(valid),
-                languages=sorted(set(train.locales or [])),
+                num_train=written.num_train,
+                num_valid=written.num_valid,
+                languages=written.locales,
                 features=features,
                 truncation=truncation if name == "student" else None,
             ),
         )
         for name in names
     }
-    return jobs, len(train), len(valid)
-
-
-def _some_without_locale(examples: Examples, names: Sequence[str], seed: int) -> Examples:
-    """The same, but the locale of a few queries is unknown to the features.
-
-    Logs name the locale of each query; requests may not. A student that never saw an unknown one would take every pin for
-    one in a foreign language.
-    """
-    columns = np.flatnonzero([name in QUERY_LOCALE_NAMES for name in names])
-    rows = np.flatnonzero(np.random.default_rng([seed, 3]).random(len(examples)) < _UNKNOWN_LOCALE_SHARE)
-    features = examples.features.copy()
-    features[np.ix_(rows, columns)] = 0.0
-    return replace(examples, features=features)
 
 
 def _longer(train: TrainConfig, times: int) -> TrainConfig:

@@ -1,11 +1,11 @@
 """embed: pin texts -> pin embeddings by the student's pin tower, those whose text is new, and a release of all."""
 
-from dataclasses import replace
 from functools import partial
 
 from ray_app.base.config import Config
 from ray_app.base.storage import Storage
 from ray_app.cluster.buckets import map_buckets
+from ray_app.cluster.catalogue import CatalogueTables
 from ray_app.cluster.cost_estimate import CostEstimate
 from ray_app.cluster.encoders import CachedEncoder, student_tower
 from ray_app.cluster.executor import check_error_rate
@@ -53,7 +53,8 @@ def release_sources(cfg: Config, store: Storage) -> dict[str, Output]:
         UserError: a stage has not run.
     """
     needed = [require_output(store, "distill", name) for name in ("student", "feature_only_student")]
-    needed += [require_output(store, "enrich", "pin_texts"), *feature_inputs(cfg, store)]
+    tables = CatalogueTables.of(cfg, store)
+    needed += [tables.pin_texts, tables.corpus_statistics, *feature_inputs(cfg, store)]
     for stage, name in (("label", "soft_labels"), ("sample", "public_queries")):
         made = read_manifest(store, stage)
         if made is not None and name in made.outputs:
@@ -75,7 +76,7 @@ def _embed(run: StageRun, tower: CachedEncoder, sources: dict[str, Output]) -> S
     release = publish_release(
         run.store,
         texts.keyed,
-        replace(tower.ledger, num_buckets=texts.output.num_buckets),
+        tower.ledger,
         dim=tower.dim,
         student_id=sources["student"].content_hash,
         info={"recipe": tower.recipe},

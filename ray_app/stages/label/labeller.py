@@ -13,13 +13,14 @@ from ray_app.base.schemas import SOFT_LABEL_RESULTS
 from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION
 from ray_app.cluster.blocks import Chain, actor_chain
-from ray_app.cluster.encoders import zero_shot_tower
-from ray_app.cluster.executor import LedgerCounts, ModelWork, Wanted
+from ray_app.cluster.encoders import zero_shot_queries
+from ray_app.cluster.executor import FewRows, LedgerCounts, ModelWork, look_up
 from ray_app.cluster.resources import PoolRequest
 from ray_app.cluster.vllm_engine import prefix_hit_meter, require_vllm
 from ray_app.features.catalogue import Catalogue
 from ray_app.features.cosine import load_cosine_features
 from ray_app.features.shown_pairs import ShownPairs
+from ray_app.features.student import EncodeQueries
 from ray_app.models import versions
 from ray_app.models.devices import actor_threads
 from ray_app.models.merged import merged_model
@@ -27,6 +28,7 @@ from ray_app.models.text_encoder import stage_dtype
 from ray_app.stages.label.batch import LabelUDF
 from ray_app.stages.label.teacher import Teacher
 from ray_app.stages.label.vllm import vllm_chain
+from ray_app.tables.buckets import num_buckets_of_run
 from ray_app.tables.ledger import Ledger
 from ray_app.tables.manifest import Output
 
@@ -53,33 +55,30 @@ class Labeller:
     @property
     def ledger(self) -> Ledger:
         """Ledger of the soft labels."""
-        return Ledger(self.store, "soft_labels", self.recipe, SOFT_LABEL_RESULTS)
+        num_buckets = num_buckets_of_run(self.store)
+        return Ledger(self.store, "soft_labels", self.recipe, SOFT_LABEL_RESULTS, num_buckets)
 
     def label(
         self, catalogue: Catalogue, queries: list[str], query_index: np.ndarray, pin_index: np.ndarray
     ) -> tuple[pa.Table, LedgerCounts]:
-        """Soft labels of pairs (queries[query_index[i]], pin pin_index[i]); known pairs cost nothing.
+        """Soft labels of pairs (queries[query_index[i]], pin pin_index[i]), few enough for this process.
 
-        A pin does not say the pair's own query among its engaged ones (see `ShownPairs`).
+        Known pairs cost nothing. A pin does not say the pair's own query among its engaged ones (see `ShownPairs`).
 
         Returns:
             Table of schema SOFT_LABEL_RESULTS, row i for pair i, and what was computed.
         """
         pairs = ShownPairs.of(catalogue, queries, query_index, pin_index)
-        keyed = self.keyed(pairs)
-        counts = self.work().compute(self.wanted(pairs, keyed))
-        found, place = self.ledger.lookup(keyed["content_key"]), np.argsort(keyed["pair"].to_numpy())
-        return found.take(pa.array(place)), counts
+        encode = zero_shot_queries(self.cfg, self.store)
+        few = FewRows(keyed=self.keyed(pairs), columns=lambda missing: self.columns(pairs, missing, encode))
+        counts = self.work().compute(few)
+        return look_up(self.ledger, self.content_keys(pairs)), counts
 
-    def wanted(self, pairs: ShownPairs, keyed: pa.Table | None = None) -> Wanted:
-        """Pairs as rows of `ModelWork.compute`.
-
-        Args:
-            pairs: With what the teacher reads of them.
-            keyed: Of these pairs; None: made here.
-        """
-        rows = self.keyed(pairs) if keyed is None else keyed
-        return Wanted(num_buckets=1, keyed=lambda _: rows, columns=lambda _, missing: self._columns(pairs, missing))
+    def content_keys(self, pairs: ShownPairs) -> pa.Array:
+        """Content key of each pair."""
+        pair_queries = [pairs.queries[i] for i in pairs.query_index]
+        pin_ids = pairs.catalogue.pin_texts["pin_id"].take(pa.array(pairs.pin_index))
+        return pin_keys(content_keys(self.recipe, pair_queries, pairs.pin_keys), pin_ids)
 
     def keyed(self, pairs: ShownPairs) -> pa.Table:
         """Content keys of pairs, and the number of each pair, in the order to label them in.
@@ -87,11 +86,8 @@ class Labeller:
         By the hash of what the pin says, then by query: pairs that share a pin's text stand together, and whatever
         comes first is a random sample of pins with all of their queries, so that rates and quotes hold for the rest.
         """
-        by_pair = pairs.pin_keys
-        pair_queries = [pairs.queries[i] for i in pairs.query_index]
-        order = np.lexsort((_ranks(pairs.queries)[pairs.query_index], _ranks(by_pair)))
-        pin_ids = pairs.catalogue.pin_texts["pin_id"].take(pa.array(pairs.pin_index))
-        keys = pin_keys(content_keys(self.recipe, pair_queries, by_pair), pin_ids).take(pa.array(order))
+        order = np.lexsort((_ranks(pairs.queries)[pairs.query_index], _ranks(pairs.pin_keys)))
+        keys = self.content_keys(pairs).take(pa.array(order))
         return pa.table({"content_key": keys, "pair": pa.array(order, pa.int64())})
 
     def work(self) -> ModelWork:
@@ -118,23 +114,25 @@ class Labeller:
             prefix_hits=prefix_hit_meter if label.backend == "vllm" else None,  # the engine counts them itself
         )
 
-    def _columns(self, pairs: ShownPairs, missing: pa.Table) -> pa.Table:
-        """Rows of `keyed` -> content_key, query, pin_text, features."""
+    def columns(self, pairs: ShownPairs, missing: pa.Table, encode_queries: EncodeQueries) -> pa.Table:
+        """Rows of `keyed` -> content_key, query, pin_text, features.
+
+        Args:
+            encode_queries: Texts -> zero-shot vectors.
+        """
         shown = pairs.take(missing["pair"].to_numpy())
+        if self.cfg.train_teacher.use_features:
+            features = shown.features(load_cosine_features(self.store, self.teacher), encode_queries(shown.queries))
+        else:
+            features = np.zeros((len(shown.query_index), 0), np.float32)
         return pa.table(
             {
                 "content_key": missing["content_key"],
                 "query": pa.array([shown.queries[i] for i in shown.query_index], pa.string()),
                 "pin_text": pa.array(shown.pin_texts, pa.string()),
-                "features": matrix_column(self._features(shown)),
+                "features": matrix_column(features),
             }
         )
-
-    def _features(self, pairs: ShownPairs) -> np.ndarray:
-        if not self.cfg.train_teacher.use_features:
-            return np.zeros((len(pairs.query_index), 0), np.float32)
-        vectors = zero_shot_tower(self.cfg, self.store, "query").encode(pairs.queries)
-        return pairs.features(load_cosine_features(self.store, self.teacher), vectors)
 
     def _chain(self) -> Chain:
         label = self.cfg.label

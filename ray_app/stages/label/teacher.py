@@ -8,11 +8,11 @@ import numpy as np
 
 from ray_app.base.schemas import NUM_GRADES
 from ray_app.base.storage import Storage
-from ray_app.models.checkpoint import local_folder
 from ray_app.models.devices import pick_device, pick_dtype, use_cpu_threads
 from ray_app.models.packed import can_pack, group_pairs, pack, packed_states, packs_alike
 from ray_app.models.tokens import PairIds, max_query_tokens
 from ray_app.stages.label.pair_scorer import PairScores, query_too_long
+from ray_app.tables.local_folder import local_folder
 from ray_app.tables.manifest import Output
 
 logger = logging.getLogger(__name__)

@@ -24,13 +24,14 @@ from ray_app.cluster.failures import BlockFailedError, fatal_line
 from ray_app.cluster.resources import PoolAllocation
 from ray_app.cluster.vllm_engine import INFERENCE_ERROR, vllm_processor
 from ray_app.models.backbone import is_decoder_config
-from ray_app.models.checkpoint import local_folder, read_teacher_config, reads_segments
+from ray_app.models.checkpoint import read_teacher_config, reads_segments
 from ray_app.models.model_sources import load_model_config, open_tokenizer
 from ray_app.models.packed import is_plain_causal
 from ray_app.models.tokens import max_query_tokens, pair_ids
 from ray_app.stages.label.batch import soft_label_results, with_tokens
 from ray_app.stages.label.pair_scorer import query_too_long, reject_unscorable
 from ray_app.tables.ledger import Ledger
+from ray_app.tables.local_folder import local_folder
 from ray_app.tables.manifest import Output
 
 if TYPE_CHECKING:

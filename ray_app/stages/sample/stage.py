@@ -17,11 +17,13 @@ from ray_app.base.locales import UNKNOWN
 from ray_app.base.schemas import SEARCH_LOG
 from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION, normalize_query, render_pin_texts, stem_tokens
+from ray_app.cluster.catalogue import CatalogueTables, WholeMatch
 from ray_app.cluster.encoders import zero_shot_tower
 from ray_app.cluster.retrain import RetrainPolicy
 from ray_app.features.bm25 import Bm25Index
 from ray_app.features.neighbors import top_neighbors
 from ray_app.features.product_types import find_product_types
+from ray_app.features.query_table import QueryTable
 from ray_app.sources.held_out import HeldOut
 from ray_app.stages.sample.draw import sample_pairs
 from ray_app.stages.sample.effective_size import describe_weights
@@ -101,6 +103,12 @@ def _sample(
         deviations=deviations,
     )
     run.write_table("pairs", pairs)
+    queries = pairs["query"].unique().sort().to_pylist()
+    rows = pc.index_in(pa.array(queries, pa.string()), value_set=query_embeddings["query"])
+    match = WholeMatch(CatalogueTables.of(cfg, store))(queries)
+    run.write_table(
+        "queries", QueryTable.of(queries, matrix_or_zero(query_embeddings["embedding"].take(rows)), match).table
+    )
     run.write_table("public_queries", public)
     by_source = {source: pc.sum(pc.equal(pairs["source"], source)).as_py() or 0 for source in SOURCES}
     info |= {

@@ -14,22 +14,24 @@ from ray_app.base.config import Config, TeacherConfig
 from ray_app.base.content_key import content_key
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
+from ray_app.cluster.catalogue import CatalogueTables
 from ray_app.cluster.encoders import zero_shot_tower
 from ray_app.cluster.retrain import RetrainPolicy
 from ray_app.cluster.train import resolved, train_on_ray
 from ray_app.cluster.train_job import CalibrationPairs, TrainJob
-from ray_app.features.catalogue import Catalogue, load_catalogue
-from ray_app.features.cosine import COSINE_NAMES
+from ray_app.features.catalogue import Catalogue
+from ray_app.features.cosine import COSINE_FILE, COSINE_NAMES, load_cosine_features
 from ray_app.features.lexical import FEATURES_VERSION
 from ray_app.features.product_types import find_product_types
 from ray_app.models.backbone import with_pooling
 from ray_app.models.calibration import HUMAN_GRADES
-from ray_app.models.checkpoint import calibration_info, finished_model, local_folder
+from ray_app.models.checkpoint import calibration_info, finished_model
 from ray_app.models.head import FeatureScaler
 from ray_app.models.model_card import model_card
 from ray_app.models.model_sources import load_model_config, model_identity
 from ray_app.models.truncation import teacher_truncation
 from ray_app.stages.train_teacher.pretrain import pseudo_labels
+from ray_app.tables.local_folder import local_folder
 from ray_app.tables.manifest import Manifest, Output, read_output, require_output
 from ray_app.tables.model_files import add_model, model_files
 from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
@@ -41,6 +43,7 @@ from ray_app.training.targets import balance_shift, grade_weights, query_weights
 logger = logging.getLogger(__name__)
 
 VERSION = 3
+_PRETRAIN_PINS = 100_000  # whose titles are read for the warm-up: a few pairs of each kind are made of them
 
 
 def build_teacher(cfg: TeacherConfig, scaler: FeatureScaler, store: Storage, pretrained_folder: str | None) -> object:
@@ -58,17 +61,18 @@ class _TeacherTraining:
 
     cfg: Config
     store: Storage
-    catalogue: Catalogue
+    tables: CatalogueTables
+    catalogue: Catalogue  # the labelled pins
     pairs: LabelledPairs
     inputs: Sequence[Output]
-    pin_texts: Output
 
     @classmethod
     def of(cls, cfg: Config, store: Storage) -> "_TeacherTraining":
         cfg = cfg.model_copy(update={"train_teacher": resolved(cfg.train_teacher)})
         labels = require_output(store, "ingest", "human_labels")
-        catalogue, catalogue_outputs = load_catalogue(cfg, store)
-        pairs = LabelledPairs.of(catalogue, read_output(store, labels))
+        tables, label_table = CatalogueTables.of(cfg, store), read_output(store, labels)
+        catalogue = tables.pins(label_table["pin_id"].unique().to_pylist())
+        pairs = LabelledPairs.of(catalogue, label_table)
         if len(pairs.queries) < 3:
             raise UserError(
                 f"ingest.human_labels has {len(pairs.queries)} queries; a teacher needs at least 3 (train, valid, test)"
@@ -76,7 +80,7 @@ class _TeacherTraining:
         # Only the labelled pins' texts count: a new pin elsewhere in the catalogue is no reason to train again.
         labelled_pins = Output(name="labelled_pins", path="", files=[], rows=0, content_hash=_content(catalogue, pairs))
         return cls(
-            cfg=cfg, store=store, catalogue=catalogue, pairs=pairs, inputs=[labels, labelled_pins], pin_texts=catalogue_outputs[0]
+            cfg=cfg, store=store, tables=tables, catalogue=catalogue, pairs=pairs, inputs=[labels, labelled_pins]
         )  # fmt: skip
 
     @property
@@ -93,7 +97,7 @@ class _TeacherTraining:
                 *(zero_shot_tower(cfg, self.store, role).recipe for role in ("query", "pin")),
             ],
             compute=self.train,
-            retrain_policy=RetrainPolicy.of(cfg, self.pin_texts, "labelled_pins"),
+            retrain_policy=RetrainPolicy.of(cfg, self.tables.pin_texts, "labelled_pins"),
         )  # fmt: skip
 
     @cached_property
@@ -119,7 +123,7 @@ class _TeacherTraining:
         with_pooling(
             train_teacher, load_model_config(train_teacher.base_model, train_teacher.revision)
         )  # refuse before workers start
-        return teacher_jobs(self.cfg, self.store, self.catalogue, self.pairs, self.splits, folder, self.truncation)
+        return teacher_jobs(self.cfg, self.tables, self.catalogue, self.pairs, self.splits, folder, self.truncation)
 
     def train(self, run: StageRun) -> StageResult:
         cfg, store, pairs, splits, folder = self.cfg, self.store, self.pairs, self.splits, _folder(run)
@@ -158,12 +162,18 @@ def run(cfg: Config, store: Storage) -> Manifest:
 
 
 def teacher_jobs(
-    cfg: Config, store: Storage, catalogue: Catalogue, pairs: LabelledPairs, splits: pa.Table, folder: str,
+    cfg: Config, tables: CatalogueTables, catalogue: Catalogue, pairs: LabelledPairs, splits: pa.Table, folder: str,
     truncation: dict[str, Any] | None = None,
 ) -> list[TrainJob]:  # fmt: skip
-    """The training of a teacher into `folder`: its warm-up, if there is one, and then the human labels."""
+    """The training of a teacher into `folder`: its warm-up, if there is one, and then the human labels.
+
+    Args:
+        tables: All pins.
+        catalogue: The labelled pins, which `pairs` names.
+    """
+    store = tables.store
     vectors = zero_shot_tower(cfg, store, "query").encode(pairs.queries)
-    cosine = catalogue.cosine_features()
+    cosine = load_cosine_features(store, tables.corpus_statistics)
     if cfg.train_teacher.use_features:
         features = catalogue.teacher_features(cosine, pairs.queries, vectors, pairs.query_index, pairs.pin_index)
     else:
@@ -190,7 +200,7 @@ def teacher_jobs(
         )  # fmt: skip
     part = {name: examples.rows(index) for name, index in rows.items()}
     pretrain = (
-        None if cfg.train_teacher.pretrain is None else _pretrain_job(cfg, store, catalogue, features.shape[1], folder)
+        None if cfg.train_teacher.pretrain is None else _pretrain_job(cfg, store, tables, features.shape[1], folder)
     )
     scaler = FeatureScaler.fit(part["train"].features)
     job = TrainJob(
@@ -199,7 +209,7 @@ def teacher_jobs(
         valid=part["valid"],
         cfg=cfg.train_teacher.train,
         model_folder=folder,
-        extra_files={"cosine_features.json": cosine.to_json()},
+        extra_files={COSINE_FILE: cosine.to_json()},
         calibrate_on=CalibrationPairs(examples=as_given.rows(rows["valid"]), fitted_to=HUMAN_GRADES),
         logit_shift=balance_shift(given, cfg.train_teacher.class_weight_exponent) if cfg.train_teacher.class_weight_exponent else None,
         card=partial(
@@ -212,9 +222,11 @@ def teacher_jobs(
     return [pretrain, job] if pretrain else [job]
 
 
-def _pretrain_job(cfg: Config, store: Storage, catalogue: Catalogue, num_features: int, folder: str) -> TrainJob | None:
+def _pretrain_job(
+    cfg: Config, store: Storage, tables: CatalogueTables, num_features: int, folder: str
+) -> TrainJob | None:
     """Training on pairs that the catalogue grades; None if it grades none."""
-    pretrain = cfg.train_teacher.pretrain
+    pretrain, catalogue = cfg.train_teacher.pretrain, tables.first_pins(_PRETRAIN_PINS)
     assert pretrain is not None
     typed = find_product_types(catalogue.pin_texts["title"].to_pylist(), pretrain.min_pins)
     if not typed:

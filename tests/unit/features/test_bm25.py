@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
 from ray_app.base.text import tokenize
-from ray_app.features.bm25 import Bm25Index, CatalogueMatch, CorpusCounts, index_type
+from ray_app.features.bm25 import Bm25Index, CatalogueMatch, index_type
+from ray_app.features.corpus import TermStatistics
 
 WORDS = ["red", "blue", "laptop", "bag", "the", "hp", "15"]
 TEXTS = ["the red laptop", "the blue laptop laptop bag", "the bag", "", "the HP 15 laptop: the best", "desk"]
@@ -84,12 +85,8 @@ def test_catalogue_match_gives_the_best_score_and_the_full_matches():
 def test_parts_of_a_corpus_score_as_the_whole(texts, queries, cut):
     """Else a pin's score would depend on which shard holds it."""
     whole = Bm25Index.build(texts)
-    parts = []
-    for own, other in ((texts[:cut], texts[cut:]), (texts[cut:], texts[:cut])):
-        others = CorpusCounts(tokenizer=tokenize)
-        others.add(other[:1])
-        others.add(other[1:])
-        parts.append(Bm25Index.build(own, others=others))
+    corpus = TermStatistics.count(texts, tokenize)
+    parts = [Bm25Index.build(own, corpus=corpus) for own in (texts[:cut], texts[cut:])]
     assert [part.num_docs for part in parts] == [whole.num_docs] * 2
     for query in queries:
         scores = np.concatenate([part.score_all(query) for part in parts])

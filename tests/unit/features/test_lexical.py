@@ -5,8 +5,9 @@ import pytest
 from ray_app.base.config import FeatureConfig, PinTextConfig
 from ray_app.base.errors import UserError
 from ray_app.features.bm25 import CatalogueMatch
+from ray_app.features.corpus import CorpusStatistics, TermStatistics
 from ray_app.features.external_embeddings import external_embedding_block
-from ray_app.features.lexical import LexicalFeatures
+from ray_app.features.lexical import LexicalFeatures, lexical_texts
 
 PINS = pa.table(
     {
@@ -102,11 +103,13 @@ def test_features_of_a_part_are_rows_of_the_whole(features, own):
     """A shard holds a part of the pins, and must grade them as if it held all."""
     others = [row for row in range(4) if row not in own]
     cfg = FeatureConfig(zero_shot_model="none")
-    first, second = taken(others[:1]), taken(others[1:])
-    part = LexicalFeatures(taken(own), cfg, PinTextConfig(), [first, second])
-    rest = LexicalFeatures(taken(others), cfg, PinTextConfig(), [taken(own)])
+    texts = lexical_texts(PINS, cfg, PinTextConfig())
+    corpus = CorpusStatistics({name: TermStatistics.count(*some) for name, some in texts.items()})
+    part, rest = (LexicalFeatures(taken(rows), cfg, PinTextConfig(), corpus) for rows in (own, others))
     queries = ["laptop bag", "smart watch", "acme", "zebra laptop laptop", ""]
-    match = CatalogueMatch.merged([part.catalogue_match(queries), rest.catalogue_match(queries)])
+    with pytest.raises(ValueError, match="a part of a catalogue"):
+        part.catalogue_match(queries)
+    match = CatalogueMatch.merged([part.match_here(queries), rest.match_here(queries)])
     query_index = np.repeat(np.arange(5), len(own))
     found = part.compute(queries, query_index, np.tile(np.arange(len(own)), 5), match)
     wanted = features.compute(queries, query_index, np.tile(np.array(own, int), 5))

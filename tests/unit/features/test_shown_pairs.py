@@ -7,6 +7,7 @@ from minimal import make_config
 
 from ray_app.base.schemas import PIN_TEXTS
 from ray_app.features.catalogue import Catalogue
+from ray_app.features.cosine import CosineFeatures
 from ray_app.features.shown_pairs import ShownPairs
 
 QUERIES = ["desk", "mugs", "red mug"]
@@ -62,7 +63,7 @@ def test_other_pairs_read_the_pin_as_it_is_and_share_its_key(catalogue):
 
 def test_features_are_those_of_the_text_that_is_shown(catalogue):
     """BM25 and coverage over engaged queries would tell what the text no longer does."""
-    shown, cosine = every_pair(catalogue), catalogue.cosine_features()
+    shown, cosine = every_pair(catalogue), CosineFeatures.of(catalogue.title_vectors, catalogue.text_vectors)
     vectors = np.eye(4, dtype=np.float32)[:3]
     found = shown.features(cosine, vectors)
     names = catalogue.pairs.names

@@ -114,7 +114,10 @@ class World:
             engagement={"epochs": 1, "dim": 4, "hidden_dim": 8},
         )  # fmt: skip
         engagement_stage.run(self.cfg, self.store)
-        named = [("ingest", "pins"), ("enrich", "pin_texts"), ("engagement", "engagement_pins")]
+        named = [
+            ("ingest", "pins"), ("enrich", "pin_texts"), ("engagement", "engagement_pins"),
+            ("corpus_statistics", "corpus_statistics"),
+        ]  # fmt: skip
         sources = {name: require_output(self.store, stage, name) for stage, name in named}
         sources["engagement_model"] = require_output(self.store, "engagement", "engagement_model")
         for name in ("student", "feature_only_student"):

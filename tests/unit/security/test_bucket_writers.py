@@ -16,8 +16,9 @@ from tiny_config import tiny_manifest
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import SCHEMA_VERSION
 from ray_app.base.storage import CorruptFileError, Storage
-from ray_app.models.checkpoint import finished_model, load_calibration, local_folder
+from ray_app.models.checkpoint import finished_model, load_calibration
 from ray_app.tables.current import CURRENT, current_release
+from ray_app.tables.local_folder import local_folder
 from ray_app.tables.manifest import Output, hash_files, manifest_path, read_manifest
 from ray_app.tables.model_files import model_files
 from ray_app.tables.release import find_release
@@ -200,7 +201,7 @@ _CHILD = """
 import json, sys, time
 from pathlib import Path
 from ray_app.base.storage import Storage
-from ray_app.models.checkpoint import local_folder
+from ray_app.tables.local_folder import local_folder
 from ray_app.tables.manifest import Output
 
 uri, output, me = sys.argv[1], Output(**json.loads(sys.argv[2])), sys.argv[3]

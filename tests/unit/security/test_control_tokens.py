@@ -24,7 +24,7 @@ from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import normalize_query, normalize_text, render_pin_text
 from ray_app.models.bi_encoder import BiEncoder
-from ray_app.models.checkpoint import finished_model, local_folder, save_model
+from ray_app.models.checkpoint import finished_model, save_model
 from ray_app.models.exports import write_tower
 from ray_app.models.head import FeatureScaler
 from ray_app.models.model_sources import load_backbone, load_tokenizer, resolve
@@ -33,6 +33,7 @@ from ray_app.models.tokens import pair_ids, token_rows
 from ray_app.models.tower_encoder import TowerEncoder
 from ray_app.stages.label.teacher import Teacher
 from ray_app.stages.label.vllm import prepare
+from ray_app.tables.local_folder import local_folder
 
 pytestmark = pytest.mark.slow
 

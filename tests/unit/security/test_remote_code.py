@@ -10,10 +10,10 @@ from ray_app.base.config import CaptionConfig, LabelConfig
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.models.backbone import load_saved_backbone
-from ray_app.models.checkpoint import local_folder
 from ray_app.models.model_sources import load_backbone, load_model_config, load_tokenizer
 from ray_app.stages.caption.engine import load_processor
 from ray_app.stages.label.vllm import _reader, shares_prefixes
+from ray_app.tables.local_folder import local_folder
 
 CODE = """
 from pathlib import Path

@@ -114,7 +114,7 @@ def test_a_rated_file_for_evaluation_is_checked_like_the_labels(tmp_path):
     """`--set evaluate.human_labels=FILE`: a label for an unknown pin or a grade off the scale must not be scored."""
     path = tmp_path / "new.csv"
     path.write_text("query,docid,rating\nmouse,7,2\nmouse,404,2\nmouse,7,9\n")
-    valid, quarantine = load_human_labels(config(tmp_path), str(path), pa.array(["7"]))
+    valid, quarantine = load_human_labels(config(tmp_path), str(path), lambda _: pa.array(["7"]))
     assert (valid["grade"].to_pylist(), quarantine["reason"].to_pylist()) == (
         [4], ["unknown_pin: pin_id is not in pins", "grade_off_scale: grade 9 is not in the grade map [0, 1, 2, 3]"])  # fmt: skip
 
@@ -125,7 +125,7 @@ def test_a_rated_file_for_evaluation_is_checked_like_the_labels(tmp_path):
 def test_a_rated_file_that_cannot_be_read_is_refused_by_its_key(tmp_path, name, why):
     (tmp_path / "new.csv").write_text("query,sku,rating\nmouse,7,2\n")
     with pytest.raises(UserError, match=rf"evaluate.human_labels: .*{why}"):
-        load_human_labels(config(tmp_path), str(tmp_path / name), pa.array(["7"]))
+        load_human_labels(config(tmp_path), str(tmp_path / name), lambda _: pa.array(["7"]))
 
 
 def test_a_table_of_labels_uses_the_column_map_of_ingest(tmp_path):
@@ -133,7 +133,9 @@ def test_a_table_of_labels_uses_the_column_map_of_ingest(tmp_path):
     columns = {"query": "q", "pin_id": "sku", "grade": "stars"}
     constants = {"locale": "en-US", "rater_id": "final"}
     source = {"adapter": "table", "path": "old.csv", "columns": columns, "constants": constants}
-    valid, _ = load_human_labels(config(tmp_path, human_labels=source), str(tmp_path / "new.csv"), pa.array(["7"]))
+    valid, _ = load_human_labels(
+        config(tmp_path, human_labels=source), str(tmp_path / "new.csv"), lambda _: pa.array(["7"])
+    )
     assert valid["grade"].to_pylist() == [4]
 
 
@@ -158,7 +160,7 @@ def test_the_catalogue_has_all_products(catalogue):
 @needs_chorus
 def test_the_published_grades_all_load(catalogue):
     path = CHORUS / "Broad_Query_Set_rated.csv"
-    valid, quarantine = load_human_labels(config(CHORUS), str(path), pa.array(sorted(catalogue)))
+    valid, quarantine = load_human_labels(config(CHORUS), str(path), lambda _: pa.array(sorted(catalogue)))
     grades = {row["values"]: row["counts"] for row in pc.value_counts(valid["grade"]).to_pylist()}
     assert (grades, quarantine.num_rows) == ({1: 1368, 3: 168, 4: 63, 5: 967}, 0)
 

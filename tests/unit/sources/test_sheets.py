@@ -177,7 +177,7 @@ def test_first_grades_come_back_whatever_the_query_looks_like_and_blanks_are_no_
     ]
     (tmp_path / "next.csv").write_bytes(write_sheet(TO_GRADE, cells))
     assert b"=cmd" not in (tmp_path / "next.csv").read_bytes().replace(b"'=cmd", b"")
-    found, refused = load_human_labels(cfg, str(tmp_path / "next.csv"), pa.array(["p1", "p2", "p3"]))
+    found, refused = load_human_labels(cfg, str(tmp_path / "next.csv"), lambda _: pa.array(["p1", "p2", "p3"]))
     names = ("query", "locale", "pin_id", "rater_id", "grade")
     assert sorted(tuple(row[name] for name in names) for row in found.to_pylist()) == [
         ("=cmd|x", "en-US", "p3", "-ann", 4),

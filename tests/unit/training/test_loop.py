@@ -12,7 +12,6 @@ from torch import nn
 
 from ray_app.base.config import TrainConfig
 from ray_app.cluster.train import _shuffled_files
-from ray_app.cluster.train_job import TrainJob
 from ray_app.training.batches import (
     InMemory,
     Place,
@@ -395,11 +394,10 @@ def test_files_of_a_stream_keep_queries_whole_for_the_margin_loss() -> None:
     """Pairs that are spread one by one over files meet a twentieth of their query in a window, and learn nothing of it."""
     examples = queries_of_sizes([20] * 50)
     cfg = config(margin_mse_weight=1.0, shuffle_window_rows=100)
-    job = TrainJob(build=make_model, train=examples, valid=examples, cfg=cfg, model_folder="m")
-    files = _shuffled_files(job, 100, seed=0)
+    files = _shuffled_files(examples, cfg, 100, seed=0)
     assert sorted(np.concatenate(files).tolist()) == list(range(1000))
     queries = [{examples.queries[row] for row in rows} for rows in files]
     assert sum(map(len, queries)) == 50
     assert max(map(len, files)) <= 120
-    mixed = _shuffled_files(dataclasses.replace(job, cfg=config(shuffle_window_rows=100)), 100, seed=0)
+    mixed = _shuffled_files(examples, config(shuffle_window_rows=100), 100, seed=0)
     assert len({examples.queries[row] for row in mixed[0]}) > 30

@@ -84,7 +84,7 @@ def test_a_training_over_4_bits_calibrates_the_model_that_labels(tiny_decoder, t
         calibrate_on=CalibrationPairs(examples=none, fitted_to="human grades"),
     )  # fmt: skip
     store.write_table(file, EXAMPLES.to_table())
-    where = ExampleFiles(train=[file], train_rows=[4], train_weight=4.0, valid=file, calibrate_on=file)
+    where = ExampleFiles(train=[file], train_rows=[4], train_weight=4.0, valid=[file], calibrate_on=[file])
     stage._train_job(
         job, where, {"name": "train_teacher-x", "seed": 0, "store": store, "rescued": None}, torch.device("cpu")
     )

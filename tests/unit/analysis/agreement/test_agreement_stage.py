@@ -15,6 +15,7 @@ from ray_app.analysis.metrics.systems import graded
 from ray_app.base.columns import matrix_column
 from ray_app.base.errors import UserError
 from ray_app.base.schemas import PIN_TEXTS, SPLITS
+from ray_app.stages.corpus_statistics.stage import run as count_corpus
 from ray_app.stages.ingest.stage import run as ingest
 
 PINS = ["p1", "p2", "p3"]
@@ -47,6 +48,7 @@ def finished(tmp_path, store, monkeypatch):
         vectors = matrix_column(np.ones((3, 1), np.float32))
         zero_shot = pa.table({"pin_id": PINS, "title_embedding": vectors, "text_embedding": vectors})
         finished_stage(cfg, store, "zero_shot", zero_shot_pins=zero_shot)
+        count_corpus(cfg, store)
         splits = pa.table({"query": ["boot", "red shoe"], "split": ["test", "train"]}, schema=SPLITS)
         model = pa.table({"a": [1]})
         finished_stage(cfg, store, "train_teacher", splits=splits, teacher=model)

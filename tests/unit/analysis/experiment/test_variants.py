@@ -30,11 +30,16 @@ def test_an_arm_differs_from_the_run_in_its_keys_alone():
         ("student", "distill.train.loss", "hard", ("distill",)),
         ("student", "label.dtype", "float32", ("label", "distill")),
         ("student", "train_teacher.num_layers", 2, ("train_teacher", "sample", "label", "distill")),
-        ("teacher", "enrich.top_boards", 1, ("enrich", "zero_shot", "train_teacher")),
-        ("teacher", "sample.until", "2024-02-01", ("enrich", "zero_shot", "train_teacher")),
-        ("teacher", "evaluate.human_labels", "other.csv", ("enrich", "zero_shot", "train_teacher")),
+        ("teacher", "enrich.top_boards", 1, ("enrich", "zero_shot", "corpus_statistics", "train_teacher")),
+        ("teacher", "sample.until", "2024-02-01", ("enrich", "zero_shot", "corpus_statistics", "train_teacher")),
+        (
+            "teacher",
+            "evaluate.human_labels",
+            "other.csv",
+            ("enrich", "zero_shot", "corpus_statistics", "train_teacher"),
+        ),
         ("student", "sample.num_pairs", 10, ("sample", "label", "distill")),
-        ("student", "pin_text.fields", ["title"], ("train_teacher", "sample", "label", "distill")),
+        ("student", "pin_text.fields", ["title"], ("corpus_statistics", "train_teacher", "sample", "label", "distill")),
     ],
 )
 def test_stages_from_the_first_that_differs_to_the_one_that_trains(system, key, value, stages):

@@ -53,11 +53,15 @@ def run(tmp_path):
     return cfg, store
 
 
+def texts(cfg, store, engaged):
+    return finished_stage(cfg, store, "enrich", pin_texts=pa.table({"engaged_queries": engaged})).outputs["pin_texts"]
+
+
 def test_a_finished_run_is_looked_through(run):
     cfg, store = run
     splits = pa.table({"query": ["red mugs", "lamp"], "split": ["valid", "test"]}, schema=SPLITS)
     lists = pa.array([["lamps", "desk"], None], pa.list_(pa.string()))
-    found = seen_in_training(cfg, store, ["laptops", "red mug", "lamp"], splits, pa.table({"engaged_queries": lists}))
+    found = seen_in_training(cfg, store, ["laptops", "red mug", "lamp"], splits, texts(cfg, store, lists))
     assert asdict(found) == {
         "judged": 3, "human_labels": 1, "soft_labels": 1, "soft_label_pairs": 1, "all_soft_label_pairs": 2,
         "engaged_queries": 1, "engagement": 1,
@@ -68,7 +72,7 @@ def test_what_the_models_do_not_read_is_not_counted(run):
     cfg, store = run
     cfg = cfg.model_copy(update={"engagement": None, "pin_text": cfg.pin_text.model_copy(update={"fields": ["title"]})})
     lists = pa.array([["lamp"]], pa.list_(pa.string()))
-    found = seen_in_training(cfg, store, ["lamp"], SPLITS.empty_table(), pa.table({"engaged_queries": lists}))
+    found = seen_in_training(cfg, store, ["lamp"], SPLITS.empty_table(), texts(cfg, store, lists))
     assert (found.engaged_queries, found.engagement) == (0, None)
 
 

@@ -44,6 +44,12 @@ def write_texts(cfg, store, title):
     run = StageRun("enrich", cfg, store, 1, [title], [])
     run.write_table("pin_texts", pa.Table.from_pylist([{"pin_id": "p1", "title": title}], schema=PIN_TEXTS))
     run.finish({})
+    finish(cfg, store, "zero_shot", zero_shot_pins="vectors")
+    made_of = [require_output(store, "enrich", "pin_texts"), require_output(store, "zero_shot", "zero_shot_pins")]
+    run = StageRun("corpus_statistics", cfg, store, 1, [], made_of)
+    folder = f"models/corpus_statistics/{run.fingerprint}"
+    run.add_output("corpus_statistics", folder, [store.write_bytes(f"{folder}/part", title.encode())])
+    run.finish({})
 
 
 def fill_ledger(cfg, store):
@@ -65,7 +71,7 @@ def finished(cfg, store):
 
 
 def test_a_release_names_all_that_serving_needs(cfg, store, finished):
-    assert set(finished.sources) == {"student", "feature_only_student", "pin_texts", "pins"}
+    assert set(finished.sources) == {"student", "feature_only_student", "pin_texts", "pins", "corpus_statistics"}
     assert finished.sources["student"] == require_output(store, "distill", "student")
     assert Config.model_validate(finished.config) == cfg
     assert open_release(store, finished).num_rows == 1

@@ -32,9 +32,9 @@ def asked(tmp_path, monkeypatch):
 
     def commit(work, wanted):
         """Where the stage hands over to Ray."""
-        missing = work.ledger.missing(wanted.keyed(0))
+        missing = work.ledger.missing(wanted.keyed)
         if missing.num_rows:
-            todo = wanted.columns(0, missing)
+            todo = wanted.columns(missing)
             sent.extend(todo.to_pylist())
             probs = pa.array([[0.2] * 5] * todo.num_rows, pa.list_(pa.float32(), 5))
             errors = pa.array([None] * todo.num_rows, pa.string())

@@ -7,10 +7,10 @@ from label_world import expected, pairs, save_teacher
 from tiny_models import save_tiny_causal
 
 from ray_app.base.storage import Storage
-from ray_app.models.checkpoint import local_folder
 from ray_app.models.cross_encoder import CrossEncoder
 from ray_app.stages.label.teacher import Teacher
 from ray_app.stages.label.vllm import shares_prefixes
+from ray_app.tables.local_folder import local_folder
 
 ODD = ["\x00", "\u202egum", "👩\u200d🚀", "\u0301\u0301", "\ufffd\U0010ffff"]
 UNSCORABLE = [("", "red mug"), (" \u3000", "red mug"), ("cup", ""), ("cup " * 47, "red mug")]

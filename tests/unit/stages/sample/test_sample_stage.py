@@ -12,6 +12,7 @@ from ray_app.base.errors import UserError
 from ray_app.base.schemas import HUMAN_LABELS, PIN_TEXTS, SEARCH_LOG, SOFT_LABELS
 from ray_app.base.storage import Storage
 from ray_app.sources.source_reader import open_source, read_source
+from ray_app.stages.corpus_statistics.stage import run as count_corpus
 from ray_app.stages.sample.stage import run as sample
 from ray_app.tables.manifest import read_manifest, read_output
 from ray_app.tables.stage_run import StageRun
@@ -58,7 +59,8 @@ def write_inputs(cfg, store, log_queries=("laptop", "bag"), pins=("p0", "p2"), t
         "train_teacher": {"splits": pa.table({"query": ["desk", "bag"], "split": ["train", "test"]})},
         "zero_shot": {
             "zero_shot_pins": pa.table(
-                {"pin_id": PIN_IDS, "text_embedding": vectors([[1, 0], [1, 0], [0, 1], [0, 1]])}
+                [PIN_IDS, *[vectors([[1, 0], [1, 0], [0, 1], [0, 1]])] * 2],
+                names=["pin_id", "title_embedding", "text_embedding"],
             ),
             "zero_shot_queries": pa.table(
                 {"query": ["laptop", "desk", "bag"], "embedding": vectors([[1, 0], [0, 1], [0, 1]])}
@@ -70,6 +72,7 @@ def write_inputs(cfg, store, log_queries=("laptop", "bag"), pins=("p0", "p2"), t
         for name, table in outputs.items():
             run.write_table(name, table)
         run.finish(counts={"rows_out": 1}, info={"present": "2024-06-01T00:00:00+00:00"})
+    count_corpus(cfg, store)
 
 
 def vectors(rows):

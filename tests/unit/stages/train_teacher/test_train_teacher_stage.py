@@ -9,6 +9,7 @@ import side_world
 
 from ray_app.base.columns import matrix_column
 from ray_app.models import model_sources as sources
+from ray_app.stages.corpus_statistics.stage import run as count_corpus
 from ray_app.stages.train_teacher import stage
 from ray_app.tables.manifest import read_output, require_output
 from ray_app.tables.stage_run import StageRun
@@ -28,6 +29,7 @@ def world(tmp_path, tiny_encoder):
     ids = read_output(store, pin_texts)["pin_id"]
     run.write_table("zero_shot_pins", pa.table({"pin_id": ids, "title_embedding": vectors, "text_embedding": vectors}))
     run.finish({})
+    count_corpus(cfg, store)
     return cfg, store, tmp_path / "zero_shot"
 
 
