@@ -7,13 +7,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampling import sample_pairs
 
 from ray_app.base.config import SampleConfig
 from ray_app.base.hashing import text_keys, uniform
 from ray_app.base.schemas import PAIRS, SEARCH_LOG
 from ray_app.features.bm25 import Bm25Index
 from ray_app.stages.sample.allocation import allocate, solve_factor
-from ray_app.stages.sample.draw import sample_pairs
 
 ALLOCATIONS = st.sampled_from(["sqrt", "proportional", "neyman"])
 STRATA = st.lists(st.tuples(st.integers(0, 5000), st.floats(0.01, 10)), min_size=1, max_size=12)

@@ -20,7 +20,7 @@ from ray_app.features.catalogue import Catalogue, index_queries
 from ray_app.sources.human_labels import load_human_labels
 from ray_app.sources.sheets import shown_texts
 from ray_app.stages.label.labeller import Labeller
-from ray_app.stages.sample.population import UNSEEN, build_population
+from ray_app.stages.sample.log_events import frequency_bands
 from ray_app.tables.manifest import read_output, require_output
 from ray_app.training.splits import queries_of
 from ray_app.training.targets import combine_raters
@@ -108,11 +108,7 @@ def _human(cfg: Config, store: Storage, tables: CatalogueTables, path: str | Non
 
 
 def _strata(store: Storage, queries: list[QueryKey]) -> dict[QueryKey, str]:
-    log = read_output(store, require_output(store, "ingest", "search_log"))
-    population = build_population(log, pin_ids=[])
-    named = zip(population.queries, population.locales, strict=True)
-    bands = dict(zip(named, population.frequency_bands, strict=True))
-    return name_strata({query: bands.get(query, UNSEEN) for query in queries})
+    return name_strata(frequency_bands(store, require_output(store, "ingest", "search_log"), queries))
 
 
 def _ratings(cfg: Config) -> dict[int, int]:

@@ -4,200 +4,179 @@ Two phases. First queries (all of them, unless there are more than `max_queries`
 four independent sources: the log by strata, BM25 and embedding ranks, and random pins. Every draw is made with a known
 probability, so weighting a pair by 1 / inclusion_prob gives unbiased totals over all pairs of the queries with the
 catalogue (Horvitz-Thompson), and over those of any subset, such as the log's.
+
+A pair is drawn if its own number is below its probability, so nothing is compared or sorted over all pairs.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.stats import binom
 
 from ray_app.base.config import SampleConfig
 from ray_app.base.hashing import Keys, text_keys, uniform
 from ray_app.base.schemas import PAIRS
-from ray_app.features.bm25 import Bm25Index
-from ray_app.stages.sample.allocation import Allocation, allocate
-from ray_app.stages.sample.effective_size import describe_weights
-from ray_app.stages.sample.pair_sources import (
-    RETRIEVED,
-    SOURCES,
-    NearestPins,
-    PairPool,
-    build_pair_pool,
-    stratum_names,
-)
-from ray_app.stages.sample.pilot import Deviations
-from ray_app.stages.sample.population import Population, build_population
+from ray_app.stages.sample.pair_sources import RETRIEVED, SOURCES, RankedPart, stratum_names
+from ray_app.stages.sample.population import query_keys
 
 _RANDOM = SOURCES.index("random")
-_QUERY_SALT = len(SOURCES)  # keeps the draw of queries apart from the draws of pairs
+_RANDOM_OF_BUCKET = 5  # salt; 0 to 3 are the sources', 4 that of queries
+_GRID, _ROUNDS = 32, 3  # the factor is found to 0.1%: a hundredth of the sample's own deviation
+_SMALLEST = 1e-9  # of the highest factor
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+RANDOM_PAIRS = pa.schema([("query_row", pa.int64()), ("pin_id", pa.string())])
 
 
-def sample_pairs(
-    log: pa.Table,
-    pin_ids: Sequence[str],
-    bm25: Bm25Index,
-    neighbors: NearestPins | None,
-    cfg: SampleConfig,
-    seed: int,
-    excluded_queries: Collection[str] = (),
-    extra_queries: Mapping[tuple[str, str], float] | None = None,
-    trending: Collection[tuple[str, str]] = (),
-    deviations: Deviations | None = None,
-) -> tuple[pa.Table, list[dict[str, Any]]]:
-    """Sample pairs for the teacher.
+@dataclass(frozen=True, kw_only=True)
+class DrawPlan:
+    """What all parts have in common."""
 
-    Args:
-        log: Search log, schema SEARCH_LOG; may be empty.
-        pin_ids: The catalogue, in the order of `bm25`'s documents and of the rows that `neighbors` returns.
-        bm25: Index over the pins' texts.
-        neighbors: Zero-shot nearest pins of queries; None: no such source, the others take its share.
-        cfg: How many, from where.
-        seed: Another seed draws other pairs with the same probabilities.
-        excluded_queries: Held-out queries; neither they nor their near-duplicates are sampled.
-        extra_queries: (query, locale) that are sampled for whether or not the log has them -> how much more
-            retrieved pairs each gets than a query of the log.
-        trending: (normalised query, locale) that are a frequency band of their own, with `trending_boost`.
-        deviations: For `allocation: neyman`; None: taken as equal.
-
-    Returns:
-        Pairs (schema PAIRS, sorted by query, locale, pin) and one dict per stratum: `stratum`, `num_pairs` (how many
-        there are), `num_sampled`, `estimated_pairs` (the sum of 1 / inclusion_prob, which estimates `num_pairs`),
-        `effective_size` of those sampled, and `design_effect` (None: none was sampled).
-    """
-    seed %= 2**64  # what hashing takes
-    whole = build_population(log, pin_ids, excluded_queries, extra_queries, trending)
-    if not whole.queries or not pin_ids:
-        return PAIRS.empty_table(), []
-    query_keys = text_keys([f"{loc}\0{q}" for q, loc in zip(whole.queries, whole.locales, strict=True)], "query")
-    query_prob = _query_probs(whole, cfg.max_queries, cfg.allocation)
-    rows = np.flatnonzero(uniform(seed, _QUERY_SALT, query_keys) < query_prob)
-    population, query_keys, query_prob = _subset(whole, rows), query_keys[rows], query_prob[rows]
-    if not len(rows):
-        return PAIRS.empty_table(), _describe(whole, PAIRS.empty_table(), len(pin_ids))
-
-    pin_keys = text_keys(pin_ids, "pin")
-    found = build_pair_pool(population, len(pin_ids), bm25, neighbors, cfg, _target(cfg.num_pairs), deviations)
-    query, pin, band, prob, source = _draw(found, query_keys, pin_keys, seed)
-    names = stratum_names(population.locales, population.frequency_bands, query, band)
-    pairs = pa.table(
-        {
-            "query": np.array(population.queries, object)[query],
-            "locale": np.array(population.locales, object)[query],
-            "pin_id": np.array(pin_ids, object)[pin],
-            "stratum": names,
-            "inclusion_prob": prob * query_prob[query],
-            "source": np.array(SOURCES, object)[source],
-        },
-        schema=PAIRS,
-    ).sort_by([("query", "ascending"), ("locale", "ascending"), ("pin_id", "ascending")])
-    return pairs, _describe(whole, pairs, len(pin_ids))
+    cfg: SampleConfig
+    num_pins: int  # of the catalogue
+    num_queries: int  # selected ones
+    target: float  # expected pairs
+    mean_weight: float  # of the queries' shares of the retrieval budget
+    log_rates: Mapping[str, float]  # by stratum
 
 
-def _draw(found: PairPool, query_keys: Keys, pin_keys: Keys, seed: int) -> tuple[Ints, Ints, Ints, Floats, Ints]:
-    """The drawn pairs: query, pin, band, probability given the queries, and the first source that drew each."""
-    num_pins = len(pin_keys)
-    numbers = [uniform(seed, s, query_keys[found.query], pin_keys[found.pin]) for s in range(_RANDOM)]
-    drawn = np.column_stack([*(np.stack(numbers, axis=1) < found.prob).T, np.zeros(len(found.query), bool)])
-    random_query, random_pin = _draw_random(query_keys, pin_keys, found.random_prob * num_pins, seed)
-
-    # A random pair may be one of the candidates, which are sorted by (query, pin).
-    keys, random_keys = found.query * num_pins + found.pin, random_query * num_pins + random_pin
-    place = np.searchsorted(keys, random_keys)
-    is_candidate = np.append(keys, -1)[place] == random_keys
-    drawn[place[is_candidate], _RANDOM] = True
-    fresh = ~is_candidate
-    num_fresh = int(fresh.sum())
-
-    chosen = np.flatnonzero(drawn.any(axis=1))
-    missed = np.prod(1.0 - found.prob[chosen], axis=1) * (1.0 - found.random_prob[found.query[chosen]])
-    return (
-        np.concatenate([found.query[chosen], random_query[fresh]]),
-        np.concatenate([found.pin[chosen], random_pin[fresh]]),
-        np.concatenate([found.band[chosen], np.full(num_fresh, RETRIEVED)]),
-        np.concatenate([1.0 - missed, found.random_prob[random_query[fresh]]]),
-        np.concatenate([drawn[chosen].argmax(axis=1), np.full(num_fresh, _RANDOM)]),
-    )
-
-
-def _draw_random(query_keys: Keys, pin_keys: Keys, per_query: Floats, seed: int) -> tuple[Ints, Ints]:
-    """On average `per_query` (num_queries,) distinct pins for each query, every pin with the same probability."""
-    by_hash = np.argsort(pin_keys)  # not the catalogue's order, which may change from run to run
-    whole = np.floor(per_query)
-    # One more with the probability of the remainder, so that the average is exact.
-    num_pins = (whole + (uniform(seed, _RANDOM, query_keys) < per_query - whole)).astype(np.int64)
-    pins = [np.zeros(0, np.int64)]
-    for key, num in zip(query_keys.tolist(), num_pins.tolist(), strict=True):
-        if num:
-            rng = np.random.default_rng([seed, _RANDOM, key])
-            pins.append(by_hash[rng.choice(len(pin_keys), num, replace=False)])
-    return np.repeat(np.arange(len(query_keys)), num_pins), np.concatenate(pins)
-
-
-def _query_probs(population: Population, max_queries: int, allocation: Allocation) -> Floats:
-    """Probability of each query: 1 for wanted ones, else by strata of locale and frequency.
-
-    By the root of their sizes or, with neyman too, in proportion to them: the deviations are those of pairs.
-    """
-    prob = np.ones(len(population.queries))
-    optional = np.flatnonzero(population.boost == 0)
-    if len(optional):
-        names = [f"{population.locales[i]}/{population.frequency_bands[i]}" for i in optional]
-        _, stratum, sizes = np.unique(names, return_inverse=True, return_counts=True)
-        budget = max(max_queries - int((population.boost > 0).sum()), 0)
-        prob[optional] = allocate(allocation, sizes, budget)[stratum.reshape(-1)]
-    return prob
-
-
-def _subset(population: Population, rows: Ints) -> Population:
-    """The population of some of its queries."""
-    new_row = np.full(len(population.queries), -1, np.int64)
-    new_row[rows] = np.arange(len(rows))
-    kept = new_row[population.pair_query] >= 0
-    return replace(
-        population,
-        queries=[population.queries[i] for i in rows],
-        locales=[population.locales[i] for i in rows],
-        num_events=population.num_events[rows],
-        frequency_bands=[population.frequency_bands[i] for i in rows],
-        boost=population.boost[rows],
-        pair_query=new_row[population.pair_query[kept]],
-        pair_pin=population.pair_pin[kept],
-        pair_band=population.pair_band[kept],
-    )
-
-
-def _target(num_pairs: int) -> float:
+def expected_pairs(num_pairs: int) -> float:
     """Expected size that a draw exceeds `num_pairs` from about once in a thousand times (its deviation is the root)."""
     return max(num_pairs - 3.0 * math.sqrt(num_pairs), 0.5 * num_pairs)
 
 
-def _describe(population: Population, pairs: pa.Table, num_pins: int) -> list[dict[str, Any]]:
-    """Size of each stratum in the population and in the sample."""
-    locales, bands = population.locales, population.frequency_bands
-    sizes: dict[str, int] = {}
-    for name in stratum_names(locales, bands, population.pair_query, population.pair_band).tolist():
-        sizes[name] = sizes.get(name, 0) + 1
-    in_log = np.bincount(population.pair_query, minlength=len(locales))
-    for i, (locale, band) in enumerate(zip(locales, bands, strict=True)):
-        name = f"{locale}/{band}/retrieved"
-        sizes[name] = sizes.get(name, 0) + num_pins - int(in_log[i])
-    weights: dict[str, list[float]] = {}
-    for name, prob in zip(pairs["stratum"].to_pylist(), pairs["inclusion_prob"].to_pylist(), strict=True):
-        weights.setdefault(name, []).append(1.0 / prob)
-    return [
-        {
-            "stratum": name,
-            "num_pairs": size,
-            "num_sampled": len(drawn := weights.get(name, [])),
-            "estimated_pairs": round(float(sum(drawn)), 1),
-            **describe_weights(np.array(drawn)),
-        }
-        for name, size in sorted(sizes.items())
-    ]
+class PartDraw:
+    """The probabilities of a part's pairs, by source.
+
+    The log's share is drawn by strata. Retrieval fills what is left, by the queries' weights and rank; random pins never
+    exceed their share, for nothing is learnt from a sample full of them.
+    """
+
+    def __init__(self, part: RankedPart, selected: pa.Table, plan: DrawPlan) -> None:
+        self._part, self._selected, self._plan = part, selected, plan
+        cfg, band = plan.cfg, part.pairs["band"].to_numpy()
+        rows = part.queries["query_row"].to_numpy()
+        self.query = np.searchsorted(rows, part.pairs["query_row"].to_numpy())  # (num_pairs,) into the part's queries
+        weight = part.queries["weight"].to_numpy() / plan.mean_weight
+        self._names = stratum_names(selected.take(part.pairs["query_row"]), band)
+        self._log_prob = np.zeros(len(band))
+        in_log = np.flatnonzero(band != RETRIEVED)
+        self._log_prob[in_log] = [plan.log_rates[self._names[i]] for i in in_log]
+        shares = [(part.pairs["bm25_share"], cfg.bm25_fraction), (part.pairs["cosine_share"], cfg.embedding_fraction)]
+        self._share = np.column_stack([column.to_numpy() * part_of * weight[self.query] for column, part_of in shares])
+        self._random_fraction = cfg.random_fraction * weight / max(plan.num_pins, 1)
+        self._num_others = plan.num_pins - part.queries["num_candidates"].to_numpy()
+
+    @property
+    def least_share(self) -> float:
+        """The smallest share of a pair or a query that is not 0; 1 without one."""
+        shares = np.concatenate([self._share[self._share > 0], self._random_fraction[self._random_fraction > 0]])
+        return float(shares.min(initial=1.0))
+
+    def probs(self, factor: float) -> tuple[Floats, Floats]:
+        """Probabilities of each pair by log, BM25 and embedding, (num_pairs, 3), and of random ones by query."""
+        # The weights' mean is 1, so `target / num_queries` is the factor at which random pins have their share.
+        most = min(factor, self._plan.target / self._plan.num_queries)
+        random_prob = np.minimum(1.0, most * self._random_fraction)
+        return np.column_stack([self._log_prob, np.minimum(1.0, factor * self._share)]), random_prob
+
+    def expected(self, factor: float) -> float:
+        """Expected number of pairs."""
+        prob, random_prob = self.probs(factor)
+        missed = np.prod(1.0 - prob, axis=1) * (1.0 - random_prob[self.query])
+        return float((1.0 - missed).sum() + self._num_others @ random_prob)
+
+    def draw(self, factor: float, random_pairs: pa.Table, seed: int) -> pa.Table:
+        """The drawn pairs (PAIRS).
+
+        Args:
+            factor: Of retrieval.
+            random_pairs: Random pins of the part's queries (`draw_random`), of which candidates are left out: they are drawn
+                as random ones by their own number.
+            seed: Of the run.
+        """
+        pairs, selected = self._part.pairs, self._selected
+        prob, random_prob = self.probs(factor)
+        own = selected.take(self._part.queries["query_row"])
+        keys = query_keys(own["query"].to_pylist(), own["locale"].to_pylist())
+        pin_keys = text_keys(pairs["pin_id"].to_pylist(), "pin")
+        every = np.column_stack([prob, random_prob[self.query]])
+        numbers = [uniform(seed, source, keys[self.query], pin_keys) for source in range(len(SOURCES))]
+        drawn = np.stack(numbers, axis=1) < every
+        chosen = np.flatnonzero(drawn.any(axis=1))
+        missed = np.prod(1.0 - every[chosen], axis=1)
+        found = _pairs_table(
+            selected, pairs["query_row"].to_numpy()[chosen], pairs["pin_id"].take(pa.array(chosen)),
+            [self._names[i] for i in chosen], 1.0 - missed, drawn[chosen].argmax(axis=1),
+        )  # fmt: skip
+        fresh = _without_candidates(random_pairs, pairs)
+        rows = fresh["query_row"].to_numpy()
+        place = np.searchsorted(self._part.queries["query_row"].to_numpy(), rows)
+        names = stratum_names(selected.take(fresh["query_row"]), np.full(len(rows), RETRIEVED))
+        others = _pairs_table(selected, rows, fresh["pin_id"], names, random_prob[place], np.full(len(rows), _RANDOM))
+        return pa.concat_tables([found, others])
+
+
+def _without_candidates(random_pairs: pa.Table, pairs: pa.Table) -> pa.Table:
+    key = ["query_row", "pin_id"]
+    return random_pairs.join(pairs.select(key), key, join_type="left anti").select(RANDOM_PAIRS.names)
+
+
+def _pairs_table(
+    selected: pa.Table, rows: Ints, pin_ids: pa.ChunkedArray, names: list[str], prob: Floats, source: Ints
+) -> pa.Table:
+    queries = selected.take(pa.array(rows, pa.int64()))
+    return pa.Table.from_arrays(
+        [
+            queries["query"], queries["locale"], pin_ids, pa.array(names, pa.string()),
+            pa.array(prob * queries["query_prob"].to_numpy()), pa.array([SOURCES[s] for s in source], pa.string()),
+        ], schema=PAIRS,
+    )  # fmt: skip
+
+
+def draw_random(pin_ids: Sequence[str], keys: Keys, random_prob: Floats, bucket: int, seed: int) -> pa.Table:
+    """Pins of a bucket for each query (RANDOM_PAIRS), each with the query's probability, whatever else is drawn.
+
+    The draw depends on the number of buckets, which decides what is in one.
+
+    Args:
+        pin_ids: Of the bucket.
+        keys: (num_queries,) of the selected queries.
+        random_prob: (num_queries,).
+        bucket: Its number.
+        seed: Of the run.
+    """
+    num_pins = len(pin_ids)
+    numbers = uniform(seed, _RANDOM_OF_BUCKET, keys, bucket)
+    # Pins are drawn one by one with equal probability: their number is binomial, and given it any so many are as likely.
+    counts = binom.ppf(numbers, num_pins, random_prob).astype(np.int64) if num_pins else np.zeros(len(keys), np.int64)
+    by_hash = np.argsort(text_keys(pin_ids, "pin"), kind="stable")
+    rows = np.flatnonzero(counts > 0)
+    pins = [np.zeros(0, np.int64)]
+    for row in rows.tolist():
+        rng = np.random.default_rng([seed, _RANDOM_OF_BUCKET, int(keys[row]), bucket])
+        pins.append(by_hash[rng.choice(num_pins, counts[row], replace=False)])
+    ids = pa.array(list(pin_ids), pa.string()).take(pa.array(np.concatenate(pins)))
+    return pa.Table.from_arrays([pa.array(np.repeat(rows, counts[rows]), pa.int64()), ids], schema=RANDOM_PAIRS)
+
+
+def find_factor(expected: Callable[[list[float]], Floats], target: float, highest: float) -> float:
+    """The factor in [0, highest] at which the growing function `expected` reaches `target`, to 0.1%; `highest` if it never does.
+
+    Args:
+        expected: Factors -> values; each call is a round over all parts.
+    """
+    low, high = highest * _SMALLEST, highest
+    for number in range(_ROUNDS):
+        grid = np.geomspace(low, high, _GRID)
+        values = expected(grid.tolist())
+        if number == 0 and values[-1] <= target:
+            return highest
+        place = int(np.searchsorted(values, target, side="right"))
+        low, high = float(grid[max(place - 1, 0)]), float(grid[min(place, _GRID - 1)])
+    return low

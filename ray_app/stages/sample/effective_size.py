@@ -4,7 +4,9 @@
 the design effect of weighting, at least 1: a mean's variance is about so many times that of as many pairs drawn alike.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +29,30 @@ def pooled_effective_size(totals: Sequence[float], sizes: Sequence[float]) -> fl
     return sum(total for total, _ in drawn) ** 2 / squares if drawn else 0.0
 
 
-def describe_weights(weights: NDArray) -> dict[str, float | None]:
-    """`effective_size` of pairs with `weights` (num_sampled,), and `design_effect`; None where there are no pairs."""
-    size = effective_size(weights)
-    return {
-        "effective_size": round(size, 1),
-        "design_effect": round(len(weights) / size, 3) if len(weights) else None,
-    }
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightSums:
+    """Sums over weights, of which their effective size follows."""
+
+    num: int
+    total: float
+    squares: float
+
+    @classmethod
+    def of(cls, weights: Sequence[float]) -> "WeightSums":
+        """Add up weights, all above 0."""
+        values = np.asarray(weights, np.float64)
+        return cls(num=len(values), total=float(values.sum()), squares=float((values**2).sum()))
+
+    @classmethod
+    def merged(cls, parts: Sequence["WeightSums"]) -> "WeightSums":
+        """Of all parts."""
+        return cls(
+            num=sum(part.num for part in parts), total=math.fsum(part.total for part in parts),
+            squares=math.fsum(part.squares for part in parts),
+        )  # fmt: skip
+
+    @property
+    def described(self) -> dict[str, float | None]:
+        """`effective_size`, and `design_effect`; None where there are no pairs."""
+        size = self.total**2 / self.squares if self.num else 0.0
+        return {"effective_size": round(size, 1), "design_effect": round(self.num / size, 3) if self.num else None}

@@ -28,8 +28,10 @@ class Trending:
     score: float  # signed root of the likelihood ratio: about a standard normal number if nothing changed
 
 
-def find_trending(inside: pa.Table, before: pa.Table) -> list[Trending]:
-    """Trending queries, highest score first.
+def trending_scores(
+    now: NDArray, then: NDArray, all_now: NDArray, all_then: NDArray
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Which queries are trending.
 
     Shares are of the locale's searches, so that a market that grows does not make all of its queries trend. A locale
     without searches before has none: nothing can be said. The log does not name searches: the impressions of one query
@@ -40,27 +42,18 @@ def find_trending(inside: pa.Table, before: pa.Table) -> list[Trending]:
     Linguistics 19 (1993). It takes searches as independent: a bot that repeats a query looks like a trend.
 
     Args:
-        inside: Rows of the window, schema SEARCH_LOG.
-        before: Rows before it.
+        now, then: (num_queries,) searches in the window and before it.
+        all_now, all_then: (num_queries,) those of all queries of the locale.
+
+    Returns:
+        Rows of the trending ones, their scores, and their growth.
     """
-    if all(impressions(log).num_rows for log in (inside, before)):
-        inside, before = impressions(inside), impressions(before)
-    now, then = num_searches(inside), num_searches(before)
-    keys = [key for key in sorted(now) if now[key] >= MIN_SEARCHES]
-    total_now, total_then = _by_locale(now), _by_locale(then)
-    keys = [key for key in keys if total_then.get(key[1])]
-    if not keys:
-        return []
-    count, old = np.array([now[k] for k in keys]), np.array([then.get(k, 0) for k in keys])
-    all_now, all_then = np.array([total_now[k[1]] for k in keys]), np.array([total_then[k[1]] for k in keys])
-    growth = (count + 0.5) / all_now / ((old + 0.5) / all_then)
-    score = rise_score(count, old, all_now, all_then)
-    found = [
-        Trending(query=q, locale=locale, num_searches=int(n), growth=float(g), score=float(s))
-        for (q, locale), n, g, s in zip(keys, count, growth, score, strict=True)
-        if g >= MIN_GROWTH and s >= MIN_SCORE
-    ]
-    return sorted(found, key=lambda t: (-t.score, t.query, t.locale))
+    rows = np.flatnonzero((now >= MIN_SEARCHES) & (all_then > 0))
+    now, then, all_now, all_then = (values[rows] for values in (now, then, all_now, all_then))
+    growth = (now + 0.5) / np.maximum(all_now, 1) / ((then + 0.5) / np.maximum(all_then, 1))
+    score = rise_score(now, then, all_now, all_then)
+    rises = (growth >= MIN_GROWTH) & (score >= MIN_SCORE)
+    return rows[rises], score[rises], growth[rises]
 
 
 def rise_score(now: NDArray, then: NDArray, all_now: NDArray, all_then: NDArray) -> NDArray[np.float64]:
@@ -98,10 +91,3 @@ def num_searches(log: pa.Table) -> dict[tuple[str, str], int]:
         key = (normalize_query(row["query"]), row["locale"])
         out[key] = out.get(key, 0) + row["count_all"]
     return out
-
-
-def _by_locale(searches: dict[tuple[str, str], int]) -> dict[str, int]:
-    totals: dict[str, int] = {}
-    for (_, locale), num in searches.items():
-        totals[locale] = totals.get(locale, 0) + num
-    return totals

@@ -21,14 +21,14 @@ class Window:
     until: datetime | None
 
     @classmethod
-    def of(cls, cfg: SampleConfig, log: pa.Table, now: datetime) -> "Window | None":
+    def of(cls, cfg: SampleConfig, newest: datetime | None, now: datetime) -> "Window | None":
         """The window that the config asks for; None: the whole log.
 
         The last days of a log are whole days, so that the window stands still while the newest day fills.
 
         Args:
             cfg: Which part of the log.
-            log: Schema SEARCH_LOG.
+            newest: Time of the log's last event; None: it is empty.
             now: The present when the log was read. Ingest lets events be a day ahead of it; one such would else have the last
                 day for itself.
 
@@ -39,26 +39,26 @@ class Window:
             return cls(since=cfg.since, until=cfg.until) if cfg.since or cfg.until else None
         until = cfg.until
         if until is None:
-            newest = pc.max(log["timestamp"]).as_py()
             if newest is None:
                 raise UserError("sample.days: the search log is empty, so it has no last days; leave sample.days out")
             until = datetime.combine(min(newest, now).astimezone(UTC), time(), UTC) + timedelta(days=1)
         return cls(since=until - timedelta(days=cfg.days), until=until)
 
     def split(self, log: pa.Table) -> tuple[pa.Table, pa.Table]:
-        """Rows of the log (schema SEARCH_LOG) in the window, and those before it.
-
-        Raises:
-            UserError: no event is in the window, so that nothing of the log would be sampled.
-        """
+        """Rows of the log (schema SEARCH_LOG) in the window, and those before it."""
         at = log["timestamp"].cast(_TIME)
         is_before = pc.less(at, pa.scalar(self.since, _TIME)) if self.since else pa.array([False] * log.num_rows)
         inside = log.filter(pc.and_(pc.invert(is_before), pc.less(at, pa.scalar(self.until or datetime.max, _TIME))))
-        if not inside.num_rows:
-            span = pc.min_max(at).as_py()
-            has = f"its events are from {span['min']} to {span['max']}" if log.num_rows else "it is empty"
-            raise UserError(f"sample.since, until, days: no event of the search log is in {self}; {has}")
         return inside, log.filter(is_before)
+
+    def no_event(self, oldest: datetime | None, newest: datetime | None) -> UserError:
+        """The error of a window without events, of which nothing would be sampled.
+
+        Args:
+            oldest, newest: Of the log; None: it is empty.
+        """
+        has = "it is empty" if oldest is None else f"its events are from {oldest} to {newest}"
+        return UserError(f"sample.since, until, days: no event of the search log is in {self}; {has}")
 
     def seed(self, seed: int) -> int:
         """A seed of this window's own, so that the runs of two days do not draw the same pairs."""

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from minimal import peak_bytes
+from sampling import public_queries
 
 from ray_app.base.config import EnrichConfig, IngestLimits, SampleConfig, UbiSource, load_config
 from ray_app.base.errors import UserError
@@ -17,7 +18,6 @@ from ray_app.sources.validate import check_batch, settle, table_rules
 from ray_app.stages.engagement.events import allowed_events, engaged_pairs, once_per_client
 from ray_app.stages.enrich.engaged_queries import top_engaged_queries
 from ray_app.stages.ingest import stage
-from ray_app.stages.sample.public_queries import public_queries
 from ray_app.stages.sample.window import Window
 from ray_app.tables.manifest import read_output
 
@@ -248,7 +248,7 @@ def test_an_event_of_tomorrow_does_not_move_the_window(tmp_path):
     honest = [event(f"c{i}", at=noon - timedelta(hours=i)) for i in range(20)]
     forged = [event("x", at=noon + timedelta(hours=23))]
     _, rows, _ = ingested(tmp_path, honest + forged, until=noon.isoformat())
-    inside, _ = Window.of(SampleConfig(days=1), rows, noon).split(rows)
+    inside, _ = Window.of(SampleConfig(days=1), max(rows["timestamp"].to_pylist()), noon).split(rows)
     assert (rows.num_rows, inside.num_rows, max(inside["timestamp"].to_pylist())) == (21, 13, noon)
 
 
@@ -325,4 +325,4 @@ def test_only_queries_of_five_visitors_are_public(tmp_path):
     log = [event(f"c{i}", "Red  Mug", action="impression") for i in range(5)]
     log += [event("jane", PRIVATE, action="impression", at=later(i)) for i in range(50)]
     rows = ingested(tmp_path, log)[1]
-    assert public_queries(rows, EnrichConfig()).to_pylist() == [{"query": "red mug", "num_clients": 5}]
+    assert public_queries(rows, EnrichConfig()) == [{"query": "red mug", "num_clients": 5}]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ray_app.stages.sample.effective_size import describe_weights, effective_size, pooled_effective_size
+from ray_app.stages.sample.effective_size import WeightSums, effective_size, pooled_effective_size
 
 
 def test_a_hand_computed_case():
@@ -21,9 +21,12 @@ def test_strata_pool_to_the_size_of_all():
 
 
 def test_nothing_drawn_has_no_size_and_no_design_effect():
-    assert describe_weights(np.array([])) == {"effective_size": 0.0, "design_effect": None}
+    assert WeightSums.of([]).described == {"effective_size": 0.0, "design_effect": None}
     assert pooled_effective_size([], []) == 0.0
 
 
 def test_the_design_effect_is_pairs_over_effective_size():
-    assert describe_weights(np.array([1.0, 3.0])) == {"effective_size": 1.6, "design_effect": 1.25}
+    assert WeightSums.merged([WeightSums.of([1.0]), WeightSums.of([3.0])]).described == {
+        "effective_size": 1.6,
+        "design_effect": 1.25,
+    }

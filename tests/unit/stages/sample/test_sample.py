@@ -5,15 +5,15 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 import pytest
+from sampling import OneBucket, sample_pairs
 
 from ray_app.base.config import SampleConfig
 from ray_app.base.schemas import PAIRS, SEARCH_LOG
 from ray_app.base.text import normalize_query
 from ray_app.features.bm25 import Bm25Index
-from ray_app.stages.sample.draw import sample_pairs
-from ray_app.stages.sample.pair_sources import query_budgets
+from ray_app.stages.sample.pair_sources import find_candidates, rank_candidates
 from ray_app.stages.sample.pilot import Deviations, stratum_deviations
-from ray_app.stages.sample.population import build_population
+from ray_app.stages.sample.population import SELECTED
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ PIN_IDS = [f"p{i:02d}" for i in range(len(TEXTS))]
 INDEX = Bm25Index.build(TEXTS)
 # Every query shows five pins; each second search gets a click on the first.
 ALLOCATIONS = ("sqrt", "proportional", "neyman")
-UNEQUAL = Deviations(overall=1.0, by_stratum={"en-US/head/top": 4.0, "en-US/tail/middle": 0.3}, num_labels=99)
+UNEQUAL = Deviations(overall=1.0, by_stratum={"en-US/head/top": 4.0, "en-US/torso/middle": 0.3}, num_labels=99)
 EVENTS = [(thing, f"p{(7 * q + 3 * i) % 30:02d}", i + 1) for q, thing in enumerate(THINGS) for i in range(5)]
 
 
@@ -270,7 +270,7 @@ def fingerprint(pairs):
 
 def test_the_default_sample_is_what_it_was():
     """A sample that changes without a reason costs all of its labels again."""
-    assert fingerprint(sample()[0]) == "47dd967cea8f"
+    assert fingerprint(sample()[0]) == "d4a5de67744e"
 
 
 def test_neyman_without_deviations_is_proportional():
@@ -321,14 +321,14 @@ def test_trending_queries_are_a_band_of_their_own():
 
 def test_trending_queries_get_more_retrieved_pairs():
     """`trending_boost` times their weight beside the other queries; 1 changes nothing."""
-    population = build_population(LOG, PIN_IDS, trending={("desk", "en-US")})
-    tops = [INDEX.top_k(query, 10)[0] for query in population.queries]
-    desk, lamp = population.queries.index("desk"), population.queries.index("lamp")
     ratio = {}
     for boost in (1, 3):
         cfg = SampleConfig(since=datetime(2023, 1, 1), trending_boost=boost)
-        weights = query_budgets(population, INDEX, tops, cfg)
-        ratio[boost] = weights[desk] / weights[lamp]
+        rows = [(query, "en-US", "trending" if query == "desk" else "tail", 1, 0.0, 1.0) for query in ("desk", "lamp")]
+        selected = pa.Table.from_pylist([dict(zip(SELECTED.names, row, strict=True)) for row in rows], schema=SELECTED)
+        found = find_candidates(OneBucket(LOG, PIN_IDS, INDEX, None).bucket(0, selected), LOG, selected, 10)
+        weight = rank_candidates(found, np.arange(2), selected, 10, cfg).queries["weight"].to_pylist()
+        ratio[boost] = weight[0] / weight[1]
     assert ratio[3] == pytest.approx(3 * ratio[1])
 
 

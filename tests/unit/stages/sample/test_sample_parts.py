@@ -5,7 +5,12 @@ import pytest
 from ray_app.base.config import SampleConfig
 from ray_app.base.hashing import text_keys, uniform
 from ray_app.base.schemas import SEARCH_LOG
-from ray_app.stages.sample.stage import product_type_queries, source_note, split_roles, zero_shot_neighbors
+from ray_app.base.storage import Storage
+from ray_app.stages.sample.catalogue import zero_shot_neighbors
+from ray_app.stages.sample.log_events import LogEvents, product_types
+from ray_app.stages.sample.pair_sources import depth_of_bucket
+from ray_app.stages.sample.stage import split_roles
+from ray_app.tables.buckets import bucketed_output, write_bucket
 
 
 def test_numbers_are_uniform_and_belong_to_their_content():
@@ -30,7 +35,7 @@ def test_splits_decide_who_is_held_out_and_who_is_wanted():
 def test_a_kind_of_pins_without_a_locale_is_asked_from_an_unknown_one():
     """An empty text would be a locale of its own, beside the log's `und`."""
     pins = pa.table({"title": ["Red mug", "Blue mug"], "locale": pa.array(["de-DE", None], pa.string())})
-    assert product_type_queries(pins, 1) == {("mug", "de-DE"), ("mug", "und")}
+    assert product_types(pins) == {("mug", "de-DE"): 1, ("mug", "und"): 1}
 
 
 def vectors(rows):
@@ -61,12 +66,28 @@ def log(pin_ids, action="impression"):
         (log(["p", "p"]), "no engagement"),
     ],
 )
-def test_a_log_that_could_not_be_used_as_intended_is_noted(table, words):
-    assert words in source_note(table, ["p"])
+def test_a_log_that_could_not_be_used_as_intended_is_noted(table, words, tmp_path):
+    assert words in note(table, tmp_path)
 
 
-def test_a_log_with_engagement_needs_no_note():
-    assert source_note(log(["p"], "click"), ["p"]) is None
+def test_a_log_with_engagement_needs_no_note(tmp_path):
+    assert note(log(["p"], "click"), tmp_path) is None
+
+
+def note(table, folder):
+    store = Storage(str(folder))
+    tables = {"search_log": table, "pin_texts": pa.table({"pin_id": ["p"]})}
+    log, pins = (bucketed_output(n, n, [write_bucket(store, n, 0, some, 100)]) for n, some in tables.items())
+    return LogEvents(store=store, output=log, window=None).use(pins, 0).note
+
+
+@pytest.mark.parametrize("num_buckets", [1, 2, 16, 1024])
+def test_a_bucket_offers_enough_of_its_best_pins(num_buckets):
+    """Else a query's best pins would depend on how many buckets there are."""
+    depth = depth_of_bucket(100, num_buckets)
+    most = np.random.default_rng(0).binomial(100, 1 / num_buckets, 1_000_000).max()
+    assert most <= depth <= 100
+    assert depth < 20 or num_buckets < 100
 
 
 def test_shares_must_sum_to_one():

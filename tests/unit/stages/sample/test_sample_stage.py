@@ -37,6 +37,7 @@ def fill(table, schema):
 
 
 def write_inputs(cfg, store, log_queries=("laptop", "bag"), pins=("p0", "p2"), times=None, clients=None):
+    queries = sorted({"laptop", "desk", "bag", *log_queries})
     tables = {
         "ingest": {
             "search_log": fill(
@@ -63,7 +64,7 @@ def write_inputs(cfg, store, log_queries=("laptop", "bag"), pins=("p0", "p2"), t
                 names=["pin_id", "title_embedding", "text_embedding"],
             ),
             "zero_shot_queries": pa.table(
-                {"query": ["laptop", "desk", "bag"], "embedding": vectors([[1, 0], [0, 1], [0, 1]])}
+                {"query": queries, "embedding": vectors([[1, 0] if "laptop" in q else [0, 1] for q in queries])}
             ),
         },
     }

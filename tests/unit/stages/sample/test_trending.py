@@ -3,9 +3,10 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 import pytest
+from sampling import find_trending
 
 from ray_app.base.schemas import SEARCH_LOG
-from ray_app.stages.sample.trending import find_trending, rise_score
+from ray_app.stages.sample.trending import rise_score
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
