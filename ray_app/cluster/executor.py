@@ -223,7 +223,7 @@ class ModelWork:
             "%s: %d rows, %d distinct; %d have a result, %d to compute",
             table, before.wanted, unique, unique - missing, missing,
         )  # fmt: skip
-        todo = _first_rows(plans, max_rows)
+        todo = _first_rows(plans, max_rows, self.rows_per_block)
         if not todo:
             return before
         num_present, num_rows = sum(plan.present for plan in plans), sum(rows for _, rows in todo)
@@ -394,14 +394,21 @@ def _connect_and_allocate(pool: PoolRequest, num_blocks: int) -> PoolAllocation:
     return allocate_pool(pool, *cluster_nodes())
 
 
-def _first_rows(plans: Sequence[_BucketPlan], max_rows: int | None) -> list[tuple[_BucketPlan, int]]:
-    """Buckets that lack something, with how many of their missing rows are to be computed, at most `max_rows` together."""
+def _first_rows(
+    plans: Sequence[_BucketPlan], max_rows: int | None, rows_per_block: int
+) -> list[tuple[_BucketPlan, int]]:
+    """Buckets that lack something, with how many of their missing rows are to be computed: about `max_rows` together.
+
+    In whole blocks, so that those of the next run are cut where they would have been.
+    """
     left, found = max_rows, []
     for plan in plans:
-        num_rows = plan.missing if left is None else min(plan.missing, left)
+        num_rows = plan.missing
+        if left is not None and num_rows > left:
+            num_rows = min(num_rows, -(-left // rows_per_block) * rows_per_block)
         if num_rows:
             found.append((plan, num_rows))
-        left = None if left is None else left - num_rows
+        left = None if left is None else max(0, left - num_rows)
     return found
 
 

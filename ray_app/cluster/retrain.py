@@ -44,6 +44,7 @@ class RetrainPolicy:
         if steady != before or old is None or old.num_buckets != new.num_buckets:
             return False
         if not all(map(store.exists, old.files)):
+            logger.warning("%s: the texts that changes are measured from are gone (%s)", manifest.stage, old.path)
             return False
         hashes = zip(old.bucket_hashes, new.bucket_hashes, strict=True)
         differing = [number for number, (a, b) in enumerate(hashes) if a != b]

@@ -68,6 +68,7 @@ class StudentFeatures:
         """
         cfg, find = catalogue.cfg, find or partial(require_output, store)
         pins = read(store, find("ingest", "pins"), ["pin_id", *cfg.features.external_embeddings])
+        pins = aligned(pins, catalogue.pin_texts["pin_id"])
         values, known = external_embedding_block(pins, cfg.features.external_embeddings)
         aux_embeddings, rates = [], None
         for name in aux_stages(cfg):

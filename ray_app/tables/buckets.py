@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from ray_app.base.config import section_hash
 from ray_app.base.errors import UserError
+from ray_app.base.hashing import bucket_of
 from ray_app.base.storage import CorruptFileError, Storage
 from ray_app.tables.manifest import Bucket, Output, hash_files, read_manifest
+from ray_app.tables.stage_run import StageRun
 
 BUCKET = "bucket"  # the column that readers of Hive-style folders see
 
@@ -58,6 +60,15 @@ def write_bucket(store: Storage, folder: str, number: int, rows: pa.Table, rows_
         num_bytes=sum(file.size_bytes for file in files),
         content_hash=hash_files(folder, {file.path: file.sha256 for file in files}),
     )
+
+
+def write_by_pin(run: StageRun, name: str, table: pa.Table, num_buckets: int) -> Output:
+    """Write a table by pin that is in this process, in buckets; rows stay in the order given."""
+    folder = run.table_folder(name)
+    parts = split_rows(table, bucket_of(table["pin_id"].to_pylist(), num_buckets), num_buckets)
+    rows_per_file = run.cfg.tables.rows_per_file
+    buckets = [write_bucket(run.store, folder, number, part, rows_per_file) for number, part in enumerate(parts)]
+    return run.add_table(bucketed_output(name, folder, buckets))
 
 
 def bucketed_output(name: str, folder: str, buckets: Iterable[Bucket]) -> Output:

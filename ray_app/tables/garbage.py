@@ -38,10 +38,12 @@ def collect_all(store: Storage, keep_days: int = 0) -> GarbageCounts:
     manifests = [manifest for name in names if (manifest := read_manifest(store, name)) is not None]
     releases = list_releases(store)
     named = [output.path for manifest in manifests for output in manifest.outputs.values()]
+    # What the next changes are measured from (`RetrainPolicy`): without it all models would be trained again.
+    named += [manifest.pin_texts.path for manifest in manifests if manifest.pin_texts is not None]
     named += [source.path for release in releases for source in release.sources.values()]
     files = [path for root in ("tables", "models") for path in store.list_files(root)]
     dropped = sorted(set(map(_version, files)) - set(map(_version, named)))
-    for folder in dropped:
+    for folder in [*dropped, "tmp"]:  # of jobs that were killed, and whose inputs have changed since
         store.delete(folder)
 
     rows, since = 0, today() - timedelta(days=keep_days - 1) if keep_days else None

@@ -241,7 +241,7 @@ class Ledger:
         for path in store.list_files(f"ledger/{table}/{recipe}", ".parquet"):
             data = store.read_bytes(path)
             if _file_name(data) == path.rpartition("/")[2]:
-                schema = decode_table(data, path).schema
+                schema = _with_day(decode_table(data, path)).schema
                 return cls(store, table, recipe, schema.remove(schema.get_field_index(_COMMITTED.name)))
         return None
 
@@ -264,25 +264,34 @@ class Ledger:
         return dropped
 
     def compact(self, bucket: int) -> int:
-        """Merge the small files of a bucket, if there are many; returns how many were merged.
+        """Merge the small files of a bucket while there are many; returns how many were merged. Torn ones are deleted.
 
         The merged file is written before the others are deleted: a kill in between, or a reader who has listed the old files,
         loses nothing. Two may merge at the same time: equal rows give equal files.
         """
-        folder = self._bucket_folder(bucket)
-        small = self.store.list_files(folder, ".parquet", max_bytes=_MERGED_BYTES)
+        num_merged = 0
+        while (merged := self._merge_some(bucket)) > 1:
+            num_merged += merged
+        return num_merged
+
+    def _merge_some(self, bucket: int) -> int:
+        """Merge small files of a bucket into one of `_MERGED_BYTES` or a little more; returns how many, 0: they are few."""
+        small = self.store.list_files(self._bucket_folder(bucket), ".parquet", max_bytes=_MERGED_BYTES)
         if len(small) < _MAX_SMALL_FILES:
             return 0
         blocks, merged, num_bytes = [], [], 0
         for path in small:
             data = self.store.read_bytes(path)
             if _file_name(data) != path.rpartition("/")[2]:
-                continue  # torn: who computes its rows again replaces it
-            blocks.append(decode_table(data, path))
+                self.store.delete(path)  # torn: its rows count as absent
+                continue
+            blocks.append(_with_day(decode_table(data, path)))
             merged.append(path)
             num_bytes += len(data)
             if num_bytes > _MERGED_BYTES:
                 break
+        if not blocks:
+            return 0
         rows = pa.concat_tables(blocks)
         rows = rows.take(first_rows(key_numbers(rows["content_key"]))).sort_by("content_key")
         written = self._write(bucket, rows)
@@ -331,13 +340,22 @@ class Ledger:
             # A whole file may still be of another schema, written by other code under the same recipe.
             fields = self.schema.append(_COMMITTED)
             schema = pa.schema([fields.field(name) for name in columns])
-            return cast_to(decode_table(data, path, columns), schema, path)
+            own = [name for name in columns if name != _COMMITTED.name]
+            table = _with_day(decode_table(data, path)) if len(own) < len(columns) else decode_table(data, path, own)
+            return cast_to(table, schema, path)
         except CorruptFileError:
             return None
         except (UserError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise UserError(
                 f"{self.store.shown}/{self.folder} holds results of another schema ({one_line(error)}); delete that folder"
             ) from None
+
+
+def _with_day(rows: pa.Table) -> pa.Table:
+    """The rows with the day of their commit; those of a version that did not note it are old."""
+    if _COMMITTED.name in rows.column_names:
+        return rows
+    return rows.append_column(_COMMITTED, pa.array([date(1970, 1, 1)] * rows.num_rows, _COMMITTED.type))
 
 
 def today() -> date:

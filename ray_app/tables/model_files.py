@@ -8,6 +8,7 @@ import pyarrow as pa
 from ray_app.base.columns import aligned
 from ray_app.base.errors import UserError
 from ray_app.base.storage import CorruptFileError, Storage, StoredFile, is_below
+from ray_app.tables.buckets import write_by_pin
 from ray_app.tables.manifest import Manifest, Output, check_output, is_hash, read_output
 from ray_app.tables.stage_run import StageRun
 
@@ -98,7 +99,7 @@ def keep_model(
     table = aligned(
         read_output(store, finished.output(pins)), read_output(store, policy.pin_texts, ["pin_id"])["pin_id"]
     )
-    run.write_table(pins, table)
+    write_by_pin(run, pins, table, policy.pin_texts.num_buckets)
     run.write_table(others, read_output(store, finished.output(others)))
     add_model(run, model, finished.output(model).path)
     info = {"kept": finished.fingerprint} | finished.info

@@ -18,6 +18,7 @@ from ray_app.features.engagement_rates import RATE_NAMES, engagement_rates
 from ray_app.sources.held_out import HeldOut
 from ray_app.stages.engagement.events import allowed_events, engaged_pairs, once_per_client
 from ray_app.stages.engagement.two_tower import train
+from ray_app.tables.buckets import write_by_pin
 from ray_app.tables.manifest import Manifest, Output, read_output, require_output
 from ray_app.tables.model_files import keep_model
 from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
@@ -94,7 +95,7 @@ def _learn(run: StageRun, inputs: dict[str, Output], held_out: HeldOut) -> Stage
             "rates": matrix_column(rates, shown),
         }
     )
-    run.write_table("engagement_pins", table)
+    write_by_pin(run, "engagement_pins", table, inputs["pin_texts"].num_buckets)
     run.write_table("engagement_queries", pa.table({"query": pa.array(sorted(events["query"].unique()), pa.string())}))
     folder = f"models/engagement_model/{run.fingerprint}"
     run.add_output("engagement_model", folder, trained.tower.save(store, folder))

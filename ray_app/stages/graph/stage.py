@@ -16,6 +16,7 @@ from ray_app.cluster.retrain import RetrainPolicy
 from ray_app.cluster.tasks import run_task
 from ray_app.stages.graph.edges import board_edges
 from ray_app.stages.graph.sage import train
+from ray_app.tables.buckets import write_by_pin
 from ray_app.tables.manifest import Manifest, Output, read_output, require_output
 from ray_app.tables.model_files import keep_model
 from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
@@ -69,7 +70,7 @@ def _learn(run: StageRun, pin_texts: Output, vectors: Output, saves: Output, enc
     found, known = np.zeros((len(pin_ids), cfg.graph.dim), np.float32), np.zeros(len(pin_ids), bool)
     found[on_board], known[on_board] = trained.pin_vectors, True
     table = pa.table({"pin_id": pin_ids, "graph_embedding": matrix_column(found, known)})
-    run.write_table("graph_pins", table)
+    write_by_pin(run, "graph_pins", table, pin_texts.num_buckets)
     every = np.ones(len(board_ids), bool)
     run.write_table(
         "graph_boards",

@@ -109,3 +109,13 @@ def test_labels_of_another_days_sample_are_kept_for_some_days_though_files_are_m
     assert sorted(ledger.present_keys().to_pylist()) == sorted(left)
     assert collect_all(store, keep_days=30).ledger_rows == 0
     assert collect_all(store).ledger_rows == 30
+
+
+def test_the_texts_that_changes_are_measured_from_stay(store):
+    """Without them the day after is a full training: teacher, sample and student."""
+    cfg = make_config(store.uri)
+    old = StageRun("enrich", cfg, store, 1, [], []).write_table("pin_texts", pa.table({"pin_id": ["p"]}))
+    StageRun("distill", cfg, store, 1, [], []).finish({"rows_out": 1}, pin_texts=old)
+    store.write_bytes("tmp/sample/x/selected.parquet", b"of a job that was killed")
+    assert collect_all(store).folders == 0
+    assert store.list_files("tables") == old.files and store.list_files("tmp") == []

@@ -9,7 +9,8 @@ import pytest
 from ray_app.base.content_key import content_keys, pin_keys
 from ray_app.base.errors import UserError
 from ray_app.base.hashing import bucket_of, buckets_of_hashes
-from ray_app.base.storage import Storage
+from ray_app.base.storage import Storage, encode_table
+from ray_app.tables import ledger as tables_ledger
 from ray_app.tables.keys import KeySet, key_numbers
 from ray_app.tables.ledger import Ledger, missing_rows
 
@@ -268,11 +269,35 @@ def test_merging_disturbs_no_reader_and_a_kill_in_its_middle_loses_nothing(ledge
     assert {n for block in (first, *blocks) for n in block["length"].to_pylist()} == set(range(20))
 
 
-def test_a_torn_file_is_not_merged_and_its_rows_are_not_taken_for_there(ledger):
+@pytest.mark.parametrize("num_torn", [1, 20])
+def test_a_torn_file_is_not_merged_and_its_rows_are_not_taken_for_there(ledger, num_torn):
+    """Those of a bucket without a whole file ended the job with a traceback, after its work."""
     for i in range(20):
         ledger.commit(keyed([i]))
-    torn = ledger.files()[3]
-    ledger.store.write_bytes(torn, b"PAR1")
+    for torn in ledger.files()[:num_torn]:
+        ledger.store.write_bytes(torn, b"PAR1")
     ledger.compact(0)
     scan = ledger.scan()
-    assert scan.corrupt_files == [torn] and scan.table.num_rows == 19
+    assert scan.corrupt_files == [] and scan.table.num_rows == 20 - num_torn
+
+
+def test_merging_ends_with_few_files_however_many_there_were(ledger, monkeypatch):
+    """One merge at each job's end left readers with the files of a large first run for weeks."""
+    monkeypatch.setattr(tables_ledger, "_MERGED_BYTES", 20_000)
+    for i in range(100):
+        ledger.commit(keyed([i]))
+    ledger.compact(0)
+    assert len(ledger.files()) < 20
+    assert ledger.scan().table.num_rows == 100
+
+
+def test_a_ledger_of_a_version_that_did_not_note_the_day_is_kept_and_read(ledger):
+    """Its captions cost GPU time; the message said to delete that folder."""
+    data = encode_table(keyed([1, 2]))
+    ledger.store.write_bytes(f"{ledger.folder}/{tables_ledger._file_name(data)}", data)
+    ledger.commit(keyed([3]))
+    assert ledger.drop_errors() == 0
+    found = Ledger.found(ledger.store, ledger.table, ledger.recipe)
+    assert found.schema == SCHEMA
+    assert found.collect_garbage(KeySet.of([keyed([2])["content_key"]]), since=tables_ledger.today()) == 1
+    assert keys(ledger) == sorted(keyed([2, 3])["content_key"].to_pylist())
