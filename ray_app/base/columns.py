@@ -18,6 +18,8 @@ def matrix_or_zero(column: pa.ChunkedArray) -> np.ndarray:
 
 def aligned(table: pa.Table, pin_ids: pa.ChunkedArray) -> pa.Table:
     """A table by pin_id with one row per pin of `pin_ids`, in their order; pins that it lacks have nulls."""
+    if table.num_columns == 1:
+        return pa.table({"pin_id": pin_ids})  # without a column Arrow forgets how many rows there are
     found = table.drop_columns(["pin_id"]).take(pc.index_in(pin_ids, value_set=table["pin_id"]))
     return found.add_column(0, "pin_id", pin_ids)
 

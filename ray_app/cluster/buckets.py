@@ -54,8 +54,9 @@ def map_buckets(function: Callable[[int], Result], numbers: Sequence[int]) -> li
 
 
 def shuffle(
-    items: Sequence[Any], split: Split, reduce: Callable[[int, pa.Table], Result], num_parts: int, schema: pa.Schema
-) -> list[Result]:
+    items: Sequence[Any], split: Split, reduce: Callable[[int, pa.Table], Result], num_parts: int, schema: pa.Schema,
+    items_in_tasks: bool = False,
+) -> list[Result]:  # fmt: skip
     """Bring rows of many items together by part.
 
     Which rows meet depends on `split` and the number of parts alone, and `reduce` has to bring them into an order, so that the
@@ -67,6 +68,7 @@ def shuffle(
         reduce: (number of a part, all its rows in any order) -> a small result. Runs in a Ray task.
         num_parts: With one, all of this runs in this process.
         schema: Of the rows.
+        items_in_tasks: With one part too: the items are many, though what is made of them is small.
 
     Returns:
         One result per part.
@@ -74,7 +76,7 @@ def shuffle(
     Raises:
         UserError: of `split` or `reduce`, or the tasks died.
     """
-    if num_parts == 1:
+    if num_parts == 1 and not (items_in_tasks and len(items) > 1):
         return [reduce(0, pa.concat_tables([schema.empty_table(), *(split(item)[0] for item in items)]))]
     rows = [{"item": pickle.dumps(item)} for item in items]
 

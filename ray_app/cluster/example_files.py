@@ -68,7 +68,7 @@ def num_files(num_rows: int, loops: Sequence[TrainConfig]) -> int:
 
 def write_examples(
     store: Storage, folder: str, items: Sequence[Any], placed: Callable[[Any], Placed], num_parts: int,
-    loops: Sequence[TrainConfig], num_features: int,
+    loops: Sequence[TrainConfig], num_features: int, in_tasks: bool = False,
 ) -> WrittenExamples:  # fmt: skip
     """Write the examples of some items, such as buckets, for trainings that read all of them.
 
@@ -77,6 +77,7 @@ def write_examples(
         num_parts: Of `num_files`.
         loops: Of the trainings: if one of them compares the pins of a query, a query's examples are in one file.
         num_features: Of each example.
+        in_tasks: Make the examples in tasks even if there is one part.
     """
     by_query = any(loop.margin_mse_weight > 0 for loop in loops)
     written = shuffle(
@@ -85,6 +86,7 @@ def write_examples(
         partial(_write, store, folder, num_features),
         num_parts,
         _schema(num_features),
+        items_in_tasks=in_tasks,
     )
     total, squares = (np.sum([part.features[i] for part in written], axis=0) for i in range(2))
     num_train = sum(part.train_rows for part in written)

@@ -1,6 +1,6 @@
 """A program for test_no_process_holds_a_table: stages over many buckets, each read of a table noted with the task that reads.
 
-python recorded_reads.py CONFIG FOLDER_OF_NOTES
+python recorded_reads.py CONFIG FOLDER_OF_NOTES STAGE...
 """
 
 import functools
@@ -43,7 +43,7 @@ def main() -> None:
     )  # fmt: skip
     note_reads()
     store = Storage(cfg.output)
-    for name in ("ingest", "caption", "enrich", "zero_shot", "corpus_statistics"):
+    for name in sys.argv[3:]:
         load_stage(name).run(cfg, store)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -19,8 +20,9 @@ from ray_app.tables.manifest import read_manifest, read_output
 
 NUM_BUCKETS, NUM_PINS = 64, 400
 BY_PIN = {"ingest": ("pins", "boards", "search_log"), "caption": ("captions",), "enrich": ("pin_texts",)}
-BY_PIN |= {"zero_shot": ("zero_shot_pins",)}
-STAGES = list(BY_PIN)
+BY_PIN |= {"zero_shot": ("zero_shot_pins",), "sample": ("pairs",), "label": ("soft_labels",)}
+STAGES = ["ingest", "caption", "enrich", "zero_shot", "corpus_statistics"]
+LATER = ["train_teacher", "sample", "label", "distill"]
 
 
 def write_sources(folder):
@@ -32,7 +34,10 @@ def write_sources(folder):
             "event_id,timestamp,query,locale,pin_id,action,client_id",
             *(f"e{i},2026-01-01,query {i % 7},en-US,p{i % NUM_PINS},click,c{i}" for i in range(3 * NUM_PINS)),
         ],
-        "human_labels": ["query,locale,pin_id,rater_id,grade", "query 1,en-US,p3,r,4"],
+        "human_labels": [
+            "query,locale,pin_id,rater_id,grade",
+            *(f"query {i},en-US,p{i},r,{1 + i % 5}" for i in range(20, 30)),
+        ],
     }
     for name, (header, *lines) in tables.items():
         (folder / name).mkdir()
@@ -43,9 +48,12 @@ def write_sources(folder):
 
 def write_config(folder, encoder, num_buckets):
     """Of sources of a few files each."""
+    train = {"epochs": 1, "batch_size": 32}
     tree = config_tree(
         folder / "out", ingest=write_sources(folder), features={"zero_shot_model": encoder},
         tables={"num_buckets": num_buckets, "bucket_bytes": 2000}, enrich={"min_clients": 1},
+        train_teacher={"base_model": encoder, "max_tokens": 32, "train": train}, sample={"num_pairs": 300, "depth": 20},
+        distill={"base_model": encoder, "dim": 8, "train": train, "feature_train": train},
     )  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(tree))
     return folder / "config.yaml"
@@ -69,7 +77,7 @@ def recorded(tmp_path_factory, tiny_encoder):
     folder = tmp_path_factory.mktemp("recorded")
     config = write_config(folder, tiny_encoder, NUM_BUCKETS)
     (folder / "notes").mkdir()
-    program("recorded_reads.py", config, folder / "notes")
+    program("recorded_reads.py", config, folder / "notes", *STAGES, *LATER, "embed")
     reads = [line.split() for notes in (folder / "notes").iterdir() for line in notes.read_text().splitlines()]
     return Storage(load_config(config).output), [(task, path) for task, path in reads]
 
@@ -84,7 +92,7 @@ def test_no_process_holds_a_table(recorded):
         for number, bucket in enumerate(read_manifest(store, stage).output(table).buckets)
         for path in bucket.files
     }
-    assert len(bucketed) == 6 * NUM_BUCKETS
+    assert len(bucketed) == 8 * NUM_BUCKETS
     read_by = defaultdict(set)
     for task, path in reads:
         if path in bucketed:
@@ -107,6 +115,10 @@ def test_rows_of_all_buckets_are_there(recorded):
             assert output.num_buckets == NUM_BUCKETS
             assert read_output(store, output).num_rows == output.rows == sum(bucket.rows for bucket in output.buckets)
     assert read_manifest(store, "zero_shot").output("zero_shot_pins").rows == NUM_PINS
+    made = {name: read_manifest(store, name).counts for name in ("sample", "label", "distill", "embed")}
+    assert 200 < made["sample"]["rows_out"] == made["label"]["rows_out"] <= 300
+    assert (made["label"]["errors"], made["embed"]["rows_out"]) == (0, NUM_PINS)
+    assert made["distill"]["rows_out"] >= made["label"]["rows_out"]
 
 
 def test_duckdb_and_polars_read_a_table_with_one_line(recorded):
@@ -126,7 +138,7 @@ def test_duckdb_and_polars_read_a_table_with_one_line(recorded):
 @pytest.fixture(scope="module")
 def on_one_node(tmp_path_factory, tiny_encoder):
     config = write_config(tmp_path_factory.mktemp("one"), tiny_encoder, 4)
-    return json.loads(program("stages_on_nodes.py", config, 1, *STAGES))
+    return config, json.loads(program("stages_on_nodes.py", config, 1, *STAGES, *LATER))
 
 
 @pytest.mark.parametrize(
@@ -138,4 +150,28 @@ def test_the_number_of_nodes_and_the_death_of_one_change_no_byte(tmp_path, tiny_
     """Rows come in another order then, and tasks are run again. The object stores are small, 256 MB each."""
     config = write_config(tmp_path, tiny_encoder, 4)
     killing = ["--kill", kill] if kill else []
-    assert json.loads(program("stages_on_nodes.py", config, num_nodes, *STAGES, *killing)) == on_one_node
+    found = json.loads(program("stages_on_nodes.py", config, num_nodes, *STAGES, *killing))
+    assert found == {name: on_one_node[1][name] for name in STAGES}
+
+
+@pytest.mark.parametrize(
+    "kill", ["tmp/sample", "tmp/examples"], ids=["a node dies in sample", "a node dies in distill"]
+)
+def test_the_death_of_a_node_changes_no_pair_no_label_and_no_example(tmp_path, on_one_node, kill):
+    """Of the run before, with what is made again deleted."""
+    config, expected = on_one_node
+    tree = yaml.safe_load(config.read_text())
+    shutil.copytree(tree["output"], tmp_path / "out")
+    for name in ("sample", "label", "distill"):
+        (tmp_path / f"out/manifests/{name}.json").unlink()
+    for made in (
+        "tables/pairs",
+        "tables/queries",
+        "tables/soft_labels",
+        "models/student",
+        "models/feature_only_student",
+    ):
+        shutil.rmtree(tmp_path / "out" / made)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree | {"output": str(tmp_path / "out")}))
+    found = json.loads(program("stages_on_nodes.py", tmp_path / "config.yaml", 2, *LATER, "--kill", kill))
+    assert found == {name: expected[name] for name in LATER}

@@ -114,6 +114,7 @@ class _Distilling:
             num_files(round(share * num_good) + len(human.order), loops),
             loops,
             len(features.names),
+            in_tasks=len(buckets) > 1,
         )
         if not written.num_valid:
             logger.warning(

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -50,11 +49,17 @@ class LogUse:
     num_impressions_before: int
     num_known: int  # rows to be sampled that name a pin of the catalogue
     num_engaged: int  # of these, engagement
+    oldest: datetime | None  # event, be it to be sampled or not; None: there is none
+    newest: datetime | None
 
     @classmethod
     def of(cls, parts: Sequence["LogUse"]) -> "LogUse":
         """Of all buckets."""
-        return cls(**{name: sum(getattr(part, name) for part in parts) for name in cls.__slots__})
+        numbers = {
+            name: sum(getattr(part, name) for part in parts) for name in cls.__slots__ if name.startswith("num_")
+        }
+        times = [time for part in parts for time in (part.oldest, part.newest) if time is not None]
+        return cls(**numbers, oldest=min(times, default=None), newest=max(times, default=None))
 
     @property
     def has_impressions(self) -> bool:
@@ -89,40 +94,35 @@ class LogEvents:
 
     def split(self, number: int) -> tuple[pa.Table, pa.Table]:
         """Events of a bucket in the window, and before it."""
-        log = self.read(number)
+        return self.cut(self.read(number))
+
+    def cut(self, log: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """Those of some events in the window, and before it."""
         return (log, log.slice(0, 0)) if self.window is None else self.window.split(log)
 
     def use(self, pin_texts: Output, number: int) -> LogUse:
         """Count a bucket."""
-        inside, before = self.split(number)
+        log = self.read(number)
+        inside, before = self.cut(log)
+        span = pc.min_max(log["timestamp"]).as_py()
         pin_ids = read_bucket(self.store, pin_texts, number, ["pin_id"])["pin_id"]
         shown = inside.filter(pc.is_in(inside["pin_id"], value_set=pin_ids, skip_nulls=True))
         engaged = pc.sum(pc.is_in(shown["action"], value_set=pa.array(ENGAGED_ACTIONS))).as_py() or 0
         return LogUse(
             num_rows=inside.num_rows, num_before=before.num_rows, num_impressions=impressions(inside).num_rows,
             num_impressions_before=impressions(before).num_rows, num_known=shown.num_rows, num_engaged=engaged,
+            oldest=span["min"], newest=span["max"],
         )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LogSpan:
-    """First and last time of a log; None: it is empty."""
+def newest_event(store: Storage, log: Output) -> datetime | None:
+    """Time of a log's last event; None: it is empty."""
 
-    oldest: datetime | None
-    newest: datetime | None
+    def newest(number: int) -> datetime | None:
+        time: datetime | None = pc.max(read_bucket(store, log, number, ["timestamp"])["timestamp"]).as_py()
+        return time
 
-
-def read_span(store: Storage, log: Output) -> LogSpan:
-    """First and last time of a log."""
-    spans = map_buckets(partial(_span, store, log), range(log.num_buckets))
-    times = [time for span in spans for time in span if time is not None]
-    return LogSpan(oldest=min(times, default=None), newest=max(times, default=None))
-
-
-def _span(store: Storage, log: Output, number: int) -> tuple[datetime | None, datetime | None]:
-    # With client_id, so that the log of an older version is refused before anything else.
-    found = pc.min_max(read_bucket(store, log, number, ["timestamp", "client_id"])["timestamp"]).as_py()
-    return found["min"], found["max"]
+    return max((time for time in map_buckets(newest, range(log.num_buckets)) if time is not None), default=None)
 
 
 def count_queries(
@@ -141,12 +141,13 @@ def count_queries(
         min_type_pins: What the catalogue calls its things is what people search for: the log of a young shop has few such
             queries. 0: product types are not counted.
     """
-    inside, before = events.split(number)
+    every = events.read(number)
+    inside, before = events.cut(every)
     parts = [count_events(inside)]
     if events.window is not None:
         for kind, log in ((SEARCHES, inside), (SEARCHES_BEFORE, before)):
             parts.append(distinct_searches(impressions(log) if only_impressions else log, kind))
-    past = judged.past(events.read(number))
+    past = judged.past(every)
     parts.append(distinct_clients(past["query"], client_of(past, enrich)))
     if min_type_pins:
         pins = read_bucket(events.store, pin_texts, number, ["title", "locale"])

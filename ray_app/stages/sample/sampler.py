@@ -118,22 +118,19 @@ class DrawnPairs:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Samples pairs. Queries are spread over as many parts as there are buckets of pins, by their text.
+    """Samples pairs.
 
     Args:
         source: Pins and log.
         scratch: For the tables between steps.
         rules: What is drawn.
+        num_parts: Over which queries are spread, by their text: a power of two. One holds the candidates of its queries.
     """
 
     source: PinSource
     scratch: Scratch
     rules: SampleRules
-
-    @property
-    def num_parts(self) -> int:
-        """Number of parts of the queries."""
-        return self.source.num_buckets
+    num_parts: int = 1
 
     # --- queries ---
 
@@ -206,7 +203,7 @@ class Sampler:
         self.scratch.write("selected", selection.queries.append_column("part", pa.array(selection.part, pa.int64())))
         if not selection.queries.num_rows or not self.source.num_pins:
             return DrawnPairs(
-                written=map_buckets(lambda number: write(number, PAIRS.empty_table()), parts),
+                written=map_buckets(lambda number: write(number, PAIRS.empty_table()), range(self.source.num_buckets)),
                 num_queries=0,
                 population=Counter(),
             )

@@ -22,7 +22,7 @@ from ray_app.features.query_table import QueryTable
 from ray_app.sources.held_out import HeldOut
 from ray_app.stages.sample.catalogue import SampledCatalogue
 from ray_app.stages.sample.effective_size import WeightSums
-from ray_app.stages.sample.log_events import LogEvents, LogUse, count_queries, read_span
+from ray_app.stages.sample.log_events import LogEvents, LogUse, count_queries, newest_event
 from ray_app.stages.sample.pair_sources import SOURCES
 from ray_app.stages.sample.pilot import Deviations, pilot_outputs, read_deviations
 from ray_app.stages.sample.sampler import Sampler, SampleRules, Selection
@@ -41,6 +41,7 @@ from ray_app.tables.manifest import (
 from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
 VERSION = 4
+_ROWS_PER_PART = 1_000_000
 _MOST_TRENDING = 20  # listed in the manifest
 
 
@@ -78,12 +79,13 @@ def _sample(
     pilot_tables: list[Output],
 ) -> StageResult:  # fmt: skip
     cfg, store, log = run.cfg, run.store, inputs["search_log"]
-    span, present = read_span(store, log), _present(store)
-    window = Window.of(cfg.sample, span.newest, present)
+    # A window that ends where the log does; else the log's end is not asked for.
+    newest = newest_event(store, log) if cfg.sample.days is not None and cfg.sample.until is None else None
+    window = Window.of(cfg.sample, newest, _present(store))
     events = LogEvents(store=store, output=log, window=window)
     used = LogUse.of(map_buckets(partial(events.use, tables.pin_texts), range(log.num_buckets)))
     if window is not None and not used.num_rows:
-        raise window.no_event(span.oldest, span.newest)
+        raise window.no_event(used.oldest, used.newest)
     deviations = read_deviations(pilot, pilot_tables) if pilot else None
     held_out, labelled = split_roles(read_output(store, inputs["splits"]), read_output(store, inputs["human_labels"]))
     rules = SampleRules(
@@ -97,7 +99,7 @@ def _sample(
     )
     scratch = Scratch(store, None if tables.num_buckets == 1 else f"tmp/sample/{run.fingerprint}")
     source = SampledCatalogue(tables, events, scratch)
-    sampler = Sampler(source, scratch, rules)
+    sampler = Sampler(source, scratch, rules, _num_parts(cfg, log, tables.num_buckets))
     try:
         rows_of = partial(
             count_queries, events=events, pin_texts=tables.pin_texts, enrich=cfg.enrich, judged=judged,
@@ -128,6 +130,15 @@ def _sample(
     # Sampling makes rows, it maps none: what comes in is what was drawn.
     counts = {"rows_in": out.rows, "rows_out": out.rows, "rows_quarantined": 0}
     return StageResult(counts=counts | {"log_rows": used.num_rows, "public_queries": public.rows}, info=info)
+
+
+def _num_parts(cfg: Config, log: Output, num_buckets: int) -> int:
+    """So many that a part's queries, and their candidates, are about a million rows."""
+    if num_buckets == 1:
+        return 1
+    num_candidates = min(cfg.sample.max_queries, log.rows) * 2 * cfg.sample.depth
+    wanted = max(2, -(-max(log.rows, num_candidates) // _ROWS_PER_PART))
+    return int(min(1 << (wanted - 1).bit_length(), num_buckets))
 
 
 @dataclass(frozen=True, kw_only=True)

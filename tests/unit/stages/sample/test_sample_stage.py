@@ -102,14 +102,11 @@ def test_queries_that_the_run_will_be_measured_on_are_not_labelled(tmp_path, sto
     assert manifest.fingerprint != sample(config(tmp_path, sample={"product_type_min_pins": 1}), store).fingerprint
 
 
-@pytest.mark.parametrize(
-    ("columns", "told"), [(["client_id"], "no column 'client_id'"), ([], "when it read the search log")]
-)
-def test_a_run_of_an_older_version_says_what_to_run_again(tmp_path, store, columns, told):
-    """It said which columns there are, and not what to do about it; of the time it was a KeyError."""
+def test_a_run_of_an_older_version_says_what_to_run_again(tmp_path, store):
+    """It said that a key is missing, and not what to do about it."""
     cfg = config(tmp_path)
-    side_world.ingested_by_an_older_version(cfg, store, *columns)
-    with pytest.raises(UserError, match=rf"{told}.*`python pipelines/ingest\.py --config \.\.\.`"):
+    side_world.ingested_by_an_older_version(cfg, store, "client_id")
+    with pytest.raises(UserError, match=r"ingest of an older version.*`python pipelines/ingest\.py --config \.\.\.`"):
         sample(cfg, store)
 
 
