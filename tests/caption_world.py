@@ -7,8 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 from ray_app.base.config import Config
+from ray_app.base.hashing import bucket_of
 from ray_app.base.schemas import PINS
 from ray_app.base.storage import Storage
+from ray_app.tables.buckets import bucketed_output, split_rows, write_bucket
 from ray_app.tables.stage_run import StageRun
 
 COLOURS = ((220, 40, 40), (40, 160, 60), (40, 80, 220), (240, 220, 60), (20, 20, 20), (240, 240, 240))
@@ -37,9 +39,13 @@ def write_images(folder: Path, numbers) -> list[str]:
 
 
 def write_pins(
-    store: Storage, images: list[str | bytes | None], titles: list[str] | None = None, parts: int = 1
+    store: Storage,
+    images: list[str | bytes | None],
+    titles: list[str] | None = None,
+    parts: int = 1,
+    num_buckets: int | None = None,
 ) -> None:
-    """What `ingest` leaves: a pin per image, given as a location, as bytes or not at all."""
+    """What `ingest` leaves: a pin per image, given as a location, as bytes or not at all; in files, or in buckets of two files."""
     columns = {
         "pin_id": [f"p{i}" for i in range(len(images))],
         "image": [image if isinstance(image, str) else None for image in images],
@@ -48,9 +54,15 @@ def write_pins(
     }
     rows = [{name: values[i] for name, values in columns.items()} for i in range(len(images))]
     table = pa.Table.from_pylist(rows, schema=PINS)
-    size = -(-len(rows) // parts)
     run = StageRun("ingest", make_config(store.uri), store, 1, settings=[], inputs=[])
-    run.write_table("pins", [table.slice(start, size) for start in range(0, len(rows), size)])
+    if num_buckets is None:
+        size = -(-len(rows) // parts)
+        run.write_table("pins", [table.slice(start, size) for start in range(0, len(rows), size)])
+    else:
+        folder, cut = run.table_folder("pins"), bucket_of(columns["pin_id"], num_buckets)
+        buckets = enumerate(split_rows(table, cut, num_buckets))
+        some = [write_bucket(store, folder, i, part, -(-part.num_rows // 2) or 1) for i, part in buckets]
+        run.add_table(bucketed_output("pins", folder, some))
     run.finish(counts={"rows_in": len(rows), "rows_out": len(rows)})
 
 

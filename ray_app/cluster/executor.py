@@ -17,12 +17,14 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from ray_app.base.config import PriceConfig
 from ray_app.base.errors import UserError
 from ray_app.cluster.blocks import BLOCK, Chain, encode_block
-from ray_app.cluster.buckets import map_buckets
+from ray_app.cluster.buckets import map_buckets, shuffle
 from ray_app.cluster.cost_estimate import CostEstimate, ReservedResources, Timing, cost_of, estimate_cost, timing
 from ray_app.cluster.failures import BlockFailedError, explain_failure, fatal_line, line
 from ray_app.cluster.progress import Progress
@@ -79,11 +81,14 @@ class Wanted:
         keyed: Bucket -> table of `content_key` and what `columns` reads, in the order that blocks are to be cut from. Must be
             the same in each run, or so are not the results.
         columns: (bucket, rows of `keyed` that are missing) -> the same rows with all columns that the chain reads.
+        place: Missing rows of `keyed` -> the bucket that each is computed with, (num_rows,): where what the chain reads for it
+            lies, if that is elsewhere than its result. None: the bucket of its key.
     """
 
     num_buckets: int
     keyed: Callable[[int], pa.Table]
     columns: Callable[[int, pa.Table], pa.Table]
+    place: Callable[[pa.Table], NDArray[np.int64]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +116,7 @@ class _BucketPlan:
     errors: int
     first_error: str | None
     corrupt_files: int
+    schema: pa.Schema  # of `Wanted.keyed`
     rows: pa.Table | None  # missing rows of `Wanted.keyed`; None: they are in the file of the plan
 
 
@@ -181,8 +187,8 @@ class ModelWork:
     def _plan_folder(self) -> str:
         return f"tmp/missing/{self.ledger.table}-{self.ledger.recipe}"
 
-    def _plan_file(self, bucket: int) -> str:
-        return f"{self._plan_folder}/bucket={bucket:04d}.parquet"
+    def _plan_file(self, bucket: int, kind: str = "bucket") -> str:
+        return f"{self._plan_folder}/{kind}={bucket:04d}.parquet"
 
     def _plan(self, wanted: Wanted, bucket: int, keep: bool = False) -> _BucketPlan:
         """What a bucket lacks.
@@ -205,7 +211,7 @@ class ModelWork:
         return _BucketPlan(
             bucket=bucket, wanted=rows.num_rows, unique=unique, missing=todo.num_rows, present=len(before.keys),
             errors=len(old), first_error=old[0].as_py() if len(old) else None, corrupt_files=len(before.corrupt_files),
-            rows=todo if keep else None,
+            schema=todo.schema, rows=todo if keep else None,
         )  # fmt: skip
 
     def _compute(
@@ -271,12 +277,14 @@ class ModelWork:
             rows = wanted.columns(0, missing_rows.slice(0, sum(num_rows for _, num_rows in todo)))
             blocks = [encode_block(block) for block in self._blocks(rows)]
             return lambda _: _rows_as_blocks([{BLOCK: block} for block in blocks]), len(blocks)
-        some = [{"bucket": plan.bucket, "num_rows": num_rows} for plan, num_rows in todo]
+        kind, some = "bucket", [(plan.bucket, num_rows) for plan, num_rows in todo]
+        if wanted.place is not None:
+            kind, some = "place", self._by_place(some, wanted.place, wanted.num_buckets, todo[0][0].schema)
 
         def load(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
             try:
                 for bucket, num_rows in zip(batch["bucket"].tolist(), batch["num_rows"].tolist(), strict=True):
-                    rows = self.ledger.store.read_table(self._plan_file(bucket)).slice(0, num_rows)
+                    rows = self.ledger.store.read_table(self._plan_file(bucket, kind)).slice(0, num_rows)
                     for block in self._blocks(wanted.columns(bucket, rows)):
                         yield {BLOCK: [encode_block(block)]}
             except Exception as error:
@@ -284,10 +292,30 @@ class ModelWork:
 
         def dataset(task_cpus: float) -> Any:
             # A row is a block of Ray's too, so that workers share them evenly and a dead one's are few.
-            blocks = _rows_as_blocks(some).map_batches(load, batch_size=1, num_cpus=task_cpus)
+            items = [{"bucket": bucket, "num_rows": num_rows} for bucket, num_rows in some]
+            blocks = _rows_as_blocks(items).map_batches(load, batch_size=1, num_cpus=task_cpus)
             return blocks.repartition(target_num_rows_per_block=1)
 
-        return dataset, sum(-(-num_rows // self.rows_per_block) for _, num_rows in todo)
+        return dataset, sum(-(-num_rows // self.rows_per_block) for _, num_rows in some)
+
+    def _by_place(
+        self, some: Sequence[tuple[int, int]], place: Callable[[pa.Table], NDArray[np.int64]], num_buckets: int,
+        schema: pa.Schema,
+    ) -> list[tuple[int, int]]:  # fmt: skip
+        """Bring the first missing rows of some buckets together by `Wanted.place`; returns (bucket, its rows), as `some`."""
+        store = self.ledger.store
+
+        def split(one: tuple[int, int]) -> tuple[pa.Table, NDArray[np.int64]]:
+            bucket, num_rows = one
+            rows = store.read_table(self._plan_file(bucket)).slice(0, num_rows)
+            return rows, place(rows)
+
+        def write(bucket: int, rows: pa.Table) -> tuple[int, int]:
+            # In files of their own: a split that is repeated, as its node died, reads the others again.
+            store.write_table(self._plan_file(bucket, "place"), rows.sort_by("content_key"))
+            return bucket, rows.num_rows
+
+        return [one for one in shuffle(some, split, write, num_buckets, schema) if one[1]]
 
     def _blocks(self, todo: pa.Table) -> list[pa.Table]:
         if self.cut is not None:

@@ -84,6 +84,11 @@ def bucketed_output(name: str, folder: str, buckets: Iterable[Bucket]) -> Output
     )
 
 
+def bucket_files(output: Output, number: int) -> list[str]:
+    """Paths of a bucket's files, in the order of the table. Of a table without buckets, bucket 0 is all of it."""
+    return output.buckets[number].files if output.buckets else output.files
+
+
 def read_bucket(store: Storage, output: Output, number: int, columns: list[str] | None = None) -> pa.Table:
     """One bucket of a table, in the order written. Of a table without buckets, bucket 0 is all of it.
 
@@ -91,9 +96,8 @@ def read_bucket(store: Storage, output: Output, number: int, columns: list[str] 
         CorruptFileError: a file is not what the stage wrote.
         UserError: a file or a column is not there.
     """
-    files = output.buckets[number].files if output.buckets else output.files
     tables, hashes = [], {}
-    for path in files:
+    for path in bucket_files(output, number):
         table, hashes[path] = store.read_table_and_hash(path, columns)
         tables.append(table)
     if hash_files(output.path, hashes) != output.bucket_hashes[number]:

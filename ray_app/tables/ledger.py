@@ -133,6 +133,16 @@ class Ledger:
         coarse = min(of, self.num_buckets)
         return number * coarse // of == bucket * coarse // self.num_buckets
 
+    def _files_begun_in(self, bucket: int) -> list[str]:
+        """Paths of the files whose folder's first key is in a bucket: each file is of one bucket, though it may hold keys of others."""
+        if self.num_buckets == 1:
+            return self.files()
+        folders = [(name, _BUCKET_FOLDER.fullmatch(name)) for name in self.store.list_folders(self.folder)]
+        begun = [
+            name for name, found in folders if found and int(found[1]) * self.num_buckets // int(found[2]) == bucket
+        ]
+        return [path for name in begun for path in self.store.list_files(f"{self.folder}/{name}", ".parquet")]
+
     def begin_attempts(self, rows_present: int) -> None:
         """Begin to count what is begun; goes on with the count of a run that did not come to its end."""
         if not self.store.list_files(self._claims):
@@ -300,9 +310,22 @@ class Ledger:
                 self.store.delete(path)
         return len(merged)
 
-    def drop_errors(self) -> int:
-        """Forget failed rows, so that the next run tries them again; returns how many."""
-        return self._keep(lambda block: pc.is_null(block["error"]))
+    def drop_errors(self, bucket: int | None = None) -> int:
+        """Forget failed rows, so that the next run tries them again; returns how many.
+
+        Args:
+            bucket: In its files only; tasks may do so for all buckets at the same time. None: in all files, here.
+        """
+        return self._keep(lambda block: pc.is_null(block["error"]), bucket)
+
+    def drop(self, keys: KeySet, bucket: int | None = None) -> int:
+        """Forget the results of some keys, so that they are computed again; returns how many.
+
+        Args:
+            keys: Present or not.
+            bucket: As for `drop_errors`.
+        """
+        return self._keep(lambda block: pa.array(~keys.contains(key_numbers(block["content_key"]))), bucket)
 
     def _warn_of(self, corrupt: list[str]) -> None:
         if corrupt:
@@ -311,13 +334,13 @@ class Ledger:
                 self.folder, len(corrupt), ", ".join(path.rpartition("/")[2] for path in corrupt[:3]),
             )  # fmt: skip
 
-    def _keep(self, wanted_rows: Callable[[pa.Table], pa.Array | pa.ChunkedArray]) -> int:
+    def _keep(self, wanted_rows: Callable[[pa.Table], pa.Array | pa.ChunkedArray], bucket: int | None = None) -> int:
         """Rewrite the files that hold other rows too; returns the number of rows dropped.
 
         Kept rows are committed anew before their old file goes, so a crash in between loses nothing.
         """
         dropped = 0
-        for path in self.files():
+        for path in self.files() if bucket is None else self._files_begun_in(bucket):
             block = self._read_file(path, [*self.schema.names, _COMMITTED.name])
             if block is None:
                 continue

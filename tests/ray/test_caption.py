@@ -97,6 +97,16 @@ def test_the_life_of_a_table(ray_cluster, store, tmp_path, vlm, monkeypatch):
     Path(paths[5]).touch()
     assert run(cfg, store).counts["computed"] == 0
 
+    # In buckets: tasks read, hash and join, and images of other buckets meet; also with nothing in the ledger.
+    for part in (store, Storage(str(tmp_path / "buckets"))):
+        write_pins(part, images, num_buckets=4)
+        cut = run(make_config(part.uri, model=vlm, max_error_rate=0.2), part)
+        assert captions(part) == after
+        assert cut.output("captions").num_buckets == 4
+        assert all(cut.counts[name] == first.counts[name] for name in ("rows_out", "unique_images", "errors"))
+        assert part.list_files("tmp") == []
+    assert (cut.counts["computed"], cut.counts["read"]) == (12, 11)
+
 
 def test_batch_and_block_size_change_no_caption(ray_cluster, tmp_path, vlm):
     paths = write_images(tmp_path / "pictures", range(11))

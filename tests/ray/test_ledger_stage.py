@@ -178,6 +178,31 @@ class TestOnACluster:
         assert (again.unique, again.already_present, again.computed) == (43, 42, 1)
         assert job(ledger, log).compute(rows).computed == 0
 
+    def test_rows_are_computed_where_their_inputs_are_and_kept_where_their_keys_say(self, ledger, log):
+        """Else each bucket would read inputs of all others."""
+
+        def keyed(bucket):
+            """Of 40 numbers, every fourth; the inputs of ten in a row are together."""
+            numbers = range(bucket, 40, 4)
+            keys = pa.array([f"{4 * bucket:x}{number:031x}" for number in numbers], pa.string())
+            return wanted(numbers).set_column(0, "content_key", keys)
+
+        def columns(place, missing):
+            assert set(missing["number"].to_pylist()) <= set(range(10 * place, 10 * place + 10))
+            return missing
+
+        rows = Wanted(
+            num_buckets=4, keyed=keyed, columns=columns, place=lambda missing: missing["number"].to_numpy() // 10
+        )
+        some = job(ledger, log).compute(rows, max_rows=10)
+        assert some.computed == 10
+        cut = replace(ledger, num_buckets=4)
+        assert cut.lookup(keyed(0)["content_key"], 0)["mean"].to_pylist() == [4, 4, 4, 14, 14, 24, 24, 24, 34, 34]
+        assert job(ledger, log).compute(rows).computed == 30
+        for bucket in range(1, 4):
+            assert not cut.lookup(keyed(bucket)["content_key"], bucket)["error"].drop_null()
+        assert not ledger.store.list_files("tmp")
+
     def test_only_what_is_missing_is_computed(self, ledger, log):
         run(ledger, log, range(10))
         counts = run(ledger, log, range(25))

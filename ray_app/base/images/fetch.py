@@ -21,10 +21,15 @@ FAILING_SEC = 60.0  # guessed: six pictures that time out by the default limits
 EARNED_SEC = 1.0
 
 
-def normalize_location(image: str) -> str:
-    """A path made absolute, as it stands on the driver; URIs as they are."""
+def normalize_location(image: str, folder: Path | None = None) -> str:
+    """A path made absolute; URIs as they are.
+
+    Args:
+        image: As a table names it.
+        folder: Below which relative paths are: in a task, the driver's working directory; None: that of this process.
+    """
     image = image.strip()
-    return image if "://" in image else str(Path(image).expanduser().absolute())
+    return image if "://" in image else str((folder or Path.cwd()) / Path(image).expanduser())
 
 
 def is_url(location: str) -> bool:

@@ -15,7 +15,7 @@ from ray_app.base.storage import Storage
 from ray_app.cluster.failures import BlockFailedError, fatal_line
 from ray_app.cluster.vllm_engine import INFERENCE_ERROR
 from ray_app.stages.caption.engine import TransformersCaptioner
-from ray_app.stages.caption.image_index import READ_THREADS
+from ray_app.stages.caption.image_files import READ_THREADS
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,37 +1,35 @@
 """Index of a pins table's images by content: new, changed and repeated images are known before a model is loaded.
 
-Reading is cheap beside captioning, but not free: a file that was hashed before is not read again while its size and time
-of change are the same, nor a URL at all, since a URL is taken as immutable.
+Images meet by key, whatever pins show them: first by that of the file, in the ledger of hashes, then by that of the content. What
+travels is one small row for each image that a bucket of pins shows; image bytes stay where they are.
 """
 
 import hashlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from ray_app.base.config import CaptionConfig, ImageLimits
-from ray_app.base.content_key import content_key, recipe_id
-from ray_app.base.images.decode import ImageError
-from ray_app.base.images.fetch import HostBudget, is_url, normalize_location, stat_images
+from ray_app.base.content_key import content_keys
+from ray_app.base.hashing import buckets_of_hashes
+from ray_app.base.images.fetch import is_url, normalize_location
 from ray_app.base.storage import Storage
-from ray_app.cluster.blocks import actor_chain
-from ray_app.cluster.executor import ModelWork
-from ray_app.cluster.resources import PoolRequest
-from ray_app.tables.keys import KeySet
+from ray_app.cluster.buckets import map_buckets, shuffle
+from ray_app.cluster.executor import Wanted
+from ray_app.stages.caption.image_files import file_keys, hash_work
+from ray_app.tables.buckets import bucket_files
+from ray_app.tables.keys import KeySet, first_rows, key_numbers
 from ray_app.tables.ledger import Ledger
 from ray_app.tables.manifest import Output
 
-IMAGE_HASHES = pa.schema(
-    [
-        pa.field("content_key", pa.string(), nullable=False),  # of location, size and time of change
-        pa.field("sha256", pa.string()),  # of the file's bytes, hex
-        pa.field("error", pa.string()),
-    ]
-)
 SOURCES = pa.schema(
     [
         pa.field("content_key", pa.string(), nullable=False),  # of the bytes and the recipe
@@ -41,144 +39,218 @@ SOURCES = pa.schema(
         pa.field("row", pa.int64()),  # in that file
     ]
 )
-READ_THREADS = 16  # a guess: downloads wait most of the time
-_HASH_RECIPE = recipe_id(stage="picture_hashes", version=1)
-_HASH_ROWS = 256  # files per committed block: what a crash can cost
+IMAGES = pa.schema(
+    [
+        pa.field("bucket", pa.int32()),  # of the pins table
+        pa.field("pin_rows", pa.list_(pa.int32())),  # its rows that show the image, ascending
+        pa.field("location", pa.string()),  # as in SOURCES, as the next two
+        pa.field("part", pa.string()),
+        pa.field("row", pa.int64()),
+        pa.field("file_key", pa.string()),  # in the ledger of hashes; null: the bytes are in the pins table
+        pa.field("sha256", pa.string()),  # null: not read yet, or unreadable
+        pa.field("content_key", pa.string()),  # as in SOURCES; null: as sha256
+        pa.field("error", pa.string()),  # why it is unreadable
+    ]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageIndex:
-    """The pictures of a pins table. Column i of `keys` and `errors` belongs to `pin_ids[i]`; one of both is null."""
+    """The images of a pins table, as temporary files of rows. Picklable: tasks read the files that they work on.
 
-    pin_ids: pa.Array  # pins that have a picture, in table order
-    keys: pa.Array
-    errors: pa.Array  # why a picture could not be read
-    sources: pa.Table  # of schema SOURCES, one row per distinct picture
-    num_without: int  # pins without a picture
-    num_unreadable: int  # distinct locations
-    num_unreadable_urls: int
+    There are as many files as the pins table has buckets. An image is in that file which the leading bits of its content key
+    decide, as its caption is in the ledger's bucket of that number.
+    """
+
+    store: Storage
+    folder: str  # of the files
+    hashes: Ledger  # of files, with as many buckets
     num_read: int  # files and URLs that had to be read now
-    hashes: Ledger
-    hash_keys: dict[str, str]  # content key of a URL's picture -> its key in `hashes`
+    num_embedded: int  # rows whose bytes are in the pins table
+    num_unreadable: int  # distinct files and URLs
+    num_unreadable_urls: int
+    first_error: str | None  # of an unreadable one, to show
+
+    @property
+    def num_buckets(self) -> int:
+        """Number of files, and of buckets of the pins table."""
+        return self.hashes.num_buckets
+
+    def rows(self, number: int) -> pa.Table:
+        """Rows of IMAGES by content key, in the order of the pins table; those without one are by the key of their file."""
+        return self.store.read_table(_path(self.folder, "content", number))
+
+    def sources(self, number: int) -> pa.Table:
+        """The first row of each content key."""
+        rows = self.rows(number)
+        rows = rows.filter(pc.is_valid(rows["content_key"]))
+        return rows.take(first_rows(key_numbers(rows["content_key"])))
+
+    def wanted(self, by_key: bool = False) -> Wanted:
+        """Each distinct image once, as rows of `ModelWork.compute` (SOURCES).
+
+        Args:
+            by_key: In the order of their keys, which are hashes: the first ones are a random sample. Else in that of the pins
+                table.
+        """
+        columns = [*SOURCES.names, "bucket"]
+
+        def keyed(number: int) -> pa.Table:
+            rows = self.sources(number).select(columns)
+            return rows.sort_by("content_key") if by_key else rows
+
+        def place(rows: pa.Table) -> NDArray[np.int64]:
+            # Images of one file of the pins table together: whoever needs one of them reads the whole file.
+            by_content = _buckets_of(rows["content_key"], self.num_buckets)
+            return np.where(rows["location"].is_null().to_numpy(), rows["bucket"].to_numpy(), by_content)
+
+        return Wanted(
+            num_buckets=self.num_buckets,
+            keyed=keyed,
+            columns=lambda _, rows: rows.select(SOURCES.names),
+            place=place if self.num_embedded else None,
+        )
+
+    def forget_changed_urls(self, keys: Collection[str]) -> None:
+        """Read URLs again next time that turned out to be another image.
+
+        Args:
+            keys: Content keys of images that could not be read as they were hashed.
+        """
+        changed = pa.array(sorted(keys), pa.string())
+
+        def urls(number: int) -> list[str]:
+            rows = self.sources(number)
+            rows = rows.filter(pc.is_in(rows["content_key"], value_set=changed))
+            return [row["file_key"] for row in rows.to_pylist() if is_url(row["location"] or "")]
+
+        numbers = np.unique(_buckets_of(changed, self.num_buckets)).tolist()
+        if found := [key for some in map_buckets(urls, numbers) for key in some]:
+            map_buckets(partial(self.hashes.drop, KeySet.of([pa.array(found)])), range(self.num_buckets))
 
 
-class HashUDF:
-    """Ray callable: reads files and hashes them; a file that cannot be read becomes an error row."""
+@contextmanager
+def find_images(cfg: CaptionConfig, store: Storage, pins: Output, recipe: str) -> Iterator[ImageIndex]:
+    """Content keys of all images; reads what has not been read before, on Ray workers.
 
-    def __init__(self, limits: ImageLimits) -> None:
-        self.limits = limits
-        self.hosts = HostBudget()
+    Args:
+        cfg: Limits of images, and how many tasks read.
+        store: Of the pins table.
+        pins: The table.
+        recipe: Of the content keys.
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Columns content_key, location -> IMAGE_HASHES."""
-        with ThreadPoolExecutor(READ_THREADS) as threads:
-            found = list(threads.map(self._hash, block["location"].to_pylist()))
-        columns = {
-            "content_key": block["content_key"],
-            "sha256": pa.array([digest for digest, _ in found], pa.string()),
-            "error": pa.array([error for _, error in found], pa.string()),
-        }
-        return pa.table(columns).cast(IMAGE_HASHES)
+    Yields:
+        The index, whose files are deleted afterwards.
 
-    def _hash(self, location: str) -> tuple[str | None, str | None]:
-        try:
-            return hashlib.sha256(self.hosts.read(location, self.limits)).hexdigest(), None
-        except ImageError as error:
-            return None, str(error)
+    Raises:
+        UserError: a file of the table is corrupt, or tasks died.
+    """
+    num_buckets, cwd, folder = pins.num_buckets, Path.cwd(), f"tmp/images/{recipe}"
+    work = hash_work(cfg, store, num_buckets)
+    hashes = work.ledger
+
+    def by_file(number: int) -> tuple[pa.Table, NDArray[np.int64]]:
+        rows = _images_of(store, pins, number, cwd, cfg.limits)
+        return rows, _buckets_of(pc.coalesce(rows["file_key"], rows["sha256"]), num_buckets)
+
+    def write_by_file(number: int, rows: pa.Table) -> None:
+        hashes.drop_errors(number)  # a server that was down may be up again
+        store.write_table(_path(folder, "file", number), _in_table_order(rows))
+
+    def files(number: int) -> pa.Table:
+        rows = store.read_table(_path(folder, "file", number), ["file_key", "location"])
+        return rows.filter(pc.is_valid(rows["file_key"])).rename_columns(["content_key", "location"])
+
+    def by_content(number: int) -> tuple[pa.Table, NDArray[np.int64]]:
+        rows = _with_hashes(store.read_table(_path(folder, "file", number)), hashes, number, recipe)
+        return rows, _buckets_of(pc.coalesce(rows["content_key"], rows["file_key"]), num_buckets)
+
+    def write_by_content(number: int, rows: pa.Table) -> _Counts:
+        rows = _in_table_order(rows)
+        store.write_table(_path(folder, "content", number), rows)
+        return _Counts.of(rows)
+
+    try:
+        shuffle(range(num_buckets), by_file, write_by_file, num_buckets, IMAGES)
+        read = work.compute(Wanted(num_buckets=num_buckets, keyed=files, columns=lambda _, rows: rows))
+        counts = shuffle(range(num_buckets), by_content, write_by_content, num_buckets, IMAGES)
+        yield ImageIndex(
+            store=store,
+            folder=folder,
+            hashes=hashes,
+            num_read=read.computed,
+            num_embedded=sum(some.embedded for some in counts),
+            num_unreadable=sum(some.unreadable for some in counts),
+            num_unreadable_urls=sum(some.unreadable_urls for some in counts),
+            first_error=next((some.first_error for some in counts if some.first_error), None),
+        )
+    finally:
+        store.delete(folder)
 
 
-def stat_fingerprint(images: Sequence[str | None], limits: ImageLimits) -> str:
-    """Identity of the files as they lie there now: an overwritten picture changes it, though the table is the same."""
-    locations = sorted({normalize_location(image) for image in images if image})
-    digest = hashlib.sha256()
-    for location, stat in zip(locations, stat_images(locations, limits), strict=True):
-        digest.update(f"{location}\0{stat}\n".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()[:16]
-
-
-def find_images(cfg: CaptionConfig, store: Storage, pins: Output, recipe: str) -> ImageIndex:
-    """Content keys of all pictures; reads what has not been read before, on Ray workers."""
-    ids: list[str] = []
-    embedded: list[tuple[str, str, int] | None] = []  # sha256, part, row
-    locations: list[str | None] = []
-    without = 0
-    for part in pins.files:
-        table = store.read_table(part, ["pin_id", "image", "image_bytes"])
-        rows = zip(table["pin_id"].to_pylist(), table["image"].to_pylist(), table["image_bytes"], strict=True)
-        for row, (pin_id, image, data) in enumerate(rows):
-            if not data.is_valid and not image:
-                without += 1
+def _images_of(store: Storage, pins: Output, number: int, cwd: Path, limits: ImageLimits) -> pa.Table:
+    """The distinct images that a bucket of pins shows, as rows of IMAGES in the order of the table; nothing is read of files."""
+    images: dict[str, dict[str, Any]] = {}  # by location, or the bytes' hash
+    begin = 0
+    for part in bucket_files(pins, number):
+        table = store.read_table(part, ["image", "image_bytes"])
+        for row, (image, data) in enumerate(zip(table["image"].to_pylist(), table["image_bytes"], strict=True)):
+            if data.is_valid:
+                name = hashlib.sha256(data.as_buffer()).hexdigest()
+                found = {"sha256": name, "part": part, "row": row}
+            elif image:
+                name = normalize_location(image, cwd)
+                found = {"location": name}
+            else:
                 continue
-            ids.append(pin_id)
-            known = (hashlib.sha256(data.as_buffer()).hexdigest(), part, row) if data.is_valid else None
-            embedded.append(known)
-            locations.append(None if data.is_valid else normalize_location(image))
-    named = sorted({location for location in locations if location is not None})
-    hashes = Ledger(store, "picture_hashes", _HASH_RECIPE, IMAGE_HASHES)
-    hash_keys, found, num_read = _hash_files(cfg, hashes, named)
-    unreadable = [location for location, (digest, _) in found.items() if digest is None]
-
-    sources: dict[str, tuple[str, str | None, str | None, int | None]] = {}
-    keys: list[str | None] = []
-    errors: list[str | None] = []
-    url_keys: dict[str, str] = {}
-    for known, location in zip(embedded, locations, strict=True):
-        digest, error = (known[0], None) if known else found[location or ""]
-        keys.append(None if digest is None else content_key(recipe, digest))
-        errors.append(error)
-        key = keys[-1]
-        if key is None or digest is None:
-            continue
-        if key in sources:
-            continue
-        sources[key] = (digest, location, known[1] if known else None, known[2] if known else None)
-        if location is not None and is_url(location):
-            url_keys[key] = hash_keys[location]
-    columns = [list(sources), *([row[i] for row in sources.values()] for i in range(4))]
-    return ImageIndex(
-        pin_ids=pa.array(ids, pa.string()),
-        keys=pa.array(keys, pa.string()),
-        errors=pa.array(errors, pa.string()),
-        sources=pa.table(columns, schema=SOURCES),
-        num_without=without,
-        num_unreadable=len(unreadable),
-        num_unreadable_urls=sum(map(is_url, unreadable)),
-        num_read=num_read,
-        hashes=hashes,
-        hash_keys=url_keys,
-    )
+            images.setdefault(name, {"bucket": number, "pin_rows": []} | found)["pin_rows"].append(begin + row)
+        begin += table.num_rows
+    files = [name for name, image in images.items() if "location" in image]
+    for name, key in zip(files, file_keys(files, limits), strict=True):
+        images[name]["file_key"] = key
+    return pa.Table.from_pylist(list(images.values()), schema=IMAGES)
 
 
-def _hash_files(
-    cfg: CaptionConfig, hashes: Ledger, locations: list[str]
-) -> tuple[dict[str, str], dict[str, tuple[str | None, str | None]], int]:
-    """By location: its key in `hashes`, and (sha256, error); and how many had to be read."""
-    keys = [
-        content_key(_HASH_RECIPE, location)
-        if is_url(location)
-        else content_key(_HASH_RECIPE, location, *(stat or (None,)))
-        for location, stat in zip(locations, stat_images(locations, cfg.limits), strict=True)
-    ]
-    if not locations:
-        return {}, {}, 0
-    hashes.drop_errors()  # a server that was down may be up again
-    wanted = pa.table({"content_key": pa.array(keys, pa.string()), "location": pa.array(locations, pa.string())})
-    work = ModelWork(
-        noun="pictures",
-        ledger=hashes,
-        pool=PoolRequest(section="caption", num_actors=cfg.num_decode_tasks),
-        chain=partial(actor_chain, HashUDF, {"limits": cfg.limits}),
-        rows_per_block=_HASH_ROWS,
-    )
-    counts = work.compute(wanted)
-    found = hashes.lookup(wanted["content_key"])
-    pairs = zip(found["sha256"].to_pylist(), found["error"].to_pylist(), strict=True)
-    return dict(zip(locations, keys, strict=True)), dict(zip(locations, pairs, strict=True)), counts.computed
+def _with_hashes(rows: pa.Table, hashes: Ledger, number: int, recipe: str) -> pa.Table:
+    """Rows of IMAGES with hashes and errors of their files, which are in one bucket of the ledger, and with content keys."""
+    asked = rows["file_key"].drop_null().unique()
+    found, place = hashes.lookup(asked, number), pc.index_in(rows["file_key"], value_set=asked)
+    sha256 = pc.coalesce(rows["sha256"], found["sha256"].take(place))
+    keys = pc.if_else(pc.is_valid(sha256), content_keys(recipe, sha256), None)
+    known = {"sha256": sha256, "content_key": keys, "error": found["error"].take(place)}
+    return pa.table({name: known.get(name, rows[name]) for name in IMAGES.names}, schema=IMAGES)
 
 
-def forget_hashes(hashes: Ledger, keys: Sequence[str]) -> None:
-    """Read these again next time: they turned out to be another picture."""
-    present = hashes.present_keys()
-    hashes.collect_garbage(
-        KeySet.of([present.filter(pc.invert(pc.is_in(present, value_set=pa.array(keys, pa.string()))))])
-    )
+class _Counts(NamedTuple):
+    """Of one file of the index; see `ImageIndex`."""
+
+    embedded: int
+    unreadable: int
+    unreadable_urls: int
+    first_error: str | None
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> "_Counts":
+        failed = rows.filter(pc.is_valid(rows["error"]))
+        failed = failed.take(first_rows(key_numbers(failed["file_key"])))
+        errors = failed["error"].to_pylist()
+        return cls(
+            embedded=rows["location"].null_count,
+            unreadable=len(errors),
+            unreadable_urls=sum(map(is_url, failed["location"].to_pylist())),
+            first_error=errors[0] if errors else None,
+        )
+
+
+def _in_table_order(rows: pa.Table) -> pa.Table:
+    """Rows of IMAGES in the order in which the pins table shows them first."""
+    place = pa.table({"bucket": rows["bucket"], "row": pc.list_element(rows["pin_rows"], 0)})
+    return rows.take(pc.sort_indices(place, [("bucket", "ascending"), ("row", "ascending")]))
+
+
+def _buckets_of(keys: pa.Array | pa.ChunkedArray, num_buckets: int) -> NDArray[np.int64]:
+    return buckets_of_hashes(key_numbers(keys)[:, 0], num_buckets)
+
+
+def _path(folder: str, kind: str, number: int) -> str:
+    return f"{folder}/{kind}-{number:04d}.parquet"

@@ -1,6 +1,7 @@
 """Answers of the engines -> results in the ledger -> the table of captions."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -8,10 +9,9 @@ import pyarrow.compute as pc
 from ray_app.base.config import CaptionConfig
 from ray_app.base.schemas import CAPTIONS
 from ray_app.cluster.blocks import TRANSIENT, commit_block
-from ray_app.cluster.executor import LedgerCounts
 from ray_app.cluster.failures import BlockFailedError, fatal_line
 from ray_app.stages.caption.clean import clean_caption
-from ray_app.stages.caption.image_index import ImageIndex
+from ray_app.stages.caption.image_index import IMAGES
 from ray_app.tables.ledger import Ledger
 
 CLEANED = pa.schema(
@@ -20,6 +20,13 @@ CLEANED = pa.schema(
         pa.field("caption", pa.string()),
         pa.field("error", pa.string()),
         pa.field(TRANSIENT, pa.bool_()),
+    ]
+)
+CAPTIONED = pa.schema(  # images that a bucket of pins shows, with their captions
+    [
+        *(IMAGES.field(name) for name in ("bucket", "pin_rows", "content_key")),
+        pa.field("caption", pa.string()),
+        pa.field("error", pa.string()),  # of reading the image, or of its caption
     ]
 )
 
@@ -49,26 +56,36 @@ def clean_answers(answers: pa.Table, cfg: CaptionConfig) -> tuple[pa.Table, Coun
     return pa.Table.from_pylist([{name: row[name] for name in CLEANED.names} for row in results], schema=CLEANED), steps
 
 
-def join_captions(pictures: ImageIndex, found: pa.Table, counts: LedgerCounts) -> tuple[pa.Table, int, str | None]:
-    """The table CAPTIONS, the number of distinct pictures that failed, unreadable ones included, and one of the errors.
+def with_captions(images: pa.Table, ledger: Ledger, bucket: int, transient: Mapping[str, str]) -> pa.Table:
+    """Rows of IMAGES -> of CAPTIONED.
 
     Args:
-        pictures: Of the pins table.
-        found: All of the ledger.
-        counts: Of what was computed now.
+        images: Whose captions are in one bucket of the ledger.
+        ledger: Of captions.
+        bucket: Of the ledger.
+        transient: Content key -> error that the ledger does not keep.
+
+    Raises:
+        KeyError: an image has neither a result nor such an error.
     """
-    index = pc.index_in(pictures.keys, value_set=found["content_key"])
-    captions = pa.table(
-        {
-            "pin_id": pictures.pin_ids,
-            "content_key": pictures.keys,
-            "caption": found["caption"].take(index),
-            "error": pc.coalesce(
-                pictures.errors,
-                found["error"].take(index),
-                pa.array([counts.transient.get(key or "") for key in pictures.keys.to_pylist()], pa.string()),
-            ),
-        }
-    ).cast(CAPTIONS)
-    failed = captions["error"].drop_null()
-    return captions, counts.errors + pictures.num_unreadable, failed[0].as_py() if len(failed) else None
+    keys = images["content_key"].drop_null().unique()
+    kept = keys.filter(pc.invert(pc.is_in(keys, value_set=pa.array(list(transient), pa.string()))))
+    found, place = ledger.lookup(kept, bucket), pc.index_in(images["content_key"], value_set=kept)
+    lost = pa.array([transient.get(key or "") for key in images["content_key"].to_pylist()], pa.string())
+    errors = pc.coalesce(images["error"], found["error"].take(place), lost)
+    columns = [images["bucket"], images["pin_rows"], images["content_key"], found["caption"].take(place), errors]
+    return pa.table(columns, schema=CAPTIONED)
+
+
+def captions_of_pins(images: pa.Table, pin_ids: pa.ChunkedArray) -> pa.Table:
+    """CAPTIONS of a bucket's pins that have an image, in the order of the pins.
+
+    Args:
+        images: Rows of CAPTIONED in any order, all that the bucket shows.
+        pin_ids: Of all pins of the bucket.
+    """
+    pin_rows = images["pin_rows"].combine_chunks()
+    rows = pc.list_flatten(pin_rows)
+    order = pc.sort_indices(rows)
+    found = images.take(pc.list_parent_indices(pin_rows).take(order))
+    return found.select(CAPTIONS.names[1:]).add_column(0, "pin_id", pin_ids.take(rows.take(order))).cast(CAPTIONS)

@@ -233,6 +233,23 @@ def test_each_bucket_holds_its_keys_whatever_number_of_buckets_they_were_written
         )
 
 
+@pytest.mark.parametrize("written", [1, 4, 64])
+@pytest.mark.parametrize("cut", [1, 4, 16])
+def test_each_bucket_forgets_rows_of_its_own_files_and_all_together_those_of_all(ledger, written, cut):
+    """Tasks that rewrite the same file at the same time would delete it under each other."""
+    rows = keyed(range(100))
+    failed = rows.set_column(2, "error", pa.array(["timeout" if i % 10 == 0 else None for i in range(100)]))
+    replace(ledger, num_buckets=written).commit(failed)
+    writer = replace(ledger, num_buckets=cut)
+    files = ledger.files()
+    opened = [path for bucket in range(cut) for path in writer._files_begun_in(bucket)]
+    assert sorted(opened) == files
+    assert sum(writer.drop_errors(bucket) for bucket in range(cut)) == 10
+    unwanted = KeySet.of([rows["content_key"].slice(95), pa.array(["never seen"])])
+    assert sum(writer.drop(unwanted, bucket) for bucket in range(cut)) == 5
+    assert keys(ledger) == sorted(rows["content_key"][i].as_py() for i in range(95) if i % 10)
+
+
 def test_results_of_a_pin_are_in_the_bucket_of_the_pin(ledger):
     pins = [f"pin {i}" for i in range(200)]
     rows = keyed(range(200), pins)

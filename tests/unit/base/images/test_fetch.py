@@ -16,7 +16,7 @@ from ray_app.base.images import fetch, http_fetch
 from ray_app.base.images.decode import ImageError
 from ray_app.base.images.fetch import HostBudget, normalize_location, read_image, shown, stat_images
 from ray_app.base.images.http_fetch import is_public
-from ray_app.stages.caption.image_index import HashUDF
+from ray_app.stages.caption.image_files import HashUDF
 
 CLOSED = ImageLimits(max_bytes=10_000, timeout_sec=1.0)
 OPEN = CLOSED.model_copy(update={"allow_hosts": ["127.0.0.1"]})
@@ -345,6 +345,8 @@ def test_a_path_and_a_file_uri(tmp_path):
 def test_a_relative_path_is_taken_from_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert normalize_location("a/b.png") == str(tmp_path / "a/b.png")
+    assert normalize_location("a/b.png", tmp_path.parent) == str(tmp_path.parent / "a/b.png")
+    assert normalize_location("/a/b.png", tmp_path) == "/a/b.png"
     assert normalize_location("s3://bucket/b.png") == "s3://bucket/b.png"
 
 
