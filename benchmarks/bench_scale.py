@@ -51,7 +51,7 @@ from ray_app.base.schemas import HUMAN_LABELS, PIN_TEXTS, SOFT_LABEL_RESULTS, em
 from ray_app.base.storage import Storage
 from ray_app.cluster.resources import start_local
 from ray_app.sources.validate import KEYS
-from ray_app.tables.buckets import bucketed_output, choose_num_buckets, split_rows, write_bucket
+from ray_app.tables.buckets import bucketed_output, choose_num_buckets, split_rows, write_bucket, write_by_pin
 from ray_app.tables.ledger import Ledger
 
 STAGES = ("ingest", "enrich", "sample", "sample_catalogue", "plan", "release")
@@ -346,6 +346,7 @@ def run_sample_catalogue(folder: Path, rows: int) -> Callable[[], object]:
 
 def _sample(folder: Path, num_events: int, num_pins: int, max_queries: int) -> Callable[[], object]:
     from ray_app.base.schemas import SPLITS, embedding_type
+    from ray_app.stages.corpus_statistics.stage import run as count_corpus
     from ray_app.stages.sample.stage import run
     from ray_app.tables.manifest import read_manifest
     from ray_app.tables.stage_run import StageRun
@@ -356,25 +357,25 @@ def _sample(folder: Path, num_events: int, num_pins: int, max_queries: int) -> C
     store = Storage(cfg.output)
     if num_events:
         _write_ingested(cfg, num_pins, 10, num_events, max(num_events // 20, 5))
+        ingest = read_manifest(store, "ingest")
+        assert ingest is not None
+        number = ingest.outputs["pins"].num_buckets
         enrich = StageRun("enrich", cfg, store, 1, [], [])
-        enrich.write_table("pin_texts", [_filled(_pins(*chunk), PIN_TEXTS) for chunk in _chunks(num_pins)])
+        texts = pa.concat_tables([_filled(_pins(*chunk), PIN_TEXTS) for chunk in _chunks(num_pins)])
+        write_by_pin(enrich, "pin_texts", texts, number)
         enrich.finish({})
         train_teacher = StageRun("train_teacher", cfg, store, 1, [], [])
         train_teacher.write_table("splits", pa.table({"query": ["red cup"], "split": ["train"]}, schema=SPLITS))
         train_teacher.finish({})
         zero = StageRun("zero_shot", cfg, store, 1, [], [])
         vectors = [_vectors(*chunk) for chunk in _chunks(num_pins)]
-        pins = [f"pin{i:09d}" for i in range(num_pins)]
-        zero.write_table("zero_shot_pins", [
-            pa.table({"pin_id": pins[start : start + num], "text_embedding": some})
-            for (start, num), some in zip(_chunks(num_pins), vectors, strict=True)
-        ])  # fmt: skip
-        events = pa.concat_tables(
-            [store.read_table(path) for path in read_manifest(store, "ingest").outputs["search_log"].files]  # type: ignore[union-attr]
-        )
+        columns = {"title_embedding": pa.chunked_array(vectors), "text_embedding": pa.chunked_array(vectors)}
+        write_by_pin(zero, "zero_shot_pins", pa.table({"pin_id": texts["pin_id"]} | columns), number)
+        events = pa.concat_tables([store.read_table(path) for path in ingest.outputs["search_log"].files])
         queries = sorted(set(events["query"].to_pylist()))
         zero.write_table("zero_shot_queries", pa.table({"query": queries, "embedding": _vectors(1, len(queries))}))
         zero.finish({})
+        count_corpus(cfg, store)
         assert embedding_type(DIM) == vectors[0].type
     return lambda: run(cfg, store)
 
