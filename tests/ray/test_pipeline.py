@@ -12,21 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from pipeline_world import run_stages, write_csv
 
 from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
-from ray_app.cluster.catalogue import load_catalogue
-from ray_app.cluster.encoders import zero_shot_queries
+from ray_app.cluster.catalogue import CatalogueTables, load_catalogue
 from ray_app.features.student import StudentFeatures
 from ray_app.models.calibration import HUMAN_GRADES, TEACHER
 from ray_app.models.checkpoint import load_calibration
 from ray_app.models.text_encoder import TextEncoder
 from ray_app.models.truncation import describe
-from ray_app.stages.distill.examples import soft_examples
+from ray_app.stages.distill.examples import SoftExamples, ValidQueries
 from ray_app.tables.current import current_release
 from ray_app.tables.manifest import Manifest, read_manifest, read_output
 from ray_app.tables.release import open_release
@@ -187,25 +185,30 @@ def test_batch_and_online_features_of_the_student_agree(finished: Finished) -> N
     be a student that is served other inputs than it learned from."""
     cfg, store = finished[0], Storage(finished[0].output)
     catalogue, _ = load_catalogue(cfg, store)
-    batch = StudentFeatures.load(catalogue, store, zero_shot_queries(cfg, store))
-    soft = read_output(store, finished[1]["label"].outputs["soft_labels"])
-    soft = soft.filter(pc.is_null(soft["error"]))
-    trained_on, _ = soft_examples(batch, soft, None)
+    batch = SoftExamples(
+        tables=CatalogueTables.of(cfg, store), soft_labels=finished[1]["label"].outputs["soft_labels"],
+        queries=finished[1]["sample"].outputs["queries"], calibration=None, is_valid=ValidQueries(0.1, cfg.seed),
+    )  # fmt: skip
+    soft, trained_on, names = batch.good(0), batch.placed(0).examples, batch.features(0).names
+    assert soft["query"].to_pylist() == list(trained_on.queries)
     encoder = TextEncoder(
         cfg.features.zero_shot_model, None, cfg.features.zero_shot_max_tokens, "float32", role="query"
     )
     online = StudentFeatures.load(catalogue, store, encode_queries=encoder.encode)
-    assert trained_on.features.shape[1] == len(batch.names) == len(online.names)
+    assert trained_on.features.shape[1] == len(names) and names == online.names
+    # A few are trained on as if nobody had said their locale.
+    with_locale = trained_on.features[:, names.index("query_locale_known")] > 0
+    assert with_locale.mean() > 0.8
     queries = sorted(set(trained_on.queries))
     assert len(queries) >= 3
     for query in queries[:3]:
-        rows = [i for i, other in enumerate(trained_on.queries) if other == query]
+        rows = [i for i, other in enumerate(trained_on.queries) if other == query and with_locale[i]]
         pins = catalogue.pairs.pin_rows([soft["pin_id"][i].as_py() for i in rows])
         alone = online.compute([query], np.zeros(len(rows), int), pins, [soft["locale"][i].as_py() for i in rows])
         np.testing.assert_allclose(alone, trained_on.features[rows], atol=1e-5)
     some = trained_on.features.any(0)
     for name in ("engagement_cosine", "graph_cosine", "click_rate", "same_locale", "title_bm25"):
-        assert some[batch.names.index(name)], name
+        assert some[names.index(name)], name
 
 
 def test_a_trained_model_says_what_it_is_and_how_sure_it_may_be(finished: Finished) -> None:
