@@ -229,7 +229,7 @@ class ModelWork:
             "%s: %d rows, %d distinct; %d have a result, %d to compute",
             table, before.wanted, unique, unique - missing, missing,
         )  # fmt: skip
-        todo = _first_rows(plans, max_rows, self.rows_per_block)
+        todo = _first_rows(plans, max_rows, self.rows_per_block if self.cut is None and missing_rows is None else 1)
         if not todo:
             return before
         num_present, num_rows = sum(plan.present for plan in plans), sum(rows for _, rows in todo)

@@ -149,6 +149,8 @@ class LexicalFeatures:
             IndexError: an index outside its list.
         """
         query_index, pin_index = np.asarray(query_index, np.int64), np.asarray(pin_index, np.int64)
+        # By the whole queries, which is what they are known by.
+        best, num_full = self.catalogue_match(queries) if match is None else match
         queries = [query[:MAX_QUERY_CHARS] for query in queries]
         pairs = _Pairs(queries, query_index, pin_index)
         whole = _Match(self._indexes.of_all, pairs)
@@ -162,7 +164,6 @@ class LexicalFeatures:
             columns += [self._phrase(field, stems, pairs), self._indexes.of_fields[field].doc_length[pin_index] > 0]
         raw = whole.raw()
         columns += [whole.bm25(), np.sign(raw) * np.log1p(np.abs(raw)), whole.coverage(), whole.coverage(token_weight)]
-        best, num_full = self.catalogue_match(queries) if match is None else match
         columns.append(_ratio(matches["title"].raw(), best[query_index]))
         grams = _Match(self._indexes.of_grams, pairs)
         has_grams = grams.num_terms[query_index] > 0

@@ -1,5 +1,6 @@
 """embed: pin texts -> pin embeddings by the student's pin tower, those whose text is new, and a release of all."""
 
+from dataclasses import replace
 from functools import partial
 
 from ray_app.base.config import Config
@@ -76,7 +77,7 @@ def _embed(run: StageRun, tower: CachedEncoder, sources: dict[str, Output]) -> S
     release = publish_release(
         run.store,
         texts.keyed,
-        tower.ledger,
+        replace(tower.ledger, num_buckets=texts.output.num_buckets),
         dim=tower.dim,
         student_id=sources["student"].content_hash,
         info={"recipe": tower.recipe},

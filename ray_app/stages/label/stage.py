@@ -1,5 +1,6 @@
 """label: sampled pairs -> `soft_labels`, the teacher's probabilities of the five grades."""
 
+from dataclasses import replace
 from functools import partial
 
 import pyarrow.compute as pc
@@ -84,7 +85,8 @@ def _write_bucket(
 ) -> tuple[Bucket, int, str | None]:
     """Write the labels of a bucket's pairs; returns how many failed, and the first error."""
     pairs, keys = sampled.keyed_pairs(number)
-    results = sampled.labeller.ledger.lookup(keys, number)
+    ledger = replace(sampled.labeller.ledger, num_buckets=sampled.pairs.num_buckets)
+    results = ledger.lookup(keys, number)
     table = pairs.select(["query", "locale", "pin_id"])
     for name in SOFT_LABEL_RESULTS.names:
         table = table.append_column(name, results[name])

@@ -25,7 +25,7 @@ from ray_app.stages.sample.population import query_keys
 
 _RANDOM = SOURCES.index("random")
 _RANDOM_OF_BUCKET = 5  # salt; 0 to 3 are the sources', 4 that of queries
-_GRID, _ROUNDS = 32, 3  # the factor is found to 0.1%: a hundredth of the sample's own deviation
+_GRID, _ROUNDS = 32, 4  # the factor is found to 0.1%: a hundredth of the sample's own deviation
 _SMALLEST = 1e-9  # of the highest factor
 
 Floats = NDArray[np.float64]
@@ -74,9 +74,8 @@ class PartDraw:
 
     @property
     def least_share(self) -> float:
-        """The smallest share of a pair or a query that is not 0; 1 without one."""
-        shares = np.concatenate([self._share[self._share > 0], self._random_fraction[self._random_fraction > 0]])
-        return float(shares.min(initial=1.0))
+        """The smallest share of a retrieved pair that is not 0; 1 without one."""
+        return float(self._share[self._share > 0].min(initial=1.0))
 
     def probs(self, factor: float) -> tuple[Floats, Floats]:
         """Probabilities of each pair by log, BM25 and embedding, (num_pairs, 3), and of random ones by query."""
@@ -178,5 +177,8 @@ def find_factor(expected: Callable[[list[float]], Floats], target: float, highes
         if number == 0 and values[-1] <= target:
             return highest
         place = int(np.searchsorted(values, target, side="right"))
-        low, high = float(grid[max(place - 1, 0)]), float(grid[min(place, _GRID - 1)])
+        if place == 0:  # it is smaller still
+            low, high = low * _SMALLEST, low
+        else:
+            low, high = float(grid[place - 1]), float(grid[min(place, _GRID - 1)])
     return low

@@ -210,7 +210,9 @@ class Sampler:
         sums = shuffle(range(self.source.num_buckets), self._find, self._rank, self.num_parts, CANDIDATES)
         plan = self._plan(selection, sums)
         expected = partial(self._expected, plan)
-        highest = 1.0 / min(map_buckets(partial(self._least_share, plan), parts))
+        # There even the last rank of the least query is certain, and random pins have all of their share.
+        least = min(map_buckets(partial(self._least_share, plan), parts))
+        highest = max(1.0 / least, plan.target / plan.num_queries)
         factor = find_factor(
             lambda factors: np.sum(map_buckets(partial(expected, factors), parts), axis=0), plan.target, highest
         )

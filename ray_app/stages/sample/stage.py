@@ -18,6 +18,7 @@ from ray_app.base.text import TEXT_VERSION, normalize_query, query_group
 from ray_app.cluster.buckets import map_buckets
 from ray_app.cluster.catalogue import CatalogueTables
 from ray_app.cluster.retrain import RetrainPolicy
+from ray_app.features.lexical import FEATURES_VERSION
 from ray_app.features.query_table import QueryTable
 from ray_app.sources.held_out import HeldOut
 from ray_app.stages.sample.catalogue import SampledCatalogue
@@ -41,7 +42,7 @@ from ray_app.tables.manifest import (
 from ray_app.tables.stage_run import Stage, StageResult, StageRun, run_stage
 
 VERSION = 4
-_ROWS_PER_PART = 1_000_000
+_ROWS_PER_PART, _MAX_PARTS = 1_000_000, 1024
 _MOST_TRENDING = 20  # listed in the manifest
 
 
@@ -66,7 +67,7 @@ def run(cfg: Config, store: Storage) -> Manifest:
         inputs=[*inputs.values(), *tables.outputs, *pilot_tables, *judged.inputs],
         recipe=[
             cfg.sample.model_copy(update={"pilot": None}), cfg.pin_text, cfg.seed, TEXT_VERSION,
-            cfg.enrich.min_clients, cfg.enrich.count_events_without_client,
+            cfg.enrich.min_clients, cfg.enrich.count_events_without_client, cfg.features.max_terms, FEATURES_VERSION,
         ],
         compute=partial(_sample, tables=tables, inputs=inputs, judged=judged, pilot=pilot, pilot_tables=pilot_tables),
         retrain_policy=RetrainPolicy.of(cfg, tables.pin_texts, "pin_texts", "zero_shot_pins"),
@@ -138,7 +139,7 @@ def _num_parts(cfg: Config, log: Output, num_buckets: int) -> int:
         return 1
     num_candidates = min(cfg.sample.max_queries, log.rows) * 2 * cfg.sample.depth
     wanted = max(2, -(-max(log.rows, num_candidates) // _ROWS_PER_PART))
-    return int(min(1 << (wanted - 1).bit_length(), num_buckets))
+    return int(min(1 << (wanted - 1).bit_length(), _MAX_PARTS))
 
 
 @dataclass(frozen=True, kw_only=True)

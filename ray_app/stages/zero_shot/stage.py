@@ -1,5 +1,6 @@
 """zero_shot: pin texts and queries -> embeddings of a pretrained bi-encoder that is not fine-tuned."""
 
+from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
@@ -78,7 +79,7 @@ def _write_bucket(
 ) -> tuple[Bucket, int]:
     """Write vectors of one bucket's pins, and count the empty texts; an empty text and one that failed have zeros."""
     keyed = texts.keyed(number)
-    results = ledger.lookup(keyed["content_key"], number)
+    results = replace(ledger, num_buckets=texts.output.num_buckets).lookup(keyed["content_key"], number)
     # Distinct, as results are counted: title and text of a pin without either are one.
     empty = results["content_key"].filter(pc.fill_null(pc.equal(results["error"], NO_TEXT), False))
     found, num_empty = results["embedding"], len(empty.unique())

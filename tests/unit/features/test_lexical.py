@@ -17,6 +17,7 @@ PINS = pa.table(
         "link_text": [None, "computers", None, None],
     }
 )
+LONG = FeatureConfig(zero_shot_model="none")
 ROW = {pin_id: row for row, pin_id in enumerate(PINS["pin_id"].to_pylist())}
 
 
@@ -114,6 +115,23 @@ def test_features_of_a_part_are_rows_of_the_whole(features, own):
     found = part.compute(queries, query_index, np.tile(np.arange(len(own)), 5), match)
     wanted = features.compute(queries, query_index, np.tile(np.array(own, int), 5))
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_the_catalogue_is_asked_by_whole_queries_however_long():
+    """Those of a sample are known by them: the shortened one was not found, and no new sample helped."""
+    asked = []
+
+    def match_of(queries):
+        asked.extend(queries)
+        return CatalogueMatch(np.ones(len(queries)), np.zeros(len(queries), np.int64))
+
+    corpus = CorpusStatistics(
+        {n: TermStatistics.count(*some) for n, some in lexical_texts(PINS, LONG, PinTextConfig()).items()}
+    )
+    LexicalFeatures(PINS, LONG, PinTextConfig(), corpus, match_of).compute(
+        ["laptop " * 200], np.zeros(1, int), np.zeros(1, int)
+    )
+    assert asked == ["laptop " * 200]
 
 
 def test_no_pairs_and_no_pins_work():

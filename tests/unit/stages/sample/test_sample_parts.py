@@ -7,6 +7,7 @@ from ray_app.base.hashing import text_keys, uniform
 from ray_app.base.schemas import SEARCH_LOG
 from ray_app.base.storage import Storage
 from ray_app.stages.sample.catalogue import zero_shot_neighbors
+from ray_app.stages.sample.draw import find_factor
 from ray_app.stages.sample.log_events import LogEvents, product_types
 from ray_app.stages.sample.pair_sources import depth_of_bucket
 from ray_app.stages.sample.stage import split_roles
@@ -93,3 +94,14 @@ def test_a_bucket_offers_enough_of_its_best_pins(num_buckets):
 def test_shares_must_sum_to_one():
     with pytest.raises(ValueError, match="must be 1"):
         SampleConfig(log_fraction=0.9)
+
+
+@pytest.mark.parametrize("factor", [1e-14, 1e-7, 0.3, 40.0, 1e6])
+def test_the_factor_of_retrieval_is_found_wherever_it_is(factor):
+    """With many pins per query it is tiny, and a floor under it drew 25 times the pairs that were asked for."""
+    found = find_factor(lambda factors: np.minimum(np.array(factors) / factor, 5.0) * 100, target=100.0, highest=1e6)
+    assert found == pytest.approx(factor, rel=2e-2)
+
+
+def test_a_budget_that_cannot_be_spent_gives_the_highest_factor():
+    assert find_factor(lambda factors: np.minimum(np.array(factors), 5.0), target=100.0, highest=1e6) == 1e6
