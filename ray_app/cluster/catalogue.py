@@ -13,12 +13,11 @@ from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.hashing import bucket_of
 from ray_app.base.storage import Storage
-from ray_app.base.text import stem_tokens
 from ray_app.cluster.buckets import map_buckets
-from ray_app.features.bm25 import Bm25Index, CatalogueMatch
+from ray_app.features.bm25 import CatalogueMatch
 from ray_app.features.catalogue import Catalogue
 from ray_app.features.corpus import CorpusStatistics
-from ray_app.features.lexical import MatchOf, title_match, title_texts
+from ray_app.features.lexical import MatchOf, title_match
 from ray_app.features.student import EncodeQueries, StudentFeatures
 from ray_app.tables.buckets import read_bucket
 from ray_app.tables.local_folder import local_folder
@@ -83,7 +82,7 @@ class CatalogueTables:
         # A process maps the statistics itself.
         return {name: value for name, value in self.__dict__.items() if name != "corpus"}
 
-    def bucket(self, number: int, match_of: MatchOf | None = None) -> Catalogue:
+    def bucket(self, number: int, match_of: MatchOf) -> Catalogue:
         """The pins of a bucket.
 
         Args:
@@ -154,7 +153,7 @@ class WholeMatch:
         new = sorted({query for query in queries if query not in self._known})
         if new:
             numbers = range(self._tables.num_buckets)
-            parts = map_buckets(partial(match_in_bucket, self._tables, new), numbers)
+            parts = map_buckets(partial(_match_in_bucket, self._tables, new), numbers)
             best, num_full = CatalogueMatch.merged(parts)
             self._known |= dict(zip(new, zip(best.tolist(), num_full.tolist(), strict=True), strict=True))
         found = [self._known[query] for query in queries]
@@ -163,11 +162,9 @@ class WholeMatch:
         )
 
 
-def match_in_bucket(tables: CatalogueTables, queries: Sequence[str], number: int) -> CatalogueMatch:
+def _match_in_bucket(tables: CatalogueTables, queries: Sequence[str], number: int) -> CatalogueMatch:
     """How well the pins of a bucket match queries by their titles."""
-    texts = title_texts(read_bucket(tables.store, tables.pin_texts, number, ["title"]))
-    titles = Bm25Index.build(texts, tokenizer=stem_tokens, corpus=tables.corpus["title"])
-    return title_match(titles, queries)
+    return title_match(read_bucket(tables.store, tables.pin_texts, number, ["title"]), tables.corpus, queries)
 
 
 def load_catalogue(cfg: Config, store: Storage) -> tuple[Catalogue, list[Output]]:

@@ -18,6 +18,7 @@ from ray_app.base.storage import Storage
 from ray_app.cluster.buckets import shuffle
 from ray_app.cluster.train_job import ExampleFiles
 from ray_app.models.head import FeatureScaler
+from ray_app.tables.buckets import choose_num_buckets
 from ray_app.training.examples import Examples
 
 ROWS_PER_FILE = 8192  # of examples that are streamed: windows are made of such files
@@ -62,8 +63,7 @@ def num_files(num_rows: int, loops: Sequence[TrainConfig]) -> int:
     window = min(loop.shuffle_window_rows for loop in loops)
     if num_rows <= window:
         return 1
-    wanted = -(-num_rows // min(ROWS_PER_FILE, window))
-    return 1 << (wanted - 1).bit_length()
+    return choose_num_buckets(num_rows, min(ROWS_PER_FILE, window))
 
 
 def write_examples(

@@ -77,8 +77,6 @@ class Bm25Index:
     doc_length: Ints  # (num_texts,) tokens, repeats counted
     postings: "csr_array"  # (num_texts, num_terms); a value is 1 + its index, so that 0 means absent
     weight: Floats  # (1 + num_postings,) share of the score; [0] is for absent terms
-    k1: float
-    b: float
     epsilon: float
 
     @classmethod
@@ -108,17 +106,13 @@ class Bm25Index:
         weight = _weights(found, doc_length, corpus.idf(doc_frequency, epsilon), corpus.mean_length, k1, b)
         return cls(
             tokenizer=tokenizer, corpus=corpus, vocabulary=vocabulary, doc_length=doc_length, weight=weight,
-            postings=_matrix(found, len(texts), len(vocabulary)), k1=k1, b=b, epsilon=epsilon,
+            postings=_matrix(found, len(texts), len(vocabulary)), epsilon=epsilon,
         )  # fmt: skip
 
     @property
     def num_docs(self) -> int:
         """Documents of the corpus, empty ones included."""
         return self.corpus.num_docs
-
-    def of_texts(self, texts: Sequence[str]) -> "Bm25Index":
-        """An index of other documents, which are weighed as in this corpus and not counted in it."""
-        return self.build(texts, self.k1, self.b, self.epsilon, self.tokenizer, self.corpus)
 
     def score_pairs(self, queries: Sequence[str], query_index: NDArray, doc_index: NDArray) -> Floats:
         """BM25 of pair i = (queries[query_index[i]], document doc_index[i]).

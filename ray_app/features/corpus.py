@@ -7,7 +7,7 @@ mapping them into memory. Words are known by a 64-bit hash: two of 100 million s
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -167,10 +167,3 @@ class CorpusStatistics:
             }
             terms[name] = TermStatistics(**scalars, **arrays)
         return cls(terms)
-
-
-def bounded(terms: TermStatistics, max_terms: int) -> TermStatistics:
-    """The same with at most `max_terms` terms, the most frequent; others are taken to be equally rare."""
-    listed = choose_listed(*np.unique(terms.doc_frequency, return_counts=True), max_terms)
-    kept = terms.doc_frequency >= listed.least
-    return replace(terms, hashes=terms.hashes[kept], doc_frequency=terms.doc_frequency[kept], unlisted=listed.unlisted)

@@ -129,7 +129,7 @@ class LexicalFeatures:
 
     def match_here(self, queries: Sequence[str]) -> CatalogueMatch:
         """Title match statistics of the pins here, of which `CatalogueMatch.merged` makes those of the whole catalogue."""
-        return title_match(self._indexes.of_fields["title"], queries)
+        return _title_match(self._indexes.of_fields["title"], queries)
 
     def compute(
         self, queries: Sequence[str], query_index: NDArray, pin_index: NDArray, match: CatalogueMatch | None = None
@@ -269,19 +269,19 @@ def lexical_texts(
     Args:
         rendered: The whole texts, where they are known.
     """
-    texts = {name: _field_texts(pin_texts, name) for name in features.bm25_fields} | {"title": title_texts(pin_texts)}
+    texts = {name: _field_texts(pin_texts, name) for name in dict.fromkeys((*features.bm25_fields, "title"))}
     whole = render_pin_texts(pin_texts, pin_text) if rendered is None else rendered
     stems: dict[str, tuple[list[str], Tokenizer]] = {name: (some, stem_tokens) for name, some in texts.items()}
     return stems | {TEXT: (whole, stem_tokens), GRAMS: (texts["title"], char_grams)}
 
 
-def title_texts(pin_texts: pa.Table) -> list[str]:
-    """Titles, as `lexical_texts` has them."""
-    return _field_texts(pin_texts, "title")
+def title_match(pin_texts: pa.Table, corpus: CorpusStatistics, queries: Sequence[str]) -> CatalogueMatch:
+    """`LexicalFeatures.match_here` of some pins, for which only their titles are indexed."""
+    titles = _field_texts(pin_texts, "title")
+    return _title_match(Bm25Index.build(titles, tokenizer=stem_tokens, corpus=corpus["title"]), queries)
 
 
-def title_match(titles: Bm25Index, queries: Sequence[str]) -> CatalogueMatch:
-    """Match statistics of an index of titles' stems, as features are made of them."""
+def _title_match(titles: Bm25Index, queries: Sequence[str]) -> CatalogueMatch:
     return titles.catalogue_match([query[:MAX_QUERY_CHARS] for query in queries])
 
 

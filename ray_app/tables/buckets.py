@@ -26,10 +26,10 @@ BUCKET = "bucket"  # the column that readers of Hive-style folders see
 
 
 def choose_num_buckets(num_bytes: int, bucket_bytes: int, before: int | None = None) -> int:
-    """Buckets of about `bucket_bytes` each: a power of two.
+    """Number of buckets of at most `bucket_bytes` each: a power of two.
 
     Args:
-        num_bytes: Of the largest table.
+        num_bytes: Size of the largest table, in bytes or, as the next one, in rows.
         bucket_bytes: What one process is to hold at a time.
         before: Of the last run, which is kept while its buckets have a quarter to twice that size: another number
             would change every bucket, and all that follows would be computed again.

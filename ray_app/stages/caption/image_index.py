@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from ray_app.base.config import CaptionConfig, ImageLimits
 from ray_app.base.content_key import content_keys
-from ray_app.base.hashing import buckets_of_hashes
 from ray_app.base.images.fetch import is_url, normalize_location
 from ray_app.base.storage import Storage
 from ray_app.cluster.buckets import map_buckets, shuffle
@@ -101,7 +100,7 @@ class ImageIndex:
 
         def place(rows: pa.Table) -> NDArray[np.int64]:
             # Images of one file of the pins table together: whoever needs one of them reads the whole file.
-            by_content = _buckets_of(rows["content_key"], self.num_buckets)
+            by_content = self.hashes.buckets_of(rows["content_key"])
             return np.where(rows["location"].is_null().to_numpy(), rows["bucket"].to_numpy(), by_content)
 
         return Wanted(
@@ -124,7 +123,7 @@ class ImageIndex:
             rows = rows.filter(pc.is_in(rows["content_key"], value_set=changed))
             return [row["file_key"] for row in rows.to_pylist() if is_url(row["location"] or "")]
 
-        numbers = np.unique(_buckets_of(changed, self.num_buckets)).tolist()
+        numbers = np.unique(self.hashes.buckets_of(changed)).tolist()
         if found := [key for some in map_buckets(urls, numbers) for key in some]:
             map_buckets(partial(self.hashes.drop, KeySet.of([pa.array(found)])), range(self.num_buckets))
 
@@ -151,7 +150,7 @@ def find_images(cfg: CaptionConfig, store: Storage, pins: Output, recipe: str) -
 
     def by_file(number: int) -> tuple[pa.Table, NDArray[np.int64]]:
         rows = _images_of(store, pins, number, cwd, cfg.limits)
-        return rows, _buckets_of(pc.coalesce(rows["file_key"], rows["sha256"]), num_buckets)
+        return rows, hashes.buckets_of(pc.coalesce(rows["file_key"], rows["sha256"]))
 
     def write_by_file(number: int, rows: pa.Table) -> None:
         hashes.drop_errors(number)  # a server that was down may be up again
@@ -163,7 +162,7 @@ def find_images(cfg: CaptionConfig, store: Storage, pins: Output, recipe: str) -
 
     def by_content(number: int) -> tuple[pa.Table, NDArray[np.int64]]:
         rows = _with_hashes(store.read_table(_path(folder, "file", number)), hashes, number, recipe)
-        return rows, _buckets_of(pc.coalesce(rows["content_key"], rows["file_key"]), num_buckets)
+        return rows, hashes.buckets_of(pc.coalesce(rows["content_key"], rows["file_key"]))
 
     def write_by_content(number: int, rows: pa.Table) -> _Counts:
         rows = _in_table_order(rows)
@@ -246,10 +245,6 @@ def _in_table_order(rows: pa.Table) -> pa.Table:
     """Rows of IMAGES in the order in which the pins table shows them first."""
     place = pa.table({"bucket": rows["bucket"], "row": pc.list_element(rows["pin_rows"], 0)})
     return rows.take(pc.sort_indices(place, [("bucket", "ascending"), ("row", "ascending")]))
-
-
-def _buckets_of(keys: pa.Array | pa.ChunkedArray, num_buckets: int) -> NDArray[np.int64]:
-    return buckets_of_hashes(key_numbers(keys)[:, 0], num_buckets)
 
 
 def _path(folder: str, kind: str, number: int) -> str:

@@ -93,14 +93,15 @@ class _Distilling:
         features = tables.student_features(labelled, zero_shot_queries(cfg, store))
         human, num_good, num_failed = human_examples(features, labels, splits), *self._count_soft_labels()
         is_valid, share = ValidQueries(cfg.distill.validation_fraction, cfg.seed, splits), 1.0
-        buckets = list(range(require_output(store, "label", "soft_labels").num_buckets))
+        soft_labels = require_output(store, "label", "soft_labels")
+        buckets = list(range(soft_labels.num_buckets))
         if (multiple := cfg.distill.soft_label_ratio) is not None:
             alone = human_examples(features, labels, splits, weight=1.0)
             share = min(1.0, multiple * len(alone.order) / num_good)
             if not multiple:
                 human, buckets = _choosing(alone, ValidQueries(0.1, cfg.seed)), []
         soft = SoftExamples(
-            tables=tables, soft_labels=require_output(store, "label", "soft_labels"), is_valid=is_valid, share=share,
+            tables=tables, soft_labels=soft_labels, is_valid=is_valid, share=share,
             queries=require_output(store, "sample", "queries"),
             # Soft labels are raw: the teacher's temperatures are fitted anew without any label being computed again.
             calibration=load_calibration(store, require_output(store, "train_teacher", "teacher")),

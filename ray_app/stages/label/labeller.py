@@ -70,9 +70,9 @@ class Labeller:
         """
         pairs = ShownPairs.of(catalogue, queries, query_index, pin_index)
         encode = zero_shot_queries(self.cfg, self.store)
-        few = FewRows(keyed=self.keyed(pairs), columns=lambda missing: self.columns(pairs, missing, encode))
-        counts = self.work().compute(few)
-        return look_up(self.ledger, self.content_keys(pairs)), counts
+        keyed = self.keyed(pairs)
+        counts = self.work().compute(FewRows(keyed=keyed, columns=lambda missing: self.columns(pairs, missing, encode)))
+        return look_up(self.ledger, keyed.sort_by("pair")["content_key"]), counts
 
     def content_keys(self, pairs: ShownPairs) -> pa.Array:
         """Content key of each pair."""

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from ray_app.cluster.catalogue import CatalogueTables
 from ray_app.cluster.executor import Wanted
-from ray_app.features.catalogue import index_queries
+from ray_app.features.catalogue import Catalogue, index_queries
 from ray_app.features.query_table import QueryTable
 from ray_app.features.shown_pairs import ShownPairs
 from ray_app.stages.label.labeller import Labeller
@@ -43,8 +43,14 @@ class SampledPairs:
         return self.labeller.columns(self._shown(number, queries)[1], missing, queries.vectors)
 
     def _shown(self, number: int, queries: QueryTable | None = None) -> tuple[pa.Table, ShownPairs]:
-        pairs = read_bucket(self.tables.store, self.pairs, number)
-        catalogue = self.tables.bucket(number, queries.match_of if queries else None)
+        """The pairs of a bucket, and what the teacher reads of them; without `queries` their texts alone, as keys need no more."""
+        tables = self.tables
+        pairs = read_bucket(tables.store, self.pairs, number)
+        if queries is None:
+            texts = read_bucket(tables.store, tables.pin_texts, number)
+            catalogue = Catalogue.of_texts(tables.cfg, texts, tables.corpus)
+        else:
+            catalogue = tables.bucket(number, queries.match_of)
         distinct, query_index = index_queries(pairs["query"].to_pylist())
         pin_index: np.ndarray = catalogue.pairs.pin_rows(pairs["pin_id"].to_pylist())
         return pairs, ShownPairs.of(catalogue, distinct, query_index, pin_index)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,8 @@ from ray_app.base.columns import matrix_column, matrix_or_zero
 from ray_app.base.text import render_pin_texts, stem_tokens
 from ray_app.cluster.catalogue import CatalogueTables
 from ray_app.cluster.encoders import zero_shot_tower
-from ray_app.features.bm25 import Bm25Index, CatalogueMatch
-from ray_app.features.lexical import TEXT, title_match, title_texts
+from ray_app.features.bm25 import Bm25Index
+from ray_app.features.lexical import TEXT, title_match
 from ray_app.features.neighbors import top_neighbors
 from ray_app.stages.sample.log_events import LogEvents
 from ray_app.stages.sample.pair_sources import NearestPins, PinBucket
@@ -78,17 +79,12 @@ class SampledCatalogue:
         """See `PinSource`."""
         texts, vectors = (read_bucket(self.tables.store, table, number) for table in self.tables.outputs)
         corpus, rendered = self.tables.corpus, render_pin_texts(texts, self.tables.cfg.pin_text)
-        titles = Bm25Index.build(title_texts(texts), tokenizer=stem_tokens, corpus=corpus["title"])
-
-        def match(queries: list[str]) -> CatalogueMatch:
-            return title_match(titles, queries)
-
         return PinBucket(
             pin_ids=texts["pin_id"].to_pylist(),
             # Stems: this is for finding pins, not the BM25 baseline.
             bm25=Bm25Index.build(rendered, tokenizer=stem_tokens, corpus=corpus[TEXT]),
             nearest=zero_shot_neighbors(vectors, self.scratch.read("vectors")),
-            match=match,
+            match=partial(title_match, texts, corpus),
         )
 
 

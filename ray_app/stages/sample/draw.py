@@ -25,7 +25,7 @@ from ray_app.stages.sample.population import query_keys
 
 _RANDOM = SOURCES.index("random")
 _RANDOM_OF_BUCKET = 5  # salt; 0 to 3 are the sources', 4 that of queries
-_GRID, _ROUNDS = 32, 4  # the factor is found to 0.1%: a hundredth of the sample's own deviation
+_GRID, _ROUNDS = 32, 4  # so the factor is found to 0.1% or better
 _SMALLEST = 1e-9  # of the highest factor
 
 Floats = NDArray[np.float64]

@@ -101,9 +101,8 @@ def find_candidates(bucket: PinBucket, log: pa.Table, selected: pa.Table, depth:
     every = np.unique(np.concatenate([keys, by_words, by_vector]))
     band = np.full(len(every), RETRIEVED, np.int8)
     band[np.searchsorted(every, keys)] = bands
-    columns = {"bm25": (by_words, scores), "coverage": (by_words, coverage), "cosine": (by_vector, cosines)}
     arrays = []
-    for place, values in columns.values():
+    for place, values in ((by_words, scores), (by_words, coverage), (by_vector, cosines)):
         column = np.full(len(every), np.nan)
         column[np.searchsorted(every, place)] = values
         arrays.append(pa.array(column, pa.float64(), from_pandas=True))

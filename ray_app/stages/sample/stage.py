@@ -29,7 +29,7 @@ from ray_app.stages.sample.pilot import Deviations, pilot_outputs, read_deviatio
 from ray_app.stages.sample.sampler import Sampler, SampleRules, Selection
 from ray_app.stages.sample.scratch import Scratch
 from ray_app.stages.sample.window import Window
-from ray_app.tables.buckets import bucketed_output, write_bucket
+from ray_app.tables.buckets import bucketed_output, choose_num_buckets, write_bucket
 from ray_app.tables.manifest import (
     Bucket,
     Manifest,
@@ -138,8 +138,7 @@ def _num_parts(cfg: Config, log: Output, num_buckets: int) -> int:
     if num_buckets == 1:
         return 1
     num_candidates = min(cfg.sample.max_queries, log.rows) * 2 * cfg.sample.depth
-    wanted = max(2, -(-max(log.rows, num_candidates) // _ROWS_PER_PART))
-    return int(min(1 << (wanted - 1).bit_length(), _MAX_PARTS))
+    return min(max(2, choose_num_buckets(max(log.rows, num_candidates), _ROWS_PER_PART)), _MAX_PARTS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,7 +99,9 @@ def test_parts_of_a_corpus_score_as_the_whole(texts, queries, cut):
 
 def test_another_text_is_scored_by_the_corpus_statistics_by_hand():
     index = Bm25Index.build(["red mug", "blue mug", "green lamp on desk", "chair"])
-    found = index.of_texts(["red red sofa", ""]).score_pairs(["red sofa"], np.array([0, 0]), np.array([0, 1]))
+    found = Bm25Index.build(["red red sofa", ""], corpus=index.corpus).score_pairs(
+        ["red sofa"], np.array([0, 0]), np.array([0, 1])
+    )
     idf = np.log(3.5) - np.log(1.5)
     assert found == pytest.approx([idf * 2 * 2.5 / (2 + 1.5 * (0.25 + 0.75 * 3 / 2.25)), 0.0])
     assert index.score_pairs(["red"], np.array([0]), np.array([0]))[0] > 0

@@ -1,12 +1,15 @@
 """Words are weighed by statistics that are small, whatever the corpus."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ray_app.base.errors import UserError
 from ray_app.base.text import tokenize
+from ray_app.cluster.corpus import count_corpus
 from ray_app.features.bm25 import Bm25Index
-from ray_app.features.corpus import CorpusStatistics, TermStatistics, bounded, choose_listed, mean_idf_of
+from ray_app.features.corpus import CorpusStatistics, TermStatistics, choose_listed, mean_idf_of
+from ray_app.tables.buckets import bucketed_output, write_bucket
 
 TEXTS = ["the red mug", "the blue mug", "the green lamp", "", "the chair the chair"]
 
@@ -41,9 +44,10 @@ def test_files_are_read_back_as_they_were(terms, tmp_path):
         found["caption"]
 
 
-def test_beyond_the_bound_words_are_equally_rare(terms):
+def test_beyond_the_bound_words_are_equally_rare(terms, store):
     """Where a word of no document cannot be told from a rare one, both count as rare: everywhere, or training and serving differ."""
-    few = bounded(terms, 3)
+    pins = bucketed_output("pins", "pins", [write_bucket(store, "pins", 0, pa.table({"title": TEXTS}), 100)])
+    few = count_corpus(store, pins, lambda rows: {"title": (rows["title"].to_pylist(), tokenize)}, 3)["title"]
     assert len(few.hashes) == 2  # "the" and "mug"; five words of one document tie for the third place
     assert few.unlisted == 1
     assert few.doc_frequency_of(["the", "mug", "chair", "sofa"]).tolist() == [4, 2, 1, 1]
