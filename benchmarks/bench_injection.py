@@ -34,7 +34,7 @@ from _bench import finish, skip
 
 from ray_app.base.config import Config, load_config
 from ray_app.base.storage import Storage
-from ray_app.cluster.catalogue import load_catalogue
+from ray_app.cluster.catalogue_tables import load_catalogue
 from ray_app.cluster.encoders import title_and_text
 from ray_app.features.catalogue import index_queries
 from ray_app.features.cosine import load_cosine_features

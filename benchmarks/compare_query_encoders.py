@@ -30,7 +30,7 @@ from ray_app.analysis.metrics.systems import graded
 from ray_app.base.columns import matrix_or_zero
 from ray_app.base.config import Config, load_config
 from ray_app.base.storage import Storage
-from ray_app.cluster.catalogue import load_catalogue
+from ray_app.cluster.catalogue_tables import load_catalogue
 from ray_app.cluster.encoders import zero_shot_queries
 from ray_app.features.student import StudentFeatures
 from ray_app.models.student import Student

@@ -26,7 +26,7 @@ from ray_app.base.config import Config, load_config
 from ray_app.base.content_key import content_key
 from ray_app.base.storage import Storage
 from ray_app.base.text import query_group
-from ray_app.cluster.catalogue import load_catalogue
+from ray_app.cluster.catalogue_tables import load_catalogue
 from ray_app.cluster.encoders import title_and_text
 from ray_app.features.bm25 import Bm25Index
 from ray_app.features.catalogue import Catalogue, index_queries

@@ -36,7 +36,7 @@ from ray_app.analysis.simulate.traffic import draw_traffic, retrieve
 from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
-from ray_app.cluster.catalogue import load_catalogue
+from ray_app.cluster.catalogue_tables import load_catalogue
 from ray_app.demo.facts import pin_id
 from ray_app.sources.sheets import TO_GRADE, restore, write_sheet
 from ray_app.tables.manifest import require_output

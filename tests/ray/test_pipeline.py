@@ -18,7 +18,7 @@ from pipeline_world import run_stages, write_csv
 from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
-from ray_app.cluster.catalogue import CatalogueTables, load_catalogue
+from ray_app.cluster.catalogue_tables import CatalogueTables, load_catalogue
 from ray_app.features.student import StudentFeatures
 from ray_app.models.calibration import HUMAN_GRADES, TEACHER
 from ray_app.models.checkpoint import load_calibration

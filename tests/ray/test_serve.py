@@ -32,7 +32,7 @@ from ray_app.base.locales import UNKNOWN
 from ray_app.base.schemas import embedding_results
 from ray_app.base.storage import Storage
 from ray_app.client import RelevanceClient
-from ray_app.cluster.catalogue import load_catalogue
+from ray_app.cluster.catalogue_tables import load_catalogue
 from ray_app.cluster.encoders import student_tower, zero_shot_queries
 from ray_app.features.student import StudentFeatures
 from ray_app.models.head import expected_grade

@@ -16,7 +16,7 @@ from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import normalize_query
-from ray_app.cluster.catalogue import CatalogueTables
+from ray_app.cluster.catalogue_tables import CatalogueTables
 from ray_app.cluster.encoders import zero_shot_queries
 from ray_app.features.student import feature_inputs
 from ray_app.models.text_encoder import stage_dtype

@@ -14,7 +14,7 @@ from ray_app.analysis.metrics.systems import score_baselines
 from ray_app.base.config import Config, section_hash
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
-from ray_app.cluster.catalogue import CatalogueTables
+from ray_app.cluster.catalogue_tables import CatalogueTables
 from ray_app.cluster.encoders import zero_shot_queries, zero_shot_tower
 from ray_app.features.catalogue import Catalogue
 from ray_app.features.cosine import load_cosine_features

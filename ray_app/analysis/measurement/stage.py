@@ -15,7 +15,7 @@ from ray_app.base.config import Config
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import query_group
-from ray_app.cluster.catalogue import CatalogueTables
+from ray_app.cluster.catalogue_tables import CatalogueTables
 from ray_app.features.catalogue import Catalogue, index_queries
 from ray_app.sources.human_labels import load_human_labels
 from ray_app.sources.sheets import shown_texts

@@ -13,7 +13,7 @@ from ray_app.base.columns import matrix_or_zero
 from ray_app.base.config import Config
 from ray_app.base.storage import Storage
 from ray_app.base.text import render_pin_texts, tokenize
-from ray_app.cluster.corpus import count_corpus
+from ray_app.cluster.corpus_counts import count_corpus
 from ray_app.cluster.encoders import student_tower, zero_shot_tower
 from ray_app.features.bm25 import Bm25Index
 from ray_app.features.catalogue import Catalogue

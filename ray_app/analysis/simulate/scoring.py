@@ -7,7 +7,7 @@ import numpy as np
 
 from ray_app.base.config import Config
 from ray_app.base.storage import Storage
-from ray_app.cluster.catalogue import load_catalogue
+from ray_app.cluster.catalogue_tables import load_catalogue
 from ray_app.cluster.encoders import zero_shot_queries
 from ray_app.demo.facts import Codes
 from ray_app.features.catalogue import index_queries

@@ -25,7 +25,7 @@ from ray_app.base.config import Config, DemoConfig
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION
-from ray_app.cluster.catalogue import load_catalogue
+from ray_app.cluster.catalogue_tables import load_catalogue
 from ray_app.cluster.encoders import student_tower, zero_shot_tower
 from ray_app.cluster.tasks import results_of, shared, start_task
 from ray_app.demo.facts import pin_id

@@ -13,7 +13,7 @@ from ray_app.base.hashing import hash_pin_ids
 from ray_app.base.storage import Storage
 from ray_app.base.text import TEXT_VERSION
 from ray_app.cluster.buckets import map_buckets
-from ray_app.cluster.corpus import count_corpus
+from ray_app.cluster.corpus_counts import count_corpus
 from ray_app.features.cosine import COSINE_FILE, CosineBackground, CosineFeatures, VectorSums
 from ray_app.features.lexical import FEATURES_VERSION, lexical_texts
 from ray_app.tables.buckets import read_bucket

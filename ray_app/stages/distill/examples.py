@@ -14,7 +14,7 @@ from ray_app.base.content_key import content_key
 from ray_app.base.hashing import Keys, text_keys, uniform
 from ray_app.base.storage import Storage
 from ray_app.base.text import query_group
-from ray_app.cluster.catalogue import CatalogueTables
+from ray_app.cluster.catalogue_tables import CatalogueTables
 from ray_app.cluster.example_files import Placed
 from ray_app.features.catalogue import Catalogue, index_queries
 from ray_app.features.query_table import QueryTable

@@ -9,7 +9,7 @@ from typing import Any
 from ray_app.base.config import Config, DistillConfig, TrainConfig
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
-from ray_app.cluster.catalogue import CatalogueTables
+from ray_app.cluster.catalogue_tables import CatalogueTables
 from ray_app.cluster.encoders import zero_shot_queries
 from ray_app.cluster.example_files import Placed, WrittenExamples, num_files, with_calibration, write_examples
 from ray_app.cluster.retrain import RetrainPolicy

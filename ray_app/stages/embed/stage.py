@@ -6,7 +6,7 @@ from functools import partial
 from ray_app.base.config import Config
 from ray_app.base.storage import Storage
 from ray_app.cluster.buckets import map_buckets
-from ray_app.cluster.catalogue import CatalogueTables
+from ray_app.cluster.catalogue_tables import CatalogueTables
 from ray_app.cluster.cost_estimate import CostEstimate
 from ray_app.cluster.encoders import CachedEncoder, student_tower
 from ray_app.cluster.executor import check_error_rate

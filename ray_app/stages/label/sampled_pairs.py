@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ray_app.cluster.catalogue import CatalogueTables
+from ray_app.cluster.catalogue_tables import CatalogueTables
 from ray_app.cluster.executor import Wanted
 from ray_app.features.catalogue import Catalogue, index_queries
 from ray_app.features.query_table import QueryTable

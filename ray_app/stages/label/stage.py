@@ -9,7 +9,7 @@ from ray_app.base.config import Config
 from ray_app.base.schemas import SOFT_LABEL_RESULTS, SOFT_LABELS, cast_to
 from ray_app.base.storage import Storage
 from ray_app.cluster.buckets import map_buckets
-from ray_app.cluster.catalogue import CatalogueTables
+from ray_app.cluster.catalogue_tables import CatalogueTables
 from ray_app.cluster.cost_estimate import CostEstimate
 from ray_app.cluster.executor import check_error_rate
 from ray_app.cluster.retrain import RetrainPolicy

@@ -16,16 +16,16 @@ from ray_app.base.schemas import PUBLIC_QUERIES, cast_to
 from ray_app.base.storage import Storage, StoredFile
 from ray_app.base.text import TEXT_VERSION, normalize_query, query_group
 from ray_app.cluster.buckets import map_buckets
-from ray_app.cluster.catalogue import CatalogueTables
+from ray_app.cluster.catalogue_tables import CatalogueTables
 from ray_app.cluster.retrain import RetrainPolicy
 from ray_app.features.lexical import FEATURES_VERSION
 from ray_app.features.query_table import QueryTable
 from ray_app.sources.held_out import HeldOut
-from ray_app.stages.sample.catalogue import SampledCatalogue
 from ray_app.stages.sample.effective_size import WeightSums
 from ray_app.stages.sample.log_events import LogEvents, LogUse, count_queries, newest_event
 from ray_app.stages.sample.pair_sources import SOURCES
 from ray_app.stages.sample.pilot import Deviations, pilot_outputs, read_deviations
+from ray_app.stages.sample.sampled_catalogue import SampledCatalogue
 from ray_app.stages.sample.sampler import Sampler, SampleRules, Selection
 from ray_app.stages.sample.scratch import Scratch
 from ray_app.stages.sample.window import Window

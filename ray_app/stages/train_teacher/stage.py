@@ -14,7 +14,7 @@ from ray_app.base.config import Config, TeacherConfig
 from ray_app.base.content_key import content_key
 from ray_app.base.errors import UserError
 from ray_app.base.storage import Storage
-from ray_app.cluster.catalogue import CatalogueTables
+from ray_app.cluster.catalogue_tables import CatalogueTables
 from ray_app.cluster.encoders import zero_shot_tower
 from ray_app.cluster.retrain import RetrainPolicy
 from ray_app.cluster.train import resolved, train_on_ray

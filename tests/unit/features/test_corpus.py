@@ -6,7 +6,7 @@ import pytest
 
 from ray_app.base.errors import UserError
 from ray_app.base.text import tokenize
-from ray_app.cluster.corpus import count_corpus
+from ray_app.cluster.corpus_counts import count_corpus
 from ray_app.features.bm25 import Bm25Index
 from ray_app.features.corpus import CorpusStatistics, TermStatistics, choose_listed, mean_idf_of
 from ray_app.tables.buckets import bucketed_output, write_bucket

@@ -6,10 +6,10 @@ from ray_app.base.config import SampleConfig
 from ray_app.base.hashing import text_keys, uniform
 from ray_app.base.schemas import SEARCH_LOG
 from ray_app.base.storage import Storage
-from ray_app.stages.sample.catalogue import zero_shot_neighbors
 from ray_app.stages.sample.draw import find_factor
 from ray_app.stages.sample.log_events import LogEvents, product_types
 from ray_app.stages.sample.pair_sources import depth_of_bucket
+from ray_app.stages.sample.sampled_catalogue import zero_shot_neighbors
 from ray_app.stages.sample.stage import split_roles
 from ray_app.tables.buckets import bucketed_output, write_bucket
 

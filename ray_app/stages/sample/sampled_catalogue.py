@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from ray_app.base.columns import matrix_column, matrix_or_zero
 from ray_app.base.text import render_pin_texts, stem_tokens
-from ray_app.cluster.catalogue import CatalogueTables
+from ray_app.cluster.catalogue_tables import CatalogueTables
 from ray_app.cluster.encoders import zero_shot_tower
 from ray_app.features.bm25 import Bm25Index
 from ray_app.features.lexical import TEXT, title_match
